@@ -1,0 +1,1 @@
+"""Data: sources addressable by index, and batches that are pure functions of (seed, step)."""

@@ -1,0 +1,125 @@
+"""Batches as pure functions of (seed, step).
+
+Nothing about a batch depends on what was drawn before it, so resuming needs only the
+step, and how many replicas or workers share a batch cannot change what is learned.
+
+Shapes: `N` examples in the source, `B` global batch.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras.data.draws import Draws
+
+
+class Batches:
+    """The batches of a source, by number.
+
+    Args:
+        source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`.
+        batch_size: B, the global batch, over all replicas.
+        seed: keys the order and every draw.
+        views: function (batch, draws) to the batch an objective trains on, or None.
+        shuffle: True for training (a new order each epoch, whole batches only); False
+            for one pass in order, its last batch padded to B with `weight` 0.
+
+    Raises:
+        ValueError: an empty source, or shuffled batches larger than it.
+    """
+
+    def __init__(self, source, batch_size, *, seed=0, views=None, shuffle=True):
+        if len(source) == 0:
+            raise ValueError(f"{source.name} has no examples. Expected at least one.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: {batch_size}")
+        if shuffle and len(source) < batch_size:
+            raise ValueError(
+                f"{source.name} has {len(source)} examples, fewer than a batch of {batch_size}. "
+                f"Use a batch size of at most {len(source)}, or more data."
+            )
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.views, self.shuffle = views, shuffle
+        whole = len(source) // batch_size
+        self.steps_per_epoch = whole if shuffle else -(-len(source) // batch_size)
+        self._order = (None, None)
+
+    def indices(self, step):
+        """int64 (B,): the examples of batch `step`; -1 marks padding."""
+        epoch, batch = divmod(int(step), self.steps_per_epoch)
+        start = batch * self.batch_size
+        if not self.shuffle:
+            rows = np.arange(start, start + self.batch_size)
+            return np.where(rows < len(self.source), rows, -1)
+        order = self._order  # one read: tf.data calls this from two threads
+        if order[0] != epoch:
+            order = self._order = (epoch, epoch_order(len(self.source), self.seed, epoch))
+        return order[1][start : start + self.batch_size]
+
+    def numpy(self, step, first=0, rows=None):
+        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before views."""
+        chosen = self.indices(step)[first : None if rows is None else first + rows]
+        batch = self.source.gather(np.maximum(chosen, 0))
+        return batch | {"weight": (chosen >= 0).astype(np.float32)}
+
+    def dataset(self, first_step=0, last_step=None, strategy=None):
+        """Steps `first_step .. last_step - 1` as a `tf.data.Dataset` of dicts; without end by default.
+
+        Give `fit` the endless one and `steps_per_epoch`: on a finite data set Keras counts
+        whole executions, and drops the last steps where these do not divide.
+
+        With a strategy of several replicas, a `DistributedDataset` for `fit`: each worker
+        builds only its own rows of each global batch and splits them among its replicas.
+
+        Raises:
+            ValueError: B is not a multiple of the number of replicas.
+        """
+        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        check_divisible(self.batch_size, replicas)
+        if replicas == 1:
+            return self._rows(first_step, last_step, 0, self.batch_size)
+
+        def worker(context):
+            rows = self.batch_size // context.num_input_pipelines
+            mine = self._rows(first_step, last_step, context.input_pipeline_id * rows, rows)
+            local = replicas // context.num_input_pipelines
+            return mine.rebatch(rows // local, drop_remainder=True)
+
+        return strategy.distribute_datasets_from_function(worker)
+
+    def _rows(self, first_step, last_step, first, rows):
+        spec = {key: tf.TensorSpec((rows, *shape), dtype) for key, (shape, dtype) in self.source.spec().items()}
+        spec["weight"] = tf.TensorSpec((rows,), tf.float32)
+        keys = sorted(spec)
+
+        def gather(step):
+            batch = self.numpy(step, first, rows)
+            return [batch[key] for key in keys]
+
+        def load(step):
+            arrays = tf.numpy_function(gather, [step], [spec[key].dtype for key in keys])
+            batch = {}
+            for key, array in zip(keys, arrays):
+                array.set_shape(spec[key].shape)
+                batch[key] = array
+            if self.views is None:
+                return batch
+            return self.views(batch, Draws(self.seed, step, first, rows))
+
+        steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
+        # Gathering is one NumPy call; two in flight hide it, and the order stays.
+        return steps.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def check_divisible(batch_size, replicas, accumulate=1):
+    """Raises ValueError where a global batch does not divide among replicas and micro-batches."""
+    if batch_size % (replicas * accumulate):
+        raise ValueError(
+            f"The global batch of {batch_size} does not divide among {replicas} replicas × {accumulate} "
+            f"micro-batches. Use a multiple of {replicas * accumulate}."
+        )
+
+
+def epoch_order(size, seed, epoch):
+    """int64 (size,): a permutation keyed by (seed, epoch)."""
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(size)

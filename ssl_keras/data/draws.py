@@ -1,0 +1,52 @@
+"""Random numbers keyed by (seed, step, position), the same whoever draws them.
+
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps
+(key, counter) to four 32-bit words with no state. The key is (seed, stream), the upper
+half of the counter is the step, and the row of position p in the global batch starts at
+p·blocks of the lower half. A worker that holds rows 128..255 draws just these.
+"""
+
+import zlib
+
+import tensorflow as tf
+
+# A row of n numbers takes ceil(n/4) counter values, since each yields four words.
+WORDS_PER_COUNT = 4
+PHILOX = tf.random.Algorithm.PHILOX.value
+
+
+class Draws:
+    """Draws for the rows `first .. first + rows` of the global batch of one step.
+
+    Args:
+        seed: int, the run's.
+        step: int64 scalar tensor or int, the batch's number.
+        first: int, position in the global batch of the first row drawn here.
+        rows: int, how many rows.
+    """
+
+    def __init__(self, seed, step, first, rows):
+        self.seed, self.step, self.first, self.rows = seed, step, first, rows
+
+    def uniform(self, stream, shape):
+        """float32 (rows, *shape) in [0, 1). Different `stream` names are independent."""
+        return self._draw(tf.raw_ops.StatelessRandomUniformV2, stream, shape)
+
+    def normal(self, stream, shape):
+        """float32 (rows, *shape), standard normal."""
+        return self._draw(tf.raw_ops.StatelessRandomNormalV2, stream, shape)
+
+    def _draw(self, op, stream, shape):
+        size = 1
+        for side in shape:
+            size *= side
+        blocks = -(-size // WORDS_PER_COUNT)
+        key = (zlib.crc32(stream.encode()) << 32) | (self.seed & 0xFFFFFFFF)
+        counter = tf.stack([
+            tf.constant(self.first * blocks, tf.uint64), tf.cast(self.step, tf.uint64)
+        ])
+        flat = op(
+            shape=[self.rows, blocks * WORDS_PER_COUNT], key=tf.constant([key], tf.uint64),
+            counter=counter, alg=PHILOX, dtype=tf.float32,
+        )
+        return tf.reshape(flat[:, :size], (self.rows, *shape))

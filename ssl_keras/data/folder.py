@@ -1,0 +1,121 @@
+"""A folder of images: sub-folder = label, where there are sub-folders.
+
+`PATH/train`, `PATH/validation` and `PATH/test`, where they exist, are the splits.
+"""
+
+import concurrent.futures
+import itertools
+import logging
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ssl_keras.data.cache import materialise
+from ssl_keras.data.sources import Splits, hold_out, images
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
+CHUNK = 256  # files decoded at a time
+
+log = logging.getLogger(__name__)
+
+
+def load(path, image_size=None):
+    """`Splits` of the images below `path`, grey where the first image is, else RGB.
+
+    Args:
+        image_size: side in pixels; None takes the size of the first image. Images of
+            another size are resized.
+
+    Raises:
+        ValueError: no such folder, no image in it, images beside sub-folders of images,
+            or too many that cannot be read (each is named).
+    """
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"folder:{path}: no such folder. Expected a folder of images.")
+    if not (root / "train").is_dir():
+        return hold_out(_read(root, image_size, None))
+    train = _read(root / "train", image_size, None)
+    found = {
+        split: _read(root / split, train.arrays["image"].shape[1], train)
+        for split in Splits._fields[1:] if (root / split).is_dir()
+    }
+    return hold_out(train, **found)
+
+
+def _read(root, image_size, like):
+    """The source of one folder; `like` fixes channels, size and classes, where given."""
+    title = f"folder:{root}"
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+    if not files:
+        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
+    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
+    classes = sorted(set(labels) - {None})
+    if classes and None in labels:
+        stray = files[labels.index(None)]
+        raise ValueError(f"{title}: {stray.name} lies beside sub-folders. Expected all images in them, or none.")
+    if like is not None and classes != list(like.classes):
+        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {classes}")
+
+    if like is not None:
+        shape = like.arrays["image"].shape[1:]
+    else:
+        shape = _first_shape(title, files)
+        if image_size is not None:
+            shape = (image_size, image_size, shape[2])
+    broken = []
+    codes = [classes.index(label) if classes else -1 for label in labels]
+
+    def chunks():
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the lock
+            for start in range(0, len(files), CHUNK):
+                part = slice(start, start + CHUNK)
+                decoded = list(pool.map(_decode, files[part], itertools.repeat(shape)))
+                broken.extend(f for f, image in zip(files[part], decoded) if image is None)
+                kept = [(i, c) for i, c in zip(decoded, codes[part]) if i is not None]
+                if kept:
+                    yield {"image": np.stack([i for i, _ in kept]), "label": np.array([c for _, c in kept])}
+        _report(title, broken, len(files))
+
+    stat = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    columns = {"image": (shape, np.uint8), "label": ((), np.int64)}
+    arrays = materialise([title, list(shape), stat], columns, len(files), chunks)
+    return images(title, arrays["image"], arrays["label"] if classes else None, classes)
+
+
+def _first_shape(title, files):
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                return (image.height, image.width, 1 if image.mode in ("1", "L", "I;16") else 3)
+        except (UnidentifiedImageError, OSError):
+            continue
+    raise ValueError(f"{title}: none of its {len(files)} images can be read; the first is {files[0].name}.")
+
+
+def _decode(file, shape):
+    """uint8 array of `shape`, or None where the file is no readable image."""
+    try:
+        with Image.open(file) as image:
+            image = image.convert("L" if shape[2] == 1 else "RGB")
+            if image.size != (shape[1], shape[0]):
+                image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+            return np.asarray(image).reshape(shape)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # what PIL raises on bad bytes
+        return None
+
+
+def _report(title, broken, count):
+    if not broken:
+        return
+    names = ", ".join(f.name for f in broken[:10]) + (" …" if len(broken) > 10 else "")
+    if len(broken) > max(1, math.floor(CORRUPT_SHARE * count)):
+        raise ValueError(
+            f"{title}: {len(broken)} of {count} images cannot be read (more than {CORRUPT_SHARE:.0%}): {names}. "
+            "Remove or repair them."
+        )
+    log.warning("%s: skipped %d of %d images that cannot be read: %s", title, len(broken), count, names)

@@ -1,0 +1,231 @@
+"""Sources of images: `digits`, `tfds:NAME`, `folder:PATH`, and arrays from Python.
+
+Every source is a set of arrays addressed by index. `load` returns three of them, and the
+split is made here, once: what is held out is held out for pretraining, fine-tuning and
+every evaluation alike.
+
+Shapes: `N` examples, `H W C` image.
+"""
+
+import dataclasses
+import math
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras.data.batches import epoch_order
+
+# The hold-out order is keyed by a constant of its own: a run's seed cannot move it.
+SPLIT_SEED = 20240229
+TEST_FRACTION, TEST_MOST = 0.2, 10_000
+VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Examples by index.
+
+    Attributes:
+        name: for messages and cards.
+        arrays: {"image": (N, H, W, C) uint8 in 0..255 or float32 in [0, 1],
+            "label": (N,) int64, where there are labels}.
+        classes: the label names, or empty.
+        rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    classes: tuple[str, ...] = ()
+    rows: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.arrays["image"]) if self.rows is None else len(self.rows)
+
+    def gather(self, indices):
+        """{name: array (len(indices), …)} of many examples at once."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
+
+    def spec(self):
+        """{name: (shape of one example, tf dtype)}."""
+        return {name: (array.shape[1:], tf.as_dtype(array.dtype)) for name, array in self.arrays.items()}
+
+    def take(self, indices):
+        """The source of these examples alone."""
+        rows = np.asarray(indices) if self.rows is None else self.rows[indices]
+        return dataclasses.replace(self, rows=rows)
+
+    def column(self, name):
+        """(N, …) array of one column, all examples.
+
+        Raises:
+            ValueError: the source has no such column (no labels, say).
+        """
+        if name not in self.arrays:
+            raise ValueError(
+                f"{self.name} has no {name}s. Expected a column {name!r}; it has: {', '.join(self.arrays)}."
+            )
+        array = self.arrays[name]
+        return array if self.rows is None else array[self.rows]
+
+
+class Splits(typing.NamedTuple):
+    """train to learn from, validation to choose by, test to report on."""
+
+    train: Source
+    validation: Source
+    test: Source
+
+
+def load(spec, image_size=None):
+    """Opens a data set by name.
+
+    Args:
+        spec: "digits" | "tfds:NAME" | "folder:PATH".
+        image_size: side length in pixels to resize to, or None to keep the size.
+
+    Returns:
+        `Splits`. A split that the data set lacks is cut from its training part: up to a
+        fifth (at most 10,000) for test, a tenth (at most 5,000) for validation.
+
+    Raises:
+        ValueError: unknown name, no examples, images that do not fit.
+        RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
+    """
+    from ssl_keras.data import folder, tfds_images  # they import this module
+
+    kind, _, argument = spec.partition(":")
+    if spec == "digits":
+        return hold_out(digits(image_size or 28))
+    if kind == "tfds" and argument:
+        return tfds_images.load(argument, image_size)
+    if kind == "folder" and argument:
+        return folder.load(argument, image_size)
+    raise ValueError(
+        f"Unknown data {spec!r}. Expected digits, tfds:NAME (such as tfds:fashion_mnist) or folder:PATH."
+    )
+
+
+def digits(image_size=28):
+    """The 1,797 handwritten digits (Alpaydin & Kaynak 1998) that ship with scikit-learn, resized from 8×8."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    grey = tf.constant(data.images[..., None] * (255.0 / 16.0), tf.float32)  # 0..16 -> 0..255
+    image = tf.image.resize(grey, (image_size, image_size), "bicubic")
+    image = np.clip(np.rint(image.numpy()), 0, 255).astype(np.uint8)
+    return images("digits", image, data.target, [str(name) for name in data.target_names])
+
+
+def from_arrays(image, label=None, *, test=None, classes=(), name="arrays"):
+    """`Splits` from arrays in memory.
+
+    Args:
+        image: (N, H, W[, C]) uint8 in 0..255, or float in [0, 1].
+        label: (N,) integers, or None.
+        test: (image, label) to report on; None cuts it from `image`.
+        classes: label names; default "0", "1", ….
+
+    Raises:
+        ValueError: as `images`.
+    """
+    train = images(name, image, label, classes)
+    if test is not None:
+        test = images(f"{name}[test]", test[0], test[1], train.classes)
+    return hold_out(train, test=test)
+
+
+def images(name, image, label=None, classes=()):
+    """A checked `Source`.
+
+    Raises:
+        ValueError: no example; wrong rank, size or dtype; values out of range; NaN;
+            labels that are not integers in range, or not one per image.
+    """
+    image = np.asanyarray(image)
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim != 4:
+        raise ValueError(
+            f"{name}: expected images of shape (N, H, W) or (N, H, W, C). Received: shape {image.shape}"
+        )
+    if 0 in image.shape:
+        raise ValueError(f"{name} has no examples. Expected at least one. Received: shape {image.shape}")
+    if image.dtype.kind == "f":
+        image = image.astype(np.float32, copy=False)
+        low, high = float(image.min()), float(image.max())  # NaN if any is
+        if math.isnan(low):
+            bad = np.unique(np.nonzero(np.isnan(image))[0])
+            raise ValueError(f"{name}: {len(bad)} images contain NaN, the first is number {bad[0]}. Remove them.")
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{name}: expected float images in [0, 1]. Received: values from {low:g} to {high:g}. "
+                "Divide by the largest value, or pass uint8."
+            )
+    elif image.dtype != np.uint8:
+        raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: {image.dtype}")
+    arrays = {"image": image}
+    if label is not None:
+        arrays["label"], classes = _labels(name, label, len(image), classes)
+    return Source(name, arrays, tuple(classes))
+
+
+def _labels(name, label, count, classes):
+    label = np.asarray(label)
+    if label.dtype.kind not in "iu" or label.shape != (count,):
+        raise ValueError(
+            f"{name}: expected one integer label per image, shape ({count},). "
+            f"Received: {label.dtype}, shape {label.shape}"
+        )
+    label = label.astype(np.int64)
+    classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
+    if label.min() < 0 or label.max() >= len(classes):
+        raise ValueError(
+            f"{name}: expected labels in 0..{len(classes) - 1}. "
+            f"Received: labels from {label.min()} to {label.max()}"
+        )
+    return label, classes
+
+
+def hold_out(train, validation=None, test=None):
+    """Cuts the splits that are missing from `train`, in an order that no setting changes.
+
+    Raises:
+        ValueError: too few examples to leave one in each split.
+    """
+    order = epoch_order(len(train), SPLIT_SEED, 0)
+    cut_test = 0 if test is not None else min(TEST_MOST, max(1, int(len(train) * TEST_FRACTION)))
+    rest = len(train) - cut_test
+    cut_validation = 0 if validation is not None else min(VALIDATION_MOST, max(1, int(rest * VALIDATION_FRACTION)))
+    if rest - cut_validation < 1:
+        raise ValueError(
+            f"{train.name} has {len(train)} examples: too few to hold out a validation and a test part. "
+            "Expected at least 3."
+        )
+    test = test or train.take(np.sort(order[:cut_test]))
+    validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
+    train = train.take(np.sort(order[cut_test + cut_validation :]))
+    return Splits(*(
+        dataclasses.replace(source, name=f"{source.name.split('[')[0]}[{split}]")
+        for source, split in zip((train, validation, test), Splits._fields)
+    ))
+
+
+def few_labels(source, per_class, seed):
+    """The part of a labelled source with `per_class` examples of each class, drawn by `seed`.
+
+    Raises:
+        ValueError: a class with fewer examples than that.
+    """
+    labels = source.column("label")
+    order = epoch_order(len(labels), seed, 0)
+    chosen = []
+    for index, name in enumerate(source.classes):
+        members = order[labels[order] == index]
+        if len(members) < per_class:
+            raise ValueError(
+                f"{source.name}: class {name!r} has {len(members)} examples; expected at least {per_class}."
+            )
+        chosen.append(members[:per_class])
+    return source.take(np.sort(np.concatenate(chosen)))

@@ -1,0 +1,97 @@
+"""TFDS image data sets, read once through `tfds.load` into arrays."""
+
+import difflib
+import os
+import socket
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras.data.cache import materialise
+from ssl_keras.data.sources import hold_out, images
+
+CHUNK = 1024  # examples decoded at a time
+
+
+def load(name, image_size=None):
+    """`Splits` of the TFDS image data set `name` ("fashion_mnist", "cmaterdb/bangla", …).
+
+    Raises:
+        ValueError: unknown data set, no uint8 image feature, images of varying size and
+            no `image_size`.
+        RuntimeError: not prepared, and preparing it failed (offline, say).
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
+    _prepare(builder, name)
+    train = _split(tfds, builder, "train", image_size)
+    validation = test = None
+    if "validation" in builder.info.splits:
+        validation = _split(tfds, builder, "validation", image_size)
+    if "test" in builder.info.splits:
+        test = _split(tfds, builder, "test", image_size)
+    return hold_out(train, validation, test)
+
+
+def _prepare(builder, name):
+    if builder.is_prepared():
+        return
+    try:
+        _resolve_hosts(builder)
+        builder.download_and_prepare()
+    except Exception as error:
+        folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        raise RuntimeError(
+            f"The data set tfds:{name} is not prepared in {folder}, and preparing it failed: "
+            f"{type(error).__name__}: {error}\nOn a machine with a network run\n"
+            f"    tfds build {name}\n"
+            f"then copy its folder (printed there) into {folder} here, or set TFDS_DATA_DIR to a folder "
+            "that holds it."
+        ) from error
+
+
+def _resolve_hosts(builder):
+    """Fails at once where there is no network; TFDS itself retries for minutes."""
+    if urllib.request.getproxies():
+        return  # the proxy resolves names
+    for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()} - {None}:
+        socket.getaddrinfo(host, 443)
+
+
+def _split(tfds, builder, split, image_size):
+    info, title = builder.info, f"tfds:{builder.info.full_name.rsplit('/', 1)[0]}[{split}]"
+    image_key, label_key = (info.supervised_keys or ("image", "label"))[:2]
+    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    feature, label = features.get(image_key), features.get(label_key)
+    if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
+        raise ValueError(f"{title}: expected a uint8 image feature {image_key!r}. It has: {info.features}")
+    labelled = isinstance(label, tfds.features.ClassLabel)
+    shape = feature.shape if image_size is None else (image_size, image_size, feature.shape[2])
+    if None in shape:
+        raise ValueError(f"{title}: its images vary in size {feature.shape}. Choose one: --image-size 64, say.")
+
+    def example(record):
+        image = record[image_key]
+        if image_size is not None and tuple(feature.shape[:2]) != (image_size, image_size):
+            image = tf.image.resize(tf.cast(image, tf.float32), shape[:2], antialias=True)
+            image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+        return {"image": image} | ({"label": record[label_key]} if labelled else {})
+
+    def chunks():
+        # One file after the other: the order of the examples is that of the files.
+        read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        dataset = builder.as_dataset(split=split, read_config=read, shuffle_files=False)
+        return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(CHUNK).prefetch(2).as_numpy_iterator()
+
+    columns = {"image": (shape, np.uint8)} | ({"label": ((), np.int64)} if labelled else {})
+    size = info.splits[split].num_examples
+    arrays = materialise([title, info.full_name, list(shape)], columns, size, chunks)
+    return images(title, arrays["image"], arrays.get("label"), label.names if labelled else ())

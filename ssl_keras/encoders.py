@@ -1,0 +1,265 @@
+"""Saved encoders: a card and safetensors, rebuilt through our own code.
+
+`FOLDER/card.json` says what the encoder is; `FOLDER/encoder.safetensors` holds its
+numbers; `FOLDER/encoder.keras` is the same for plain Keras and is never read here,
+since a `.keras` file can carry code.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import safetensors
+import tensorflow as tf
+
+import ssl_keras
+from ssl_keras import files, objectives
+from ssl_keras.networks.dense import classifier_head
+from ssl_keras.training import checkpoint
+
+CARD_BYTES = 1 << 20
+FORMAT = 1
+
+
+def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), data=None, training=None):
+    """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
+
+    Args:
+        folder: where to; its last part is the encoder's name.
+        encoder: functional graph from images (B, H, W, C) to features (B, D).
+        objective: name of the objective that trained it.
+        settings: that objective's settings dataclass; None for an encoder of another
+            architecture than the objective's own, which then loads with `network=`.
+        spec: the source's `spec()`.
+        head: functional graph from features to logits (B, classes), or None.
+        classes: the head's class names.
+        data, training: JSON-able notes for the card.
+
+    Returns:
+        The card, a dict.
+
+    Raises:
+        ValueError: weights that are not finite (the folder is left as it was).
+    """
+    folder = pathlib.Path(folder)
+    tensors = checkpoint.read(_tensors(encoder, head))
+    broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
+    content = files.tensors_to_bytes(tensors)
+    card = {
+        "format": FORMAT,
+        "name": folder.name,
+        "objective": objective,
+        "settings": None if settings is None else dataclasses.asdict(settings),
+        "input": {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}},
+        "preprocessing": "uint8 pixels are divided by 255",
+        "features": int(encoder.output_shape[-1]),
+        "classes": list(classes) if head is not None else None,
+        "parameters": int(sum(value.size for value in tensors.values())),
+        "weights": {
+            "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
+        },
+        "data": data or {},
+        "training": training or {},
+        "versions": {"ssl_keras": ssl_keras.__version__, "tensorflow": tf.__version__, "keras": keras.__version__},
+        "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "results": {},
+    }
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    files.make_folder(partial)
+    try:
+        files.write(partial / "encoder.safetensors", content)
+        encoder.save(partial / "encoder.keras")
+        files.write_json(partial / "card.json", card)
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+    return card
+
+
+def _swap(new, folder):
+    """Puts `new` in the place of `folder`; what was there goes only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_encoder(name, *, network=None, trusted=False):
+    """Loads a saved encoder as a plain functional Keras model.
+
+    Args:
+        name: a shipped or saved encoder's name ("autoencoder-fashion_mnist"), the path of
+            its folder or of a run's, or the path of a `.keras` file.
+        network: for an encoder of your own architecture: a fresh graph to load it into.
+        trusted: a `.keras` file can run code when it is loaded; it loads only with
+            `trusted=True`, and only from a local file.
+
+    Returns:
+        `keras.Model` from images (B, H, W, C) float32 in [0, 1] to features (B, D) float32.
+
+    Raises:
+        ValueError: unknown name; a file that is truncated, altered, too large, of another
+            shape, or holds numbers that are not finite; an untrusted `.keras` file.
+    """
+    path = pathlib.Path(name)
+    if path.suffix == ".keras":
+        if not trusted or not path.is_file():
+            raise ValueError(
+                f"{name}: a .keras file can carry code. Expected a local file that you trust: "
+                "load_encoder(path, trusted=True). Or load the folder with card.json and encoder.safetensors."
+            )
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    return _load(find(name), network)[0]
+
+
+def load_classifier(name):
+    """Loads a fine-tuned encoder with its head: images (B, H, W, C) in [0, 1] -> logits (B, classes).
+
+    Raises:
+        ValueError: as `load_encoder`, and where there is no head.
+    """
+    encoder, head, card = _load(find(name), None)
+    if head is None:
+        raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
+    return keras.Model(encoder.input, head(encoder.output), name=card["name"])
+
+
+def read_card(folder):
+    """The card of the encoder in `folder`, checked. Raises ValueError where it is none of ours."""
+    path = folder / "card.json"
+    if not path.is_file() or path.stat().st_size > CARD_BYTES:
+        raise ValueError(f"{folder} holds no encoder: expected a card.json of at most {CARD_BYTES} bytes.")
+    try:
+        card = json.loads(path.read_text("utf-8"))
+        if card["format"] != FORMAT:
+            raise ValueError(f"{path}: expected format {FORMAT}. Received: {card['format']}")
+        weights, shape = card["weights"], card["input"]["image"]["shape"]
+        typed = [
+            (weights["file"], str), (weights["bytes"], int), (weights["sha256"], str), (card["name"], str),
+            (card["objective"], str), (card["parameters"], int), (card["features"], int), (shape, list),
+        ]
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a card: {type(error).__name__} {error}.") from error
+    wrong = [value for value, kind in typed if not isinstance(value, kind)]
+    if wrong or weights["file"] != pathlib.Path(weights["file"]).name:
+        raise ValueError(f"{path} is not a card: unexpected values {wrong or weights['file']}.")
+    return card
+
+
+def find(name):
+    """The folder of an encoder, by name or path. Raises ValueError saying which there are."""
+    path = pathlib.Path(name)
+    tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
+    for folder in tries:
+        if (folder / "card.json").is_file():
+            return folder
+    raise ValueError(
+        f"Unknown encoder {str(name)!r}. There are: {', '.join(sorted(available())) or 'none'}; "
+        "or give the path of a folder with a card.json."
+    )
+
+
+def roots():
+    """Where encoders are looked up by name: `./saved_models`, then those that ship with the package."""
+    package = pathlib.Path(ssl_keras.__file__).parent
+    # Installed, the shipped encoders lie inside the package; in a checkout, beside it.
+    return [p for p in (pathlib.Path("saved_models"), package / "saved_models", package.parent / "saved_models") if p.is_dir()]
+
+
+def available():
+    """{name: folder} of the encoders that `load_encoder` knows by name."""
+    found = {run.parents[1].name: run.parent for run in pathlib.Path("runs").glob("*/encoder/card.json")}
+    for root in reversed(roots()):
+        found |= {card.parent.name: card.parent for card in root.glob("*/card.json")}
+    return found
+
+
+def build(card, head=True):
+    """Fresh (encoder, head or None) as the card describes them."""
+    spec = {"image": (tuple(card["input"]["image"]["shape"]), tf.float32)}
+    encoder = objectives.module(card["objective"]).encoder(settings_of(card), spec)
+    classes = card["classes"] if head else None
+    return encoder, classifier_head(card["features"], len(classes)) if classes else None
+
+
+def settings_of(card):
+    """The `Settings` that a card holds. Raises ValueError where they are none of the objective's."""
+    module = objectives.module(card["objective"])
+    if card["settings"] is None:
+        raise ValueError(
+            f"{card['name']} is an encoder of another architecture: pass a fresh one, load_encoder(name, network=...)."
+        )
+    unknown = card["settings"].keys() - {field.name for field in dataclasses.fields(module.Settings)}
+    if unknown:
+        raise ValueError(f"{card['name']}: {card['objective']} has no settings {sorted(unknown)}.")
+    return module.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()})
+
+
+def _tensors(encoder, head):
+    tensors = checkpoint.named_variables(encoder)
+    if head is not None:
+        tensors |= {f"head/{name}": v for name, v in checkpoint.named_variables(head).items()}
+    return tensors
+
+
+def _load(folder, network):
+    card = read_card(folder)
+    path = folder / card["weights"]["file"]
+    _check_file(path, card)
+    if network is None:
+        # A card may ask for any size: build it first where nothing is allocated.
+        with tf.Graph().as_default():
+            _check_shapes(path, _tensors(*build(card)), card)
+        encoder, head = build(card)
+    else:
+        encoder, head = network, build(card)[1] if card["classes"] and card["settings"] else None
+        _check_shapes(path, _tensors(encoder, head), card)
+    variables = _tensors(encoder, head)
+    expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
+    checkpoint.assign(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
+    return encoder, head, card
+
+
+def _check_file(path, card):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing. Expected the file that card.json names.")
+    size, expected = path.stat().st_size, card["weights"]["bytes"]
+    if size != expected:
+        what = "truncated" if size < expected else "too large"
+        raise ValueError(f"{path} is {what}: expected {expected} bytes. Received: {size}. Get it again.")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != card["weights"]["sha256"]:
+        raise ValueError(f"{path} was altered: its sha256 is not the card's. Get it again.")
+
+
+def _check_shapes(path, variables, card):
+    """Compares the file's header with the graph before any tensor is read."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    expected = {name: tuple(v.shape) for name, v in variables.items()}
+    parameters = sum(math.prod(shape) for shape in expected.values())
+    if stored != expected or parameters != card["parameters"]:
+        differing = sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
+        raise ValueError(
+            f"{path} does not fit its card: expected {parameters} parameters; tensors that differ: "
+            + ", ".join(f"{n} expected {expected.get(n)} received {stored.get(n)}" for n in differing[:5])
+        )

@@ -1,0 +1,78 @@
+"""Evaluation: arrays in, numbers out. It knows of no trainer, and never tunes on the test part.
+
+Shapes: `N` examples, `D` features.
+"""
+
+import numpy as np
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
+
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.images import unit_range
+
+PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
+
+
+def features(network, source, batch_size=512):
+    """float32 (N, D): what a functional network makes of every image of a source, in order."""
+    run = tf.function(lambda image: network(unit_range(image), training=False), reduce_retracing=True)
+    batches = Batches(source, min(batch_size, len(source)), shuffle=False)
+    parts = [run(batch["image"]).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
+    return np.concatenate(parts)[: len(source)].astype(np.float32)
+
+
+def pixels(source):
+    """float32 (N, H·W·C) in [0, 1]: the baseline that learns nothing."""
+    return unit_range(tf.constant(source.column("image"))).numpy().reshape(len(source), -1)
+
+
+def knn(train_x, train_y, test_x, test_y, k=20):
+    """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer)."""
+    # Of unit vectors, the nearest by distance are the most similar by cosine.
+    model = KNeighborsClassifier(min(k, len(train_x)), algorithm="brute")
+    model.fit(normalize(train_x), train_y)
+    return float(model.score(normalize(test_x), test_y))
+
+
+def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, strengths=PROBE_STRENGTHS):
+    """Logistic regression on frozen, standardised features.
+
+    Args:
+        *_x: (N, D) floats. *_y: (N,) integer labels.
+        strengths: candidates for scikit-learn's C; the best on the validation part is taken.
+
+    Returns:
+        (test accuracy in [0, 1], the C chosen).
+    """
+    best = (-1.0, None, None)
+    for strength in strengths:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
+        model.fit(train_x, train_y)
+        score = model.score(validation_x, validation_y)
+        if score > best[0]:
+            best = (score, model, strength)
+    return float(best[1].score(test_x, test_y)), best[2]
+
+
+def feature_sd(x):
+    """Mean over the D features of their standard deviation on the unit sphere, times √D.
+
+    1 for directions spread evenly, 0 where all examples share one (collapse).
+    """
+    return float(np.mean(np.std(normalize(x), axis=0)) * np.sqrt(x.shape[1]))
+
+
+def rankme(x):
+    """Effective rank of the features, in 1..min(N, D) (Garrido et al. 2023, "RankMe", eq. 1).
+
+    exp of the entropy of the singular values over their sum; features all 0 give 0.
+    """
+    singular = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    total = singular.sum()
+    if total == 0:
+        return 0.0
+    share = singular / total + 1e-7
+    return float(np.exp(-np.sum(share * np.log(share))))

@@ -1,0 +1,87 @@
+"""Files written whole or not at all, and read with care."""
+
+import json
+import os
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+
+def write(path, content):
+    """Writes bytes or text to `path` atomically: after a crash or a full disk the old file stands.
+
+    The content goes to a temporary file beside it, is flushed to the disk, then renamed;
+    the folder is flushed too, so that a power cut cannot undo the rename.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON, atomically."""
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_folder(path):
+    """Creates a folder that can be written to.
+
+    Raises:
+        PermissionError: it cannot be created or written; named before any work is lost.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error
+
+
+def tensors_to_bytes(tensors, metadata=None):
+    """{name: array} as safetensors bytes."""
+    contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
+    return safetensors.numpy.save(contiguous, metadata)
+
+
+def bytes_to_tensors(content, expected, name):
+    """Reads safetensors bytes that must hold just the tensors of `expected`.
+
+    Args:
+        content: the file's bytes.
+        expected: {tensor name: (shape, numpy dtype)}.
+        name: the file's name, for messages.
+
+    Raises:
+        ValueError: no safetensors file; tensors missing, unknown, or of another shape or
+            dtype; numbers that are not finite.
+    """
+    try:
+        tensors = safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{name} is not a complete safetensors file: {error}") from error
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        raise ValueError(f"{name} does not fit: missing tensors {missing}, unknown tensors {unknown}.")
+    for key, (shape, dtype) in expected.items():
+        tensor = tensors[key]
+        if tensor.shape != tuple(shape) or tensor.dtype != dtype:
+            raise ValueError(
+                f"{name}: expected {key} of shape {tuple(shape)}, {np.dtype(dtype)}. "
+                f"Received: shape {tensor.shape}, {tensor.dtype}"
+            )
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise ValueError(f"{name}: {key} holds numbers that are not finite. Train again, or use another file.")
+    return tensors

@@ -1,0 +1,1 @@
+"""Networks: functions that return functional graphs, which know nothing of training."""

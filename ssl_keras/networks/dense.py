@@ -1,0 +1,39 @@
+"""Fully connected encoder and decoder for images.
+
+Shapes: `B` batch, `H W C` image, `P = H·W·C` pixels, `D` features.
+"""
+
+import math
+
+import keras
+
+
+def dense_encoder(image_shape, widths=(256, 128, 64), name="encoder"):
+    """Image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]), ReLU throughout."""
+    image = keras.Input(image_shape, name="image")
+    x = keras.layers.Flatten(name="pixels")(image)  # (B, P)
+    for index, width in enumerate(widths):
+        x = keras.layers.Dense(width, activation="relu", name=f"dense_{index}")(x)
+    return keras.Model(image, x, name=name)
+
+
+def dense_decoder(features, image_shape, widths=(128, 256), name="decoder"):
+    """Features (B, D) -> {"logits": (B, H, W, C), "image": sigmoid of it, in [0, 1]}.
+
+    Both are float32 under mixed precision: the loss takes the logits.
+    """
+    code = keras.Input((features,), name="features")
+    x = code
+    for index, width in enumerate(widths):
+        x = keras.layers.Dense(width, activation="relu", name=f"dense_{index}")(x)
+    x = keras.layers.Dense(math.prod(image_shape), name="pixels")(x)  # (B, P)
+    logits = keras.layers.Reshape(image_shape, dtype="float32", name="logits")(x)
+    image = keras.layers.Activation("sigmoid", dtype="float32", name="image")(logits)
+    return keras.Model(code, {"logits": logits, "image": image}, name=name)
+
+
+def classifier_head(features, classes, name="head"):
+    """Features (B, D) -> logits (B, classes) float32, linear."""
+    x = keras.Input((features,), name="features")
+    logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
+    return keras.Model(x, logits, name=name)

@@ -1,0 +1,301 @@
+"""The one base class: how a batch becomes an update, on one device or many.
+
+An objective holds functional networks and writes out its own `train_step`. What
+every objective shares is here: the loop that `fit` runs, and `descend`, the one
+place that knows of replicas, micro-batches, loss scaling, clipping and failure.
+
+Shapes: `B` examples in this replica's part of the batch, `K` micro-batches.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Objective(keras.Model):
+    """A Keras model whose `fit` and `evaluate` run under any `tf.distribute` strategy.
+
+    Create, `compile` and `fit` it inside the same `strategy.scope()`. Subclasses
+    define `train_step(batch)` and `test_step(batch)`; both update `keras.metrics`
+    and return nothing: the metrics are read once, after the steps of an execution.
+
+    A batch is a dict of tensors, batch axis first. `batch["weight"]` (B,) float32,
+    where present, weighs the examples; 0 marks padding.
+
+    Attributes:
+        step: int64 scalar variable, updates done so far (the batch's number).
+        failed_step: int64 scalar variable, -1, or the step whose loss or gradient
+            was not finite. That step changed no weight and no optimizer state.
+        loss_scale: float32 scalar variable; 1 except under `mixed_float16`.
+
+    Raises (from `fit`): FloatingPointError naming the step with a non-finite loss.
+    """
+
+    # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
+    LOSS_SCALE_START = 2.0**15
+    LOSS_SCALE_GROWS_AFTER = 2000
+
+    def __init__(self, name=None):
+        super().__init__(name=name)
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        scale = self.LOSS_SCALE_START if keras.config.dtype_policy().name == "mixed_float16" else 1.0
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=first, name="step")
+        self.failed_step = tf.Variable(
+            -1, dtype=tf.int64, trainable=False, aggregation=first, name="failed_step"
+        )
+        self.loss_scale = tf.Variable(scale, trainable=False, aggregation=first, name="loss_scale")
+        self.finite_steps = tf.Variable(
+            0, dtype=tf.int64, trainable=False, aggregation=first, name="finite_steps"
+        )
+        self.scales_loss = scale != 1.0
+        self.clip_norm = None
+        self.accumulate = 1
+        self.loss_metric = keras.metrics.Mean("loss")
+        self.gradient_norm = keras.metrics.Mean("gradient_norm")
+        self._steps_per_epoch = self._validation_steps = None
+        self._steps_done = 0
+        # Nothing is left to build: the networks are functional. Keras must not try,
+        # since its symbolic build fails under MultiWorkerMirroredStrategy.
+        self.built = True
+
+    def compile(self, optimizer="adam", clip_norm=None, accumulate=1, jit_compile=False, **kwargs):
+        """Sets how to descend; call it inside the strategy's scope.
+
+        Args:
+            optimizer: a Keras optimizer or its name. Its own clipping, accumulation
+                and loss scaling stay off: `descend` does them across replicas.
+            clip_norm: largest global gradient norm, or None.
+            accumulate: micro-batches per update; each replica's part of the batch
+                must be a multiple of it. Exact: the update is that of the whole batch.
+            jit_compile: compile whole steps with XLA (one device only).
+            **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        for option in ("clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps"):
+            if getattr(optimizer, option, None):
+                raise ValueError(
+                    f"The optimizer must not set {option}: it would act on each replica alone. "
+                    f"Use compile(clip_norm=..., accumulate=...). Received: {getattr(optimizer, option)}"
+                )
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1. Received: {accumulate}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive or None. Received: {clip_norm}")
+        super().compile(
+            optimizer=optimizer, auto_scale_loss=False,
+            jit_compile=jit_compile and self.distribute_strategy.num_replicas_in_sync == 1,
+            **kwargs,
+        )
+        self.clip_norm, self.accumulate = clip_norm, accumulate
+        self.train_function = self.test_function = None
+        for optimizer, variables in self.groups():
+            if not optimizer.built:
+                optimizer.build(variables)
+            # `descend` has summed the gradients over replicas to know their norm; the
+            # optimizer would sum them again. Two replicas would then take a doubled step.
+            optimizer._all_reduce_sum_gradients = list
+
+    def groups(self):
+        """The (optimizer, variables) pairs that `compile` builds; by default one of all."""
+        return [(self.optimizer, self.trainable_variables)]
+
+    def descend(self, loss, batch, groups=None):
+        """One update of the variables in `groups`, equal for any number of replicas.
+
+        The gradient is that of Σ total / Σ weight, both sums taken over replicas and
+        micro-batches. A mean of per-replica means would be another function as soon
+        as the weights differ.
+
+        Args:
+            loss: function of a batch (its part here) to two float32 scalars,
+                (total, weight): the summed loss and what to divide it by (examples,
+                unmasked tokens, valid frames).
+            batch: dict of tensors (B, …).
+            groups: list of (optimizer, variables); default `self.groups()`.
+
+        Returns:
+            float32 scalars (mean, weight), both global.
+        """
+        groups = groups or self.groups()
+        variables = [variable for _, members in groups for variable in members]
+        replica = tf.distribute.get_replica_context()
+        sums = self._summed_gradients(loss, batch, variables)
+        *gradients, total, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+        per_weight = tf.math.divide_no_nan(1.0, weight * self.loss_scale)
+        norm = tf.linalg.global_norm(gradients) * per_weight
+        finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
+        factor = per_weight
+        if self.clip_norm is not None:
+            factor *= self.clip_norm / tf.maximum(norm, self.clip_norm)
+        gradients = [gradient * factor for gradient in gradients]
+        # Whether to update at all can only be decided in cross-replica context.
+        replica.merge_call(self._apply, args=(groups, gradients, tf.math.is_finite(total), finite))
+        self.gradient_norm.update_state(norm)
+        return tf.math.divide_no_nan(total, weight), weight
+
+    def _summed_gradients(self, loss, batch, variables):
+        """[loss_scale · Σ weight·∇mean for each variable, Σ total, Σ weight] over K micro-batches."""
+
+        def one(batch):
+            with tf.GradientTape() as tape:
+                total, weight = loss(batch)
+            # ∇(total/weight)·weight rather than ∇total keeps float16 activations in range.
+            gradients = tape.gradient(
+                total, [v.value for v in variables],
+                output_gradients=tf.math.divide_no_nan(tf.identity(self.loss_scale), weight),
+            )
+            missing = [v.path for v, g in zip(variables, gradients) if g is None]
+            if missing:
+                raise ValueError(f"The loss does not depend on these trainable variables: {missing}")
+            return [tf.convert_to_tensor(g) * weight for g in gradients] + [total, weight]
+
+        if self.accumulate == 1:
+            return one(batch)
+
+        def split(x):  # (B, …) -> (K, B/K, …)
+            return tf.reshape(x, tf.concat([[self.accumulate, -1], tf.shape(x)[1:]], 0))
+
+        micro = tf.nest.map_structure(split, batch)
+        sums = one({key: x[0] for key, x in micro.items()})
+        _, sums = tf.while_loop(
+            lambda k, _: k < self.accumulate,
+            lambda k, sums: (
+                k + 1, [s + g for s, g in zip(sums, one({key: x[k] for key, x in micro.items()}))]
+            ),
+            (1, sums), parallel_iterations=1,
+        )
+        return sums
+
+    def _apply(self, strategy, groups, gradients, loss_is_finite, finite):
+        """Cross-replica: step the optimizers, or, where something is not finite, none of them."""
+        loss_is_finite = strategy.experimental_local_results(loss_is_finite)[0]
+        finite = strategy.experimental_local_results(finite)[0]
+
+        def optimize(gradients):
+            start = 0
+            for optimizer, variables in groups:
+                optimizer.apply(gradients[start : start + len(variables)], variables)
+                start += len(variables)
+
+        def update():
+            strategy.extended.call_for_each_replica(optimize, args=(gradients,))
+            if self.scales_loss:
+                grow = self.finite_steps + 1 >= self.LOSS_SCALE_GROWS_AFTER
+                self.loss_scale.assign(tf.where(grow, 2.0 * self.loss_scale, self.loss_scale))
+                self.finite_steps.assign(tf.where(grow, tf.zeros_like(self.finite_steps), self.finite_steps + 1))
+
+        def skip():
+            failed = tf.constant(True)
+            if self.scales_loss:  # a gradient overflow is expected there: halve the scale and go on
+                failed = ~loss_is_finite | (self.loss_scale <= 1.0)
+                self.loss_scale.assign(tf.maximum(self.loss_scale / 2.0, 1.0))
+                self.finite_steps.assign(tf.zeros_like(self.finite_steps))
+            self.failed_step.assign(tf.where(failed, self.step, self.failed_step))
+
+        tf.cond(finite, update, skip)
+
+    # ----- what Keras' fit and evaluate call ---------------------------------
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self.train_function = self._make_loop(self.train_step, training=True)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            self.test_function = self._make_loop(self.test_step, training=False)
+
+    def _make_loop(self, step_function, training):
+        """A function of an iterator that runs at most `steps_per_execution` steps in one graph."""
+        strategy = self.distribute_strategy
+        metrics = [m for m in self.metrics if training or m is not self.gradient_norm]
+
+        @tf.autograph.experimental.do_not_convert
+        def one_step(batch):
+            strategy.run(step_function, args=(as_batch(batch),))
+
+        if self.jit_compile and not self.run_eagerly:
+            one_step = tf.function(one_step, jit_compile=True, reduce_retracing=True)
+
+        def body(done, iterator_has_more, iterator):
+            optional = iterator.get_next_as_optional()
+
+            def run():
+                one_step(optional.get_value())
+                if training:
+                    self.step.assign_add(1)
+                return tf.constant(1)
+
+            ran = tf.cond(optional.has_value(), run, lambda: tf.constant(0))
+            return done + ran, (ran > 0) & (self.failed_step < 0)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def steps(iterator, limit):
+            done, _ = tf.while_loop(
+                lambda done, go_on: go_on & (done < limit),
+                lambda done, go_on: body(done, go_on, iterator),
+                (tf.constant(0), tf.constant(True)), parallel_iterations=1,
+            )
+            return done, {metric.name: metric.result() for metric in metrics}
+
+        def execution(iterator):
+            total = self._steps_per_epoch if training else self._validation_steps
+            limit = self.steps_per_execution
+            if total is not None:
+                limit = min(limit, total - self._steps_done)
+            done, logs = steps(iterator, tf.constant(limit))
+            self._steps_done += int(done)
+            if int(self.failed_step.numpy()) >= 0:
+                raise FloatingPointError(
+                    f"The loss or its gradient is not finite at step {int(self.failed_step.numpy())}. "
+                    "Expected finite numbers; that update was not applied. Lower the learning rate, "
+                    "set clip_norm, or look at that batch."
+                )
+            if int(done) == 0:
+                raise StopIteration
+            return logs
+
+        return execution
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing to build; see `__init__`."""
+
+    def reset_metrics(self):
+        self._steps_done = 0  # fit and evaluate reset the metrics as an epoch begins
+        super().reset_metrics()
+
+    def fit(self, x=None, *args, steps_per_epoch=None, validation_steps=None, **kwargs):
+        """As in Keras, for data whose batches are dicts."""
+        self._steps_per_epoch, self._validation_steps = steps_per_epoch, validation_steps
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # batches come in their order; Keras warns otherwise
+            if steps_per_epoch is not None:
+                # Keras counts whole executions and would end a finite data set too early.
+                x = x.repeat()
+        return super().fit(
+            x, *args, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps, **kwargs
+        )
+
+    def evaluate(self, x=None, *args, steps=None, **kwargs):
+        """As in Keras, for data whose batches are dicts."""
+        if not kwargs.get("_use_cached_eval_dataset"):
+            self._validation_steps = steps
+        return super().evaluate(x, *args, steps=steps, **kwargs)
+
+
+def as_batch(data):
+    """The dict in whatever `fit` made of it: a dict, or (dict,), (dict, labels, weights)."""
+    batch, label, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(batch, dict):
+        raise ValueError(
+            'An objective expects batches that are dicts, such as {"image": images}. '
+            f"Received: {type(batch).__name__}"
+        )
+    extra = {"label": label, "weight": weight}
+    return batch | {key: value for key, value in extra.items() if value is not None}
+
+
+def example_weight(batch):
+    """float32 (B,): `batch["weight"]`, or ones."""
+    if "weight" in batch:
+        return tf.cast(batch["weight"], tf.float32)
+    return tf.ones(tf.shape(next(iter(batch.values())))[:1])

@@ -1,0 +1,127 @@
+"""Autoencoder: reconstruct the image from a narrow code; with noise, a denoising one.
+
+The tutorial's worked example (its section 5), after Hinton & Salakhutdinov 2006; the
+denoising option after Vincent et al. 2008, "Extracting and composing robust features":
+the input is corrupted, the target is the clean image.
+
+The loss is the binary cross-entropy between pixel x in [0, 1] and its reconstruction,
+averaged over pixels and examples, in nats per pixel:
+
+    −x·log σ(z) − (1 − x)·log(1 − σ(z)) = softplus(z) − x·z,   z the logit.
+
+Departures: the loss is computed from logits by the right-hand side, which does not
+saturate; Keras' own clips σ(z) to [1e-7, 1 − 1e-7]. For grey values strictly between 0
+and 1 its minimum is the images' own entropy, not 0: see `docs/tutorial_map.md`.
+
+Shapes: `B` batch, `H W C` image, `P = H·W·C` pixels, `D` features.
+
+Metrics: `loss`, nats per pixel; `mse`, mean squared error per pixel, in squared units
+of the [0, 1] grey scale; `gradient_norm`, global norm before clipping (training only).
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from ssl_keras.data.images import unit_range
+from ssl_keras.networks.dense import dense_decoder, dense_encoder
+from ssl_keras.objective import Objective, example_weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The tutorial's network and, off by default, noise."""
+
+    widths: tuple[int, ...] = (256, 128, 64)
+    """Units of the encoder's layers; the decoder mirrors them."""
+    gaussian_noise: float = 0.0
+    """Standard deviation of noise added to the input, in units of the [0, 1] grey scale."""
+    masking_noise: float = 0.0
+    """Probability that an input pixel is set to 0."""
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths must be positive integers. Received: {self.widths}")
+        if self.gaussian_noise < 0:
+            raise ValueError(f"gaussian_noise must be at least 0. Received: {self.gaussian_noise}")
+        if not 0 <= self.masking_noise < 1:
+            raise ValueError(f"masking_noise must be in [0, 1). Received: {self.masking_noise}")
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph for a source with this `spec()`: image (B, H, W, C) -> (B, D)."""
+    return dense_encoder(spec["image"][0], settings.widths)
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    image_shape = spec["image"][0]
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    if tuple(network.input_shape[1:]) != tuple(image_shape) or len(network.output_shape) != 2:
+        raise ValueError(
+            f"The encoder must map images {tuple(image_shape)} to features (D,). Received: "
+            f"{tuple(network.input_shape[1:])} -> {tuple(network.output_shape[1:])}"
+        )
+    decoder = dense_decoder(network.output_shape[-1], image_shape, settings.widths[-2::-1])
+    return Autoencoder(settings, network, decoder)
+
+
+def pixel_cross_entropy(image, logits):
+    """Binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,)."""
+    cross_entropy = tf.nn.softplus(logits) - image * logits
+    return tf.reduce_mean(cross_entropy, axis=range(1, image.shape.rank))
+
+
+class Autoencoder(Objective):
+    """Holds `encoder` and `decoder`; trains both to reconstruct `batch["image"]`."""
+
+    def __init__(self, settings, encoder, decoder):
+        super().__init__(name="autoencoder")
+        self.settings, self.encoder, self.decoder = settings, encoder, decoder
+        self.squared_error = keras.metrics.Mean("mse")
+
+    def views(self, batch, draws):
+        """Adds `noisy` (B, H, W, C) float32 in [0, 1] where there is noise; runs in tf.data."""
+        gaussian, masking = self.settings.gaussian_noise, self.settings.masking_noise
+        if not gaussian and not masking:
+            return batch
+        noisy = unit_range(batch["image"])
+        if gaussian:
+            noise = draws.normal("gaussian_noise", noisy.shape[1:])
+            noisy = tf.clip_by_value(noisy + gaussian * noise, 0.0, 1.0)
+        if masking:
+            noisy *= tf.cast(draws.uniform("masking_noise", noisy.shape[1:]) >= masking, tf.float32)
+        return batch | {"noisy": noisy}
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and number of examples of a batch; updates `mse`."""
+        image = unit_range(batch["image"])  # (B, H, W, C)
+        weight = example_weight(batch)  # (B,)
+        features = self.encoder(batch.get("noisy", image), training=training)  # (B, D)
+        output = self.decoder(features, training=training)
+        squared = tf.reduce_mean(tf.square(output["image"] - image), axis=range(1, image.shape.rank))
+        self.squared_error.update_state(squared, weight)
+        return tf.reduce_sum(weight * pixel_cross_entropy(image, output["logits"])), tf.reduce_sum(weight)
+
+    def reconstruct(self, image):
+        """Image (B, H, W, C), uint8 or float in [0, 1] -> float32 reconstruction, same shape."""
+        return self.decoder(self.encoder(unit_range(image), training=False), training=False)["image"]
+
+    def pictures(self, batch):
+        """For TensorBoard: rows of what went in, and of what came out."""
+        image = unit_range(batch["image"])
+        shown = batch.get("noisy", image)
+        return {"reconstructions": [image, shown, self.reconstruct(shown)]}

@@ -1,0 +1,1 @@
+"""Training: strategies, checkpoints, and the pretraining and fine-tuning flows."""

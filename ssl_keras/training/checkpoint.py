@@ -1,0 +1,132 @@
+"""Checkpoints: everything a run needs to go on exactly, one atomic file each.
+
+A checkpoint holds weights, optimizer state, seed generators, metric accumulators and the
+step. The data position is no state: batch `step` is a function of (seed, step).
+"""
+
+import hashlib
+import json
+import logging
+
+import keras
+import safetensors
+
+from ssl_keras import files
+
+log = logging.getLogger(__name__)
+
+
+def variables(objective):
+    """{name: variable} of all that changes in training, names stable across processes."""
+    state = {"step": objective.step, "loss_scale": objective.loss_scale, "finite_steps": objective.finite_steps}
+    for network in objective.layers:
+        state |= {f"weights/{network.name}/{name}": v for name, v in named_variables(network).items()}
+    for index, (optimizer, _) in enumerate(objective.groups()):
+        state |= {f"optimizers/{index}/{i}/{v.name}": v for i, v in enumerate(optimizer.variables)}
+    return state | metric_variables(objective)
+
+
+def named_variables(network):
+    """{path: variable} of a network, in its order; a path met again gets `#2`, `#3`, …."""
+    named = {}
+    for variable in network.variables:
+        copies = sum(name.split("#")[0] == variable.path for name in named)
+        named[variable.path + (f"#{copies + 1}" if copies else "")] = variable
+    return named
+
+
+def metric_variables(objective):
+    """{name: variable} of the metrics' accumulators."""
+    return {
+        f"metrics/{metric.name}/{i}": v
+        for metric in objective.metrics for i, v in enumerate(metric.variables)
+    }
+
+
+def read(state):
+    """{name: array}: the values of {name: variable}."""
+    return {name: keras.ops.convert_to_numpy(getattr(v, "value", v)) for name, v in state.items()}
+
+
+def assign(state, values):
+    """Sets {name: variable} from {name: array}."""
+    for name, variable in state.items():
+        variable.assign(values[name])
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two, and the best.
+
+    Args:
+        folder: where `step-0000000123.safetensors` and `best.safetensors` live.
+    """
+
+    KEEP = 2
+
+    def __init__(self, folder):
+        self.folder = folder
+        files.make_folder(folder)
+        for leftover in folder.glob(".*.partial"):  # a writer that was killed
+            leftover.unlink()
+
+    def paths(self):
+        """The ordinary checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def save(self, objective, notes, best=False):
+        """Writes the state; `notes` is JSON-able. The previous file stays until this one is whole."""
+        values = read(variables(objective))
+        metadata = {"notes": json.dumps(notes), "sha256": _digest(values)}
+        content = files.tensors_to_bytes(values, metadata)
+        if best:  # first: the notes in the ordinary file already call it the best
+            files.write(self.folder / "best.safetensors", content)
+        files.write(self.folder / f"step-{int(values['step']):010d}.safetensors", content)
+        for old in self.paths()[: -self.KEEP]:
+            old.unlink()
+
+    def restore(self, objective):
+        """Loads the newest whole checkpoint into the objective; returns its notes, or None.
+
+        A damaged file is named in a warning, and the one before it is taken.
+
+        Raises:
+            ValueError: there are checkpoints, and all are damaged.
+        """
+        for path in reversed(self.paths()):
+            try:
+                return self.load(objective, path)
+            except ValueError as error:
+                log.warning("Skipping a damaged checkpoint: %s", error)
+        if self.paths():
+            raise ValueError(f"All checkpoints in {self.folder} are damaged. Start again in another folder.")
+        return None
+
+    def load(self, objective, path):
+        """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""
+        state = variables(objective)
+        expected = {name: (tuple(v.shape), _numpy_dtype(v)) for name, v in state.items()}
+        content = path.read_bytes()
+        values = files.bytes_to_tensors(content, expected, path.name)
+        metadata = _metadata(path)
+        if metadata.get("sha256") != _digest(values):
+            raise ValueError(f"{path.name}: its content does not match its checksum.")
+        assign(state, values)
+        return json.loads(metadata["notes"])
+
+
+def _numpy_dtype(variable):
+    dtype = variable.dtype
+    return dtype if isinstance(dtype, str) else dtype.as_numpy_dtype
+
+
+def _metadata(path):
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
+def _digest(values):
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        digest.update(name.encode())
+        digest.update(values[name].tobytes())
+    return digest.hexdigest()

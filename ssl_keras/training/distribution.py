@@ -1,0 +1,52 @@
+"""Strategies by name."""
+
+import tensorflow as tf
+
+STRATEGIES = ("one", "mirrored")
+
+
+def strategy(name="one", replicas=0):
+    """A `tf.distribute` strategy; call it before TensorFlow touches a device.
+
+    Args:
+        name: "one", the default device; or "mirrored", one replica on every local GPU.
+        replicas: with "mirrored": use that many GPUs or, where there is no GPU, that
+            many logical CPUs (which share the cores: to try things out, not for speed).
+
+    Raises:
+        ValueError: unknown name; fewer GPUs than replicas; replicas with "one".
+        RuntimeError: TensorFlow has already started with other devices.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # already started, and with it the choice made
+            break
+    if name == "one":
+        if replicas > 1:
+            raise ValueError(f"Strategy 'one' has one replica. Received: replicas={replicas}")
+        return tf.distribute.get_strategy()
+    if gpus:
+        if replicas > len(gpus):
+            raise ValueError(f"replicas={replicas}, but this machine has {len(gpus)} GPUs.")
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
+    return tf.distribute.MirroredStrategy(_logical_cpus(max(replicas, 1)))
+
+
+def _logical_cpus(count):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(cpu)
+    if len(configured or [None]) != count:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * count
+            )
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Cannot make {count} logical CPUs: TensorFlow has already started in this process. "
+                "Choose the strategy first, before any tensor is made."
+            ) from error
+    return [f"CPU:{i}" for i in range(count)]

@@ -1,0 +1,163 @@
+"""Fine-tuning: a head on a pretrained encoder, trained with labels.
+
+The tutorial's section 3.2. The loss is the softmax cross-entropy in nats, the average
+over examples. The encoder is frozen, or learns at a lower rate than the new head.
+
+Shapes: `B` batch, `H W C` image, `D` features, `Y` classes.
+
+Metrics: `loss`, nats per example; `accuracy`, in [0, 1]; `gradient_norm` (training only).
+"""
+
+import dataclasses
+import json
+
+import keras
+import tensorflow as tf
+
+from ssl_keras import encoders, files
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.images import unit_range
+from ssl_keras.data.sources import few_labels, load
+from ssl_keras.networks.dense import classifier_head
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training import run as runs
+from ssl_keras.training.distribution import strategy as choose_strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is learned, and how fast."""
+
+    labels_per_class: int = 0
+    """Use so many labels of each class; 0 is all."""
+    label_seed: int = 0
+    """Which ones."""
+    freeze: bool = False
+    """Leave the encoder as it is."""
+    encoder_rate: float = 0.1
+    """The encoder's learning rate as a share of the head's."""
+    scratch: bool = False
+    """Forget the pretrained weights: the baseline."""
+
+    def __post_init__(self):
+        if self.labels_per_class < 0:
+            raise ValueError(f"labels_per_class must be at least 0. Received: {self.labels_per_class}")
+        if not self.encoder_rate > 0:
+            raise ValueError(f"encoder_rate must be positive; use freeze for 0. Received: {self.encoder_rate}")
+
+
+class Finetune(Objective):
+    """Holds `encoder` and `head`; trains on `batch["image"]` and `batch["label"]`."""
+
+    def __init__(self, settings, encoder, head):
+        super().__init__(name="finetune")
+        self.settings, self.encoder, self.head = settings, encoder, head
+        self.encoder.trainable = not settings.freeze
+        self.encoder_optimizer = None
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+
+    def compile(self, learning_rate=1e-3, **kwargs):
+        """Adam for the head, and one at `encoder_rate` times its rate for the encoder."""
+        if not self.settings.freeze:
+            self.encoder_optimizer = keras.optimizers.Adam(learning_rate * self.settings.encoder_rate)
+        super().compile(keras.optimizers.Adam(learning_rate), **kwargs)
+
+    def groups(self):
+        head = [(self.optimizer, self.head.trainable_variables)]
+        return head if self.settings.freeze else head + [(self.encoder_optimizer, self.encoder.trainable_variables)]
+
+    def views(self, batch, draws):
+        return batch
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and number of examples; updates `accuracy`."""
+        weight = example_weight(batch)  # (B,)
+        features = self.encoder(unit_range(batch["image"]), training=training and not self.settings.freeze)
+        logits = self.head(features, training=training)  # (B, Y)
+        self.accuracy.update_state(batch["label"], logits, weight)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)  # (B,)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def pictures(self, batch):
+        return {}
+
+
+def finetune(name, settings=Settings(), training=runs.Training(), data=None, callbacks=()):
+    """Fine-tunes a saved encoder on labels, and saves it with its head.
+
+    Args:
+        name: a saved encoder, by name or path.
+        settings, training: see their classes; `training.data` names the data.
+        data: `Splits` instead of `training.data`.
+        callbacks: more Keras callbacks.
+
+    Returns:
+        The outcome: a dict with the run's `folder`, losses, and `test_accuracy` on the
+        held-out test part.
+
+    Raises:
+        ValueError, RuntimeError, PermissionError: bad input, before training starts.
+    """
+    # 1 Prepare the data.
+    folder_of_encoder = encoders.find(name)
+    card = encoders.read_card(folder_of_encoder)
+    strategy = choose_strategy(training.strategy, training.replicas)
+    splits = data or load(training.data, training.image_size)
+    label_source(splits, card)
+    if settings.labels_per_class:
+        splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
+        # A few labels make a small batch; that is no reason to refuse.
+        training = dataclasses.replace(training, batch_size=min(training.batch_size, len(splits.train)))
+    asked = {"encoder": str(name), **dataclasses.asdict(settings)}
+    data_name = splits.train.name.split("[")[0].split(":")[-1].replace("/", "-")
+    folder = runs.open_run(training, "finetune", asked, f"finetune-{card['name']}-{data_name}")
+
+    # 2 Initialise from the pretrained encoder. 3 Choose the loss.
+    with strategy.scope():
+        runs.seed_everything(training)
+        encoder = encoders.build(card, head=False)[0] if settings.scratch else encoders.load_encoder(folder_of_encoder)
+        head = classifier_head(card["features"], len(splits.train.classes))
+        objective = Finetune(settings, encoder, head)
+        objective.compile(
+            training.learning_rate, clip_norm=training.clip_norm, accumulate=training.accumulate,
+            steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
+        )
+        # 4 Train. 5 Evaluate.
+        outcome = runs.train(objective, splits, training, folder, strategy, callbacks)
+        test = Batches(splits.test, training.batch_size, shuffle=False)
+        result = objective.evaluate(
+            test.dataset(0, test.steps_per_epoch, strategy), steps=test.steps_per_epoch, verbose=0, return_dict=True
+        )
+    outcome |= {f"test_{key}": float(value) for key, value in result.items()}
+    encoders.save_encoder(
+        folder / "encoder", encoder, objective=card["objective"], settings=encoders.settings_of(card),
+        spec=splits.train.spec(), head=head, classes=splits.train.classes,
+        data={"name": splits.train.name, "examples": len(splits.train)},
+        training={"finetuned_from": str(name), **json.loads((folder / "settings.json").read_text("utf-8"))},
+    )
+    files.write_json(folder / "summary.json", outcome)
+    return outcome | {"folder": str(folder)}
+
+
+def label_source(splits, card):
+    """Checks that labelled images of these splits fit an encoder's card.
+
+    Raises:
+        ValueError: no labels, or images of another shape than the encoder takes.
+    """
+    for source in splits:
+        source.column("label")
+    expected, received = tuple(card["input"]["image"]["shape"]), tuple(splits.train.spec()["image"][0])
+    if expected != received:
+        raise ValueError(
+            f"{card['name']} takes images of shape {expected}. Received: {received} from {splits.train.name}. "
+            f"Try --image-size {expected[0]}."
+        )

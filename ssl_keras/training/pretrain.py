@@ -1,0 +1,108 @@
+"""Pretraining: any objective on unlabelled data, in the tutorial's five steps (its section 3.1)."""
+
+import dataclasses
+import json
+import logging
+
+import keras
+import numpy as np
+
+from ssl_keras import encoders, files, objectives
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.sources import load
+from ssl_keras.tensorboard import TensorBoard
+from ssl_keras.training import checkpoint
+from ssl_keras.training import run as runs
+from ssl_keras.training.distribution import strategy as choose_strategy
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=None, callbacks=()):
+    """Pretrains an objective and saves its encoder.
+
+    Args:
+        name: the objective, "autoencoder".
+        settings: its `Settings`; None takes the defaults.
+        training: `Training`; `training.data` names the data.
+        data: `Splits` instead of `training.data` (`sources.from_arrays`).
+        encoder: your own functional encoder, or a function (settings, spec) that makes
+            one inside the strategy's scope. It is saved without settings, and loads with
+            `load_encoder(folder, network=...)`.
+        callbacks: more Keras callbacks.
+
+    Returns:
+        The outcome: a dict with the run's `folder`, losses on the held-out parts, steps
+        and seconds. The encoder is in `folder`/encoder.
+
+    Raises:
+        ValueError, RuntimeError, PermissionError: bad input, before training starts.
+        FloatingPointError: the loss became non-finite; the step is named.
+    """
+    module = objectives.module(name)
+    settings = module.Settings() if settings is None else settings
+    # 1 Prepare the data: three parts, of which one is learned from.
+    strategy = choose_strategy(training.strategy, training.replicas)
+    splits = data or load(training.data, training.image_size)
+    spec = splits.train.spec()
+    data_name = splits.train.name.split("[")[0].split(":")[-1].strip("/").replace("/", "-")
+    folder = runs.open_run(training, f"pretrain {name}", dataclasses.asdict(settings), f"{name}-{data_name}")
+
+    with strategy.scope():
+        # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
+        runs.seed_everything(training)
+        objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
+        if training.init is not None:
+            initialise(objective.encoder, training.init)
+        objective.compile(
+            keras.optimizers.Adam(training.learning_rate), clip_norm=training.clip_norm,
+            accumulate=training.accumulate, steps_per_execution=training.steps_per_execution,
+            jit_compile=training.jit,
+        )
+        # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
+        board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
+        outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        board.close(objective, outcome)
+        outcome |= {f"test_{k}": v for k, v in held_out(objective, splits.test, training, strategy).items()}
+    encoders.save_encoder(
+        folder / "encoder", objective.encoder, objective=name, settings=settings if encoder is None else None,
+        spec=spec, data={"name": splits.train.name, "examples": len(splits.train)},
+        training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
+    )
+    files.write_json(folder / "summary.json", outcome)
+    return outcome | {"folder": str(folder)}
+
+
+def held_out(objective, source, training, strategy):
+    """{metric: value} of a compiled objective on all of a source."""
+    batches = Batches(source, training.batch_size, views=objective.views, shuffle=False)
+    dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
+    result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
+    return {key: float(value) for key, value in result.items()}
+
+
+def initialise(encoder, name):
+    """Copies the weights of a saved encoder that match by name and shape; lists the others.
+
+    Returns:
+        The names left as they were: (in the new encoder, in the saved one).
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    saved = checkpoint.named_variables(encoders.load_encoder(name))
+    fresh = checkpoint.named_variables(encoder)
+    matched = [key for key in fresh if key in saved and saved[key].shape == fresh[key].shape]
+    if not matched:
+        raise ValueError(
+            f"Nothing in the encoder {name} fits this one. Expected weights such as "
+            f"{ {k: tuple(v.shape) for k, v in list(fresh.items())[:3]} }. "
+            f"Received: { {k: tuple(v.shape) for k, v in list(saved.items())[:3]} }"
+        )
+    for key in matched:
+        fresh[key].assign(np.asarray(saved[key]))
+    left = sorted(fresh.keys() - set(matched)), sorted(saved.keys() - set(matched))
+    log.info("Initialised %d of %d weights from %s", len(matched), len(fresh), name)
+    if any(left):
+        log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
+    return left
