@@ -28,11 +28,12 @@ CARD_BYTES = 1 << 20
 FORMAT = 1
 
 
-def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), data=None, training=None):
+def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), name=None,
+                 data=None, training=None):
     """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
 
     Args:
-        folder: where to; its last part is the encoder's name.
+        folder: where to.
         encoder: functional graph from images (B, H, W, C) to features (B, D).
         objective: name of the objective that trained it.
         settings: that objective's settings dataclass; None for an encoder of another
@@ -40,6 +41,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         spec: the source's `spec()`.
         head: functional graph from features to logits (B, classes), or None.
         classes: the head's class names.
+        name: the encoder's name; default the folder's last part.
         data, training: JSON-able notes for the card.
 
     Returns:
@@ -56,7 +58,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     content = files.tensors_to_bytes(tensors)
     card = {
         "format": FORMAT,
-        "name": folder.name,
+        "name": name or folder.name,
         "objective": objective,
         "settings": None if settings is None else dataclasses.asdict(settings),
         "input": {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}},
@@ -159,6 +161,16 @@ def read_card(folder):
     if wrong or weights["file"] != pathlib.Path(weights["file"]).name:
         raise ValueError(f"{path} is not a card: unexpected values {wrong or weights['file']}.")
     return card
+
+
+def check_images(card, source):
+    """Raises ValueError where a source's images are not of the shape that an encoder takes."""
+    expected, received = tuple(card["input"]["image"]["shape"]), tuple(source.spec()["image"][0])
+    if expected != received:
+        hint = f" Try --image-size {expected[0]}." if expected[2:] == received[2:] else ""
+        raise ValueError(
+            f"{card['name']} takes images of shape {expected}. Received: {received} from {source.name}.{hint}"
+        )
 
 
 def find(name):

@@ -3,6 +3,7 @@
 Shapes: `N` examples, `D` features.
 """
 
+import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
@@ -16,9 +17,20 @@ from ssl_keras.data.images import unit_range
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 
 
+def compiled(network):
+    """A `tf.function` from images to a functional network's features; keep it to call `features` often."""
+    return tf.function(lambda image: network(unit_range(image), training=False), reduce_retracing=True)
+
+
 def features(network, source, batch_size=512):
-    """float32 (N, D): what a functional network makes of every image of a source, in order."""
-    run = tf.function(lambda image: network(unit_range(image), training=False), reduce_retracing=True)
+    """float32 (N, D): what a network makes of every image of a source, in order.
+
+    Args:
+        network: a functional graph, or what `compiled` made of it.
+        source: a `Source`.
+        batch_size: images at a time.
+    """
+    run = compiled(network) if isinstance(network, keras.Model) else network
     batches = Batches(source, min(batch_size, len(source)), shuffle=False)
     parts = [run(batch["image"]).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
     return np.concatenate(parts)[: len(source)].astype(np.float32)

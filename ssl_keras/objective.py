@@ -118,28 +118,31 @@ class Objective(keras.Model):
         groups = groups or self.groups()
         variables = [variable for _, members in groups for variable in members]
         replica = tf.distribute.get_replica_context()
-        sums = self._summed_gradients(loss, batch, variables)
-        *gradients, total, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        gradients, total, local_weight = self._gradients(loss, batch, variables)
+        total, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, local_weight])
+        if replica.num_replicas_in_sync > 1:
+            share = tf.math.divide_no_nan(local_weight, weight)
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, [g * share for g in gradients])
 
-        per_weight = tf.math.divide_no_nan(1.0, weight * self.loss_scale)
-        norm = tf.linalg.global_norm(gradients) * per_weight
+        factor = 1.0 / self.loss_scale if self.scales_loss else tf.constant(1.0)
+        norm = tf.linalg.global_norm(gradients) * factor
         finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
-        factor = per_weight
         if self.clip_norm is not None:
             factor *= self.clip_norm / tf.maximum(norm, self.clip_norm)
-        gradients = [gradient * factor for gradient in gradients]
+        if self.scales_loss or self.clip_norm is not None:
+            gradients = [gradient * factor for gradient in gradients]
         # Whether to update at all can only be decided in cross-replica context.
         replica.merge_call(self._apply, args=(groups, gradients, tf.math.is_finite(total), finite))
         self.gradient_norm.update_state(norm)
         return tf.math.divide_no_nan(total, weight), weight
 
-    def _summed_gradients(self, loss, batch, variables):
-        """[loss_scale · Σ weight·∇mean for each variable, Σ total, Σ weight] over K micro-batches."""
+    def _gradients(self, loss, batch, variables):
+        """loss_scale · ∇(Σ total / Σ weight), Σ total, Σ weight, of this replica's K micro-batches."""
 
         def one(batch):
             with tf.GradientTape() as tape:
                 total, weight = loss(batch)
-            # ∇(total/weight)·weight rather than ∇total keeps float16 activations in range.
+            # The mean's gradient, not the sum's: it stays in float16's range.
             gradients = tape.gradient(
                 total, [v.value for v in variables],
                 output_gradients=tf.math.divide_no_nan(tf.identity(self.loss_scale), weight),
@@ -147,7 +150,7 @@ class Objective(keras.Model):
             missing = [v.path for v, g in zip(variables, gradients) if g is None]
             if missing:
                 raise ValueError(f"The loss does not depend on these trainable variables: {missing}")
-            return [tf.convert_to_tensor(g) * weight for g in gradients] + [total, weight]
+            return [tf.convert_to_tensor(g) for g in gradients], total, weight
 
         if self.accumulate == 1:
             return one(batch)
@@ -156,15 +159,18 @@ class Objective(keras.Model):
             return tf.reshape(x, tf.concat([[self.accumulate, -1], tf.shape(x)[1:]], 0))
 
         micro = tf.nest.map_structure(split, batch)
-        sums = one({key: x[0] for key, x in micro.items()})
+
+        def weighted(k):
+            gradients, total, weight = one(tf.nest.map_structure(lambda x: x[k], micro))
+            return [g * weight for g in gradients] + [total, weight]
+
         _, sums = tf.while_loop(
             lambda k, _: k < self.accumulate,
-            lambda k, sums: (
-                k + 1, [s + g for s, g in zip(sums, one({key: x[k] for key, x in micro.items()}))]
-            ),
-            (1, sums), parallel_iterations=1,
+            lambda k, sums: (k + 1, [s + new for s, new in zip(sums, weighted(k))]),
+            (1, weighted(0)), parallel_iterations=1,
         )
-        return sums
+        *gradients, total, weight = sums
+        return [tf.math.divide_no_nan(g, weight) for g in gradients], total, weight
 
     def _apply(self, strategy, groups, gradients, loss_is_finite, finite):
         """Cross-replica: step the optimizers, or, where something is not finite, none of them."""

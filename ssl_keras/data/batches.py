@@ -106,8 +106,11 @@ class Batches:
             return self.views(batch, Draws(self.seed, step, first, rows))
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
-        # Gathering is one NumPy call; two in flight hide it, and the order stays.
-        return steps.map(load, num_parallel_calls=2, deterministic=True).prefetch(2)
+        # Gathering is one NumPy call; two in flight hide it, and the order stays. Nothing is
+        # left to tune, and the tuner's thread would hold up each end of an iterator by a second.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return steps.map(load, num_parallel_calls=2, deterministic=True).prefetch(2).with_options(options)
 
 
 def check_divisible(batch_size, replicas, accumulate=1):

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 
-import keras
 import safetensors
 
 from ssl_keras import files
@@ -45,7 +44,7 @@ def metric_variables(objective):
 
 def read(state):
     """{name: array}: the values of {name: variable}."""
-    return {name: keras.ops.convert_to_numpy(getattr(v, "value", v)) for name, v in state.items()}
+    return {name: v.numpy() for name, v in state.items()}
 
 
 def assign(state, values):

@@ -20,6 +20,7 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.sources import few_labels, load
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objective import Objective, example_weight
+from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 
@@ -44,6 +45,9 @@ class Settings:
             raise ValueError(f"labels_per_class must be at least 0. Received: {self.labels_per_class}")
         if not self.encoder_rate > 0:
             raise ValueError(f"encoder_rate must be positive; use freeze for 0. Received: {self.encoder_rate}")
+
+
+DEFAULTS = runs.Training(steps=1000, batch_size=64)
 
 
 class Finetune(Objective):
@@ -90,7 +94,7 @@ class Finetune(Objective):
         return {}
 
 
-def finetune(name, settings=Settings(), training=runs.Training(), data=None, callbacks=()):
+def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=()):
     """Fine-tunes a saved encoder on labels, and saves it with its head.
 
     Args:
@@ -111,7 +115,7 @@ def finetune(name, settings=Settings(), training=runs.Training(), data=None, cal
     card = encoders.read_card(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
-    label_source(splits, card)
+    check_labelled(splits, card)
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.
@@ -131,14 +135,16 @@ def finetune(name, settings=Settings(), training=runs.Training(), data=None, cal
             steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
         )
         # 4 Train. 5 Evaluate.
-        outcome = runs.train(objective, splits, training, folder, strategy, callbacks)
+        board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
+        outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        board.close(objective, outcome)
         test = Batches(splits.test, training.batch_size, shuffle=False)
         result = objective.evaluate(
             test.dataset(0, test.steps_per_epoch, strategy), steps=test.steps_per_epoch, verbose=0, return_dict=True
         )
     outcome |= {f"test_{key}": float(value) for key, value in result.items()}
     encoders.save_encoder(
-        folder / "encoder", encoder, objective=card["objective"], settings=encoders.settings_of(card),
+        folder / "encoder", encoder, name=folder.name, objective=card["objective"], settings=encoders.settings_of(card),
         spec=splits.train.spec(), head=head, classes=splits.train.classes,
         data={"name": splits.train.name, "examples": len(splits.train)},
         training={"finetuned_from": str(name), **json.loads((folder / "settings.json").read_text("utf-8"))},
@@ -147,7 +153,7 @@ def finetune(name, settings=Settings(), training=runs.Training(), data=None, cal
     return outcome | {"folder": str(folder)}
 
 
-def label_source(splits, card):
+def check_labelled(splits, card):
     """Checks that labelled images of these splits fit an encoder's card.
 
     Raises:
@@ -155,9 +161,4 @@ def label_source(splits, card):
     """
     for source in splits:
         source.column("label")
-    expected, received = tuple(card["input"]["image"]["shape"]), tuple(splits.train.spec()["image"][0])
-    if expected != received:
-        raise ValueError(
-            f"{card['name']} takes images of shape {expected}. Received: {received} from {splits.train.name}. "
-            f"Try --image-size {expected[0]}."
-        )
+    encoders.check_images(card, splits.train)

@@ -65,7 +65,7 @@ def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=N
         board.close(objective, outcome)
         outcome |= {f"test_{k}": v for k, v in held_out(objective, splits.test, training, strategy).items()}
     encoders.save_encoder(
-        folder / "encoder", objective.encoder, objective=name, settings=settings if encoder is None else None,
+        folder / "encoder", objective.encoder, name=folder.name, objective=name, settings=settings if encoder is None else None,
         spec=spec, data={"name": splits.train.name, "examples": len(splits.train)},
         training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
     )

@@ -50,6 +50,8 @@ class Training:
     """Side length in pixels to resize to."""
     epochs: int = 100
     """Passes over the training data."""
+    steps: int = 0
+    """Updates in all, instead of epochs; 0 counts epochs."""
     batch_size: int = 256
     """Global batch: over all replicas."""
     learning_rate: float = 1e-3
@@ -63,7 +65,7 @@ class Training:
     seed: int = 0
     """Keys weights, order, and every draw."""
     interval: int = 0
-    """Steps between evaluations and checkpoints; 0 is one epoch."""
+    """Steps between evaluations and checkpoints; 0 is an epoch, or a hundredth of the run if that is longer."""
     patience: int = 0
     """Stop after so many intervals without a better validation loss; 0 is never."""
     quality_every: int = 10
@@ -91,7 +93,7 @@ class Training:
         for name in ("epochs", "batch_size", "accumulate", "steps_per_execution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {getattr(self, name)}")
-        for name in ("interval", "patience", "quality_every", "replicas"):
+        for name in ("steps", "interval", "patience", "quality_every", "replicas"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if not self.learning_rate > 0:
@@ -167,8 +169,8 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     views = objective.views
     batches = Batches(splits.train, training.batch_size, seed=training.seed, views=views)
     held_out = Batches(splits.validation, training.batch_size, views=views, shuffle=False)
-    total = training.epochs * batches.steps_per_epoch
-    interval = training.interval or batches.steps_per_epoch
+    total = training.steps or training.epochs * batches.steps_per_epoch
+    interval = training.interval or max(batches.steps_per_epoch, total // 100)
 
     keeper = Keeper(folder, training, total, interval)
     step = keeper.restore(objective)
@@ -313,3 +315,41 @@ class Keeper(keras.callbacks.Callback):
                 left = (self.total - step) / rate if rate else math.inf
                 log.info("step %d of %d, loss %.4f, %.0f steps/s, %.0f s left", step, self.total, loss, rate, left)
             self.last_line, self.last_step = now, step
+
+
+def compare(root):
+    """A Markdown table of the runs in a folder: outcomes, and the settings in which they differ.
+
+    Raises:
+        ValueError: no runs there.
+    """
+    found = sorted(path.parent for path in root.glob("*/settings.json"))
+    if not found:
+        raise ValueError(f"No runs in {root}. Expected folders with a settings.json; pretrain makes them.")
+    settings = [json.loads((folder / "settings.json").read_text("utf-8")) for folder in found]
+    keys = list(dict.fromkeys(key for each in settings for key in each))
+    differing = [key for key in keys if len({json.dumps(each.get(key)) for each in settings}) > 1]
+    header = ["run", "step", "best val_loss", "at step", "test_loss", "test_accuracy", "seconds", *differing]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for folder, each in zip(found, settings):
+        summary = folder / "summary.json"
+        outcome = json.loads(summary.read_text("utf-8")) if summary.exists() else _unfinished(folder)
+        names = ("step", "best_val_loss", "best_step", "test_loss", "test_accuracy", "seconds")
+        cells = [folder.name] + [_cell(outcome.get(name)) for name in names] + [_cell(each.get(k)) for k in differing]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _unfinished(folder):
+    """What metrics.csv tells of a run that has not ended."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    best = min(rows, key=lambda row: float(row["val_loss"]))
+    return {"step": f"{rows[-1]['step']} (unfinished)", "best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
+
+
+def _cell(value):
+    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,255 @@
+"""The command line: `python -m ssl_keras COMMAND`, or `ssl-keras COMMAND`.
+
+pretrain, finetune, evaluate, embed, export, list, runs. The settings dataclasses are the
+flags: `ssl-keras pretrain autoencoder --help` shows them all.
+
+Exit codes: 0 done; 1 bad input or a failed run (one line says what); 2 wrong usage;
+130 and 143 after Ctrl-C and SIGTERM, with the state saved: `--resume` goes on.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+
+import tyro
+
+Positional = tyro.conf.Positional
+COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "export", "list", "runs")
+
+
+def main(arguments=None):
+    """Runs a command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"Unknown command {command!r}. There are: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for library in ("absl", "tensorflow", "matplotlib", "PIL"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    start_tensorflow()
+    try:
+        globals()[f"{command}_command"](rest)
+    except BrokenPipeError:  # `ssl-keras runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        if os.environ.get("SSL_KERAS_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def start_tensorflow():
+    """Imports TensorFlow without its start-up notes, which no setting turns off and which bury our lines.
+
+    What it wrote is shown where the import fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _parse(kind, command, arguments, **options):
+    return tyro.cli(kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **options)
+
+
+def pretrain_command(arguments):
+    from ssl_keras import objectives
+    from ssl_keras.training.pretrain import pretrain
+    from ssl_keras.training.run import Training
+
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: ssl-keras pretrain OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
+        raise SystemExit(0 if arguments else 2)
+    name, *rest = arguments
+    module = objectives.module(name)
+    flags = dataclasses.make_dataclass("Pretrain", [
+        ("settings", module.Settings, dataclasses.field(default=module.Settings())),
+        ("training", Training, dataclasses.field(default=Training())),
+    ])
+    asked = _parse(flags, f"pretrain {name}", rest, description=module.__doc__)
+    outcome = pretrain(name, asked.settings, asked.training)
+    print(json.dumps(outcome, indent=2))
+    folder = outcome["folder"]
+    print(f"Encoder: {folder}/encoder\nLook at it: tensorboard --logdir {asked.training.runs}")
+
+
+def finetune_command(arguments):
+    from ssl_keras.training import finetune as tuning
+
+    flags = dataclasses.make_dataclass("Finetune", [
+        ("encoder", Positional[str]),
+        ("settings", tuning.Settings, dataclasses.field(default=tuning.Settings())),
+        ("training", tuning.runs.Training, dataclasses.field(default=tuning.DEFAULTS)),
+    ])
+    asked = _parse(flags, "finetune", arguments, description=tuning.__doc__)
+    print(json.dumps(tuning.finetune(asked.encoder, asked.settings, asked.training), indent=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measures a saved encoder beside pixels, random init, and training from scratch."""
+
+    encoder: Positional[str]
+    """A saved encoder's name or path."""
+    data: str = "digits"
+    """Labelled data: digits, tfds:NAME, or folder:PATH."""
+    image_size: int | None = None
+    """Side length in pixels to resize to."""
+    budgets: tuple[int, ...] = (60, 10)
+    """Labels per class of the few-label columns."""
+    seeds: int = 5
+    """Draws of labels: seeds 0, 1, …."""
+    trained: bool = True
+    """Include the rows that take training (fine-tuned, scratch)."""
+    strategy: str = "one"
+    """one, or mirrored: all local GPUs."""
+    replicas: int = 0
+    """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
+    out: str = ""
+    """Folder for the table; default results/ENCODER-DATA."""
+
+
+def evaluate_command(arguments):
+    from ssl_keras import downstream
+    from ssl_keras.data.sources import load
+    from ssl_keras.training.distribution import strategy
+
+    asked = _parse(Evaluate, "evaluate", arguments)
+    chosen = strategy(asked.strategy, asked.replicas)
+    with chosen.scope():
+        table = downstream.evaluate(
+            asked.encoder, load(asked.data, asked.image_size), asked.budgets, tuple(range(asked.seeds)), asked.trained
+        )
+    print(downstream.markdown(table))
+    name = f"{pathlib.Path(asked.encoder).name}-{asked.data.split(':')[-1].strip('/').replace('/', '-')}"
+    folder = pathlib.Path(asked.out or f"results/{name}")
+    seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
+    downstream.save(table, folder, f"{pathlib.Path(asked.encoder).name} on {asked.data}, test accuracy, {seeds}")
+    print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Writes the features of every image of a data set, in order, as float32 (N, D)."""
+
+    encoder: Positional[str]
+    """A saved encoder's name or path."""
+    data: str = "digits"
+    """digits, tfds:NAME, or folder:PATH."""
+    split: str = "test"
+    """train, validation or test."""
+    image_size: int | None = None
+    """Side length in pixels to resize to."""
+    out: str = "features.npy"
+    """The file to write."""
+
+
+def embed_command(arguments):
+    import io
+
+    import numpy as np
+
+    from ssl_keras import encoders, evaluation, files
+    from ssl_keras.data.sources import Splits, load
+
+    asked = _parse(Embed, "embed", arguments)
+    if asked.split not in Splits._fields:
+        raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
+    card = encoders.read_card(encoders.find(asked.encoder))
+    splits = load(asked.data, asked.image_size)
+    encoders.check_images(card, splits.train)
+    features = evaluation.features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
+    content = io.BytesIO()
+    np.save(content, features)
+    files.write(pathlib.Path(asked.out), content.getvalue())
+    print(f"{asked.out}: {features.shape[0]} × {features.shape[1]} float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes a TensorFlow SavedModel for serving: images in [0, 1] to features, or to logits."""
+
+    encoder: Positional[str]
+    """A saved encoder's name or path."""
+    out: str = ""
+    """The folder to write; default ENCODER.savedmodel."""
+    classifier: bool = False
+    """Export a fine-tuned encoder with its head."""
+
+
+def export_command(arguments):
+    import shutil
+
+    from ssl_keras import encoders
+
+    asked = _parse(Export, "export", arguments)
+    model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
+    out = pathlib.Path(asked.out or f"{pathlib.Path(asked.encoder).name}.savedmodel")
+    if out.exists():
+        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        model.export(partial, verbose=False)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+    print(f"{out}: a SavedModel; tf.saved_model.load({str(out)!r}).serve(images)")
+
+
+def list_command(arguments):
+    """Says what there is: objectives, data, encoders."""
+    from ssl_keras import encoders, objectives
+
+    if arguments:
+        raise ValueError(f"list takes no arguments. Received: {' '.join(arguments)}")
+    print("objectives:", ", ".join(objectives.names()))
+    print("data: digits, tfds:NAME, folder:PATH")
+    print("encoders:" if encoders.available() else "encoders: none yet")
+    for name, folder in sorted(encoders.available().items()):
+        card = encoders.read_card(folder)
+        print(f"  {name:40} {card['features']:5} features, {card['parameters']:,} parameters  {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Compares runs: their outcomes, and the settings in which they differ."""
+
+    folder: Positional[str] = "runs"
+    """Folder that holds the runs."""
+
+
+def runs_command(arguments):
+    from ssl_keras.training.run import compare
+
+    print(compare(pathlib.Path(_parse(Runs, "runs", arguments).folder)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What an encoder is worth: a table of its features beside the baselines that keep it honest.
+
+Rows: `pixels` (no network), `random init` (the same network, untrained), the encoder
+(frozen), the encoder fine-tuned, and `scratch` (the same network trained from random init
+on the same labels). Columns: k nearest neighbours and a linear probe on all labels; the
+linear probe, or training, on few; measures that need no label.
+
+Everything is chosen on the validation part; the test part is scored once.
+"""
+
+import csv
+import io
+import itertools
+import logging
+
+import keras
+import matplotlib.figure
+import numpy as np
+from tqdm import tqdm
+
+from ssl_keras import encoders, evaluation, files
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.sources import few_labels
+from ssl_keras.networks.dense import classifier_head
+from ssl_keras.training import checkpoint
+from ssl_keras.training.finetune import Finetune, Settings, check_labelled
+
+# Fine-tuning and scratch choose among the same nine settings by validation accuracy.
+RATES = (3e-4, 1e-3, 3e-3)  # Adam's learning rate, encoder and head alike
+FEW_LABEL_STEPS, FEW_LABEL_BATCH = (100, 300, 1000), 64
+ALL_LABEL_EPOCHS, ALL_LABEL_BATCH = (2, 6, 18), 256
+ALL = "all"
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True):
+    """Measures a saved encoder on labelled data.
+
+    Args:
+        name: a saved encoder, by name or path.
+        splits: labelled `Splits`.
+        budgets: labels per class of the few-label columns.
+        seeds: which labels are drawn; mean and standard deviation are over these.
+        trained: include the rows that take training (fine-tuned, scratch).
+
+    Returns:
+        {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run.
+
+    Raises:
+        ValueError: no labels, images that do not fit the encoder, too few labels.
+    """
+    folder = encoders.find(name)
+    card = encoders.read_card(folder)
+    check_labelled(splits, card)
+    encoder = encoders.load_encoder(folder)
+    keras.utils.set_random_seed(0)
+    random = encoders.build(card, head=False)[0]
+    table = {}
+    frozen = {
+        "pixels": [evaluation.pixels(source) for source in splits],
+        "random init": [evaluation.features(random, source) for source in splits],
+        f"{card['name']}, frozen": [evaluation.features(encoder, source) for source in splits],
+    }
+    for row, arrays in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
+        table[row] = _frozen(arrays, splits, budgets, seeds)
+    if trained:
+        table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, splits, budgets, seeds)
+        table["scratch"] = _trained(encoders.build(card, head=False)[0], card, splits, budgets, seeds)
+    return table
+
+
+def _frozen(arrays, splits, budgets, seeds):
+    train, validation, test = arrays
+    train_y, validation_y, test_y = (source.column("label") for source in splits)
+    probe, strength = evaluation.linear_probe(train, train_y, validation, validation_y, test, test_y)
+    log.info("linear probe on %d labels: C = %g", len(train_y), strength)
+    row = {
+        "kNN": (evaluation.knn(train, train_y, test, test_y), 0.0),
+        ALL: (probe, 0.0),
+    }
+    # Rows of the training features, so that a subset of the source is a subset of these.
+    position = {original: i for i, original in enumerate(_rows(splits.train))}
+    for budget in budgets:
+        scores = []
+        for seed in seeds:
+            rows = [position[i] for i in _rows(few_labels(splits.train, budget, seed))]
+            score, _ = evaluation.linear_probe(train[rows], train_y[rows], validation, validation_y, test, test_y)
+            scores.append(score)
+        row[_per_class(budget)] = _mean_sd(scores)
+    return row | {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
+
+
+def _trained(encoder, card, splits, budgets, seeds):
+    """Trains encoder and head from this encoder's weights, anew for every setting, budget and seed."""
+    head = classifier_head(card["features"], len(splits.train.classes))
+    objective = Finetune(Settings(encoder_rate=1.0), encoder, head)
+    objective.compile(RATES[0], steps_per_execution=50)
+    start = checkpoint.read(checkpoint.variables(objective))
+    row = {}
+    for budget in (ALL, *budgets):
+        if budget == ALL:
+            batch = min(ALL_LABEL_BATCH, len(splits.train))
+            per_epoch = len(splits.train) // batch
+            marks = [max(e * per_epoch, few) for e, few in zip(ALL_LABEL_EPOCHS, FEW_LABEL_STEPS)]
+        else:
+            batch = min(FEW_LABEL_BATCH, budget * len(splits.train.classes))
+            marks = FEW_LABEL_STEPS
+        scores = {}  # {(rate, steps): [(validation, test) for each seed]}
+        runs = list(itertools.product(seeds[:1] if budget == ALL else seeds, RATES))
+        for seed, rate in tqdm(runs, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
+            train = splits.train if budget == ALL else few_labels(splits.train, budget, seed)
+            batches = Batches(train, batch, seed=seed)
+            checkpoint.assign(checkpoint.variables(objective), start)
+            for optimizer, _ in objective.groups():
+                optimizer.learning_rate = rate
+            done = 0
+            for steps in marks:
+                objective.fit(batches.dataset(done), steps_per_epoch=steps - done, verbose=0)
+                done = steps
+                scores.setdefault((rate, steps), []).append(
+                    (_accuracy(objective, splits.validation), _accuracy(objective, splits.test))
+                )
+        best = max(scores, key=lambda setting: np.mean([validation for validation, _ in scores[setting]]))
+        log.info("%s: chose learning rate %g, %d steps", _per_class(budget), *best)
+        row[_per_class(budget)] = _mean_sd([test for _, test in scores[best]])
+    return row
+
+
+def _accuracy(objective, source):
+    batches = Batches(source, min(1000, len(source)), shuffle=False)
+    dataset = batches.dataset(0, batches.steps_per_epoch)
+    return objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)["accuracy"]
+
+
+def _rows(source):
+    return range(len(source)) if source.rows is None else source.rows
+
+
+def _per_class(budget):
+    return ALL if budget == ALL else f"{budget} per class"
+
+
+def _mean_sd(scores):
+    return float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+
+
+def markdown(table):
+    """The table as Markdown; accuracies in percent, ± the standard deviation over label seeds."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in table.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(c, row.get(c)) for c in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(column, value):
+    if value is None:
+        return "–"
+    mean, sd = value
+    if column in ("feature sd", "RankMe"):
+        return f"{mean:.2f}"
+    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd else "")
+
+
+def save(table, folder, title):
+    """Writes table.md, table.csv, table.json and table.png into a folder."""
+    files.make_folder(folder)
+    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
+    files.write_json(folder / "table.json", table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "column", "mean", "sd"])
+    for row, columns in table.items():
+        writer.writerows([row, column, *value] for column, value in columns.items())
+    files.write(folder / "table.csv", text.getvalue())
+    image = io.BytesIO()
+    plot(table, title).savefig(image, format="png", dpi=120, bbox_inches="tight")
+    files.write(folder / "table.png", image.getvalue())
+
+
+def plot(table, title):
+    """A bar chart of the accuracies: a group per number of labels, a bar per row."""
+    columns = [c for c in next(iter(table.values())) if c not in ("kNN", "feature sd", "RankMe")]
+    figure = matplotlib.figure.Figure(figsize=(9, 4))
+    axes = figure.subplots()
+    width = 0.8 / len(table)
+    for index, (name, row) in enumerate(table.items()):
+        x = np.arange(len(columns)) + (index - (len(table) - 1) / 2) * width
+        mean, sd = zip(*(row[column] for column in columns))
+        axes.bar(x, 100 * np.array(mean), width, yerr=100 * np.array(sd), label=name, capsize=2)
+    axes.set_xticks(range(len(columns)), [f"{c} labels" for c in columns])
+    low = min(mean for row in table.values() for c, (mean, _) in row.items() if c in columns)
+    axes.set_ylim(max(0, 100 * low - 10), 100)
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(title)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -1,0 +1,166 @@
+"""What a run shows in TensorBoard.
+
+Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
+metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
+and the features' standard deviation, which is 0 when they collapse; `speed/…`. Besides:
+pictures, weight histograms, the encoder's graph, the settings and outcome (HParams), and
+an embedding projector of validation images with labels and thumbnails.
+"""
+
+import math
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorboard.plugins import projector
+from tensorboard.plugins.hparams import api as hparams
+
+from ssl_keras import evaluation
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.files import write
+
+KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
+PICTURES = 16
+PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
+SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes `RUN/tensorboard`; `close` it after training.
+
+    Args:
+        folder: the run's.
+        splits: `Splits`; pictures and features are those of the validation part.
+        training: `Training`.
+        settings: flat dict for HParams.
+    """
+
+    def __init__(self, folder, splits, training, settings):
+        super().__init__()
+        self.folder, self.splits, self.training = folder / "tensorboard", splits, training
+        self.writer = tf.summary.create_file_writer(str(self.folder))
+        self.settings = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        self.training_seconds, self.embed = 0.0, None
+
+    def on_train_begin(self, logs=None):
+        self.first_step = int(self.model.step.numpy())
+        if self.embed is None:
+            self.embed = evaluation.compiled(self.model.encoder)
+            with self.writer.as_default(step=self.first_step):
+                hparams.hparams(self.settings)
+                tf.summary.graph(self._graph())
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = int(self.model.step.numpy())
+        rate = (step - self.first_step) / self.training_seconds
+        with self.writer.as_default(step=step):
+            for key, value in logs.items():
+                tf.summary.scalar(_tag(key), value)
+            tf.summary.scalar("loss/learning_rate", self.model.optimizer.learning_rate)
+            tf.summary.scalar("speed/examples_per_second", rate * self.training.batch_size)
+            tf.summary.scalar("speed/milliseconds_per_step", 1e3 / rate)
+            every = self.training.quality_every
+            if every and epoch % every == 0:
+                self._slow()
+        self.writer.flush()
+        self.training_seconds, self.first_step = 0.0, step
+
+    # Only the steps count as the training's speed, not evaluation or what is written here.
+    def on_train_batch_begin(self, batch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.training_seconds += time.perf_counter() - self.started
+
+    def close(self, objective, outcome):
+        """Writes the last pictures, the outcome and the projector."""
+        self.embed = self.embed or evaluation.compiled(objective.encoder)
+        with self.writer.as_default(step=outcome["step"]):
+            self._slow(objective)
+            for key, value in outcome.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    tf.summary.scalar(f"outcome/{key}", value)
+        self._project()
+        self.writer.close()
+
+    def _graph(self):
+        encoder = self.model.encoder
+        spec = tf.TensorSpec((None, *encoder.input_shape[1:]), tf.float32)
+        return tf.function(lambda image: encoder(image, training=False)).get_concrete_function(spec).graph
+
+    def _slow(self, objective=None):
+        """Pictures, histograms, and the quality of the features."""
+        objective = objective or self.model
+        for name, rows in objective.pictures(self._picture_batch(objective)).items():
+            tf.summary.image(name, picture_grid(rows)[None])
+        for network in objective.layers:
+            for variable in network.trainable_variables:
+                tf.summary.histogram(f"{network.name}/{variable.path}", variable.value)
+        validation = _first(self.splits.validation, KNN_VALIDATION)
+        features = evaluation.features(self.embed, validation)
+        tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
+        tf.summary.scalar("quality/rankme", evaluation.rankme(features))
+        if "label" in validation.arrays:
+            train = _first(self.splits.train, KNN_TRAIN)
+            accuracy = evaluation.knn(
+                evaluation.features(self.embed, train), train.column("label"),
+                features, validation.column("label"),
+            )
+            tf.summary.scalar("quality/knn_accuracy", accuracy)
+
+    def _picture_batch(self, objective):
+        source = self.splits.validation
+        batch = Batches(source, min(PICTURES, len(source)), shuffle=False).numpy(0)
+        tensors = {key: tf.constant(value) for key, value in batch.items()}
+        return objective.views(tensors, Draws(self.training.seed, 0, 0, len(batch["image"])))
+
+    def _project(self):
+        source = _first(self.splits.validation, PROJECTED)
+        features = evaluation.features(self.embed, source)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = ["\t".join(f"{value:.5g}" for value in row) for row in features]
+        write(self.folder / "features.tsv", "\n".join(lines) + "\n")
+        config = projector.ProjectorConfig()
+        embedding = config.embeddings.add(tensor_name="validation features", tensor_path="features.tsv")
+        if "label" in source.arrays:
+            names = [source.classes[label].replace("\t", " ") for label in source.column("label")]
+            write(self.folder / "labels.tsv", "\n".join(names) + "\n")
+            embedding.metadata_path = "labels.tsv"
+        _sprite(source.column("image")).save(self.folder / "thumbnails.png")
+        embedding.sprite.image_path = "thumbnails.png"
+        embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
+        projector.visualize_embeddings(str(self.folder), config)
+
+
+def _tag(key):
+    part = "validation" if key.startswith("val_") else "train"
+    name = key.removeprefix("val_")
+    if name == "loss":
+        return f"loss/{part}"
+    return "health/gradient_norm" if name == "gradient_norm" else f"quality/{name}_{part}"
+
+
+def _first(source, count):
+    return source.take(np.arange(min(count, len(source))))
+
+
+def picture_grid(rows):
+    """R rows of images, each (B, H, W, C) float in [0, 1] -> one image (R·H, B·W, C)."""
+    return tf.concat([tf.concat(tf.unstack(row), axis=1) for row in rows], axis=0)
+
+
+def _sprite(images):
+    """The projector's square sheet of thumbnails, row by row."""
+    side = math.ceil(math.sqrt(len(images)))
+    assert side * THUMBNAIL <= SPRITE_MOST
+    if images.dtype != np.uint8:
+        images = np.rint(images * 255).astype(np.uint8)
+    sheet = Image.new("L" if images.shape[-1] == 1 else "RGB", (side * THUMBNAIL,) * 2)
+    for index, image in enumerate(images):
+        tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+        place = (index % side * THUMBNAIL, index // side * THUMBNAIL)
+        sheet.paste(tile.resize((THUMBNAIL, THUMBNAIL)), place)
+    return sheet
