@@ -98,6 +98,8 @@ class Training:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive. Received: {self.learning_rate}")
+        if self.jit and (self.deterministic or self.strategy != "one"):
+            raise ValueError("jit works on one device and without deterministic. Leave out one of them.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2³²−1. Received: {self.seed}")
         if self.precision not in ("float32", "mixed_bfloat16", "mixed_float16"):

@@ -1,0 +1,45 @@
+"""Shared fixtures. Real data is taken from `$TFDS_DATA_DIR`; what is absent is skipped."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras.data.sources import load
+
+tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Each test starts in an empty folder, with seeds and precision as new."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_KERAS_CACHE", str(tmp_path / "cache"))
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """`Splits` of the 1,797 digits."""
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    """`Splits` of Fashion-MNIST, where it is prepared."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not (pathlib.Path(folder) / "fashion_mnist").is_dir():
+        pytest.skip("real data: $TFDS_DATA_DIR holds no fashion_mnist")
+    return load("tfds:fashion_mnist")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,70 @@
+"""Pretrains as the command line does, and lets itself be interrupted; `tests/test_resume.py` runs it.
+
+    python tests/interrupted.py HOW FLAGS…
+
+HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13; `SIGKILL`, likewise; `write`,
+killed with half of a checkpoint's bytes written; `resume`, several runs one after the other.
+"""
+
+import builtins
+import os
+import signal
+import sys
+
+import keras
+
+from ssl_keras import files
+from ssl_keras.__main__ import main, start_tensorflow
+from ssl_keras.training import run
+
+STEP = 13
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.step.numpy()) == STEP:
+            os.kill(os.getpid(), self.number)
+
+
+class HalfWritten:
+    """A file that takes half of the third checkpoint's bytes, then the process is killed."""
+
+    count = 0
+
+    def __init__(self, path, *arguments):
+        self.file, self.path = builtins.open(path, *arguments), str(path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def write(self, content):
+        if "step-" in self.path:
+            HalfWritten.count += 1
+            if HalfWritten.count == 3:
+                self.file.write(content[: len(content) // 2])
+                self.file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.file.write(content)
+
+
+if __name__ == "__main__":
+    how, *flags = sys.argv[1:]
+    start_tensorflow()
+    if how == "write":
+        files.open = HalfWritten
+    elif how.startswith("SIG"):
+        plain = run.train
+        run.train = lambda *arguments: plain(*arguments[:5], [*arguments[5], Interrupt(getattr(signal, how))])
+    if how == "resume":
+        sys.exit(max(main([*flags, "--resume", "--run", name]) for name in os.environ["RUNS"].split()))
+    sys.exit(main(flags))

@@ -1,0 +1,99 @@
+"""Checks under several replicas or workers, for a process of their own: TensorFlow holds one
+set of logical devices a process. `tests/test_strategies.py` runs it.
+
+    python tests/strategies.py replicas OUT.json      two logical CPUs against one device
+    python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from contract import CASES, train
+
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.sources import load
+from ssl_keras.training.distribution import strategy
+
+OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
+
+
+def largest_difference(ours, theirs):
+    return max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in zip(ours.weights, theirs.weights))
+
+
+def replicas():
+    """{case: differences between two replicas and one device, and a loss far from them both}."""
+    two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
+    report = {"batches": batches_agree(two, one)}
+    for name, case in CASES.items():
+        for optimizer in ("sgd", "adam"):  # Adam alone would hide a doubled gradient
+            for option, kwargs in OPTIONS.items():
+                a, logs_a, held_a = train(case, one, optimizer=optimizer, **kwargs)
+                b, logs_b, held_b = train(case, two, optimizer=optimizer, **kwargs)
+                report[f"{name}, {optimizer}, {option}"] = {
+                    "weights": largest_difference(a, b),
+                    "logs": max(abs(logs_a[k] - logs_b[k]) for k in logs_a),
+                    "held out": max(abs(held_a[k] - held_b[k]) for k in held_a),
+                }
+        plain, *_ = train(case, one, clip_norm=0.05)
+        compiled, *_ = train(case, one, clip_norm=0.05, jit_compile=True, executions=4)  # not under determinism
+        report[f"{name}, xla"] = {"difference": largest_difference(plain, compiled)}
+        equal, *_ = train(case, one, unequal=False)
+        a, *_ = train(case, one)
+        report[f"{name}, weights matter"] = {"difference": largest_difference(a, equal)}
+    report["two replicas"] = autoencoder(two)
+    report["float16"] = float16(two)
+    return report
+
+
+def batches_agree(two, one):
+    """Whether the two replicas' parts, put together, are the one device's batch."""
+    source = load("digits").train
+    batches = Batches(source, 60, seed=5)
+    agree = []
+    for whole, parts in zip(batches.dataset(3, 6, one), batches.dataset(3, 6, two)):
+        joined = np.concatenate([part.numpy() for part in two.experimental_local_results(parts["image"])])
+        agree.append(bool((joined == whole["image"].numpy()).all()))
+    return agree
+
+
+def float16(two):
+    """Loss scaling under two replicas: the scale halves on overflow, and no weight moves then."""
+    keras.config.set_dtype_policy("mixed_float16")
+    objective, logs, _ = train(CASES["autoencoder"], two)
+    with two.scope():
+        objective.loss_scale.assign(2.0**120)  # any gradient overflows
+        before = [w.numpy() for w in objective.weights]
+        batches = Batches(load("digits").train, 60, views=objective.views)
+        objective.fit(batches.dataset(0, None, two), steps_per_epoch=2, verbose=0)
+    keras.config.set_dtype_policy("float32")
+    return {
+        "loss": logs["loss"], "scale": float(objective.loss_scale.numpy()),
+        "moved": max(float(np.abs(w.numpy() - b).max()) for w, b in zip(objective.weights, before)),
+    }
+
+
+def autoencoder(strategy):
+    """Weights, as hex, and metrics of the autoencoder."""
+    report = {}
+    for option, kwargs in OPTIONS.items():
+        objective, logs, held_out = train(CASES["autoencoder"], strategy, **kwargs)
+        weights = [w.numpy().tobytes().hex() for w in objective.weights]
+        report[option] = {"weights": weights, "logs": logs, "held out": held_out}
+    return report
+
+
+if __name__ == "__main__":
+    mode, out = sys.argv[1:]
+    if mode == "worker":
+        result = autoencoder(tf.distribute.MultiWorkerMirroredStrategy())
+    else:
+        result = replicas()
+    pathlib.Path(out).write_text(json.dumps(result))

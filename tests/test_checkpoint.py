@@ -1,0 +1,139 @@
+"""Checkpoints: whole or not at all, and exact."""
+
+import errno
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras import files
+from ssl_keras.data.batches import Batches
+from ssl_keras.objectives.autoencoder import Settings, build
+from ssl_keras.training import checkpoint
+from ssl_keras.training.checkpoint import Checkpoints
+
+SPEC = {"image": ((28, 28, 1), tf.uint8)}
+
+
+@pytest.fixture
+def objective(digits):
+    model = build(Settings((16, 8)), SPEC)
+    model.compile("adam")
+    model.fit(Batches(digits.train, 64).dataset(), steps_per_epoch=3, verbose=0)
+    return model
+
+
+def state(model):
+    return checkpoint.read(checkpoint.variables(model))
+
+
+def test_everything_is_in_it(objective):
+    names = checkpoint.variables(objective)
+    assert {"step", "loss_scale", "finite_steps"} < set(names)
+    weights = [n for n in names if n.startswith("weights/")]
+    assert len(weights) == len(objective.weights) == len(set(weights)) == 8  # no name hides another
+    assert len([n for n in names if n.startswith("optimizers/0/")]) == 2 + 2 * 8
+    assert len([n for n in names if n.startswith("metrics/")]) == 2 * len(objective.metrics)
+
+
+def test_save_and_restore_are_exact(objective, tmp_path):
+    saved = state(objective)
+    Checkpoints(tmp_path).save(objective, {"best": 1.5})
+    fresh = build(Settings((16, 8)), SPEC)
+    fresh.compile("adam")
+    assert Checkpoints(tmp_path).restore(fresh) == {"best": 1.5}
+    for name, value in state(fresh).items():
+        np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+def test_nothing_there(objective, tmp_path):
+    assert Checkpoints(tmp_path).restore(objective) is None
+
+
+def test_the_last_two_and_the_best_are_kept(objective, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (3, 4, 5):
+        objective.step.assign(step)
+        checkpoints.save(objective, {}, best=step == 4)
+    assert [path.name for path in checkpoints.paths()] == [f"step-000000000{step}.safetensors" for step in (4, 5)]
+    checkpoints.load(objective, tmp_path / "best.safetensors")
+    assert int(objective.step) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "not finite", "other network"])
+def test_a_damaged_file_is_named_and_the_one_before_is_taken(objective, tmp_path, caplog, damage):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(objective, {"n": 1})
+    objective.step.assign(4)
+    if damage == "not finite":
+        objective.weights[0].assign(np.full(objective.weights[0].shape, np.nan))
+    checkpoints.save(objective, {"n": 2})
+    path = checkpoints.paths()[-1]
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    if damage == "flipped":
+        content[-5] ^= 1
+        path.write_bytes(content)
+    if damage == "other network":
+        other = build(Settings((4,)), SPEC)
+        other.compile("adam")
+        other.step.assign(4)
+        checkpoints.save(other, {"n": 3})
+    assert checkpoints.restore(objective) == {"n": 1}
+    assert f"Skipping a damaged checkpoint: {path.name}" in caplog.text
+    checkpoints.paths()[0].write_bytes(b"")
+    with pytest.raises(ValueError, match="All checkpoints in .* are damaged"):
+        checkpoints.restore(objective)
+
+
+def test_a_full_disk_leaves_the_last_good_file(objective, tmp_path):
+    """A real failure in the middle of a real write: the process may write no file beyond 10 kB."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(objective, {"n": 1})
+    objective.step.assign(4)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT012
+            checkpoints.save(objective, {"n": 2}, best=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000003.safetensors"]
+    assert checkpoints.restore(objective) == {"n": 1}
+
+
+def test_a_file_stands_until_the_next_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write(path, "old")
+
+    def full(_):
+        assert path.read_text() == "old"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_leftovers_of_a_killed_writer_go(tmp_path):
+    (tmp_path / ".step-1.safetensors.99.partial").write_text("half")
+    Checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_folders_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="Cannot write to .*file/runs: Not a directory"):
+        files.make_folder(tmp_path / "file" / "runs")
+
+
+def test_json_is_readable(tmp_path):
+    files.write_json(tmp_path / "a.json", {"µ": [1, 2.5]})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"µ": [1, 2.5]}

@@ -1,0 +1,242 @@
+"""Saved encoders: what comes back is what went in, and what is broken is refused."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from ssl_keras import encoders
+from ssl_keras.encoders import load_classifier, load_encoder, save_encoder
+from ssl_keras.networks.dense import classifier_head, dense_encoder
+from ssl_keras.objectives.autoencoder import Settings
+
+SPEC = {"image": ((28, 28, 1), tf.uint8)}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(folder, encoder) of a small saved encoder."""
+    network = dense_encoder((28, 28, 1), (16, 8))
+    folder = tmp_path / "saved_models" / "small"
+    save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    return folder, network
+
+
+def edit(folder, **changes):
+    """Changes the card; `weights__bytes` reaches into `weights`."""
+    card = json.loads((folder / "card.json").read_text())
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = card
+        for part in path:
+            place = place[part]
+        place[last] = value
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def replace_tensors(folder, change):
+    """Writes other tensors, with a card that agrees with the file's bytes."""
+    import hashlib
+
+    path = folder / "encoder.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    change(tensors)
+    content = safetensors.numpy.save(tensors)
+    path.write_bytes(content)
+    edit(folder, weights__bytes=len(content), weights__sha256=hashlib.sha256(content).hexdigest())
+
+
+def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
+    folder, network = saved
+    image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
+    for name in ("small", folder, str(folder)):
+        loaded = load_encoder(name)
+        np.testing.assert_array_equal(loaded(image), network(image))
+    model = keras.Sequential([loaded, keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    model.fit(image, np.zeros((5, 3)), verbose=0)
+    model.save(tmp_path / "theirs.keras")
+    again = keras.saving.load_model(tmp_path / "theirs.keras")
+    np.testing.assert_array_equal(again(image), model(image))
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "encoder.keras", "encoder.safetensors"]
+
+
+def test_a_classifier_comes_back_with_its_head(tmp_path, digits):
+    network, head = dense_encoder((28, 28, 1), (16, 8)), classifier_head(8, 3)
+    save_encoder(
+        tmp_path / "tuned", network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC,
+        head=head, classes=("a", "b", "c"),
+    )
+    image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
+    np.testing.assert_array_equal(load_classifier(tmp_path / "tuned")(image), head(network(image)))
+    np.testing.assert_array_equal(load_encoder(tmp_path / "tuned")(image), network(image))
+
+
+def test_saving_over_an_encoder_keeps_the_old_one_until_the_new_one_is_whole(saved, monkeypatch):
+    folder, network = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(saved):
+    folder, network = saved
+    network.variables[0].assign(np.full((784, 16), np.nan))
+    with pytest.raises(ValueError, match=r"Not saved: small has weights that are not finite: \['dense_0/kernel'\]"):
+        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    load_encoder(folder)
+
+
+def truncated(folder):
+    path = folder / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def bit_flipped(folder):
+    path = folder / "encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def oversized(folder):
+    with open(folder / "encoder.safetensors", "ab") as file:
+        file.truncate(1 << 33)  # sparse: 8 GB that must not be read
+
+
+def wrong_shape(folder):
+    replace_tensors(folder, lambda t: t.update({"dense_1/kernel": np.zeros((16, 9), np.float32)}))
+
+
+def wrong_dtype(folder):
+    replace_tensors(folder, lambda t: t.update({"dense_1/kernel": np.zeros((16, 8), np.float64)}))
+
+
+def not_finite(folder):
+    replace_tensors(folder, lambda t: t["dense_1/bias"].__setitem__(0, np.inf))
+
+
+def lacking(folder):
+    replace_tensors(folder, lambda t: t.pop("dense_0/bias"))
+
+
+def not_safetensors(folder):
+    import hashlib
+
+    content = b"\xff" * 1000
+    (folder / "encoder.safetensors").write_bytes(content)
+    edit(folder, weights__bytes=1000, weights__sha256=hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (truncated, "is truncated: expected .* bytes. Received"),
+    (bit_flipped, "was altered: its sha256 is not the card's"),
+    (oversized, "is too large: expected .* Received: 8589934592"),
+    (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
+    (wrong_dtype, "expected dense_1/kernel of shape .*float32. Received: .*float64"),
+    (not_finite, "dense_1/bias holds numbers that are not finite"),
+    (lacking, r"dense_0/bias expected \(16,\) received None"),
+    (not_safetensors, "is not a safetensors file"),
+    (lambda f: (f / "encoder.safetensors").unlink(), "encoder.safetensors is missing"),
+    (lambda f: (f / "card.json").write_text("{"), "is not a card"),
+    (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
+    (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
+    (lambda f: edit(f, format=99), "expected format 1. Received: 99"),
+    (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected values"),
+    (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected values"),
+    (lambda f: edit(f, objective="telepathy"), "Unknown objective 'telepathy'. There are: "),
+    (lambda f: edit(f, settings__depth=3), r"autoencoder has no settings \['depth'\]"),
+    # A petabyte: refused before anything is allocated.
+    (lambda f: edit(f, settings__widths=[10**9, 10**6]), "does not fit its card"),
+])
+def test_broken_encoders_are_refused(saved, damage, message):
+    folder, _ = saved
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(folder)
+
+
+def test_an_architecture_of_ones_own(tmp_path, digits):
+    def mine():
+        image = keras.Input((28, 28, 1), name="image")
+        x = keras.layers.Conv2D(4, 5, strides=5, name="conv")(image)
+        x = keras.layers.BatchNormalization(name="norm")(x)
+        return keras.Model(image, keras.layers.Flatten()(x))
+
+    network = mine()
+    network.layers[2].moving_mean.assign(np.arange(4.0))
+    save_encoder(tmp_path / "mine", network, objective="autoencoder", settings=None, spec=SPEC)
+    image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
+    loaded = load_encoder(tmp_path / "mine", network=mine())
+    np.testing.assert_array_equal(loaded(image), network(image))
+    with pytest.raises(ValueError, match="another architecture: pass a fresh one"):
+        load_encoder(tmp_path / "mine")
+    with pytest.raises(ValueError, match="does not fit its card"):
+        load_encoder(tmp_path / "mine", network=dense_encoder((28, 28, 1)))
+
+
+def test_keras_files_load_only_when_trusted(saved):
+    folder, _ = saved
+    with pytest.raises(ValueError, match="a .keras file can carry code"):
+        load_encoder(folder / "encoder.keras")
+    with pytest.raises(ValueError, match="Expected a local file that you trust"):
+        load_encoder("hf://someone/encoder.keras", trusted=True)
+    assert load_encoder(folder / "encoder.keras", trusted=True).output_shape == (None, 8)
+
+
+def test_unknown_encoders_say_which_there_are(saved):
+    with pytest.raises(ValueError, match="Unknown encoder 'large'. There are: .*small"):
+        load_encoder("large")
+
+
+def test_the_shipped_encoder_loads_from_any_directory(fashion_mnist):
+    network = load_encoder("autoencoder-fashion_mnist")
+    assert network.input_shape == (None, 28, 28, 1)
+    assert network.output_shape == (None, 64)
+    image = fashion_mnist.test.gather(np.arange(5))["image"] / np.float32(255)
+    assert np.isfinite(network(image)).all()
+
+
+def test_shipped_cards_tell_all():
+    root = pathlib.Path(encoders.__file__).parents[1] / "saved_models"
+    cards = [json.loads(path.read_text()) for path in root.glob("*/card.json")]
+    assert cards
+    for card in cards:
+        assert card["training"]["epochs"] == 100
+        assert card["results"]
+        assert card["data"]["examples"] == 55_000
+
+
+@pytest.mark.slow
+def test_it_is_found_after_pip_install(tmp_path):
+    """`pip install .` puts the shipped encoders inside the package."""
+    source = tmp_path / "source"
+    shutil.copytree(pathlib.Path(encoders.__file__).parents[1], source, ignore=shutil.ignore_patterns(".*", "runs"))
+    target = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", target, source], check=True
+    )
+    code = (
+        "import ssl_keras; from ssl_keras.encoders import load_encoder; "
+        "print(ssl_keras.__file__, load_encoder('autoencoder-fashion_mnist').output_shape)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd="/", env={"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    ).stdout
+    assert out.split()[0].startswith(str(target))
+    assert "(None, 64)" in out

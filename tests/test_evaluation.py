@@ -1,0 +1,71 @@
+"""Evaluation against slow references, closed forms and invariances."""
+
+import numpy as np
+import pytest
+
+from ssl_keras import evaluation
+from ssl_keras.data.sources import images
+from ssl_keras.networks.dense import dense_encoder
+
+
+def test_knn_equals_a_slow_loop(rng):
+    train_x, train_y = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
+    test_x, test_y = rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+    hits = 0
+    for x, y in zip(test_x, test_y):
+        cosine = [np.dot(x, t) / np.linalg.norm(x) / np.linalg.norm(t) for t in train_x]
+        votes = np.bincount(train_y[np.argsort(cosine)[-7:]], minlength=3)
+        hits += int(np.argmax(votes)) == y
+    assert evaluation.knn(train_x, train_y, test_x, test_y, k=7) == hits / 20
+    # The length of a vector plays no part in cosine similarity.
+    scaled = train_x * rng.uniform(0.1, 10, (60, 1))
+    assert evaluation.knn(scaled, train_y, test_x, test_y, k=7) == hits / 20
+
+
+def test_rankme_closed_forms(rng):
+    assert evaluation.rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
+    assert evaluation.rankme(np.outer(rng.normal(size=50), rng.normal(size=8))) == pytest.approx(1, rel=1e-3)
+    assert evaluation.rankme(np.zeros((5, 3))) == 0
+    half = np.diag([1.0, 1, 1, 0, 0, 0])
+    assert evaluation.rankme(half) == pytest.approx(3, rel=1e-3)
+    x = rng.normal(size=(40, 6))
+    rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    assert evaluation.rankme(x @ rotation) == pytest.approx(evaluation.rankme(3 * x), rel=1e-4)
+
+
+def test_feature_sd_closed_forms(rng):
+    assert evaluation.feature_sd(np.ones((9, 4))) == pytest.approx(0, abs=1e-7)
+    assert evaluation.feature_sd(rng.normal(size=(20_000, 16))) == pytest.approx(1, abs=0.02)
+    assert evaluation.feature_sd(np.concatenate([np.eye(4), -np.eye(4)])) == pytest.approx(1)
+
+
+def test_linear_probe(rng):
+    def sample(count):
+        y = rng.integers(0, 3, count)
+        return rng.normal(size=(count, 6)) + 4 * np.eye(6)[y], y
+
+    parts = [a for count in (200, 50, 500) for a in sample(count)]
+    accuracy, strength = evaluation.linear_probe(*parts)
+    assert accuracy > 0.95
+    assert strength in evaluation.PROBE_STRENGTHS
+    # Labels that mean nothing are not learned: the test part was not seen.
+    parts[5] = rng.permutation(parts[5])
+    assert evaluation.linear_probe(*parts)[0] < 0.5
+
+
+def test_the_probe_is_chosen_on_the_validation_part(rng):
+    """With a validation part whose labels are turned round, the weakest probe looks best."""
+    x, y = rng.normal(size=(400, 30)), rng.integers(0, 2, 400)
+    x[:, 0] += 3 * y
+    _, honest = evaluation.linear_probe(x[:100], y[:100], x[100:200], y[100:200], x[200:], y[200:])
+    _, fooled = evaluation.linear_probe(x[:100], y[:100], x[100:200], 1 - y[100:200], x[200:], y[200:])
+    assert honest != fooled
+
+
+def test_features_are_in_order_and_complete(rng):
+    source = images("mine", rng.integers(0, 256, (23, 6, 6, 1), np.uint8))
+    network = dense_encoder((6, 6, 1), (5,))
+    expected = network(source.column("image") / np.float32(255))
+    for network_or_function in (network, evaluation.compiled(network)):
+        np.testing.assert_allclose(evaluation.features(network_or_function, source, 10), expected, atol=1e-6)
+    np.testing.assert_allclose(evaluation.pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)

@@ -1,0 +1,73 @@
+"""Real kills of a real process: the resumed run ends like the one that was left alone."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+import safetensors.numpy
+
+SCRIPT = pathlib.Path(__file__).with_name("interrupted.py")
+# Seven steps an interval, so that step 13 lies inside one; noise, so that draws count.
+FLAGS = [
+    "pretrain", "autoencoder", "--steps", "30", "--batch-size", "64", "--interval", "7", "--widths", "32", "16",
+    "--gaussian-noise", "0.1", "--steps-per-execution", "1", "--quality-every", "0", "--deterministic",
+]
+INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
+
+
+def start(how, folder, run=None, runs=""):
+    environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[1]), RUNS=runs)
+    flags = FLAGS + ([] if run is None else ["--run", run])
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), how, *flags], cwd=folder, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{how: (exit code, output, files right after)}, all resumed since; and their folder."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    processes = {how: start(how, folder, how) for how in ("not", *INTERRUPTIONS)}
+    result = {}
+    for how, process in processes.items():
+        output, _ = process.communicate(timeout=300)
+        checkpoints = sorted((folder / "runs" / how / "checkpoints").glob("*.safetensors"))
+        for path in checkpoints:
+            safetensors.numpy.load_file(path)  # a file that has its name is whole, whatever happened
+        result[how] = process.returncode, output, [path.name for path in checkpoints]
+    resumed = start("resume", folder, runs=" ".join(INTERRUPTIONS))
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    return result, folder / "runs"
+
+
+@pytest.mark.parametrize("how", INTERRUPTIONS)
+def test_it_was_interrupted(runs, how):
+    code, output, checkpoints = runs[0][how]
+    assert code == INTERRUPTIONS[how], output
+    assert "step-0000000030.safetensors" not in checkpoints
+    saved_first = how in ("SIGTERM", "SIGINT")
+    assert ("step-0000000013.safetensors" in checkpoints) == saved_first
+    assert ("Saved" in output and "--resume goes on from there" in output) == saved_first
+
+
+@pytest.mark.parametrize("how", INTERRUPTIONS)
+def test_it_ends_bit_for_bit_like_the_run_left_alone(runs, how):
+    result, folder = runs
+    assert result["not"][0] == 0, result["not"][1]
+    alone, resumed = folder / "not", folder / how
+    names = [path.name for path in sorted((alone / "checkpoints").iterdir())]
+    assert names == [path.name for path in sorted((resumed / "checkpoints").iterdir())]
+    for name in names:
+        a = safetensors.numpy.load_file(alone / "checkpoints" / name)
+        b = safetensors.numpy.load_file(resumed / "checkpoints" / name)
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].tobytes() == b[key].tobytes(), (name, key)
+    assert (alone / "metrics.csv").read_text() == (resumed / "metrics.csv").read_text()
+    encoder = "encoder/encoder.safetensors"
+    assert (alone / encoder).read_bytes() == (resumed / encoder).read_bytes()

@@ -1,0 +1,215 @@
+"""Sources: what they hold, what they hold out, and what they refuse."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_keras.data import cache, sources, tfds_images
+from ssl_keras.data.cache import materialise
+from ssl_keras.data.sources import few_labels, from_arrays, hold_out, images, load
+
+
+def contents(source):
+    return {image.tobytes() for image in source.column("image")}
+
+
+def test_digits(digits):
+    assert [len(part) for part in digits] == [1295, 143, 359]
+    assert digits.train.spec()["image"][0] == (28, 28, 1)
+    image = digits.train.column("image")
+    assert image.min() == 0
+    assert image.max() == 255
+    assert digits.train.classes == tuple("0123456789")
+
+
+def test_held_out_parts_are_apart_and_never_move(digits):
+    rows = [set(part.rows) for part in digits]
+    assert not rows[0] & rows[1] | rows[0] & rows[2] | rows[1] & rows[2]
+    assert sum(map(len, rows)) == 1797
+    for part, again in zip(digits, load("digits")):
+        np.testing.assert_array_equal(part.rows, again.rows)
+    # The rule itself, since published results rest on it.
+    assert [part.rows[:4].tolist() for part in digits] == [[1, 4, 5, 6], [3, 14, 21, 25], [0, 2, 8, 12]]
+
+
+def test_fashion_mnist_is_what_tfds_loads(fashion_mnist):
+    import tensorflow_datasets as tfds
+
+    assert [len(part) for part in fashion_mnist] == [55_000, 5_000, 10_000]
+    loaded = tfds.load("fashion_mnist", split="test", batch_size=-1)
+    assert contents(fashion_mnist.test) == {image.tobytes() for image in loaded["image"].numpy()}
+    everything = tfds.load("fashion_mnist", split="train", batch_size=-1)
+    learned = contents(fashion_mnist.train) | contents(fashion_mnist.validation)
+    assert learned == {image.tobytes() for image in everything["image"].numpy()}
+    assert np.bincount(fashion_mnist.test.column("label")).tolist() == [1000] * 10
+
+
+def test_few_labels(digits):
+    few = few_labels(digits.train, 3, seed=0)
+    assert np.bincount(few.column("label")).tolist() == [3] * 10
+    assert set(few.rows) <= set(digits.train.rows)
+    assert set(few.rows) != set(few_labels(digits.train, 3, seed=1).rows)
+    with pytest.raises(ValueError, match="class '.' has .* examples; expected at least 500"):
+        few_labels(digits.train, 500, seed=0)
+
+
+def test_from_arrays(rng):
+    image = rng.random((20, 6, 5)).astype(np.float32)
+    splits = from_arrays(image, np.arange(20) % 2)
+    assert [len(part) for part in splits] == [15, 1, 4]
+    assert splits.train.spec()["image"][0] == (6, 5, 1)
+    test = (rng.integers(0, 256, (3, 6, 5, 1), np.uint8), np.array([0, 1, 1]))
+    assert len(from_arrays(image, np.arange(20) % 2, test=test).test) == 3
+
+
+@pytest.mark.parametrize(("image", "label", "message"), [
+    (np.zeros((4, 3)), None, r"expected images of shape \(N, H, W\).*Received: shape \(4, 3\)"),
+    (np.zeros((0, 3, 3)), None, "no examples"),
+    (np.zeros((4, 3, 3), np.int32), None, "expected uint8 images .* Received: int32"),
+    (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
+    (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
+    (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0), None, "1 images contain NaN, the first is number 2"),
+    (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per image, shape \(4,\)"),
+    (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
+    (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"labels in 0..2. Received: labels from -1 to 2"),
+])
+def test_bad_arrays(image, label, message):
+    with pytest.raises(ValueError, match=message):
+        images("mine", image, label)
+
+
+def test_labels_beyond_the_classes():
+    with pytest.raises(ValueError, match=r"labels in 0..1. Received: labels from 0 to 7"):
+        images("mine", np.zeros((2, 3, 3)), np.array([0, 7]), ["cat", "dog"])
+
+
+def test_too_few_to_hold_out():
+    with pytest.raises(ValueError, match="2 examples: too few to hold out"):
+        hold_out(images("mine", np.zeros((2, 3, 3))))
+
+
+def test_no_labels_where_they_are_needed():
+    with pytest.raises(ValueError, match="mine has no labels"):
+        images("mine", np.zeros((2, 3, 3))).column("label")
+
+
+def test_unknown_data():
+    with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits, tfds:NAME"):
+        load("mnist")
+    with pytest.raises(ValueError, match="Did you mean fashion_mnist"):
+        load("tfds:fashion_mnits")
+
+
+def test_offline_and_not_prepared_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+
+    def offline(*_):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setattr(tfds_images.urllib.request, "getproxies", dict)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("mnist", data_dir=tmp_path)
+    with pytest.raises(RuntimeError, match=f"not prepared in {tmp_path}.*\n.*\n.*tfds build mnist"):
+        tfds_images._prepare(builder, "mnist")
+
+
+# ----- a folder of images ---------------------------------------------------
+
+
+def write_images(folder, count, rng, size=(8, 6), mode="RGB"):
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = size[::-1] + ((3,) if mode == "RGB" else ())
+    arrays = [rng.integers(0, 256, shape, np.uint8) for _ in range(count)]
+    for index, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{index:03}.png")
+    return arrays
+
+
+def test_folder_with_classes(tmp_path, rng):
+    cats, dogs = write_images(tmp_path / "cat", 12, rng), write_images(tmp_path / "dog", 12, rng)
+    splits = load(f"folder:{tmp_path}")
+    assert splits.train.classes == ("cat", "dog")
+    everything = splits.train.arrays["image"]
+    np.testing.assert_array_equal(everything, np.stack(cats + dogs))
+    np.testing.assert_array_equal(splits.train.arrays["label"], [0] * 12 + [1] * 12)
+    assert sum(len(part) for part in splits) == 24
+
+
+def test_folder_without_classes_grey_and_resized(tmp_path, rng):
+    write_images(tmp_path, 10, rng, mode="L")
+    write_images(tmp_path, 5, rng, size=(16, 12), mode="L")  # the first five, twice as large
+    splits = load(f"folder:{tmp_path}", image_size=4)
+    assert splits.train.spec() == {"image": ((4, 4, 1), "uint8")}
+
+
+def test_folder_with_its_own_splits(tmp_path, rng):
+    for split, count in (("train", 20), ("test", 5)):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, count, rng)
+    splits = load(f"folder:{tmp_path}")
+    assert [len(part) for part in splits] == [36, 4, 10]
+
+
+def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog):
+    write_images(tmp_path / "cat", 120, rng)
+    broken = tmp_path / "cat" / "007.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    splits = load(f"folder:{tmp_path}")
+    assert "skipped 1 of 120 images that cannot be read: 007.png" in caplog.text
+    assert len(splits.train.arrays["image"]) == 119
+    (tmp_path / "cat" / "008.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"2 of 120 images cannot be read .*007.png, 008.png"):
+        load(f"folder:{tmp_path}")
+
+
+def test_bad_folders(tmp_path, rng):
+    with pytest.raises(ValueError, match="no such folder"):
+        load(f"folder:{tmp_path}/nowhere")
+    with pytest.raises(ValueError, match="no examples. Expected files ending in"):
+        load(f"folder:{tmp_path}")
+    write_images(tmp_path / "cat", 4, rng)
+    write_images(tmp_path, 1, rng)
+    with pytest.raises(ValueError, match="000.png lies beside sub-folders"):
+        load(f"folder:{tmp_path}")
+
+
+# ----- memory-mapped files --------------------------------------------------
+
+
+def test_large_data_is_memory_mapped_once(rng, tmp_path):
+    data = rng.integers(0, 256, (10, 4, 4, 1), np.uint8)
+    reads = []
+
+    def chunks():
+        reads.append(1)
+        yield {"image": data[:6]}
+        yield {"image": data[6:]}
+
+    for _ in range(2):
+        arrays = materialise(["key"], {"image": ((4, 4, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
+        assert isinstance(arrays["image"], np.memmap)
+        np.testing.assert_array_equal(arrays["image"], data)
+    assert len(reads) == 1
+    source = images("mapped", arrays["image"])
+    assert isinstance(source.arrays["image"], np.memmap)
+    np.testing.assert_array_equal(source.take([3, 1]).gather(np.array([1, 0]))["image"], data[[1, 3]])
+
+
+def test_reading_that_fails_leaves_no_cache(tmp_path):
+    def chunks():
+        yield {"image": np.zeros((3, 2, 2, 1), np.uint8)}
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        materialise(["key"], {"image": ((2, 2, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
+    assert os.listdir(cache.cache_folder()) == []
+
+
+def test_split_constants_stand():
+    """Every published number rests on these."""
+    assert (sources.SPLIT_SEED, sources.TEST_FRACTION, sources.VALIDATION_FRACTION) == (20240229, 0.2, 0.1)

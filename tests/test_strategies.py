@@ -1,0 +1,75 @@
+"""Two replicas and two workers equal one device, for every objective."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).with_name("strategies.py")
+PACKAGE = SCRIPT.parents[1]
+
+
+def start(mode, out, **environment):
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(PACKAGE), str(SCRIPT.parent)]), **environment)
+    return subprocess.Popen([sys.executable, str(SCRIPT), mode, str(out)], env=environment, stderr=subprocess.PIPE)
+
+
+def finish(process):
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.decode()[-4000:]
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    out = tmp_path_factory.mktemp("replicas") / "report.json"
+    finish(start("replicas", out))
+    return json.loads(out.read_text())
+
+
+def test_two_replicas_equal_one(replicas):
+    cases = {name: differences for name, differences in replicas.items() if "held out" in differences}
+    assert cases
+    for name, differences in cases.items():
+        assert max(differences.values()) <= 1e-5, (name, differences)
+
+
+def test_unequal_weights_were_put_to_the_test(replicas):
+    matter = {name: value["difference"] for name, value in replicas.items() if name.endswith("weights matter")}
+    assert matter and min(matter.values()) > 1e-3
+
+
+def test_xla_equals_plain(replicas):
+    differences = {name: value["difference"] for name, value in replicas.items() if name.endswith("xla")}
+    assert differences and max(differences.values()) <= 1e-5
+
+
+def test_replicas_share_each_batch(replicas):
+    assert replicas["batches"] == [True] * 3
+
+
+def test_float16_scales_the_loss_under_replicas(replicas):
+    assert 0 < replicas["float16"]["loss"] < 1
+    assert replicas["float16"]["scale"] == 2.0**118  # two overflows, each halves it
+    assert replicas["float16"]["moved"] == 0
+
+
+def test_two_workers_equal_two_replicas_to_the_last_bit(replicas, tmp_path):
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+    workers = [
+        start("worker", tmp_path / f"{index}.json", TF_CONFIG=json.dumps(
+            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        ))
+        for index in range(2)
+    ]
+    for process in workers:
+        finish(process)
+    first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
+    assert first == second
+    assert first == replicas["two replicas"]
