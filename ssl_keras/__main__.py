@@ -220,7 +220,7 @@ def export_command(arguments):
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
-    print(f"{out}: a SavedModel; tf.saved_model.load({str(out)!r}).serve(images)")
+    print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve(images)")
 
 
 def list_command(arguments):

@@ -51,7 +51,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         ValueError: weights that are not finite (the folder is left as it was).
     """
     folder = pathlib.Path(folder)
-    tensors = checkpoint.read(_tensors(encoder, head))
+    tensors = checkpoint.read(_tensors(encoder, head, settings is not None))
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
@@ -222,8 +222,11 @@ def settings_of(card):
     return module.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()})
 
 
-def _tensors(encoder, head):
+def _tensors(encoder, head, ours=True):
+    """{name: variable}; of an architecture not ours by position, since Keras numbers unnamed layers anew."""
     tensors = checkpoint.named_variables(encoder)
+    if not ours:
+        tensors = {f"{i:04d}/{v.name}": v for i, v in enumerate(tensors.values())}
     if head is not None:
         tensors |= {f"head/{name}": v for name, v in checkpoint.named_variables(head).items()}
     return tensors
@@ -231,7 +234,7 @@ def _tensors(encoder, head):
 
 def _load(folder, network):
     card = read_card(folder)
-    path = folder / card["weights"]["file"]
+    path, ours = folder / card["weights"]["file"], card["settings"] is not None
     _check_file(path, card)
     if network is None:
         # A card may ask for any size: build it first where nothing is allocated.
@@ -239,9 +242,9 @@ def _load(folder, network):
             _check_shapes(path, _tensors(*build(card)), card)
         encoder, head = build(card)
     else:
-        encoder, head = network, build(card)[1] if card["classes"] and card["settings"] else None
-        _check_shapes(path, _tensors(encoder, head), card)
-    variables = _tensors(encoder, head)
+        encoder, head = network, classifier_head(card["features"], len(card["classes"])) if card["classes"] else None
+        _check_shapes(path, _tensors(encoder, head, ours), card)
+    variables = _tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
     checkpoint.assign(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
     return encoder, head, card

@@ -265,6 +265,11 @@ class Objective(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing to build; see `__init__`."""
 
+    @property
+    def metrics(self):
+        # Keras adds a "loss" of its own, which is never updated here; ours comes after it.
+        return list({metric.name: metric for metric in super().metrics}.values())
+
     def reset_metrics(self):
         self._steps_done = 0  # fit and evaluate reset the metrics as an epoch begins
         super().reset_metrics()

@@ -15,7 +15,6 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import encoders, files
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.sources import few_labels, load
 from ssl_keras.networks.dense import classifier_head
@@ -137,12 +136,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=
         # 4 Train. 5 Evaluate.
         board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
         board.close(objective, outcome)
-        test = Batches(splits.test, training.batch_size, shuffle=False)
-        result = objective.evaluate(
-            test.dataset(0, test.steps_per_epoch, strategy), steps=test.steps_per_epoch, verbose=0, return_dict=True
-        )
-    outcome |= {f"test_{key}": float(value) for key, value in result.items()}
     encoders.save_encoder(
         folder / "encoder", encoder, name=folder.name, objective=card["objective"], settings=encoders.settings_of(card),
         spec=splits.train.spec(), head=head, classes=splits.train.classes,

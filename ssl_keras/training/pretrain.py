@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from ssl_keras import encoders, files, objectives
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import checkpoint
@@ -62,8 +61,8 @@ def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=N
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
         board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
         board.close(objective, outcome)
-        outcome |= {f"test_{k}": v for k, v in held_out(objective, splits.test, training, strategy).items()}
     encoders.save_encoder(
         folder / "encoder", objective.encoder, name=folder.name, objective=name, settings=settings if encoder is None else None,
         spec=spec, data={"name": splits.train.name, "examples": len(splits.train)},
@@ -71,14 +70,6 @@ def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=N
     )
     files.write_json(folder / "summary.json", outcome)
     return outcome | {"folder": str(folder)}
-
-
-def held_out(objective, source, training, strategy):
-    """{metric: value} of a compiled objective on all of a source."""
-    batches = Batches(source, training.batch_size, views=objective.views, shuffle=False)
-    dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
-    result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
-    return {key: float(value) for key, value in result.items()}
 
 
 def initialise(encoder, name):

@@ -191,6 +191,14 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     return keeper.finish(objective)
 
 
+def held_out(objective, source, training, strategy):
+    """{metric: value} of a compiled objective on all of a source."""
+    batches = Batches(source, training.batch_size, views=objective.views, shuffle=False)
+    dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
+    result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
+    return {key: float(value) for key, value in result.items()}
+
+
 class Keeper(keras.callbacks.Callback):
     """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals."""
 

@@ -1,0 +1,44 @@
+# Each target does its own set-up, once: Python 3.11 or newer and make are all a machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint bench tutorials tensorboard clean
+
+demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fine-tune; under 3 minutes
+	$(BIN)/python tutorials/00_demo.py
+
+test: $(VENV)/.installed  ## every check but the long proofs
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed  ## every check
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+bench: $(VENV)/.bench-installed  ## side-by-side measurements
+	$(BIN)/python benchmarks/autoencoder.py
+
+tutorials: $(VENV)/.installed  ## the tutorials in full; Fashion-MNIST is downloaded once
+	$(BIN)/python tutorials/01_autoencoder.py
+
+tensorboard: $(VENV)/.installed  ## look at the runs
+	$(BIN)/python -m tensorboard.main --logdir runs
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; make PYTHON=python3.12 names another one."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.bench-installed: requirements-bench.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+clean:  ## removes the environment; runs and results stay
+	rm -rf $(VENV) build *.egg-info

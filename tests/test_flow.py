@@ -1,0 +1,272 @@
+"""pretrain → encoder → fine-tune → evaluate, from Python and the command line."""
+
+import csv
+import json
+import os
+import pathlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras import downstream
+from ssl_keras.__main__ import main
+from ssl_keras.data.sources import from_arrays
+from ssl_keras.encoders import load_classifier, load_encoder
+from ssl_keras.objectives.autoencoder import Settings
+from ssl_keras.training import finetune
+from ssl_keras.training.distribution import strategy
+from ssl_keras.training.pretrain import initialise, pretrain
+from ssl_keras.training.run import Training, compare
+
+QUICK = {"steps": 20, "interval": 5, "quality_every": 0}
+FLAGS = ["--steps", "20", "--interval", "5", "--quality-every", "0"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The outcome of a short run in ./runs."""
+    return pretrain("autoencoder", training=Training(**QUICK))
+
+
+def test_pretraining_learns_and_leaves_a_record(run):
+    folder = pathlib.Path(run["folder"])
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"settings.json", "metrics.csv", "checkpoints", "tensorboard", "encoder", "summary.json"}
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
+    losses = [float(row["val_loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert run["best_val_loss"] == losses[-1]
+    assert 0.3 < run["test_loss"] < losses[0]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        "best.safetensors", "step-0000000015.safetensors", "step-0000000020.safetensors"
+    ]
+    card = json.loads((folder / "encoder" / "card.json").read_text())
+    assert (card["name"], card["objective"], card["features"]) == ("autoencoder-digits", "autoencoder", 64)
+    assert card["data"] == {"name": "digits[train]", "examples": 1295}
+
+
+def test_a_run_is_reproduced_from_its_settings(run):
+    again = pretrain("autoencoder", training=Training(**QUICK, run="again"))
+    other = pretrain("autoencoder", training=Training(**QUICK, run="other", seed=1))
+    assert {k: v for k, v in again.items() if k not in ("folder", "seconds")} == {
+        k: v for k, v in run.items() if k not in ("folder", "seconds")
+    }
+    assert other["test_loss"] != run["test_loss"]
+
+
+def test_other_settings_are_refused_and_shown(run):
+    with pytest.raises(ValueError, match=r"other settings:\n  learning_rate: there 0.001, asked for 0.01\nChoose"):
+        pretrain("autoencoder", training=Training(**QUICK, learning_rate=0.01, resume=True))
+    with pytest.raises(ValueError, match="has begun. Add --resume"):
+        pretrain("autoencoder", training=Training(**QUICK))
+    assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
+
+
+def test_the_best_weights_are_kept_and_it_stops_early():
+    """A rate that is far too high makes the loss rise; the encoder is that of the best interval."""
+    training = Training(steps=200, interval=5, patience=2, learning_rate=0.3, quality_every=0)
+    outcome = pretrain("autoencoder", training=training)
+    assert outcome["stopped_early"]
+    assert outcome["step"] == outcome["best_step"] + 2 * 5
+    assert outcome["best_val_loss"] < outcome["val_loss"]
+    again = pretrain("autoencoder", training=Training(**{**vars(training), "resume": True}))
+    assert again["step"] == outcome["step"]
+
+
+def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch):
+    from ssl_keras.objectives import autoencoder
+
+    plain = autoencoder.Autoencoder.errors
+
+    def explode(self, batch, training):
+        total, weight = plain(self, batch, training)
+        return tf.where(self.step == 12, np.inf, 1.0) * total, weight
+
+    monkeypatch.setattr(autoencoder.Autoencoder, "errors", explode)
+    with pytest.raises(FloatingPointError, match="at step 12"):
+        pretrain("autoencoder", training=Training(**QUICK))
+    kept = [path.name for path in sorted(pathlib.Path("runs/autoencoder-digits/checkpoints").glob("step*"))]
+    assert kept == ["step-0000000005.safetensors", "step-0000000010.safetensors"]
+
+
+def test_arrays_and_an_encoder_of_ones_own(rng):
+    splits = from_arrays(rng.random((200, 10, 10)).astype(np.float32))
+
+    def mine(settings, spec):
+        image = keras.Input(spec["image"][0], name="image")
+        return keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(image)), name="mine")
+
+    outcome = pretrain("autoencoder", training=Training(steps=4, batch_size=50), data=splits, encoder=mine)
+    loaded = load_encoder(outcome["folder"], network=mine(None, splits.train.spec()))
+    assert loaded.output_shape == (None, 5)
+
+
+def test_it_works_off_the_main_thread():
+    """In a notebook or a server there may be no signal handlers to set."""
+    result = []
+    thread = threading.Thread(target=lambda: result.append(pretrain("autoencoder", training=Training(**QUICK))))
+    thread.start()
+    thread.join()
+    assert result[0]["step"] == 20
+
+
+def test_initialising_lists_what_does_not_fit(run, caplog):
+    from ssl_keras.networks.dense import dense_encoder
+
+    same = dense_encoder((28, 28, 1))
+    assert initialise(same, "autoencoder-digits") == ([], [])
+    for ours, theirs in zip(same.variables, load_encoder("autoencoder-digits").variables):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    left = initialise(dense_encoder((28, 28, 1), (256, 100)), "autoencoder-digits")
+    assert left == (
+        ["dense_1/bias", "dense_1/kernel"], ["dense_1/bias", "dense_1/kernel", "dense_2/bias", "dense_2/kernel"]
+    )
+    assert "Not initialised: ['dense_1/bias', 'dense_1/kernel']" in caplog.text
+    with pytest.raises(ValueError, match="Nothing in the encoder autoencoder-digits fits"):
+        initialise(dense_encoder((10, 10, 1), (7,)), "autoencoder-digits")
+
+
+def test_a_start_from_a_saved_encoder_is_a_head_start(run):
+    """One tiny step on: the loss begins near where the other run ended, not at log 2."""
+    settings = {"steps": 1, "learning_rate": 1e-6, "quality_every": 0}
+    pretrain("autoencoder", training=Training(**settings, run="warm", init="autoencoder-digits"))
+    before = load_encoder("autoencoder-digits")
+    after = load_encoder("warm")
+    for a, b in zip(before.variables, after.variables):
+        assert 0 < np.abs(a.numpy() - b.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_finetuning(run, freeze, digits):
+    training = Training(steps=200, interval=50, batch_size=64, learning_rate=1e-2, quality_every=0)
+    settings = finetune.Settings(labels_per_class=10, freeze=freeze)
+    outcome = finetune.finetune("autoencoder-digits", settings, training)
+    assert outcome["test_accuracy"] > 0.5
+    before, after = load_encoder("autoencoder-digits"), load_encoder(outcome["folder"])
+    moved = max(np.abs(a.numpy() - b.numpy()).max() for a, b in zip(before.variables, after.variables))
+    assert (moved == 0) == freeze
+    classifier = load_classifier(outcome["folder"])
+    predicted = classifier.predict(digits.test.column("image") / np.float32(255), verbose=0).argmax(1)
+    assert np.mean(predicted == digits.test.column("label")) == pytest.approx(outcome["test_accuracy"])
+
+
+def test_the_encoders_rate_is_a_share_of_the_heads(run):
+    objective = finetune.Finetune(
+        finetune.Settings(encoder_rate=0.01), load_encoder("autoencoder-digits"), finetune.classifier_head(64, 10)
+    )
+    objective.compile(1e-2)
+    rates = [float(optimizer.learning_rate) for optimizer, _ in objective.groups()]
+    assert rates == pytest.approx([1e-2, 1e-4])
+
+
+def test_finetuning_refuses_what_does_not_fit(run, rng):
+    with pytest.raises(ValueError, match=r"takes images of shape \(28, 28, 1\). Received: \(10, 10, 1\)"):
+        finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 10, 10)), np.arange(50) % 2))
+    with pytest.raises(ValueError, match="has no labels"):
+        finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 28, 28))))
+
+
+def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(downstream, "FEW_LABEL_STEPS", (10, 20, 40))
+    monkeypatch.setattr(downstream, "ALL_LABEL_EPOCHS", (1, 2, 3))
+    table = downstream.evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
+    assert list(table) == [
+        "pixels", "random init", "autoencoder-digits, frozen", "autoencoder-digits, fine-tuned", "scratch"
+    ]
+    for name, row in table.items():
+        assert row["all"][0] > 0.6, name
+        assert 0.3 < row["5 per class"][0] <= row["all"][0], name
+        assert row["5 per class"][1] > 0, name
+    assert len(downstream.RATES) * len(downstream.FEW_LABEL_STEPS) >= 6
+    downstream.save(table, tmp_path / "out", "digits")
+    assert json.loads((tmp_path / "out" / "table.json").read_text()) == {
+        row: {column: list(value) for column, value in columns.items()} for row, columns in table.items()
+    }
+    assert (tmp_path / "out" / "table.png").read_bytes()[:4] == b"\x89PNG"
+    markdown = (tmp_path / "out" / "table.md").read_text()
+    assert markdown.count("\n| ") == 6
+    assert "±" in markdown
+
+
+# ----- the command line ------------------------------------------------------
+
+
+def test_the_commands(capsys):
+    assert main(["pretrain", "autoencoder", *FLAGS, "--widths", "32", "16"]) == 0
+    assert main(["finetune", "autoencoder-digits", *FLAGS, "--labels-per-class", "10"]) == 0
+    assert main(["embed", "autoencoder-digits", "--split", "validation"]) == 0
+    assert np.load("features.npy").shape == (143, 16)
+    assert main(["export", "autoencoder-digits"]) == 0
+    served = tf.saved_model.load("autoencoder-digits.savedmodel")
+    images = np.zeros((2, 28, 28, 1), np.float32)
+    np.testing.assert_allclose(served.serve(images), load_encoder("autoencoder-digits")(images), atol=1e-6)
+    evaluate = ["evaluate", "autoencoder-digits", "--budgets", "5", "--seeds", "2", "--no-trained"]
+    assert main(evaluate) == 0
+    assert os.path.exists("results/autoencoder-digits-digits/table.md")
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert "autoencoder-digits" in capsys.readouterr().out
+    assert main(["runs"]) == 0
+    out = capsys.readouterr().out
+    assert "finetune-autoencoder-digits-digits" in out
+    assert "batch_size" in out  # they differ in it
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder."),
+    (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits, tfds:NAME"),
+    (["pretrain", "autoencoder", "--batch-size", "2000"], "1295 examples, fewer than a batch of 2000"),
+    (["pretrain", "autoencoder", "--batch-size", "10", "--accumulate", "3"], "does not divide among 1 replicas × 3"),
+    (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
+    (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
+    (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
+    (["embed", "autoencoder-fashion_mnist", "--split", "all"], "split must be one of train, validation, test"),
+    (["runs"], "No runs in runs"),
+])
+def test_bad_requests_end_with_one_line(capsys, arguments, message):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("arguments", [
+    ["pretrain", "autoencoder", "--learning-rate", "-1"],
+    ["pretrain", "autoencoder", "--depth", "3"],
+    ["pretrain", "autoencoder", "--jit", "--deterministic"],
+])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_unknown_command(capsys):
+    assert main(["train"]) == 2
+    assert "There are: pretrain, finetune" in capsys.readouterr().err
+
+
+def test_strategies_by_name():
+    assert strategy("one") is tf.distribute.get_strategy()
+    with pytest.raises(ValueError, match="Unknown strategy 'two'. There are: one, mirrored"):
+        strategy("two")
+    with pytest.raises(ValueError, match="'one' has one replica"):
+        strategy("one", replicas=2)
+    tf.zeros(1)
+    with pytest.raises(RuntimeError, match="TensorFlow has already started"):
+        strategy("mirrored", replicas=3)
+
+
+def test_runs_are_compared(run):
+    pretrain("autoencoder", Settings(masking_noise=0.2), Training(**QUICK, run="noisy"))
+    table = compare(pathlib.Path("runs"))
+    assert "masking_noise" in table.splitlines()[0]
+    assert "learning_rate" not in table.splitlines()[0]
+    assert table.count("\n") == 3
