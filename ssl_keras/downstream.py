@@ -25,8 +25,8 @@ from ssl_keras.networks.dense import classifier_head
 from ssl_keras.training import checkpoint
 from ssl_keras.training.finetune import Finetune, Settings, check_labelled
 
-# Fine-tuning and scratch choose among the same nine settings by validation accuracy.
-RATES = (3e-4, 1e-3, 3e-3)  # Adam's learning rate, encoder and head alike
+# Fine-tuning and scratch choose among the same twelve settings by validation accuracy.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # Adam's learning rate, encoder and head alike
 FEW_LABEL_STEPS, FEW_LABEL_BATCH = (100, 300, 1000), 64
 ALL_LABEL_EPOCHS, ALL_LABEL_BATCH = (2, 6, 18), 256
 ALL = "all"

@@ -190,7 +190,8 @@ def roots():
     """Where encoders are looked up by name: `./saved_models`, then those that ship with the package."""
     package = pathlib.Path(ssl_keras.__file__).parent
     # Installed, the shipped encoders lie inside the package; in a checkout, beside it.
-    return [p for p in (pathlib.Path("saved_models"), package / "saved_models", package.parent / "saved_models") if p.is_dir()]
+    places = (pathlib.Path(), package, package.parent)
+    return [place / "saved_models" for place in places if (place / "saved_models").is_dir()]
 
 
 def available():
@@ -267,7 +268,7 @@ def _check_shapes(path, variables, card):
     """Compares the file's header with the graph before any tensor is read."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     expected = {name: tuple(v.shape) for name, v in variables.items()}

@@ -18,8 +18,9 @@ PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation
 
 
 def compiled(network):
-    """A `tf.function` from images to a functional network's features; keep it to call `features` often."""
-    return tf.function(lambda image: network(unit_range(image), training=False), reduce_retracing=True)
+    """A `tf.function` from images in [0, 1] to features; keep it to call `features` often."""
+    image = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
+    return tf.function(lambda image: network(image, training=False), input_signature=[image])
 
 
 def features(network, source, batch_size=512):
@@ -32,7 +33,7 @@ def features(network, source, batch_size=512):
     """
     run = compiled(network) if isinstance(network, keras.Model) else network
     batches = Batches(source, min(batch_size, len(source)), shuffle=False)
-    parts = [run(batch["image"]).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
+    parts = [run(unit_range(batch["image"])).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
     return np.concatenate(parts)[: len(source)].astype(np.float32)
 
 

@@ -36,7 +36,7 @@ class HalfWritten:
     count = 0
 
     def __init__(self, path, *arguments):
-        self.file, self.path = builtins.open(path, *arguments), str(path)
+        self.file, self.path = builtins.open(path, *arguments), str(path)  # noqa: SIM115
 
     def __enter__(self):
         return self

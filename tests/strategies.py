@@ -92,8 +92,5 @@ def autoencoder(strategy):
 
 if __name__ == "__main__":
     mode, out = sys.argv[1:]
-    if mode == "worker":
-        result = autoencoder(tf.distribute.MultiWorkerMirroredStrategy())
-    else:
-        result = replicas()
+    result = autoencoder(tf.distribute.MultiWorkerMirroredStrategy()) if mode == "worker" else replicas()
     pathlib.Path(out).write_text(json.dumps(result))

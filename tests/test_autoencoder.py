@@ -52,10 +52,8 @@ def test_it_is_the_tutorials_network():
     objective = build(Settings(), SPEC)
     shapes = [tuple(v.shape) for v in objective.trainable_variables if len(v.shape) == 2]
     assert shapes == [(784, 256), (256, 128), (128, 64), (64, 128), (128, 256), (256, 784)]
-    activations = [
-        layer.activation.__name__
-        for network in (objective.encoder, objective.decoder) for layer in network.layers if hasattr(layer, "activation")
-    ]
+    layers = objective.encoder.layers + objective.decoder.layers
+    activations = [layer.activation.__name__ for layer in layers if hasattr(layer, "activation")]
     assert activations == ["relu"] * 5 + ["linear", "sigmoid"]
 
 

@@ -14,10 +14,12 @@ from ssl_keras.training import checkpoint
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 
+DEFAULTS = runs.Training()
+
 log = logging.getLogger(__name__)
 
 
-def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=None, callbacks=()):
+def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, callbacks=()):
     """Pretrains an objective and saves its encoder.
 
     Args:
@@ -64,8 +66,9 @@ def pretrain(name, settings=None, training=runs.Training(), data=None, encoder=N
         outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
         board.close(objective, outcome)
     encoders.save_encoder(
-        folder / "encoder", objective.encoder, name=folder.name, objective=name, settings=settings if encoder is None else None,
-        spec=spec, data={"name": splits.train.name, "examples": len(splits.train)},
+        folder / "encoder", objective.encoder, name=folder.name, objective=name,
+        settings=settings if encoder is None else None, spec=spec,
+        data={"name": splits.train.name, "examples": len(splits.train)},
         training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
     )
     files.write_json(folder / "summary.json", outcome)

@@ -252,7 +252,8 @@ class Keeper(keras.callbacks.Callback):
     def progress(self, step):
         """A bar on a terminal, a line every few seconds elsewhere."""
         self.started, self.first_step = time.monotonic(), step
-        with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=not sys.stderr.isatty()) as bar:
+        quiet = not sys.stderr.isatty()
+        with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
             self.bar = bar
             yield
 
@@ -358,7 +359,8 @@ def _unfinished(folder):
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     best = min(rows, key=lambda row: float(row["val_loss"]))
-    return {"step": f"{rows[-1]['step']} (unfinished)", "best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
+    step = f"{rows[-1]['step']} (unfinished)"
+    return {"step": step, "best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
 
 
 def _cell(value):
