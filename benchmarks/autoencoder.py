@@ -31,6 +31,7 @@ from ssl_keras.data import sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.objectives import autoencoder
 from ssl_keras.training.distribution import strategy
+from ssl_keras.training.optimizer import Adam
 
 BATCH = 256
 WIDTHS = (784, 256, 128, 64, 128, 256, 784)
@@ -66,7 +67,7 @@ def ours(train, where=None, jit=False):
     with where.scope():
         keras.utils.set_random_seed(0)
         model = autoencoder.build(autoencoder.Settings(), train.spec())
-        model.compile("adam", steps_per_execution=64, jit_compile=jit)
+        model.compile(Adam(), steps_per_execution=64, jit_compile=jit)
     batches = Batches(train, BATCH, views=model.views)
     steps = batches.steps_per_epoch
 

@@ -14,6 +14,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
 from ssl_keras.objectives import autoencoder
 from ssl_keras.training import finetune
+from ssl_keras.training.optimizer import Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def compile_objective(objective, optimizer, **kwargs):
     if isinstance(objective, finetune.Finetune):
         objective.compile(learning_rate=1e-3, **kwargs)
     else:
-        objective.compile(keras.optimizers.get(optimizer), **kwargs)
+        objective.compile(Adam() if optimizer == "adam" else keras.optimizers.get(optimizer), **kwargs)
     return objective
 
 

@@ -10,6 +10,7 @@ from ssl_keras.data.draws import Draws
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import autoencoder
 from ssl_keras.objectives.autoencoder import Settings, build, pixel_cross_entropy
+from ssl_keras.training.optimizer import Adam
 
 SPEC = {"image": ((28, 28, 1), tf.uint8)}
 
@@ -24,6 +25,20 @@ def test_cross_entropy_equals_a_slow_loop(rng):
             total -= pixel * np.log(p) + (1 - pixel) * np.log(1 - p)
         expected.append(total / x.size)
     np.testing.assert_allclose(pixel_cross_entropy(tf.constant(image), tf.constant(logits)), expected, rtol=1e-12)
+
+
+def test_its_gradient_is_that_of_the_loss(rng):
+    image, logits = tf.constant(rng.random((3, 2, 2, 1))), tf.constant(rng.normal(0, 3, (3, 2, 2, 1)))
+    upstream = tf.constant(rng.normal(size=3))
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        total = tf.reduce_sum(upstream * pixel_cross_entropy(image, logits))
+    gradient = tape.gradient(total, logits).numpy()
+    for index in np.ndindex(3, 2, 2, 1):
+        moved = np.zeros((3, 2, 2, 1))
+        moved[index] = 1e-5
+        change = pixel_cross_entropy(image, logits + moved) - pixel_cross_entropy(image, logits - moved)
+        assert gradient[index] == pytest.approx(float(tf.reduce_sum(upstream * change)) / 2e-5, abs=1e-8)
 
 
 def test_cross_entropy_closed_forms():
@@ -70,8 +85,10 @@ def test_fifty_steps_equal_stock_keras(digits, optimizer, steps):
     objective, theirs = build(Settings(), SPEC), stock()
     theirs.set_weights([v.numpy() for v in objective.trainable_variables])
     rate = {"adam": 1e-3, "sgd": 1.0}[optimizer]
-    make = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[optimizer]
-    objective.compile(make(rate), steps_per_execution=8)
+    mine, make = {
+        "adam": (Adam, keras.optimizers.Adam), "sgd": (keras.optimizers.SGD, keras.optimizers.SGD)
+    }[optimizer]
+    objective.compile(mine(rate), steps_per_execution=8)
     theirs.compile(make(rate), "binary_crossentropy")
 
     batches = Batches(digits.train, 256, seed=1)

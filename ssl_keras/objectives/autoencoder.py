@@ -20,6 +20,7 @@ of the [0, 1] grey scale; `gradient_norm`, global norm before clipping (training
 """
 
 import dataclasses
+import math
 
 import keras
 import tensorflow as tf
@@ -72,9 +73,22 @@ def build(settings, spec, encoder=encoder):
 
 
 def pixel_cross_entropy(image, logits):
-    """Binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,)."""
-    cross_entropy = tf.nn.softplus(logits) - image * logits
-    return tf.reduce_mean(cross_entropy, axis=range(1, image.shape.rank))
+    """Binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,).
+
+    Its gradient by the logits is (σ(z) − x) / P, written out: the graph has that sigmoid
+    already, and automatic differentiation would compute softplus' derivative anew.
+    """
+    pixels = math.prod(image.shape[1:])
+
+    @tf.custom_gradient
+    def mean_cross_entropy(logits):
+        def gradient(upstream):  # (B,)
+            scale = tf.reshape(upstream / pixels, (-1, 1, 1, 1))
+            return scale * (tf.sigmoid(logits) - image)
+
+        return tf.reduce_mean(tf.nn.softplus(logits) - image * logits, axis=(1, 2, 3)), gradient
+
+    return mean_cross_entropy(logits)
 
 
 class Autoencoder(Objective):
@@ -112,7 +126,7 @@ class Autoencoder(Objective):
         weight = example_weight(batch)  # (B,)
         features = self.encoder(batch.get("noisy", image), training=training)  # (B, D)
         output = self.decoder(features, training=training)
-        squared = tf.reduce_mean(tf.square(output["image"] - image), axis=range(1, image.shape.rank))
+        squared = tf.reduce_mean(tf.square(output["image"] - image), axis=(1, 2, 3))
         self.squared_error.update_state(squared, weight)
         return tf.reduce_sum(weight * pixel_cross_entropy(image, output["logits"])), tf.reduce_sum(weight)
 

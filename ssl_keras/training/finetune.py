@@ -22,6 +22,7 @@ from ssl_keras.objective import Objective, example_weight
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
+from ssl_keras.training.optimizer import Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Finetune(Objective):
     def compile(self, learning_rate=1e-3, **kwargs):
         """Adam for the head, and one at `encoder_rate` times its rate for the encoder."""
         if not self.settings.freeze:
-            self.encoder_optimizer = keras.optimizers.Adam(learning_rate * self.settings.encoder_rate)
-        super().compile(keras.optimizers.Adam(learning_rate), **kwargs)
+            self.encoder_optimizer = Adam(learning_rate * self.settings.encoder_rate)
+        super().compile(Adam(learning_rate), **kwargs)
 
     def groups(self):
         head = [(self.optimizer, self.head.trainable_variables)]

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 
-import keras
 import numpy as np
 
 from ssl_keras import encoders, files, objectives
@@ -13,6 +12,7 @@ from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import checkpoint
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
+from ssl_keras.training.optimizer import Adam
 
 DEFAULTS = runs.Training()
 
@@ -56,7 +56,7 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
         if training.init is not None:
             initialise(objective.encoder, training.init)
         objective.compile(
-            keras.optimizers.Adam(training.learning_rate), clip_norm=training.clip_norm,
+            Adam(training.learning_rate), clip_norm=training.clip_norm,
             accumulate=training.accumulate, steps_per_execution=training.steps_per_execution,
             jit_compile=training.jit,
         )

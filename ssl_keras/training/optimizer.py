@@ -1,0 +1,29 @@
+"""Adam with one fused kernel for each variable."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Adam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam` whose update is TensorFlow's fused kernel.
+
+    The same formula (Kingma & Ba 2015, algorithm 1, with the rearranged bias correction of
+    its section 2) and the same state. Keras writes it as about ten operations, each a pass
+    over memory; the kernel is one.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.amsgrad or isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        handles = [getattr(v, "value", v).handle for v in (self._momentums[index], self._velocities[index])]
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=handles[0], v=handles[1], grad=gradient,
+            beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon,
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=tf.cast(learning_rate, variable.dtype),
+        )
