@@ -58,7 +58,11 @@ def stock(train):
         x = keras.layers.Dense(width, activation="relu")(x)
     model = keras.Model(image, keras.layers.Dense(784, activation="sigmoid")(x))
     model.compile(optimizer="adam", loss="binary_crossentropy")
-    return lambda epoch: model.fit(x_train, x_train, epochs=1, batch_size=BATCH, shuffle=True, verbose=0).history["loss"][0]
+
+    def epoch(_):
+        return model.fit(x_train, x_train, epochs=1, batch_size=BATCH, shuffle=True, verbose=0).history["loss"][0]
+
+    return epoch
 
 
 def ours(train, where=None, jit=False):

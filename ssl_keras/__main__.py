@@ -134,10 +134,12 @@ class Evaluate:
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
     out: str = ""
     """Folder for the table; default results/ENCODER-DATA."""
+    record: bool = False
+    """Write the results into the encoder's card as well."""
 
 
 def evaluate_command(arguments):
-    from ssl_keras import downstream
+    from ssl_keras import downstream, encoders
     from ssl_keras.data.sources import load
     from ssl_keras.training.distribution import strategy
 
@@ -153,6 +155,8 @@ def evaluate_command(arguments):
     seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
     downstream.save(table, folder, f"{pathlib.Path(asked.encoder).name} on {asked.data}, test accuracy, {seeds}")
     print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
+    if asked.record:
+        encoders.record(asked.encoder, asked.data, table)
 
 
 @dataclasses.dataclass(frozen=True)

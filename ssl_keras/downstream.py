@@ -16,6 +16,7 @@ import logging
 import keras
 import matplotlib.figure
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from ssl_keras import encoders, evaluation, files
@@ -93,6 +94,8 @@ def _frozen(arrays, splits, budgets, seeds):
 
 def _trained(encoder, card, splits, budgets, seeds):
     """Trains encoder and head from this encoder's weights, anew for every setting, budget and seed."""
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Finetune(Settings(encoder_rate=1.0), encoder, head)
     objective.compile(RATES[0], steps_per_execution=50)
@@ -110,13 +113,13 @@ def _trained(encoder, card, splits, budgets, seeds):
         runs = list(itertools.product(seeds[:1] if budget == ALL else seeds, RATES))
         for seed, rate in tqdm(runs, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
             train = splits.train if budget == ALL else few_labels(splits.train, budget, seed)
-            batches = Batches(train, batch, seed=seed)
+            batches = Batches(train, batch // replicas * replicas, seed=seed)
             checkpoint.assign(checkpoint.variables(objective), start)
             for optimizer, _ in objective.groups():
                 optimizer.learning_rate = rate
             done = 0
             for steps in marks:
-                objective.fit(batches.dataset(done), steps_per_epoch=steps - done, verbose=0)
+                objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=steps - done, verbose=0)
                 done = steps
                 scores.setdefault((rate, steps), []).append(
                     (_accuracy(objective, splits.validation), _accuracy(objective, splits.test))
@@ -128,8 +131,9 @@ def _trained(encoder, card, splits, budgets, seeds):
 
 
 def _accuracy(objective, source):
-    batches = Batches(source, min(1000, len(source)), shuffle=False)
-    dataset = batches.dataset(0, batches.steps_per_epoch)
+    strategy = tf.distribute.get_strategy()
+    batches = Batches(source, 500 * strategy.num_replicas_in_sync, shuffle=False)
+    dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     return objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)["accuracy"]
 
 

@@ -173,6 +173,14 @@ def check_images(card, source):
         )
 
 
+def record(name, data, results):
+    """Writes measured results on a data set into an encoder's card."""
+    folder = find(name)
+    card = read_card(folder)
+    card["results"][data] = results
+    files.write_json(folder / "card.json", card)
+
+
 def find(name):
     """The folder of an encoder, by name or path. Raises ValueError saying which there are."""
     path = pathlib.Path(name)

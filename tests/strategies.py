@@ -48,6 +48,7 @@ def replicas():
         equal, *_ = train(case, one, unequal=False)
         a, *_ = train(case, one)
         report[f"{name}, weights matter"] = {"difference": largest_difference(a, equal)}
+    report["flow"] = flow()
     report["two replicas"] = autoencoder(two)
     report["float16"] = float16(two)
     return report
@@ -78,6 +79,26 @@ def float16(two):
         "loss": logs["loss"], "scale": float(objective.loss_scale.numpy()),
         "moved": max(float(np.abs(w.numpy() - b).max()) for w, b in zip(objective.weights, before)),
     }
+
+
+def flow():
+    """pretrain, finetune and evaluate from the command line on two replicas, and on one device."""
+    from ssl_keras import downstream
+    from ssl_keras.__main__ import main
+
+    downstream.FEW_LABEL_STEPS, downstream.ALL_LABEL_EPOCHS = (5, 10, 20), (1, 1, 1)
+    flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
+    outcome = {}
+    for where, how in (("one", []), ("two", ["--strategy", "mirrored", "--replicas", "2"])):
+        codes = [
+            main(["pretrain", "autoencoder", *flags, *how, "--run", where]),
+            main(["finetune", where, *flags, *how, "--run", f"tuned-{where}"]),
+            main(["evaluate", where, "--budgets", "5", "--seeds", "1", "--out", f"table-{where}", *how]),
+        ]
+        summaries = [pathlib.Path("runs", run, "summary.json") for run in (where, f"tuned-{where}")]
+        summaries.append(pathlib.Path(f"table-{where}", "table.json"))
+        outcome[where] = {"codes": codes, "results": [json.loads(path.read_text()) for path in summaries]}
+    return outcome
 
 
 def autoencoder(strategy):

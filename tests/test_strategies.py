@@ -14,8 +14,12 @@ PACKAGE = SCRIPT.parents[1]
 
 
 def start(mode, out, **environment):
+    """Runs tests/strategies.py in the folder of its report."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(PACKAGE), str(SCRIPT.parent)]), **environment)
-    return subprocess.Popen([sys.executable, str(SCRIPT), mode, str(out)], env=environment, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), mode, str(out)], env=environment, cwd=out.parent,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )
 
 
 def finish(process):
@@ -41,6 +45,19 @@ def test_unequal_weights_were_put_to_the_test(replicas):
     matter = {name: value["difference"] for name, value in replicas.items() if name.endswith("weights matter")}
     assert matter
     assert min(matter.values()) > 1e-3
+
+
+def test_the_commands_work_on_two_replicas_and_find_the_same(replicas):
+    one, two = replicas["flow"]["one"], replicas["flow"]["two"]
+    assert one["codes"] == two["codes"] == [0, 0, 0]
+    for key in ("val_loss", "test_loss", "test_mse"):
+        assert two["results"][0][key] == pytest.approx(one["results"][0][key], abs=1e-5)
+    assert two["results"][1]["test_loss"] == pytest.approx(one["results"][1]["test_loss"], abs=1e-4)
+    for row, columns in one["results"][2].items():
+        for column, (mean, _) in columns.items():
+            # Accuracies on 359 images; an image or two may tip over.
+            tolerance = 0.01 if column not in ("RankMe", "feature sd") else 0.01 * mean
+            assert two["results"][2][row.replace("one", "two", 1)][column][0] == pytest.approx(mean, abs=tolerance)
 
 
 def test_xla_equals_plain(replicas):

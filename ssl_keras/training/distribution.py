@@ -1,5 +1,7 @@
 """Strategies by name."""
 
+import functools
+
 import tensorflow as tf
 
 STRATEGIES = ("one", "mirrored")
@@ -32,8 +34,14 @@ def strategy(name="one", replicas=0):
     if gpus:
         if replicas > len(gpus):
             raise ValueError(f"replicas={replicas}, but this machine has {len(gpus)} GPUs.")
-        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(replicas or len(gpus))])
-    return tf.distribute.MirroredStrategy(_logical_cpus(max(replicas, 1)))
+        return _mirrored(tuple(f"GPU:{i}" for i in range(replicas or len(gpus))))
+    return _mirrored(_logical_cpus(max(replicas, 1)))
+
+
+@functools.cache
+def _mirrored(devices):
+    """One strategy for each set of devices: a process cannot hold two of the same."""
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _logical_cpus(count):
@@ -49,4 +57,4 @@ def _logical_cpus(count):
                 f"Cannot make {count} logical CPUs: TensorFlow has already started in this process. "
                 "Choose the strategy first, before any tensor is made."
             ) from error
-    return [f"CPU:{i}" for i in range(count)]
+    return tuple(f"CPU:{i}" for i in range(count))
