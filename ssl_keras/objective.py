@@ -133,7 +133,8 @@ class Objective(keras.Model):
             gradients = [gradient * factor for gradient in gradients]
         # Whether to update at all can only be decided in cross-replica context.
         replica.merge_call(self._apply, args=(groups, gradients, tf.math.is_finite(total), finite))
-        self.gradient_norm.update_state(norm)
+        # A step whose float16 gradients overflowed has no norm to speak of.
+        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), tf.cast(finite, tf.float32))
         return tf.math.divide_no_nan(total, weight), weight
 
     def _gradients(self, loss, batch, variables):
@@ -234,7 +235,6 @@ class Objective(keras.Model):
             ran = tf.cond(optional.has_value(), run, lambda: tf.constant(0))
             return done + ran, (ran > 0) & (self.failed_step < 0)
 
-        @tf.function(reduce_retracing=True, autograph=False)
         def steps(iterator, limit):
             done, _ = tf.while_loop(
                 lambda done, go_on: go_on & (done < limit),
@@ -242,6 +242,9 @@ class Objective(keras.Model):
                 (tf.constant(0), tf.constant(True)), parallel_iterations=1,
             )
             return done, {metric.name: metric.result() for metric in metrics}
+
+        if not self.run_eagerly:
+            steps = tf.function(steps, reduce_retracing=True, autograph=False)
 
         def execution(iterator):
             total = self._steps_per_epoch if training else self._validation_steps
@@ -277,6 +280,7 @@ class Objective(keras.Model):
     def fit(self, x=None, *args, steps_per_epoch=None, validation_steps=None, **kwargs):
         """As in Keras, for data whose batches are dicts."""
         self._steps_per_epoch, self._validation_steps = steps_per_epoch, validation_steps
+        self.failed_step.assign(-1)
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # batches come in their order; Keras warns otherwise
             if steps_per_epoch is not None:

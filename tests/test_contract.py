@@ -92,6 +92,16 @@ def test_the_way_of_running_changes_nothing(name, options):
 
 
 @every_objective
+def test_it_can_be_stepped_through(name):
+    """`run_eagerly`, for a debugger."""
+    plain, logs, _ = train(CASES[name], ONE, steps=2)
+    eager, eager_logs, _ = train(CASES[name], ONE, steps=2, run_eagerly=True)
+    assert eager_logs["loss"] == pytest.approx(logs["loss"], abs=1e-6)
+    for a, b in zip(plain.weights, eager.weights):
+        np.testing.assert_allclose(b.numpy(), a.numpy(), atol=1e-6)
+
+
+@every_objective
 def test_clipping_and_the_reported_norm(name):
     free, logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd")
     clipped, clipped_logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd", clip_norm=logs["gradient_norm"] / 4)
@@ -119,3 +129,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name, digits):
     for variable, kept in zip(objective.weights + objective.optimizer.variables, before):
         np.testing.assert_array_equal(variable.numpy(), kept)
     assert int(objective.optimizer.iterations) == 2
+    batches = Batches(source.take(np.arange(32)), 32, views=objective.views)
+    image[poisoned, 3, 3] = 0  # the data mended, training goes on
+    objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
+    assert int(objective.optimizer.iterations) == 4
