@@ -3,7 +3,7 @@
 Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
 metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
 and the features' standard deviation, which is 0 when they collapse; `speed/…`. Besides:
-pictures, weight histograms, the encoder's graph, the settings and outcome (HParams), and
+`pictures/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome (HParams), and
 an embedding projector of validation images with labels and thumbnails.
 """
 
@@ -95,10 +95,10 @@ class TensorBoard(keras.callbacks.Callback):
         """Pictures, histograms, and the quality of the features."""
         objective = objective or self.model
         for name, rows in objective.pictures(self._picture_batch(objective)).items():
-            tf.summary.image(name, picture_grid(rows)[None])
+            tf.summary.image(f"pictures/{name}", picture_grid(rows)[None])
         for network in objective.layers:
             for variable in network.trainable_variables:
-                tf.summary.histogram(f"{network.name}/{variable.path}", variable.value)
+                tf.summary.histogram(f"weights/{network.name}/{variable.path}", variable.value)
         validation = _first(self.splits.validation, KNN_VALIDATION)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))

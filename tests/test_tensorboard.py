@@ -81,7 +81,7 @@ def test_scalars(server):
 
 def test_reconstructions(server):
     address, _ = server
-    shown = read(address, "images/images", tag="reconstructions", sample=0)
+    shown = read(address, "images/images", tag="pictures/reconstructions", sample=0)
     content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
     assert Image.open(io.BytesIO(content)).size == (16 * 28, 3 * 28)
 
@@ -90,8 +90,8 @@ def test_histograms_of_every_weight(server):
     address, _ = server
     tags = read(address, "histograms/tags")[RUN]
     assert len(tags) == 12
-    assert "encoder/dense_0/kernel" in tags
-    step, buckets = read(address, "histograms/histograms", tag="encoder/dense_0/kernel")[-1][1:3]
+    assert "weights/encoder/dense_0/kernel" in tags
+    step, buckets = read(address, "histograms/histograms", tag="weights/encoder/dense_0/kernel")[-1][1:3]
     assert sum(count for *_, count in buckets) == 784 * 256
 
 
