@@ -193,7 +193,8 @@ def plot(table, title):
         x = np.arange(len(columns)) + (index - (len(table) - 1) / 2) * width
         mean, sd = zip(*(row[column] for column in columns))
         axes.bar(x, 100 * np.array(mean), width, yerr=100 * np.array(sd), label=name, capsize=2)
-    axes.set_xticks(range(len(columns)), [f"{c} labels" for c in columns])
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xlabel("labels")
     low = min(mean for row in table.values() for c, (mean, _) in row.items() if c in columns)
     axes.set_ylim(max(0, 100 * low - 10), 100)
     axes.set_ylabel("test accuracy, %")

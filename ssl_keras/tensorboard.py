@@ -23,7 +23,7 @@ from ssl_keras.data.draws import Draws
 from ssl_keras.files import write
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
-PICTURES = 16
+PICTURES = 8
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
 

@@ -83,7 +83,7 @@ def test_reconstructions(server):
     address, _ = server
     shown = read(address, "images/images", tag="pictures/reconstructions", sample=0)
     content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
-    assert Image.open(io.BytesIO(content)).size == (16 * 28, 3 * 28)
+    assert Image.open(io.BytesIO(content)).size == (8 * 28, 2 * 28)
 
 
 def test_histograms_of_every_weight(server):

@@ -135,7 +135,7 @@ class Autoencoder(Objective):
         return self.decoder(self.encoder(unit_range(image), training=False), training=False)["image"]
 
     def pictures(self, batch):
-        """For TensorBoard: rows of what went in, and of what came out."""
+        """For TensorBoard: rows of the images, of what was made noisy, and of what came out."""
         image = unit_range(batch["image"])
-        shown = batch.get("noisy", image)
-        return {"reconstructions": [image, shown, self.reconstruct(shown)]}
+        noisy = [batch["noisy"]] if "noisy" in batch else []
+        return {"reconstructions": [image, *noisy, self.reconstruct((noisy or [image])[0])]}
