@@ -9,6 +9,7 @@ Everything is chosen on the validation part; the test part is scored once.
 """
 
 import csv
+import functools
 import io
 import itertools
 import logging
@@ -59,12 +60,12 @@ def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True
     random = encoders.build(card, head=False)[0]
     table = {}
     frozen = {
-        "pixels": [evaluation.pixels(source) for source in splits],
-        "random init": [evaluation.features(random, source) for source in splits],
-        f"{card['name']}, frozen": [evaluation.features(encoder, source) for source in splits],
+        "pixels": evaluation.pixels,
+        "random init": functools.partial(evaluation.features, evaluation.compiled(random)),
+        f"{card['name']}, frozen": functools.partial(evaluation.features, evaluation.compiled(encoder)),
     }
-    for row, arrays in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
-        table[row] = _frozen(arrays, splits, budgets, seeds)
+    for row, features in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
+        table[row] = _frozen([features(source) for source in splits], splits, budgets, seeds)
     if trained:
         table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, splits, budgets, seeds)
         table["scratch"] = _trained(encoders.build(card, head=False)[0], card, splits, budgets, seeds)

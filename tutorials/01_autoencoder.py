@@ -115,7 +115,8 @@ untrained = build(Settings(), splits.train.spec()).encoder
 labels = [part.column("label") for part in splits]
 accuracy = {}
 for name, network in (("the codes", model.encoder), ("an untrained network", untrained)):
-    features = [evaluation.features(network, part) for part in splits]
+    embed = evaluation.compiled(network)
+    features = [evaluation.features(embed, part) for part in splits]
     pairs = [array for pair in zip(features, labels) for array in pair]
     accuracy[name], _ = evaluation.linear_probe(*pairs)
     print(f"Step 5: linear probe on {name}: {accuracy[name]:.1%}")
