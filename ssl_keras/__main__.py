@@ -34,13 +34,16 @@ def main(arguments=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("absl", "tensorflow", "matplotlib", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    start_tensorflow()
     try:
+        start_tensorflow()
         globals()[f"{command}_command"](rest)
     except BrokenPipeError:  # `ssl-keras runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+    except Exception as error:
+        expected = (ValueError, RuntimeError, OSError, FloatingPointError)
+        if not isinstance(error, (*expected, sys.modules["tensorflow"].errors.OpError)):
+            raise  # a bug: where it happened matters
         if os.environ.get("SSL_KERAS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -139,21 +142,23 @@ class Evaluate:
 
 
 def evaluate_command(arguments):
-    from ssl_keras import downstream, encoders
+    from ssl_keras import downstream, encoders, files
     from ssl_keras.data.sources import load
     from ssl_keras.training.distribution import strategy
 
     asked = _parse(Evaluate, "evaluate", arguments)
+    name = encoders.read_card(encoders.find(asked.encoder))["name"]
+    splits = load(asked.data, asked.image_size)
+    folder = pathlib.Path(asked.out or f"results/{name}-{splits.train.short_name}")
+    files.make_folder(folder)
     chosen = strategy(asked.strategy, asked.replicas)
     with chosen.scope():
         table = downstream.evaluate(
-            asked.encoder, load(asked.data, asked.image_size), asked.budgets, tuple(range(asked.seeds)), asked.trained
+            asked.encoder, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
         )
     print(downstream.markdown(table))
-    name = f"{pathlib.Path(asked.encoder).name}-{asked.data.split(':')[-1].strip('/').replace('/', '-')}"
-    folder = pathlib.Path(asked.out or f"results/{name}")
     seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
-    downstream.save(table, folder, f"{pathlib.Path(asked.encoder).name} on {asked.data}, test accuracy, {seeds}")
+    downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
     print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
     if asked.record:
         encoders.record(asked.encoder, asked.data, table)
@@ -186,6 +191,7 @@ def embed_command(arguments):
     asked = _parse(Embed, "embed", arguments)
     if asked.split not in Splits._fields:
         raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
+    files.make_folder(pathlib.Path(asked.out).absolute().parent)
     card = encoders.read_card(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
     encoders.check_images(card, splits.train)
@@ -215,7 +221,8 @@ def export_command(arguments):
 
     asked = _parse(Export, "export", arguments)
     model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
-    out = pathlib.Path(asked.out or f"{pathlib.Path(asked.encoder).name}.savedmodel")
+    name = encoders.read_card(encoders.find(asked.encoder))["name"]
+    out = pathlib.Path(asked.out or f"{name}.savedmodel")
     if out.exists():
         raise ValueError(f"{out} exists. Choose another --out, or remove it.")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -237,7 +244,11 @@ def list_command(arguments):
     print("data: digits, tfds:NAME, folder:PATH")
     print("encoders:" if encoders.available() else "encoders: none yet")
     for name, folder in sorted(encoders.available().items()):
-        card = encoders.read_card(folder)
+        try:
+            card = encoders.read_card(folder)
+        except ValueError as error:
+            print(f"  {name:40} broken: {error}")
+            continue
         print(f"  {name:40} {card['features']:5} features, {card['parameters']:,} parameters  {folder}")
 
 

@@ -5,13 +5,14 @@ numbers; `FOLDER/encoder.keras` is the same for plain Keras and is never read he
 since a `.keras` file can carry code.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
 import math
-import os
 import pathlib
+import re
 import shutil
 
 import keras
@@ -25,6 +26,8 @@ from ssl_keras.networks.dense import classifier_head
 from ssl_keras.training import checkpoint
 
 CARD_BYTES = 1 << 20
+NAME = re.compile(r"\w[\w. +-]*")  # no path, and nothing hidden
+LONGEST_SETTING = 1_000  # entries of a tuple, such as the widths of layers
 FORMAT = 1
 
 
@@ -75,11 +78,13 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "results": {},
     }
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    _recover(folder)
+    partial = _beside(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     files.make_folder(partial)
     try:
         files.write(partial / "encoder.safetensors", content)
-        encoder.save(partial / "encoder.keras")
+        _in_float32(encoder, objective, settings, spec).save(partial / "encoder.keras")
         files.write_json(partial / "card.json", card)
         _swap(partial, folder)
     finally:
@@ -87,21 +92,50 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     return card
 
 
+def _in_float32(encoder, objective, settings, spec):
+    """The same encoder computing in float32, whatever precision it was trained in."""
+    if encoder.compute_dtype == "float32" or settings is None:
+        return encoder
+    with _precision("float32"):
+        plain = objectives.module(objective).encoder(settings, spec)
+    plain.set_weights(encoder.get_weights())
+    return plain
+
+
+@contextlib.contextmanager
+def _precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _beside(folder, what):
+    return folder.with_name(f".{folder.name}.{what}")
+
+
 def _swap(new, folder):
     """Puts `new` in the place of `folder`; what was there goes only when the new one stands."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = _beside(folder, "old")
     if folder.exists():
         folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
+    new.rename(folder)  # killed before this: `_recover` puts the old one back
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_encoder(name, *, network=None, trusted=False):
+def _recover(folder):
+    """Puts back an encoder whose successor never came."""
+    old = _beside(folder, "old")
+    if old.is_dir():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+
+
+def load_encoder(name, *, network=None, trusted=False, precision="float32"):
     """Loads a saved encoder as a plain functional Keras model.
 
     Args:
@@ -110,6 +144,7 @@ def load_encoder(name, *, network=None, trusted=False):
         network: for an encoder of your own architecture: a fresh graph to load it into.
         trusted: a `.keras` file can run code when it is loaded; it loads only with
             `trusted=True`, and only from a local file.
+        precision: the Keras dtype policy to compute in; the weights are float32 anyhow.
 
     Returns:
         `keras.Model` from images (B, H, W, C) float32 in [0, 1] to features (B, D) float32.
@@ -126,7 +161,8 @@ def load_encoder(name, *, network=None, trusted=False):
                 "load_encoder(path, trusted=True). Or load the folder with card.json and encoder.safetensors."
             )
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    return _load(find(name), network)[0]
+    with _precision(precision):
+        return _load(find(name), network)[0]
 
 
 def load_classifier(name):
@@ -135,10 +171,11 @@ def load_classifier(name):
     Raises:
         ValueError: as `load_encoder`, and where there is no head.
     """
-    encoder, head, card = _load(find(name), None)
-    if head is None:
-        raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
-    return keras.Model(encoder.input, head(encoder.output), name=card["name"])
+    with _precision("float32"):
+        encoder, head, card = _load(find(name), None)
+        if head is None:
+            raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
+        return keras.Model(encoder.input, head(encoder.output), name="classifier")
 
 
 def read_card(folder):
@@ -149,18 +186,30 @@ def read_card(folder):
     try:
         card = json.loads(path.read_text("utf-8"))
         if card["format"] != FORMAT:
-            raise ValueError(f"{path}: expected format {FORMAT}. Received: {card['format']}")
+            raise ValueError(f"expected format {FORMAT}. Received: {card['format']}")
         weights, shape = card["weights"], card["input"]["image"]["shape"]
-        typed = [
-            (weights["file"], str), (weights["bytes"], int), (weights["sha256"], str), (card["name"], str),
-            (card["objective"], str), (card["parameters"], int), (card["features"], int), (shape, list),
-        ]
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        rules = {  # what a value must be for the code that reads it to be safe
+            "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
+            "objective": isinstance(card["objective"], str),
+            "settings": card["settings"] is None or isinstance(card["settings"], dict),
+            "input shape": len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape),
+            "features": _counts(card["features"], 1 << 24),
+            "classes": card["classes"] is None or all(isinstance(name, str) for name in card["classes"]),
+            "parameters": _counts(card["parameters"], 1 << 48),
+            "weights": weights["file"] == "encoder.safetensors" and _counts(weights["bytes"], 1 << 50)
+            and isinstance(weights["sha256"], str),
+            "results": isinstance(card["results"], dict),
+        }
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a card: {type(error).__name__} {error}.") from error
-    wrong = [value for value, kind in typed if not isinstance(value, kind)]
-    if wrong or weights["file"] != pathlib.Path(weights["file"]).name:
-        raise ValueError(f"{path} is not a card: unexpected values {wrong or weights['file']}.")
+    wrong = [name for name, holds in rules.items() if not holds]
+    if wrong:
+        raise ValueError(f"{path} is not a card: unexpected {', '.join(wrong)}.")
     return card
+
+
+def _counts(value, most):
+    return type(value) is int and 1 <= value <= most
 
 
 def check_images(card, source):
@@ -186,6 +235,7 @@ def find(name):
     path = pathlib.Path(name)
     tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
     for folder in tries:
+        _recover(folder)
         if (folder / "card.json").is_file():
             return folder
     raise ValueError(
@@ -204,9 +254,9 @@ def roots():
 
 def available():
     """{name: folder} of the encoders that `load_encoder` knows by name."""
-    found = {run.parents[1].name: run.parent for run in pathlib.Path("runs").glob("*/encoder/card.json")}
+    found = {run.parents[1].name: run.parent for run in pathlib.Path("runs").glob("[!.]*/encoder/card.json")}
     for root in reversed(roots()):
-        found |= {card.parent.name: card.parent for card in root.glob("*/card.json")}
+        found |= {card.parent.name: card.parent for card in root.glob("[!.]*/card.json")}
     return found
 
 
@@ -225,10 +275,23 @@ def settings_of(card):
         raise ValueError(
             f"{card['name']} is an encoder of another architecture: pass a fresh one, load_encoder(name, network=...)."
         )
-    unknown = card["settings"].keys() - {field.name for field in dataclasses.fields(module.Settings)}
+    defaults = dataclasses.asdict(module.Settings())
+    unknown = card["settings"].keys() - defaults.keys()
     if unknown:
         raise ValueError(f"{card['name']}: {card['objective']} has no settings {sorted(unknown)}.")
+    for key, value in card["settings"].items():
+        if not _like(value, defaults[key]):
+            raise ValueError(f"{card['name']}: expected {key} like {defaults[key]!r}. Received: {str(value)[:100]}")
     return module.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()})
+
+
+def _like(value, default):
+    """Whether a value from JSON is of the kind of a setting's default."""
+    if isinstance(default, tuple):
+        return isinstance(value, list) and len(value) <= LONGEST_SETTING and all(_like(v, default[0]) for v in value)
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return type(value) is type(default)
 
 
 def _tensors(encoder, head, ours=True):
@@ -245,14 +308,20 @@ def _load(folder, network):
     card = read_card(folder)
     path, ours = folder / card["weights"]["file"], card["settings"] is not None
     _check_file(path, card)
-    if network is None:
-        # A card may ask for any size: build it first where nothing is allocated.
-        with tf.Graph().as_default():
-            _check_shapes(path, _tensors(*build(card)), card)
-        encoder, head = build(card)
-    else:
-        encoder, head = network, classifier_head(card["features"], len(card["classes"])) if card["classes"] else None
-        _check_shapes(path, _tensors(encoder, head, ours), card)
+    def make():
+        if network is None:
+            return build(card)
+        head = classifier_head(card["features"], len(card["classes"])) if card["classes"] else None
+        return network, head
+
+    # A card may ask for any size: build it first where nothing is allocated.
+    with tf.Graph().as_default():
+        try:
+            variables = _tensors(*make(), ours)
+        except (TypeError, OverflowError, RecursionError, tf.errors.OpError) as error:
+            raise ValueError(f"{folder}: no encoder can be built from its card: {error}") from error
+        _check_shapes(path, variables, card)
+    encoder, head = make()
     variables = _tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
     checkpoint.assign(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))

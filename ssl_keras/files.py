@@ -82,6 +82,7 @@ def bytes_to_tensors(content, expected, name):
                 f"{name}: expected {key} of shape {tuple(shape)}, {np.dtype(dtype)}. "
                 f"Received: shape {tensor.shape}, {tensor.dtype}"
             )
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        # A metric may well be infinite; a weight may not.
+        if tensor.dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensor).all():
             raise ValueError(f"{name}: {key} holds numbers that are not finite. Train again, or use another file.")
     return tensors

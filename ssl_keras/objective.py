@@ -24,7 +24,8 @@ class Objective(keras.Model):
     Attributes:
         step: int64 scalar variable, updates done so far (the batch's number).
         failed_step: int64 scalar variable, -1, or the step whose loss or gradient
-            was not finite. That step changed no weight and no optimizer state.
+            was not finite. That step changed no trainable weight and no optimizer state (a
+            layer's own statistics, batch normalisation's say, are updated on the way there).
         loss_scale: float32 scalar variable; 1 except under `mixed_float16`.
 
     Raises (from `fit`): FloatingPointError naming the step with a non-finite loss.
@@ -113,7 +114,8 @@ class Objective(keras.Model):
             groups: list of (optimizer, variables); default `self.groups()`.
 
         Returns:
-            float32 scalars (mean, weight), both global.
+            float32 scalars: the global mean, and this replica's weight. A metric updated with
+            both sums up, over replicas, to the mean and the global weight.
         """
         groups = groups or self.groups()
         variables = [variable for _, members in groups for variable in members]
@@ -134,8 +136,9 @@ class Objective(keras.Model):
         # Whether to update at all can only be decided in cross-replica context.
         replica.merge_call(self._apply, args=(groups, gradients, tf.math.is_finite(total), finite))
         # A step whose float16 gradients overflowed has no norm to speak of.
-        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), tf.cast(finite, tf.float32))
-        return tf.math.divide_no_nan(total, weight), weight
+        share = tf.cast(finite, tf.float32) / replica.num_replicas_in_sync
+        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), share)
+        return tf.math.divide_no_nan(total, weight), local_weight
 
     def _gradients(self, loss, batch, variables):
         """loss_scale · ∇(Σ total / Σ weight), Σ total, Σ weight, of this replica's K micro-batches."""
@@ -294,7 +297,11 @@ class Objective(keras.Model):
         """As in Keras, for data whose batches are dicts."""
         if not kwargs.get("_use_cached_eval_dataset"):
             self._validation_steps = steps
-        return super().evaluate(x, *args, steps=steps, **kwargs)
+        trained = self._steps_done  # a callback may evaluate in the middle of an epoch
+        try:
+            return super().evaluate(x, *args, steps=steps, **kwargs)
+        finally:
+            self._steps_done = trained
 
 
 def as_batch(data):

@@ -24,6 +24,7 @@ from ssl_keras.files import write
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
 PICTURES = 8
+HISTOGRAM_MOST = 100_000  # values
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
 
@@ -95,10 +96,15 @@ class TensorBoard(keras.callbacks.Callback):
         """Pictures, histograms, and the quality of the features."""
         objective = objective or self.model
         for name, rows in objective.pictures(self._picture_batch(objective)).items():
-            tf.summary.image(f"pictures/{name}", picture_grid(rows)[None])
+            grid = picture_grid(rows)[None]
+            # Grey or RGB is what an image file holds; of other channels, the first ones.
+            tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
         for network in objective.layers:
             for variable in network.trainable_variables:
-                tf.summary.histogram(f"weights/{network.name}/{variable.path}", variable.value)
+                flat = tf.reshape(variable.value, [-1])
+                # A histogram takes some 270 bytes a value, so of a large weight only some are taken.
+                some = flat[:: 1 + len(flat) // HISTOGRAM_MOST]
+                tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
         validation = _first(self.splits.validation, KNN_VALIDATION)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
@@ -158,9 +164,10 @@ def _sprite(images):
     assert side * THUMBNAIL <= SPRITE_MOST
     if images.dtype != np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
-    sheet = Image.new("L" if images.shape[-1] == 1 else "RGB", (side * THUMBNAIL,) * 2)
+    grey = images.shape[-1] < 3
+    sheet = Image.new("L" if grey else "RGB", (side * THUMBNAIL,) * 2)
     for index, image in enumerate(images):
-        tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+        tile = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image[..., :3]))
         place = (index % side * THUMBNAIL, index // side * THUMBNAIL)
         sheet.paste(tile.resize((THUMBNAIL, THUMBNAIL)), place)
     return sheet

@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from contract import CASES, train
+from contract import CASES, compile_objective, train, weighted
 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
@@ -48,6 +48,7 @@ def replicas():
         equal, *_ = train(case, one, unequal=False)
         a, *_ = train(case, one)
         report[f"{name}, weights matter"] = {"difference": largest_difference(a, equal)}
+    report["metric sums"] = {"one": metric_sums(one), "two": metric_sums(two)}
     report["flow"] = flow()
     report["two replicas"] = autoencoder(two)
     report["float16"] = float16(two)
@@ -79,6 +80,16 @@ def float16(two):
         "loss": logs["loss"], "scale": float(objective.loss_scale.numpy()),
         "moved": max(float(np.abs(w.numpy() - b).max()) for w, b in zip(objective.weights, before)),
     }
+
+
+def metric_sums(where):
+    """The metrics' accumulators after three steps: a resumed interval goes on from these on any replicas."""
+    with where.scope():
+        keras.utils.set_random_seed(0)
+        objective = compile_objective(CASES["autoencoder"].build(load("digits").train.spec()), "adam")
+        batches = Batches(load("digits").train, 60, views=weighted(objective.views))
+        objective.fit(batches.dataset(0, None, where), steps_per_epoch=3, verbose=0)
+        return [float(v.numpy()) for metric in objective.metrics for v in metric.variables]
 
 
 def flow():

@@ -35,6 +35,9 @@ def test_everything_is_in_it(objective):
     assert {"step", "loss_scale", "finite_steps"} < set(names)
     weights = [n for n in names if n.startswith("weights/")]
     assert len(weights) == len(objective.weights) == len(set(weights)) == 8  # no name hides another
+    again = build(Settings((16, 8)), SPEC)
+    again.compile("adam")
+    assert list(checkpoint.variables(again)) == list(names)  # whatever Keras has named in between
     assert len([n for n in names if n.startswith("optimizers/0/")]) == 2 + 2 * 8
     assert len([n for n in names if n.startswith("metrics/")]) == 2 * len(objective.metrics)
 
@@ -84,10 +87,16 @@ def test_a_damaged_file_is_named_and_the_one_before_is_taken(objective, tmp_path
         other.step.assign(4)
         checkpoints.save(other, {"n": 3})
     assert checkpoints.restore(objective) == {"n": 1}
-    assert f"Skipping a damaged checkpoint: {path.name}" in caplog.text
+    assert f"Skipping a checkpoint: {path.name}" in caplog.text
     checkpoints.paths()[0].write_bytes(b"")
-    with pytest.raises(ValueError, match="All checkpoints in .* are damaged"):
+    with pytest.raises(ValueError, match="No checkpoint in .* can be used"):
         checkpoints.restore(objective)
+
+
+def test_a_metric_may_be_infinite(objective, tmp_path):
+    objective.gradient_norm.update_state(np.inf)
+    Checkpoints(tmp_path).save(objective, {})
+    assert Checkpoints(tmp_path).restore(objective) == {}
 
 
 def test_a_full_disk_leaves_the_last_good_file(objective, tmp_path):

@@ -93,6 +93,44 @@ def test_saving_over_an_encoder_keeps_the_old_one_until_the_new_one_is_whole(sav
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
 
+def test_an_encoder_killed_while_it_was_replaced_comes_back(saved, monkeypatch):
+    folder, network = saved
+
+    class Killed(BaseException):
+        pass
+
+    rename = pathlib.Path.rename
+
+    def once(self, target):
+        if self.name.endswith(".partial"):
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", once)
+    with pytest.raises(Killed):
+        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    monkeypatch.undo()
+    assert not folder.exists()
+    load_encoder(folder)
+    save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_precision_of_training_does_not_stay_in_the_encoder(tmp_path, digits, precision):
+    keras.config.set_dtype_policy(precision)
+    network = dense_encoder((28, 28, 1), (16, 8))
+    save_encoder(tmp_path / "half", network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
+    plain, ours = load_encoder(tmp_path / "half" / "encoder.keras", trusted=True), load_encoder(tmp_path / "half")
+    assert plain(image).dtype == ours(image).dtype == "float32"
+    np.testing.assert_array_equal(plain(image), ours(image))
+    half = load_encoder(tmp_path / "half", precision=precision)(image)
+    assert half.dtype == precision.removeprefix("mixed_")
+    np.testing.assert_allclose(half, ours(image), atol=0.05)
+    assert keras.config.dtype_policy().name == precision
+
+
 def test_weights_that_are_not_finite_are_not_saved(saved):
     folder, network = saved
     network.variables[0].assign(np.full((784, 16), np.nan))
@@ -156,8 +194,18 @@ def not_safetensors(folder):
     (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
     (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
     (lambda f: edit(f, format=99), "expected format 1. Received: 99"),
-    (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected values"),
-    (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected values"),
+    (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected weights"),
+    (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected weights"),
+    (lambda f: edit(f, name="/../../escape"), "is not a card: unexpected name"),
+    (lambda f: edit(f, settings=[1]), "is not a card: unexpected settings"),
+    (lambda f: edit(f, classes=3), "is not a card"),
+    (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
+    (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
+    (lambda f: edit(f, settings__widths="ab"), r"expected widths like \(256, 128, 64\). Received: ab"),
+    (lambda f: edit(f, settings__widths=[1] * 3000), "expected widths like"),
+    (lambda f: edit(f, settings__widths=[16, -8]), "widths must be positive"),
+    (lambda f: edit(f, settings__gaussian_noise="x"), "expected gaussian_noise like 0.0"),
+    (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a card"),
     (lambda f: edit(f, objective="telepathy"), "Unknown objective 'telepathy'. There are: "),
     (lambda f: edit(f, settings__depth=3), r"autoencoder has no settings \['depth'\]"),
     # A petabyte: refused before anything is allocated.

@@ -67,6 +67,40 @@ def test_other_settings_are_refused_and_shown(run):
     assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
 
 
+def test_a_refused_request_does_not_take_the_runs_name():
+    with pytest.raises(ValueError, match="fewer than a batch of 2000"):
+        pretrain("autoencoder", training=Training(**QUICK, batch_size=2000))
+    with pytest.raises(ValueError, match="No runs in runs"):
+        compare(pathlib.Path("runs"))
+    assert pretrain("autoencoder", training=Training(**QUICK))["step"] == 20
+
+
+def test_other_data_under_the_same_name_is_refused(rng):
+    settings = Training(steps=4, interval=2, batch_size=20, resume=True)
+    pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
+    with pytest.raises(ValueError, match="fingerprint: there"):
+        pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
+
+
+def test_a_callback_may_stop_the_run():
+    stop = keras.callbacks.EarlyStopping("val_loss", mode="max", patience=1)
+    assert pretrain("autoencoder", training=Training(**QUICK), callbacks=[stop])["step"] == 10
+
+
+def test_precision_is_put_back():
+    pretrain("autoencoder", training=Training(**QUICK, precision="mixed_bfloat16"))
+    assert keras.config.dtype_policy().name == "float32"
+    finetune.finetune("autoencoder-digits", training=Training(**QUICK, precision="mixed_bfloat16"))
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_damage_to_the_best_leaves_the_last(run):
+    best = pathlib.Path(run["folder"], "checkpoints", "best.safetensors")
+    best.write_bytes(best.read_bytes()[:-9])
+    again = pretrain("autoencoder", training=Training(**QUICK, resume=True))
+    assert again["test_loss"] == run["test_loss"]  # the last weights were the best
+
+
 def test_the_best_weights_are_kept_and_it_stops_early():
     """A rate that is far too high makes the loss rise; the encoder is that of the best interval."""
     training = Training(steps=200, interval=5, patience=2, learning_rate=0.3, quality_every=0)
@@ -104,6 +138,14 @@ def test_arrays_and_an_encoder_of_ones_own(rng):
     outcome = pretrain("autoencoder", training=Training(steps=4, batch_size=50), data=splits, encoder=mine)
     loaded = load_encoder(outcome["folder"], network=mine(None, splits.train.spec()))
     assert loaded.output_shape == (None, 5)
+
+    labelled = from_arrays(rng.random((200, 10, 10)).astype(np.float32), np.arange(200) % 2)
+    fresh = lambda: mine(None, splits.train.spec())  # noqa: E731
+    quick = Training(steps=4, batch_size=20)
+    tuned = finetune.finetune(outcome["folder"], training=quick, data=labelled, network=fresh)
+    assert load_encoder(tuned["folder"], network=fresh()).output_shape == (None, 5)
+    table = downstream.evaluate(outcome["folder"], labelled, (3,), (0,), trained=False, network=fresh)
+    assert list(table)[-1] == "autoencoder-arrays, frozen"
 
 
 def test_it_works_off_the_main_thread():
@@ -167,6 +209,8 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
 def test_finetuning_refuses_what_does_not_fit(run, rng):
     with pytest.raises(ValueError, match=r"takes images of shape \(28, 28, 1\). Received: \(10, 10, 1\)"):
         finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 10, 10)), np.arange(50) % 2))
+    with pytest.raises(ValueError, match="starts from the encoder it is given"):
+        finetune.finetune("autoencoder-digits", training=Training(init="other"))
     with pytest.raises(ValueError, match="has no labels"):
         finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 28, 28))))
 
@@ -229,6 +273,12 @@ def test_the_commands(capsys):
     (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
     (["embed", "autoencoder-fashion_mnist", "--split", "all"], "split must be one of train, validation, test"),
     (["runs"], "No runs in runs"),
+    (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be at least 1 pixel"),
+    (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
+    (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
+    (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),
+    (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
+    (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
 ])
 def test_bad_requests_end_with_one_line(capsys, arguments, message):
     assert main(arguments) == 1

@@ -74,7 +74,8 @@ def test_from_arrays(rng):
     (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0), None, "1 images contain NaN, the first is number 2"),
     (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per image, shape \(4,\)"),
     (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
-    (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"labels in 0..2. Received: labels from -1 to 2"),
+    (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
+    (np.zeros((4, 3, 3)), np.array([0, 1, 2, 9_999_999]), r"Received: labels from 0 to 9999999"),
 ])
 def test_bad_arrays(image, label, message):
     with pytest.raises(ValueError, match=message):
@@ -89,6 +90,18 @@ def test_labels_beyond_the_classes():
 def test_too_few_to_hold_out():
     with pytest.raises(ValueError, match="2 examples: too few to hold out"):
         hold_out(images("mine", np.zeros((2, 3, 3))))
+
+
+def test_parts_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"arrays\[test\] does not go with arrays: expected .*28.* Received: .*9"):
+        from_arrays(np.zeros((20, 28, 28)), test=(np.zeros((5, 9, 9)), None))
+
+
+def test_sources_are_told_apart_by_content(digits, rng):
+    assert digits.train.fingerprint() == load("digits").train.fingerprint()
+    assert digits.train.fingerprint() != digits.test.fingerprint()
+    assert digits.train.base == "digits"
+    assert images("folder:a/my[1]", np.zeros((3, 2, 2))).short_name == "a-my[1]"
 
 
 def test_no_labels_where_they_are_needed():
@@ -147,12 +160,37 @@ def test_folder_without_classes_grey_and_resized(tmp_path, rng):
     assert splits.train.spec() == {"image": ((4, 4, 1), "uint8")}
 
 
+@pytest.mark.parametrize(("mode", "dtype", "scale"), [("I;16", np.uint16, 257), ("I", np.int32, 257)])
+def test_sixteen_bit_images_keep_their_greys(tmp_path, mode, dtype, scale):
+    grey = np.arange(0, 240, 15, dtype=np.uint8).reshape(4, 4)
+    for index in range(4):
+        Image.fromarray(grey.astype(dtype) * scale).save(tmp_path / f"{index}.{'png' if mode == 'I;16' else 'tif'}")
+    source = load(f"folder:{tmp_path}").train
+    np.testing.assert_array_equal(source.column("image")[0, ..., 0], grey)
+
+
+def test_hidden_folders_are_passed_over_and_links_followed(tmp_path, rng):
+    data = tmp_path / "data"
+    write_images(tmp_path / "elsewhere", 6, rng)
+    write_images(data / "dog", 6, rng)
+    write_images(data / ".ipynb_checkpoints", 6, rng)
+    (data / "cat").symlink_to(tmp_path / "elsewhere")
+    assert load(f"folder:{data}").train.classes == ("cat", "dog")
+
+
+def test_held_out_folders_without_train_are_refused(tmp_path, rng):
+    for name in ("training", "test"):
+        write_images(tmp_path / name / "cat", 3, rng)
+    with pytest.raises(ValueError, match="has test and no train"):
+        load(f"folder:{tmp_path}")
+
+
 def test_folder_with_its_own_splits(tmp_path, rng):
-    for split, count in (("train", 20), ("test", 5)):
+    for split, count in (("train", 20), ("val", 3), ("test", 5)):
         for name in ("cat", "dog"):
             write_images(tmp_path / split / name, count, rng)
     splits = load(f"folder:{tmp_path}")
-    assert [len(part) for part in splits] == [36, 4, 10]
+    assert [len(part) for part in splits] == [40, 6, 10]
 
 
 def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog):
@@ -198,6 +236,18 @@ def test_large_data_is_memory_mapped_once(rng, tmp_path):
     source = images("mapped", arrays["image"])
     assert isinstance(source.arrays["image"], np.memmap)
     np.testing.assert_array_equal(source.take([3, 1]).gather(np.array([1, 0]))["image"], data[[1, 3]])
+
+
+def test_two_processes_may_fill_the_same_cache(tmp_path):
+    def chunks():
+        if not reads:  # while this one reads, another one finishes
+            reads.append(1)
+            materialise(["key"], columns, 3, chunks, in_memory_bytes=0)
+        yield {"image": np.ones((3, 2, 2, 1), np.uint8)}
+
+    reads, columns = [], {"image": ((2, 2, 1), np.uint8)}
+    assert materialise(["key"], columns, 3, chunks, in_memory_bytes=0)["image"].sum() == 12
+    assert len(os.listdir(cache.cache_folder())) == 1
 
 
 def test_reading_that_fails_leaves_no_cache(tmp_path):

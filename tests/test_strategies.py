@@ -60,6 +60,12 @@ def test_the_commands_work_on_two_replicas_and_find_the_same(replicas):
             assert two["results"][2][row.replace("one", "two", 1)][column][0] == pytest.approx(mean, abs=tolerance)
 
 
+def test_metrics_sum_up_to_the_same(replicas):
+    sums = replicas["metric sums"]
+    assert sums["two"] == pytest.approx(sums["one"], rel=1e-5)
+    assert min(sums["one"]) > 0
+
+
 def test_xla_equals_plain(replicas):
     differences = {name: value["difference"] for name, value in replicas.items() if name.endswith("xla")}
     assert differences

@@ -92,7 +92,7 @@ def test_histograms_of_every_weight(server):
     assert len(tags) == 12
     assert "weights/encoder/dense_0/kernel" in tags
     step, buckets = read(address, "histograms/histograms", tag="weights/encoder/dense_0/kernel")[-1][1:3]
-    assert sum(count for *_, count in buckets) == 784 * 256
+    assert sum(count for *_, count in buckets) == -(-784 * 256 // 3)  # every third value of a large weight
 
 
 def test_graph(server):

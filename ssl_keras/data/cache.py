@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 
 import numpy as np
 from tqdm import tqdm
@@ -38,22 +39,33 @@ def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder() / name
     if not folder.is_dir():
-        partial = folder.with_name(f"{name}.partial-{os.getpid()}")
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
         try:
             arrays = {
-                column: np.lib.format.open_memmap(partial / f"{column}.npy", "w+", dtype, (size, *shape))
+                column: _new_file(partial / f"{column}.npy", dtype, (size, *shape))
                 for column, (shape, dtype) in columns.items()
             }
             count = _fill(arrays, chunks(), size)
             for array in arrays.values():
                 array.flush()
             (partial / "content.json").write_text(json.dumps({"key": key, "examples": count}))
-            partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, with the same content
+                    raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)  # gone already where the rename took place
     count = json.loads((folder / "content.json").read_text())["examples"]
     return _trim({column: np.load(folder / f"{column}.npy", mmap_mode="r") for column in columns}, count)
+
+
+def _new_file(path, dtype, shape):
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:  # takes the space now: a full disk would kill a writer through the map
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def _fill(arrays, chunks, size):

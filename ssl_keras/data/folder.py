@@ -1,6 +1,7 @@
 """A folder of images: sub-folder = label, where there are sub-folders.
 
-`PATH/train`, `PATH/validation` and `PATH/test`, where they exist, are the splits.
+`PATH/train`, `PATH/validation` (or `val`) and `PATH/test`, where they exist, are the splits.
+Hidden files and folders are passed over; links are followed.
 """
 
 import concurrent.futures
@@ -14,11 +15,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.sources import Splits, hold_out, images
+from ssl_keras.data.sources import hold_out, images
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
 CHUNK = 256  # files decoded at a time
+HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
+GREY = {"1", "L", "LA"}
+# What PIL raises on bytes that are no image, or one of absurd size.
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +42,22 @@ def load(path, image_size=None):
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"folder:{path}: no such folder. Expected a folder of images.")
+    held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
     if not (root / "train").is_dir():
+        if held_out:
+            raise ValueError(
+                f"folder:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, "
+                "or a sub-folder for each label."
+            )
         return hold_out(_read(root, image_size, None))
     train = _read(root / "train", image_size, None)
-    found = {
-        split: _read(root / split, train.arrays["image"].shape[1], train)
-        for split in Splits._fields[1:] if (root / split).is_dir()
-    }
-    return hold_out(train, **found)
+    return hold_out(train, **{split: _read(root / name, None, train) for name, split in held_out.items()})
 
 
 def _read(root, image_size, like):
     """The source of one folder; `like` fixes channels, size and classes, where given."""
     title = f"folder:{root}"
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+    files = _files(root)
     if not files:
         raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
     labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
@@ -87,12 +94,21 @@ def _read(root, image_size, like):
     return images(title, arrays["image"], arrays["label"] if classes else None, classes)
 
 
+def _files(root):
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
+    return sorted(found)
+
+
 def _first_shape(title, files):
     for file in files:
         try:
             with Image.open(file) as image:
-                return (image.height, image.width, 1 if image.mode in ("1", "L", "I;16") else 3)
-        except (UnidentifiedImageError, OSError):
+                return (image.height, image.width, 1 if image.mode in GREY or image.mode.startswith("I") else 3)
+        except UNREADABLE:
             continue
     raise ValueError(f"{title}: none of its {len(files)} images can be read; the first is {files[0].name}.")
 
@@ -101,11 +117,15 @@ def _decode(file, shape):
     """uint8 array of `shape`, or None where the file is no readable image."""
     try:
         with Image.open(file) as image:
+            if image.mode == "F":
+                return None  # no scale is known
+            if image.mode.startswith("I"):  # 16 bits; convert() would clip them to 255
+                image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
             image = image.convert("L" if shape[2] == 1 else "RGB")
             if image.size != (shape[1], shape[0]):
                 image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(shape)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # what PIL raises on bad bytes
+    except UNREADABLE:
         return None
 
 

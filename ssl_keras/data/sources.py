@@ -8,7 +8,9 @@ Shapes: `N` examples, `H W C` image.
 """
 
 import dataclasses
+import hashlib
 import math
+import re
 import typing
 
 import numpy as np
@@ -56,6 +58,24 @@ class Source:
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         return dataclasses.replace(self, rows=rows)
 
+    @property
+    def base(self):
+        """The name without its split: "tfds:fashion_mnist"."""
+        return re.sub(r"\[(train|validation|test)\]$", "", self.name)
+
+    @property
+    def short_name(self):
+        """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
+        kind, _, rest = self.base.partition(":")
+        return (rest or kind).strip("/").replace("/", "-")
+
+    def fingerprint(self):
+        """A checksum of 64 examples spread over the source: tells one data set from another."""
+        digest = hashlib.sha256()
+        for array in self.gather(np.linspace(0, len(self) - 1, 64).astype(np.int64)).values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
     def column(self, name):
         """(N, …) array of one column, all examples.
 
@@ -95,6 +115,8 @@ def load(spec, image_size=None):
     """
     from ssl_keras.data import folder, tfds_images  # they import this module
 
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
     kind, _, argument = spec.partition(":")
     if spec == "digits":
         return hold_out(digits(image_size or 28))
@@ -179,8 +201,13 @@ def _labels(name, label, count, classes):
             f"Received: {label.dtype}, shape {label.shape}"
         )
     label = label.astype(np.int64)
+    if label.min() < 0 or not classes and label.max() >= max(count, 2):
+        raise ValueError(
+            f"{name}: expected labels that number the classes from 0. "
+            f"Received: labels from {label.min()} to {label.max()}"
+        )
     classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
-    if label.min() < 0 or label.max() >= len(classes):
+    if label.max() >= len(classes):
         raise ValueError(
             f"{name}: expected labels in 0..{len(classes) - 1}. "
             f"Received: labels from {label.min()} to {label.max()}"
@@ -194,6 +221,11 @@ def hold_out(train, validation=None, test=None):
     Raises:
         ValueError: too few examples to leave one in each split.
     """
+    for other in (validation, test):
+        if other is not None and _shapes(other) != _shapes(train):
+            raise ValueError(
+                f"{other.name} does not go with {train.name}: expected {train.spec()}. Received: {other.spec()}"
+            )
     order = epoch_order(len(train), SPLIT_SEED, 0)
     cut_test = 0 if test is not None else min(TEST_MOST, max(1, int(len(train) * TEST_FRACTION)))
     rest = len(train) - cut_test
@@ -207,9 +239,13 @@ def hold_out(train, validation=None, test=None):
     validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
     train = train.take(np.sort(order[cut_test + cut_validation :]))
     return Splits(*(
-        dataclasses.replace(source, name=f"{source.name.split('[')[0]}[{split}]")
+        dataclasses.replace(source, name=f"{source.base}[{split}]")
         for source, split in zip((train, validation, test), Splits._fields)
     ))
+
+
+def _shapes(source):
+    return {name: shape for name, (shape, _) in source.spec().items()}
 
 
 def few_labels(source, per_class, seed):
@@ -218,6 +254,8 @@ def few_labels(source, per_class, seed):
     Raises:
         ValueError: a class with fewer examples than that.
     """
+    if per_class < 1:
+        raise ValueError(f"Expected at least 1 label per class. Received: {per_class}")
     labels = source.column("label")
     order = epoch_order(len(labels), seed, 0)
     chosen = []

@@ -44,8 +44,8 @@ class Settings:
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must be positive integers. Received: {self.widths}")
-        if self.gaussian_noise < 0:
-            raise ValueError(f"gaussian_noise must be at least 0. Received: {self.gaussian_noise}")
+        if not 0 <= self.gaussian_noise < math.inf:
+            raise ValueError(f"gaussian_noise must be at least 0 and finite. Received: {self.gaussian_noise}")
         if not 0 <= self.masking_noise < 1:
             raise ValueError(f"masking_noise must be in [0, 1). Received: {self.masking_noise}")
 

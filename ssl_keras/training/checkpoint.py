@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 def variables(objective):
     """{name: variable} of all that changes in training, names stable across processes."""
     state = {"step": objective.step, "loss_scale": objective.loss_scale, "finite_steps": objective.finite_steps}
-    for network in objective.layers:
-        state |= {f"weights/{network.name}/{name}": v for name, v in named_variables(network).items()}
+    # By position: Keras numbers unnamed layers anew in every network of a process.
+    for place, network in enumerate(objective.layers):
+        state |= {f"weights/{place}/{i:04d}/{v.name}": v for i, v in enumerate(network.variables)}
     for index, (optimizer, _) in enumerate(objective.groups()):
         state |= {f"optimizers/{index}/{i}/{v.name}": v for i, v in enumerate(optimizer.variables)}
     return state | metric_variables(objective)
@@ -86,18 +87,20 @@ class Checkpoints:
     def restore(self, objective):
         """Loads the newest whole checkpoint into the objective; returns its notes, or None.
 
-        A damaged file is named in a warning, and the one before it is taken.
+        A file that is damaged is named in a warning, and the one before it is taken.
 
         Raises:
-            ValueError: there are checkpoints, and all are damaged.
+            ValueError: there are checkpoints, and none can be used.
         """
+        reason = None
         for path in reversed(self.paths()):
             try:
                 return self.load(objective, path)
             except ValueError as error:
-                log.warning("Skipping a damaged checkpoint: %s", error)
-        if self.paths():
-            raise ValueError(f"All checkpoints in {self.folder} are damaged. Start again in another folder.")
+                log.warning("Skipping a checkpoint: %s", error)
+                reason = error
+        if reason is not None:
+            raise ValueError(f"No checkpoint in {self.folder} can be used: {reason} Start again in another folder.")
         return None
 
     def load(self, objective, path):

@@ -94,13 +94,14 @@ class Finetune(Objective):
         return {}
 
 
-def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=()):
+def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=None, callbacks=()):
     """Fine-tunes a saved encoder on labels, and saves it with its head.
 
     Args:
         name: a saved encoder, by name or path.
         settings, training: see their classes; `training.data` names the data.
         data: `Splits` instead of `training.data`.
+        network: for an encoder of your own architecture: a function that makes a fresh graph.
         callbacks: more Keras callbacks.
 
     Returns:
@@ -110,6 +111,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=
     Raises:
         ValueError, RuntimeError, PermissionError: bad input, before training starts.
     """
+    if training.init is not None:
+        raise ValueError(f"finetune starts from the encoder it is given. Received: init={training.init!r}")
     # 1 Prepare the data.
     folder_of_encoder = encoders.find(name)
     card = encoders.read_card(folder_of_encoder)
@@ -121,13 +124,15 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=
         # A few labels make a small batch; that is no reason to refuse.
         training = dataclasses.replace(training, batch_size=min(training.batch_size, len(splits.train)))
     asked = {"encoder": str(name), **dataclasses.asdict(settings)}
-    data_name = splits.train.name.split("[")[0].split(":")[-1].replace("/", "-")
-    folder = runs.open_run(training, "finetune", asked, f"finetune-{card['name']}-{data_name}")
+    default_name = f"finetune-{card['name']}-{splits.train.short_name}"
+    folder = runs.open_run(training, splits, "finetune", asked, default_name)
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
-    with strategy.scope():
-        runs.seed_everything(training)
-        encoder = encoders.build(card, head=False)[0] if settings.scratch else encoders.load_encoder(folder_of_encoder)
+    with strategy.scope(), runs.conditions(training):
+        make = network or (lambda: encoders.build(card, head=False)[0])
+        # Loaded first in any case: that checks the card before a graph of its making is built.
+        encoder = encoders.load_encoder(folder_of_encoder, network=network and network(), precision=training.precision)
+        encoder = make() if settings.scratch else encoder
         head = classifier_head(card["features"], len(splits.train.classes))
         objective = Finetune(settings, encoder, head)
         objective.compile(
@@ -138,13 +143,14 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, callbacks=
         board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
         outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
+        encoders.save_encoder(
+            folder / "encoder", encoder, name=folder.name, objective=card["objective"],
+            settings=None if network else encoders.settings_of(card),
+            spec=splits.train.spec(), head=head, classes=splits.train.classes,
+            data={"name": splits.train.name, "examples": len(splits.train)},
+            training={"finetuned_from": card["name"], **json.loads((folder / "settings.json").read_text("utf-8"))},
+        )
         board.close(objective, outcome)
-    encoders.save_encoder(
-        folder / "encoder", encoder, name=folder.name, objective=card["objective"], settings=encoders.settings_of(card),
-        spec=splits.train.spec(), head=head, classes=splits.train.classes,
-        data={"name": splits.train.name, "examples": len(splits.train)},
-        training={"finetuned_from": str(name), **json.loads((folder / "settings.json").read_text("utf-8"))},
-    )
     files.write_json(folder / "summary.json", outcome)
     return outcome | {"folder": str(folder)}
 

@@ -29,7 +29,9 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
         data: `Splits` instead of `training.data` (`sources.from_arrays`).
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. It is saved without settings, and loads with
-            `load_encoder(folder, network=...)`.
+            `load_encoder(folder, network=...)`. Replicas then give what one device gives only
+            without Dropout, which draws by itself on each, and with
+            `BatchNormalization(synchronized=True)`.
         callbacks: more Keras callbacks.
 
     Returns:
@@ -46,12 +48,12 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
     spec = splits.train.spec()
-    data_name = splits.train.name.split("[")[0].split(":")[-1].strip("/").replace("/", "-")
-    folder = runs.open_run(training, f"pretrain {name}", dataclasses.asdict(settings), f"{name}-{data_name}")
+    folder = runs.open_run(
+        training, splits, f"pretrain {name}", dataclasses.asdict(settings), f"{name}-{splits.train.short_name}"
+    )
 
-    with strategy.scope():
+    with strategy.scope(), runs.conditions(training):
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
-        runs.seed_everything(training)
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
             initialise(objective.encoder, training.init)
@@ -64,13 +66,13 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
         board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
         outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
+        encoders.save_encoder(
+            folder / "encoder", objective.encoder, name=folder.name, objective=name,
+            settings=settings if encoder is None else None, spec=spec,
+            data={"name": splits.train.name, "examples": len(splits.train)},
+            training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
+        )
         board.close(objective, outcome)
-    encoders.save_encoder(
-        folder / "encoder", objective.encoder, name=folder.name, objective=name,
-        settings=settings if encoder is None else None, spec=spec,
-        data={"name": splits.train.name, "examples": len(splits.train)},
-        training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
-    )
     files.write_json(folder / "summary.json", outcome)
     return outcome | {"folder": str(folder)}
 

@@ -96,8 +96,10 @@ class Training:
         for name in ("steps", "interval", "patience", "quality_every", "replicas"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive. Received: {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite. Received: {self.learning_rate}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive or None. Received: {self.clip_norm}")
         if self.jit and (self.deterministic or self.strategy != "one"):
             raise ValueError("jit works on one device and without deterministic. Leave out one of them.")
         if not 0 <= self.seed < 2**32:
@@ -112,12 +114,13 @@ class Training:
 HOW = {"strategy", "replicas", "steps_per_execution", "run", "runs", "resume"}
 
 
-def open_run(training, kind, settings, default_name):
+def open_run(training, splits, kind, settings, default_name):
     """Makes or reopens the run's folder.
 
     Args:
         training: `Training`.
-        kind: "pretrain autoencoder", "finetune", …: part of what must agree on resume.
+        splits: `Splits`; its training part is part of what must agree on resume.
+        kind: "pretrain autoencoder", "finetune", …: so is this.
         settings: JSON-able dict of the objective's settings.
         default_name: the folder's name where `training.run` is empty.
 
@@ -131,9 +134,11 @@ def open_run(training, kind, settings, default_name):
     """
     folder = pathlib.Path(training.runs) / (training.run or default_name)
     asked = {k: v for k, v in dataclasses.asdict(training).items() if k not in HOW}
+    asked |= {"data": splits.train.base, "examples": len(splits.train), "fingerprint": splits.train.fingerprint()}
     asked = json.loads(json.dumps({"kind": kind, **asked, **settings}))
     path = folder / "settings.json"
-    if path.exists():
+    begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
+    if path.exists() and begun:
         there = json.loads(path.read_text("utf-8"))
         keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
         if keys:
@@ -146,12 +151,18 @@ def open_run(training, kind, settings, default_name):
     return folder
 
 
-def seed_everything(training):
-    """Seeds what creates weights, sets precision and, if asked, deterministic ops."""
+@contextlib.contextmanager
+def conditions(training):
+    """Seeds what creates weights, and sets precision and, if asked, deterministic ops, while it lasts."""
     keras.utils.set_random_seed(training.seed)
-    keras.config.set_dtype_policy(training.precision)
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(training.precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def train(objective, splits, training, folder, strategy, callbacks=()):
@@ -188,6 +199,8 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
                 callbacks=[*callbacks, keeper],
             )
             step = int(objective.step.numpy())
+            if objective.stop_training:  # a callback's wish
+                break
     return keeper.finish(objective)
 
 
@@ -291,9 +304,11 @@ class Keeper(keras.callbacks.Callback):
 
     def finish(self, objective):
         """Loads the best weights; returns the outcome."""
-        best = self.checkpoints.folder / "best.safetensors"
         step = int(objective.step.numpy())
-        self.checkpoints.load(objective, best)
+        try:
+            self.checkpoints.load(objective, self.checkpoints.folder / "best.safetensors")
+        except ValueError as error:
+            log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
         return last | {
             "step": step, "best_step": self.notes["best_step"], "best_val_loss": self.notes["best"],
@@ -334,7 +349,7 @@ def compare(root):
     Raises:
         ValueError: no runs there.
     """
-    found = sorted(path.parent for path in root.glob("*/settings.json"))
+    found = sorted(path.parent for path in root.glob("*/settings.json") if (path.parent / "metrics.csv").exists())
     if not found:
         raise ValueError(f"No runs in {root}. Expected folders with a settings.json; pretrain makes them.")
     settings = [json.loads((folder / "settings.json").read_text("utf-8")) for folder in found]
@@ -353,10 +368,7 @@ def compare(root):
 
 def _unfinished(folder):
     """What metrics.csv tells of a run that has not ended."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return {}
-    with open(path, newline="") as file:
+    with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     best = min(rows, key=lambda row: float(row["val_loss"]))
     step = f"{rows[-1]['step']} (unfinished)"
