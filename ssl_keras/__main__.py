@@ -142,12 +142,13 @@ class Evaluate:
 
 
 def evaluate_command(arguments):
+    from ssl_keras import card as cards
     from ssl_keras import downstream, encoders, files
     from ssl_keras.data.sources import load
     from ssl_keras.training.distribution import strategy
 
     asked = _parse(Evaluate, "evaluate", arguments)
-    name = encoders.read_card(encoders.find(asked.encoder))["name"]
+    name = cards.read(encoders.find(asked.encoder))["name"]
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{name}-{splits.train.short_name}")
     files.make_folder(folder)
@@ -185,6 +186,7 @@ def embed_command(arguments):
 
     import numpy as np
 
+    from ssl_keras import card as cards
     from ssl_keras import encoders, evaluation, files
     from ssl_keras.data.sources import Splits, load
 
@@ -192,9 +194,9 @@ def embed_command(arguments):
     if asked.split not in Splits._fields:
         raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
-    card = encoders.read_card(encoders.find(asked.encoder))
+    card = cards.read(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
-    encoders.check_images(card, splits.train)
+    cards.check_images(card, splits.train)
     features = evaluation.features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
     content = io.BytesIO()
     np.save(content, features)
@@ -217,11 +219,12 @@ class Export:
 def export_command(arguments):
     import shutil
 
+    from ssl_keras import card as cards
     from ssl_keras import encoders
 
     asked = _parse(Export, "export", arguments)
     model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
-    name = encoders.read_card(encoders.find(asked.encoder))["name"]
+    name = cards.read(encoders.find(asked.encoder))["name"]
     out = pathlib.Path(asked.out or f"{name}.savedmodel")
     if out.exists():
         raise ValueError(f"{out} exists. Choose another --out, or remove it.")
@@ -236,6 +239,7 @@ def export_command(arguments):
 
 def list_command(arguments):
     """Says what there is: objectives, data, encoders."""
+    from ssl_keras import card as cards
     from ssl_keras import encoders, objectives
 
     if arguments:
@@ -245,7 +249,7 @@ def list_command(arguments):
     print("encoders:" if encoders.available() else "encoders: none yet")
     for name, folder in sorted(encoders.available().items()):
         try:
-            card = encoders.read_card(folder)
+            card = cards.read(folder)
         except ValueError as error:
             print(f"  {name:40} broken: {error}")
             continue
@@ -261,7 +265,7 @@ class Runs:
 
 
 def runs_command(arguments):
-    from ssl_keras.training.run import compare
+    from ssl_keras.training.compare import compare
 
     print(compare(pathlib.Path(_parse(Runs, "runs", arguments).folder)))
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_labels
@@ -54,7 +55,7 @@ def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True
         ValueError: no labels, images that do not fit the encoder, too few labels.
     """
     folder = encoders.find(name)
-    card = encoders.read_card(folder)
+    card = cards.read(folder)
     check_labelled(splits, card)
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")

@@ -10,6 +10,8 @@ Shapes: `B` examples in this replica's part of the batch, `K` micro-batches.
 import keras
 import tensorflow as tf
 
+from ssl_keras.execution import executions
+
 
 class Objective(keras.Model):
     """A Keras model whose `fit` and `evaluate` run under any `tf.distribute` strategy.
@@ -208,65 +210,11 @@ class Objective(keras.Model):
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
-            self.train_function = self._make_loop(self.train_step, training=True)
+            self.train_function = executions(self, self.train_step, training=True)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._make_loop(self.test_step, training=False)
-
-    def _make_loop(self, step_function, training):
-        """A function of an iterator that runs at most `steps_per_execution` steps in one graph."""
-        strategy = self.distribute_strategy
-        metrics = [m for m in self.metrics if training or m is not self.gradient_norm]
-
-        @tf.autograph.experimental.do_not_convert
-        def one_step(batch):
-            strategy.run(step_function, args=(as_batch(batch),))
-
-        if self.jit_compile and not self.run_eagerly:
-            one_step = tf.function(one_step, jit_compile=True, reduce_retracing=True)
-
-        def body(done, iterator_has_more, iterator):
-            optional = iterator.get_next_as_optional()
-
-            def run():
-                one_step(optional.get_value())
-                if training:
-                    self.step.assign_add(1)
-                return tf.constant(1)
-
-            ran = tf.cond(optional.has_value(), run, lambda: tf.constant(0))
-            return done + ran, (ran > 0) & (self.failed_step < 0)
-
-        def steps(iterator, limit):
-            done, _ = tf.while_loop(
-                lambda done, go_on: go_on & (done < limit),
-                lambda done, go_on: body(done, go_on, iterator),
-                (tf.constant(0), tf.constant(True)), parallel_iterations=1,
-            )
-            return done, {metric.name: metric.result() for metric in metrics}
-
-        if not self.run_eagerly:
-            steps = tf.function(steps, reduce_retracing=True, autograph=False)
-
-        def execution(iterator):
-            total = self._steps_per_epoch if training else self._validation_steps
-            limit = self.steps_per_execution
-            if total is not None:
-                limit = min(limit, total - self._steps_done)
-            done, logs = steps(iterator, tf.constant(limit))
-            self._steps_done += int(done)
-            if int(self.failed_step.numpy()) >= 0:
-                raise FloatingPointError(
-                    f"The loss or its gradient is not finite at step {int(self.failed_step.numpy())}. "
-                    "Expected finite numbers; that update was not applied. Lower the learning rate, "
-                    "set clip_norm, or look at that batch."
-                )
-            if int(done) == 0:
-                raise StopIteration
-            return logs
-
-        return execution
+            self.test_function = executions(self, self.test_step, training=False)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing to build; see `__init__`."""
@@ -302,18 +250,6 @@ class Objective(keras.Model):
             return super().evaluate(x, *args, steps=steps, **kwargs)
         finally:
             self._steps_done = trained
-
-
-def as_batch(data):
-    """The dict in whatever `fit` made of it: a dict, or (dict,), (dict, labels, weights)."""
-    batch, label, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if not isinstance(batch, dict):
-        raise ValueError(
-            'An objective expects batches that are dicts, such as {"image": images}. '
-            f"Received: {type(batch).__name__}"
-        )
-    extra = {"label": label, "weight": weight}
-    return batch | {key: value for key, value in extra.items() if value is not None}
 
 
 def example_weight(batch):

@@ -68,6 +68,14 @@ def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "encoder.keras", "encoder.safetensors"]
 
 
+def test_any_folder_name_will_do(tmp_path):
+    network = dense_encoder((28, 28, 1), (16, 8))
+    for name, expected in (("my [1] größe", "my -1- größe"), (".hidden", "hidden"), ("***", "encoder")):
+        card = save_encoder(tmp_path / name, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+        assert card["name"] == expected
+        load_encoder(tmp_path / name)
+
+
 def test_a_classifier_comes_back_with_its_head(tmp_path, digits):
     network, head = dense_encoder((28, 28, 1), (16, 8)), classifier_head(8, 3)
     save_encoder(

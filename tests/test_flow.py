@@ -17,9 +17,10 @@ from ssl_keras.data.sources import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.objectives.autoencoder import Settings
 from ssl_keras.training import finetune
+from ssl_keras.training.compare import compare
 from ssl_keras.training.distribution import strategy
 from ssl_keras.training.pretrain import initialise, pretrain
-from ssl_keras.training.run import Training, compare
+from ssl_keras.training.run import Training
 
 QUICK = {"steps": 20, "interval": 5, "quality_every": 0}
 FLAGS = ["--steps", "20", "--interval", "5", "--quality-every", "0"]

@@ -83,8 +83,6 @@ print(f"   test accuracy {tuned['test_accuracy']:.1%}\n")
 # ## 5 Look
 
 # %%
-from ssl_keras.encoders import find, read_card  # noqa: E402
-
 classifier = load_classifier(tuned["folder"])
 guess = classifier.predict(image, verbose=0).argmax(1)
 figure = matplotlib.figure.Figure(figsize=(8, 1.6))
@@ -93,6 +91,5 @@ axes.imshow(picture_grid([image])[..., 0], cmap="gray")
 axes.set_xticks(28 * np.arange(8) + 14, [f"“{digits.test.classes[g]}”" for g in guess])
 axes.set_yticks([])
 figure.savefig(RUNS / "predictions.png", dpi=120, bbox_inches="tight")
-assert read_card(find(tuned["folder"]))["classes"] == list(digits.test.classes)
 print(f"Done in {time.monotonic() - started:.0f} s. Look at {RUNS}/predictions.png and {RUNS}/table/table.png,")
 print(f"and, with `make tensorboard`, at reconstructions, curves and the projector of {RUNS}.")

@@ -14,6 +14,7 @@ import json
 import keras
 import tensorflow as tf
 
+from ssl_keras import card as cards
 from ssl_keras import encoders, files
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.sources import few_labels, load
@@ -115,7 +116,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         raise ValueError(f"finetune starts from the encoder it is given. Received: init={training.init!r}")
     # 1 Prepare the data.
     folder_of_encoder = encoders.find(name)
-    card = encoders.read_card(folder_of_encoder)
+    card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
     check_labelled(splits, card)
@@ -145,7 +146,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
         encoders.save_encoder(
             folder / "encoder", encoder, name=folder.name, objective=card["objective"],
-            settings=None if network else encoders.settings_of(card),
+            settings=None if network else cards.settings(card),
             spec=splits.train.spec(), head=head, classes=splits.train.classes,
             data={"name": splits.train.name, "examples": len(splits.train)},
             training={"finetuned_from": card["name"], **json.loads((folder / "settings.json").read_text("utf-8"))},
@@ -163,4 +164,4 @@ def check_labelled(splits, card):
     """
     for source in splits:
         source.column("label")
-    encoders.check_images(card, splits.train)
+    cards.check_images(card, splits.train)

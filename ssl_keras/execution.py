@@ -1,0 +1,82 @@
+"""What Keras' `fit` and `evaluate` call: many steps in one graph, under any strategy."""
+
+import keras
+import tensorflow as tf
+
+
+def executions(objective, step_function, training):
+    """A function of an iterator that runs at most `steps_per_execution` steps in one graph.
+
+    Args:
+        objective: a compiled `Objective`.
+        step_function: its `train_step` or `test_step`.
+        training: whether these are steps of training.
+
+    Returns:
+        function of an iterator to {metric name: value so far}, as Keras' `fit` and `evaluate`
+        call it. It raises StopIteration where the data has ended, and FloatingPointError
+        naming the step where a loss or gradient was not finite.
+    """
+    strategy = objective.distribute_strategy
+    metrics = [m for m in objective.metrics if training or m is not objective.gradient_norm]
+
+    @tf.autograph.experimental.do_not_convert
+    def one_step(batch):
+        strategy.run(step_function, args=(as_batch(batch),))
+
+    if objective.jit_compile and not objective.run_eagerly:
+        one_step = tf.function(one_step, jit_compile=True, reduce_retracing=True)
+
+    def body(done, iterator_has_more, iterator):
+        optional = iterator.get_next_as_optional()
+
+        def run():
+            one_step(optional.get_value())
+            if training:
+                objective.step.assign_add(1)
+            return tf.constant(1)
+
+        ran = tf.cond(optional.has_value(), run, lambda: tf.constant(0))
+        return done + ran, (ran > 0) & (objective.failed_step < 0)
+
+    def steps(iterator, limit):
+        done, _ = tf.while_loop(
+            lambda done, go_on: go_on & (done < limit),
+            lambda done, go_on: body(done, go_on, iterator),
+            (tf.constant(0), tf.constant(True)), parallel_iterations=1,
+        )
+        return done, {metric.name: metric.result() for metric in metrics}
+
+    if not objective.run_eagerly:
+        steps = tf.function(steps, reduce_retracing=True, autograph=False)
+
+    def execution(iterator):
+        total = objective._steps_per_epoch if training else objective._validation_steps
+        limit = objective.steps_per_execution
+        if total is not None:
+            limit = min(limit, total - objective._steps_done)
+        done, logs = steps(iterator, tf.constant(limit))
+        objective._steps_done += int(done)
+        if int(objective.failed_step.numpy()) >= 0:
+            raise FloatingPointError(
+                f"The loss or its gradient is not finite at step {int(objective.failed_step.numpy())}. "
+                "Expected finite numbers; that update was not applied. Lower the learning rate, "
+                "set clip_norm, or look at that batch."
+            )
+        if int(done) == 0:
+            raise StopIteration
+        return logs
+
+    return execution
+
+
+def as_batch(data):
+    """The dict in whatever `fit` made of it: a dict, or (dict,), (dict, labels, weights)."""
+    batch, label, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(batch, dict):
+        raise ValueError(
+            'An objective expects batches that are dicts, such as {"image": images}. '
+            f"Received: {type(batch).__name__}"
+        )
+    extra = {"label": label, "weight": weight}
+    return batch | {key: value for key, value in extra.items() if value is not None}

@@ -1,0 +1,155 @@
+"""What keeps a run safe: its metrics, its checkpoints, the best, early stopping, signals, progress."""
+
+import contextlib
+import csv
+import io
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+
+import keras
+from tqdm import tqdm
+
+from ssl_keras import files
+from ssl_keras.training import checkpoint
+
+# Exit codes of an interrupted run that has saved its state: 128 + the signal's number.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
+
+log = logging.getLogger(__name__)
+
+
+class Keeper(keras.callbacks.Callback):
+    """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals."""
+
+    def __init__(self, folder, training, total, interval):
+        super().__init__()
+        self.folder, self.training, self.total, self.interval = folder, training, total, interval
+        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+        self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
+        self.rows, self.metrics_to_restore = [], None
+        self.stop, self.signal = False, None
+        self.bar, self.started, self.last_line = None, time.monotonic(), 0.0
+
+    def restore(self, objective):
+        """Loads the newest checkpoint, if any; returns the step."""
+        notes = self.checkpoints.restore(objective)
+        step = int(objective.step.numpy())
+        if notes is not None:
+            self.notes = notes
+            self.stop = self._patience_spent()
+            if step % self.interval and step < self.total:  # `fit` resets the metrics; they go on after that
+                self.metrics_to_restore = checkpoint.read(checkpoint.metric_variables(objective))
+            log.info("Resuming %s at step %d of %d", self.folder, step, self.total)
+        path = self.folder / "metrics.csv"
+        if path.exists():  # rows from after the checkpoint are written again
+            with open(path, newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        return step
+
+    @contextlib.contextmanager
+    def signals(self):
+        """Saves before SIGINT or SIGTERM ends the run; handlers exist on the main thread alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number, _):
+            self.signal = number
+            signal.signal(number, before[number])  # a second one ends it at once
+            log.warning("Caught %s: saving at the next step, then stopping.", signal.Signals(number).name)
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def progress(self, step):
+        """A bar on a terminal, a line every few seconds elsewhere."""
+        self.started, self.first_step = time.monotonic(), step
+        quiet = not sys.stderr.isatty()
+        with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
+            self.bar = bar
+            yield
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.metrics_to_restore is not None:
+            checkpoint.assign(checkpoint.metric_variables(self.model), self.metrics_to_restore)
+            self.metrics_to_restore = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.step.numpy())
+        self._show(step, logs)
+        if self.signal is not None and step % self.interval and step < self.total:
+            self._save(best=False)
+            self._leave()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"step": int(self.model.step.numpy())} | {k: float(v) for k, v in sorted(logs.items())}
+        self.rows.append(row)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write(self.folder / "metrics.csv", table.getvalue())
+
+        best = self.notes["best"] is None or row["val_loss"] < self.notes["best"]
+        if best:
+            self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
+        else:
+            self.notes["waited"] += 1
+        self._save(best)
+        if self._patience_spent():
+            self.stop = self.model.stop_training = True
+        if self.signal is not None:
+            self._leave()
+
+    def finish(self, objective):
+        """Loads the best weights; returns the outcome."""
+        step = int(objective.step.numpy())
+        try:
+            self.checkpoints.load(objective, self.checkpoints.folder / "best.safetensors")
+        except ValueError as error:
+            log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
+        last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
+        return last | {
+            "step": step, "best_step": self.notes["best_step"], "best_val_loss": self.notes["best"],
+            "seconds": round(self.notes["seconds"], 1), "stopped_early": step < self.total,
+        }
+
+    def _patience_spent(self):
+        return 0 < self.training.patience <= self.notes["waited"]
+
+    def _save(self, best):
+        now = time.monotonic()
+        self.notes["seconds"] += now - self.started
+        self.started = now
+        self.checkpoints.save(self.model, self.notes, best)
+
+    def _leave(self):
+        log.warning("Saved %s at step %d; --resume goes on from there.", self.folder, int(self.model.step.numpy()))
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(EXIT_TERMINATED)
+
+    def _show(self, step, logs):
+        loss = float(logs["loss"])
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self.bar.update(step - self.bar.n if not self.bar.disable else 0)
+        now = time.monotonic()
+        if self.bar.disable and (now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total):
+            if self.last_line:
+                rate = (step - self.last_step) / (now - self.last_line)
+                left = (self.total - step) / rate if rate else math.inf
+                log.info("step %d of %d, loss %.4f, %.0f steps/s, %.0f s left", step, self.total, loss, rate, left)
+            self.last_line, self.last_step = now, step
