@@ -1,7 +1,15 @@
 """The command line: `python -m ssl_keras COMMAND`, or `ssl-keras COMMAND`.
 
-pretrain, finetune, evaluate, embed, export, list, runs. The settings dataclasses are the
-flags: `ssl-keras pretrain autoencoder --help` shows them all.
+    pretrain OBJECTIVE   learn from data without labels, and save the encoder
+    finetune ENCODER     train it with a head, on labels
+    evaluate ENCODER     measure it beside pixels, random init, and training from scratch
+    embed ENCODER        write the features of a data set
+    export ENCODER       write a SavedModel
+    list                 what there is: objectives, data, encoders
+    runs                 compare runs
+
+`ssl-keras COMMAND --help` shows a command's flags; those of pretraining belong to the
+objective: `ssl-keras pretrain autoencoder --help`.
 
 Exit codes: 0 done; 1 bad input or a failed run (one line says what); 2 wrong usage;
 130 and 143 after Ctrl-C and SIGTERM, with the state saved: `--resume` goes on.
@@ -17,6 +25,8 @@ import tempfile
 
 import tyro
 
+import ssl_keras
+
 Positional = tyro.conf.Positional
 COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "export", "list", "runs")
 
@@ -27,6 +37,9 @@ def main(arguments=None):
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__.strip())
         return 0 if arguments else 2
+    if arguments == ["--version"]:
+        print(f"ssl-keras {ssl_keras.__version__}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         print(f"Unknown command {command!r}. There are: {', '.join(COMMANDS)}.", file=sys.stderr)
@@ -167,7 +180,7 @@ def evaluate_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Writes the features of every image of a data set, in order, as float32 (N, D)."""
+    """Writes the features of every image of a split of a data set, in order, as float32 (N, D)."""
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
@@ -237,13 +250,17 @@ def export_command(arguments):
     print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve(images)")
 
 
-def list_command(arguments):
+@dataclasses.dataclass(frozen=True)
+class List:
     """Says what there is: objectives, data, encoders."""
+
+
+def list_command(arguments):
+    """Says what there is."""
     from ssl_keras import card as cards
     from ssl_keras import encoders, objectives
 
-    if arguments:
-        raise ValueError(f"list takes no arguments. Received: {' '.join(arguments)}")
+    _parse(List, "list", arguments)
     print("objectives:", ", ".join(objectives.names()))
     print("data: digits, tfds:NAME, folder:PATH")
     print("encoders:" if encoders.available() else "encoders: none yet")

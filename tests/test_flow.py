@@ -262,6 +262,7 @@ def test_the_commands(capsys):
     assert "batch_size" in out  # they differ in it
     assert main([]) == 2
     assert main(["--help"]) == 0
+    assert main(["--version"]) == 0
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

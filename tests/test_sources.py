@@ -1,7 +1,9 @@
 """Sources: what they hold, what they hold out, and what they refuse."""
 
 import os
+import pathlib
 import socket
+import zipfile
 
 import numpy as np
 import pytest
@@ -198,10 +200,10 @@ def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog)
     broken = tmp_path / "cat" / "007.png"
     broken.write_bytes(broken.read_bytes()[:40])
     splits = load(f"folder:{tmp_path}")
-    assert "skipped 1 of 120 images that cannot be read: 007.png" in caplog.text
+    assert "skipped 1 of 120 images that cannot be read: cat/007.png" in caplog.text
     assert len(splits.train.arrays["image"]) == 119
     (tmp_path / "cat" / "008.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"2 of 120 images cannot be read .*007.png, 008.png"):
+    with pytest.raises(ValueError, match=r"2 of 120 images cannot be read .*cat/007.png, cat/008.png"):
         load(f"folder:{tmp_path}")
 
 
@@ -214,6 +216,30 @@ def test_bad_folders(tmp_path, rng):
     write_images(tmp_path, 1, rng)
     with pytest.raises(ValueError, match="000.png lies beside sub-folders"):
         load(f"folder:{tmp_path}")
+
+
+def test_real_photographs_in_a_folder(tmp_path):
+    """12,000 JPEG files of CIFAR-10, in train/CLASS and test/CLASS."""
+    archive = pathlib.Path(os.environ.get("SSL_KERAS_DATA", "/nowhere")) / "cifar10_jpg" / "cifar10_jpg_10k.zip"
+    if not archive.is_file():
+        pytest.skip("real data: $SSL_KERAS_DATA holds no cifar10_jpg")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "cifar")
+    splits = load(f"folder:{tmp_path / 'cifar'}")
+    assert [len(part) for part in splits] == [9_000, 1_000, 2_000]
+    assert splits.train.spec()["image"][0] == (32, 32, 3)
+    assert np.bincount(splits.test.column("label")).tolist() == [200] * 10
+    assert splits.train.classes[:3] == ("airplane", "automobile", "bird")
+    assert 100 < splits.train.column("image").mean() < 140
+
+
+def test_real_colour_images_from_tfds():
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not (pathlib.Path(folder) / "cmaterdb").is_dir():
+        pytest.skip("real data: $TFDS_DATA_DIR holds no cmaterdb")
+    splits = load("tfds:cmaterdb/bangla", image_size=28)
+    assert [len(part) for part in splits] == [4_500, 500, 1_000]
+    assert splits.train.spec()["image"][0] == (28, 28, 3)
 
 
 # ----- memory-mapped files --------------------------------------------------

@@ -132,7 +132,7 @@ def _decode(file, shape):
 def _report(title, broken, count):
     if not broken:
         return
-    names = ", ".join(f.name for f in broken[:10]) + (" …" if len(broken) > 10 else "")
+    names = ", ".join(f"{f.parent.name}/{f.name}" for f in broken[:10]) + (" …" if len(broken) > 10 else "")
     if len(broken) > max(1, math.floor(CORRUPT_SHARE * count)):
         raise ValueError(
             f"{title}: {len(broken)} of {count} images cannot be read (more than {CORRUPT_SHARE:.0%}): {names}. "

@@ -263,7 +263,8 @@ def few_labels(source, per_class, seed):
         members = order[labels[order] == index]
         if len(members) < per_class:
             raise ValueError(
-                f"{source.name}: class {name!r} has {len(members)} examples; expected at least {per_class}."
+                f"{source.name}: class {name!r} has {len(members)} examples; expected at least {per_class}. "
+                "Ask for fewer labels per class (--budgets, --labels-per-class)."
             )
         chosen.append(members[:per_class])
     return source.take(np.sort(np.concatenate(chosen)))

@@ -12,7 +12,9 @@ def compare(root):
     """
     found = sorted(path.parent for path in root.glob("*/settings.json") if (path.parent / "metrics.csv").exists())
     if not found:
-        raise ValueError(f"No runs in {root}. Expected folders with a settings.json; pretrain makes them.")
+        raise ValueError(
+            f"No runs in {root}. Expected folders with a metrics.csv, which a run writes after its first interval."
+        )
     settings = [json.loads((folder / "settings.json").read_text("utf-8")) for folder in found]
     keys = list(dict.fromkeys(key for each in settings for key in each))
     differing = [key for key in keys if len({json.dumps(each.get(key)) for each in settings}) > 1]

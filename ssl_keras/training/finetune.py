@@ -126,7 +126,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         training = dataclasses.replace(training, batch_size=min(training.batch_size, len(splits.train)))
     asked = {"encoder": str(name), **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
-    folder = runs.open_run(training, splits, "finetune", asked, default_name)
+    folder = runs.open_run(training, splits, strategy, "finetune", asked, default_name)
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
     with strategy.scope(), runs.conditions(training):

@@ -48,9 +48,9 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
     spec = splits.train.spec()
-    folder = runs.open_run(
-        training, splits, f"pretrain {name}", dataclasses.asdict(settings), f"{name}-{splits.train.short_name}"
-    )
+    default_name = f"{name}-{splits.train.short_name}"
+    asked = dataclasses.asdict(settings)
+    folder = runs.open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
     with strategy.scope(), runs.conditions(training):
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.

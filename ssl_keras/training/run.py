@@ -99,12 +99,13 @@ class Training:
 HOW = {"strategy", "replicas", "steps_per_execution", "run", "runs", "resume"}
 
 
-def open_run(training, splits, kind, settings, default_name):
+def open_run(training, splits, strategy, kind, settings, default_name):
     """Makes or reopens the run's folder.
 
     Args:
         training: `Training`.
         splits: `Splits`; its training part is part of what must agree on resume.
+        strategy: the one to train under.
         kind: "pretrain autoencoder", "finetune", …: so is this.
         settings: JSON-able dict of the objective's settings.
         default_name: the folder's name where `training.run` is empty.
@@ -113,10 +114,13 @@ def open_run(training, splits, kind, settings, default_name):
         `pathlib.Path`.
 
     Raises:
-        ValueError: the folder belongs to other settings (the difference is shown), or the
-            run has begun and `resume` is off.
+        ValueError: fewer examples than a batch, or a batch that does not divide; the folder
+            belongs to other settings (the difference is shown), or the run has begun and
+            `resume` is off.
         PermissionError: the folder cannot be written.
     """
+    check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
+    Batches(splits.train, training.batch_size)  # refuses here what cannot be trained on
     folder = pathlib.Path(training.runs) / (training.run or default_name)
     asked = {k: v for k, v in dataclasses.asdict(training).items() if k not in HOW}
     asked |= {"data": splits.train.base, "examples": len(splits.train), "fingerprint": splits.train.fingerprint()}
@@ -128,9 +132,13 @@ def open_run(training, splits, kind, settings, default_name):
         keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
-            raise ValueError(f"{folder} belongs to a run with other settings:{difference}\nChoose another --run name.")
+            raise ValueError(
+                f"{folder} belongs to a run with other settings:{difference}\nChoose another --run name (run=)."
+            )
         if not training.resume:
-            raise ValueError(f"{folder} has begun. Add --resume to go on with it, or choose another --run name.")
+            raise ValueError(
+                f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
+            )
     files.make_folder(folder)
     files.write_json(path, asked)
     return folder
@@ -163,7 +171,6 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
         FloatingPointError: a loss that is not finite; the last checkpoint is from before it.
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
-    check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
     views = objective.views
     batches = Batches(splits.train, training.batch_size, seed=training.seed, views=views)
     held_out = Batches(splits.validation, training.batch_size, views=views, shuffle=False)
