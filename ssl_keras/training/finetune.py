@@ -124,7 +124,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.
         training = dataclasses.replace(training, batch_size=min(training.batch_size, len(splits.train)))
-    asked = {"encoder": str(name), **dataclasses.asdict(settings)}
+    weights = card["weights"]["sha256"][:16]
+    asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
     folder = runs.open_run(training, splits, strategy, "finetune", asked, default_name)
 
@@ -149,7 +150,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             settings=None if network else cards.settings(card),
             spec=splits.train.spec(), head=head, classes=splits.train.classes,
             data={"name": splits.train.name, "examples": len(splits.train)},
-            training={"finetuned_from": card["name"], **json.loads((folder / "settings.json").read_text("utf-8"))},
+            training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
         )
         board.close(objective, outcome)
     files.write_json(folder / "summary.json", outcome)
