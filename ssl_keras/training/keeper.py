@@ -58,7 +58,8 @@ class Keeper(keras.callbacks.Callback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # None is a handler that was not set from Python, and cannot be put back from there.
+        before = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number, _):
             self.signal = number
