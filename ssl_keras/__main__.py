@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -62,7 +63,7 @@ def main(arguments=None):
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -23,10 +23,11 @@ from tqdm import tqdm
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import few_labels
+from ssl_keras.data.sources import few_label_indices, few_labels
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.training import checkpoint
 from ssl_keras.training.finetune import Finetune, Settings, check_labelled
+from ssl_keras.training.run import held_out
 
 # Fine-tuning and scratch choose among the same twelve settings by validation accuracy.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # Adam's learning rate, encoder and head alike
@@ -60,7 +61,7 @@ def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")
     for budget in budgets:
-        few_labels(splits.train, budget, seeds[0])  # refused before any work
+        few_label_indices(splits.train, budget, seeds[0])  # refused before any work
     encoder = encoders.load_encoder(folder, network=network and network())
     keras.utils.set_random_seed(0)
     fresh = network or (lambda: encoders.build(card, head=False)[0])
@@ -88,13 +89,11 @@ def _frozen(arrays, splits, budgets, seeds):
         "kNN": (evaluation.knn(train, train_y, test, test_y), 0.0),
         ALL: (probe, 0.0),
     }
-    # Rows of the training features, so that a subset of the source is a subset of these.
-    position = {original: i for i, original in enumerate(_rows(splits.train))}
     for budget in budgets:
         scores = []
         for seed in seeds:
-            rows = [position[i] for i in _rows(few_labels(splits.train, budget, seed))]
-            score, _ = evaluation.linear_probe(train[rows], train_y[rows], validation, validation_y, test, test_y)
+            few = few_label_indices(splits.train, budget, seed)
+            score, _ = evaluation.linear_probe(train[few], train_y[few], validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
     return row | {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
@@ -130,7 +129,7 @@ def _trained(encoder, card, splits, budgets, seeds):
                 objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=steps - done, verbose=0)
                 done = steps
                 scores.setdefault((rate, steps), []).append(
-                    (_accuracy(objective, splits.validation), _accuracy(objective, splits.test))
+                    (_accuracy(objective, splits.validation, strategy), _accuracy(objective, splits.test, strategy))
                 )
         best = max(scores, key=lambda setting: np.mean([validation for validation, _ in scores[setting]]))
         log.info("%s: chose learning rate %g, %d steps", _per_class(budget), *best)
@@ -138,15 +137,8 @@ def _trained(encoder, card, splits, budgets, seeds):
     return row
 
 
-def _accuracy(objective, source):
-    strategy = tf.distribute.get_strategy()
-    batches = Batches(source, 500 * strategy.num_replicas_in_sync, shuffle=False)
-    dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
-    return objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)["accuracy"]
-
-
-def _rows(source):
-    return range(len(source)) if source.rows is None else source.rows
+def _accuracy(objective, source, strategy):
+    return held_out(objective, source, 500 * strategy.num_replicas_in_sync, strategy)["accuracy"]
 
 
 def _per_class(budget):

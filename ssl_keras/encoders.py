@@ -5,7 +5,6 @@ numbers; `FOLDER/encoder.keras` is the same for plain Keras and is never read he
 since a `.keras` file can carry code.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -22,6 +21,7 @@ import ssl_keras
 from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.networks.dense import classifier_head
+from ssl_keras.precision import computing_in
 from ssl_keras.training import checkpoint
 
 
@@ -90,20 +90,10 @@ def _in_float32(encoder, objective, settings, spec):
     """The same encoder computing in float32, whatever precision it was trained in."""
     if encoder.compute_dtype == "float32" or settings is None:
         return encoder
-    with _precision("float32"):
+    with computing_in("float32"):
         plain = objectives.module(objective).encoder(settings, spec)
     plain.set_weights(encoder.get_weights())
     return plain
-
-
-@contextlib.contextmanager
-def _precision(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _beside(folder, what):
@@ -155,7 +145,7 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
                 "load_encoder(path, trusted=True). Or load the folder with card.json and encoder.safetensors."
             )
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    with _precision(precision):
+    with computing_in(precision):
         return _load(find(name), network)[0]
 
 
@@ -165,7 +155,7 @@ def load_classifier(name):
     Raises:
         ValueError: as `load_encoder`, and where there is no head.
     """
-    with _precision("float32"):
+    with computing_in("float32"):
         encoder, head, card = _load(find(name), None)
         if head is None:
             raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
@@ -218,13 +208,22 @@ def build(card, head=True):
     return encoder, classifier_head(card["features"], len(classes)) if classes else None
 
 
+def named_variables(network):
+    """{path: variable} of a network, in its order; a path met again gets `#2`, `#3`, …."""
+    named = {}
+    for variable in network.variables:
+        copies = sum(name.split("#")[0] == variable.path for name in named)
+        named[variable.path + (f"#{copies + 1}" if copies else "")] = variable
+    return named
+
+
 def _tensors(encoder, head, ours=True):
     """{name: variable}; of an architecture not ours by position, since Keras numbers unnamed layers anew."""
-    tensors = checkpoint.named_variables(encoder)
+    tensors = named_variables(encoder)
     if not ours:
         tensors = {f"{i:04d}/{v.name}": v for i, v in enumerate(tensors.values())}
     if head is not None:
-        tensors |= {f"head/{name}": v for name, v in checkpoint.named_variables(head).items()}
+        tensors |= {f"head/{name}": v for name, v in named_variables(head).items()}
     return tensors
 
 
@@ -232,6 +231,7 @@ def _load(folder, network):
     card = cards.read(folder)
     path, ours = folder / card["weights"]["file"], card["settings"] is not None
     _check_file(path, card)
+
     def make():
         if network is None:
             return build(card)

@@ -27,7 +27,7 @@ def executions(objective, step_function, training):
     if objective.jit_compile and not objective.run_eagerly:
         one_step = tf.function(one_step, jit_compile=True, reduce_retracing=True)
 
-    def body(done, iterator_has_more, iterator):
+    def body(done, iterator):
         optional = iterator.get_next_as_optional()
 
         def run():
@@ -42,7 +42,7 @@ def executions(objective, step_function, training):
     def steps(iterator, limit):
         done, _ = tf.while_loop(
             lambda done, go_on: go_on & (done < limit),
-            lambda done, go_on: body(done, go_on, iterator),
+            lambda done, _: body(done, iterator),
             (tf.constant(0), tf.constant(True)), parallel_iterations=1,
         )
         return done, {metric.name: metric.result() for metric in metrics}

@@ -249,7 +249,12 @@ def _shapes(source):
 
 
 def few_labels(source, per_class, seed):
-    """The part of a labelled source with `per_class` examples of each class, drawn by `seed`.
+    """The part of a labelled source with `per_class` examples of each class, drawn by `seed`."""
+    return source.take(few_label_indices(source, per_class, seed))
+
+
+def few_label_indices(source, per_class, seed):
+    """The indices into a labelled source that `few_labels` takes, sorted.
 
     Raises:
         ValueError: a class with fewer examples than that.
@@ -267,4 +272,4 @@ def few_labels(source, per_class, seed):
                 "Ask for fewer labels per class (--budgets, --labels-per-class)."
             )
         chosen.append(members[:per_class])
-    return source.take(np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen))

@@ -26,15 +26,6 @@ def variables(objective):
     return state | metric_variables(objective)
 
 
-def named_variables(network):
-    """{path: variable} of a network, in its order; a path met again gets `#2`, `#3`, …."""
-    named = {}
-    for variable in network.variables:
-        copies = sum(name.split("#")[0] == variable.path for name in named)
-        named[variable.path + (f"#{copies + 1}" if copies else "")] = variable
-    return named
-
-
 def metric_variables(objective):
     """{name: variable} of the metrics' accumulators."""
     return {

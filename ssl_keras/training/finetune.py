@@ -9,7 +9,6 @@ Metrics: `loss`, nats per example; `accuracy`, in [0, 1]; `gradient_norm` (train
 """
 
 import dataclasses
-import json
 
 import keras
 import tensorflow as tf
@@ -127,7 +126,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
-    folder = runs.open_run(training, splits, strategy, "finetune", asked, default_name)
+    folder, asked = runs.open_run(training, splits, strategy, "finetune", asked, default_name)
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
     with strategy.scope(), runs.conditions(training):
@@ -142,15 +141,16 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
         )
         # 4 Train. 5 Evaluate.
-        board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
+        board = TensorBoard(folder, splits, training, asked)
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
-        outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
+        test = runs.held_out(objective, splits.test, training.batch_size, strategy)
+        outcome |= {f"test_{key}": value for key, value in test.items()}
         encoders.save_encoder(
             folder / "encoder", encoder, name=folder.name, objective=card["objective"],
             settings=None if network else cards.settings(card),
             spec=splits.train.spec(), head=head, classes=splits.train.classes,
             data={"name": splits.train.name, "examples": len(splits.train)},
-            training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
+            training=asked | {"outcome": outcome},
         )
         board.close(objective, outcome)
     files.write_json(folder / "summary.json", outcome)

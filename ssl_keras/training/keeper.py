@@ -16,9 +16,7 @@ from tqdm import tqdm
 from ssl_keras import files
 from ssl_keras.training import checkpoint
 
-# Exit codes of an interrupted run that has saved its state: 128 + the signal's number.
-EXIT_INTERRUPTED = 128 + signal.SIGINT
-EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 
 log = logging.getLogger(__name__)
@@ -77,7 +75,7 @@ class Keeper(keras.callbacks.Callback):
     @contextlib.contextmanager
     def progress(self, step):
         """A bar on a terminal, a line every few seconds elsewhere."""
-        self.started, self.first_step = time.monotonic(), step
+        self.started = time.monotonic()
         quiet = not sys.stderr.isatty()
         with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
             self.bar = bar

@@ -1,7 +1,6 @@
 """Pretraining: any objective on unlabelled data, in the tutorial's five steps (its section 3.1)."""
 
 import dataclasses
-import json
 import logging
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from ssl_keras import encoders, files, objectives
 from ssl_keras.data.sources import load
 from ssl_keras.tensorboard import TensorBoard
-from ssl_keras.training import checkpoint
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 from ssl_keras.training.optimizer import Adam
@@ -50,7 +48,7 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
     spec = splits.train.spec()
     default_name = f"{name}-{splits.train.short_name}"
     asked = dataclasses.asdict(settings)
-    folder = runs.open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
+    folder, asked = runs.open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
     with strategy.scope(), runs.conditions(training):
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
@@ -63,14 +61,15 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
             jit_compile=training.jit,
         )
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
-        board = TensorBoard(folder, splits, training, json.loads((folder / "settings.json").read_text("utf-8")))
+        board = TensorBoard(folder, splits, training, asked)
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
-        outcome |= {f"test_{k}": v for k, v in runs.held_out(objective, splits.test, training, strategy).items()}
+        test = runs.held_out(objective, splits.test, training.batch_size, strategy)
+        outcome |= {f"test_{key}": value for key, value in test.items()}
         encoders.save_encoder(
             folder / "encoder", objective.encoder, name=folder.name, objective=name,
             settings=settings if encoder is None else None, spec=spec,
             data={"name": splits.train.name, "examples": len(splits.train)},
-            training=json.loads((folder / "settings.json").read_text("utf-8")) | {"outcome": outcome},
+            training=asked | {"outcome": outcome},
         )
         board.close(objective, outcome)
     files.write_json(folder / "summary.json", outcome)
@@ -86,8 +85,8 @@ def initialise(encoder, name):
     Raises:
         ValueError: nothing matches.
     """
-    saved = checkpoint.named_variables(encoders.load_encoder(name))
-    fresh = checkpoint.named_variables(encoder)
+    saved = encoders.named_variables(encoders.load_encoder(name))
+    fresh = encoders.named_variables(encoder)
     matched = [key for key in fresh if key in saved and saved[key].shape == fresh[key].shape]
     if not matched:
         raise ValueError(

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
+from ssl_keras.precision import computing_in
 from ssl_keras.training.keeper import Keeper
 
 
@@ -111,7 +112,7 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         default_name: the folder's name where `training.run` is empty.
 
     Returns:
-        `pathlib.Path`.
+        (the folder, a `pathlib.Path`; the settings written there, a flat dict).
 
     Raises:
         ValueError: fewer examples than a batch, or a batch that does not divide; the folder
@@ -141,7 +142,7 @@ def open_run(training, splits, strategy, kind, settings, default_name):
             )
     files.make_folder(folder)
     files.write_json(path, asked)
-    return folder
+    return folder, asked
 
 
 @contextlib.contextmanager
@@ -150,12 +151,8 @@ def conditions(training):
     keras.utils.set_random_seed(training.seed)
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(training.precision)
-    try:
+    with computing_in(training.precision):
         yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def train(objective, splits, training, folder, strategy, callbacks=()):
@@ -196,9 +193,9 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     return keeper.finish(objective)
 
 
-def held_out(objective, source, training, strategy):
+def held_out(objective, source, batch_size, strategy):
     """{metric: value} of a compiled objective on all of a source."""
-    batches = Batches(source, training.batch_size, views=objective.views, shuffle=False)
+    batches = Batches(source, batch_size, views=objective.views, shuffle=False)
     dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
     return {key: float(value) for key, value in result.items()}
