@@ -2,9 +2,12 @@
 
     pretrain OBJECTIVE   learn from data without labels, and save the encoder
     finetune ENCODER     train it with a head, on labels
-    evaluate ENCODER     measure it beside pixels, random init, and training from scratch
+    evaluate ENCODER     measure it beside pixels or TF-IDF, random init, and training from scratch
     embed ENCODER        write the features of a data set
-    export ENCODER       write a SavedModel
+    sample ENCODER       write text with a causal language model
+    fill ENCODER TEXT    guess the [MASK]s of a text
+    import FOLDER        take over a GPT-2 or BERT checkpoint in the Hugging Face layout
+    export ENCODER       write a SavedModel, or that layout
     list                 what there is: objectives, data, encoders
     runs                 compare runs
 
@@ -27,9 +30,10 @@ import tempfile
 import tyro
 
 import ssl_keras
+from ssl_keras import objectives
 
 Positional = tyro.conf.Positional
-COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "export", "list", "runs")
+COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "list", "runs")
 
 
 def main(arguments=None):
@@ -42,15 +46,19 @@ def main(arguments=None):
         print(f"ssl-keras {ssl_keras.__version__}")
         return 0
     command, *rest = arguments
-    if command not in COMMANDS:
-        print(f"Unknown command {command!r}. There are: {', '.join(COMMANDS)}.", file=sys.stderr)
+    own = objectives.commands()
+    if command not in COMMANDS and command not in own:
+        print(f"Unknown command {command!r}. There are: {', '.join([*COMMANDS, *own])}.", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("absl", "tensorflow", "matplotlib", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         start_tensorflow()
-        globals()[f"{command}_command"](rest)
+        if command in own:
+            _objective_command(command, own[command], rest)
+        else:
+            globals()[f"{command}_command"](rest)
     except BrokenPipeError:  # `ssl-keras runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -92,14 +100,25 @@ def start_tensorflow():
             os.close(stderr)
 
 
+def _objective_command(command, modules, arguments):
+    """A command that objectives bring with them; the encoder that it names says which one's."""
+    from ssl_keras import card as cards
+    from ssl_keras import encoders
+
+    name = modules[0]
+    if arguments and not arguments[0].startswith("-"):
+        name = cards.read(encoders.find(arguments[0]))["objective"]
+        if name not in modules:
+            raise ValueError(f"{command} is for encoders of {', '.join(modules)}. {arguments[0]} is of {name}.")
+    getattr(objectives.module(name), f"{command}_command")(arguments)
+
+
 def _parse(kind, command, arguments, **options):
     return tyro.cli(kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **options)
 
 
 def pretrain_command(arguments):
-    from ssl_keras import objectives
     from ssl_keras.training.pretrain import pretrain
-    from ssl_keras.training.run import Training
 
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: ssl-keras pretrain OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
@@ -108,7 +127,7 @@ def pretrain_command(arguments):
     module = objectives.module(name)
     flags = dataclasses.make_dataclass("Pretrain", [
         ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-        ("training", Training, dataclasses.field(default=Training())),
+        ("training", type(module.DEFAULTS), dataclasses.field(default=module.DEFAULTS)),
     ])
     asked = _parse(flags, f"pretrain {name}", rest, description=module.__doc__)
     outcome = pretrain(name, asked.settings, asked.training)
@@ -131,14 +150,14 @@ def finetune_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measures a saved encoder beside pixels, random init, and training from scratch."""
+    """Measures a saved encoder beside pixels or TF-IDF, random init, and training from scratch."""
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
     data: str = "digits"
-    """Labelled data: digits, tfds:NAME, or folder:PATH."""
+    """Labelled data: digits, tfds:NAME, folder:PATH, or table:FILE."""
     image_size: int | None = None
-    """Side length in pixels to resize to."""
+    """Of images: side length in pixels to resize to."""
     budgets: tuple[int, ...] = (60, 10)
     """Labels per class of the few-label columns."""
     seeds: int = 5
@@ -181,16 +200,16 @@ def evaluate_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Writes the features of every image of a split of a data set, in order, as float32 (N, D)."""
+    """Writes the features of every example of a split of a data set, in order, as float32 (N, D)."""
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
     data: str = "digits"
-    """digits, tfds:NAME, or folder:PATH."""
+    """digits, folder:PATH, pydoc, text:PATH, table:FILE, or tfds:NAME."""
     split: str = "test"
     """train, validation or test."""
     image_size: int | None = None
-    """Side length in pixels to resize to."""
+    """Of images: side length in pixels to resize to."""
     out: str = "features.npy"
     """The file to write."""
 
@@ -208,9 +227,8 @@ def embed_command(arguments):
     if asked.split not in Splits._fields:
         raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
-    card = cards.read(encoders.find(asked.encoder))
-    splits = load(asked.data, asked.image_size)
-    cards.check_images(card, splits.train)
+    folder = encoders.find(asked.encoder)
+    splits = encoders.prepare(folder, cards.read(folder), load(asked.data, asked.image_size))
     features = evaluation.features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
     content = io.BytesIO()
     np.save(content, features)
@@ -220,12 +238,15 @@ def embed_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes a TensorFlow SavedModel for serving: images in [0, 1] to features, or to logits."""
+    """Writes a TensorFlow SavedModel for serving (images in [0, 1], or tokens, to features or to
+    logits), or a language model's checkpoint in the Hugging Face layout."""
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
     out: str = ""
-    """The folder to write; default ENCODER.savedmodel."""
+    """The folder to write; default ENCODER.savedmodel, or ENCODER.hugging-face."""
+    hugging_face: bool = False
+    """Write config.json, model.safetensors and tokenizer.json."""
     classifier: bool = False
     """Export a fine-tuned encoder with its head."""
 
@@ -237,8 +258,14 @@ def export_command(arguments):
     from ssl_keras import encoders
 
     asked = _parse(Export, "export", arguments)
+    if asked.hugging_face:
+        from ssl_keras import hugging_face
+
+        print(hugging_face.export(asked.encoder, asked.out or None))
+        return
     model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
     name = cards.read(encoders.find(asked.encoder))["name"]
+    example = "images" if len(model.input.shape) == 4 else "tokens"
     out = pathlib.Path(asked.out or f"{name}.savedmodel")
     if out.exists():
         raise ValueError(f"{out} exists. Choose another --out, or remove it.")
@@ -248,7 +275,24 @@ def export_command(arguments):
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
-    print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve(images)")
+    print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve({example})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Takes over a GPT-2 or BERT checkpoint in the Hugging Face layout as an encoder of ours."""
+
+    folder: Positional[str]
+    """With config.json, model.safetensors and tokenizer.json."""
+    out: str = ""
+    """The folder to write; default saved_models/FOLDER."""
+
+
+def import_command(arguments):
+    from ssl_keras import hugging_face
+
+    asked = _parse(Import, "import", arguments)
+    print(hugging_face.import_encoder(asked.folder, asked.out or None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,11 +303,12 @@ class List:
 def list_command(arguments):
     """Says what there is."""
     from ssl_keras import card as cards
-    from ssl_keras import encoders, objectives
+    from ssl_keras import encoders
+    from ssl_keras.data.sources import NAMES
 
     _parse(List, "list", arguments)
     print("objectives:", ", ".join(objectives.names()))
-    print("data: digits, tfds:NAME, folder:PATH")
+    print("data:", NAMES)
     print("encoders:" if encoders.available() else "encoders: none yet")
     for name, folder in sorted(encoders.available().items()):
         try:

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import re
 
+import tensorflow as tf
+
 from ssl_keras import objectives
+from ssl_keras.data import inputs
 
 CARD_BYTES = 1 << 20
 NAME = re.compile(r"\w[\w. +-]*")  # no path, and nothing hidden
@@ -21,14 +24,20 @@ def read(folder):
         card = json.loads(path.read_text("utf-8"))
         if card["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}. Received: {card['format']}")
-        weights, shape = card["weights"], card["input"]["image"]["shape"]
+        weights = card["weights"]
+        kind = inputs.column(card["input"])
+        shape = card["input"][kind]["shape"]
         rules = {  # what a value must be for the code that reads it to be safe
             "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
             "objective": isinstance(card["objective"], str),
             "settings": card["settings"] is None or isinstance(card["settings"], dict),
-            "input shape": len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape),
+            "input shape": shape == [None] if kind == "tokens" else (
+                len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
+            ),
+            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" else type(None)),
+            "head": card["head"] in (None, "classifier", "objective"),
             "features": _counts(card["features"], 1 << 24),
-            "classes": card["classes"] is None or all(isinstance(name, str) for name in card["classes"]),
+            "classes": card["head"] != "classifier" or all(isinstance(name, str) for name in card["classes"]),
             "parameters": _counts(card["parameters"], 1 << 48),
             "weights": weights["file"] == "encoder.safetensors" and _counts(weights["bytes"], 1 << 50)
             and isinstance(weights["sha256"], str),
@@ -64,8 +73,26 @@ def settings(card):
     return module.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()})
 
 
+def input_of(spec):
+    """What a card says of the network's input, from a source's spec."""
+    if inputs.column(spec) == "tokens":
+        return {"tokens": {"shape": [None], "dtype": "int32", "padding": -1}}
+    return {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}}
+
+
+def spec_of(card):
+    """The spec that a graph is built from, from a card."""
+    kind = inputs.column(card["input"])
+    entry = card["input"][kind]
+    return {kind: (tuple(entry["shape"]), tf.as_dtype(entry["dtype"]))}
+
+
 def check_images(card, source):
     """Raises ValueError where a source's images are not of the shape that an encoder takes."""
+    if "image" not in source.arrays:
+        raise ValueError(
+            f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. Choose other --data."
+        )
     expected, received = tuple(card["input"]["image"]["shape"]), tuple(source.spec()["image"][0])
     if expected != received:
         hint = f" Try --image-size {expected[0]}." if expected[2:] == received[2:] else ""

@@ -1,6 +1,6 @@
 """What an encoder is worth: a table of its features beside the baselines that keep it honest.
 
-Rows: `pixels` (no network), `random init` (the same network, untrained), the encoder
+Rows: `pixels`, or of text `TF-IDF` (no network), `random init` (the same network, untrained), the encoder
 (frozen), the encoder fine-tuned, and `scratch` (the same network trained from random init
 on the same labels). Columns: k nearest neighbours and a linear probe on all labels; the
 linear probe, or training, on few; measures that need no label.
@@ -18,15 +18,18 @@ import keras
 import matplotlib.figure
 import numpy as np
 import tensorflow as tf
+from scipy.sparse import issparse
 from tqdm import tqdm
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_label_indices, few_labels
+from ssl_keras.data.tokens import texts_of
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.training import checkpoint
 from ssl_keras.training.finetune import Finetune, Settings, check_labelled
+from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import held_out
 
 # Fine-tuning and scratch choose among the same twelve settings by validation accuracy.
@@ -39,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
-    """Measures a saved encoder on labelled data.
+    """Measures a saved encoder on labelled images, or texts.
 
     Args:
         name: a saved encoder, by name or path.
@@ -53,11 +56,12 @@ def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True
         {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run.
 
     Raises:
-        ValueError: no labels, images that do not fit the encoder, too few labels.
+        ValueError: no labels, data that do not fit the encoder, too few labels.
     """
     folder = encoders.find(name)
     card = cards.read(folder)
-    check_labelled(splits, card)
+    given = splits
+    splits = check_labelled(splits, folder, card)
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")
     for budget in budgets:
@@ -67,13 +71,22 @@ def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True
     fresh = network or (lambda: encoders.build(card, head=False)[0])
     random = fresh()
     table = {}
+    if "text" in given.train.arrays:
+        name, baseline = "TF-IDF", lambda: evaluation.tf_idf(*map(texts_of, given))
+    else:
+        name, baseline = "pixels", lambda: [evaluation.pixels(source) for source in splits]
+
+    def features(network):
+        embed = evaluation.compiled(network)
+        return [evaluation.features(embed, source) for source in splits]
+
     frozen = {
-        "pixels": evaluation.pixels,
-        "random init": functools.partial(evaluation.features, evaluation.compiled(random)),
-        f"{card['name']}, frozen": functools.partial(evaluation.features, evaluation.compiled(encoder)),
+        name: baseline,
+        "random init": functools.partial(features, random),
+        f"{card['name']}, frozen": functools.partial(features, encoder),
     }
-    for row, features in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
-        table[row] = _frozen([features(source) for source in splits], splits, budgets, seeds)
+    for row, arrays in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
+        table[row] = _frozen(arrays(), splits, budgets, seeds)
     if trained:
         table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, splits, budgets, seeds)
         table["scratch"] = _trained(fresh(), card, splits, budgets, seeds)
@@ -96,6 +109,8 @@ def _frozen(arrays, splits, budgets, seeds):
             score, _ = evaluation.linear_probe(train[few], train_y[few], validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
+    if issparse(test):
+        return row
     return row | {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
 
 
@@ -105,7 +120,7 @@ def _trained(encoder, card, splits, budgets, seeds):
     replicas = strategy.num_replicas_in_sync
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Finetune(Settings(encoder_rate=1.0), encoder, head)
-    objective.compile(RATES[0], steps_per_execution=50)
+    objective.compile(Adam(RATES[0]), Adam(RATES[0]), steps_per_execution=50)
     start = checkpoint.read(checkpoint.variables(objective))
     row = {}
     for budget in (ALL, *budgets):

@@ -20,24 +20,32 @@ import tensorflow as tf
 import ssl_keras
 from ssl_keras import card as cards
 from ssl_keras import files, objectives
+from ssl_keras.data import inputs, tokens
+from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in
 from ssl_keras.training import checkpoint
 
+LONGEST_TEXT = 512  # tokens, for an encoder whose card does not say its context
 
-def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), name=None,
-                 data=None, training=None):
+
+def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), tokenizer=None,
+                 name=None, data=None, training=None):
     """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
 
     Args:
         folder: where to.
-        encoder: functional graph from images (B, H, W, C) to features (B, D).
+        encoder: functional graph from images (B, H, W, C) to features (B, D), or from tokens
+            (B, T) to hidden states (B, T, D).
         objective: name of the objective that trained it.
         settings: that objective's settings dataclass; None for an encoder of another
             architecture than the objective's own, which then loads with `network=`.
         spec: the source's `spec()`.
-        head: functional graph from features to logits (B, classes), or None.
-        classes: the head's class names.
+        head: functional graph from features to logits (B, classes); without `classes`, the
+            objective's own, as its `head(settings)` makes it; or None.
+        classes: the class names of a classifier's head.
+        tokenizer: the `Tokenizer` of an encoder of text.
         name: the encoder's name; default the folder's last part.
         data, training: JSON-able notes for the card.
 
@@ -58,10 +66,12 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         "name": cards.safe_name(name or folder.name),
         "objective": objective,
         "settings": None if settings is None else dataclasses.asdict(settings),
-        "input": {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}},
-        "preprocessing": "uint8 pixels are divided by 255",
+        "input": cards.input_of(spec),
+        "preprocessing": "uint8 pixels are divided by 255" if tokenizer is None else "tokenizer.json",
+        "tokenizer": tokenizer and {"file": "tokenizer.json", "sha256": tokenizer.sha256},
         "features": int(encoder.output_shape[-1]),
-        "classes": list(classes) if head is not None else None,
+        "head": None if head is None else "classifier" if classes else "objective",
+        "classes": list(classes) if classes else None,
         "parameters": int(sum(value.size for value in tensors.values())),
         "weights": {
             "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
@@ -79,6 +89,8 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     try:
         files.write(partial / "encoder.safetensors", content)
         _in_float32(encoder, objective, settings, spec).save(partial / "encoder.keras")
+        if tokenizer is not None:
+            files.write(partial / "tokenizer.json", tokenizer.json)
         files.write_json(partial / "card.json", card)
         _swap(partial, folder)
     finally:
@@ -131,7 +143,8 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
         precision: the Keras dtype policy to compute in; the weights are float32 anyhow.
 
     Returns:
-        `keras.Model` from images (B, H, W, C) float32 in [0, 1] to features (B, D) float32.
+        `keras.Model` from images (B, H, W, C) float32 in [0, 1] to features (B, D) float32, or
+        from tokens (B, T) int32, -1 for padding, to hidden states (B, T, D) float32.
 
     Raises:
         ValueError: unknown name; a file that is truncated, altered, too large, of another
@@ -149,17 +162,66 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
         return _load(find(name), network)[0]
 
 
+def load_with_head(name, precision="float32"):
+    """(encoder, head, card): as `load_encoder`, with the head that it was saved with, or None."""
+    with computing_in(precision):
+        return _load(find(name), None)
+
+
+def load_tokenizer(name):
+    """The `Tokenizer` that a saved encoder of text was trained with.
+
+    Raises:
+        ValueError: unknown name; an encoder of images; a tokenizer that is not this encoder's.
+    """
+    folder = find(name)
+    card = cards.read(folder)
+    if card["tokenizer"] is None:
+        raise ValueError(f"{card['name']} takes images, and has no tokenizer.")
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    if tokenizer.sha256 != card["tokenizer"].get("sha256"):
+        raise ValueError(
+            f"{folder / 'tokenizer.json'} does not belong to this encoder: its sha256 is not the card's. Get it again."
+        )
+    return tokenizer
+
+
+def prepare(folder, card, splits):
+    """The splits as an encoder takes them: images of its shape, or text as its tokens.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if inputs.column(card["input"]) == "image":
+        cards.check_images(card, splits.train)
+        return splits
+    if "text" not in splits.train.arrays:
+        raise ValueError(
+            f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
+            "Choose other --data."
+        )
+    tokenizer = load_tokenizer(folder)
+    context = card["settings"]["context"] if card["settings"] else LONGEST_TEXT
+    return tokens.padded(splits, tokenizer, context)
+
+
 def load_classifier(name):
-    """Loads a fine-tuned encoder with its head: images (B, H, W, C) in [0, 1] -> logits (B, classes).
+    """Loads a fine-tuned encoder with its head, as one model.
+
+    Returns:
+        `keras.Model` from images (B, H, W, C) in [0, 1], or tokens (B, T), to logits (B, classes).
 
     Raises:
         ValueError: as `load_encoder`, and where there is no head.
     """
     with computing_in("float32"):
         encoder, head, card = _load(find(name), None)
-        if head is None:
+        if card["head"] != "classifier":
             raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
-        return keras.Model(encoder.input, head(encoder.output), name="classifier")
+        features = encoder.output
+        if len(features.shape) == 3:
+            features = Pool(name="pool")(features, encoder.input)
+        return keras.Model(encoder.input, head(features), name="classifier")
 
 
 def record(name, data, results):
@@ -202,10 +264,13 @@ def available():
 
 def build(card, head=True):
     """Fresh (encoder, head or None) as the card describes them."""
-    spec = {"image": (tuple(card["input"]["image"]["shape"]), tf.float32)}
-    encoder = objectives.module(card["objective"]).encoder(cards.settings(card), spec)
-    classes = card["classes"] if head else None
-    return encoder, classifier_head(card["features"], len(classes)) if classes else None
+    module, settings = objectives.module(card["objective"]), cards.settings(card)
+    encoder = module.encoder(settings, cards.spec_of(card))
+    if not head or card["head"] is None:
+        return encoder, None
+    if card["head"] == "classifier":
+        return encoder, classifier_head(card["features"], len(card["classes"]))
+    return encoder, module.head(settings)
 
 
 def named_variables(network):
@@ -235,8 +300,8 @@ def _load(folder, network):
     def make():
         if network is None:
             return build(card)
-        head = classifier_head(card["features"], len(card["classes"])) if card["classes"] else None
-        return network, head
+        classifier = card["head"] == "classifier"
+        return network, classifier_head(card["features"], len(card["classes"])) if classifier else None
 
     # A card may ask for any size: build it first where nothing is allocated.
     with tf.Graph().as_default():

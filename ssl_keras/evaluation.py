@@ -6,6 +6,8 @@ Shapes: `N` examples, `D` features.
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.sparse import issparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -13,27 +15,36 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.inputs import network_input, signature
+from ssl_keras.networks.transformer import pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 
 
 def compiled(network):
-    """A `tf.function` from images in [0, 1] to features; keep it to call `features` often."""
-    image = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
-    return tf.function(lambda image: network(image, training=False), input_signature=[image])
+    """A `tf.function` from a network's input to features (B, D); keep it to call `features` often.
+
+    Hidden states (B, T, D) are averaged over the tokens that are not padding.
+    """
+
+    def embed(x):
+        y = network(x, training=False)
+        return pool(y, x) if len(y.shape) == 3 else y
+
+    return tf.function(embed, input_signature=[signature(network)])
 
 
 def features(network, source, batch_size=512):
-    """float32 (N, D): what a network makes of every image of a source, in order.
+    """float32 (N, D): what a network makes of every example of a source, in order.
 
     Args:
         network: a functional graph, or what `compiled` made of it.
         source: a `Source`.
-        batch_size: images at a time.
+        batch_size: examples at a time.
     """
     run = compiled(network) if isinstance(network, keras.Model) else network
     batches = Batches(source, min(batch_size, len(source)), shuffle=False)
-    parts = [run(unit_range(batch["image"])).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
+    parts = [run(network_input(batch)).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
     return np.concatenate(parts)[: len(source)].astype(np.float32)
 
 
@@ -50,8 +61,17 @@ def knn(train_x, train_y, test_x, test_y, k=20):
     return float(model.score(normalize(test_x), test_y))
 
 
+def tf_idf(train_texts, *others):
+    """Sparse (N, words) arrays: the shares of words and pairs of words, the rarer the weightier.
+
+    The text's baseline, as pixels are the image's; the words are those of `train_texts`.
+    """
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
+    return [vectorizer.fit_transform(train_texts), *(vectorizer.transform(texts) for texts in others)]
+
+
 def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, strengths=PROBE_STRENGTHS):
-    """Logistic regression on frozen, standardised features.
+    """Logistic regression on frozen features, standardised where they are not sparse.
 
     Args:
         *_x: (N, D) floats. *_y: (N,) integer labels.
@@ -62,7 +82,8 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
     """
     best = (-1.0, None, None)
     for strength in strengths:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
+        regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
+        model = regression if issparse(train_x) else make_pipeline(StandardScaler(), regression)
         model.fit(train_x, train_y)
         score = model.score(validation_x, validation_y)
         if score > best[0]:

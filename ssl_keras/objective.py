@@ -206,6 +206,20 @@ class Objective(keras.Model):
 
         tf.cond(finite, update, skip)
 
+    # ----- what a run shows of it in TensorBoard; by default nothing ---------
+
+    def pictures(self, batch):
+        """{name: rows of images, each (N, H, W, C) float in [0, 1]}, of a batch as `views` makes it."""
+        return {}
+
+    def texts(self, batch, tokenizer):
+        """{name: Markdown}, of a batch of tokens."""
+        return {}
+
+    def projections(self, tokenizer):
+        """{name: (vectors (N, D), N names)} for the projector, besides the validation features."""
+        return {}
+
     # ----- what Keras' fit and evaluate call ---------------------------------
 
     def make_train_function(self, force=False):

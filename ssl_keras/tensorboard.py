@@ -3,8 +3,9 @@
 Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
 metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
 and the features' standard deviation, which is 0 when they collapse; `speed/…`. Besides:
-`pictures/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome (HParams), and
-an embedding projector of validation images with labels and thumbnails.
+`pictures/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome
+(HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
+and of the token embeddings.
 """
 
 import math
@@ -20,9 +21,12 @@ from tensorboard.plugins.hparams import api as hparams
 from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
+from ssl_keras.data.inputs import signature
 from ssl_keras.files import write
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
+TEXTS = 256  # of text there are fewer: one takes as long as many images
+SHOWN_CHARACTERS = 80  # of a text in the projector
 PICTURES = 8
 HISTOGRAM_MOST = 100_000  # values
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
@@ -84,18 +88,20 @@ class TensorBoard(keras.callbacks.Callback):
             for key, value in outcome.items():
                 if isinstance(value, float) and math.isfinite(value):
                     tf.summary.scalar(f"outcome/{key}", value)
-        self._project()
+        self._project(objective)
         self.writer.close()
 
     def _graph(self):
         encoder = self.model.encoder
-        spec = tf.TensorSpec((None, *encoder.input_shape[1:]), tf.float32)
-        return tf.function(lambda image: encoder(image, training=False)).get_concrete_function(spec).graph
+        return tf.function(lambda x: encoder(x, training=False)).get_concrete_function(signature(encoder)).graph
 
     def _slow(self, objective=None):
         """Pictures, histograms, and the quality of the features."""
         objective = objective or self.model
-        for name, rows in objective.pictures(self._picture_batch(objective)).items():
+        batch = self._picture_batch(objective)
+        for name, text in objective.texts(batch, self.splits.train.tokenizer).items():
+            tf.summary.text(f"texts/{name}", text)
+        for name, rows in objective.pictures(batch).items():
             grid = picture_grid(rows)[None]
             # Grey or RGB is what an image file holds; of other channels, the first ones.
             tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
@@ -105,12 +111,13 @@ class TensorBoard(keras.callbacks.Callback):
                 # A histogram takes some 270 bytes a value, so of a large weight only some are taken.
                 some = flat[:: 1 + len(flat) // HISTOGRAM_MOST]
                 tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
-        validation = _first(self.splits.validation, KNN_VALIDATION)
+        some = TEXTS if self.splits.train.tokenizer else KNN_VALIDATION
+        validation = _first(self.splits.validation, some)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
         tf.summary.scalar("quality/rankme", evaluation.rankme(features))
         if "label" in validation.arrays:
-            train = _first(self.splits.train, KNN_TRAIN)
+            train = _first(self.splits.train, TEXTS if self.splits.train.tokenizer else KNN_TRAIN)
             accuracy = evaluation.knn(
                 evaluation.features(self.embed, train), train.column("label"),
                 features, validation.column("label"),
@@ -121,24 +128,47 @@ class TensorBoard(keras.callbacks.Callback):
         source = self.splits.validation
         batch = Batches(source, min(PICTURES, len(source)), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
-        return objective.views(tensors, Draws(self.training.seed, 0, 0, len(batch["image"])))
+        return objective.views(tensors, Draws(self.training.seed, 0, 0, len(batch["weight"])))
 
-    def _project(self):
-        source = _first(self.splits.validation, PROJECTED)
-        features = evaluation.features(self.embed, source)
+    def _project(self, objective):
+        tokenizer = self.splits.train.tokenizer
+        source = _first(self.splits.validation, TEXTS if tokenizer else PROJECTED)
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = ["\t".join(f"{value:.5g}" for value in row) for row in features]
-        write(self.folder / "features.tsv", "\n".join(lines) + "\n")
         config = projector.ProjectorConfig()
-        embedding = config.embeddings.add(tensor_name="validation features", tensor_path="features.tsv")
+        columns = {}
         if "label" in source.arrays:
-            names = [source.classes[label].replace("\t", " ") for label in source.column("label")]
-            write(self.folder / "labels.tsv", "\n".join(names) + "\n")
-            embedding.metadata_path = "labels.tsv"
-        _sprite(source.column("image")).save(self.folder / "thumbnails.png")
-        embedding.sprite.image_path = "thumbnails.png"
-        embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
+            columns["label"] = [source.classes[label] for label in source.column("label")]
+        if tokenizer:
+            texts = [tokenizer.decode(row) for row in source.column("tokens")]
+            columns["text"] = [text[:SHOWN_CHARACTERS] for text in texts]
+        features = evaluation.features(self.embed, source)
+        embedding = self._embedding(config, "validation features", features, columns)
+        if "image" in source.arrays:
+            _sprite(source.column("image")).save(self.folder / "thumbnails.png")
+            embedding.sprite.image_path = "thumbnails.png"
+            embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
+        for name, (vectors, names) in objective.projections(tokenizer).items():
+            self._embedding(config, name, vectors[:PROJECTED], {"text": names[:PROJECTED]})
         projector.visualize_embeddings(str(self.folder), config)
+
+    def _embedding(self, config, name, vectors, columns):
+        """Adds vectors (N, D) to the projector, with columns of N names."""
+        short = name.split()[-1]
+        lines = ["\t".join(f"{value:.5g}" for value in row) for row in vectors]
+        write(self.folder / f"{short}.tsv", "\n".join(lines) + "\n")
+        embedding = config.embeddings.add(tensor_name=name, tensor_path=f"{short}.tsv")
+        if columns:
+            # One column has no header: that is the projector's format.
+            rows = [list(columns)] if len(columns) > 1 else []
+            rows += zip(*([_one_line(text) for text in column] for column in columns.values()))
+            write(self.folder / f"{short}-names.tsv", "\n".join("\t".join(row) for row in rows) + "\n")
+            embedding.metadata_path = f"{short}-names.tsv"
+        return embedding
+
+
+def _one_line(text):
+    """Text that a TSV file can hold in one cell; nothing is written as something."""
+    return repr(text)[1:-1].replace("\\t", " ") or "∅"
 
 
 def _tag(key):

@@ -1,4 +1,4 @@
-"""Sources of images: `digits`, `tfds:NAME`, `folder:PATH`, and arrays from Python.
+"""Sources: `digits`, `pydoc`, `tfds:NAME`, `folder:PATH`, `text:PATH`, `table:FILE`, and arrays from Python.
 
 Every source is a set of arrays addressed by index. `load` returns three of them, and the
 split is made here, once: what is held out is held out for pretraining, fine-tuning and
@@ -22,6 +22,10 @@ from ssl_keras.data.batches import epoch_order
 SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
+NAMES = (
+    "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), "
+    "or tfds:NAME (images or text)"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,9 +34,11 @@ class Source:
 
     Attributes:
         name: for messages and cards.
-        arrays: {"image": (N, H, W, C) uint8 in 0..255 or float32 in [0, 1],
-            "label": (N,) int64, where there are labels}.
+        arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
+            or "text" (N,) strings; or "tokens" (N, W) int32; and "label" (N,) int64, where
+            there are labels. What has a shape, a dtype, and rows by index may be a column.
         classes: the label names, or empty.
+        tokenizer: what made its tokens, or None.
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
     """
 
@@ -40,9 +46,10 @@ class Source:
     arrays: dict[str, np.ndarray]
     classes: tuple[str, ...] = ()
     rows: np.ndarray | None = None
+    tokenizer: object = None
 
     def __len__(self):
-        return len(self.arrays["image"]) if self.rows is None else len(self.rows)
+        return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
 
     def gather(self, indices):
         """{name: array (len(indices), …)} of many examples at once."""
@@ -52,6 +59,15 @@ class Source:
     def spec(self):
         """{name: (shape of one example, tf dtype)}."""
         return {name: (array.shape[1:], tf.as_dtype(array.dtype)) for name, array in self.arrays.items()}
+
+    def column_spec(self, name):
+        """(shape of one example, tf dtype) of a column. Raises ValueError where the source has none of that name."""
+        if name not in self.arrays:
+            raise ValueError(
+                f"{self.name} has no {name}s. Expected a column {name!r}; it has: {', '.join(self.arrays)}. "
+                "Choose other --data."
+            )
+        return self.spec()[name]
 
     def take(self, indices):
         """The source of these examples alone."""
@@ -73,7 +89,8 @@ class Source:
         """A checksum of 64 examples spread over the source: tells one data set from another."""
         digest = hashlib.sha256()
         for array in self.gather(np.linspace(0, len(self) - 1, 64).astype(np.int64)).values():
-            digest.update(np.ascontiguousarray(array).tobytes())
+            text = array.dtype == object
+            digest.update("\0".join(array).encode() if text else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
     def column(self, name):
@@ -82,12 +99,9 @@ class Source:
         Raises:
             ValueError: the source has no such column (no labels, say).
         """
-        if name not in self.arrays:
-            raise ValueError(
-                f"{self.name} has no {name}s. Expected a column {name!r}; it has: {', '.join(self.arrays)}."
-            )
+        self.column_spec(name)
         array = self.arrays[name]
-        return array if self.rows is None else array[self.rows]
+        return np.asarray(array[:]) if self.rows is None else np.asarray(array[self.rows])
 
 
 class Splits(typing.NamedTuple):
@@ -102,18 +116,18 @@ def load(spec, image_size=None):
     """Opens a data set by name.
 
     Args:
-        spec: "digits" | "tfds:NAME" | "folder:PATH".
-        image_size: side length in pixels to resize to, or None to keep the size.
+        spec: "digits" | "pydoc" | "tfds:NAME" | "folder:PATH" | "text:PATH" | "table:FILE".
+        image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:
         `Splits`. A split that the data set lacks is cut from its training part: up to a
         fifth (at most 10,000) for test, a tenth (at most 5,000) for validation.
 
     Raises:
-        ValueError: unknown name, no examples, images that do not fit.
+        ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import folder, tfds_images  # they import this module
+    from ssl_keras.data import folder, from_tfds, text  # they import this module
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
@@ -121,12 +135,16 @@ def load(spec, image_size=None):
     if spec == "digits":
         return hold_out(digits(image_size or 28))
     if kind == "tfds" and argument:
-        return tfds_images.load(argument, image_size)
+        return from_tfds.load(argument, image_size)
     if kind == "folder" and argument:
         return folder.load(argument, image_size)
-    raise ValueError(
-        f"Unknown data {spec!r}. Expected digits, tfds:NAME (such as tfds:fashion_mnist) or folder:PATH."
-    )
+    if spec == "pydoc":
+        return text.pydoc()
+    if kind == "text" and argument:
+        return text.load_text(argument)
+    if kind == "table" and argument:
+        return text.load_table(argument)
+    raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.")
 
 
 def digits(image_size=28):

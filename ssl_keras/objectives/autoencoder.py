@@ -28,6 +28,9 @@ import tensorflow as tf
 from ssl_keras.data.images import unit_range
 from ssl_keras.networks.dense import dense_decoder, dense_encoder
 from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,12 @@ class Settings:
             raise ValueError(f"gaussian_noise must be at least 0 and finite. Received: {self.gaussian_noise}")
         if not 0 <= self.masking_noise < 1:
             raise ValueError(f"masking_noise must be in [0, 1). Received: {self.masking_noise}")
+
+
+def prepare(settings, splits, init=None):
+    """Images as they are. Raises ValueError where there are none."""
+    splits.train.column_spec("image")
+    return settings, splits
 
 
 def encoder(settings, spec):

@@ -3,7 +3,7 @@
 The tutorial's section 3.2. The loss is the softmax cross-entropy in nats, the average
 over examples. The encoder is frozen, or learns at a lower rate than the new head.
 
-Shapes: `B` batch, `H W C` image, `D` features, `Y` classes.
+Shapes: `B` batch, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D) are averaged.
 
 Metrics: `loss`, nats per example; `accuracy`, in [0, 1]; `gradient_norm` (training only).
 """
@@ -15,14 +15,15 @@ import tensorflow as tf
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, files
-from ssl_keras.data.images import unit_range
+from ssl_keras.data.inputs import network_input
 from ssl_keras.data.sources import few_labels, load
 from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks.transformer import pool
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
-from ssl_keras.training.optimizer import Adam
+from ssl_keras.training.optimizer import make as make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ DEFAULTS = runs.Training(steps=1000, batch_size=64)
 
 
 class Finetune(Objective):
-    """Holds `encoder` and `head`; trains on `batch["image"]` and `batch["label"]`."""
+    """Holds `encoder` and `head`; trains on `batch["image"]`, or `["tokens"]`, and `batch["label"]`."""
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="finetune")
@@ -60,11 +61,11 @@ class Finetune(Objective):
         self.encoder_optimizer = None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
-    def compile(self, learning_rate=1e-3, **kwargs):
-        """Adam for the head, and one at `encoder_rate` times its rate for the encoder."""
+    def compile(self, optimizer="adam", encoder_optimizer="adam", **kwargs):
+        """An optimizer for the head, and another one for the encoder, where it is not frozen."""
         if not self.settings.freeze:
-            self.encoder_optimizer = Adam(learning_rate * self.settings.encoder_rate)
-        super().compile(Adam(learning_rate), **kwargs)
+            self.encoder_optimizer = keras.optimizers.get(encoder_optimizer)
+        super().compile(optimizer, **kwargs)
 
     def groups(self):
         head = [(self.optimizer, self.head.trainable_variables)]
@@ -84,14 +85,14 @@ class Finetune(Objective):
     def errors(self, batch, training):
         """Summed loss and number of examples; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
-        features = self.encoder(unit_range(batch["image"]), training=training and not self.settings.freeze)
+        x = network_input(batch)
+        features = self.encoder(x, training=training and not self.settings.freeze)
+        if len(features.shape) == 3:
+            features = pool(features, x)  # (B, D)
         logits = self.head(features, training=training)  # (B, Y)
         self.accuracy.update_state(batch["label"], logits, weight)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)  # (B,)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
-
-    def pictures(self, batch):
-        return {}
 
 
 def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=None, callbacks=()):
@@ -118,7 +119,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
-    check_labelled(splits, card)
+    splits = check_labelled(splits, folder_of_encoder, card)
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.
@@ -136,9 +137,10 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         encoder = make() if settings.scratch else encoder
         head = classifier_head(card["features"], len(splits.train.classes))
         objective = Finetune(settings, encoder, head)
-        objective.compile(
-            training.learning_rate, clip_norm=training.clip_norm, accumulate=training.accumulate,
-            steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
+        total = runs.total_steps(training, splits)
+        runs.compile_objective(
+            objective, training, splits, make_optimizer(training, total, head.trainable_variables),
+            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate),
         )
         # 4 Train. 5 Evaluate.
         board = TensorBoard(folder, splits, training, asked)
@@ -148,7 +150,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         encoders.save_encoder(
             folder / "encoder", encoder, name=folder.name, objective=card["objective"],
             settings=None if network else cards.settings(card),
-            spec=splits.train.spec(), head=head, classes=splits.train.classes,
+            spec=splits.train.spec(), head=head, classes=splits.train.classes, tokenizer=splits.train.tokenizer,
             data={"name": splits.train.name, "examples": len(splits.train)},
             training=asked | {"outcome": outcome},
         )
@@ -157,12 +159,12 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     return outcome | {"folder": str(folder)}
 
 
-def check_labelled(splits, card):
-    """Checks that labelled images of these splits fit an encoder's card.
+def check_labelled(splits, folder, card):
+    """The labelled splits as an encoder takes them.
 
     Raises:
-        ValueError: no labels, or images of another shape than the encoder takes.
+        ValueError: no labels, or not what the encoder takes.
     """
     for source in splits:
-        source.column("label")
-    cards.check_images(card, splits.train)
+        source.column_spec("label")
+    return encoders.prepare(folder, card, splits)

@@ -1,4 +1,4 @@
-"""Adam with one fused kernel for each variable."""
+"""The optimizers: Adam with one fused kernel for each variable, or Muon; with warm-up, cosine, weight decay."""
 
 import math
 
@@ -34,3 +34,35 @@ class Adam(keras.optimizers.Adam):
             beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
             lr=tf.cast(learning_rate, variable.dtype) * (first * second),
         )
+
+
+def make(training, total, variables, share=1.0):
+    """The optimizer that a run asks for.
+
+    Args:
+        training: `Training`.
+        total: updates in the whole run: where the cosine ends.
+        variables: what it will train. Weight decay spares those of rank below 2, norms and biases.
+        share: its learning rate over `training.learning_rate`.
+    """
+    peak = rate = training.learning_rate * share
+    if training.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if training.warmup else peak, max(total - training.warmup, 1), alpha=training.final_rate,
+            warmup_target=peak if training.warmup else None, warmup_steps=training.warmup,
+        )
+    elif training.warmup:
+        # A cosine that ends at its peak is constant.
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, 1, alpha=1.0, warmup_target=peak, warmup_steps=training.warmup
+        )
+    decay = training.weight_decay or None
+    if training.optimizer == "muon":
+        optimizer = keras.optimizers.Muon(
+            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_2=training.beta_2, epsilon=1e-8
+        )
+    else:
+        optimizer = Adam(rate, weight_decay=decay, beta_2=training.beta_2)
+    if decay:
+        optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
+    return optimizer

@@ -10,20 +10,17 @@ from ssl_keras.data.sources import load
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
-from ssl_keras.training.optimizer import Adam
-
-DEFAULTS = runs.Training()
 
 log = logging.getLogger(__name__)
 
 
-def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, callbacks=()):
+def pretrain(name, settings=None, training=None, data=None, encoder=None, callbacks=()):
     """Pretrains an objective and saves its encoder.
 
     Args:
-        name: the objective, "autoencoder".
+        name: the objective, "autoencoder" say.
         settings: its `Settings`; None takes the defaults.
-        training: `Training`; `training.data` names the data.
+        training: `Training`; None takes the objective's `DEFAULTS`. `training.data` names the data.
         data: `Splits` instead of `training.data` (`sources.from_arrays`).
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. It is saved without settings, and loads with
@@ -42,11 +39,13 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
     """
     module = objectives.module(name)
     settings = module.Settings() if settings is None else settings
+    training = module.DEFAULTS if training is None else training
     # 1 Prepare the data: three parts, of which one is learned from.
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
-    spec = splits.train.spec()
     default_name = f"{name}-{splits.train.short_name}"
+    settings, splits = module.prepare(settings, splits, training.init)
+    spec = splits.train.spec()
     asked = dataclasses.asdict(settings)
     folder, asked = runs.open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
@@ -55,11 +54,7 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
             initialise(objective.encoder, training.init)
-        objective.compile(
-            Adam(training.learning_rate), clip_norm=training.clip_norm,
-            accumulate=training.accumulate, steps_per_execution=training.steps_per_execution,
-            jit_compile=training.jit,
-        )
+        runs.compile_objective(objective, training, splits)
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
         board = TensorBoard(folder, splits, training, asked)
         outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
@@ -68,6 +63,7 @@ def pretrain(name, settings=None, training=DEFAULTS, data=None, encoder=None, ca
         encoders.save_encoder(
             folder / "encoder", objective.encoder, name=folder.name, objective=name,
             settings=settings if encoder is None else None, spec=spec,
+            head=getattr(objective, "head", None) if encoder is None else None, tokenizer=splits.train.tokenizer,
             data={"name": splits.train.name, "examples": len(splits.train)},
             training=asked | {"outcome": outcome},
         )

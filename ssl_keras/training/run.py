@@ -24,6 +24,7 @@ from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
 from ssl_keras.precision import computing_in
 from ssl_keras.training.keeper import Keeper
+from ssl_keras.training.optimizer import make as make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +32,29 @@ class Training:
     """How to train; shared by pretraining and fine-tuning."""
 
     data: str = "digits"
-    """digits, tfds:NAME, or folder:PATH."""
+    """digits, folder:PATH (images), pydoc, text:PATH (text), table:FILE (text with labels), tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to resize to."""
+    """Of images: side length in pixels to resize to."""
     epochs: int = 100
     """Passes over the training data."""
     steps: int = 0
     """Updates in all, instead of epochs; 0 counts epochs."""
     batch_size: int = 256
     """Global batch: over all replicas."""
+    optimizer: str = "adam"
+    """adam; or muon, with adam for what is no matrix."""
     learning_rate: float = 1e-3
-    """Adam's learning rate."""
+    """The highest learning rate."""
+    schedule: str = "constant"
+    """constant; or cosine, which falls to final_rate of it at the end."""
+    final_rate: float = 0.1
+    """With cosine: the last learning rate over the highest."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, times the learning rate; norms and biases are spared."""
+    beta_2: float = 0.999
+    """Adam's decay of squared gradients."""
     clip_norm: float | None = None
     """Largest global gradient norm."""
     accumulate: int = 1
@@ -65,7 +78,7 @@ class Training:
     steps_per_execution: int = 32
     """Steps in one call of the graph: more is faster, fewer shows progress more often."""
     jit: bool = False
-    """Compile whole steps with XLA (one device only)."""
+    """Compile whole steps with XLA, where that works: on one device, and not with deterministic."""
     deterministic: bool = False
     """Ops that give the same bits every time, at some cost in speed."""
     run: str = ""
@@ -79,15 +92,20 @@ class Training:
         for name in ("epochs", "batch_size", "accumulate", "steps_per_execution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {getattr(self, name)}")
-        for name in ("steps", "interval", "patience", "quality_every", "replicas"):
+        for name in ("steps", "interval", "patience", "quality_every", "replicas", "warmup", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite. Received: {self.learning_rate}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None. Received: {self.clip_norm}")
-        if self.jit and (self.deterministic or self.strategy != "one"):
-            raise ValueError("jit works on one device and without deterministic. Leave out one of them.")
+        for name, choices in (("optimizer", ("adam", "muon")), ("schedule", ("constant", "cosine"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
+        if not 0 <= self.final_rate <= 1:
+            raise ValueError(f"final_rate must be in [0, 1]. Received: {self.final_rate}")
+        if not 0 < self.beta_2 < 1:
+            raise ValueError(f"beta_2 must be between 0 and 1. Received: {self.beta_2}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2³²−1. Received: {self.seed}")
         if self.precision not in ("float32", "mixed_bfloat16", "mixed_float16"):
@@ -171,7 +189,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     views = objective.views
     batches = Batches(splits.train, training.batch_size, seed=training.seed, views=views)
     held_out = Batches(splits.validation, training.batch_size, views=views, shuffle=False)
-    total = training.steps or training.epochs * batches.steps_per_epoch
+    total = total_steps(training, splits)
     interval = training.interval or max(batches.steps_per_epoch, total // 100)
 
     keeper = Keeper(folder, training, total, interval)
@@ -191,6 +209,22 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
             if objective.stop_training:  # a callback's wish
                 break
     return keeper.finish(objective)
+
+
+def total_steps(training, splits):
+    """Updates in the whole run."""
+    return training.steps or training.epochs * (len(splits.train) // training.batch_size)
+
+
+def compile_objective(objective, training, splits, *optimizers):
+    """Compiles it as a run asks for; by default with `optimizer.make`'s over all it trains."""
+    if not optimizers:
+        total = total_steps(training, splits)
+        optimizers = [make_optimizer(training, total, objective.trainable_variables)]
+    objective.compile(
+        *optimizers, clip_norm=training.clip_norm, accumulate=training.accumulate,
+        steps_per_execution=training.steps_per_execution, jit_compile=training.jit and not training.deterministic,
+    )
 
 
 def held_out(objective, source, batch_size, strategy):

@@ -1,4 +1,4 @@
-"""TFDS image data sets, read once through `tfds.load` into arrays."""
+"""TFDS data sets of images or text, read once through `tfds` into arrays."""
 
 import difflib
 import os
@@ -11,16 +11,17 @@ import tensorflow as tf
 
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.sources import hold_out, images
+from ssl_keras.data.text import documents
 
 CHUNK = 1024  # examples decoded at a time
 
 
 def load(name, image_size=None):
-    """`Splits` of the TFDS image data set `name` ("fashion_mnist", "cmaterdb/bangla", …).
+    """`Splits` of the TFDS data set `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
 
     Raises:
-        ValueError: unknown data set, no uint8 image feature, images of varying size and
-            no `image_size`.
+        ValueError: unknown data set, neither a uint8 image nor a text feature, images of
+            varying size and no `image_size`.
         RuntimeError: not prepared, and preparing it failed (offline, say).
     """
     import tensorflow_datasets as tfds
@@ -32,13 +33,11 @@ def load(name, image_size=None):
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
     _prepare(builder, name)
-    train = _split(tfds, builder, "train", image_size)
-    validation = test = None
-    if "validation" in builder.info.splits:
-        validation = _split(tfds, builder, "validation", image_size)
-    if "test" in builder.info.splits:
-        test = _split(tfds, builder, "test", image_size)
-    return hold_out(train, validation, test)
+    parts = {}
+    for split in ("train", "validation", "test"):
+        if split in builder.info.splits:
+            parts[split] = _split(tfds, builder, split, image_size)
+    return hold_out(**parts)
 
 
 def _prepare(builder, name):
@@ -68,12 +67,35 @@ def _resolve_hosts(builder):
 
 def _split(tfds, builder, split, image_size):
     info, title = builder.info, f"tfds:{builder.info.full_name.rsplit('/', 1)[0]}[{split}]"
-    image_key, label_key = (info.supervised_keys or ("image", "label"))[:2]
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    feature, label = features.get(image_key), features.get(label_key)
+    input_key, label_key = (info.supervised_keys or (None, "label"))[:2]
+    input_key = next((key for key in (input_key, "image", "text") if key in features), None)
+    feature, label = features.get(input_key), features.get(label_key)
+    label_key = label_key if isinstance(label, tfds.features.ClassLabel) else None
+    classes = label.names if label_key else ()
+    if isinstance(feature, tfds.features.Text):
+        return _texts(tfds, builder, split, title, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
-        raise ValueError(f"{title}: expected a uint8 image feature {image_key!r}. It has: {info.features}")
-    labelled = isinstance(label, tfds.features.ClassLabel)
+        raise ValueError(f"{title}: expected a uint8 image or a text. It has: {info.features}")
+    return _images(tfds, builder, split, title, feature, image_size, input_key, label_key, classes)
+
+
+def _examples(tfds, builder, split):
+    # One file after the other: the order of the examples is that of the files.
+    read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return builder.as_dataset(split=split, read_config=read, shuffle_files=False)
+
+
+def _texts(tfds, builder, split, title, text_key, label_key, classes):
+    texts, labels = [], []
+    for record in _examples(tfds, builder, split).as_numpy_iterator():
+        texts.append(record[text_key].decode("utf-8", "replace"))
+        if label_key:
+            labels.append(record[label_key])
+    return documents(title, texts, labels if label_key else None, classes)
+
+
+def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):
     shape = feature.shape if image_size is None else (image_size, image_size, feature.shape[2])
     if None in shape:
         raise ValueError(f"{title}: its images vary in size {feature.shape}. Choose one: --image-size 64, say.")
@@ -83,15 +105,13 @@ def _split(tfds, builder, split, image_size):
         if image_size is not None and tuple(feature.shape[:2]) != (image_size, image_size):
             image = tf.image.resize(tf.cast(image, tf.float32), shape[:2], antialias=True)
             image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
-        return {"image": image} | ({"label": record[label_key]} if labelled else {})
+        return {"image": image} | ({"label": record[label_key]} if label_key else {})
 
     def chunks():
-        # One file after the other: the order of the examples is that of the files.
-        read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        dataset = builder.as_dataset(split=split, read_config=read, shuffle_files=False)
-        return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE).batch(CHUNK).prefetch(2).as_numpy_iterator()
+        dataset = _examples(tfds, builder, split).map(example, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.batch(CHUNK).prefetch(2).as_numpy_iterator()
 
-    columns = {"image": (shape, np.uint8)} | ({"label": ((), np.int64)} if labelled else {})
-    size = info.splits[split].num_examples
-    arrays = materialise([title, info.full_name, list(shape)], columns, size, chunks)
-    return images(title, arrays["image"], arrays.get("label"), label.names if labelled else ())
+    columns = {"image": (shape, np.uint8)} | ({"label": ((), np.int64)} if label_key else {})
+    size = builder.info.splits[split].num_examples
+    arrays = materialise([title, builder.info.full_name, list(shape)], columns, size, chunks)
+    return images(title, arrays["image"], arrays.get("label"), classes)

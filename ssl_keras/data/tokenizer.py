@@ -1,0 +1,196 @@
+"""Tokenizers: characters, byte-level BPE and WordPiece, each a `tokenizers.Tokenizer` and one file.
+
+Byte-level BPE (Sennrich et al. 2016; on bytes, Radford et al. 2019) gives back any text exactly.
+Characters do so for those that the training text has. WordPiece (Schuster & Nakajima 2012, as in
+BERT) puts text in lower case and forgets its white space.
+
+Text that looks like a special token, "[MASK]" say, is text: only `encode(…, special=True)`
+reads it as the token.
+"""
+
+import hashlib
+import json
+import logging
+import pathlib
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ssl_keras import files
+from ssl_keras.data.cache import cache_folder
+
+KINDS = ("characters", "bpe", "wordpiece")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # 0 … 4 of those trained here
+# What other people's tokenizers call the end of a document, and the mask.
+ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
+MOST_BYTES = 64 << 20  # of a tokenizer.json
+
+log = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`.
+
+    Attributes:
+        vocabulary: how many tokens there are.
+        end, mask, unknown: the ids of these special tokens, -1 where there is none.
+
+    Raises:
+        ValueError: a tokenizer of another kind than characters, byte-level BPE, WordPiece.
+    """
+
+    def __init__(self, backend):
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
+        self.json = backend.to_str()
+        self.vocabulary = backend.get_vocab_size()
+        content = json.loads(self.json)
+        byte_level = '"type":"ByteLevel"' in json.dumps(
+            [content["pre_tokenizer"], content["decoder"]], separators=(",", ":")
+        )
+        self.kind = {"WordLevel": "characters", "WordPiece": "wordpiece", "BPE": byte_level and "bpe"}.get(
+            content["model"].get("type", "BPE")
+        )
+        if not self.kind:
+            raise ValueError(f"Expected characters, byte-level BPE or WordPiece. Received: {content['model']['type']}")
+        self.special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        self.end, self.mask, self.unknown = (
+            next((self.special[name] for name in names if name in self.special), -1)
+            for names in (ENDS, MASKS, UNKNOWNS)
+        )
+
+    def encode(self, texts, special=False):
+        """A list of strings -> a list of lists of ids, on all cores.
+
+        Args:
+            special: read special tokens in the text as such, and add those that the tokenizer
+                frames a text with ([CLS] … [SEP]).
+        """
+        self.backend.encode_special_tokens = not special
+        return [each.ids for each in self.backend.encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    def decode(self, ids):
+        """Ids -> text; padding (-1) is left out, special tokens are written out."""
+        return self.backend.decode([int(i) for i in ids if i >= 0], skip_special_tokens=False)
+
+    def tokens(self):
+        """[the text of each token]: what a reader would see, special tokens by name."""
+        return [self.decode([i]) for i in range(self.vocabulary)]
+
+    def byte_lengths(self):
+        """uint8 (V,): how many bytes of UTF-8 text each token stands for; special tokens for none.
+
+        Exact for characters and byte-level BPE. A WordPiece that starts a word counts the space
+        before it, since the real white space is not known.
+        """
+        lengths = np.zeros(self.vocabulary, np.int64)
+        for token, index in self.backend.get_vocab().items():
+            if token in self.special:
+                continue
+            if self.kind == "bpe":
+                lengths[index] = len(token)  # a character of these stands for a byte
+            elif self.kind == "wordpiece" and not token.startswith("##"):
+                lengths[index] = 1 + len(token.encode())
+            else:
+                lengths[index] = len(token.removeprefix("##").encode())
+        return np.minimum(lengths, 255).astype(np.uint8)
+
+    def word_starts(self):
+        """bool (V,): whether a token begins a new word (or, of characters, is none of a word)."""
+        starts = np.zeros(self.vocabulary, bool)
+        for token, index in self.backend.get_vocab().items():
+            if token in self.special:
+                starts[index] = True
+            elif self.kind == "wordpiece":
+                starts[index] = not token.startswith("##")
+            elif self.kind == "bpe":
+                starts[index] = token[0] in "ĠĊĉč" or not any(c.isalnum() for c in token)
+            else:
+                starts[index] = not token.isalnum()
+        return starts
+
+    @property
+    def sha256(self):
+        """Of the tokenizer.json: tells one tokenizer from another."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+
+def load(path):
+    """The tokenizer in a `tokenizer.json`. Raises ValueError where it is none of a known kind."""
+    path = pathlib.Path(path)
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path} is no tokenizer: expected a tokenizer.json of at most {MOST_BYTES} bytes.")
+    return parse(path.read_text("utf-8"), path)
+
+
+def parse(content, name):
+    """The tokenizer that a tokenizer.json's text describes."""
+    try:
+        return Tokenizer(tokenizers.Tokenizer.from_str(content))
+    except Exception as error:  # the library raises a bare Exception
+        raise ValueError(f"{name} is no tokenizer: {error}") from error
+
+
+def train(kind, texts, vocabulary, content):
+    """Trains a tokenizer, or takes it from the cache.
+
+    Args:
+        kind: "characters", "bpe" or "wordpiece".
+        texts: iterable of strings.
+        vocabulary: the largest size, special tokens included; characters take what they need.
+        content: str that names the texts' content, for the cache.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"tokenizer must be {', '.join(KINDS)}, or the path of a tokenizer.json. Received: {kind!r}")
+    key = hashlib.sha256(json.dumps([kind, vocabulary, content, tokenizers.__version__]).encode()).hexdigest()[:32]
+    path = cache_folder() / f"{key}.tokenizer.json"
+    if path.is_file():
+        return load(path)
+    log.info("Training a tokenizer: %s", kind)
+    made = Tokenizer({"characters": _characters, "bpe": _bpe, "wordpiece": _wordpiece}[kind](texts, vocabulary))
+    files.make_folder(path.parent)
+    files.write(path, made.json)
+    return made
+
+
+def _characters(texts, _):
+    found = sorted(set().union(*map(set, texts)))
+    words = {word: index for index, word in enumerate([*SPECIAL, *found])}
+    made = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens(list(SPECIAL))
+    return made
+
+
+def _bpe(texts, vocabulary):
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocabulary < len(alphabet) + len(SPECIAL):
+        raise ValueError(f"vocabulary must be at least {len(alphabet) + len(SPECIAL)}. Received: {vocabulary}")
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    ))
+    return made
+
+
+def _wordpiece(texts, vocabulary):
+    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.train_from_iterator(texts, trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False
+    ))
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return made

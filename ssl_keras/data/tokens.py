@@ -1,0 +1,210 @@
+"""Text as tokens: a memory-mapped corpus read by windows, or labelled texts of one length.
+
+Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary. -1 is padding.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from ssl_keras import files
+from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.sources import Splits
+
+TOGETHER = 4 << 20  # characters tokenised at a time
+DOCUMENTS = 256  # read at a time
+PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
+
+log = logging.getLogger(__name__)
+
+
+class Windows:
+    """An array (N, W) of windows over a stream of tokens, cut when they are asked for.
+
+    Args:
+        stream: (L,) integers, a memory-mapped file say.
+        length: W.
+        stride: tokens between the starts of two windows.
+        whole: leave out a last window that is not full; else it is padded with -1.
+        table: (V,) to look the tokens up in: their lengths in bytes, say. Padding gives 0.
+    """
+
+    dtype, ndim = np.dtype(np.int32), 2
+
+    def __init__(self, stream, length, stride, whole, table=None):
+        self.stream, self.length, self.stride, self.table = stream, length, stride, table
+        count = (len(stream) - length) // stride + 1 if whole else -(-(len(stream) - 1) // stride)
+        self.shape = (max(count, 1), length)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        place = np.asarray(rows)[:, None] * self.stride + np.arange(self.length)
+        inside = place < len(self.stream)
+        tokens = self.stream[np.minimum(place, len(self.stream) - 1)]
+        if self.table is None:
+            return np.where(inside, tokens.astype(np.int32), -1)
+        return np.where(inside, self.table[tokens].astype(np.int32), 0)
+
+
+def corpus(splits, tokenizer, context, target, tables=()):
+    """`Splits` of text -> `Splits` of windows over its tokens.
+
+    Training windows are about twice as long as what is trained on, which is cut out of them at
+    random (an objective's `views`); held-out ones are disjoint, and their targets are every token once.
+
+    Args:
+        splits: sources with a column "text".
+        tokenizer: a `Tokenizer`.
+        context: tokens that a network sees at a time.
+        target: 1 where the target is the next token, so that a window has one more; else 0.
+        tables: {column: (V,) array}: more columns, by looking up each token.
+
+    Raises:
+        ValueError: a corpus shorter than a window.
+    """
+    parts = []
+    for split, source in zip(Splits._fields, splits):
+        stream = tokenised(source, tokenizer)
+        if len(stream) < context + target:
+            raise ValueError(
+                f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
+                f"Use a shorter context (--context), or more text."
+            )
+        if split == "train":
+            length, whole = min(2 * context - 1 + target, len(stream)), True
+        else:
+            length, whole = context + target, False
+        arrays = {"tokens": Windows(stream, length, context, whole)}
+        arrays |= {name: Windows(stream, length, context, whole, table) for name, table in dict(tables).items()}
+        parts.append(dataclasses.replace(source, arrays=arrays, rows=None, classes=(), tokenizer=tokenizer))
+    return Splits(*parts)
+
+
+def tokenised(source, tokenizer):
+    """All tokens of a source of text, one after the other: a memory-mapped (L,) array.
+
+    The file is in the cache, keyed by the content and the tokenizer, and used again. Between two
+    documents comes the tokenizer's end token.
+    """
+    key = [content_of(source), tokenizer.sha256]
+    path = cache_folder() / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".tokens")
+    dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
+    if not path.is_file():
+        files.make_folder(path.parent)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            _tokenise(source, tokenizer, partial, dtype)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, "r")
+
+
+def _tokenise(source, tokenizer, path, dtype):
+    unknown = count = 0
+    with open(path, "wb") as file, tqdm(desc=f"tokenising {source.name}", unit=" characters", unit_scale=True,
+                                        disable=None, leave=False) as bar:
+        held, characters, between = [], 0, np.array([tokenizer.end], dtype) if tokenizer.end >= 0 else []
+
+        def flush():
+            nonlocal held, characters, unknown, count
+            encoded = iter(tokenizer.encode([piece for pieces, _ in held for piece in pieces]))
+            for pieces, end in held:
+                for ids in (next(encoded) for _ in pieces):
+                    ids = np.asarray(ids, dtype)
+                    count += len(ids)
+                    unknown += int((ids == tokenizer.unknown).sum()) if tokenizer.unknown >= 0 else 0
+                    file.write(ids.tobytes())
+                if end:
+                    file.write(np.asarray(between, dtype).tobytes())
+            bar.update(characters)
+            held, characters = [], 0
+
+        last = len(source) - 1
+        for index, (text, end) in enumerate(_documents(source)):
+            held.append((_lines(text), end and index < last))
+            characters += len(text)
+            if characters >= TOGETHER:
+                flush()
+        flush()
+        file.flush()
+        os.fsync(file.fileno())
+    if unknown:
+        log.warning("%s: %d of %d tokens are unknown to the tokenizer", source.name, unknown, count)
+
+
+def texts_of(source):
+    """The documents of a source of text, one after the other, as strings."""
+    return (text for text, _ in _documents(source))
+
+
+def content_of(source):
+    """A checksum of all text in a source."""
+    digest = hashlib.sha256()
+    for text, end in _documents(source):
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        digest.update(b"\x00" if end else b"\x01")
+    return digest.hexdigest()
+
+
+def _documents(source):
+    if "text" not in source.arrays:
+        raise ValueError(f"{source.name} has no text. Expected a source of text; it has: {', '.join(source.arrays)}.")
+    for first in range(0, len(source), DOCUMENTS):
+        rows = source.gather(np.arange(first, min(first + DOCUMENTS, len(source))))
+        yield from zip(rows["text"], rows.get("ends", np.ones(len(rows["text"]), bool)))
+
+
+def _lines(text):
+    """A long text in pieces that end with a line."""
+    pieces, start = [], 0
+    while len(text) - start > PIECE:
+        stop = text.rfind("\n", start, start + PIECE) + 1
+        stop = stop if stop > start else start + PIECE
+        pieces.append(text[start:stop])
+        start = stop
+    return [*pieces, text[start:]]
+
+
+def padded(splits, tokenizer, context):
+    """`Splits` of labelled text -> `Splits` of its tokens (N, W), each text framed as the tokenizer does it.
+
+    W is the longest text's length, at most `context`; longer ones are cut, and counted.
+    """
+    encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
+    frame = _frame(tokenizer)
+    room = context - len(frame[0]) - len(frame[1])
+    if room < 1:
+        raise ValueError(f"The context must have room for a token. Received: {context}")
+    longest = max(len(ids) for part in encoded for ids in part)
+    cut = sum(len(ids) > room for part in encoded for ids in part)
+    if cut:
+        log.warning("%s: %d texts are longer than %d tokens and are cut", splits.train.base, cut, context)
+    width = min(longest, room) + context - room
+    parts = []
+    for source, part in zip(splits, encoded):
+        tokens = np.full((len(part), width), -1, np.int32)
+        for row, ids in zip(tokens, part):
+            ids = [*frame[0], *ids[:room], *frame[1]]
+            row[: len(ids)] = ids
+        arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
+        parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
+    return Splits(*parts)
+
+
+def _frame(tokenizer):
+    """The special tokens before and after a text: [CLS] and [SEP], or none."""
+    plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
+    before = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
+    return framed[:before], framed[before + len(plain) :]

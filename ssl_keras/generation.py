@@ -1,0 +1,163 @@
+"""Generation: text from a causal language model, token by token.
+
+Shapes: `B` texts, `P` tokens of the prompt, `C` context, `V` vocabulary.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras import language
+
+
+class Generator:
+    """Writes on from prompts with a causal encoder.
+
+    Args:
+        encoder: a causal graph of `networks.transformer.transformer`.
+        cached: keep the keys and values of what has been seen; without, every token costs a
+            pass over the whole context, with the same result.
+        jit: compile with XLA.
+    """
+
+    def __init__(self, encoder, cached=True, jit=False):
+        self.encoder, self.cached = encoder, cached
+        self.embeddings, self.norm = encoder.get_layer("embeddings"), encoder.get_layer("norm")
+        self.blocks = language.blocks(encoder)
+        if not all(block.causal for block in self.blocks):
+            raise ValueError("Expected a causal encoder, as causal_lm trains. Received: one that sees both ways")
+        self.context = self.embeddings.context
+        # What decides the graph is Python; what is only a number is a tensor, and is not traced again.
+        run = self._with_cache if cached else self._without_cache
+        self.run = tf.function(run, jit_compile=jit, reduce_retracing=True)
+
+    def __call__(self, prompts, length, *, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+        """int32 (B, P) -> int32 (B, length): what comes next.
+
+        Args:
+            temperature: divides the logits; 0 takes the likeliest token every time.
+            top_k: draw from the k likeliest; 0 is all.
+            top_p: draw from the likeliest that have this probability together (Holtzman et al. 2020).
+            seed: which draws; text b of a batch has draws of its own.
+
+        Raises:
+            ValueError: an empty prompt, one longer than the context, options out of range.
+        """
+        prompts = np.asarray(prompts, np.int32)
+        if prompts.ndim != 2 or not prompts.shape[1]:
+            raise ValueError(f"Expected prompts (B, P) of at least one token. Received: shape {prompts.shape}")
+        if prompts.shape[1] > self.context:
+            raise ValueError(
+                f"The prompt has {prompts.shape[1]} tokens, more than the context of {self.context}. Shorten it."
+            )
+        vocabulary = self.embeddings.options["vocabulary"]
+        if prompts.min() < 0 or prompts.max() >= vocabulary:
+            raise ValueError(f"Expected token ids in 0..{vocabulary - 1}. Received: {prompts.min()}..{prompts.max()}")
+        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or length < 1:
+            raise ValueError(
+                "Expected temperature ≥ 0, top_k ≥ 0, top_p in (0, 1] and length ≥ 1. "
+                f"Received: {temperature}, {top_k}, {top_p}, {length}"
+            )
+        made, done = prompts, 0
+        while done < length:
+            # Where the context is full, its older half is forgotten.
+            seen = made if made.shape[1] < self.context else made[:, -max(self.context // 2, 1) :]
+            count = min(length - done, self.context - seen.shape[1])
+            new = self.run(
+                tf.constant(seen), tf.constant(count), tf.constant(temperature, tf.float32),
+                tf.constant([seed, done]), greedy=temperature == 0, top_k=min(top_k, vocabulary), top_p=float(top_p),
+            ).numpy()
+            made, done = np.concatenate([made, new], axis=1), done + count
+        return made[:, prompts.shape[1] :]
+
+    def _with_cache(self, prompts, count, temperature, seed, greedy, top_k, top_p):
+        batch, length = tf.shape(prompts)[0], tf.shape(prompts)[1]
+        hidden, caches = self._extend(prompts, None, [block.cache(batch) for block in self.blocks], 0)
+        logits = language.logits(self.encoder, hidden[:, -1])
+
+        def body(i, logits, last, made, caches):
+            token = choose(logits, temperature, seed, i, greedy, top_k, top_p)
+            hidden, caches = self._extend(token[:, None], last[:, None], caches, length + i)
+            return i + 1, language.logits(self.encoder, hidden[:, 0]), token, _put(made, i, token), caches
+
+        start = (0, logits, prompts[:, -1], tf.zeros((batch, self.context), tf.int32), caches)
+        made = tf.while_loop(lambda i, *_: i < count, body, start)[3]
+        return made[:, :count]
+
+    def _extend(self, tokens, before, caches, position):
+        x = self.embeddings.starting_at(position, tokens, before)
+        new = []
+        for block, cache in zip(self.blocks, caches):
+            x, cache = block.extend(x, cache, position)
+            new.append(cache)
+        return self.norm(x), new
+
+    def _without_cache(self, prompts, count, temperature, seed, greedy, top_k, top_p):
+        length = tf.shape(prompts)[1]
+        seen = tf.pad(prompts, [[0, 0], [0, self.context - length]], constant_values=-1)
+        seen = tf.ensure_shape(seen, (None, self.context))
+
+        def body(i, seen):
+            hidden = tf.gather(self.encoder(seen), length + i - 1, axis=1)  # (B, D)
+            token = choose(language.logits(self.encoder, hidden), temperature, seed, i, greedy, top_k, top_p)
+            return i + 1, _put(seen, length + i, token)
+
+        _, seen = tf.while_loop(lambda i, _: i < count, body, (0, seen))
+        return seen[:, length : length + count]
+
+
+def _put(row, place, token):
+    """Writes token (B,) at one place of (B, C)."""
+    return tf.where(tf.range(tf.shape(row)[1])[None] == place, token[:, None], row)
+
+
+def choose(logits, temperature, seed, step, greedy=False, top_k=0, top_p=1.0):
+    """A token for each row: logits (B, V) -> int32 (B,), drawn from softmax(logits / temperature).
+
+    By the largest of logit + Gumbel noise (Gumbel 1954), which is such a draw.
+
+    Args:
+        seed: int32 (2,). step: int32 scalar; together they key the draw.
+        greedy: the likeliest instead.
+        top_k, top_p: see `Generator`.
+    """
+    if greedy:
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    logits = logits / temperature
+    if top_k:
+        lowest = tf.math.top_k(logits, top_k).values[:, -1:]
+        logits = tf.where(logits < lowest, language.transformer.HIDDEN, logits)
+    if top_p < 1:
+        ordered = tf.sort(logits, direction="DESCENDING")  # (B, V)
+        probability = tf.nn.softmax(ordered)
+        kept = tf.cumsum(probability, axis=-1, exclusive=True) < top_p
+        lowest = tf.reduce_min(tf.where(kept, ordered, np.inf), axis=-1, keepdims=True)
+        logits = tf.where(logits < lowest, language.transformer.HIDDEN, logits)
+    noise = tf.random.stateless_uniform(tf.shape(logits), [seed[0], seed[1] + step], minval=1e-20)
+    return tf.argmax(logits - tf.math.log(-tf.math.log(noise)), axis=-1, output_type=tf.int32)
+
+
+def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", **options):
+    """Texts that begin with `prompt`: a list of `count` strings, the prompt included.
+
+    Args:
+        encoder: a causal encoder. tokenizer: its `Tokenizer`.
+        prompt: how they begin; nothing is where a document begins.
+        length: the most tokens to write.
+        stop: a text ends where this comes up, and where its document ends.
+        options: as of `Generator`.
+
+    Raises:
+        ValueError: as `Generator`; a prompt of which the tokenizer knows nothing.
+    """
+    begin = tokenizer.encode([prompt])[0] if prompt else [tokenizer.end]
+    if tokenizer.unknown in begin and len(set(begin)) == 1:
+        raise ValueError(f"The encoder's tokenizer knows nothing of the prompt {prompt!r}.")
+    prompts = np.tile(np.array(begin, np.int32), (count, 1))
+    rows = Generator(encoder)(prompts, length, **options)
+    return [prompt + _until(tokenizer, row, stop) for row in rows]
+
+
+def _until(tokenizer, ids, stop):
+    ends = np.flatnonzero(ids == tokenizer.end)
+    text = tokenizer.decode(ids[: ends[0]] if len(ends) else ids)
+    return text.partition(stop)[0] + (stop if stop in text else "") if stop else text

@@ -1,0 +1,186 @@
+"""What the two language objectives share: settings, preparation of text, crops, pictures.
+
+Shapes: `B` batch, `T` tokens, `W` window, `D` width, `V` vocabulary, `H` heads.
+"""
+
+import dataclasses
+import pathlib
+import typing
+
+import numpy as np
+import tensorflow as tf
+import tyro
+
+from ssl_keras import card as cards
+from ssl_keras import encoders
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data import tokens
+from ssl_keras.networks import transformer
+
+PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
+DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
+DEFAULT_VOCABULARIES = {"mini": 2048, "small": 4096, "medium": 16384, "gpt2": 50257, "bert-base": 30522}
+MOST_LAYERS = 1_000
+Resolved = typing.Annotated[int, tyro.conf.Suppress]  # no flag: `prepare` fills it in
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A transformer and its tokenizer. What is 0 is taken from `size`."""
+
+    size: str = "mini"
+    """mini, small, medium, gpt2 or bert-base: layers, heads, width, context and vocabulary together."""
+    architecture: str = "modern"
+    """The network's kind, see `networks/transformer.py`."""
+    layers: int = 0
+    """Blocks."""
+    heads: int = 0
+    """Attention heads."""
+    width: int = 0
+    """Features of a token."""
+    hidden: int = 0
+    """Width of the MLPs; 0 is four times the width."""
+    context: int = 0
+    """The most tokens that the network can see."""
+    length: int = 0
+    """Tokens of a training window; 0 is the context."""
+    tokenizer: str = "bpe"
+    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    vocabulary: int = 0
+    """Tokens that a tokenizer may learn."""
+    remat: bool = False
+    """Compute activations anew for the gradient: less memory, a third more time."""
+    epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5
+    mask_token: Resolved = -1
+    end_token: Resolved = -1
+
+    ARCHITECTURES: typing.ClassVar = transformer.ARCHITECTURES
+
+    def __post_init__(self):
+        if self.size not in transformer.SIZES:
+            raise ValueError(f"size must be one of {', '.join(transformer.SIZES)}. Received: {self.size!r}")
+        if self.architecture not in self.ARCHITECTURES:
+            raise ValueError(
+                f"architecture must be one of {', '.join(self.ARCHITECTURES)}. Received: {self.architecture!r}"
+            )
+        for name in ("layers", "heads", "width", "hidden", "context", "length", "vocabulary"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS}. Received: {self.layers}")
+        if self.context and self.length > self.context:
+            raise ValueError(f"length must be at most the context, {self.context}. Received: {self.length}")
+
+    def filled(self):
+        """The same with every 0 replaced by what it stands for."""
+        layers, heads, width = transformer.SIZES[self.size]
+        width = self.width or width
+        context = self.context or DEFAULT_CONTEXTS[self.size]
+        return dataclasses.replace(
+            self, layers=self.layers or layers, heads=self.heads or heads, width=width,
+            hidden=self.hidden or 4 * width, context=context, length=self.length or context,
+            vocabulary=self.vocabulary or DEFAULT_VOCABULARIES[self.size],
+        )
+
+
+# What a network that starts from a saved encoder takes over from it.
+NETWORK = ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon")
+
+
+def prepare(settings, splits, init=None):
+    """(settings, tokenizer): as asked for or, with `init`, as the saved encoder of that name has them."""
+    if init is not None:
+        saved = cards.settings(cards.read(encoders.find(init)))
+        if not isinstance(saved, Settings):
+            raise ValueError(f"{init} is no language model's encoder. Expected one that pretraining on text saved.")
+        settings = dataclasses.replace(settings, **{name: getattr(saved, name) for name in NETWORK})
+        tokenizer = encoders.load_tokenizer(init)
+    elif settings.tokenizer in tokenizers.KINDS:
+        asked = settings.filled().vocabulary
+        content = tokens.content_of(splits.train)
+        tokenizer = tokenizers.train(settings.tokenizer, tokens.texts_of(splits.train), asked, content)
+    else:
+        path = pathlib.Path(settings.tokenizer)
+        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+    return dataclasses.replace(
+        settings.filled(), vocabulary=tokenizer.vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
+    ), tokenizer
+
+
+def trunk(settings, causal):
+    """The transformer that these settings describe, its weights fresh."""
+    settings = settings.filled()
+    return transformer.transformer(
+        settings.vocabulary, settings.context, settings.layers, settings.heads, settings.width,
+        architecture=settings.architecture, causal=causal, hidden=settings.hidden, epsilon=settings.epsilon,
+        remat=settings.remat,
+    )
+
+
+def check(network):
+    """The network, if it is a transformer of ours; its parts are needed for more than calling it."""
+    names = {layer.name for layer in network.layers}
+    if not {"embeddings", "block_0", "norm"} <= names:
+        raise ValueError(
+            "The encoder must be a graph of networks.transformer.transformer: its embeddings are the output "
+            f"layer too. Received: layers {sorted(names)[:5]}"
+        )
+    return network
+
+
+def table(network):
+    """The token embeddings (V, D)."""
+    return tf.convert_to_tensor(network.get_layer("embeddings").tokens)
+
+
+def blocks(network):
+    """The transformer's blocks, in order."""
+    return [layer for layer in network.layers if isinstance(layer, transformer.Block)]
+
+
+def logits(network, hidden):
+    """Hidden states (…, D) -> logits (…, V) float32, by the token embeddings."""
+    return transformer.token_logits(hidden, table(network), network.get_layer("embeddings").compute_dtype)
+
+
+def crop(batch, draws, length):
+    """Cuts the columns with a time axis, (B, W), to (B, length) at a place drawn for each example."""
+    slack = batch["tokens"].shape[1] - length
+    if slack < 0:
+        raise ValueError(f"Expected windows of at least {length} tokens. Received: {batch['tokens'].shape[1]}")
+    if slack == 0:
+        return batch
+    start = tf.cast(draws.uniform("crop", ()) * (slack + 1), tf.int32)  # (B,)
+    place = tf.minimum(start, slack)[:, None] + tf.range(length)
+    return batch | {
+        name: tf.gather(column, place, batch_dims=1) for name, column in batch.items() if column.shape.rank == 2
+    }
+
+
+def attention_maps(network, ids):
+    """[(B, H, T, T) float32 for each block]: how much each position (row) looks at each other."""
+    x, maps = network.get_layer("embeddings")(ids), []
+    for block in blocks(network):
+        maps.append(block.weights_of_attention(x, ids))
+        x = block(x, ids)
+    return maps
+
+
+def attention_pictures(network, ids):
+    """For TensorBoard: a row for each of some layers, a picture for each of some heads, of the first text."""
+    ids = ids[:1, :PICTURED_TOKENS]
+    maps = attention_maps(network, ids)
+    chosen = np.unique(np.linspace(0, len(maps) - 1, PICTURED_LAYERS).astype(int))
+    rows = []
+    for layer in chosen:
+        heads = maps[layer][0, :PICTURED_HEADS]  # (H, T, T)
+        heads = heads / tf.reduce_max(heads, axis=(1, 2), keepdims=True)
+        heads = tf.repeat(tf.repeat(heads, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
+        framed = tf.pad(heads, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)
+        rows.append(tf.sqrt(framed)[..., None])  # the root, or all but the strongest would be black
+    return {"attention": rows}
+
+
+def projections(network, tokenizer):
+    """For TensorBoard's projector: the token embeddings, and each token's text."""
+    return {"token embeddings": (table(network).numpy(), tokenizer.tokens())}

@@ -1,0 +1,371 @@
+"""Transformers: functional graphs from tokens to hidden states.
+
+Three architectures, by name:
+
+- `gpt2`: norm before each part, learned positions, GELU by its tanh form (Radford et al. 2019).
+- `bert`: norm after each part, learned positions and segments, GELU (Devlin et al. 2018).
+- `modern`: RMS norm without weights (Zhang & Sennrich 2019) before each part, rotary positions
+  (Su et al. 2021), normalised queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021),
+  no biases, parts that start at 0; and each token's embedding has some of its predecessor's
+  added, a learned share for each feature (the token shift of Peng et al. 2023, at the input alone).
+
+The first two are the graphs that public weights fit. Token -1 is padding: it is never attended to,
+so what other positions get does not depend on it; it must come after the text, not before.
+
+Shapes: `B` batch, `T` tokens, `S` keys, `D` width, `H` heads, `d = D/H`, `V` vocabulary, `C` context.
+"""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+ARCHITECTURES = ("gpt2", "bert", "modern")
+SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
+    "mini": (4, 4, 128),  # 0.8M parameters and the vocabulary's
+    "small": (4, 4, 256),  # 3.2M
+    "medium": (8, 8, 512),  # 25M
+    "gpt2": (12, 12, 768),  # 124M with GPT-2's vocabulary and context
+    "bert-base": (12, 12, 768),  # 110M with BERT's
+}
+SEGMENTS = 2  # of the `bert` architecture; single texts are segment 0
+HIDDEN = -1e9  # added to a score that must not count; finite, so that a row of padding stays finite
+ROTARY_BASE = 10_000.0
+
+
+def transformer(vocabulary, context, layers, heads, width, *, architecture, causal, hidden=0, epsilon=1e-5,
+                remat=False, name="encoder"):
+    """Tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
+
+    Args:
+        vocabulary: V, how many tokens there are.
+        context: C, the longest sequence.
+        layers, heads, width: how many blocks, attention heads, features.
+        architecture: "gpt2", "bert" or "modern".
+        causal: whether a position sees only those up to itself.
+        hidden: width of the MLPs; 0 is 4·width.
+        epsilon: of the norms.
+        remat: compute each block anew for its gradient: less memory, a third more time
+            (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+        name: of the graph.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}. Received: {architecture!r}")
+    if width % heads or (architecture == "modern" and width // heads % 2):
+        raise ValueError(f"width must be a multiple of heads (modern: an even one). Received: {width}, {heads}")
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = Embeddings(vocabulary, context, width, architecture, epsilon, name="embeddings")(tokens)
+    for index in range(layers):
+        x = Block(
+            heads, hidden or 4 * width, layers, context, architecture, causal, epsilon, remat, name=f"block_{index}"
+        )(x, tokens)
+    x = FinalNorm(architecture, epsilon, dtype="float32", name="norm")(x)
+    return keras.Model(tokens, x, name=name)
+
+
+def token_logits(hidden, table, compute_dtype="float32"):
+    """⟨f(x₁…x_t), embedding of each token⟩: hidden (…, D), table (V, D) -> logits (…, V) float32.
+
+    The tutorial's section 4.1; Press & Wolf 2017 for the tying of input and output.
+    """
+    product = tf.tensordot(tf.cast(hidden, compute_dtype), tf.cast(table, compute_dtype), [[-1], [-1]])
+    return tf.cast(product, tf.float32)
+
+
+def pool(hidden, tokens):
+    """Mean over the positions that are not padding: (B, T, D), (B, T) -> (B, D) float32."""
+    valid = tf.cast(tokens >= 0, tf.float32)[..., None]  # (B, T, 1)
+    total = tf.reduce_sum(tf.cast(hidden, tf.float32) * valid, axis=1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(valid, axis=1))
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Pool(keras.layers.Layer):
+    """`pool` as a layer."""
+
+    def call(self, hidden, tokens):
+        return pool(hidden, tokens)
+
+
+def layer_norm(x, epsilon, scale=None, shift=None):
+    """Over the last axis, in float32 (Ba et al. 2016)."""
+    dtype, x = x.dtype, tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    return tf.cast((x - mean) * tf.math.rsqrt(variance + epsilon) * scale + shift, dtype)
+
+
+def rms_norm(x, epsilon):
+    """x over its root mean square, along the last axis, in float32."""
+    dtype, x = x.dtype, tf.cast(x, tf.float32)
+    return tf.cast(x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon), dtype)
+
+
+def rotate(x, position):
+    """Rotary positions: x (B, T, H, d), position (T,) -> x, its pairs (i, i + d/2) turned by position·base^(-2i/d)."""
+    half = x.shape[-1] // 2
+    rate = ROTARY_BASE ** (-np.arange(half, dtype=np.float32) / half)
+    angle = tf.cast(position, tf.float32)[:, None, None] * rate  # (T, 1, d/2)
+    cos, sin = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return tf.concat([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+def attention_weights(q, k, bias):
+    """softmax(q·kᵀ/√d + bias) (Vaswani et al. 2017, eq. 1): (B, T, H, d), (B, S, H, d) -> (B, H, T, S) float32."""
+    scores = tf.cast(tf.einsum("bthd,bshd->bhts", q, k), tf.float32) / math.sqrt(q.shape[-1])
+    return tf.nn.softmax(scores if bias is None else scores + bias)
+
+
+def attention_bias(position, keys, causal, valid=None):
+    """What is added to the scores: query positions (T,), S keys, valid (B, S) or None -> (B or 1, 1, T, S)."""
+    bias = None
+    if causal:
+        ahead = tf.range(keys)[None] > position[:, None]  # (T, S)
+        bias = tf.where(ahead, HIDDEN, 0.0)[None, None]
+    if valid is not None:
+        padding = tf.where(valid, 0.0, HIDDEN)[:, None, None]  # (B, 1, 1, S)
+        bias = padding if bias is None else bias + padding
+    return bias
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Embeddings(keras.layers.Layer):
+    """Tokens (B, T) -> (B, T, D): the token's vector and, where they are learned, its position's."""
+
+    def __init__(self, vocabulary, context, width, architecture, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.options = {
+            "vocabulary": vocabulary, "context": context, "width": width, "architecture": architecture,
+            "epsilon": epsilon,
+        }
+        self.architecture, self.context, self.epsilon = architecture, context, epsilon
+        modern = architecture == "modern"
+        normal = keras.initializers.RandomNormal(stddev=1.0 if modern else 0.02)
+        self.tokens = self.add_weight((vocabulary, width), normal, name="tokens")
+        if modern:
+            self.shift = self.add_weight((width,), "zeros", name="shift")
+        else:
+            self.positions = self.add_weight((context, width), normal, name="positions")
+        if architecture == "bert":
+            self.segments = self.add_weight((SEGMENTS, width), normal, name="segments")
+            self.scale = self.add_weight((width,), "ones", name="scale")
+            self.offset = self.add_weight((width,), "zeros", name="offset")
+        self.built = True
+
+    def call(self, tokens):
+        return self.starting_at(0, tokens)
+
+    def starting_at(self, position, tokens, before=None):
+        """The same for tokens of which the first is at `position` and comes after the token `before` (B, 1)."""
+        if tokens.shape[1] is not None and tokens.shape[1] > self.context:
+            raise ValueError(f"Expected at most {self.context} tokens. Received: {tokens.shape[1]}")
+        x = self._vectors(tokens)  # (B, T, D)
+        if self.architecture == "modern":
+            first = tf.zeros_like(x[:, :1]) if before is None else rms_norm(self._vectors(before), self.epsilon)
+            x = rms_norm(x, self.epsilon)
+            return x + tf.cast(self.shift, x.dtype) * tf.concat([first, x[:, :-1]], axis=1)
+        places = tf.gather(tf.convert_to_tensor(self.positions), position + tf.range(tf.shape(tokens)[1]))
+        x += tf.cast(places, x.dtype)
+        if self.architecture == "bert":
+            x += tf.cast(self.segments[0], x.dtype)
+            return layer_norm(x, self.epsilon, self.scale, self.offset)
+        return x
+
+    def _vectors(self, tokens):
+        """Padding counts as token 0 here; nothing looks at the result."""
+        table = tf.convert_to_tensor(self.tokens)
+        return tf.cast(tf.gather(table, tf.maximum(tokens, 0)), self.compute_dtype)
+
+    def compute_output_spec(self, tokens):
+        return keras.KerasTensor((*tokens.shape, self.options["width"]), self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | self.options
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Block(keras.layers.Layer):
+    """Attention, then an MLP, each added to what came in: (B, T, D), tokens (B, T) -> (B, T, D)."""
+
+    def __init__(self, heads, hidden, layers, context, architecture, causal, epsilon, remat, **kwargs):
+        super().__init__(**kwargs)
+        self.options = {
+            "heads": heads, "hidden": hidden, "layers": layers, "context": context, "architecture": architecture,
+            "causal": causal, "epsilon": epsilon, "remat": remat,
+        }
+        self.heads, self.hidden, self.layers, self.context = heads, hidden, layers, context
+        self.architecture, self.causal, self.epsilon, self.remat = architecture, causal, epsilon, remat
+        self.modern = architecture == "modern"
+
+    def build(self, x_shape, tokens_shape):
+        width = x_shape[-1]
+        # The sum of 2·layers parts grows with their number; GPT-2 starts them smaller by its root.
+        into = 0.7 / math.sqrt(width) if self.modern else 0.02
+        out = {"gpt2": 0.02 / math.sqrt(2 * self.layers), "bert": 0.02, "modern": 0.0}[self.architecture]
+        self.attention_in = self._matrix("attention_in", width, 3 * width, into)
+        self.attention_out = self._matrix("attention_out", width, width, out)
+        self.mlp_in = self._matrix("mlp_in", width, self.hidden, into)
+        self.mlp_out = self._matrix("mlp_out", self.hidden, width, out)
+        self.norms = {}
+        if not self.modern:
+            for part in ("attention", "mlp"):
+                scale = self.add_weight((width,), "ones", name=f"{part}_norm_scale")
+                self.norms[part] = scale, self.add_weight((width,), "zeros", name=f"{part}_norm_shift")
+
+    def _matrix(self, name, rows, columns, deviation):
+        kernel = self.add_weight((rows, columns), keras.initializers.RandomNormal(stddev=deviation), name=name)
+        return kernel, None if self.modern else self.add_weight((columns,), "zeros", name=f"{name}_bias")
+
+    def call(self, x, tokens):
+        run = tf.recompute_grad(self._whole) if self.remat else self._whole
+        return run(x, tokens)
+
+    def _whole(self, x, tokens):
+        q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
+        return self._finish(x, self._attend(q, k, v, self._bias(tokens)))
+
+    def _bias(self, tokens):
+        length = tf.shape(tokens)[1]
+        # Padding comes last, where a causal position does not look anyhow.
+        return attention_bias(tf.range(length), length, self.causal, None if self.causal else tokens >= 0)
+
+    def weights_of_attention(self, x, tokens):
+        """(B, H, T, T) float32: how much each position (row) looks at each other."""
+        q, k, _ = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
+        return attention_weights(q, k, self._bias(tokens))
+
+    def cache(self, batch):
+        """Empty keys and values of a batch: two (B, C, H, d)."""
+        width = self.attention_out[0].shape[0]
+        return (tf.zeros((batch, self.context, self.heads, width // self.heads), self.compute_dtype),) * 2
+
+    def extend(self, x, cache, position):
+        """As `call`, for positions from `position` on, those before it being in the cache.
+
+        Args:
+            x: (B, n, D). cache: as of `cache`. position: int32 scalar, of the first of the n.
+
+        Returns:
+            (B, n, D), and the cache with these positions in it.
+        """
+        place = position + tf.range(tf.shape(x)[1])
+        q, *new = self._queries_keys_values(x, place)
+        index = tf.range(self.context) - position  # which of the n new ones each place takes
+        taken = ((index >= 0) & (index < tf.shape(x)[1]))[None, :, None, None]
+        index = tf.clip_by_value(index, 0, tf.shape(x)[1] - 1)
+        cache = tuple(tf.where(taken, tf.gather(n, index, axis=1), old) for n, old in zip(new, cache))
+        bias = attention_bias(place, self.context, causal=True)
+        return self._finish(x, self._attend(q, *cache, bias)), cache
+
+    def _queries_keys_values(self, x, position):
+        """Three (B, T, H, d)."""
+        h = self._norm("attention", x) if self.architecture != "bert" else x
+        shape = tf.shape(x)
+        h = tf.reshape(self._dense(h, *self.attention_in), (shape[0], shape[1], 3 * self.heads, -1))
+        h = tf.ensure_shape(h, (None, None, None, x.shape[-1] // self.heads))
+        q, k, v = tf.split(h, 3, axis=2)
+        if self.modern:
+            q, k = (rotate(rms_norm(part, self.epsilon), position) for part in (q, k))
+        return q, k, v
+
+    def _attend(self, q, k, v, bias):
+        """(B, T, D): the values, weighted."""
+        weights = tf.cast(attention_weights(q, k, bias), v.dtype)
+        y = tf.einsum("bhts,bshd->bthd", weights, v)
+        return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], self.heads * v.shape[-1]))
+
+    def _finish(self, x, attended):
+        x += self._dense(attended, *self.attention_out)
+        if self.architecture == "bert":
+            x = self._norm("attention", x)
+        h = x if self.architecture == "bert" else self._norm("mlp", x)
+        h = self._dense(h, *self.mlp_in)
+        if self.modern:
+            h = tf.square(tf.nn.relu(h))
+        else:
+            h = tf.nn.gelu(h, approximate=self.architecture == "gpt2")
+        x += self._dense(h, *self.mlp_out)
+        return self._norm("mlp", x) if self.architecture == "bert" else x
+
+    def _norm(self, part, x):
+        return rms_norm(x, self.epsilon) if self.modern else layer_norm(x, self.epsilon, *self.norms[part])
+
+    def _dense(self, x, kernel, bias):
+        # As one matrix: a product with a batch axis is slower on a CPU.
+        flat = tf.reshape(x, (-1, kernel.shape[0])) @ tf.cast(kernel, x.dtype)
+        if bias is not None:
+            flat += tf.cast(bias, x.dtype)
+        return tf.reshape(flat, (tf.shape(x)[0], tf.shape(x)[1], kernel.shape[1]))
+
+    def compute_output_spec(self, x, tokens):
+        return keras.KerasTensor(x.shape, self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | self.options
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class FinalNorm(keras.layers.Layer):
+    """The last norm, (B, T, D) -> (B, T, D) float32; nothing to do after `bert`'s blocks."""
+
+    def __init__(self, architecture, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.architecture, self.epsilon = architecture, epsilon
+
+    def build(self, shape):
+        width = shape[-1]
+        if self.architecture == "gpt2":
+            self.scale = self.add_weight((width,), "ones", name="scale")
+            self.shift = self.add_weight((width,), "zeros", name="shift")
+        elif self.architecture == "modern":
+            # Tied embeddings of unit size: logits of unit size to start from.
+            start = keras.initializers.Constant(1 / math.sqrt(width))
+            self.scale = self.add_weight((width,), start, name="scale")
+
+    def call(self, x):
+        if self.architecture == "gpt2":
+            return layer_norm(x, self.epsilon, self.scale, self.shift)
+        if self.architecture == "modern":
+            return rms_norm(x, self.epsilon) * tf.convert_to_tensor(self.scale)
+        return x
+
+    def get_config(self):
+        return super().get_config() | {"architecture": self.architecture, "epsilon": self.epsilon}
+
+
+def masked_head(vocabulary, width, epsilon=1e-12, name="head"):
+    """BERT's output (Devlin et al. 2018): hidden (M, D), embedding table (V, D) -> logits (M, V) float32."""
+    hidden = keras.Input((width,), name="hidden")
+    table = keras.Input(batch_shape=(vocabulary, width), name="table")
+    logits = MaskedOutput(epsilon, name="output")(hidden, table)
+    return keras.Model([hidden, table], logits, name=name)
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class MaskedOutput(keras.layers.Layer):
+    """A dense layer with GELU and norm, then inner products with the embeddings, and a bias for each token."""
+
+    def __init__(self, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, hidden_shape, table_shape):
+        vocabulary, width = table_shape
+        self.kernel = self.add_weight((width, width), keras.initializers.RandomNormal(stddev=0.02), name="kernel")
+        self.kernel_bias = self.add_weight((width,), "zeros", name="kernel_bias")
+        self.scale = self.add_weight((width,), "ones", name="scale")
+        self.shift = self.add_weight((width,), "zeros", name="shift")
+        self.bias = self.add_weight((vocabulary,), "zeros", name="bias")
+
+    def call(self, hidden, table):
+        hidden = tf.cast(hidden, self.compute_dtype)
+        h = tf.nn.gelu(hidden @ tf.convert_to_tensor(self.kernel) + self.kernel_bias, approximate=False)
+        h = layer_norm(h, self.epsilon, self.scale, self.shift)
+        return token_logits(h, table, self.compute_dtype) + tf.cast(self.bias, tf.float32)
+
+    def compute_output_spec(self, hidden, table):
+        return keras.KerasTensor((hidden.shape[0], table.shape[0]), "float32")
+
+    def get_config(self):
+        return super().get_config() | {"epsilon": self.epsilon}

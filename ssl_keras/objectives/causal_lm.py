@@ -1,0 +1,183 @@
+"""Causal language model: predict each token from those before it.
+
+The tutorial's section 4.1: P(x_{t+1} | x₁…x_t) = softmax over the vocabulary of the inner products
+⟨f(x₁…x_t), embedding of x⟩, where f is a causal transformer (Radford et al. 2019) and the embedding
+is the one that f reads its input with (Press & Wolf 2017). The loss is −log P, averaged over tokens.
+
+Departures: the tutorial's f is "feed-forward"; a transformer is that, with attention. `modern`, the
+default, changes GPT-2's network as `networks/transformer.py` says; `--architecture gpt2` is the
+original. No dropout: it draws by itself on each replica, and a run that overfits keeps its best.
+
+Shapes: `B` batch, `T` context, `W ≥ T + 1` window, `D` width, `V` vocabulary.
+
+Metrics: `loss`, nats per token; `perplexity`, its exponential; `bits_per_byte`, the loss in bits per
+byte of UTF-8 text, which tokenizers with other vocabularies can be compared by; `gradient_norm`
+(training only).
+"""
+
+import dataclasses
+import math
+import pathlib
+import typing
+
+import keras
+import tensorflow as tf
+import tyro
+
+from ssl_keras import encoders, files, generation, language
+from ssl_keras.data import tokens
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(
+    data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,
+    clip_norm=1.0, beta_2=0.99, jit=True, interval=100, quality_every=5,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(language.Settings):
+    """A causal transformer and its tokenizer."""
+
+    architecture: str = "modern"
+    """modern, or gpt2."""
+
+    ARCHITECTURES: typing.ClassVar = ("modern", "gpt2")
+
+
+def prepare(settings, splits, init=None):
+    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide."""
+    settings, tokenizer = language.prepare(settings, splits, init)
+    tables = {"bytes": tokenizer.byte_lengths()}
+    return settings, tokens.corpus(splits, tokenizer, settings.length, target=1, tables=tables)
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph: tokens (B, T) -> hidden states (B, T, D)."""
+    return language.trunk(settings, causal=True)
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    return CausalLM(settings, language.check(network))
+
+
+class Perplexity(keras.metrics.Mean):
+    """exp of the mean."""
+
+    def result(self):
+        return tf.exp(super().result())
+
+
+class CausalLM(Objective):
+    """Holds `encoder`; trains it to predict `batch["tokens"]` one by one."""
+
+    def __init__(self, settings, encoder):
+        super().__init__(name="causal_lm")
+        self.settings, self.encoder = settings, encoder
+        self.generator = generation.Generator(encoder)
+        self.perplexity = Perplexity("perplexity")
+        self.bits_per_byte = keras.metrics.Mean("bits_per_byte")
+
+    def views(self, batch, draws):
+        """Cuts (B, T + 1) tokens out of each window at random; a held-out window has just these."""
+        return language.crop(batch, draws, self.settings.filled().length + 1)
+
+    def train_step(self, batch):
+        mean, count = self.descend(self.errors, batch)
+        self.track(mean, count, self.bytes(batch))
+
+    def test_step(self, batch):
+        total, count = self.errors(batch)
+        self.track(tf.math.divide_no_nan(total, count), count, self.bytes(batch))
+
+    def track(self, mean, count, text_bytes):
+        self.loss_metric.update_state(mean, count)
+        self.perplexity.update_state(mean, count)
+        if text_bytes is not None:
+            bits = mean * count / math.log(2)
+            self.bits_per_byte.update_state(tf.math.divide_no_nan(bits, text_bytes), text_bytes)
+
+    def bytes(self, batch):
+        """How many bytes of text the targets stand for, weighted like them; None where it is not known."""
+        if "bytes" not in batch:
+            return None
+        lengths = tf.cast(batch["bytes"][:, 1:], tf.float32)
+        return tf.reduce_sum(lengths * self.target_weight(batch))
+
+    def target_weight(self, batch):
+        """float32 (B, T): the example's weight, 0 where the target is padding."""
+        return tf.cast(batch["tokens"][:, 1:] >= 0, tf.float32) * example_weight(batch)[:, None]
+
+    def errors(self, batch):
+        """Summed loss and (weighted) number of tokens."""
+        weight = self.target_weight(batch)  # (B, T)
+        target = tf.maximum(batch["tokens"][:, 1:], 0)
+        logits = self.logits(batch["tokens"][:, :-1])  # (B, T, V)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)  # (B, T)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def logits(self, tokens):
+        """(B, T) int32 -> (B, T, V) float32."""
+        return language.logits(self.encoder, self.encoder(tokens))
+
+    def pictures(self, batch):
+        return language.attention_pictures(self.encoder, batch["tokens"][:, :-1])
+
+    def texts(self, batch, tokenizer):
+        """For TensorBoard: how it goes on from the beginnings of held-out windows."""
+        context = self.generator.context
+        start = min(16, context // 2)
+        prompts = batch["tokens"][:3, :start].numpy()
+        length = min(context, 128) - start
+        made = self.generator(prompts, length, temperature=0.8)
+        rows = [(tokenizer.decode(prompt), tokenizer.decode(rest)) for prompt, rest in zip(prompts, made)]
+        return {"samples": "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)}
+
+    def projections(self, tokenizer):
+        return language.projections(self.encoder, tokenizer)
+
+
+def _code(text):
+    return "`" + text.replace("`", "'").replace("\n", "⏎") + "`"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Writes text with a causal language model."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    prompt: str = ""
+    """How the text begins; nothing: where a document begins."""
+    length: int = 200
+    """Tokens to write."""
+    count: int = 1
+    """Texts to write."""
+    temperature: float = 1.0
+    """Divides the logits: lower is surer; 0 takes the likeliest token every time."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens; 0 is all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that have this probability together."""
+    seed: int = 0
+    """Which draws."""
+    stop: str = ""
+    """End a text where this comes up."""
+    out: str = ""
+    """Write them to this JSON file as well."""
+
+
+def sample_command(arguments):
+    """Writes text."""
+    asked = tyro.cli(Sample, prog="ssl-keras sample", args=arguments)
+    network = encoders.load_encoder(asked.encoder)
+    tokenizer = encoders.load_tokenizer(asked.encoder)
+    texts = generation.write(
+        network, tokenizer, asked.prompt, asked.length, count=asked.count, temperature=asked.temperature,
+        top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed, stop=asked.stop,
+    )
+    print("\n\n".join(texts))
+    if asked.out:
+        files.write_json(pathlib.Path(asked.out), texts)

@@ -1,0 +1,233 @@
+"""Masked language model: predict the tokens that were hidden, from both sides.
+
+Devlin et al. 2018 (BERT), section 3.1, task 1. Of each window's tokens 15% are chosen; of these 80%
+become [MASK], 10% a random token, 10% stay. The loss is −log P of the chosen tokens, averaged over
+them; P is the softmax over inner products with the embeddings, after BERT's head (a dense layer,
+GELU, norm; a bias for each token). Only the chosen positions go through that head.
+
+Departures: no next-sentence task (Liu et al. 2019 found it of no use); the choice is drawn afresh
+at every step; special tokens are never chosen; no dropout. With `--whole-words` all tokens of a word
+are chosen together.
+
+Shapes: `B` batch, `T` tokens, `M` most chosen tokens of a window, `D` width, `V` vocabulary.
+
+Metrics: `loss`, nats per chosen token; `accuracy`, the share of them that the likeliest token hits;
+`gradient_norm` (training only).
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+
+from ssl_keras import encoders, language
+from ssl_keras.data import tokens
+from ssl_keras.networks import transformer
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
+NEVER = 2.0  # a key above every other: not to be chosen
+DEFAULTS = Training(
+    data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.003, schedule="cosine", warmup=100,
+    clip_norm=1.0, beta_2=0.99, weight_decay=0.01, jit=True, interval=100, quality_every=5,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(language.Settings):
+    """A transformer that sees both ways, its tokenizer, and how much is hidden."""
+
+    architecture: str = "bert"
+    """bert, or modern."""
+    tokenizer: str = "wordpiece"
+    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    share: float = 0.15
+    """Of the tokens that are chosen."""
+    whole_words: bool = False
+    """Choose whole words."""
+
+    ARCHITECTURES = ("bert", "modern")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
+
+    def filled(self):
+        bert = self.architecture == "bert" and self.epsilon == language.Settings.epsilon
+        return dataclasses.replace(super().filled(), **({"epsilon": 1e-12} if bert else {}))
+
+
+def prepare(settings, splits, init=None):
+    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide.
+
+    Raises:
+        ValueError: a tokenizer without a mask token.
+    """
+    settings, tokenizer = language.prepare(settings, splits, init)
+    if tokenizer.mask < 0:
+        raise ValueError(
+            f"The tokenizer has no mask token. Expected one of {', '.join(language.tokenizers.MASKS)} among its "
+            "special tokens: train one (--tokenizer wordpiece), or take causal_lm."
+        )
+    tables = {"starts": tokenizer.word_starts()} if settings.whole_words else {}
+    special = np.zeros(tokenizer.vocabulary, bool)
+    special[list(tokenizer.special.values())] = True
+    return settings, tokens.corpus(splits, tokenizer, settings.length, target=0, tables=tables | {"special": special})
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph: tokens (B, T) -> hidden states (B, T, D)."""
+    return language.trunk(settings, causal=False)
+
+
+def head(settings):
+    """A fresh head: hidden (M, D), embeddings (V, D) -> logits (M, V)."""
+    settings = settings.filled()
+    return transformer.masked_head(settings.vocabulary, settings.width, settings.epsilon)
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    return MaskedLM(settings, language.check(network), head(settings))
+
+
+class MaskedLM(Objective):
+    """Holds `encoder` and `head`; trains both to restore hidden ones of `batch["tokens"]`."""
+
+    def __init__(self, settings, encoder, head):
+        super().__init__(name="masked_lm")
+        self.settings, self.encoder, self.head = settings.filled(), encoder, head
+        self.accuracy = keras.metrics.Mean("accuracy")
+
+    def views(self, batch, draws):
+        """Adds `place` and `target` (B, M) int32, -1 where fewer are chosen; hides tokens of `tokens`."""
+        length = self.settings.length
+        batch = language.crop(batch, draws, length)
+        tokens = batch["tokens"]  # (B, T)
+        allowed = tokens >= 0
+        if "special" in batch:
+            allowed &= batch["special"] == 0
+        key = draws.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
+        if self.settings.whole_words:
+            key = word_keys(key, batch["starts"] > 0)
+        key = tf.where(allowed, key, NEVER)
+        most = max(1, round(self.settings.share * length))
+        count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)  # (B,)
+        wanted = tf.maximum(tf.round(self.settings.share * count), tf.minimum(count, 1.0))
+        negative, place = tf.math.top_k(-key, most)  # (B, M), the lowest key first
+        chosen = tf.range(most)[None] < tf.cast(wanted, tf.int32)[:, None]
+        if self.settings.whole_words:
+            chosen &= whole(-negative, key, wanted)
+        chosen &= -negative < NEVER
+        target = tf.where(chosen, tf.gather(tokens, place, batch_dims=1), -1)
+        kind = draws.uniform("kind", (most,))
+        random = tf.cast(draws.uniform("token", (most,)) * self.settings.vocabulary, tf.int32)
+        new = tf.where(kind < MASKED, self.settings.mask_token, tf.where(kind < MASKED + RANDOM, random, target))
+        where = tf.where(chosen)  # (number, 2): row, slot
+        at = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(place, where)], axis=1)
+        tokens = tf.tensor_scatter_nd_update(tokens, at, tf.gather_nd(new, where))
+        return {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
+
+    def train_step(self, batch):
+        mean, count = self.descend(self.errors, batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch):
+        """Summed loss and (weighted) number of chosen tokens; updates `accuracy`."""
+        target = tf.reshape(batch["target"], [-1])  # (B·M,)
+        weight = tf.cast(batch["target"] >= 0, tf.float32) * example_weight(batch)[:, None]
+        weight = tf.reshape(weight, [-1])
+        hidden = self.encoder(batch["tokens"])  # (B, T, D)
+        chosen = tf.gather(hidden, batch["place"], batch_dims=1)  # (B, M, D)
+        logits = self.logits(tf.reshape(chosen, (-1, hidden.shape[-1])))  # (B·M, V)
+        hit = tf.cast(tf.argmax(logits, -1, tf.int32) == target, tf.float32)
+        self.accuracy.update_state(hit, weight)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(target, 0), logits)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def logits(self, hidden):
+        """Hidden states (M, D) -> logits (M, V)."""
+        return self.head([hidden, language.table(self.encoder)])
+
+    def pictures(self, batch):
+        return language.attention_pictures(self.encoder, batch["tokens"])
+
+    def texts(self, batch, tokenizer):
+        """For TensorBoard: held-out windows with what was hidden, what it was, and what is guessed."""
+        lines = []
+        for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
+            shown = [tokenizer.decode([i]) for i in ids.numpy()]
+            guess = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
+            for at, true, guessed in zip(place.numpy(), target.numpy(), guess):
+                if true >= 0:
+                    right = tokenizer.decode([true])
+                    shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {tokenizer.decode([guessed])}]**"
+            lines.append(" ".join(shown).replace("\n", "⏎"))
+        return {"guesses": "\n\n".join(lines)}
+
+    def projections(self, tokenizer):
+        return language.projections(self.encoder, tokenizer)
+
+
+def word_keys(key, starts):
+    """One key for each word: key (B, T) float32, starts (B, T) bool -> (B, T), word w's tokens all with key w."""
+    word = tf.cumsum(tf.cast(starts, tf.int32), axis=1)  # from 0, or 1 where the window begins with a word
+    return tf.gather(key, tf.minimum(word, key.shape[1] - 1), batch_dims=1)
+
+
+def whole(chosen_key, key, wanted):
+    """Whether the words of the chosen keys (B, M) fit whole among the `wanted` (B,) lowest of key (B, T)."""
+    upto = tf.reduce_sum(tf.cast(key[:, None] <= chosen_key[..., None], tf.float32), axis=-1)  # (B, M)
+    # The first word is taken anyhow, or a text of one long word would teach nothing.
+    return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fill:
+    """Guesses the [MASK]s of a text."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    text: tyro.conf.Positional[str]
+    """With [MASK] in the place of each hidden token."""
+    top: int = 5
+    """Guesses for each."""
+
+
+def fill_command(arguments):
+    """Guesses the [MASK]s of a text."""
+    asked = tyro.cli(Fill, prog="ssl-keras fill", args=arguments)
+    network, output, _ = encoders.load_with_head(asked.encoder)
+    for number, guesses in enumerate(fill(network, output, encoders.load_tokenizer(asked.encoder), asked.text, asked.top)):
+        print(f"[MASK] {number + 1}: " + ", ".join(f"{text!r} {share:.1%}" for text, share in guesses))
+
+
+def fill(network, output, tokenizer, text, top=5):
+    """[[(token's text, probability), … the `top` likeliest] for each mask of the text].
+
+    Raises:
+        ValueError: a text without a mask, or longer than the context.
+    """
+    ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
+    places = np.flatnonzero(ids == tokenizer.mask)
+    if tokenizer.mask < 0 or not len(places):
+        raise ValueError(f"Expected a text with a mask, such as \"the [MASK] sat\". Received: {text!r}")
+    context = network.get_layer("embeddings").context
+    if len(ids) > context:
+        raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")
+    hidden = tf.gather(network(ids[None])[0], places)
+    share = tf.nn.softmax(output([hidden, language.table(network)]))
+    best = tf.math.top_k(share, min(top, tokenizer.vocabulary))
+    return [
+        [(tokenizer.decode([i]), float(p)) for i, p in zip(indices, values)]
+        for indices, values in zip(best.indices.numpy(), best.values.numpy())
+    ]
