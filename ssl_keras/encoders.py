@@ -183,6 +183,11 @@ def load_tokenizer(name):
         raise ValueError(
             f"{folder / 'tokenizer.json'} does not belong to this encoder: its sha256 is not the card's. Get it again."
         )
+    if card["settings"] and tokenizer.vocabulary > card["settings"]["vocabulary"]:
+        raise ValueError(
+            f"{card['name']}: its tokenizer has {tokenizer.vocabulary} tokens, and it was trained with "
+            f"{card['settings']['vocabulary']}. Expected the tokenizer that belongs to it."
+        )
     return tokenizer
 
 

@@ -102,8 +102,9 @@ def prepare(settings, splits, init=None):
     else:
         path = pathlib.Path(settings.tokenizer)
         tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+    vocabulary = tokenizer.vocabulary if init is None else saved.vocabulary
     return dataclasses.replace(
-        settings.filled(), vocabulary=tokenizer.vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
+        settings.filled(), vocabulary=vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     ), tokenizer
 
 

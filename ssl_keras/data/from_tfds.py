@@ -70,9 +70,13 @@ def _split(tfds, builder, split, image_size):
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     input_key, label_key = (info.supervised_keys or (None, "label"))[:2]
     input_key = next((key for key in (input_key, "image", "text") if key in features), None)
-    feature, label = features.get(input_key), features.get(label_key)
-    label_key = label_key if isinstance(label, tfds.features.ClassLabel) else None
-    classes = label.names if label_key else ()
+    feature = features.get(input_key)
+    # Some have several sets of labels and name none ("label-coarse", "label-fine"): the first one then.
+    label_key = next((
+        key for key in (label_key, *sorted(features))
+        if isinstance(features.get(key), tfds.features.ClassLabel) and "label" in key
+    ), None)
+    classes = features[label_key].names if label_key else ()
     if isinstance(feature, tfds.features.Text):
         return _texts(tfds, builder, split, title, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:

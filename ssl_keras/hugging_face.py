@@ -1,0 +1,268 @@
+"""GPT-2 and BERT checkpoints in the Hugging Face layout, in and out.
+
+A folder with `config.json`, `model.safetensors` and `tokenizer.json`. Our graphs compute what
+those models compute; only names and the layout of matrices differ: BERT's are stored transposed,
+and its queries, keys and values apart.
+
+What a checkpoint holds besides (BERT's pooler, a classifier, masks kept as buffers) is left
+over; it is named in the log and returned. Nothing in the folder is executed.
+"""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+import safetensors
+import tensorflow as tf
+
+from ssl_keras import card as cards
+from ssl_keras import encoders, files
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.objectives import causal_lm, masked_lm
+
+CONFIG_BYTES = 1 << 20
+SPEC = {"tokens": ((None,), tf.int32)}
+
+# Our variable: theirs, put side by side where there are several.
+GPT2 = {"embeddings/tokens": ["wte.weight"], "embeddings/positions": ["wpe.weight"],
+        "norm/scale": ["ln_f.weight"], "norm/shift": ["ln_f.bias"]}
+GPT2_BLOCK = {
+    "attention_norm_scale": ["ln_1.weight"], "attention_norm_shift": ["ln_1.bias"],
+    "attention_in": ["attn.c_attn.weight"], "attention_in_bias": ["attn.c_attn.bias"],
+    "attention_out": ["attn.c_proj.weight"], "attention_out_bias": ["attn.c_proj.bias"],
+    "mlp_norm_scale": ["ln_2.weight"], "mlp_norm_shift": ["ln_2.bias"],
+    "mlp_in": ["mlp.c_fc.weight"], "mlp_in_bias": ["mlp.c_fc.bias"],
+    "mlp_out": ["mlp.c_proj.weight"], "mlp_out_bias": ["mlp.c_proj.bias"],
+}
+BERT = {
+    "embeddings/tokens": ["embeddings.word_embeddings.weight"],
+    "embeddings/positions": ["embeddings.position_embeddings.weight"],
+    "embeddings/segments": ["embeddings.token_type_embeddings.weight"],
+    "embeddings/scale": ["embeddings.LayerNorm.weight"], "embeddings/offset": ["embeddings.LayerNorm.bias"],
+}
+BERT_BLOCK = {
+    "attention_in": [f"attention.self.{part}.weight" for part in ("query", "key", "value")],
+    "attention_in_bias": [f"attention.self.{part}.bias" for part in ("query", "key", "value")],
+    "attention_out": ["attention.output.dense.weight"], "attention_out_bias": ["attention.output.dense.bias"],
+    "attention_norm_scale": ["attention.output.LayerNorm.weight"],
+    "attention_norm_shift": ["attention.output.LayerNorm.bias"],
+    "mlp_in": ["intermediate.dense.weight"], "mlp_in_bias": ["intermediate.dense.bias"],
+    "mlp_out": ["output.dense.weight"], "mlp_out_bias": ["output.dense.bias"],
+    "mlp_norm_scale": ["output.LayerNorm.weight"], "mlp_norm_shift": ["output.LayerNorm.bias"],
+}
+BERT_HEAD = {
+    "kernel": ["cls.predictions.transform.dense.weight"], "kernel_bias": ["cls.predictions.transform.dense.bias"],
+    "scale": ["cls.predictions.transform.LayerNorm.weight"], "shift": ["cls.predictions.transform.LayerNorm.bias"],
+    "bias": ["cls.predictions.bias"],
+}
+PREFIX = {"gpt2": "transformer.", "bert": "bert."}
+TRANSPOSED = {"attention_in", "attention_out", "mlp_in", "mlp_out", "kernel"}  # of BERT
+# Copies of tensors that have another name too, and masks: nothing is lost without them.
+EXPECTED_LEFT = ("lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+                 "attn.bias", "attn.masked_bias", "embeddings.position_ids")
+
+log = logging.getLogger(__name__)
+
+
+def load(folder):
+    """A checkpoint as our graphs.
+
+    Returns:
+        (objective's name, settings, encoder, head or None, tokenizer, names left over).
+
+    Raises:
+        ValueError: a file missing or damaged; a model of another family, or with options that
+            our graphs do not have; tensors missing, of another shape, or not finite.
+    """
+    folder = pathlib.Path(folder)
+    config = _config(folder)
+    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    family, settings = _settings(config, tokenizer)
+    if tokenizer.vocabulary > settings.vocabulary:
+        raise ValueError(
+            f"{folder}: its tokenizer has {tokenizer.vocabulary} tokens, the model {settings.vocabulary}. "
+            "Expected a tokenizer that belongs to it."
+        )
+    module = causal_lm if family == "gpt2" else masked_lm
+    tensors = _tensors(folder, PREFIX[family])
+    encoder = module.encoder(settings, SPEC)
+    head = masked_lm.head(settings) if BERT_HEAD["kernel"][0] in tensors else None
+    left = set(tensors)
+    for network, names in _networks(family, settings, encoder, head):
+        variables = encoders.named_variables(network)
+        # All are checked before the first is changed.
+        values = {name: _ours(tensors, theirs, name, variables[name], family) for name, theirs in names.items()}
+        for name, value in values.items():
+            variables[name].assign(value)
+        left -= {name for theirs in names.values() for name in theirs}
+    left = sorted(name for name in left if not name.endswith(EXPECTED_LEFT))
+    if left:
+        log.warning("%s: left over, since our graph has no place for them: %s", folder, ", ".join(left))
+    return module.__name__.rpartition(".")[2], settings, encoder, head, tokenizer, left
+
+
+def import_encoder(folder, out=None):
+    """Saves a checkpoint as an encoder of ours; returns its folder."""
+    objective, settings, encoder, head, tokenizer, left = load(folder)
+    out = pathlib.Path(out or pathlib.Path("saved_models") / cards.safe_name(pathlib.Path(folder).resolve().name))
+    if out.exists():
+        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
+    encoders.save_encoder(
+        out, encoder, objective=objective, settings=settings, spec=SPEC, head=head, tokenizer=tokenizer,
+        training={"imported": True, "left over": left},
+    )
+    return out
+
+
+def export(name, out=None):
+    """Writes a saved language model in the Hugging Face layout; returns the folder.
+
+    Raises:
+        ValueError: an architecture that those models do not have, or a folder that exists.
+    """
+    encoder, head, card = encoders.load_with_head(name)
+    if card["objective"] not in ("causal_lm", "masked_lm"):
+        raise ValueError(f"{card['name']} is no language model. Export it without --hugging-face.")
+    settings = cards.settings(card)
+    family = settings.architecture
+    if family not in PREFIX:
+        raise ValueError(
+            f"{card['name']} has the architecture {family!r}, which that layout does not know. "
+            "Pretrain with --architecture gpt2 (causal_lm) or bert (masked_lm)."
+        )
+    tokenizer = encoders.load_tokenizer(name)
+    head = head if card["head"] == "objective" else None
+    tensors = {}
+    for network, names in _networks(family, settings, encoder, head):
+        variables = encoders.named_variables(network)
+        for ours, theirs in names.items():
+            parts = np.split(np.asarray(variables[ours]), len(theirs), axis=-1)
+            turn = family == "bert" and ours.split("/")[-1] in TRANSPOSED
+            for their, part in zip(theirs, parts):
+                prefix = "" if their.startswith("cls.") else PREFIX[family]
+                if family == "bert" and head is None:
+                    prefix = ""
+                tensors[prefix + their] = part.T if turn else part
+    out = pathlib.Path(out or f"{card['name']}.hugging-face")
+    if out.exists():
+        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
+    files.make_folder(out)
+    files.write(out / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
+    files.write(out / "tokenizer.json", tokenizer.json)
+    files.write_json(out / "config.json", _config_of(settings, tokenizer, head is not None))
+    return out
+
+
+def _config(folder):
+    path = folder / "config.json"
+    if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
+        raise ValueError(f"{folder} holds no checkpoint: expected config.json, model.safetensors and tokenizer.json.")
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no model's config: {type(error).__name__} {error}") from error
+    return config
+
+
+def _settings(config, tokenizer):
+    """(family, the objective's settings) of a config."""
+    family = config["model_type"]
+    special = {"mask_token": tokenizer.mask, "end_token": tokenizer.end}
+    if family == "gpt2":
+        required = {
+            "activation_function": "gelu_new", "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True,
+        }
+        names = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "n_positions",
+                 "vocabulary": "vocab_size"}
+        hidden, epsilon, kind = config.get("n_inner"), "layer_norm_epsilon", causal_lm.Settings
+    elif family == "bert":
+        required = {
+            "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "type_vocab_size": 2,
+            "tie_word_embeddings": True,
+        }
+        names = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "width": "hidden_size",
+                 "context": "max_position_embeddings", "vocabulary": "vocab_size"}
+        hidden, epsilon, kind = config.get("intermediate_size"), "layer_norm_eps", masked_lm.Settings
+    else:
+        raise ValueError(f"Expected a model of type gpt2 or bert. Received: {family!r}")
+    for option, value in required.items():
+        if config.get(option, value) != value:
+            raise ValueError(f"Expected a {family} model with {option} = {value!r}. Received: {config[option]!r}")
+    numbers = {ours: config.get(theirs) for ours, theirs in names.items()}
+    wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or value < 1]
+    if wrong:
+        raise ValueError(f"Expected positive integers in config.json for {', '.join(wrong)}.")
+    settings = kind(
+        architecture=family, **numbers, hidden=hidden or 4 * numbers["width"], tokenizer="tokenizer.json",
+        epsilon=float(config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)), **special,
+    )
+    return family, settings.filled()
+
+
+def _config_of(settings, tokenizer, with_head):
+    if settings.architecture == "gpt2":
+        return {
+            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": settings.layers,
+            "n_head": settings.heads, "n_embd": settings.width, "n_positions": settings.context,
+            "n_inner": settings.hidden, "vocab_size": settings.vocabulary, "activation_function": "gelu_new",
+            "layer_norm_epsilon": settings.epsilon, "bos_token_id": max(tokenizer.end, 0),
+            "eos_token_id": max(tokenizer.end, 0),
+        }
+    return {
+        "model_type": "bert", "architectures": ["BertForMaskedLM" if with_head else "BertModel"],
+        "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads, "hidden_size": settings.width,
+        "max_position_embeddings": settings.context, "intermediate_size": settings.hidden,
+        "vocab_size": settings.vocabulary, "hidden_act": "gelu", "layer_norm_eps": settings.epsilon,
+        "type_vocab_size": 2, "pad_token_id": max(tokenizer.special.get("[PAD]", 0), 0),
+    }
+
+
+def _networks(family, settings, encoder, head):
+    """[(graph, {our variable's name: their tensors' names})]."""
+    outer, block, place = (GPT2, GPT2_BLOCK, "h.{}.") if family == "gpt2" else (BERT, BERT_BLOCK, "encoder.layer.{}.")
+    names = dict(outer)
+    for index in range(settings.layers):
+        for ours, theirs in block.items():
+            names[f"block_{index}/{ours}"] = [place.format(index) + name for name in theirs]
+    networks = [(encoder, names)]
+    if head is not None:
+        networks.append((head, {f"output/{ours}": theirs for ours, theirs in BERT_HEAD.items()}))
+    return networks
+
+
+def _tensors(folder, prefix):
+    """{name without the model's prefix: function that reads it}."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder}: expected model.safetensors. Pickled weights (pytorch_model.bin) are not read.")
+    try:
+        file = safetensors.safe_open(path, "numpy")
+        return {
+            name.removeprefix(prefix).replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias"): (lambda name=name: file.get_tensor(name))
+            for name in file.keys()  # noqa: SIM118
+        }
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+
+
+def _ours(tensors, names, ours, variable, family):
+    """The value of one of our variables, float32, checked."""
+    parts = []
+    for name in names:
+        if name not in tensors:
+            raise ValueError(f"The checkpoint has no tensor {name!r}, which {ours} needs.")
+        try:
+            part = np.asarray(tensors[name](), np.float32)
+        except TypeError as error:
+            raise ValueError(f"{name}: expected float32 or float16. {error}. Save it as float32.") from error
+        parts.append(part.T if family == "bert" and ours.split("/")[-1] in TRANSPOSED else part)
+    value = np.concatenate(parts, axis=-1)
+    if value.shape != tuple(variable.shape):
+        raise ValueError(f"{', '.join(names)}: expected {tuple(variable.shape)} in all. Received: {value.shape}")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{', '.join(names)}: numbers that are not finite. Get the file again.")
+    return value
