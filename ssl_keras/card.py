@@ -91,7 +91,8 @@ def check_images(card, source):
     """Raises ValueError where a source's images are not of the shape that an encoder takes."""
     if "image" not in source.arrays:
         raise ValueError(
-            f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. Choose other --data."
+            f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. "
+            "Choose other --data."
         )
     expected, received = tuple(card["input"]["image"]["shape"]), tuple(source.spec()["image"][0])
     if expected != received:

@@ -40,6 +40,16 @@ def fashion_mnist():
     return load("tfds:fashion_mnist")
 
 
+@pytest.fixture(scope="session")
+def tfds_folder():
+    """Where TFDS has its data, with the text sets prepared."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    missing = [n for n in ("tiny_shakespeare", "trec") if not folder or not (pathlib.Path(folder) / n).is_dir()]
+    if missing:
+        pytest.skip(f"real data: $TFDS_DATA_DIR holds no {', '.join(missing)}")
+    return folder
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -4,15 +4,18 @@
 """
 
 import dataclasses
+import functools
+import pydoc_data.topics
 
 import keras
 import tensorflow as tf
 
 from ssl_keras import objectives
+from ssl_keras.data import text
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import load
+from ssl_keras.data.sources import hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives import autoencoder
+from ssl_keras.objectives import autoencoder, causal_lm, masked_lm
 from ssl_keras.training import finetune
 from ssl_keras.training.optimizer import Adam
 
@@ -26,12 +29,14 @@ class Case:
         build: function of a source's spec to the objective.
         overfit: share of its first loss that one batch must be trained down to in 200 steps.
         floor: function of a batch to the lowest loss there can be, subtracted from both.
+        splits: function to the data it is tested on.
     """
 
     module: object
     build: object
     overfit: float = 0.1
     floor: object = staticmethod(lambda batch: 0.0)
+    splits: object = staticmethod(lambda: load("digits"))
 
 
 def grey_entropy(batch):
@@ -47,6 +52,23 @@ def build_finetune(spec):
     )
 
 
+TINY = {"layers": 2, "heads": 2, "width": 32, "hidden": 48, "context": 12, "tokenizer": "characters"}
+
+
+@functools.cache
+def prepared(module, **options):
+    """(settings, splits) of a language objective on the beginnings of some documents."""
+    documents = [value[:200] for _, value in sorted(pydoc_data.topics.topics.items())]
+    return module.prepare(module.Settings(**TINY, **options), hold_out(text.documents("documents", documents)))
+
+
+def language(module, overfit, **options):
+    return Case(
+        module, lambda spec: module.build(prepared(module, **options)[0], spec), overfit,
+        splits=lambda: prepared(module, **options)[1],
+    )
+
+
 CASES = {
     "autoencoder": Case(
         autoencoder, lambda spec: autoencoder.build(autoencoder.Settings((64, 32)), spec), floor=grey_entropy
@@ -58,6 +80,10 @@ CASES = {
         overfit=0.3, floor=grey_entropy,
     ),
     "finetune": Case(finetune, build_finetune),
+    # Windows are cut, and tokens hidden, at other places every time.
+    "causal_lm": language(causal_lm, 0.6),
+    "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
+    "masked_lm": language(masked_lm, 0.9, whole_words=True),
 }
 
 
@@ -79,17 +105,17 @@ def weighted(views):
 
 
 def compile_objective(objective, optimizer, **kwargs):
-    """Compiles any objective; `Finetune` makes its own optimizers from a rate."""
+    """Compiles any objective; `Finetune` has a second optimizer."""
+    fresh = [Adam() if optimizer == "adam" else keras.optimizers.get(optimizer)]
     if isinstance(objective, finetune.Finetune):
-        objective.compile(learning_rate=1e-3, **kwargs)
-    else:
-        objective.compile(Adam() if optimizer == "adam" else keras.optimizers.get(optimizer), **kwargs)
+        fresh.append(type(fresh[0]).from_config(fresh[0].get_config()))
+    objective.compile(*fresh, **kwargs)
     return objective
 
 
 def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, executions=1, seed=3, unequal=True, **kwargs):
     """Trains a case from fixed weights; returns (objective, losses and metrics, held-out metrics)."""
-    splits = load("digits")
+    splits = case.splits()
     with strategy.scope():
         keras.utils.set_random_seed(seed)
         objective = compile_objective(

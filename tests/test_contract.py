@@ -10,7 +10,7 @@ from contract import CASES, compile_objective, train, uncovered
 
 from ssl_keras import encoders
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import images
+from ssl_keras.data.inputs import network_input
 
 ONE = tf.distribute.get_strategy()
 every_objective = pytest.mark.parametrize("name", CASES)
@@ -30,12 +30,13 @@ def test_finite_loss_and_every_variable_moves(name):
 
 
 @every_objective
-def test_no_retracing(name, digits):
-    objective = compile_objective(CASES[name].build(digits.train.spec()), "adam")
+def test_no_retracing(name):
+    train_source = CASES[name].splits().train
+    objective = compile_objective(CASES[name].build(train_source.spec()), "adam")
     traced = []
     step = objective.train_step
     objective.train_step = lambda batch: (traced.append(1), step(batch))
-    batches = Batches(digits.train, 32, views=objective.views)
+    batches = Batches(train_source, 32, views=objective.views)
     objective.fit(batches.dataset(), steps_per_epoch=2, epochs=2, verbose=0)
     once = len(traced)
     objective.fit(batches.dataset(4), steps_per_epoch=3, epochs=2, verbose=0)
@@ -43,10 +44,11 @@ def test_no_retracing(name, digits):
 
 
 @every_objective
-def test_one_batch_is_overfitted(name, digits):
+def test_one_batch_is_overfitted(name):
     case = CASES[name]
-    objective = compile_objective(case.build(digits.train.spec()), keras.optimizers.Adam(3e-3), steps_per_execution=50)
-    batches = Batches(digits.train.take(np.arange(16)), 16, views=objective.views)
+    source = case.splits().train
+    objective = compile_objective(case.build(source.spec()), keras.optimizers.Adam(3e-3), steps_per_execution=50)
+    batches = Batches(source.take(np.arange(16)), 16, views=objective.views)
     floor = case.floor(batches.numpy(0))
     first = objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True)["loss"]
     objective.fit(batches.dataset(), steps_per_epoch=200, verbose=0)
@@ -63,18 +65,21 @@ def test_metrics_are_documented(name):
 
 
 @every_objective
-def test_encoder_round_trip_is_exact(name, tmp_path, digits):
+def test_encoder_round_trip_is_exact(name, tmp_path):
+    source = CASES[name].splits().train
     objective, *_ = train(CASES[name], ONE, steps=1)
     encoders.save_encoder(
-        tmp_path / "saved", objective.encoder, objective="autoencoder", settings=None, spec=digits.train.spec()
+        tmp_path / "saved", objective.encoder, objective="autoencoder", settings=None, spec=source.spec(),
+        tokenizer=source.tokenizer,
     )
-    fresh = CASES[name].build(digits.train.spec()).encoder
+    fresh = CASES[name].build(source.spec()).encoder
     loaded = encoders.load_encoder(tmp_path / "saved", network=fresh)
     for before, after in zip(objective.encoder.variables, loaded.variables):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
     plain = encoders.load_encoder(tmp_path / "saved" / "encoder.keras", trusted=True)
-    image = digits.test.gather(np.arange(4))["image"] / np.float32(255)
-    np.testing.assert_array_equal(objective.encoder(image), plain(image))
+    x = network_input(Batches(source, 4, shuffle=False).dataset(0, 1).get_single_element())
+    x = x[:, :8] if len(x.shape) == 2 else x  # windows are longer than the context
+    np.testing.assert_array_equal(objective.encoder(x), plain(x))
 
 
 @every_objective
@@ -86,9 +91,9 @@ def test_the_way_of_running_changes_nothing(name, options):
     for before, after in zip(plain.weights, other.weights):
         np.testing.assert_allclose(after, before, rtol=0, atol=0 if exact else 1e-5, err_msg=before.path)
     for key in logs:
-        assert other_logs[key] == pytest.approx(logs[key], abs=0 if exact else 1e-5)
+        assert other_logs[key] == pytest.approx(logs[key], abs=0 if exact else 1e-5, rel=0 if exact else 1e-5)
     for key in held_out:
-        assert other_held_out[key] == pytest.approx(held_out[key], abs=0 if exact else 1e-5)
+        assert other_held_out[key] == pytest.approx(held_out[key], abs=0 if exact else 1e-5, rel=0 if exact else 1e-5)
 
 
 @every_objective
@@ -107,21 +112,20 @@ def test_clipping_and_the_reported_norm(name):
     clipped, clipped_logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd", clip_norm=logs["gradient_norm"] / 4)
     start, *_ = train(CASES[name], ONE, steps=1, optimizer=keras.optimizers.SGD(0.0))
     assert clipped_logs["gradient_norm"] == pytest.approx(logs["gradient_norm"])
-    if name == "finetune":
-        return  # Adam's step does not scale with the gradient
     for a, b, c in zip(start.trainable_variables, free.trainable_variables, clipped.trainable_variables):
         np.testing.assert_allclose(c.numpy() - a.numpy(), (b.numpy() - a.numpy()) / 4, atol=2e-7)
 
 
 @every_objective
-def test_a_loss_that_is_not_finite_stops_and_names_the_step(name, digits):
-    bad = digits.train.gather(np.arange(96))
-    image = (bad["image"] / np.float32(255)).astype(np.float32)
-    source = images("bad", image, bad["label"], digits.train.classes)
-    poisoned = int(Batches(source, 32, seed=1).indices(2)[5])
-    image[poisoned, 3, 3] = np.nan  # after the check, as if it had been made by an augmentation
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
+    source = CASES[name].splits().train.take(np.arange(96))
     objective = compile_objective(CASES[name].build(source.spec()), "adam", steps_per_execution=3)
-    batches = Batches(source, 32, seed=1, views=objective.views)
+
+    def poisoned(batch, draws):
+        bad = tf.where(tf.equal(draws.step, 2), np.nan, 1.0)
+        return objective.views(batch | {"weight": batch["weight"] * tf.cast(bad, tf.float32)}, draws)
+
+    batches = Batches(source, 32, seed=1, views=poisoned)
     objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)
     before = [variable.numpy() for variable in objective.weights + objective.optimizer.variables]
     with pytest.raises(FloatingPointError, match="at step 2"):
@@ -129,7 +133,5 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name, digits):
     for variable, kept in zip(objective.weights + objective.optimizer.variables, before):
         np.testing.assert_array_equal(variable.numpy(), kept)
     assert int(objective.optimizer.iterations) == 2
-    batches = Batches(source.take(np.arange(32)), 32, views=objective.views)
-    image[poisoned, 3, 3] = 0  # the data mended, training goes on
-    objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
+    objective.fit(batches.dataset(3), steps_per_epoch=2, verbose=0)  # past the bad batch, training goes on
     assert int(objective.optimizer.iterations) == 4

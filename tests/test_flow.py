@@ -19,6 +19,7 @@ from ssl_keras.objectives.autoencoder import Settings
 from ssl_keras.training import finetune
 from ssl_keras.training.compare import compare
 from ssl_keras.training.distribution import strategy
+from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import initialise, pretrain
 from ssl_keras.training.run import Training
 
@@ -202,7 +203,8 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
     objective = finetune.Finetune(
         finetune.Settings(encoder_rate=0.01), load_encoder("autoencoder-digits"), finetune.classifier_head(64, 10)
     )
-    objective.compile(1e-2)
+    training = Training(learning_rate=1e-2)
+    objective.compile(make(training, 10, []), make(training, 10, [], share=objective.settings.encoder_rate))
     rates = [float(optimizer.learning_rate) for optimizer, _ in objective.groups()]
     assert rates == pytest.approx([1e-2, 1e-4])
 
@@ -266,8 +268,8 @@ def test_the_commands(capsys):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder."),
-    (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits, tfds:NAME"),
+    (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder, "),
+    (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits or folder:PATH"),
     (["pretrain", "autoencoder", "--batch-size", "2000"], "1295 examples, fewer than a batch of 2000"),
     (["pretrain", "autoencoder", "--batch-size", "10", "--accumulate", "3"], "does not divide among 1 replicas × 3"),
     (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
@@ -292,7 +294,9 @@ def test_bad_requests_end_with_one_line(capsys, arguments, message):
 @pytest.mark.parametrize("arguments", [
     ["pretrain", "autoencoder", "--learning-rate", "-1"],
     ["pretrain", "autoencoder", "--depth", "3"],
-    ["pretrain", "autoencoder", "--jit", "--deterministic"],
+    ["pretrain", "autoencoder", "--optimizer", "sgd"],
+    ["pretrain", "causal_lm", "--weight-decay", "-1"],
+    ["pretrain", "causal_lm", "--schedule", "linear"],
 ])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_keras.data import cache, sources, tfds_images
+from ssl_keras.data import cache, from_tfds, sources
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.sources import few_labels, from_arrays, hold_out, images, load
 
@@ -112,7 +112,7 @@ def test_no_labels_where_they_are_needed():
 
 
 def test_unknown_data():
-    with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits, tfds:NAME"):
+    with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits or folder:PATH"):
         load("mnist")
     with pytest.raises(ValueError, match="Did you mean fashion_mnist"):
         load("tfds:fashion_mnits")
@@ -125,12 +125,12 @@ def test_offline_and_not_prepared_says_what_to_do(monkeypatch, tmp_path):
         raise socket.gaierror("Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", offline)
-    monkeypatch.setattr(tfds_images.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(from_tfds.urllib.request, "getproxies", dict)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("mnist", data_dir=tmp_path)
     with pytest.raises(RuntimeError, match=f"not prepared in {tmp_path}.*\n.*\n.*tfds build mnist"):
-        tfds_images._prepare(builder, "mnist")
+        from_tfds._prepare(builder, "mnist")
 
 
 # ----- a folder of images ---------------------------------------------------

@@ -109,7 +109,8 @@ def _pieces(name, paths):
     size = sum(path.stat().st_size for path in paths)
     if not size:
         raise ValueError(
-            f"{name} has no text. Expected files ending in {', '.join(sorted(EXTENSIONS - {''}))}, not all of them empty."
+            f"{name} has no text. Expected files ending in {', '.join(sorted(EXTENSIONS - {''}))}, "
+            "not all of them empty."
         )
     most = max(SMALLEST_PIECE, min(PIECE, size // FEW_PIECES))
     where, ends, broken, characters = [], [], {}, 0

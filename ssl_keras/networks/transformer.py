@@ -84,6 +84,9 @@ def pool(hidden, tokens):
 class Pool(keras.layers.Layer):
     """`pool` as a layer."""
 
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
     def call(self, hidden, tokens):
         return pool(hidden, tokens)
 
@@ -134,7 +137,7 @@ class Embeddings(keras.layers.Layer):
     """Tokens (B, T) -> (B, T, D): the token's vector and, where they are learned, its position's."""
 
     def __init__(self, vocabulary, context, width, architecture, epsilon, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.options = {
             "vocabulary": vocabulary, "context": context, "width": width, "architecture": architecture,
             "epsilon": epsilon,
@@ -189,7 +192,7 @@ class Block(keras.layers.Layer):
     """Attention, then an MLP, each added to what came in: (B, T, D), tokens (B, T) -> (B, T, D)."""
 
     def __init__(self, heads, hidden, layers, context, architecture, causal, epsilon, remat, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.options = {
             "heads": heads, "hidden": hidden, "layers": layers, "context": context, "architecture": architecture,
             "causal": causal, "epsilon": epsilon, "remat": remat,
@@ -281,10 +284,7 @@ class Block(keras.layers.Layer):
             x = self._norm("attention", x)
         h = x if self.architecture == "bert" else self._norm("mlp", x)
         h = self._dense(h, *self.mlp_in)
-        if self.modern:
-            h = tf.square(tf.nn.relu(h))
-        else:
-            h = tf.nn.gelu(h, approximate=self.architecture == "gpt2")
+        h = tf.square(tf.nn.relu(h)) if self.modern else tf.nn.gelu(h, approximate=self.architecture == "gpt2")
         x += self._dense(h, *self.mlp_out)
         return self._norm("mlp", x) if self.architecture == "bert" else x
 
@@ -310,7 +310,7 @@ class FinalNorm(keras.layers.Layer):
     """The last norm, (B, T, D) -> (B, T, D) float32; nothing to do after `bert`'s blocks."""
 
     def __init__(self, architecture, epsilon, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.architecture, self.epsilon = architecture, epsilon
 
     def build(self, shape):
@@ -324,6 +324,7 @@ class FinalNorm(keras.layers.Layer):
             self.scale = self.add_weight((width,), start, name="scale")
 
     def call(self, x):
+        x = tf.cast(x, tf.float32)
         if self.architecture == "gpt2":
             return layer_norm(x, self.epsilon, self.scale, self.shift)
         if self.architecture == "modern":
@@ -347,7 +348,7 @@ class MaskedOutput(keras.layers.Layer):
     """A dense layer with GELU and norm, then inner products with the embeddings, and a bias for each token."""
 
     def __init__(self, epsilon, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.epsilon = epsilon
 
     def build(self, hidden_shape, table_shape):
@@ -360,7 +361,8 @@ class MaskedOutput(keras.layers.Layer):
 
     def call(self, hidden, table):
         hidden = tf.cast(hidden, self.compute_dtype)
-        h = tf.nn.gelu(hidden @ tf.convert_to_tensor(self.kernel) + self.kernel_bias, approximate=False)
+        h = hidden @ tf.cast(self.kernel, hidden.dtype) + tf.cast(self.kernel_bias, hidden.dtype)
+        h = tf.nn.gelu(h, approximate=False)
         h = layer_norm(h, self.epsilon, self.scale, self.shift)
         return token_logits(h, table, self.compute_dtype) + tf.cast(self.bias, tf.float32)
 

@@ -165,6 +165,8 @@ class Sample:
     """Which draws."""
     stop: str = ""
     """End a text where this comes up."""
+    jit: bool = False
+    """Compile with XLA: worth it for long texts; the draws are others."""
     out: str = ""
     """Write them to this JSON file as well."""
 
@@ -177,6 +179,7 @@ def sample_command(arguments):
     texts = generation.write(
         network, tokenizer, asked.prompt, asked.length, count=asked.count, temperature=asked.temperature,
         top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed, stop=asked.stop,
+        jit=asked.jit,
     )
     print("\n\n".join(texts))
     if asked.out:

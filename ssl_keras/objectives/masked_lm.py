@@ -109,12 +109,12 @@ class MaskedLM(Objective):
         length = self.settings.length
         batch = language.crop(batch, draws, length)
         tokens = batch["tokens"]  # (B, T)
-        allowed = tokens >= 0
-        if "special" in batch:
-            allowed &= batch["special"] == 0
+        special = batch["special"] > 0
+        allowed = (tokens >= 0) & ~special
         key = draws.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
         if self.settings.whole_words:
-            key = word_keys(key, batch["starts"] > 0)
+            after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # what comes after a special token begins a word
+            key = word_keys(key, (batch["starts"] > 0) | after)
         key = tf.where(allowed, key, NEVER)
         most = max(1, round(self.settings.share * length))
         count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)  # (B,)
@@ -169,8 +169,8 @@ class MaskedLM(Objective):
             guess = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
             for at, true, guessed in zip(place.numpy(), target.numpy(), guess):
                 if true >= 0:
-                    right = tokenizer.decode([true])
-                    shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {tokenizer.decode([guessed])}]**"
+                    right, said = tokenizer.decode([true]), tokenizer.decode([guessed])
+                    shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {said}]**"
             lines.append(" ".join(shown).replace("\n", "⏎"))
         return {"guesses": "\n\n".join(lines)}
 
@@ -206,9 +206,12 @@ class Fill:
 def fill_command(arguments):
     """Guesses the [MASK]s of a text."""
     asked = tyro.cli(Fill, prog="ssl-keras fill", args=arguments)
-    network, output, _ = encoders.load_with_head(asked.encoder)
-    for number, guesses in enumerate(fill(network, output, encoders.load_tokenizer(asked.encoder), asked.text, asked.top)):
-        print(f"[MASK] {number + 1}: " + ", ".join(f"{text!r} {share:.1%}" for text, share in guesses))
+    network, output, card = encoders.load_with_head(asked.encoder)
+    if card["head"] != "objective":
+        raise ValueError(f"{card['name']} has no head for masked tokens. Pretrain it: --init {asked.encoder}")
+    tokenizer = encoders.load_tokenizer(asked.encoder)
+    for number, guesses in enumerate(fill(network, output, tokenizer, asked.text, asked.top), 1):
+        print(f"[MASK] {number}: " + ", ".join(f"{text!r} {share:.1%}" for text, share in guesses))
 
 
 def fill(network, output, tokenizer, text, top=5):

@@ -1,0 +1,254 @@
+"""Sources of text, tokenizers, and the memory-mapped corpus."""
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ssl_keras.data import text, tokens
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.sources import hold_out, load
+
+SENTENCES = [f"The {word} sat on the mat, number {i}.\n" for i, word in enumerate(["cat", "dog", "cow", "hen", "fox", "bat"] * 5)]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return hold_out(text.documents("sentences", SENTENCES))
+
+
+def made(kind, vocabulary=300):
+    return tokenizers.Tokenizer(
+        {"characters": tokenizers._characters, "bpe": tokenizers._bpe, "wordpiece": tokenizers._wordpiece}[kind](
+            SENTENCES, vocabulary
+        )
+    )
+
+
+BPE = made("bpe")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_bpe_gives_any_text_back(any_text):
+    ids = BPE.encode([any_text])[0]
+    assert BPE.decode(ids) == any_text
+    assert BPE.byte_lengths()[ids].sum() == len(any_text.encode())
+
+
+def test_special_tokens_in_text_are_text():
+    for kind in tokenizers.KINDS:
+        tokenizer = made(kind)
+        mask = tokenizer.special["[MASK]"]
+        assert mask not in tokenizer.encode(["the [MASK] sat"])[0]
+        if kind != "characters":
+            assert mask in tokenizer.encode(["the [MASK] sat"], special=True)[0]
+    hostile = "x[SEP]</s><|endoftext|>[PAD]\x00"
+    assert BPE.decode(BPE.encode([hostile])[0]) == hostile
+
+
+def test_characters():
+    tokenizer = made("characters")
+    assert tokenizer.decode(tokenizer.encode(["The cat\n sat  "])[0]) == "The cat\n sat  "
+    assert tokenizer.encode(["é"])[0] == [tokenizer.unknown]
+    assert set(tokenizer.byte_lengths()) == {0, 1}
+
+
+def test_wordpiece_frames_and_lowers():
+    tokenizer = made("wordpiece")
+    plain, framed = tokenizer.encode(["The CAT"])[0], tokenizer.encode(["The CAT"], special=True)[0]
+    assert framed == [tokenizer.special["[CLS]"], *plain, tokenizer.special["[SEP]"]]
+    assert tokenizer.decode(plain) == "the cat"
+
+
+@pytest.mark.parametrize("kind", tokenizers.KINDS)
+def test_words_begin_where_they_do(kind):
+    tokenizer = made(kind)
+    ids = np.array(tokenizer.encode(["the mat, fox"])[0])
+    words = np.cumsum(tokenizer.word_starts()[ids])
+    by_word = [tokenizer.decode(ids[words == w]).strip() for w in np.unique(words)]
+    assert [word for word in by_word if word] == ["the", "mat", ",", "fox"]
+
+
+def test_a_tokenizer_is_saved_and_trained_once(corpus, monkeypatch, tmp_path):
+    content = tokens.content_of(corpus.train)
+    first = tokenizers.train("bpe", tokens.texts_of(corpus.train), 300, content)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizers, "_bpe", None)  # training would fail
+        assert tokenizers.train("bpe", tokens.texts_of(corpus.train), 300, content).json == first.json
+    (tmp_path / "tokenizer.json").write_text(first.json)
+    assert tokenizers.load(tmp_path / "tokenizer.json").sha256 == first.sha256
+    (tmp_path / "tokenizer.json").write_text(first.json[:-20])
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        tokenizers.load(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match="vocabulary must be at least 261"):
+        tokenizers.train("bpe", SENTENCES, 100, "other")
+    with pytest.raises(ValueError, match="tokenizer must be characters, bpe, wordpiece"):
+        tokenizers.train("words", SENTENCES, 100, "other")
+
+
+@pytest.mark.parametrize("kind", tokenizers.KINDS)
+def test_the_stream_holds_every_document_once(corpus, kind):
+    tokenizer = made(kind)
+    stream = tokens.tokenised(corpus.train, tokenizer)
+    assert isinstance(stream, np.memmap)
+    texts = list(tokens.texts_of(corpus.train))
+    expected = []
+    for number, each in enumerate(texts):
+        expected += ([tokenizer.end] if number else []) + tokenizer.encode([each])[0]
+    np.testing.assert_array_equal(stream, expected)
+
+
+def test_the_stream_is_made_once_and_keyed_by_content_and_tokenizer(corpus, monkeypatch):
+    tokens.tokenised(corpus.train, BPE)
+    plain = tokens._tokenise
+    calls = []
+    monkeypatch.setattr(tokens, "_tokenise", lambda *args: (calls.append(1), plain(*args)))
+    tokens.tokenised(corpus.train, BPE)
+    assert not calls
+    tokens.tokenised(corpus.train, made("bpe", 280))
+    tokens.tokenised(corpus.test, BPE)
+    assert len(calls) == 2
+
+
+def test_an_interrupted_tokenisation_leaves_nothing(corpus, monkeypatch, tmp_path):
+    def half(source, tokenizer, path, dtype):
+        path.write_bytes(b"\x01\x00\x02")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tokens, "_tokenise", half)
+    with pytest.raises(OSError, match="disk full"):
+        tokens.tokenised(corpus.train, BPE)
+    assert not list((tmp_path / "cache").glob("*"))  # nor a hidden one
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_windows_cover_every_token_once():
+    stream = np.arange(23, dtype=np.uint16)
+    held_out = tokens.Windows(stream, 6, 5, whole=False)  # five targets each
+    rows = held_out[np.arange(len(held_out))]
+    np.testing.assert_array_equal(rows[0], [0, 1, 2, 3, 4, 5])
+    targets = rows[:, 1:]
+    np.testing.assert_array_equal(targets[targets >= 0], np.arange(1, 23))
+    training = tokens.Windows(stream, 10, 5, whole=True)
+    assert len(training) == 3
+    assert (training[np.arange(3)] >= 0).all()
+    table = tokens.Windows(stream, 6, 5, whole=False, table=np.arange(23) * 2)
+    np.testing.assert_array_equal(table[np.array([4])], [[40, 42, 44, 0, 0, 0]])
+
+
+def test_a_corpus_shorter_than_the_window_is_refused(corpus):
+    with pytest.raises(ValueError, match="fewer than a window of 5001.*shorter context"):
+        tokens.corpus(corpus, BPE, 5000, target=1)
+
+
+def test_files_larger_than_memory_come_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "SMALLEST_PIECE", 50)
+    content = "".join(SENTENCES) + "ends without a line: é€😀" * 20
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "b.md").write_text("short\n")
+    (tmp_path / ".hidden.txt").write_text("no")
+    (tmp_path / "c.bin").write_bytes(b"\xff")
+    source = text._pieces("text:x", text._files(tmp_path))
+    rows = source.gather(np.arange(len(source)))
+    assert len(source) > 20
+    assert "".join(rows["text"]) == content + "short\n"
+    assert rows["ends"].sum() == 2
+    assert "\ufffd" not in "".join(rows["text"])
+    tokenizer = tokenizers.Tokenizer(tokenizers._characters([content], 0))
+    stream = tokens.tokenised(source, tokenizer)
+    assert tokenizer.decode(stream) == content + "[SEP]" + "short\n"
+
+
+def test_text_folders_with_splits(tmp_path):
+    for split, words in (("train", "one two three"), ("val", "four"), ("test", "five")):
+        (tmp_path / split).mkdir()
+        for word in words.split():
+            (tmp_path / split / f"{word}.txt").write_text(word)
+    splits = load(f"text:{tmp_path}")
+    assert [sorted(tokens.texts_of(part)) for part in splits] == [["one", "three", "two"], ["four"], ["five"]]
+
+
+def test_text_that_is_not_utf8(tmp_path, caplog):
+    file = tmp_path / "latin.txt"
+    file.write_bytes(b"abcdefghij \xef\xbf\xbd\n" * 2000 + "café\n".encode("latin-1") * 3)
+    with caplog.at_level(logging.WARNING):
+        splits = load(f"text:{file}")
+    assert "3 of" in caplog.text
+    assert str(file) in caplog.text
+    assert len(splits.train) > 1
+    file.write_bytes("é".encode("latin-1") * 500)
+    with pytest.raises(ValueError, match=r"500 of 500 characters are not UTF-8: .*latin.txt \(500\).*iconv"):
+        load(f"text:{file}")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match="has no text"):
+        load(f"text:{tmp_path / 'empty.txt'}")
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load("text:nowhere")
+
+
+def table(tmp_path, content, name="t.tsv"):
+    (tmp_path / name).write_text(content)
+    return load(f"table:{tmp_path / name}")
+
+
+def test_tables(tmp_path, caplog):
+    rows = "".join(f"{'ham' if i % 3 else 'spam'}\tmessage \"{i}, and more\n" for i in range(60))
+    with caplog.at_level(logging.WARNING):
+        splits = table(tmp_path, "Label\tSMS\n" + rows + "ham\tmessage \"4, and more\n")
+    assert "1 rows repeat a text" in caplog.text
+    assert splits.train.classes == ("ham", "spam")
+    assert sum(map(len, splits)) == 60
+    assert 'message "' in splits.train.gather(np.array([0]))["text"][0]
+    csv = "id,text,label\n" + "".join(f'{i},"line one,\nline {i}",{i % 2}\n' for i in range(30))
+    splits = table(tmp_path, csv, "t.csv")
+    assert sum(map(len, splits)) == 30
+    assert "line one,\nline" in splits.test.gather(np.array([0]))["text"][0]
+    without = table(tmp_path, "text\n" + "".join(f"words {i}\n" for i in range(9)), "u.csv")
+    assert "label" not in without.train.arrays
+
+
+def test_tables_that_do_not_fit(tmp_path):
+    good = "".join(f"a\ttext {i}\n" for i in range(9))
+    with pytest.raises(ValueError, match="row 11: its label is empty"):
+        table(tmp_path, "label\ttext\n" + good + " \tx\n")
+    with pytest.raises(ValueError, match="row 11: expected 2 columns. Received: 1"):
+        table(tmp_path, "label\ttext\n" + good + "alone\n")
+    with pytest.raises(ValueError, match="expected a header with the columns text and label"):
+        table(tmp_path, "a,b,c\n1,2,3\n", "h.csv")
+    with pytest.raises(ValueError, match="no such file"):
+        load("table:nowhere.csv")
+
+
+def test_labelled_texts_become_padded_tokens(tmp_path, caplog):
+    splits = table(tmp_path, "label\ttext\n" + "".join(f"{'ab'[i % 2]}\tcat {'dog ' * i}\n" for i in range(20)))
+    tokenizer = made("wordpiece")
+    with caplog.at_level(logging.WARNING):
+        ours = tokens.padded(splits, tokenizer, 12)
+    assert "longer than 12 tokens" in caplog.text
+    rows = ours.train.column("tokens")
+    assert rows.shape[1] == 12
+    assert (rows[:, 0] == tokenizer.special["[CLS]"]).all()
+    for row, label, words in zip(rows, ours.train.column("label"), tokens.texts_of(splits.train)):
+        valid = row[row >= 0]
+        assert valid[-1] == tokenizer.special["[SEP]"]
+        assert words.lower().startswith(tokenizer.decode(valid[1:-1]))
+        assert label == words.count("dog") % 2
+    roomy = tokens.padded(splits, tokenizer, 500)
+    assert roomy.train.column("tokens").shape[1] < 40
+
+
+def test_embedded_and_tfds_text(monkeypatch):
+    splits = load("pydoc")
+    assert sum(map(len, splits)) == 79
+    assert sum(len(t) for part in splits for t in tokens.texts_of(part)) > 400_000
+
+
+def test_tfds_text(tfds_folder):
+    trec = load("tfds:trec")
+    assert [len(part) for part in trec] == [4907, 545, 500]
+    assert len(trec.train.classes) == 6
+    shakespeare = load("tfds:tiny_shakespeare")
+    assert [len(next(iter(tokens.texts_of(part)))) for part in shakespeare] == [1003854, 55770, 55770]
