@@ -11,7 +11,7 @@ demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fi
 test: $(VENV)/.installed  ## every check but the long proofs
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.installed  ## every check
+test-all: $(VENV)/.bench-installed  ## every check, the peers' too
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
@@ -19,9 +19,12 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/autoencoder.py
+	$(BIN)/python benchmarks/causal_lm.py
 
-tutorials: $(VENV)/.installed  ## the tutorials in full; Fashion-MNIST is downloaded once
+tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
+	$(BIN)/python tutorials/02_causal_lm.py
+	$(BIN)/python tutorials/03_masked_lm.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

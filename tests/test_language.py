@@ -347,9 +347,10 @@ def test_a_tokenizer_without_a_mask_is_refused(splits, tmp_path):
 
     plain = tokenizers.Tokenizer(tokenizers.models.BPE())
     plain.pre_tokenizer, plain.decoder = tokenizers.pre_tokenizers.ByteLevel(), tokenizers.decoders.ByteLevel()
-    plain.train_from_iterator(WORDS, tokenizers.trainers.BpeTrainer(special_tokens=["<|endoftext|>"], show_progress=False))
+    trainer = tokenizers.trainers.BpeTrainer(special_tokens=["<|endoftext|>"], show_progress=False)
+    plain.train_from_iterator(WORDS, trainer)
     plain.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="has no mask token"):
         masked_lm.prepare(masked_lm.Settings(tokenizer=str(tmp_path)), splits)
-    settings, data = causal_lm.prepare(causal_lm.Settings(tokenizer=str(tmp_path / "tokenizer.json"), context=8), splits)
+    settings, _ = causal_lm.prepare(causal_lm.Settings(tokenizer=str(tmp_path / "tokenizer.json"), context=8), splits)
     assert settings.end_token == 0

