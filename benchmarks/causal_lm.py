@@ -56,7 +56,7 @@ BASELINE_TRAINING = Training(
 )
 BASELINE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 OURS = dataclasses.replace(BASELINE, architecture="modern")
-OURS_TRAINING = dataclasses.replace(BASELINE_TRAINING, optimizer="muon", learning_rate=0.02, steps=600, weight_decay=0.0)
+OURS_TRAINING = dataclasses.replace(BASELINE_TRAINING, optimizer="muon", learning_rate=0.01, steps=500, weight_decay=0.0)
 SEEDS = (0, 1, 2)
 LONG_SETTINGS = OURS
 LONG_TRAINING = dataclasses.replace(OURS_TRAINING, steps=20_000)
@@ -70,6 +70,14 @@ def interval(ratios):
 # ----- steps
 
 
+def repeated(arrays):
+    """The same batches again and again, for both who train with TensorFlow."""
+    # Its tuner's thread sleeps up to ten seconds, and the end of an iterator waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_tensor_slices(arrays).repeat().with_options(options)
+
+
 def our_steps(layers, heads, width, batch, length, jit):
     settings = causal_lm.Settings(
         architecture="gpt2", layers=layers, heads=heads, width=width, context=length, vocabulary=VOCABULARY
@@ -78,7 +86,7 @@ def our_steps(layers, heads, width, batch, length, jit):
     model = causal_lm.build(settings, None)
     model.compile(Adam(1e-3), jit_compile=jit, steps_per_execution=STEPS)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, batch, length + 1)).astype(np.int32)
-    data = tf.data.Dataset.from_tensor_slices({"tokens": tokens}).repeat()
+    data = repeated({"tokens": tokens})
     return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
 
 
@@ -98,7 +106,7 @@ def keras_hub_steps(layers, heads, width, batch, length):
     )
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, batch, length + 1)).astype(np.int32)
     inputs = {"token_ids": tokens[:, :, :-1], "padding_mask": np.ones_like(tokens[:, :, :-1])}
-    data = tf.data.Dataset.from_tensor_slices((inputs, tokens[:, :, 1:])).repeat()
+    data = repeated((inputs, tokens[:, :, 1:]))
     return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
 
 
@@ -140,21 +148,48 @@ def product_rate():
     return best
 
 
+CONTENDERS = {
+    "ours": lambda *shape: our_steps(*shape, jit=True),
+    "ours, without XLA": lambda *shape: our_steps(*shape, jit=False),
+    "KerasHub, stock fit": keras_hub_steps,
+    "transformers, PyTorch": torch_steps,
+}
+
+
+def contender(name, size):
+    """A process of its own, so that the threads of one library do not hold up another's: runs when told to."""
+    run = CONTENDERS[name](*STEP_SIZES[size])
+    run()  # compiles
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print((time.perf_counter() - start) / STEPS, flush=True)
+
+
 def steps():
     """Tokens a second of each, one after the other in every round; the first round warms up."""
     report = {"GFLOP/s of 2048³ products": product_rate()}
     for size, (layers, heads, width, batch, length) in STEP_SIZES.items():
-        shape = layers, heads, width, batch, length
-        runs = {
-            "ours": our_steps(*shape, jit=True), "ours, without XLA": our_steps(*shape, jit=False),
-            "KerasHub, stock fit": keras_hub_steps(*shape), "transformers, PyTorch": torch_steps(*shape),
+        processes = {
+            name: subprocess.Popen(
+                [sys.executable, HERE, "--contender", name, "--size", size], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            ) for name in CONTENDERS
         }
-        seconds = {name: [] for name in runs}
+        for process in processes.values():
+            while process.stdout.readline().strip() != "ready":
+                assert process.poll() is None
+        seconds = {name: [] for name in processes}
         for _ in range(ROUNDS + 1):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                seconds[name].append((time.perf_counter() - start) / STEPS)
+            for name, process in processes.items():
+                time.sleep(0.5)  # until the last one's threads sleep
+                process.stdin.write("run\n")
+                process.stdin.flush()
+                seconds[name].append(float(process.stdout.readline()))
+        for process in processes.values():
+            process.stdin.close()
+            process.wait()
         seconds = {name: values[1:] for name, values in seconds.items()}
         # Products alone: the blocks' and the output's matrices, and attention's two, times two for the gradient.
         macs = layers * (12 * width**2 + 2 * length * width) + VOCABULARY * width
@@ -288,7 +323,13 @@ PARTS = {"steps": steps, "quality": quality, "minutes": minutes, "generation": g
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS, "gpt2-alone"], default=[])
-    asked = parser.parse_args().parts
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=STEP_SIZES, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    asked = flags.parts
+    if flags.contender:
+        contender(flags.contender, flags.size)
+        return
     if asked == ["gpt2-alone"]:
         gpt2_alone()
         return

@@ -162,10 +162,10 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
         return _load(find(name), network)[0]
 
 
-def load_with_head(name, precision="float32"):
+def load_with_head(name, network=None):
     """(encoder, head, card): as `load_encoder`, with the head that it was saved with, or None."""
-    with computing_in(precision):
-        return _load(find(name), None)
+    with computing_in("float32"):
+        return _load(find(name), network)
 
 
 def load_tokenizer(name):

@@ -85,16 +85,23 @@ def load(folder):
             "Expected a tokenizer that belongs to it."
         )
     module = causal_lm if family == "gpt2" else masked_lm
-    tensors = _tensors(folder, PREFIX[family])
-    encoder = module.encoder(settings, SPEC)
-    head = masked_lm.head(settings) if BERT_HEAD["kernel"][0] in tensors else None
-    left = set(tensors)
+    file, stored = _open(folder, PREFIX[family])
+
+    def make():
+        head = masked_lm.head(settings) if BERT_HEAD["kernel"][0] in stored else None
+        return module.encoder(settings, SPEC), head
+
+    with tf.Graph().as_default():  # a config may ask for any size: first where nothing is allocated
+        for network, names in _networks(family, settings, *make()):
+            variables = encoders.named_variables(network)
+            for name, theirs in names.items():
+                _check_shape(file, stored, theirs, name, tuple(variables[name].shape), family)
+    encoder, head = make()
+    left = set(stored)
     for network, names in _networks(family, settings, encoder, head):
         variables = encoders.named_variables(network)
-        # All are checked before the first is changed.
-        values = {name: _ours(tensors, theirs, name, variables[name], family) for name, theirs in names.items()}
-        for name, value in values.items():
-            variables[name].assign(value)
+        for name, theirs in names.items():
+            variables[name].assign(_value(file, stored, theirs, name, family))
         left -= {name for theirs in names.values() for name in theirs}
     left = sorted(name for name in left if not name.endswith(EXPECTED_LEFT))
     if left:
@@ -138,7 +145,7 @@ def export(name, out=None):
         variables = encoders.named_variables(network)
         for ours, theirs in names.items():
             parts = np.split(np.asarray(variables[ours]), len(theirs), axis=-1)
-            turn = family == "bert" and ours.split("/")[-1] in TRANSPOSED
+            turn = _turned(family, ours)
             for their, part in zip(theirs, parts):
                 prefix = "" if their.startswith("cls.") else PREFIX[family]
                 if family == "bert" and head is None:
@@ -233,36 +240,45 @@ def _networks(family, settings, encoder, head):
     return networks
 
 
-def _tensors(folder, prefix):
-    """{name without the model's prefix: function that reads it}."""
+def _open(folder, prefix):
+    """(the open file, {name without the model's prefix: name in the file})."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder}: expected model.safetensors. Pickled weights (pytorch_model.bin) are not read.")
     try:
         file = safetensors.safe_open(path, "numpy")
-        return {
+        return file, {
             name.removeprefix(prefix).replace("LayerNorm.gamma", "LayerNorm.weight")
-            .replace("LayerNorm.beta", "LayerNorm.bias"): (lambda name=name: file.get_tensor(name))
+            .replace("LayerNorm.beta", "LayerNorm.bias"): name
             for name in file.keys()  # noqa: SIM118
         }
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
-def _ours(tensors, names, ours, variable, family):
-    """The value of one of our variables, float32, checked."""
-    parts = []
+def _turned(family, ours):
+    return family == "bert" and ours.split("/")[-1] in TRANSPOSED
+
+
+def _check_shape(file, stored, names, ours, expected, family):
+    """Compares the file's header with one of our variables, before anything is read."""
+    shapes = []
     for name in names:
-        if name not in tensors:
+        if name not in stored:
             raise ValueError(f"The checkpoint has no tensor {name!r}, which {ours} needs.")
-        try:
-            part = np.asarray(tensors[name](), np.float32)
-        except TypeError as error:
-            raise ValueError(f"{name}: expected float32 or float16. {error}. Save it as float32.") from error
-        parts.append(part.T if family == "bert" and ours.split("/")[-1] in TRANSPOSED else part)
-    value = np.concatenate(parts, axis=-1)
-    if value.shape != tuple(variable.shape):
-        raise ValueError(f"{', '.join(names)}: expected {tuple(variable.shape)} in all. Received: {value.shape}")
+        part = file.get_slice(stored[name])
+        if part.get_dtype() not in ("F32", "F16"):
+            raise ValueError(f"{name}: expected float32 or float16. Received: {part.get_dtype()}. Save it as float32.")
+        shapes.append(tuple(part.get_shape())[:: -1 if _turned(family, ours) else 1])
+    whole = (*shapes[0][:-1], sum(shape[-1] for shape in shapes)) if shapes[0] else ()
+    if whole != expected or len({shape[:-1] for shape in shapes}) > 1:
+        raise ValueError(f"{', '.join(names)}: expected {expected} in all. Received: {whole}")
+
+
+def _value(file, stored, names, ours, family):
+    """The value of one of our variables, float32."""
+    parts = [np.asarray(file.get_tensor(stored[name]), np.float32) for name in names]
+    value = np.concatenate([part.T if _turned(family, ours) else part for part in parts], axis=-1)
     if not np.isfinite(value).all():
         raise ValueError(f"{', '.join(names)}: numbers that are not finite. Get the file again.")
     return value

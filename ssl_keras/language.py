@@ -93,7 +93,9 @@ def prepare(settings, splits, init=None):
         saved = cards.settings(cards.read(encoders.find(init)))
         if not isinstance(saved, Settings):
             raise ValueError(f"{init} is no language model's encoder. Expected one that pretraining on text saved.")
-        settings = dataclasses.replace(settings, **{name: getattr(saved, name) for name in NETWORK})
+        settings = dataclasses.replace(
+            settings, tokenizer=str(init), **{name: getattr(saved, name) for name in NETWORK}
+        )
         tokenizer = encoders.load_tokenizer(init)
     elif settings.tokenizer in tokenizers.KINDS:
         asked = settings.filled().vocabulary

@@ -207,15 +207,16 @@ def images(name, image, label=None, classes=()):
         raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: {image.dtype}")
     arrays = {"image": image}
     if label is not None:
-        arrays["label"], classes = _labels(name, label, len(image), classes)
+        arrays["label"], classes = check_labels(name, label, len(image), classes)
     return Source(name, arrays, tuple(classes))
 
 
-def _labels(name, label, count, classes):
+def check_labels(name, label, count, classes):
+    """(int64 labels, class names), checked: one integer for each of `count` examples, from 0 on."""
     label = np.asarray(label)
     if label.dtype.kind not in "iu" or label.shape != (count,):
         raise ValueError(
-            f"{name}: expected one integer label per image, shape ({count},). "
+            f"{name}: expected one integer label per example, shape ({count},). "
             f"Received: {label.dtype}, shape {label.shape}"
         )
     label = label.astype(np.int64)

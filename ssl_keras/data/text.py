@@ -12,11 +12,11 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.sources import Source, hold_out
+from ssl_keras.data.sources import Source, check_labels, hold_out
 
 PIECE = 1 << 20  # bytes
 FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be held out
-SMALLEST_PIECE = 1 << 12
+SMALLEST_PIECE = 1 << 8
 EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
 NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
 HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
@@ -40,6 +40,7 @@ class Pieces:
         return len(self.where)
 
     def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
         pieces = np.empty(len(rows), object)
         for place, row in enumerate(rows):
             path, start, stop = self.where[row]
@@ -54,6 +55,26 @@ def pydoc():
     from pydoc_data.topics import topics
 
     return hold_out(documents("pydoc", [text for _, text in sorted(topics.items())]))
+
+
+def from_texts(texts, label=None, *, test=None, classes=(), name="texts"):
+    """`Splits` from strings in memory.
+
+    Args:
+        texts: list of N strings.
+        label: (N,) integers, or None.
+        test: (texts, label) to report on; None cuts it from `texts`.
+        classes: label names; default "0", "1", ….
+
+    Raises:
+        ValueError: as `documents`, and labels that do not number classes from 0.
+    """
+    if label is not None:
+        label, classes = check_labels(name, label, len(texts), classes)
+    train = documents(name, texts, label, classes)
+    if test is not None:
+        test = documents(f"{name}[test]", test[0], test[1] if label is not None else None, classes)
+    return hold_out(train, test=test)
 
 
 def documents(name, texts, label=None, classes=()):

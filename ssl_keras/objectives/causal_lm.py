@@ -21,6 +21,7 @@ import pathlib
 import typing
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tyro
 
@@ -129,7 +130,7 @@ class CausalLM(Objective):
         """For TensorBoard: how it goes on from the beginnings of held-out windows."""
         context = self.generator.context
         start = min(16, context // 2)
-        prompts = batch["tokens"][:3, :start].numpy()
+        prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)
         length = min(context, 128) - start
         made = self.generator(prompts, length, temperature=0.8)
         rows = [(tokenizer.decode(prompt), tokenizer.decode(rest)) for prompt, rest in zip(prompts, made)]

@@ -53,7 +53,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
-            initialise(objective.encoder, training.init)
+            initialise(objective.encoder, training.init, getattr(objective, "head", None))
         runs.compile_objective(objective, training, splits)
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
         board = TensorBoard(folder, splits, training, asked)
@@ -72,8 +72,10 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     return outcome | {"folder": str(folder)}
 
 
-def initialise(encoder, name):
+def initialise(encoder, name, head=None):
     """Copies the weights of a saved encoder that match by name and shape; lists the others.
+
+    A head is taken over whole, where the saved one is of the same kind, and else stays fresh.
 
     Returns:
         The names left as they were: (in the new encoder, in the saved one).
@@ -81,7 +83,8 @@ def initialise(encoder, name):
     Raises:
         ValueError: nothing matches.
     """
-    saved = encoders.named_variables(encoders.load_encoder(name))
+    saved, saved_head, card = encoders.load_with_head(name)
+    saved = encoders.named_variables(saved)
     fresh = encoders.named_variables(encoder)
     matched = [key for key in fresh if key in saved and saved[key].shape == fresh[key].shape]
     if not matched:
@@ -94,6 +97,11 @@ def initialise(encoder, name):
         fresh[key].assign(np.asarray(saved[key]))
     left = sorted(fresh.keys() - set(matched)), sorted(saved.keys() - set(matched))
     log.info("Initialised %d of %d weights from %s", len(matched), len(fresh), name)
+    if head is not None and card["head"] == "objective":
+        shapes = [[v.shape for v in network.variables] for network in (head, saved_head)]
+        if shapes[0] == shapes[1]:
+            head.set_weights(saved_head.get_weights())
+            log.info("and its head")
     if any(left):
         log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
     return left
