@@ -56,7 +56,9 @@ BASELINE_TRAINING = Training(
 )
 BASELINE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 OURS = dataclasses.replace(BASELINE, architecture="modern")
-OURS_TRAINING = dataclasses.replace(BASELINE_TRAINING, optimizer="muon", learning_rate=0.01, steps=500, weight_decay=0.0)
+OURS_TRAINING = dataclasses.replace(
+    BASELINE_TRAINING, optimizer="muon", learning_rate=0.01, steps=500, weight_decay=0.0
+)
 SEEDS = (0, 1, 2)
 LONG_SETTINGS = OURS
 LONG_TRAINING = dataclasses.replace(OURS_TRAINING, steps=20_000)
@@ -170,7 +172,7 @@ def contender(name, size):
 def steps():
     """Tokens a second of each, one after the other in every round; the first round warms up."""
     report = {"GFLOP/s of 2048³ products": product_rate()}
-    for size, (layers, heads, width, batch, length) in STEP_SIZES.items():
+    for size, (layers, _, width, batch, length) in STEP_SIZES.items():
         processes = {
             name: subprocess.Popen(
                 [sys.executable, HERE, "--contender", name, "--size", size], stdin=subprocess.PIPE,

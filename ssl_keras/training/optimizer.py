@@ -44,8 +44,12 @@ class Muon(keras.optimizers.Muon):
     `attention_in` (D, 3·D). They are three maps: each is made orthogonal by itself.
     """
 
+    def build(self, variables):
+        super().build(variables)
+        self.fused = {self._get_variable_index(v) for v in variables if v.path.endswith("attention_in")}
+
     def _muon_update_step(self, gradient, variable, lr, m):
-        if not variable.path.endswith("attention_in"):
+        if self._get_variable_index(variable) not in self.fused:
             super()._muon_update_step(gradient, variable, lr, m)
             return
         self.assign_add(m, gradient + m * (self.momentum - 1))
