@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input, signature
-from ssl_keras.networks.transformer import pool
+from ssl_keras.networks.transformer import Embeddings, pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 
@@ -24,10 +24,13 @@ PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation
 def compiled(network):
     """A `tf.function` from a network's input to features (B, D); keep it to call `features` often.
 
-    Hidden states (B, T, D) are averaged over the tokens that are not padding.
+    Hidden states (B, T, D) are averaged over the tokens that are not padding. What goes beyond a
+    network's context is left out: a causal window has one token more, its last target.
     """
+    context = next((layer.context for layer in network.layers if isinstance(layer, Embeddings)), None)
 
     def embed(x):
+        x = x if context is None else x[:, :context]
         y = network(x, training=False)
         return pool(y, x) if len(y.shape) == 3 else y
 
