@@ -55,13 +55,13 @@ BASELINE_TRAINING = Training(
     steps_per_execution=50,
 )
 BASELINE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-OURS = dataclasses.replace(BASELINE, architecture="modern")
+OURS = dataclasses.replace(BASELINE, architecture="modern", layers=3)
 OURS_TRAINING = dataclasses.replace(
-    BASELINE_TRAINING, optimizer="muon", learning_rate=0.01, steps=500, weight_decay=0.0
+    BASELINE_TRAINING, optimizer="muon", learning_rate=0.01, steps=500, batch_size=16, weight_decay=0.0
 )
 SEEDS = (0, 1, 2)
-LONG_SETTINGS = OURS
-LONG_TRAINING = dataclasses.replace(OURS_TRAINING, steps=20_000)
+LONG_SETTINGS = dataclasses.replace(OURS, layers=4)
+LONG_TRAINING = dataclasses.replace(OURS_TRAINING, steps=12_000, weight_decay=0.1)
 
 
 def interval(ratios):

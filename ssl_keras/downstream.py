@@ -144,10 +144,10 @@ def _trained(encoder, card, splits, budgets, seeds):
             for optimizer, _ in objective.groups():
                 optimizer.learning_rate = rate
             done = 0
-            for steps in marks:
-                objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=steps - done, verbose=0)
-                done = steps
-                scores.setdefault((rate, steps), []).append(
+            for mark in marks:
+                objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=mark - done, verbose=0)
+                done = mark
+                scores.setdefault((rate, mark), []).append(
                     (_accuracy(objective, splits.validation, strategy), _accuracy(objective, splits.test, strategy))
                 )
         best = max(scores, key=lambda setting: np.mean([validation for validation, _ in scores[setting]]))

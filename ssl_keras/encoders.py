@@ -176,6 +176,8 @@ def load_tokenizer(name):
     """
     folder = find(name)
     card = cards.read(folder)
+    if card["settings"] is not None:
+        cards.settings(card)  # checks them
     if card["tokenizer"] is None:
         raise ValueError(f"{card['name']} takes images, and has no tokenizer.")
     tokenizer = tokenizers.load(folder / "tokenizer.json")

@@ -59,7 +59,7 @@ def pixels(source):
 def knn(train_x, train_y, test_x, test_y, k=20):
     """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer)."""
     # Of unit vectors, the nearest by distance are the most similar by cosine.
-    model = KNeighborsClassifier(min(k, len(train_x)), algorithm="brute")
+    model = KNeighborsClassifier(min(k, train_x.shape[0]), algorithm="brute")
     model.fit(normalize(train_x), train_y)
     return float(model.score(normalize(test_x), test_y))
 

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from ssl_keras import language
 
+SURE = 1e-6  # a temperature below it is 0: logits over it would overflow
+
 
 class Generator:
     """Writes on from prompts with a causal encoder.
@@ -27,6 +29,8 @@ class Generator:
         if not all(block.causal for block in self.blocks):
             raise ValueError("Expected a causal encoder, as causal_lm trains. Received: one that sees both ways")
         self.context = self.embeddings.context
+        if self.context < 2:
+            raise ValueError(f"Expected a context of at least 2 tokens. Received: {self.context}")
         # What decides the graph is Python; what is only a number is a tensor, and is not traced again.
         run = self._with_cache if cached else self._without_cache
         self.run = tf.function(run, jit_compile=jit, reduce_retracing=True)
@@ -53,11 +57,12 @@ class Generator:
         vocabulary = self.embeddings.options["vocabulary"]
         if prompts.min() < 0 or prompts.max() >= vocabulary:
             raise ValueError(f"Expected token ids in 0..{vocabulary - 1}. Received: {prompts.min()}..{prompts.max()}")
-        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or length < 1:
+        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or length < 1 or not 0 <= seed < 2**31:
             raise ValueError(
-                "Expected temperature ≥ 0, top_k ≥ 0, top_p in (0, 1] and length ≥ 1. "
-                f"Received: {temperature}, {top_k}, {top_p}, {length}"
+                "Expected temperature ≥ 0, top_k ≥ 0, top_p in (0, 1], length ≥ 1 and seed in 0..2³¹−1. "
+                f"Received: {temperature}, {top_k}, {top_p}, {length}, {seed}"
             )
+        greedy = temperature < SURE
         made, done = prompts, 0
         while done < length:
             # Where the context is full, its older half is forgotten.
@@ -65,14 +70,15 @@ class Generator:
             count = min(length - done, self.context - seen.shape[1])
             new = self.run(
                 tf.constant(seen), tf.constant(count), tf.constant(temperature, tf.float32),
-                tf.constant([seed, done]), greedy=temperature == 0, top_k=min(top_k, vocabulary), top_p=float(top_p),
+                tf.constant([seed, done]), room=seen.shape[1] + count, greedy=greedy, top_k=min(top_k, vocabulary),
+                top_p=float(top_p),
             ).numpy()
             made, done = np.concatenate([made, new], axis=1), done + count
         return made[:, prompts.shape[1] :]
 
-    def _with_cache(self, prompts, count, temperature, seed, greedy, top_k, top_p):
+    def _with_cache(self, prompts, count, temperature, seed, room, greedy, top_k, top_p):
         batch, length = tf.shape(prompts)[0], tf.shape(prompts)[1]
-        hidden, caches = self._extend(prompts, None, [block.cache(batch) for block in self.blocks], 0)
+        hidden, caches = self._extend(prompts, None, [block.cache(batch, room) for block in self.blocks], 0)
         logits = language.logits(self.encoder, hidden[:, -1])
 
         def body(i, logits, last, made, caches):
@@ -80,7 +86,7 @@ class Generator:
             hidden, caches = self._extend(token[:, None], last[:, None], caches, length + i)
             return i + 1, language.logits(self.encoder, hidden[:, 0]), token, _put(made, i, token), caches
 
-        start = (0, logits, prompts[:, -1], tf.zeros((batch, self.context), tf.int32), caches)
+        start = (0, logits, prompts[:, -1], tf.zeros((batch, room), tf.int32), caches)
         made = tf.while_loop(lambda i, *_: i < count, body, start)[3]
         return made[:, :count]
 
@@ -92,10 +98,10 @@ class Generator:
             new.append(cache)
         return self.norm(x), new
 
-    def _without_cache(self, prompts, count, temperature, seed, greedy, top_k, top_p):
+    def _without_cache(self, prompts, count, temperature, seed, room, greedy, top_k, top_p):
         length = tf.shape(prompts)[1]
-        seen = tf.pad(prompts, [[0, 0], [0, self.context - length]], constant_values=-1)
-        seen = tf.ensure_shape(seen, (None, self.context))
+        seen = tf.pad(prompts, [[0, 0], [0, room - length]], constant_values=-1)
+        seen = tf.ensure_shape(seen, (None, room))
 
         def body(i, seen):
             hidden = tf.gather(self.encoder(seen), length + i - 1, axis=1)  # (B, D)
@@ -150,15 +156,23 @@ def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False
     Raises:
         ValueError: as `Generator`; a prompt of which the tokenizer knows nothing.
     """
+    if count < 1:
+        raise ValueError(f"Expected a count of at least 1. Received: {count}")
     begin = tokenizer.encode([prompt])[0] if prompt else [tokenizer.end]
     if tokenizer.unknown in begin and len(set(begin)) == 1:
         raise ValueError(f"The encoder's tokenizer knows nothing of the prompt {prompt!r}.")
     prompts = np.tile(np.array(begin, np.int32), (count, 1))
     rows = Generator(encoder, jit=jit)(prompts, length, **options)
-    return [prompt + _until(tokenizer, row, stop) for row in rows]
+    return [prompt + _until(tokenizer, begin, row, stop) for row in rows]
 
 
-def _until(tokenizer, ids, stop):
+def _until(tokenizer, begin, ids, stop):
     ends = np.flatnonzero(ids == tokenizer.end)
-    text = tokenizer.decode(ids[: ends[0]] if len(ends) else ids)
+    text = continuation(tokenizer, begin, ids[: ends[0]] if len(ends) else ids)
     return text.partition(stop)[0] + (stop if stop in text else "") if stop else text
+
+
+def continuation(tokenizer, begin, ids):
+    """The text of `ids` where they come after `begin`: a WordPiece's space depends on what was before."""
+    before, both = tokenizer.decode(begin), tokenizer.decode([*begin, *ids])
+    return both.removeprefix(before) if both.startswith(before) else tokenizer.decode(ids)

@@ -22,6 +22,7 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.objectives import causal_lm, masked_lm
 
 CONFIG_BYTES = 1 << 20
+LARGEST = 1 << 24  # of a number in a config
 SPEC = {"tokens": ((None,), tf.int32)}
 
 # Our variable: theirs, put side by side where there are several.
@@ -58,9 +59,12 @@ BERT_HEAD = {
 }
 PREFIX = {"gpt2": "transformer.", "bert": "bert."}
 TRANSPOSED = {"attention_in", "attention_out", "mlp_in", "mlp_out", "kernel"}  # of BERT
-# Copies of tensors that have another name too, and masks: nothing is lost without them.
-EXPECTED_LEFT = ("lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
-                 "attn.bias", "attn.masked_bias", "embeddings.position_ids")
+# Other names of the same tensors: they must be equal.
+COPIES = {
+    "lm_head.weight": "wte.weight", "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+MASKS = ("attn.bias", "attn.masked_bias", "embeddings.position_ids")  # nothing is lost without them
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +107,12 @@ def load(folder):
         for name, theirs in names.items():
             variables[name].assign(_value(file, stored, theirs, name, family))
         left -= {name for theirs in names.values() for name in theirs}
-    left = sorted(name for name in left if not name.endswith(EXPECTED_LEFT))
+    for copy, original in COPIES.items():
+        if copy in left:
+            if not np.array_equal(file.get_tensor(stored[copy]), file.get_tensor(stored[original])):
+                raise ValueError(f"{folder}: expected an output layer tied to the embedding. {copy} is another one.")
+            left.remove(copy)
+    left = sorted(name for name in left if not name.endswith(MASKS))
     if left:
         log.warning("%s: left over, since our graph has no place for them: %s", folder, ", ".join(left))
     return module.__name__.rpartition(".")[2], settings, encoder, head, tokenizer, left
@@ -198,13 +207,17 @@ def _settings(config, tokenizer):
     for option, value in required.items():
         if config.get(option, value) != value:
             raise ValueError(f"Expected a {family} model with {option} = {value!r}. Received: {config[option]!r}")
-    numbers = {ours: config.get(theirs) for ours, theirs in names.items()}
-    wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or value < 1]
+    numbers = {ours: config.get(theirs) for ours, theirs in names.items()} | {"hidden": hidden or 1}
+    names["hidden"] = "n_inner or intermediate_size"
+    wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or not 1 <= value <= LARGEST]
     if wrong:
         raise ValueError(f"Expected positive integers in config.json for {', '.join(wrong)}.")
+    numbers["hidden"] = hidden or 4 * numbers["width"]
+    small = config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)
+    if type(small) not in (int, float):
+        raise ValueError(f"Expected a number in config.json for {epsilon}. Received: {small!r}")
     settings = kind(
-        architecture=family, **numbers, hidden=hidden or 4 * numbers["width"], tokenizer="tokenizer.json",
-        epsilon=float(config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)), **special,
+        architecture=family, **numbers, tokenizer="tokenizer.json", epsilon=float(small), **special,
     )
     return family, settings.filled()
 

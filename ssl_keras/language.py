@@ -4,6 +4,7 @@ Shapes: `B` batch, `T` tokens, `W` window, `D` width, `V` vocabulary, `H` heads.
 """
 
 import dataclasses
+import logging
 import pathlib
 import typing
 
@@ -20,7 +21,8 @@ from ssl_keras.networks import transformer
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
 DEFAULT_VOCABULARIES = {"mini": 2048, "small": 4096, "medium": 16384, "gpt2": 50257, "bert-base": 30522}
-MOST_LAYERS = 1_000
+MOST_LAYERS, MOST_CONTEXT = 128, 1 << 20
+log = logging.getLogger(__name__)
 Resolved = typing.Annotated[int, tyro.conf.Suppress]  # no flag: `prepare` fills it in
 
 
@@ -68,6 +70,10 @@ class Settings:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers must be at most {MOST_LAYERS}. Received: {self.layers}")
+        if self.context == 1 or self.context > MOST_CONTEXT:
+            raise ValueError(f"context must be 2 to {MOST_CONTEXT}, or 0. Received: {self.context}")
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon must be between 0 and 1. Received: {self.epsilon}")
         if self.context and self.length > self.context:
             raise ValueError(f"length must be at most the context, {self.context}. Received: {self.length}")
 
@@ -93,6 +99,16 @@ def prepare(settings, splits, init=None):
         saved = cards.settings(cards.read(encoders.find(init)))
         if not isinstance(saved, Settings):
             raise ValueError(f"{init} is no language model's encoder. Expected one that pretraining on text saved.")
+        if saved.architecture not in settings.ARCHITECTURES:
+            raise ValueError(
+                f"{init} has the architecture {saved.architecture}. Expected {' or '.join(settings.ARCHITECTURES)}."
+            )
+        other = [n for n in NETWORK[1:-1] if getattr(settings, n) not in (0, getattr(saved, n))]
+        if other:
+            raise ValueError(
+                f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
+                + ", ".join(f"{name}={getattr(saved, name)}" for name in other) + "."
+            )
         settings = dataclasses.replace(
             settings, tokenizer=str(init), **{name: getattr(saved, name) for name in NETWORK}
         )
@@ -104,9 +120,15 @@ def prepare(settings, splits, init=None):
     else:
         path = pathlib.Path(settings.tokenizer)
         tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+    filled = settings.filled()
+    if init is None and filled.architecture != "modern" and filled.length < filled.context:
+        log.warning(
+            "Positions from %d to the context of %d are never trained; --context %d has none of them.",
+            filled.length, filled.context, filled.length,
+        )
     vocabulary = tokenizer.vocabulary if init is None else saved.vocabulary
     return dataclasses.replace(
-        settings.filled(), vocabulary=vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
+        filled, vocabulary=vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     ), tokenizer
 
 

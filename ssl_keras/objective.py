@@ -69,7 +69,8 @@ class Objective(keras.Model):
             clip_norm: largest global gradient norm, or None.
             accumulate: micro-batches per update; each replica's part of the batch
                 must be a multiple of it. Exact: the update is that of the whole batch.
-            jit_compile: compile whole steps with XLA (one device only).
+            jit_compile: compile whole steps with XLA, where that works: on one device, without
+                deterministic ops.
             **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
         """
         optimizer = keras.optimizers.get(optimizer)
@@ -85,7 +86,8 @@ class Objective(keras.Model):
             raise ValueError(f"clip_norm must be positive or None. Received: {clip_norm}")
         super().compile(
             optimizer=optimizer, auto_scale_loss=False,
-            jit_compile=jit_compile and self.distribute_strategy.num_replicas_in_sync == 1,
+            # "auto" is: where it works, so not with deterministic ops.
+            jit_compile="auto" if jit_compile and self.distribute_strategy.num_replicas_in_sync == 1 else False,
             **kwargs,
         )
         self.clip_norm, self.accumulate = clip_norm, accumulate

@@ -23,7 +23,7 @@ def test_cached_logits_equal_uncached(network, rng):
     ids = rng.integers(0, 40, (3, 20)).astype(np.int32)
     whole = language.logits(network, network(ids)).numpy()
     generator = generation.Generator(network)
-    caches, position, logits = [b.cache(3) for b in generator.blocks], 0, []
+    caches, position, logits = [b.cache(3, 24) for b in generator.blocks], 0, []
     for length in (7, 1, 1, 4, 1, 6):  # prompts and single tokens alike
         part = ids[:, position : position + length]
         before = ids[:, position - 1 : position] if position else None
@@ -90,6 +90,25 @@ def test_write(network):
     stopped = generation.write(network, tokenizer, "abc", 30, seed=1, stop=letter)[0]
     assert stopped == long[: long.index(letter, 3) + 1]
     assert isinstance(generation.write(network, tokenizer, "", 5)[0], str)
+    with pytest.raises(ValueError, match="count of at least 1"):
+        generation.write(network, tokenizer, "abc", 5, count=0)
+
+
+def test_a_continuation_has_its_space():
+    """WordPiece writes one between words, and none where a piece goes on."""
+    tokenizer = tokenizers.Tokenizer(tokenizers._wordpiece(["the cat sat", "cats"] * 3, 60))
+    begin, rest = tokenizer.encode(["the cat"])[0], tokenizer.encode(["sat"])[0]
+    assert generation.continuation(tokenizer, begin, rest) == " sat"
+    bpe = tokenizers.Tokenizer(tokenizers._bpe(["é the cat sat"] * 3, 270))
+    whole = bpe.encode(["the é cat"])[0]
+    for cut in range(1, len(whole)):  # in the middle of a character too
+        text = bpe.decode(whole[:cut]) + generation.continuation(bpe, whole[:cut], whole[cut:])
+        assert text in ("the é cat", bpe.decode(whole[:cut]) + bpe.decode(whole[cut:]))
+
+
+def test_hardly_any_temperature_is_none(network):
+    generator, prompts = generation.Generator(network), np.full((1, 3), 7, np.int32)
+    np.testing.assert_array_equal(generator(prompts, 9, temperature=1e-42), generator(prompts, 9, temperature=0))
 
 
 def test_bad_input_is_refused(network):
@@ -100,7 +119,8 @@ def test_bad_input_is_refused(network):
         generator(np.array([[7, 40]]), 5)
     with pytest.raises(ValueError, match="at least one token"):
         generator(np.zeros((1, 0), np.int32), 5)
-    for wrong in ({"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"temperature": float("nan")}):
+    for wrong in ({"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"temperature": float("nan")},
+                  {"seed": 2**31}):
         with pytest.raises(ValueError, match="Expected temperature"):
             generator(np.zeros((1, 2), np.int32), 5, **wrong)
     tokenizer = tokenizers.Tokenizer(tokenizers._characters(["abc"], 0))

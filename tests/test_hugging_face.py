@@ -99,6 +99,10 @@ def poison(tensors):
     tensors["transformer.wpe.weight"][0, 0] = np.inf
 
 
+def untie(tensors):
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
+
+
 @pytest.mark.parametrize("family", ["gpt2"])
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda f: (f / "config.json").unlink(), "expected config.json, model.safetensors and tokenizer.json"),
@@ -108,7 +112,13 @@ def poison(tensors):
     (lambda f: edit(f, n_layer="two"), "positive integers in config.json for n_layer"),
     (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
     (lambda f: edit(f, n_positions=30), r"wpe.weight: expected \(30, 16\) in all. Received: \(24, 16\)"),
-    (lambda f: edit(f, n_layer=10**9), "layers must be at most"),
+    (lambda f: edit(f, n_layer=10**6), "layers must be at most"),
+    (lambda f: edit(f, vocab_size=10**30), "positive integers in config.json for vocab_size"),
+    (lambda f: edit(f, n_inner="abc"), "positive integers in config.json for n_inner"),
+    (lambda f: edit(f, layer_norm_epsilon=None), "Expected a number in config.json for layer_norm_epsilon"),
+    (lambda f: edit(f, layer_norm_epsilon=-1), "epsilon must be between 0 and 1"),
+    (lambda f: edit(f, n_embd=10**7, n_head=1), r"expected \(10000000,\) in all|expected"),
+    (lambda f: rewrite(f, untie), "expected an output layer tied to the embedding"),
     (lambda f: (f / "model.safetensors").unlink(), "expected model.safetensors. Pickled weights"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "not a complete"),
     (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),

@@ -1,5 +1,6 @@
 """The language objectives: what is predicted, what is hidden, what is reported."""
 
+import dataclasses
 import math
 import types
 
@@ -265,6 +266,13 @@ def test_settings_are_checked():
         causal_lm.Settings(context=10, length=11)
     with pytest.raises(ValueError, match="layers must be at most"):
         causal_lm.Settings(layers=10**9)
+    for context in (1, 2**21):
+        with pytest.raises(ValueError, match="context must be 2 to"):
+            causal_lm.Settings(context=context)
+    with pytest.raises(ValueError, match="Expected epochs or steps, not both"):
+        dataclasses.replace(causal_lm.DEFAULTS, epochs=3)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0"):
+        Training(weight_decay=math.nan)
 
 
 def test_a_network_that_is_no_transformer_is_refused(splits):
@@ -318,7 +326,11 @@ def test_the_commands(runs, capsys, tmp_path):
 
 def test_a_run_starts_from_another(runs, splits):
     """The network and the tokenizer are then the saved one's."""
-    settings = causal_lm.Settings(layers=3, heads=4, width=8, tokenizer="characters")
+    with pytest.raises(ValueError, match=r"Leave out layers, or take layers=1\."):
+        causal_lm.prepare(causal_lm.Settings(layers=3, width=16), splits, init="causal_lm-nonsense")
+    with pytest.raises(ValueError, match="masked_lm-nonsense has the architecture bert. Expected modern or gpt2"):
+        causal_lm.prepare(causal_lm.Settings(), splits, init="masked_lm-nonsense")
+    settings = causal_lm.Settings(tokenizer="characters")
     settings, data = causal_lm.prepare(settings, splits, init="causal_lm-nonsense")
     assert (settings.layers, settings.heads, settings.width, settings.vocabulary) == (1, 2, 16, 290)
     network = causal_lm.encoder(settings, data.train.spec())
@@ -327,6 +339,55 @@ def test_a_run_starts_from_another(runs, splits):
     go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", quality_every=0)
     outcome = pretrain("causal_lm", None, go_on, data=splits)
     assert outcome["val_loss"] == pytest.approx(runs["causal_lm"]["best_val_loss"], rel=1e-5)
+    go_on = dataclasses.replace(go_on, init="masked_lm-nonsense", run="on-masked")  # the head goes on too
+    outcome = pretrain("masked_lm", None, go_on, data=splits)
+    assert outcome["val_loss"] == pytest.approx(runs["masked_lm"]["best_val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("causal_lm", "gpt2"), ("masked_lm", "bert"),
+                                                    ("causal_lm", "modern")])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
+    module = {"causal_lm": causal_lm, "masked_lm": masked_lm}[name]
+    settings = module.Settings(**TINY, vocabulary=290, architecture=architecture)
+    training = dataclasses.replace(QUICK, precision=precision, accumulate=2)
+    outcome = pretrain(name, settings, training, data=splits)
+    assert outcome["val_loss"] < math.log(290) + 1
+    assert language.encoders.load_encoder(outcome["folder"]).compute_dtype == "float32"
+
+
+def test_the_downstream_table_of_texts(runs, monkeypatch):
+    from ssl_keras import downstream
+
+    monkeypatch.setattr(downstream, "TEXT_STEPS", (2, 4, 60))
+    monkeypatch.setattr(downstream, "ALL_LABEL_EPOCHS", (1, 1, 1))
+    monkeypatch.setattr(downstream, "RATES", (1e-3, 1e-2))
+    rng = np.random.default_rng(0)
+    label = np.arange(120) % 2
+    texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]
+    table = downstream.evaluate(
+        "masked_lm-nonsense", text.from_texts(texts, label), budgets=(5, 20), seeds=(0, 1)
+    )
+    name = "masked_lm-nonsense"
+    assert list(table) == ["TF-IDF", "random init", f"{name}, frozen", f"{name}, fine-tuned", "scratch"]
+    assert table["TF-IDF"]["all"][0] == 1
+    assert "RankMe" not in table["TF-IDF"]
+    assert table[f"{name}, fine-tuned"]["20 per class"][0] > 0.8
+    assert "| TF-IDF |" in downstream.markdown(table)
+
+
+def test_resuming_with_other_text_is_refused(runs, splits):
+    """One word in one document, or in the held-out part, is another corpus."""
+    settings = causal_lm.Settings(**TINY, vocabulary=290)
+    go_on = dataclasses.replace(QUICK, resume=True)
+    pretrain("causal_lm", settings, go_on, data=splits)
+    for part in ("train", "test"):
+        source = getattr(splits, part)
+        texts = list(source.arrays["text"][source.rows])
+        texts[1] = texts[1].replace("fox", "box", 1)
+        changed = splits._replace(**{part: text.documents(source.name, texts)})
+        with pytest.raises(ValueError, match="belongs to a run with other settings"):
+            pretrain("causal_lm", settings, go_on, data=changed)
 
 
 def test_a_tokenizer_that_is_not_the_encoders_is_refused(runs, splits, tmp_path):

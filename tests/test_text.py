@@ -1,5 +1,6 @@
 """Sources of text, tokenizers, and the memory-mapped corpus."""
 
+import json
 import logging
 
 import numpy as np
@@ -62,6 +63,12 @@ def test_wordpiece_frames_and_lowers():
     plain, framed = tokenizer.encode(["The CAT"])[0], tokenizer.encode(["The CAT"], special=True)[0]
     assert framed == [tokenizer.special["[CLS]"], *plain, tokenizer.special["[SEP]"]]
     assert tokenizer.decode(plain) == "the cat"
+
+
+def test_letters_of_several_bytes_are_not_torn():
+    ids = np.array(BPE.encode(["été дом naïve."])[0])
+    words = np.cumsum(BPE.word_starts()[ids])
+    assert [BPE.decode(ids[words == w]) for w in np.unique(words)] == ["été", " дом", " naïve", "."]
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
@@ -136,6 +143,9 @@ def test_windows_cover_every_token_once():
     training = tokens.Windows(stream, 10, 5, whole=True)
     assert len(training) == 3
     assert (training[np.arange(3)] >= 0).all()
+    for size in range(17, 50):  # without a next token as target, every token comes once too
+        rows = tokens.Windows(np.arange(size), 16, 16, whole=False)[:]
+        np.testing.assert_array_equal(rows[rows >= 0], np.arange(size))
     table = tokens.Windows(stream, 6, 5, whole=False, table=np.arange(23) * 2)
     np.testing.assert_array_equal(table[np.array([4])], [[40, 42, 44, 0, 0, 0]])
 
@@ -190,6 +200,53 @@ def test_text_that_is_not_utf8(tmp_path, caplog):
         load("text:nowhere")
 
 
+def test_marks_and_other_encodings(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + b"plain words\n" * 300)
+    assert "".join(tokens.texts_of(text._pieces("x", [file]))) == "plain words\n" * 300
+    file.write_bytes("plain words\n".encode("utf-16") * 300)
+    with pytest.raises(ValueError, match="is UTF-16"):
+        load(f"text:{file}")
+    file.write_bytes(("plain words\n" * 300).encode("utf-16-le"))
+    with pytest.raises(ValueError, match="are not UTF-8"):
+        load(f"text:{file}")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="has test and no train"):
+        load(f"text:{tmp_path}")
+
+
+def test_contents_do_not_collide():
+    one, two = (text.documents("x", texts).take(np.arange(len(texts))) for texts in (["a\x00b"], ["a", "b"]))
+    assert tokens.content_of(one) != tokens.content_of(two)
+
+
+def test_a_damaged_cache_is_made_anew(corpus, tmp_path):
+    whole = np.array(tokens.tokenised(corpus.train, BPE))
+    (file,) = (tmp_path / "cache").glob("*.tokens")
+    for content in (file.read_bytes()[:21], b"", file.read_bytes() + b"\0\0"):
+        file.write_bytes(content)
+        np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+
+
+def damaged(**changes):
+    return json.dumps(json.loads(BPE.json) | changes)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("{}", "is no tokenizer"),
+    (damaged(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}), "Received: Replace"),
+    (damaged(normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}]}), "Received: Replace"),
+    (damaged(pre_tokenizer={"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False},
+        json.loads(BPE.json)["pre_tokenizer"]]}), r"Received: Split:\(x"),
+    (BPE.json.replace('"[MASK]":4', '"[MASK]":70000').replace('"id":4', '"id":70000'), "without holes"),
+])
+def test_hostile_tokenizers_are_refused(content, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizers.parse(content, "it")
+
+
 def table(tmp_path, content, name="t.tsv"):
     (tmp_path / name).write_text(content)
     return load(f"table:{tmp_path / name}")
@@ -221,6 +278,31 @@ def test_tables_that_do_not_fit(tmp_path):
         table(tmp_path, "a,b,c\n1,2,3\n", "h.csv")
     with pytest.raises(ValueError, match="no such file"):
         load("table:nowhere.csv")
+    with pytest.raises(ValueError, match="columns text and label"):
+        table(tmp_path, "no header here\n" * 9, "n.csv")
+    with pytest.raises(ValueError, match="is no CSV file.*left open"):
+        table(tmp_path, 'label,text\n' + 'a,"open\n' + "a,b\n" * 50, "o.csv")
+    semicolons = table(tmp_path, "text;label\n" + "".join(f"word {i}, and;{i % 2}\n" for i in range(20)), "s.csv")
+    assert semicolons.train.classes == ("0", "1")
+    long = table(tmp_path, "text,label\n" + "".join(f"{'x' * 140_000} {i},{i % 2}\n" for i in range(4)), "l.csv")
+    assert sum(map(len, long)) == 4
+
+
+def test_texts_from_python():
+    splits = text.from_texts(["one", "two", "three", "four"], [0, 1, 0, 1], test=(["five", "six"], [1, 0]))
+    assert splits.test.classes == ("0", "1")
+    with pytest.raises(ValueError, match="expected labels that number the classes from 0"):
+        text.from_texts(["a", "b", "c"], [0, 1, 0], test=(["x", "y"], [7, -1]))
+    with pytest.raises(ValueError, match="one integer label per example"):
+        text.from_texts(["a", "b", "c"], [0])
+    with pytest.raises(ValueError, match="expected strings. Received: int, number 1"):
+        text.from_texts(["a", 5, "c"])
+
+
+def test_pieces_of_files_are_no_texts(tmp_path, monkeypatch):
+    (tmp_path / "book.txt").write_text("line of it\n" * 3000)
+    with pytest.raises(ValueError, match="expected whole texts"):
+        tokens.padded(load(f"text:{tmp_path / 'book.txt'}"), BPE, 16)
 
 
 def test_labelled_texts_become_padded_tokens(tmp_path, caplog):

@@ -62,7 +62,7 @@ stream = splits.train.arrays["tokens"].stream
 print(f"Step 1: {len(stream):,} characters to learn from, {tokenizer.vocabulary} different tokens")
 print("       ", repr(tokenizer.decode(stream[:60])))
 training = dataclasses.replace(
-    causal_lm.DEFAULTS, steps=60 if SMOKE else 2000, batch_size=8 if SMOKE else 12, learning_rate=0.02, jit=not SMOKE,
+    causal_lm.DEFAULTS, steps=60 if SMOKE else 2000, batch_size=8 if SMOKE else 16, jit=not SMOKE,
 )
 batches = Batches(splits.train, training.batch_size, seed=training.seed)
 keras.utils.set_random_seed(training.seed)

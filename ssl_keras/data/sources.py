@@ -86,7 +86,10 @@ class Source:
         return (rest or kind).strip("/").replace("/", "-")
 
     def fingerprint(self):
-        """A checksum of 64 examples spread over the source: tells one data set from another."""
+        """A checksum of 64 examples spread over the source (of tokens, of all): tells one data set from another."""
+        tokens = self.arrays.get("tokens")
+        if hasattr(tokens, "digest"):
+            return tokens.digest()[:16]
         digest = hashlib.sha256()
         for array in self.gather(np.linspace(0, len(self) - 1, 64).astype(np.int64)).values():
             text = array.dtype == object

@@ -17,6 +17,7 @@ from ssl_keras.data.sources import Source, check_labels, hold_out
 PIECE = 1 << 20  # bytes
 FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be held out
 SMALLEST_PIECE = 1 << 8
+BOM = b"\xef\xbb\xbf"
 EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
 NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
 HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
@@ -67,13 +68,11 @@ def from_texts(texts, label=None, *, test=None, classes=(), name="texts"):
         classes: label names; default "0", "1", ….
 
     Raises:
-        ValueError: as `documents`, and labels that do not number classes from 0.
+        ValueError: as `documents`.
     """
-    if label is not None:
-        label, classes = check_labels(name, label, len(texts), classes)
     train = documents(name, texts, label, classes)
     if test is not None:
-        test = documents(f"{name}[test]", test[0], test[1] if label is not None else None, classes)
+        test = documents(f"{name}[test]", test[0], test[1] if label is not None else None, train.classes)
     return hold_out(train, test=test)
 
 
@@ -81,7 +80,8 @@ def documents(name, texts, label=None, classes=()):
     """A `Source` of strings in memory, with labels where there are any.
 
     Raises:
-        ValueError: no text, or none but empty ones; something that is no string.
+        ValueError: no text, or none but empty ones; something that is no string; labels that do
+            not number classes from 0.
     """
     array = np.empty(len(texts), object)
     array[:] = texts
@@ -92,7 +92,7 @@ def documents(name, texts, label=None, classes=()):
         raise ValueError(f"{name} has no text. Expected at least one document that is not empty.")
     arrays = {"text": array}
     if label is not None:
-        arrays["label"] = np.asarray(label, np.int64)
+        arrays["label"], classes = check_labels(name, label, len(texts), classes)
     return Source(name, arrays, tuple(classes))
 
 
@@ -112,6 +112,10 @@ def load_text(path):
         raise ValueError(f"text:{path}: no such file or folder. Expected a text file, or a folder of them.")
     held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
     if not (root / "train").is_dir():
+        if held_out:
+            raise ValueError(
+                f"text:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, or neither."
+            )
         return hold_out(_pieces(f"text:{path}", _files(root)))
     parts = {split: _pieces(f"text:{path}", _files(root / name)) for name, split in held_out.items()}
     return hold_out(_pieces(f"text:{path}", _files(root / "train")), **parts)
@@ -138,6 +142,10 @@ def _pieces(name, paths):
     for path in paths:
         start, stop = 0, path.stat().st_size
         with open(path, "rb") as file:
+            mark = file.read(len(BOM))
+            _not_utf16(mark, path)
+            start = len(BOM) if mark == BOM else 0
+            file.seek(start)
             while start < stop:
                 piece = _cut(file.read(most), start + most >= stop)
                 text, bad = _decode(piece, path)
@@ -172,8 +180,13 @@ def _cut(piece, last):
 
 def _decode(content, path):
     text = content.decode("utf-8", "replace")
-    # U+FFFD that the file itself holds is no error of its.
-    return text, text.count("\ufffd") - content.count("\ufffd".encode())
+    # U+FFFD that the file itself holds is no error of its; a NUL is none of a text's.
+    return text, text.count("\ufffd") - content.count("\ufffd".encode()) + content.count(b"\0")
+
+
+def _not_utf16(content, path):
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{path} is UTF-16. Expected UTF-8. Convert it: iconv -f utf-16 -t utf-8")
 
 
 def load_table(path):
@@ -191,15 +204,22 @@ def load_table(path):
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected a CSV or TSV file with a header.")
     content = path.read_bytes()
-    decoded, bad = _decode(content.removeprefix(b"\xef\xbb\xbf"), path)
+    _not_utf16(content, path)
+    decoded, bad = _decode(content.removeprefix(BOM), path)
     if bad > NOT_UTF8_SHARE * len(decoded):
         raise ValueError(f"{name}: {bad} of {len(decoded)} characters are not UTF-8. Convert it first.")
     if bad:
         log.warning("%s: %d characters are not UTF-8; they are read as U+FFFD.", name, bad)
-    tabs = "\t" in decoded.partition("\n")[0]
-    # Where columns are separated by tabs, a quotation mark is text.
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    rows = list(csv.reader(io.StringIO(decoded, newline=""), **style))
+    header = decoded.partition("\n")[0]
+    if "\t" in header:  # where columns are separated by tabs, a quotation mark is text
+        style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    else:
+        style = {"delimiter": ";" if ";" in header and "," not in header else ","}
+    csv.field_size_limit(max(csv.field_size_limit(), len(decoded) + 1))
+    try:
+        rows = list(csv.reader(io.StringIO(decoded, newline=""), strict=True, **style))
+    except csv.Error as error:
+        raise ValueError(f"{name} is no CSV file: {error}. Is a quotation mark left open?") from error
     text_column, label_column = _columns(name, rows[0] if rows else [])
     texts = {}
     for number, row in enumerate(rows[1:], 2):
@@ -230,6 +250,6 @@ def _columns(name, header):
     others = [index for index in range(len(names)) if index != label]
     if "text" in names:
         return names.index("text"), label
-    if len(others) == 1:
+    if label is not None and len(others) == 1:
         return others[0], label
     raise ValueError(f"{name}: expected a header with the columns text and label. Received: {header}")

@@ -25,6 +25,16 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # 0 … 4 of those tra
 # What other people's tokenizers call the end of a document, and the mask.
 ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
 MOST_BYTES = 64 << 20  # of a tokenizer.json
+CHARACTER = r"[\s\S]"
+# The parts a tokenizer may be made of. A free "Replace" can double a text over and over, a free
+# pattern can take for ever: a tokenizer.json comes from anywhere.
+PARTS = {
+    "normalizer": {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Sequence"},
+    "pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "Whitespace", "WhitespaceSplit", "Split:" + CHARACTER,
+                      "Sequence"},
+    "decoder": {"ByteLevel", "Fuse", "WordPiece", "Sequence"},
+    "post_processor": {"BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing", "Sequence"},
+}
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +44,31 @@ class Tokenizer:
 
     Args:
         backend: a `tokenizers.Tokenizer`.
+        content: the tokenizer.json that it was read from, if it was.
 
     Attributes:
         vocabulary: how many tokens there are.
         end, mask, unknown: the ids of these special tokens, -1 where there is none.
 
     Raises:
-        ValueError: a tokenizer of another kind than characters, byte-level BPE, WordPiece.
+        ValueError: a tokenizer of another kind than characters, byte-level BPE, WordPiece; with
+            parts that could blow a text up (free replacements and patterns); with holes in its ids.
     """
 
-    def __init__(self, backend):
+    def __init__(self, backend, content=None):
+        self.json = backend.to_str() if content is None else content
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        self.json = backend.to_str()
         self.vocabulary = backend.get_vocab_size()
+        largest = max(backend.get_vocab().values(), default=-1)
+        if largest + 1 != self.vocabulary:
+            raise ValueError(f"Expected ids 0..{self.vocabulary - 1}, without holes. Received: {largest}")
         content = json.loads(self.json)
+        for part, allowed in PARTS.items():
+            other = _types(content[part]) - allowed
+            if other:
+                raise ValueError(f"Expected as {part}: {', '.join(sorted(allowed))}. Received: {', '.join(other)}")
         byte_level = '"type":"ByteLevel"' in json.dumps(
             [content["pre_tokenizer"], content["decoder"]], separators=(",", ":")
         )
@@ -58,7 +77,7 @@ class Tokenizer:
         )
         if not self.kind:
             raise ValueError(f"Expected characters, byte-level BPE or WordPiece. Received: {content['model']['type']}")
-        self.special = {token["content"]: token["id"] for token in content["added_tokens"]}
+        self.special = {token["content"]: token["id"] for token in content["added_tokens"] if token["special"]}
         self.end, self.mask, self.unknown = (
             next((self.special[name] for name in names if name in self.special), -1)
             for names in (ENDS, MASKS, UNKNOWNS)
@@ -109,7 +128,8 @@ class Tokenizer:
             elif self.kind == "wordpiece":
                 starts[index] = not token.startswith("##")
             elif self.kind == "bpe":
-                starts[index] = token[0] in "ĠĊĉč" or not any(c.isalnum() for c in token)
+                # Bytes above 127 are parts of letters, as far as one byte can tell.
+                starts[index] = token[0] in "ĠĊĉč" or (token.isascii() and not any(c.isalnum() for c in token))
             else:
                 starts[index] = not token.isalnum()
         return starts
@@ -131,9 +151,20 @@ def load(path):
 def parse(content, name):
     """The tokenizer that a tokenizer.json's text describes."""
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_str(content))
+        return Tokenizer(tokenizers.Tokenizer.from_str(content), content)
     except Exception as error:  # the library raises a bare Exception
         raise ValueError(f"{name} is no tokenizer: {error}") from error
+
+
+def _types(part):
+    """The types of a part of a tokenizer.json, and of what a sequence holds; of a split, its pattern too."""
+    if part is None:
+        return set()
+    kind = part["type"]
+    if kind == "Split":
+        kind += ":" + str(part["pattern"].get("Regex"))
+    return {kind}.union(*map(_types, part.get("normalizers", part.get("pretokenizers", part.get(
+        "decoders", part.get("processors", []) if isinstance(part.get("processors"), list) else [])))))
 
 
 def train(kind, texts, vocabulary, content):
@@ -162,7 +193,7 @@ def _characters(texts, _):
     found = sorted(set().union(*map(set, texts)))
     words = {word: index for index, word in enumerate([*SPECIAL, *found])}
     made = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(CHARACTER), "isolated")
     made.decoder = decoders.Fuse()
     made.add_special_tokens(list(SPECIAL))
     return made

@@ -10,6 +10,7 @@ import logging
 import os
 
 import numpy as np
+import tokenizers
 from tqdm import tqdm
 
 from ssl_keras import files
@@ -18,6 +19,7 @@ from ssl_keras.data.sources import Splits
 
 TOGETHER = 4 << 20  # characters tokenised at a time
 DOCUMENTS = 256  # read at a time
+FORMAT, COUNT_BYTES = 1, 8  # of a file of tokens: these, then their number
 PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,16 @@ class Windows:
 
     def __init__(self, stream, length, stride, whole, table=None):
         self.stream, self.length, self.stride, self.table = stream, length, stride, table
-        count = (len(stream) - length) // stride + 1 if whole else -(-(len(stream) - 1) // stride)
+        targets = len(stream) - (length - stride)  # a causal window's first token is no target
+        count = (len(stream) - length) // stride + 1 if whole else -(-targets // stride)
         self.shape = (max(count, 1), length)
 
     def __len__(self):
         return self.shape[0]
+
+    def digest(self):
+        """A checksum of the stream."""
+        return hashlib.sha256(np.ascontiguousarray(self.stream).data).hexdigest()
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):
@@ -95,10 +102,10 @@ def tokenised(source, tokenizer):
     The file is in the cache, keyed by the content and the tokenizer, and used again. Between two
     documents comes the tokenizer's end token.
     """
-    key = [content_of(source), tokenizer.sha256]
+    key = [FORMAT, content_of(source), tokenizer.sha256, tokenizers.__version__]
     path = cache_folder() / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".tokens")
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
-    if not path.is_file():
+    if not _whole(path, dtype):
         files.make_folder(path.parent)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -106,9 +113,18 @@ def tokenised(source, tokenizer):
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, "r")
+    count = (path.stat().st_size - COUNT_BYTES) // np.dtype(dtype).itemsize
+    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
+
+
+def _whole(path, dtype):
+    """Whether a file of tokens is there and ends with their number."""
+    if not path.is_file() or path.stat().st_size < COUNT_BYTES:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-COUNT_BYTES, os.SEEK_END)
+        count = int.from_bytes(file.read(), "little")
+    return path.stat().st_size == count * np.dtype(dtype).itemsize + COUNT_BYTES
 
 
 def _tokenise(source, tokenizer, path, dtype):
@@ -138,6 +154,7 @@ def _tokenise(source, tokenizer, path, dtype):
             if characters >= TOGETHER:
                 flush()
         flush()
+        file.write((file.tell() // np.dtype(dtype).itemsize).to_bytes(COUNT_BYTES, "little"))
         file.flush()
         os.fsync(file.fileno())
     if unknown:
@@ -153,8 +170,9 @@ def content_of(source):
     """A checksum of all text in a source."""
     digest = hashlib.sha256()
     for text, end in _documents(source):
-        digest.update(text.encode("utf-8", "surrogatepass"))
-        digest.update(b"\x00" if end else b"\x01")
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(content)} {bool(end)}\n".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -182,6 +200,9 @@ def padded(splits, tokenizer, context):
 
     W is the longest text's length, at most `context`; longer ones are cut, and counted.
     """
+    for source in splits:
+        if not np.all(source.arrays.get("ends", True)):
+            raise ValueError(f"{source.name}: expected whole texts, as of table:FILE. Received: files read in pieces")
     encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
     frame = _frame(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
@@ -206,5 +227,7 @@ def padded(splits, tokenizer, context):
 def _frame(tokenizer):
     """The special tokens before and after a text: [CLS] and [SEP], or none."""
     plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
-    before = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
+    before = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
+    if before is None or not plain:
+        raise ValueError("Expected a tokenizer that reads the letter a. This one makes nothing of it.")
     return framed[:before], framed[before + len(plain) :]

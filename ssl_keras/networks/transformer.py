@@ -58,7 +58,7 @@ def transformer(vocabulary, context, layers, heads, width, *, architecture, caus
     x = Embeddings(vocabulary, context, width, architecture, epsilon, name="embeddings")(tokens)
     for index in range(layers):
         x = Block(
-            heads, hidden or 4 * width, layers, context, architecture, causal, epsilon, remat, name=f"block_{index}"
+            heads, hidden or 4 * width, layers, architecture, causal, epsilon, remat, name=f"block_{index}"
         )(x, tokens)
     x = FinalNorm(architecture, epsilon, dtype="float32", name="norm")(x)
     return keras.Model(tokens, x, name=name)
@@ -95,7 +95,8 @@ def layer_norm(x, epsilon, scale=None, shift=None):
     """Over the last axis, in float32 (Ba et al. 2016)."""
     dtype, x = x.dtype, tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    return tf.cast((x - mean) * tf.math.rsqrt(variance + epsilon) * scale + shift, dtype)
+    x = (x - mean) * tf.math.rsqrt(variance + epsilon)
+    return tf.cast(x * tf.cast(scale, tf.float32) + tf.cast(shift, tf.float32), dtype)
 
 
 def rms_norm(x, epsilon):
@@ -191,13 +192,13 @@ class Embeddings(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """Attention, then an MLP, each added to what came in: (B, T, D), tokens (B, T) -> (B, T, D)."""
 
-    def __init__(self, heads, hidden, layers, context, architecture, causal, epsilon, remat, **kwargs):
+    def __init__(self, heads, hidden, layers, architecture, causal, epsilon, remat, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.options = {
-            "heads": heads, "hidden": hidden, "layers": layers, "context": context, "architecture": architecture,
+            "heads": heads, "hidden": hidden, "layers": layers, "architecture": architecture,
             "causal": causal, "epsilon": epsilon, "remat": remat,
         }
-        self.heads, self.hidden, self.layers, self.context = heads, hidden, layers, context
+        self.heads, self.hidden, self.layers = heads, hidden, layers
         self.architecture, self.causal, self.epsilon, self.remat = architecture, causal, epsilon, remat
         self.modern = architecture == "modern"
 
@@ -238,10 +239,10 @@ class Block(keras.layers.Layer):
         q, k, _ = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
         return attention_weights(q, k, self._bias(tokens))
 
-    def cache(self, batch):
-        """Empty keys and values of a batch: two (B, C, H, d)."""
+    def cache(self, batch, room):
+        """Empty keys and values of a batch, for `room` tokens: two (B, room, H, d)."""
         width = self.attention_out[0].shape[0]
-        return (tf.zeros((batch, self.context, self.heads, width // self.heads), self.compute_dtype),) * 2
+        return (tf.zeros((batch, room, self.heads, width // self.heads), self.compute_dtype),) * 2
 
     def extend(self, x, cache, position):
         """As `call`, for positions from `position` on, those before it being in the cache.
@@ -254,11 +255,12 @@ class Block(keras.layers.Layer):
         """
         place = position + tf.range(tf.shape(x)[1])
         q, *new = self._queries_keys_values(x, place)
-        index = tf.range(self.context) - position  # which of the n new ones each place takes
+        room = cache[0].shape[1]
+        index = tf.range(room) - position  # which of the n new ones each place takes
         taken = ((index >= 0) & (index < tf.shape(x)[1]))[None, :, None, None]
         index = tf.clip_by_value(index, 0, tf.shape(x)[1] - 1)
         cache = tuple(tf.where(taken, tf.gather(n, index, axis=1), old) for n, old in zip(new, cache))
-        bias = attention_bias(place, self.context, causal=True)
+        bias = attention_bias(place, room, causal=True)
         return self._finish(x, self._attend(q, *cache, bias)), cache
 
     def _queries_keys_values(self, x, position):
@@ -319,16 +321,15 @@ class FinalNorm(keras.layers.Layer):
             self.scale = self.add_weight((width,), "ones", name="scale")
             self.shift = self.add_weight((width,), "zeros", name="shift")
         elif self.architecture == "modern":
-            # Tied embeddings of unit size: logits of unit size to start from.
-            start = keras.initializers.Constant(1 / math.sqrt(width))
-            self.scale = self.add_weight((width,), start, name="scale")
+            self.scale = self.add_weight((width,), "ones", name="scale")
 
     def call(self, x):
         x = tf.cast(x, tf.float32)
         if self.architecture == "gpt2":
             return layer_norm(x, self.epsilon, self.scale, self.shift)
         if self.architecture == "modern":
-            return rms_norm(x, self.epsilon) * tf.convert_to_tensor(self.scale)
+            # The embeddings that it is multiplied with are of unit size; so are the logits, by this.
+            return rms_norm(x, self.epsilon) * tf.cast(self.scale, tf.float32) / math.sqrt(x.shape[-1])
         return x
 
     def get_config(self):

@@ -133,7 +133,7 @@ class CausalLM(Objective):
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)
         length = min(context, 128) - start
         made = self.generator(prompts, length, temperature=0.8)
-        rows = [(tokenizer.decode(prompt), tokenizer.decode(rest)) for prompt, rest in zip(prompts, made)]
+        rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, made)]
         return {"samples": "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)}
 
     def projections(self, tokenizer):

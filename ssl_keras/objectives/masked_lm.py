@@ -220,6 +220,8 @@ def fill(network, output, tokenizer, text, top=5):
     Raises:
         ValueError: a text without a mask, or longer than the context.
     """
+    if top < 1:
+        raise ValueError(f"top must be at least 1. Received: {top}")
     ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
     places = np.flatnonzero(ids == tokenizer.mask)
     if tokenizer.mask < 0 or not len(places):

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+ADAM_RATIO = 2.0  # with Muon: the learning rate of what Adam trains (embeddings, norms), over that of matrices
+
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Adam(keras.optimizers.Adam):
@@ -83,7 +85,8 @@ def make(training, total, variables, share=1.0):
     decay = training.weight_decay or None
     if training.optimizer == "muon":
         optimizer = Muon(
-            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_2=training.beta_2, epsilon=1e-8
+            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_2=training.beta_2, epsilon=1e-8,
+            adam_lr_ratio=ADAM_RATIO,
         )
     else:
         optimizer = Adam(rate, weight_decay=decay, beta_2=training.beta_2)

@@ -35,10 +35,10 @@ class Training:
     """digits, folder:PATH (images), pydoc, text:PATH (text), table:FILE (text with labels), tfds:NAME."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
-    epochs: int = 100
-    """Passes over the training data."""
+    epochs: int = 0
+    """Passes over the training data; 0, where steps is 0 too, is 100."""
     steps: int = 0
-    """Updates in all, instead of epochs; 0 counts epochs."""
+    """Updates in all, instead of epochs."""
     batch_size: int = 256
     """Global batch: over all replicas."""
     optimizer: str = "adam"
@@ -89,11 +89,16 @@ class Training:
     """Go on with the run of that name, if it has begun."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulate", "steps_per_execution"):
+        if self.epochs and self.steps:
+            raise ValueError(
+                f"Expected epochs or steps, not both. Received: epochs={self.epochs}, steps={self.steps}. "
+                "Set the other one to 0."
+            )
+        for name in ("batch_size", "accumulate", "steps_per_execution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {getattr(self, name)}")
-        for name in ("steps", "interval", "patience", "quality_every", "replicas", "warmup", "weight_decay"):
-            if getattr(self, name) < 0:
+        for name in ("epochs", "steps", "interval", "patience", "quality_every", "replicas", "warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite. Received: {self.learning_rate}")
@@ -143,6 +148,9 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     folder = pathlib.Path(training.runs) / (training.run or default_name)
     asked = {k: v for k, v in dataclasses.asdict(training).items() if k not in HOW}
     asked |= {"data": splits.train.base, "examples": len(splits.train), "fingerprint": splits.train.fingerprint()}
+    asked["held_out"] = [splits.validation.fingerprint(), splits.test.fingerprint()]
+    if splits.train.tokenizer:
+        asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
     asked = json.loads(json.dumps({"kind": kind, **asked, **settings}))
     path = folder / "settings.json"
     begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
@@ -213,7 +221,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
 
 def total_steps(training, splits):
     """Updates in the whole run."""
-    return training.steps or training.epochs * (len(splits.train) // training.batch_size)
+    return training.steps or (training.epochs or 100) * (len(splits.train) // training.batch_size)
 
 
 def compile_objective(objective, training, splits, *optimizers):
