@@ -14,7 +14,7 @@ from ssl_keras.__main__ import main
 from ssl_keras.data import text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import hold_out
+from ssl_keras.data.sources import hold_out, load
 from ssl_keras.objectives import causal_lm, masked_lm
 from ssl_keras.training import pretrain as pretraining
 from ssl_keras.training.pretrain import pretrain
@@ -415,3 +415,23 @@ def test_a_tokenizer_without_a_mask_is_refused(splits, tmp_path):
         masked_lm.prepare(masked_lm.Settings(tokenizer=str(tmp_path)), splits)
     settings, _ = causal_lm.prepare(causal_lm.Settings(tokenizer=str(tmp_path / "tokenizer.json"), context=8), splits)
     assert settings.end_token == 0
+
+
+def test_the_shipped_encoders_do_what_their_cards_say(tfds_folder):
+    """Their losses on the data they were measured on, through the loaded graphs."""
+    for name, module in (("causal_lm-tiny_shakespeare", causal_lm), ("masked_lm-trec", masked_lm)):
+        network, head, card = language.encoders.load_with_head(name)
+        outcome, source = card["training"]["outcome"], load(card["training"]["data"])
+        settings = language.encoders.cards.settings(card)
+        tokenizer = language.encoders.load_tokenizer(name)
+        (language.encoders.pathlib.Path("t.json")).write_text(tokenizer.json)
+        settings, data = module.prepare(dataclasses.replace(settings, tokenizer="t.json"), source)
+        model = module.build(settings, data.train.spec(), encoder=network)
+        if head is not None:
+            model.head.set_weights(head.get_weights())
+        model.compile("adam")
+        batches = Batches(data.test, card["training"]["batch_size"], views=model.views, shuffle=False)
+        loss = model.evaluate(
+            batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
+        )["loss"]
+        assert loss == pytest.approx(outcome["test_loss"], rel=1e-4)

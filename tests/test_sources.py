@@ -74,7 +74,7 @@ def test_from_arrays(rng):
     (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
     (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
     (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0), None, "1 images contain NaN, the first is number 2"),
-    (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per image, shape \(4,\)"),
+    (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, shape \(4,\)"),
     (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
     (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
     (np.zeros((4, 3, 3)), np.array([0, 1, 2, 9_999_999]), r"Received: labels from 0 to 9999999"),

@@ -63,7 +63,10 @@ settings = masked_lm.Settings(layers=2, heads=4, width=128, context=40, vocabula
 settings, corpus = masked_lm.prepare(settings, source)
 tokenizer = corpus.train.tokenizer
 print(f"Step 1: {len(corpus.train.arrays['tokens'].stream):,} tokens of {tokenizer.vocabulary} kinds to learn from")
-training = dataclasses.replace(masked_lm.DEFAULTS, steps=40 if SMOKE else 3000, batch_size=16 if SMOKE else 32, jit=not SMOKE)
+training = dataclasses.replace(
+    masked_lm.DEFAULTS, steps=40 if SMOKE else 2000,
+    batch_size=16 if SMOKE else 32, jit=not SMOKE,
+)
 
 # %% [markdown]
 # ## Step 2: initialise
