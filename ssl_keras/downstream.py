@@ -9,6 +9,7 @@ Everything is chosen on the validation part, and what is chosen is reported on t
 """
 
 import csv
+import dataclasses
 import functools
 import io
 import itertools
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
+from ssl_keras.data import inputs
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
@@ -32,14 +34,27 @@ from ssl_keras.training.finetune import Finetune, Settings, check_labelled
 from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import held_out
 
-# Fine-tuning and scratch choose among the same twelve settings by validation accuracy.
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # Adam's learning rate, encoder and head alike
-FEW_LABEL_STEPS, FEW_LABEL_BATCH = (100, 300, 1000), 64
-TEXT_STEPS = (50, 150, 400)  # of text: its steps take longer, and fewer are enough
-ALL_LABEL_EPOCHS, ALL_LABEL_BATCH = (2, 6, 18), 256
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What fine-tuning and scratch, both alike, choose among by validation accuracy: rates times lengths."""
+
+    rates: tuple[float, ...]  # Adam's learning rate, encoder and head alike
+    few_label_steps: tuple[int, ...]
+    all_label_epochs: tuple[int, ...]
+    few_label_batch: int
+    all_label_batch: int
+
+
+GRIDS = {
+    "image": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
+    # A step takes longer, and fewer are enough.
+    "tokens": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
+}
 ALL = "all"
 
 log = logging.getLogger(__name__)
+
 
 
 def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
@@ -121,22 +136,22 @@ def _trained(encoder, card, splits, budgets, seeds):
     replicas = strategy.num_replicas_in_sync
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Finetune(Settings(encoder_rate=1.0), encoder, head)
-    text = splits.train.tokenizer is not None
-    steps = TEXT_STEPS if text else FEW_LABEL_STEPS
+    kind = inputs.column(splits.train.arrays)
+    grid = GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks not.
-    objective.compile(Adam(RATES[0]), Adam(RATES[0]), steps_per_execution=50, jit_compile=text)
+    objective.compile(Adam(), Adam(), steps_per_execution=50, jit_compile=kind == "tokens")
     start = checkpoint.read(checkpoint.variables(objective))
     row = {}
     for budget in (ALL, *budgets):
         if budget == ALL:
-            batch = min(ALL_LABEL_BATCH, len(splits.train))
+            batch = min(grid.all_label_batch, len(splits.train))
             per_epoch = len(splits.train) // batch
-            marks = [max(e * per_epoch, few) for e, few in zip(ALL_LABEL_EPOCHS, steps)]
+            marks = [max(e * per_epoch, few) for e, few in zip(grid.all_label_epochs, grid.few_label_steps)]
         else:
-            batch = min(FEW_LABEL_BATCH, budget * len(splits.train.classes))
-            marks = steps
+            batch = min(grid.few_label_batch, budget * len(splits.train.classes))
+            marks = grid.few_label_steps
         scores = {}  # {(rate, steps): [(validation, test) for each seed]}
-        runs = list(itertools.product(seeds[:1] if budget == ALL else seeds, RATES))
+        runs = list(itertools.product(seeds[:1] if budget == ALL else seeds, grid.rates))
         for seed, rate in tqdm(runs, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
             train = splits.train if budget == ALL else few_labels(splits.train, budget, seed)
             batches = Batches(train, batch // replicas * replicas, seed=seed)

@@ -5,6 +5,7 @@ set of logical devices a process. `tests/test_strategies.py` runs it.
     python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -97,7 +98,8 @@ def flow():
     from ssl_keras import downstream
     from ssl_keras.__main__ import main
 
-    downstream.FEW_LABEL_STEPS, downstream.ALL_LABEL_EPOCHS = (5, 10, 20), (1, 1, 1)
+    quick = {"few_label_steps": (5, 10, 20), "all_label_epochs": (1, 1, 1)}
+    downstream.GRIDS["image"] = dataclasses.replace(downstream.GRIDS["image"], **quick)
     flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
     outcome = {}
     for where, how in (("one", []), ("two", ["--strategy", "mirrored", "--replicas", "2"])):

@@ -1,6 +1,7 @@
 """pretrain → encoder → fine-tune → evaluate, from Python and the command line."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -219,8 +220,8 @@ def test_finetuning_refuses_what_does_not_fit(run, rng):
 
 
 def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
-    monkeypatch.setattr(downstream, "FEW_LABEL_STEPS", (10, 20, 40))
-    monkeypatch.setattr(downstream, "ALL_LABEL_EPOCHS", (1, 2, 3))
+    quick = dataclasses.replace(downstream.GRIDS["image"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
+    monkeypatch.setitem(downstream.GRIDS, "image", quick)
     table = downstream.evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
     assert list(table) == [
         "pixels", "random init", "autoencoder-digits, frozen", "autoencoder-digits, fine-tuned", "scratch"
@@ -229,7 +230,7 @@ def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
         assert row["all"][0] > 0.6, name
         assert 0.3 < row["5 per class"][0] <= row["all"][0], name
         assert row["5 per class"][1] > 0, name
-    assert len(downstream.RATES) * len(downstream.FEW_LABEL_STEPS) >= 6
+    assert all(len(grid.rates) * len(grid.few_label_steps) >= 6 for grid in downstream.GRIDS.values())
     downstream.save(table, tmp_path / "out", "digits")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == {
         row: {column: list(value) for column, value in columns.items()} for row, columns in table.items()

@@ -359,9 +359,8 @@ def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
 def test_the_downstream_table_of_texts(runs, monkeypatch):
     from ssl_keras import downstream
 
-    monkeypatch.setattr(downstream, "TEXT_STEPS", (2, 4, 60))
-    monkeypatch.setattr(downstream, "ALL_LABEL_EPOCHS", (1, 1, 1))
-    monkeypatch.setattr(downstream, "RATES", (1e-3, 1e-2))
+    quick = downstream.Grid((1e-3, 1e-2), (2, 4, 60), (1, 1, 1), 64, 64)
+    monkeypatch.setitem(downstream.GRIDS, "tokens", quick)
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
     texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]

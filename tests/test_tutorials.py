@@ -26,8 +26,9 @@ def test_smoke(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_autoencoder_in_full(fashion_mnist, tmp_path):
+@pytest.mark.parametrize(("tutorial", "promises"), [("01_autoencoder", 3), ("02_causal_lm", 2), ("03_masked_lm", 2)])
+def test_in_full(tutorial, promises, fashion_mnist, tfds_folder, tmp_path):
     """Its numbers land where its first lines say."""
-    done = run(ROOT / "tutorials" / "01_autoencoder.py", tmp_path)
+    done = run(ROOT / "tutorials" / f"{tutorial}.py", tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count(": yes") == 3
+    assert done.stdout.count(": yes") == promises
