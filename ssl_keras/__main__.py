@@ -117,6 +117,12 @@ def _parse(kind, command, arguments, **options):
     return tyro.cli(kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **options)
 
 
+def _defaults(training, arguments):
+    """A run's defaults; whoever asks for epochs does not want the default number of steps."""
+    asked = {argument.partition("=")[0] for argument in arguments}
+    return dataclasses.replace(training, steps=0) if "--epochs" in asked and "--steps" not in asked else training
+
+
 def pretrain_command(arguments):
     from ssl_keras.training.pretrain import pretrain
 
@@ -127,7 +133,7 @@ def pretrain_command(arguments):
     module = objectives.module(name)
     flags = dataclasses.make_dataclass("Pretrain", [
         ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-        ("training", type(module.DEFAULTS), dataclasses.field(default=module.DEFAULTS)),
+        ("training", type(module.DEFAULTS), dataclasses.field(default=_defaults(module.DEFAULTS, rest))),
     ])
     asked = _parse(flags, f"pretrain {name}", rest, description=module.__doc__)
     outcome = pretrain(name, asked.settings, asked.training)
@@ -142,7 +148,7 @@ def finetune_command(arguments):
     flags = dataclasses.make_dataclass("Finetune", [
         ("encoder", Positional[str]),
         ("settings", tuning.Settings, dataclasses.field(default=tuning.Settings())),
-        ("training", tuning.runs.Training, dataclasses.field(default=tuning.DEFAULTS)),
+        ("training", tuning.runs.Training, dataclasses.field(default=_defaults(tuning.DEFAULTS, arguments))),
     ])
     asked = _parse(flags, "finetune", arguments, description=tuning.__doc__)
     print(json.dumps(tuning.finetune(asked.encoder, asked.settings, asked.training), indent=2))

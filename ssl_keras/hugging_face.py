@@ -167,11 +167,20 @@ def export(name, out=None):
     files.write(out / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
     files.write(out / "tokenizer.json", tokenizer.json)
     files.write_json(out / "config.json", _config_of(settings, tokenizer, head is not None))
+    named = {f"{name.strip('[]').lower()}_token": name for name in tokenizers.SPECIAL if name in tokenizer.special}
+    files.write_json(out / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": settings.context, **named
+    })
     return out
 
 
 def _config(folder):
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder. Expected one with config.json, model.safetensors and tokenizer.json; "
+            "nothing is downloaded here."
+        )
     if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
         raise ValueError(f"{folder} holds no checkpoint: expected config.json, model.safetensors and tokenizer.json.")
     try:

@@ -31,25 +31,26 @@ class Settings:
     """A transformer and its tokenizer. What is 0 is taken from `size`."""
 
     size: str = "mini"
-    """mini, small, medium, gpt2 or bert-base: layers, heads, width, context and vocabulary together."""
+    """Layers, heads × width, context, vocabulary: mini 4, 4 × 128, 128, 2048; small 4, 4 × 256, 128, 4096;
+    medium 8, 8 × 512, 256, 16384; gpt2 12, 12 × 768, 1024, 50257; bert-base 12, 12 × 768, 512, 30522."""
     architecture: str = "modern"
     """The network's kind, see `networks/transformer.py`."""
     layers: int = 0
-    """Blocks."""
+    """Blocks; 0 is what size says."""
     heads: int = 0
-    """Attention heads."""
+    """Attention heads; 0 is what size says."""
     width: int = 0
-    """Features of a token."""
+    """Features of a token; 0 is what size says."""
     hidden: int = 0
     """Width of the MLPs; 0 is four times the width."""
     context: int = 0
-    """The most tokens that the network can see."""
+    """The most tokens that the network can see; 0 is what size says."""
     length: int = 0
     """Tokens of a training window; 0 is the context."""
     tokenizer: str = "bpe"
     """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
     vocabulary: int = 0
-    """Tokens that a tokenizer may learn."""
+    """Tokens that a tokenizer may learn; 0 is what size says."""
     remat: bool = False
     """Compute activations anew for the gradient: less memory, a third more time."""
     epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
+import ssl_keras
 from ssl_keras import encoders
 from ssl_keras.encoders import load_classifier, load_encoder, save_encoder
 from ssl_keras.networks.dense import classifier_head, dense_encoder
@@ -298,3 +299,12 @@ def test_it_is_found_after_pip_install(tmp_path):
     ).stdout
     assert out.split()[0].startswith(str(target))
     assert "(None, 64)" in out
+
+
+@pytest.mark.parametrize("folder", sorted(pathlib.Path(ssl_keras.__file__).parents[1].glob("saved_models/*/card.json")))
+def test_what_ships_loads_in_plain_keras_too(folder):
+    """`encoder.keras` is the same network as the safetensors."""
+    plain = load_encoder(folder.parent / "encoder.keras", trusted=True)
+    ours = load_encoder(folder.parent)
+    x = np.random.default_rng(0).integers(5, 60, (2, 30)) if len(ours.input.shape) == 2 else np.ones((2, 28, 28, 1))
+    np.testing.assert_array_equal(plain(tf.cast(x, ours.input.dtype)), ours(tf.cast(x, ours.input.dtype)))

@@ -10,6 +10,7 @@ Shapes: `N` examples, `H W C` image.
 import dataclasses
 import hashlib
 import math
+import pathlib
 import re
 import typing
 
@@ -83,6 +84,9 @@ class Source:
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
         kind, _, rest = self.base.partition(":")
+        if kind in ("folder", "text", "table"):
+            path = pathlib.Path(rest).absolute()
+            return path.name if path.is_dir() else path.stem
         return (rest or kind).strip("/").replace("/", "-")
 
     def fingerprint(self):
@@ -147,7 +151,8 @@ def load(spec, image_size=None):
         return text.load_text(argument)
     if kind == "table" and argument:
         return text.load_table(argument)
-    raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.")
+    hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
+    raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.{hint}")
 
 
 def digits(image_size=28):

@@ -6,7 +6,9 @@ is the one that f reads its input with (Press & Wolf 2017). The loss is −log P
 
 Departures: the tutorial's f is "feed-forward"; a transformer is that, with attention. `modern`, the
 default, changes GPT-2's network as `networks/transformer.py` says; `--architecture gpt2` is the
-original. No dropout: it draws by itself on each replica, and a run that overfits keeps its best.
+original. `modern` starts above log V: its embeddings are of unit size, so that it first expects each
+token again, which is unlearned within some fifty steps. No dropout: it draws by itself on each
+replica, and a run that overfits keeps its best.
 
 Shapes: `B` batch, `T` context, `W ≥ T + 1` window, `D` width, `V` vocabulary.
 

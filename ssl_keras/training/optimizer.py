@@ -1,11 +1,13 @@
 """The optimizers: Adam with one fused kernel for each variable, or Muon; with warm-up, cosine, weight decay."""
 
+import logging
 import math
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+log = logging.getLogger(__name__)
 ADAM_RATIO = 2.0  # with Muon: the learning rate of what Adam trains (embeddings, norms), over that of matrices
 
 
@@ -71,6 +73,8 @@ def make(training, total, variables, share=1.0):
         variables: what it will train. Weight decay spares those of rank below 2, norms and biases.
         share: its learning rate over `training.learning_rate`.
     """
+    if training.warmup >= total:
+        log.warning("The learning rate rises for %d steps, and the run has %d: --warmup.", training.warmup, total)
     peak = rate = training.learning_rate * share
     if training.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from ssl_keras import encoders, files, objectives
-from ssl_keras.data.sources import load
+from ssl_keras.data.sources import Splits, load
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
@@ -20,7 +20,8 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     Args:
         name: the objective, "autoencoder" say.
         settings: its `Settings`; None takes the defaults.
-        training: `Training`; None takes the objective's `DEFAULTS`. `training.data` names the data.
+        training: `Training`; None takes the objective's `DEFAULTS`, which `dataclasses.replace`
+            changes in part. `training.data` names the data.
         data: `Splits` instead of `training.data` (`sources.from_arrays`).
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. It is saved without settings, and loads with
@@ -42,6 +43,11 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     training = module.DEFAULTS if training is None else training
     # 1 Prepare the data: three parts, of which one is learned from.
     strategy = choose_strategy(training.strategy, training.replicas)
+    if data is not None and not isinstance(data, Splits):
+        raise ValueError(
+            "data must be Splits, as sources.from_arrays and text.from_texts make them. "
+            f"Received: {type(data).__name__}"
+        )
     splits = data or load(training.data, training.image_size)
     default_name = f"{name}-{splits.train.short_name}"
     settings, splits = module.prepare(settings, splits, training.init)

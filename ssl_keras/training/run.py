@@ -120,6 +120,7 @@ class Training:
 
 
 # Settings that say where and how fast a run goes, not what it learns: they may change on resume.
+DATA = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
 HOW = {"strategy", "replicas", "steps_per_execution", "run", "runs", "resume"}
 
 
@@ -159,9 +160,8 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
-            raise ValueError(
-                f"{folder} belongs to a run with other settings:{difference}\nChoose another --run name (run=)."
-            )
+            what = "on other data" if set(keys) <= DATA else "with other settings"
+            raise ValueError(f"{folder} belongs to a run {what}:{difference}\nChoose another --run name (run=).")
         if not training.resume:
             raise ValueError(
                 f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
