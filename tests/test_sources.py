@@ -103,7 +103,7 @@ def test_sources_are_told_apart_by_content(digits, rng):
     assert digits.train.fingerprint() == load("digits").train.fingerprint()
     assert digits.train.fingerprint() != digits.test.fingerprint()
     assert digits.train.base == "digits"
-    assert images("folder:a/my[1]", np.zeros((3, 2, 2))).short_name == "a-my[1]"
+    assert images("folder:a/my[1]", np.zeros((3, 2, 2))).short_name == "my[1]"
 
 
 def test_no_labels_where_they_are_needed():

@@ -23,7 +23,7 @@ def start(mode, out, **environment):
 
 
 def finish(process):
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr.decode()[-4000:]
 
 
