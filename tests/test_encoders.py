@@ -275,9 +275,9 @@ def test_shipped_cards_tell_all():
     cards = [json.loads(path.read_text()) for path in root.glob("*/card.json")]
     assert cards
     for card in cards:
-        assert card["training"]["epochs"] == 100
+        assert card["training"]["epochs"] or card["training"]["steps"]
         assert card["results"]
-        assert card["data"]["examples"] == 55_000
+        assert card["data"]["examples"] > 1_000
 
 
 @pytest.mark.slow
