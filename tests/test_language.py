@@ -385,7 +385,7 @@ def test_resuming_with_other_text_is_refused(runs, splits):
         texts = list(source.arrays["text"][source.rows])
         texts[1] = texts[1].replace("fox", "box", 1)
         changed = splits._replace(**{part: text.documents(source.name, texts)})
-        with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        with pytest.raises(ValueError, match="belongs to a run on other data"):
             pretrain("causal_lm", settings, go_on, data=changed)
 
 
