@@ -23,7 +23,7 @@ class Generator:
     """
 
     def __init__(self, encoder, cached=True, jit=False):
-        self.encoder, self.cached = encoder, cached
+        self.encoder = encoder
         self.embeddings, self.norm = encoder.get_layer("embeddings"), encoder.get_layer("norm")
         self.blocks = language.blocks(encoder)
         if not all(block.causal for block in self.blocks):

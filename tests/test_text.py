@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ssl_keras.data import text, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.folder import files_below
 from ssl_keras.data.sources import hold_out, load
 
 ANIMALS = ["cat", "dog", "cow", "hen", "fox", "bat"]
@@ -162,7 +163,7 @@ def test_files_larger_than_memory_come_in_pieces(tmp_path, monkeypatch):
     (tmp_path / "b.md").write_text("short\n")
     (tmp_path / ".hidden.txt").write_text("no")
     (tmp_path / "c.bin").write_bytes(b"\xff")
-    source = text._pieces("text:x", text._files(tmp_path))
+    source = text._pieces("text:x", files_below(tmp_path, text.EXTENSIONS))
     rows = source.gather(np.arange(len(source)))
     assert len(source) > 20
     assert "".join(rows["text"]) == content + "short\n"

@@ -57,7 +57,7 @@ def load(path, image_size=None):
 def _read(root, image_size, like):
     """The source of one folder; `like` fixes channels, size and classes, where given."""
     title = f"folder:{root}"
-    files = _files(root)
+    files = files_below(root, EXTENSIONS)
     if not files:
         raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
     labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
@@ -94,12 +94,13 @@ def _read(root, image_size, like):
     return images(title, arrays["image"], arrays["label"] if classes else None, classes)
 
 
-def _files(root):
+def files_below(root, extensions):
+    """The files below a folder that end in one of `extensions`, sorted; hidden ones are passed over."""
     found = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
+        found += [path for path in paths if path.suffix.lower() in extensions]
     return sorted(found)
 
 

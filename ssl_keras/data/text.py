@@ -7,11 +7,11 @@ than a megabyte comes as several pieces; "ends" says which of them ends its docu
 import csv
 import io
 import logging
-import os
 import pathlib
 
 import numpy as np
 
+from ssl_keras.data.folder import HELD_OUT, files_below
 from ssl_keras.data.sources import Source, check_labels, hold_out
 
 PIECE = 1 << 20  # bytes
@@ -20,7 +20,6 @@ SMALLEST_PIECE = 1 << 8
 BOM = b"\xef\xbb\xbf"
 EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
 NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
-HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
 
 log = logging.getLogger(__name__)
 
@@ -116,18 +115,9 @@ def load_text(path):
             raise ValueError(
                 f"text:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, or neither."
             )
-        return hold_out(_pieces(f"text:{path}", _files(root)))
-    parts = {split: _pieces(f"text:{path}", _files(root / name)) for name, split in held_out.items()}
-    return hold_out(_pieces(f"text:{path}", _files(root / "train")), **parts)
-
-
-def _files(root):
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in EXTENSIONS]
-    return sorted(found)
+        return hold_out(_pieces(f"text:{path}", files_below(root, EXTENSIONS)))
+    parts = {split: _pieces(f"text:{path}", files_below(root / name, EXTENSIONS)) for name, split in held_out.items()}
+    return hold_out(_pieces(f"text:{path}", files_below(root / "train", EXTENSIONS)), **parts)
 
 
 def _pieces(name, paths):

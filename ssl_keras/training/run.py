@@ -231,7 +231,7 @@ def compile_objective(objective, training, splits, *optimizers):
         optimizers = [make_optimizer(training, total, objective.trainable_variables)]
     objective.compile(
         *optimizers, clip_norm=training.clip_norm, accumulate=training.accumulate,
-        steps_per_execution=training.steps_per_execution, jit_compile=training.jit and not training.deterministic,
+        steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
     )
 
 
