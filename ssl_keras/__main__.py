@@ -2,7 +2,7 @@
 
     pretrain OBJECTIVE   learn from data without labels, and save the encoder
     finetune ENCODER     train it with a head, on labels
-    evaluate ENCODER     measure it beside pixels or TF-IDF, random init, and training from scratch
+    evaluate ENCODER …   measure them beside pixels or TF-IDF, random init, and training from scratch
     embed ENCODER        write the features of a data set
     sample ENCODER       write text with a causal language model
     fill ENCODER TEXT    guess the [MASK]s of a text
@@ -156,15 +156,15 @@ def finetune_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measures a saved encoder beside pixels or TF-IDF, random init, and training from scratch."""
+    """Measures saved encoders beside pixels or TF-IDF, random init, and training from scratch."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
+    encoders: Positional[tuple[str, ...]]
+    """Saved encoders' names or paths."""
     data: str = "digits"
     """Labelled data: digits, tfds:NAME, folder:PATH, or table:FILE."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
-    budgets: tuple[int, ...] = (60, 10)
+    budgets: tuple[int, ...] = (60, 10, 1)
     """Labels per class of the few-label columns."""
     seeds: int = 5
     """Draws of labels: seeds 0, 1, …."""
@@ -175,9 +175,9 @@ class Evaluate:
     replicas: int = 0
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
     out: str = ""
-    """Folder for the table; default results/ENCODER-DATA."""
+    """Folder for the table; default results/ENCODERS-DATA."""
     record: bool = False
-    """Write the results into the encoder's card as well."""
+    """Write the results into the encoders' cards as well."""
 
 
 def evaluate_command(arguments):
@@ -187,21 +187,25 @@ def evaluate_command(arguments):
     from ssl_keras.training.distribution import strategy
 
     asked = _parse(Evaluate, "evaluate", arguments)
-    name = cards.read(encoders.find(asked.encoder))["name"]
+    names = [cards.read(encoders.find(encoder))["name"] for encoder in asked.encoders]
+    if not names:
+        raise ValueError("Expected at least one encoder: ssl-keras evaluate NAME … --data …")
+    name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
-    folder = pathlib.Path(asked.out or f"results/{name}-{splits.train.short_name}")
+    folder = pathlib.Path(asked.out or f"results/{'+'.join(names)}-{splits.train.short_name}")
     files.make_folder(folder)
     chosen = strategy(asked.strategy, asked.replicas)
     with chosen.scope():
         table = downstream.evaluate(
-            asked.encoder, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
+            asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
         )
     print(downstream.markdown(table))
     seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
     downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
     print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
     if asked.record:
-        encoders.record(asked.encoder, asked.data, table)
+        for encoder, name in zip(asked.encoders, names):
+            encoders.record(encoder, asked.data, downstream.of_encoder(table, name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,19 @@
-"""What an encoder is worth: a table of its features beside the baselines that keep it honest.
+"""What encoders are worth: a table of their features beside the baselines that keep it honest.
 
-Rows: `pixels`, or of text `TF-IDF` (no network), `random init` (the same network, untrained), the encoder
-(frozen), the encoder fine-tuned, and `scratch` (the same network trained from random init
-on the same labels). Columns: k nearest neighbours and a linear probe on all labels; the
-linear probe, or training, on few; measures that need no label.
+Rows: `pixels`, or of text `TF-IDF` (no network), `random init` (the same network, untrained), each
+encoder frozen and fine-tuned, and `scratch` (the same network trained from random init on the
+same labels). Columns: k nearest neighbours and a linear probe on all labels; the linear probe, or
+training, on few; the test images noisy or shifted; measures that need no label.
 
 Everything is chosen on the validation part, and what is chosen is reported on the test part.
 """
 
 import csv
 import dataclasses
-import functools
 import io
 import itertools
 import logging
+import os
 
 import keras
 import matplotlib.figure
@@ -24,100 +24,129 @@ from tqdm import tqdm
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
-from ssl_keras.data import inputs
+from ssl_keras.data.augment import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks.transformer import Embeddings
+from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
-from ssl_keras.training.finetune import Finetune, Settings, check_labelled
+from ssl_keras.training.finetune import check_labelled
 from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import held_out
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What fine-tuning and scratch, both alike, choose among by validation accuracy: rates times lengths."""
+    """What fine-tuning and scratch, both alike, choose among by validation accuracy: all combinations."""
 
     rates: tuple[float, ...]  # Adam's learning rate, encoder and head alike
     few_label_steps: tuple[int, ...]
     all_label_epochs: tuple[int, ...]
     few_label_batch: int
     all_label_batch: int
+    augmentations: tuple[Augmentation, ...] = (Augmentation(),)
 
 
 GRIDS = {
-    "image": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
-    # A step takes longer, and fewer are enough.
-    "tokens": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
+    "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
+    # A step takes longer, and fewer are enough; with few labels augmentation may help as much as pretraining.
+    "convolution": Grid(
+        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(crop=0.5, shift=0.1))
+    ),
+    "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
 }
 ALL = "all"
+MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
+DISTURBED = {"noise": evaluation.noisy, "shift": evaluation.shifted}  # test images, all labels
 
 log = logging.getLogger(__name__)
 
 
-
-def evaluate(name, splits, budgets=(60, 10), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
-    """Measures a saved encoder on labelled images, or texts.
+def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
+    """Measures saved encoders on labelled images, or texts.
 
     Args:
-        name: a saved encoder, by name or path.
+        names: a saved encoder, by name or path, or a list of them. Those of one architecture share
+            the rows `random init` and `scratch`.
         splits: labelled `Splits`.
         budgets: labels per class of the few-label columns.
         seeds: which labels are drawn; mean and standard deviation are over these.
         trained: include the rows that take training (fine-tuned, scratch).
-        network: for an encoder of your own architecture: a function that makes a fresh graph.
+        network: for encoders of your own architecture: a function that makes a fresh graph.
 
     Returns:
-        {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run.
+        {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run. The
+        columns `noise` and `shift` are of the probe, or network, of all labels on test images
+        that were disturbed.
 
     Raises:
-        ValueError: no labels, data that do not fit the encoder, too few labels.
+        ValueError: no labels, data that do not fit an encoder, too few labels.
     """
-    folder = encoders.find(name)
-    card = cards.read(folder)
-    given = splits
-    splits = check_labelled(splits, folder, card)
+    folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
+    cards_ = [cards.read(folder) for folder in folders]
+    prepared = [check_labelled(splits, folder, card) for folder, card in zip(folders, cards_)]
+    titles = [card["name"] for card in cards_]
+    if not folders or len(set(titles)) < len(titles):
+        raise ValueError(f"Expected encoders of different names. Received: {', '.join(titles) or 'none'}")
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")
     for budget in budgets:
         few_label_indices(splits.train, budget, seeds[0])  # refused before any work
-    encoder = encoders.load_encoder(folder, network=network and network())
-    keras.utils.set_random_seed(0)
-    fresh = network or (lambda: encoders.build(card, head=False)[0])
-    random = fresh()
-    table = {}
-    if "text" in given.train.arrays:
-        name, baseline = "TF-IDF", lambda: evaluation.tf_idf(*map(texts_of, given))
+    if "text" in splits.train.arrays:
+        table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     else:
-        name, baseline = "pixels", lambda: [evaluation.pixels(source) for source in splits]
-
-    def features(network):
-        embed = evaluation.compiled(network)
-        return [evaluation.features(embed, source) for source in splits]
-
-    frozen = {
-        name: baseline,
-        "random init": functools.partial(features, random),
-        f"{card['name']}, frozen": functools.partial(features, encoder),
-    }
-    for row, arrays in tqdm(frozen.items(), desc="frozen features", disable=None, leave=False):
-        table[row] = _frozen(arrays(), splits, budgets, seeds)
-    if trained:
-        table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, splits, budgets, seeds)
-        table["scratch"] = _trained(fresh(), card, splits, budgets, seeds)
+        table = {"pixels": _frozen([evaluation.pixels(s) for s in _sources(splits)], splits, budgets, seeds)}
+    known = {}  # architecture: what its baselines' rows are called
+    for folder, card, data in zip(folders, cards_, prepared):
+        encoder = encoders.load_encoder(folder, network=network and network())
+        keras.utils.set_random_seed(0)
+        fresh = network() if network else encoders.build(card, head=False)[0]
+        architecture = (str([v.shape for v in fresh.variables]), str(card["tokenizer"]))
+        new = architecture not in known
+        like = known.setdefault(architecture, f", like {card['name']}" if known else "")
+        if new:
+            table[f"random init{like}"] = _frozen(_features(fresh, data), data, budgets, seeds)
+        table[f"{card['name']}, frozen"] = _frozen(_features(encoder, data), data, budgets, seeds)
+        if trained:
+            table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds)
+            if new:
+                table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds)
     return table
 
 
-def _frozen(arrays, splits, budgets, seeds):
-    train, validation, test = arrays
-    train_y, validation_y, test_y = (source.column("label") for source in splits)
-    probe, strength = evaluation.linear_probe(train, train_y, validation, validation_y, test, test_y)
-    log.info("linear probe on %d labels: C = %g", len(train_y), strength)
-    row = {
-        "kNN": (evaluation.knn(train, train_y, test, test_y), 0.0),
-        ALL: (probe, 0.0),
+def of_encoder(table, name):
+    """The part of a table that is about one encoder: its rows, and the baselines."""
+    return {
+        row: columns for row, columns in table.items()
+        if row in (f"{name}, frozen", f"{name}, fine-tuned")
+        or not row.endswith((", frozen", ", fine-tuned"))
     }
+
+
+def _sources(splits):
+    """The splits, then the test images disturbed."""
+    if "image" not in splits.train.arrays:
+        return list(splits)
+    return [*splits, *(disturb(splits.test) for disturb in DISTURBED.values())]
+
+
+def _features(network, splits):
+    embed = evaluation.compiled(network)
+    arrays = [evaluation.features(embed, source) for source in _sources(splits)]
+    if "image" in splits.train.arrays:
+        arrays.append(evaluation.features(embed, evaluation.cropped(splits.test)))
+    return arrays
+
+
+def _frozen(arrays, splits, budgets, seeds):
+    """The row of features: train, validation, test and, of images, those of `_features`."""
+    train, validation, test, *more = arrays
+    train_y, validation_y, test_y = (source.column("label") for source in splits)
+    probe, strength = evaluation.fit_probe(train, train_y, validation, validation_y)
+    log.info("linear probe on %d labels: C = %g", len(train_y), strength)
+    row = {"kNN": (evaluation.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
     for budget in budgets:
         scores = []
         for seed in seeds:
@@ -125,50 +154,84 @@ def _frozen(arrays, splits, budgets, seeds):
             score, _ = evaluation.linear_probe(train[few], train_y[few], validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
+    row |= {name: (probe.score(x, test_y), 0.0) for name, x in zip(DISTURBED, more)}
     if issparse(test):
         return row
-    return row | {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
+    row |= {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
+    row["uniformity"] = (evaluation.uniformity(test), 0.0)
+    if len(more) > len(DISTURBED):
+        row["alignment"] = (evaluation.alignment(test, more[-1]), 0.0)
+    return row
 
 
 def _trained(encoder, card, splits, budgets, seeds):
     """Trains encoder and head from this encoder's weights, anew for every setting, budget and seed."""
     strategy = tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
     head = classifier_head(card["features"], len(splits.train.classes))
-    objective = Finetune(Settings(encoder_rate=1.0), encoder, head)
-    kind = inputs.column(splits.train.arrays)
+    objective = Classifier(encoder, head)
+    kind = _kind(encoder)
     grid = GRIDS[kind]
-    # XLA helps small transformers on a CPU, and small dense networks not.
-    objective.compile(Adam(), Adam(), steps_per_execution=50, jit_compile=kind == "tokens")
+    # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
+    objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
     start = checkpoint.read(checkpoint.variables(objective))
     row = {}
     for budget in (ALL, *budgets):
-        if budget == ALL:
-            batch = min(grid.all_label_batch, len(splits.train))
-            per_epoch = len(splits.train) // batch
-            marks = [max(e * per_epoch, few) for e, few in zip(grid.all_label_epochs, grid.few_label_steps)]
-        else:
-            batch = min(grid.few_label_batch, budget * len(splits.train.classes))
-            marks = grid.few_label_steps
-        scores = {}  # {(rate, steps): [(validation, test) for each seed]}
-        runs = list(itertools.product(seeds[:1] if budget == ALL else seeds, grid.rates))
-        for seed, rate in tqdm(runs, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
-            train = splits.train if budget == ALL else few_labels(splits.train, budget, seed)
-            batches = Batches(train, batch // replicas * replicas, seed=seed)
-            checkpoint.assign(checkpoint.variables(objective), start)
-            for optimizer, _ in objective.groups():
-                optimizer.learning_rate = rate
-            done = 0
-            for mark in marks:
-                objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=mark - done, verbose=0)
-                done = mark
-                scores.setdefault((rate, mark), []).append(
-                    (_accuracy(objective, splits.validation, strategy), _accuracy(objective, splits.test, strategy))
-                )
-        best = max(scores, key=lambda setting: np.mean([validation for validation, _ in scores[setting]]))
-        log.info("%s: chose learning rate %g, %d steps", _per_class(budget), *best)
-        row[_per_class(budget)] = _mean_sd([test for _, test in scores[best]])
+        best, best_score = None, -1.0
+        chosen = seeds[:1] if budget == ALL else seeds
+        settings = list(itertools.product(grid.rates, grid.augmentations))
+        for rate, augmentation in tqdm(settings, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
+            objective.augmentation = augmentation
+            objective.optimizer.learning_rate = rate
+            runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
+            for seed in chosen:
+                checkpoint.assign(checkpoint.variables(objective), start)
+                objective.optimizer.learning_rate = rate
+                for mark in _train(objective, splits, grid, budget, seed):
+                    weights = checkpoint.read(checkpoint.variables(objective))
+                    accuracy = _accuracy(objective, splits.validation, strategy)
+                    runs.setdefault(mark, []).append((accuracy, weights))
+            for mark, outcomes in runs.items():
+                score = np.mean([accuracy for accuracy, _ in outcomes])
+                if score > best_score:
+                    best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
+        rate, augmentation, mark, weights = best
+        log.info("%s: chose learning rate %g, %d steps, crop %g", _per_class(budget), rate, mark, augmentation.crop)
+        scores = []
+        for one in weights:
+            checkpoint.assign(checkpoint.variables(objective), one)
+            scores.append(_accuracy(objective, splits.test, strategy))
+        row[_per_class(budget)] = _mean_sd(scores)
+        if budget == ALL and "image" in splits.train.arrays:
+            row |= {
+                name: (_accuracy(objective, disturb(splits.test), strategy), 0.0) for name, disturb in DISTURBED.items()
+            }
     return row
+
+
+def _train(objective, splits, grid, budget, seed):
+    """Trains on so many labels, and stops at each number of steps of the grid: yields it."""
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if budget == ALL:
+        train, batch = splits.train, min(grid.all_label_batch, len(splits.train))
+        per_epoch = len(train) // batch
+        marks = sorted({max(e * per_epoch, few) for e, few in zip(grid.all_label_epochs, grid.few_label_steps)})
+    else:
+        train, marks = few_labels(splits.train, budget, seed), grid.few_label_steps
+        batch = min(grid.few_label_batch, len(train))
+    batches = Batches(train, batch // replicas * replicas, seed=seed, views=objective.views)
+    done = 0
+    for mark in marks:
+        objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=mark - done, verbose=0)
+        done = mark
+        yield mark
+
+
+def _kind(network):
+    """Which grid suits a network."""
+    if any(isinstance(layer, Embeddings) for layer in network.layers):
+        return "transformer"
+    return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) else "dense"
 
 
 def _accuracy(objective, source, strategy):
@@ -196,7 +259,7 @@ def _cell(column, value):
     if value is None:
         return "–"
     mean, sd = value
-    if column in ("feature sd", "RankMe"):
+    if column in MEASURES:
         return f"{mean:.2f}"
     return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd else "")
 
@@ -219,7 +282,7 @@ def save(table, folder, title):
 
 def plot(table, title):
     """A bar chart of the accuracies: a group per number of labels, a bar per row."""
-    columns = [c for c in next(iter(table.values())) if c not in ("kNN", "feature sd", "RankMe")]
+    columns = [c for c in next(iter(table.values())) if c not in ("kNN", *DISTURBED, *MEASURES)]
     figure = matplotlib.figure.Figure(figsize=(9, 4))
     axes = figure.subplots()
     width = 0.8 / len(table)

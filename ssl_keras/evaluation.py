@@ -3,6 +3,8 @@
 Shapes: `N` examples, `D` features.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,12 +15,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
+from ssl_keras.data.augment import Augmentation, augment
 from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input, signature
 from ssl_keras.networks.transformer import Embeddings, pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
+NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
 
 
 def compiled(network):
@@ -73,7 +78,7 @@ def tf_idf(train_texts, *others):
     return [vectorizer.fit_transform(train_texts), *(vectorizer.transform(texts) for texts in others)]
 
 
-def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, strengths=PROBE_STRENGTHS):
+def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRENGTHS):
     """Logistic regression on frozen features, standardised where they are not sparse.
 
     Args:
@@ -81,7 +86,7 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
         strengths: candidates for scikit-learn's C; the best on the validation part is taken.
 
     Returns:
-        (test accuracy in [0, 1], the C chosen).
+        (the fitted model, the C chosen).
     """
     best = (-1.0, None, None)
     for strength in strengths:
@@ -91,7 +96,55 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
         score = model.score(validation_x, validation_y)
         if score > best[0]:
             best = (score, model, strength)
-    return float(best[1].score(test_x, test_y)), best[2]
+    return best[1:]
+
+
+def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, strengths=PROBE_STRENGTHS):
+    """`fit_probe`, and its test accuracy in [0, 1]: (accuracy, the C chosen)."""
+    model, strength = fit_probe(train_x, train_y, validation_x, validation_y, strengths)
+    return float(model.score(test_x, test_y)), strength
+
+
+def noisy(source):
+    """The source with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
+    noise = np.random.default_rng(0)
+
+    def disturb(image):
+        return image + NOISE * noise.standard_normal(image.shape, np.float32)
+
+    return _disturbed(source, "noise", disturb)
+
+
+def shifted(source):
+    """The source with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
+    draw = np.random.default_rng(0)
+
+    def disturb(image):
+        moved = np.zeros_like(image)
+        pixels = [max(1, round(SHIFT * side)) for side in image.shape[1:3]]
+        signs = draw.integers(0, 2, (len(image), 2)) * 2 - 1
+        for index, (down, right) in enumerate(signs * pixels):
+            whole = np.roll(image[index], (down, right), (0, 1))
+            whole[: max(down, 0)] = 0
+            whole[len(whole) + min(down, 0):] = 0
+            whole[:, : max(right, 0)] = 0
+            whole[:, whole.shape[1] + min(right, 0):] = 0
+            moved[index] = whole
+        return moved
+
+    return _disturbed(source, "shift", disturb)
+
+
+def cropped(source):
+    """The source with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
+    draws = Draws(0, 0, 0, len(source))
+    return _disturbed(source, "crop", lambda image: augment(tf.constant(image), draws, Augmentation(crop=CROP)).numpy())
+
+
+def _disturbed(source, what, disturb):
+    image = unit_range(tf.constant(source.column("image"))).numpy()
+    arrays = {name: source.column(name) for name in source.arrays} | {"image": np.clip(disturb(image), 0.0, 1.0)}
+    return dataclasses.replace(source, name=f"{source.name} with {what}", arrays=arrays, rows=None)
 
 
 def feature_sd(x):
@@ -100,6 +153,23 @@ def feature_sd(x):
     1 for directions spread evenly, 0 where all examples share one (collapse).
     """
     return float(np.mean(np.std(normalize(x), axis=0)) * np.sqrt(x.shape[1]))
+
+
+def alignment(a, b):
+    """Mean squared distance on the unit sphere of two views' features, in [0, 4] (Wang & Isola 2020, equation 2)."""
+    return float(np.mean(np.sum(np.square(normalize(a) - normalize(b)), axis=1)))
+
+
+def uniformity(x, most=2_000):
+    """log of the mean of exp(−2‖a − b‖²) over pairs of the first `most` examples on the unit sphere.
+
+    0 where all share one direction; −4 is about what an even spread over many dimensions gives
+    (Wang & Isola 2020, equation 4).
+    """
+    x = normalize(x[:most]).astype(np.float64)
+    distance = 2 - 2 * np.clip(x @ x.T, -1, 1)  # squared
+    pairs = distance[np.triu_indices(len(x), 1)]
+    return float(np.log(np.mean(np.exp(-2 * pairs)))) if len(pairs) else 0.0
 
 
 def rankme(x):

@@ -33,6 +33,8 @@ class Objective(keras.Model):
     Raises (from `fit`): FloatingPointError naming the step with a non-finite loss.
     """
 
+    # Whether the loss of an example depends on the others of its batch: micro-batches would be another loss.
+    looks_across_examples = False
     # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
     LOSS_SCALE_START = 2.0**15
     LOSS_SCALE_GROWS_AFTER = 2000
@@ -68,7 +70,8 @@ class Objective(keras.Model):
                 and loss scaling stay off: `descend` does them across replicas.
             clip_norm: largest global gradient norm, or None.
             accumulate: micro-batches per update; each replica's part of the batch
-                must be a multiple of it. Exact: the update is that of the whole batch.
+                must be a multiple of it. Exact: the update is that of the whole batch; so it is
+                refused where examples of a batch meet (contrastive losses, batch normalisation).
             jit_compile: compile whole steps with XLA, where that works: on one device, without
                 deterministic ops.
             **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
@@ -82,6 +85,11 @@ class Objective(keras.Model):
                 )
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1. Received: {accumulate}")
+        if accumulate > 1 and self._meets_across_examples():
+            raise ValueError(
+                f"accumulate must be 1: {self.name} looks across the examples of a batch (a contrastive loss, or batch "
+                f"normalisation), and micro-batches would not give the whole batch's update. Received: {accumulate}"
+            )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None. Received: {clip_norm}")
         super().compile(
@@ -98,6 +106,11 @@ class Objective(keras.Model):
             # `descend` has summed the gradients over replicas to know their norm; the
             # optimizer would sum them again. Two replicas would then take a doubled step.
             optimizer._all_reduce_sum_gradients = list
+
+    def _meets_across_examples(self):
+        return self.looks_across_examples or any(
+            isinstance(layer, keras.layers.BatchNormalization) for layer in self._flatten_layers()
+        )
 
     def groups(self):
         """The (optimizer, variables) pairs that `compile` builds; by default one of all."""
@@ -127,8 +140,7 @@ class Objective(keras.Model):
         gradients, total, local_weight = self._gradients(loss, batch, variables)
         total, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, local_weight])
         if replica.num_replicas_in_sync > 1:
-            share = tf.math.divide_no_nan(local_weight, weight)
-            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, [g * share for g in gradients])
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 
         factor = 1.0 / self.loss_scale if self.scales_loss else tf.constant(1.0)
         norm = tf.linalg.global_norm(gradients) * factor
@@ -145,15 +157,23 @@ class Objective(keras.Model):
         return tf.math.divide_no_nan(total, weight), local_weight
 
     def _gradients(self, loss, batch, variables):
-        """loss_scale · ∇(Σ total / Σ weight), Σ total, Σ weight, of this replica's K micro-batches."""
+        """This replica's part of loss_scale · ∇(Σ total / Σ weight), and its own Σ total, Σ weight."""
+        replica = tf.distribute.get_replica_context()
 
-        def one(batch):
+        def over_replicas(weight):
+            if replica.num_replicas_in_sync == 1:
+                return weight
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, weight)
+
+        def one(batch, whole=over_replicas):
             with tf.GradientTape() as tape:
                 total, weight = loss(batch)
-            # The mean's gradient, not the sum's: it stays in float16's range.
+            # The mean's gradient, not the sum's: it stays in float16's range. And the mean over all
+            # replicas already here: what one replica's loss owes to another's examples (gathered
+            # negatives, batch statistics) must come back to it in that unit.
             gradients = tape.gradient(
                 total, [v.value for v in variables],
-                output_gradients=tf.math.divide_no_nan(tf.identity(self.loss_scale), weight),
+                output_gradients=tf.math.divide_no_nan(tf.identity(self.loss_scale), whole(weight)),
             )
             missing = [v.path for v, g in zip(variables, gradients) if g is None]
             if missing:
@@ -169,7 +189,7 @@ class Objective(keras.Model):
         micro = tf.nest.map_structure(split, batch)
 
         def weighted(k):
-            gradients, total, weight = one(tf.nest.map_structure(lambda x: x[k], micro))
+            gradients, total, weight = one(tf.nest.map_structure(lambda x: x[k], micro), whole=tf.identity)
             return [g * weight for g in gradients] + [total, weight]
 
         _, sums = tf.while_loop(
@@ -178,7 +198,8 @@ class Objective(keras.Model):
             (1, weighted(0)), parallel_iterations=1,
         )
         *gradients, total, weight = sums
-        return [tf.math.divide_no_nan(g, weight) for g in gradients], total, weight
+        everywhere = over_replicas(weight)
+        return [tf.math.divide_no_nan(g, everywhere) for g in gradients], total, weight
 
     def _apply(self, strategy, groups, gradients, loss_is_finite, finite):
         """Cross-replica: step the optimizers, or, where something is not finite, none of them."""
@@ -207,6 +228,10 @@ class Objective(keras.Model):
             self.failed_step.assign(tf.where(failed, self.step, self.failed_step))
 
         tf.cond(finite, update, skip)
+
+    def held_out_views(self, batch, draws):
+        """What is made of a batch that is evaluated; by default the same as of one to train on."""
+        return self.views(batch, draws)
 
     # ----- what a run shows of it in TensorBoard; by default nothing ---------
 

@@ -15,8 +15,7 @@ from ssl_keras.data import text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives import autoencoder, causal_lm, masked_lm
-from ssl_keras.training import finetune
+from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, jigsaw, masked_lm
 from ssl_keras.training.optimizer import Adam
 
 
@@ -30,6 +29,7 @@ class Case:
         overfit: share of its first loss that one batch must be trained down to in 200 steps.
         floor: function of a batch to the lowest loss there can be, subtracted from both.
         splits: function to the data it is tested on.
+        accumulates: whether micro-batches give the whole batch's update; else they are refused.
     """
 
     module: object
@@ -37,6 +37,7 @@ class Case:
     overfit: float = 0.1
     floor: object = staticmethod(lambda batch: 0.0)
     splits: object = staticmethod(lambda: load("digits"))
+    accumulates: bool = True
 
 
 def grey_entropy(batch):
@@ -47,8 +48,8 @@ def grey_entropy(batch):
 
 
 def build_finetune(spec):
-    return finetune.Finetune(
-        finetune.Settings(encoder_rate=0.5), dense_encoder(spec["image"][0], (32, 16)), classifier_head(16, 10)
+    return classifier.Classifier(
+        dense_encoder(spec["image"][0], (32, 16)), classifier_head(16, 10), name="finetune", smoothing=0.1,
     )
 
 
@@ -69,6 +70,20 @@ def language(module, overfit, **options):
     )
 
 
+def vision(module, overfit, **options):
+    """A network small enough for many cases; its images are augmented anew every time."""
+    options = {"network": "cnn", "width": 4} | ({"projection": (16, 8)} if module is contrastive else {}) | options
+    return Case(
+        module, lambda spec: module.build(module.Settings(**options), spec), overfit, splits=small_digits,
+        accumulates=False,
+    )
+
+
+@functools.cache
+def small_digits():
+    return load("digits", image_size=16)
+
+
 CASES = {
     "autoencoder": Case(
         autoencoder, lambda spec: autoencoder.build(autoencoder.Settings((64, 32)), spec), floor=grey_entropy
@@ -79,7 +94,13 @@ CASES = {
         # The noise differs at every step, so one batch is never the same twice.
         overfit=0.3, floor=grey_entropy,
     ),
-    "finetune": Case(finetune, build_finetune),
+    "finetune": Case(classifier, build_finetune),
+    "classifier": vision(classifier, 0.3),
+    "classifier, labels": vision(classifier, 0.5, labels=True, classes=10, mixup=0.4, shift=0.1),
+    "jigsaw": vision(jigsaw, 0.8, hidden=16),
+    "contrastive": vision(contrastive, 0.8),
+    "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
+    "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
@@ -105,9 +126,9 @@ def weighted(views):
 
 
 def compile_objective(objective, optimizer, **kwargs):
-    """Compiles any objective; `Finetune` has a second optimizer."""
+    """Compiles any objective; in fine-tuning the encoder has an optimizer of its own."""
     fresh = [Adam() if optimizer == "adam" else keras.optimizers.get(optimizer)]
-    if isinstance(objective, finetune.Finetune):
+    if objective.name == "finetune":
         fresh.append(type(fresh[0]).from_config(fresh[0].get_config()))
     objective.compile(*fresh, **kwargs)
     return objective

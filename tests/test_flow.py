@@ -16,7 +16,9 @@ from ssl_keras import downstream
 from ssl_keras.__main__ import main
 from ssl_keras.data.sources import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
+from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.autoencoder import Settings
+from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import finetune
 from ssl_keras.training.compare import compare
 from ssl_keras.training.distribution import strategy
@@ -201,11 +203,9 @@ def test_finetuning(run, freeze, digits):
 
 
 def test_the_encoders_rate_is_a_share_of_the_heads(run):
-    objective = finetune.Finetune(
-        finetune.Settings(encoder_rate=0.01), load_encoder("autoencoder-digits"), finetune.classifier_head(64, 10)
-    )
+    objective = Classifier(load_encoder("autoencoder-digits"), classifier_head(64, 10))
     training = Training(learning_rate=1e-2)
-    objective.compile(make(training, 10, []), make(training, 10, [], share=objective.settings.encoder_rate))
+    objective.compile(make(training, 10, []), make(training, 10, [], share=0.01))
     rates = [float(optimizer.learning_rate) for optimizer, _ in objective.groups()]
     assert rates == pytest.approx([1e-2, 1e-4])
 
@@ -220,8 +220,8 @@ def test_finetuning_refuses_what_does_not_fit(run, rng):
 
 
 def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
-    quick = dataclasses.replace(downstream.GRIDS["image"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
-    monkeypatch.setitem(downstream.GRIDS, "image", quick)
+    quick = dataclasses.replace(downstream.GRIDS["dense"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
+    monkeypatch.setitem(downstream.GRIDS, "dense", quick)
     table = downstream.evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
     assert list(table) == [
         "pixels", "random init", "autoencoder-digits, frozen", "autoencoder-digits, fine-tuned", "scratch"

@@ -360,7 +360,7 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
     from ssl_keras import downstream
 
     quick = downstream.Grid((1e-3, 1e-2), (2, 4, 60), (1, 1, 1), 64, 64)
-    monkeypatch.setitem(downstream.GRIDS, "tokens", quick)
+    monkeypatch.setitem(downstream.GRIDS, "transformer", quick)
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
     texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]

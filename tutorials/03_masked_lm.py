@@ -39,7 +39,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_label_indices, few_labels, hold_out, load
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import masked_lm
-from ssl_keras.training import finetune
+from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import compile_objective
 
@@ -142,8 +142,8 @@ for name, weights in (("pretrained", pretrained), ("from scratch", start)):
     keras.utils.set_random_seed(0)
     model.encoder.set_weights(weights)
     head = classifier_head(settings.width, len(few.classes))
-    tuned = finetune.Finetune(finetune.Settings(encoder_rate=1.0), model.encoder, head)
-    tuned.compile(Adam(1e-3), Adam(1e-3), steps_per_execution=50)
+    tuned = Classifier(model.encoder, head)
+    tuned.compile(Adam(1e-3), steps_per_execution=50)
     tuned.fit(Batches(few, min(64, len(few))).dataset(), steps_per_epoch=20 if SMOKE else 300, verbose=0)
     test = Batches(labelled.test, 100, shuffle=False)
     accuracy[name] = tuned.evaluate(

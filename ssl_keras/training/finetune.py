@@ -1,25 +1,18 @@
 """Fine-tuning: a head on a pretrained encoder, trained with labels.
 
-The tutorial's section 3.2. The loss is the softmax cross-entropy in nats, the average
-over examples. The encoder is frozen, or learns at a lower rate than the new head.
-
-Shapes: `B` batch, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D) are averaged.
-
-Metrics: `loss`, nats per example; `accuracy`, in [0, 1]; `gradient_norm` (training only).
+The tutorial's section 3.2. What is trained is `objectives/classifier.py`, from a saved encoder.
+The encoder is frozen, or frozen at first, or learns at a lower rate than the new head.
 """
 
 import dataclasses
 
-import keras
-import tensorflow as tf
-
 from ssl_keras import card as cards
 from ssl_keras import encoders, files
-from ssl_keras.data.inputs import network_input
+from ssl_keras.data import inputs
+from ssl_keras.data.augment import Augmentation
 from ssl_keras.data.sources import few_labels, load
 from ssl_keras.networks.dense import classifier_head
-from ssl_keras.networks.transformer import pool
-from ssl_keras.objective import Objective, example_weight
+from ssl_keras.objectives.classifier import Classifier, check_softening
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
@@ -27,8 +20,8 @@ from ssl_keras.training.optimizer import make as make_optimizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is learned, and how fast."""
+class Settings(Augmentation):
+    """What is learned, how fast, and how images are augmented."""
 
     labels_per_class: int = 0
     """Use so many labels of each class; 0 is all."""
@@ -38,10 +31,20 @@ class Settings:
     """Leave the encoder as it is."""
     encoder_rate: float = 0.1
     """The encoder's learning rate as a share of the head's."""
+    frozen_steps: int = 0
+    """Let the head learn alone for so many steps first (batch statistics of the encoder follow the data)."""
+    smoothing: float = 0.0
+    """Label smoothing: the share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Of images, α of the Beta distribution of shares; 0 is no mixup."""
     scratch: bool = False
     """Forget the pretrained weights: the baseline."""
 
     def __post_init__(self):
+        super().__post_init__()
+        check_softening(self.smoothing, self.mixup)
+        if self.frozen_steps < 0:
+            raise ValueError(f"frozen_steps must be at least 0. Received: {self.frozen_steps}")
         if self.labels_per_class < 0:
             raise ValueError(f"labels_per_class must be at least 0. Received: {self.labels_per_class}")
         if not self.encoder_rate > 0:
@@ -49,50 +52,6 @@ class Settings:
 
 
 DEFAULTS = runs.Training(steps=1000, batch_size=64)
-
-
-class Finetune(Objective):
-    """Holds `encoder` and `head`; trains on `batch["image"]`, or `["tokens"]`, and `batch["label"]`."""
-
-    def __init__(self, settings, encoder, head):
-        super().__init__(name="finetune")
-        self.settings, self.encoder, self.head = settings, encoder, head
-        self.encoder.trainable = not settings.freeze
-        self.encoder_optimizer = None
-        self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-
-    def compile(self, optimizer="adam", encoder_optimizer="adam", **kwargs):
-        """An optimizer for the head, and another one for the encoder, where it is not frozen."""
-        if not self.settings.freeze:
-            self.encoder_optimizer = keras.optimizers.get(encoder_optimizer)
-        super().compile(optimizer, **kwargs)
-
-    def groups(self):
-        head = [(self.optimizer, self.head.trainable_variables)]
-        return head if self.settings.freeze else head + [(self.encoder_optimizer, self.encoder.trainable_variables)]
-
-    def views(self, batch, draws):
-        return batch
-
-    def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
-
-    def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
-
-    def errors(self, batch, training):
-        """Summed loss and number of examples; updates `accuracy`."""
-        weight = example_weight(batch)  # (B,)
-        x = network_input(batch)
-        features = self.encoder(x, training=training and not self.settings.freeze)
-        if len(features.shape) == 3:
-            features = pool(features, x)  # (B, D)
-        logits = self.head(features, training=training)  # (B, Y)
-        self.accuracy.update_state(batch["label"], logits, weight)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)  # (B,)
-        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
 
 def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=None, callbacks=()):
@@ -120,6 +79,9 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     strategy = choose_strategy(training.strategy, training.replicas)
     splits = data or load(training.data, training.image_size)
     splits = check_labelled(splits, folder_of_encoder, card)
+    augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
+    if augmented and inputs.column(splits.train.arrays) != "image":
+        raise ValueError(f"Augmentation and mixup are for images. {card['name']} takes text: leave them out.")
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.
@@ -136,11 +98,14 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         encoder = encoders.load_encoder(folder_of_encoder, network=network and network(), precision=training.precision)
         encoder = make() if settings.scratch else encoder
         head = classifier_head(card["features"], len(splits.train.classes))
-        objective = Finetune(settings, encoder, head)
+        objective = Classifier(
+            encoder, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup,
+            frozen=settings.freeze, name="finetune",
+        )
         total = runs.total_steps(training, splits)
         runs.compile_objective(
             objective, training, splits, make_optimizer(training, total, head.trainable_variables),
-            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate),
+            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate, settings.frozen_steps),
         )
         # 4 Train. 5 Evaluate.
         board = TensorBoard(folder, splits, training, asked)

@@ -64,7 +64,23 @@ class Muon(keras.optimizers.Muon):
         self.assign_sub(variable, update)
 
 
-def make(training, total, variables, share=1.0):
+@keras.saving.register_keras_serializable("ssl_keras")
+class After(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate, or a schedule of it, that is 0 for the first `steps` updates."""
+
+    def __init__(self, steps, rate):
+        super().__init__()
+        self.steps, self.rate = steps, rate
+
+    def __call__(self, step):
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        return tf.where(step < self.steps, 0.0, rate)
+
+    def get_config(self):
+        return {"steps": self.steps, "rate": self.rate}
+
+
+def make(training, total, variables, share=1.0, after=0):
     """The optimizer that a run asks for.
 
     Args:
@@ -72,6 +88,7 @@ def make(training, total, variables, share=1.0):
         total: updates in the whole run: where the cosine ends.
         variables: what it will train. Weight decay spares those of rank below 2, norms and biases.
         share: its learning rate over `training.learning_rate`.
+        after: steps at the beginning in which it changes nothing.
     """
     if training.warmup >= total:
         log.warning("The learning rate rises for %d steps, and the run has %d: --warmup.", training.warmup, total)
@@ -86,6 +103,8 @@ def make(training, total, variables, share=1.0):
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, 1, alpha=1.0, warmup_target=peak, warmup_steps=training.warmup
         )
+    if after:
+        rate = After(after, rate)
     decay = training.weight_decay or None
     if training.optimizer == "muon":
         optimizer = Muon(

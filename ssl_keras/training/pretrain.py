@@ -69,7 +69,9 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         encoders.save_encoder(
             folder / "encoder", objective.encoder, name=folder.name, objective=name,
             settings=settings if encoder is None else None, spec=spec,
-            head=getattr(objective, "head", None) if encoder is None else None, tokenizer=splits.train.tokenizer,
+            head=getattr(objective, "head", None) if encoder is None else None,
+            classes=splits.train.classes if getattr(settings, "labels", False) and encoder is None else (),
+            tokenizer=splits.train.tokenizer,
             data={"name": splits.train.name, "examples": len(splits.train)},
             training=asked | {"outcome": outcome},
         )

@@ -194,9 +194,8 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
         FloatingPointError: a loss that is not finite; the last checkpoint is from before it.
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
-    views = objective.views
-    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=views)
-    held_out = Batches(splits.validation, training.batch_size, views=views, shuffle=False)
+    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=objective.views)
+    held_out = Batches(splits.validation, training.batch_size, views=objective.held_out_views, shuffle=False)
     total = total_steps(training, splits)
     interval = training.interval or max(batches.steps_per_epoch, total // 100)
 
@@ -237,7 +236,7 @@ def compile_objective(objective, training, splits, *optimizers):
 
 def held_out(objective, source, batch_size, strategy):
     """{metric: value} of a compiled objective on all of a source."""
-    batches = Batches(source, batch_size, views=objective.views, shuffle=False)
+    batches = Batches(source, batch_size, views=objective.held_out_views, shuffle=False)
     dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
     return {key: float(value) for key, value in result.items()}

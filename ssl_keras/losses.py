@@ -1,0 +1,102 @@
+"""Losses that compare views of the same examples, over the examples of all replicas.
+
+Each replica has its own examples as anchors, and all replicas' as candidates: two replicas then
+have the loss and the gradient of one. `weight` 0 marks padding, which is no candidate.
+
+Shapes: `b` this replica's examples, `B` all replicas', `D` features, `P` positions.
+"""
+
+import tensorflow as tf
+
+FAR = -1e9  # a score that must not count; finite, so that a row of padding stays finite
+
+
+def gathered(x):
+    """(b, …) -> (B, …): the rows of all replicas in order; its gradient goes back to where they came from."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return x
+    return replica.all_gather(x, axis=0)
+
+
+def own_rows(count):
+    """int32 (b,): where this replica's rows are among the gathered ones."""
+    replica = tf.distribute.get_replica_context()
+    index = 0 if replica is None else replica.replica_id_in_sync_group
+    return index * count + tf.range(count)
+
+
+def nt_xent(first, second, weight, temperature):
+    """Normalised temperature-scaled cross-entropy, (b,) nats: InfoNCE over 2B − 1 candidates.
+
+    Chen et al. 2020 (SimCLR), equation 1; the mean of an example's two anchors.
+
+    Args:
+        first, second: (b, D) two views' projections, of any length.
+        weight: (b,) 0 for padding.
+        temperature: what cosine similarities are divided by.
+    """
+    views = tf.stack([tf.math.l2_normalize(tf.cast(v, tf.float32), axis=-1) for v in (first, second)], 1)  # (b, 2, D)
+    count, dimensions = tf.shape(views)[0], views.shape[-1]
+    anchors = tf.reshape(views, (-1, dimensions))  # (2b, D)
+    candidates = tf.reshape(gathered(views), (-1, dimensions))  # (2B, D): an example's two views side by side
+    present = tf.repeat(gathered(weight) > 0, 2)  # (2B,)
+    scores = tf.matmul(anchors, candidates, transpose_b=True) / temperature  # (2b, 2B)
+    own = 2 * tf.repeat(own_rows(count), 2) + tf.tile([0, 1], [count])  # (2b,)
+    partner = tf.bitwise.bitwise_xor(own, 1)
+    columns = tf.range(tf.shape(candidates)[0])
+    scores = tf.where(present & (columns != own[:, None]), scores, FAR)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(partner, scores)  # (2b,)
+    return tf.reduce_mean(tf.reshape(losses, (-1, 2)), axis=1)
+
+
+def local_global(whole, local, weight, temperature):
+    """InfoNCE between an image and the places of its other view, (b,) nats, the mean over places.
+
+    In the spirit of Bachman et al. 2019 (AMDIM), section 3.3: the positive of an image is one
+    place of its own other view; the negatives are all places of all other images. Departures:
+    cosine similarity over a temperature, where the paper clips inner products.
+
+    Args:
+        whole: (b, D) projections of whole views.
+        local: (b, P, D) projections of places of the other views.
+        weight: (b,) 0 for padding.
+        temperature: what cosine similarities are divided by.
+    """
+    whole = tf.math.l2_normalize(tf.cast(whole, tf.float32), axis=-1)
+    local = tf.math.l2_normalize(tf.cast(local, tf.float32), axis=-1)
+    positive = tf.einsum("bd,bpd->bp", whole, local) / temperature  # (b, P)
+    everywhere = gathered(local)  # (B, P, D)
+    places = tf.shape(local)[1]
+    scores = tf.matmul(whole, tf.reshape(everywhere, (-1, local.shape[-1])), transpose_b=True) / temperature
+    scores = tf.reshape(scores, (-1, tf.shape(everywhere)[0], places))  # (b, B, P)
+    others = (gathered(weight) > 0) & (tf.range(tf.shape(everywhere)[0]) != own_rows(tf.shape(whole)[0])[:, None])
+    negative = tf.reduce_logsumexp(tf.where(others[..., None], scores, FAR), axis=(1, 2))  # (b,)
+    return tf.reduce_mean(tf.nn.softplus(negative[:, None] - positive), axis=1)
+
+
+def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0):
+    """Variance, invariance, covariance (Bardes et al. 2022, equations 1 to 6), (b,): no negatives.
+
+    The statistics are those of all replicas' examples; every example of the batch bears an
+    equal part of the terms that belong to the whole batch.
+
+    Args:
+        first, second: (b, D) two views' projections.
+        weight: (b,) 0 for padding.
+        invariance, variance, covariance: the three terms' weights.
+    """
+    first, second = (tf.cast(v, tf.float32) for v in (first, second))
+    apart = tf.reduce_mean(tf.square(first - second), axis=1)  # (b,)
+    present = tf.cast(gathered(weight) > 0, tf.float32)[:, None]  # (B, 1)
+    count = tf.reduce_sum(present)
+    spread, together = 0.0, 0.0
+    for view in (first, second):
+        view = gathered(view)  # (B, D)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(view * present, axis=0), count)
+        centred = (view - mean) * present
+        matrix = tf.math.divide_no_nan(tf.matmul(centred, centred, transpose_a=True), count - 1)  # (D, D)
+        diagonal = tf.linalg.diag_part(matrix)
+        spread += tf.reduce_mean(tf.nn.relu(1.0 - tf.sqrt(diagonal + 1e-4))) / 2
+        together += (tf.reduce_sum(tf.square(matrix)) - tf.reduce_sum(tf.square(diagonal))) / view.shape[-1]
+    return invariance * apart + variance * spread + covariance * together

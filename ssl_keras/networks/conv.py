@@ -1,0 +1,144 @@
+"""Convolutional encoders: functional graphs from images of any size to features.
+
+By name: `cnn`, three stages of two convolutions; `resnet18` and `resnet34` of basic blocks,
+`resnet50` and `resnet101` of bottlenecks (He et al. 2016, "Deep residual learning for image
+recognition", table 1, the stride in the 3×3 convolution). Every convolution is followed by batch
+normalisation; each residual branch's last scale starts at 0 (Goyal et al. 2017, section 5.1).
+Images of up to 64 pixels go through a 3×3 convolution first, larger ones through the paper's
+7×7 with stride 2 and pooling.
+
+The stages' outputs are the layers `stage_0`, `stage_1`, …; features are the last one's mean over
+positions, so a graph takes images of other sizes than those that it was trained on.
+
+Shapes: `B` batch, `H W C` image, `D` features.
+"""
+
+import keras
+import tensorflow as tf
+
+BLOCKS = {  # network: (kind of block, blocks in each stage, its default width)
+    "cnn": ("plain", (1, 1, 1), 32),
+    "resnet18": ("basic", (2, 2, 2, 2), 64),
+    "resnet34": ("basic", (3, 4, 6, 3), 64),
+    "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
+    "resnet101": ("bottleneck", (3, 4, 23, 3), 64),
+}
+SMALL_IMAGE = 64  # pixels: up to here the first convolution keeps the size
+EXPANSION = 4  # of a bottleneck: its output over its width
+MOMENTUM = 0.9  # of batch statistics: a run of some hundred steps must be able to forget its first
+
+
+def conv_encoder(image_shape, network="cnn", width=0, name="encoder"):
+    """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
+
+    D is 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
+
+    Args:
+        image_shape: (H, W, C) to be trained on; H chooses the stem, C is fixed.
+        network: one of BLOCKS.
+        width: channels of the first stage, doubled at each of the next; 0 is the network's own.
+        name: of the graph.
+    """
+    if network not in BLOCKS:
+        raise ValueError(f"network must be one of {', '.join(BLOCKS)}. Received: {network!r}")
+    kind, stages, own = BLOCKS[network]
+    width = width or own
+    image = keras.Input((None, None, image_shape[2]), name="image")
+    x = keras.layers.Rescaling(2.0, -1.0, name="centre")(image)  # to [-1, 1]
+    if max(image_shape[:2]) > SMALL_IMAGE:
+        x = normalised(x, width, 7, 2, name="stem")
+        x = keras.layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
+    else:
+        x = normalised(x, width, 3, 1, name="stem")
+    for stage, blocks in enumerate(stages):
+        for block in range(blocks):
+            last = block == blocks - 1
+            stride = 2 if block == 0 and (stage > 0 or kind == "plain") else 1
+            x = BLOCK[kind](
+                x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None
+            )
+    x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)  # (B, D)
+    return keras.Model(image, x, name=name)
+
+
+def features(network, width=0):
+    """D, how many features the encoder of that network and width has."""
+    kind, stages, own = BLOCKS[network]
+    return (width or own) * 2 ** (len(stages) - 1) * (EXPANSION if kind == "bottleneck" else 1)
+
+
+def normalised(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
+    """Convolution without bias, batch normalisation, activation."""
+    x = keras.layers.Conv2D(
+        filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+    )(x)
+    x = BatchNorm(gamma_initializer=scale, name=f"{name}_norm")(x)
+    return keras.layers.Activation(activation, name=output or f"{name}_out")(x) if activation else x
+
+
+def plain_block(x, width, stride, name, output):
+    """Two convolutions, the first with the stride."""
+    x = normalised(x, width, 3, stride, name=f"{name}_0")
+    return normalised(x, width, 3, name=f"{name}_1", output=output)
+
+
+def basic_block(x, width, stride, name, output):
+    """Two 3×3 convolutions beside the shortcut."""
+    branch = normalised(x, width, 3, stride, name=f"{name}_0")
+    branch = normalised(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
+    return joined(x, branch, width, stride, name, output)
+
+
+def bottleneck_block(x, width, stride, name, output):
+    """1×1 down, 3×3, 1×1 up, beside the shortcut."""
+    branch = normalised(x, width, 1, name=f"{name}_0")
+    branch = normalised(branch, width, 3, stride, name=f"{name}_1")
+    branch = normalised(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
+    return joined(x, branch, width * EXPANSION, stride, name, output)
+
+
+def joined(x, branch, filters, stride, name, output):
+    """Their sum; where the shape changes, a 1×1 convolution brings the shortcut to it."""
+    if x.shape[-1] != filters or stride != 1:
+        x = normalised(x, filters, 1, stride, activation=None, name=f"{name}_short")
+    x = keras.layers.Add(name=f"{name}_sum")([x, branch])
+    return keras.layers.Activation("relu", name=output or f"{name}_out")(x)
+
+
+BLOCK = {"plain": plain_block, "basic": basic_block, "bottleneck": bottleneck_block}
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class BatchNorm(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization(synchronized=True)` with TensorFlow's fused kernel on one replica.
+
+    The same formula, statistics and variables (Ioffe & Szegedy 2015, algorithm 1). Keras writes it
+    as some eight passes over memory. Over several replicas the statistics are those of the whole
+    batch, by Keras' own way.
+    """
+
+    def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        context = tf.distribute.get_replica_context()
+        alone = context is None or context.num_replicas_in_sync == 1
+        if training and self.trainable and not alone:
+            return super().call(inputs, training=True)
+        learning = bool(training and self.trainable)
+        gamma, beta, mean, variance = (
+            tf.cast(v, tf.float32) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        known = ([], []) if learning else (mean, variance)
+        x = inputs if len(inputs.shape) == 4 else inputs[:, None, None, :]  # what the kernel takes
+        y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=gamma, offset=beta, mean=known[0], variance=known[1],
+            epsilon=self.epsilon, is_training=learning,
+        )
+        if learning:
+            # The kernel gives n/(n − 1) times the batch's variance, Keras keeps the batch's own.
+            n = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+            keep = self.momentum
+            self.moving_mean.assign(mean * keep + batch_mean * (1.0 - keep))
+            self.moving_variance.assign(variance * keep + batch_variance * ((n - 1.0) / n) * (1.0 - keep))
+        return tf.reshape(y, tf.shape(inputs))

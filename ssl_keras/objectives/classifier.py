@@ -1,0 +1,218 @@
+"""Image classification: of how far an image was turned or, with labels, of what it shows.
+
+The tutorial counts classification among the self-supervised tasks where the classes come from
+the image itself. So without labels an image is turned by 0, 90, 180 and 270 degrees, and the
+network says by how far (RotNet, Gidaris et al. 2018, "Unsupervised representation learning by
+predicting image rotations", equations 1 to 3: all four turns of an image are in the batch). With
+labels it is the supervised network, and what fine-tuning trains.
+
+The loss is the softmax cross-entropy in nats, averaged over images:
+
+    −Σ_y t_y·log softmax(z)_y,   t the class, with label smoothing ε: (1 − ε)·[y is it] + ε/Y.
+
+Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbour's in the batch by a
+share from Beta(α, α). Departure: neighbours instead of a permutation of the batch; the order is
+random anyhow, and a replica or worker then needs no other's images.
+
+Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D)
+are averaged (in fine-tuning).
+
+Metrics: `loss`, nats per example; `accuracy`, in [0, 1] (chance is 1/Y, of turns 1/4);
+`gradient_norm`, global norm before clipping (training only).
+"""
+
+import dataclasses
+import typing
+
+import keras
+import numpy as np
+import scipy.stats
+import tensorflow as tf
+import tyro
+
+from ssl_keras import vision
+from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data.images import unit_range
+from ssl_keras.data.inputs import network_input
+from ssl_keras.networks import conv
+from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks.transformer import pool
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
+                    weight_decay=1e-2)
+TURNS = 4
+NONE = Augmentation()
+BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(vision.Settings):
+    """What is learned, and with which help against learning it by heart."""
+
+    labels: bool = False
+    """Learn the data's labels; without, by how far an image was turned."""
+    smoothing: float = 0.0
+    """Label smoothing: the share of the target that is spread over all classes."""
+    mixup: float = 0.0
+    """Of images, α of the Beta distribution of shares; 0 is no mixup."""
+    classes: typing.Annotated[int, tyro.conf.Suppress] = TURNS  # no flag: `prepare` fills it in
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_softening(self.smoothing, self.mixup)
+        if self.mixup and not self.labels:
+            raise ValueError("mixup needs labels: a mixed image is turned by two angles at once. Set labels too.")
+
+
+def check_softening(smoothing, mixup):
+    """Raises ValueError where label smoothing or mixup is out of range."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be in [0, 1). Received: {smoothing}")
+    if not 0 <= mixup <= 100:
+        raise ValueError(f"mixup must be in [0, 100]. Received: {mixup}")
+
+
+def prepare(settings, splits, init=None):
+    """Images as they are; the settings with the number of classes.
+
+    Raises:
+        ValueError: no images; no labels, where these are learned; oblong images, where turns are.
+    """
+    settings, splits = vision.prepare(settings, splits, init)
+    shape, _ = splits.train.column_spec("image")
+    if settings.labels:
+        splits.train.column_spec("label")
+        return dataclasses.replace(settings, classes=len(splits.train.classes)), splits
+    if shape[0] != shape[1]:
+        raise ValueError(f"Turned images keep their shape only if it is square: set image_size. Received: {shape}")
+    return dataclasses.replace(settings, classes=TURNS), splits
+
+
+encoder = vision.encoder
+
+
+def head(settings):
+    """A fresh head: features (B, D) -> logits (B, Y)."""
+    return classifier_head(conv.features(settings.network, settings.width), settings.classes)
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    network = vision.chosen_encoder(settings, spec, encoder)
+    return Classifier(
+        network, classifier_head(network.output_shape[-1], settings.classes), augmentation=settings,
+        turns=not settings.labels, smoothing=settings.smoothing, mixup=settings.mixup,
+    )
+
+
+class Classifier(Objective):
+    """Holds `encoder` and `head`; trains on `batch["image"]`, or `["tokens"]`, and `["label"]`.
+
+    Args:
+        encoder: functional graph to (B, D), or of tokens to (B, T, D).
+        head: functional graph from features to logits.
+        augmentation: of images, `Augmentation`.
+        turns: predict turns; labels are not looked at.
+        smoothing: label smoothing.
+        mixup: α of mixup; 0 is none.
+        frozen: leave the encoder as it is.
+        name: the objective's.
+    """
+
+    def __init__(self, encoder, head, *, augmentation=NONE, turns=False, smoothing=0.0, mixup=0.0, frozen=False,
+                 name="classifier"):
+        super().__init__(name=name)
+        self.encoder, self.head, self.encoder_optimizer = encoder, head, None
+        self.encoder.trainable = not frozen
+        self.augmentation, self.turns, self.smoothing, self.frozen = augmentation, turns, smoothing, frozen
+        # The inverse of Beta(α, α)'s distribution at equally spaced points.
+        self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+
+    def compile(self, optimizer="adam", encoder_optimizer=None, **kwargs):
+        """One optimizer for all, or a second one for the encoder; a frozen one needs none."""
+        self.encoder_optimizer = encoder_optimizer and keras.optimizers.get(encoder_optimizer)
+        super().compile(optimizer, **kwargs)
+
+    def groups(self):
+        if self.encoder_optimizer is None or self.frozen:
+            return [(self.optimizer, self.trainable_variables)]
+        return [
+            (self.optimizer, self.head.trainable_variables), (self.encoder_optimizer, self.encoder.trainable_variables)
+        ]
+
+    def views(self, batch, draws):
+        """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
+        if "image" not in batch:
+            return batch
+        image = augment(batch["image"], draws, self.augmentation)
+        if self.shares is None:
+            return batch | {"image": image}
+        if draws.rows % 2:
+            raise ValueError(f"Mixup pairs neighbours: expected an even number of rows. Received: {draws.rows}")
+        place = draws.uniform("mixup", ()) * (BETA_TABLE - 1)  # (B,)
+        low = tf.minimum(tf.cast(place, tf.int32), BETA_TABLE - 2)
+        below, above = (tf.gather(tf.constant(self.shares, tf.float32), low + step) for step in (0, 1))
+        share = below + (place - tf.cast(low, tf.float32)) * (above - below)
+        partner = tf.bitwise.bitwise_xor(tf.range(draws.rows), 1)
+        own = share[:, None, None, None]
+        mixed = own * image + (1 - own) * tf.gather(image, partner)
+        return batch | {"image": mixed, "partner": tf.gather(batch["label"], partner), "share": share}
+
+    def held_out_views(self, batch, draws):
+        return batch
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and number of examples; updates `accuracy`."""
+        weight = example_weight(batch)  # (B,)
+        x = network_input(batch)
+        if self.turns:
+            x, label = turned(x), tf.repeat(tf.range(TURNS), tf.shape(x)[0])  # (4B, …), (4B,)
+            weight = tf.tile(weight, [TURNS]) / TURNS
+        else:
+            label = batch["label"]
+        features = self.encoder(x, training=training and not self.frozen)
+        if len(features.shape) == 3:
+            features = pool(features, x)  # (B, D)
+        logits = self.head(features, training=training)  # (B, Y)
+        self.accuracy.update_state(label, logits, weight)
+        loss = self._cross_entropy(label, logits, training)
+        if "share" in batch:
+            other = self._cross_entropy(batch["partner"], logits, training)
+            loss = batch["share"] * loss + (1 - batch["share"]) * other
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def _cross_entropy(self, label, logits, training):
+        """(B,); smoothed in training alone, so that the held-out loss is that of the labels."""
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+        if not (training and self.smoothing):
+            return loss
+        # The cross-entropy with equal shares for all classes.
+        spread = tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1)
+        return (1 - self.smoothing) * loss + self.smoothing * spread
+
+    def pictures(self, batch):
+        """For TensorBoard: the images as they are trained on, or a row for each turn."""
+        if "image" not in batch:
+            return {}
+        image = unit_range(batch["image"])
+        return {"turns": tf.split(turned(image), TURNS)} if self.turns else {"views": [image]}
+
+
+def turned(image):
+    """(B, N, N, C) -> (4B, N, N, C): turned by 0, 90, 180 and 270 degrees against the clock, in this order."""
+    return tf.concat([tf.image.rot90(image, turns) for turns in range(TURNS)], 0)

@@ -1,0 +1,181 @@
+"""Contrastive multi-view learning: two views of an image know each other among all others.
+
+The tutorial's reference for it is AMDIM (Bachman et al. 2019, "Learning representations by
+maximizing mutual information across views"): InfoNCE is a lower bound of the mutual information
+between views, log K nats above the negative loss for K candidates (van den Oord et al. 2018,
+equation 5). One network, one step, and a choice of the loss, see `losses.py`:
+
+- `nt_xent`: InfoNCE between whole views, with all others of the batch as negatives (SimCLR, Chen et al. 2020);
+- `local_global`: that, and the whole of each view against the places of the other in the last two
+  stages (the multi-scale part of AMDIM);
+- `vicreg`: no negatives; views agree, features vary, and do not repeat each other (Bardes et al. 2022).
+
+Departures: Adam instead of LARS (batches are small); a batch norm after the projection's hidden
+layers alone; AMDIM's own network and its 5→5 pairs are not used; augmentation see `data/augment.py`.
+
+Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` places.
+
+Metrics: `loss`, nats per image, or VICReg's weighted sum; `matched`, the share of views that
+are nearest to their own partner among the batch's second views, in [0, 1]; `alignment`, the mean
+squared distance of partners' features on the unit sphere (Wang & Isola 2020), in [0, 4];
+`gradient_norm` (training only). Loss and matches depend on the batch size.
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from ssl_keras import losses, vision
+from ssl_keras.data.augment import augment
+from ssl_keras.data.images import unit_range
+from ssl_keras.networks.conv import BatchNorm
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
+                    weight_decay=1e-4)
+LOSSES = ("nt_xent", "local_global", "vicreg")
+LOCAL_STAGES = 2  # the last ones, whose places are compared
+MOST_PLACES = 49  # of a stage; larger maps are averaged in squares
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(vision.Settings):
+    """The loss, its projection, and what makes two views of an image."""
+
+    loss: str = "nt_xent"
+    """nt_xent, local_global or vicreg."""
+    temperature: float = 0.2
+    """What similarities are divided by; vicreg has none."""
+    projection: tuple[int, ...] = (256, 128)
+    """Units of the layers between the features and the loss; thrown away afterwards."""
+    crop: float = 0.3
+    """The least share of the area that a random crop keeps."""
+    flip: bool = True
+    """Mirror half of the views."""
+    colour: float = 0.5
+    """Strength of changes of brightness, contrast and, in colour, saturation and hue."""
+    grey: float = 0.2
+    """Probability that the colours are taken away."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}. Received: {self.loss!r}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive. Received: {self.temperature}")
+        if not self.projection or min(self.projection) < 1:
+            raise ValueError(f"projection must be positive integers. Received: {self.projection}")
+
+
+prepare = vision.prepare
+encoder = vision.encoder
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    network = vision.chosen_encoder(settings, spec, encoder)
+    return Contrastive(settings, network, *projectors(settings, network))
+
+
+def projectors(settings, network):
+    """The projection of the features and, for `local_global`, one of each local stage and the graph that has them."""
+    whole = projector(network.output_shape[-1], settings.projection, "projector")
+    if settings.loss != "local_global":
+        return whole, None, ()
+    stages = sorted(layer.name for layer in network.layers if layer.name.removeprefix("stage_").isdigit())
+    if len(stages) < LOCAL_STAGES:
+        raise ValueError(f"local_global needs an encoder with layers stage_0, stage_1, …. Received: {stages}")
+    maps = [network.get_layer(name).output for name in stages[-LOCAL_STAGES:]]
+    trunk = keras.Model(network.input, [network.output, *maps], name="trunk")
+    return whole, trunk, tuple(
+        projector(x.shape[-1], settings.projection, f"local_projector_{i}") for i, x in enumerate(maps)
+    )
+
+
+def projector(features, widths, name):
+    """(N, D) -> (N, Z): a multi-layer perceptron, batch norm after its hidden layers."""
+    x = inputs = keras.Input((features,), name="features")
+    for index, width in enumerate(widths[:-1]):
+        x = keras.layers.Dense(width, use_bias=False, name=f"dense_{index}")(x)
+        x = keras.layers.Activation("relu", name=f"relu_{index}")(BatchNorm(name=f"norm_{index}")(x))
+    # A bias would be without effect on vicreg, and nearly so on the others.
+    x = keras.layers.Dense(widths[-1], use_bias=False, dtype="float32", name="projection")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+class Contrastive(Objective):
+    """Holds `encoder` and `projector`; trains on `batch["view_a"]` and `batch["view_b"]`."""
+
+    looks_across_examples = True
+
+    def __init__(self, settings, encoder, projector, trunk=None, local_projectors=()):
+        super().__init__(name="contrastive")
+        self.settings, self.encoder, self.projector = settings, encoder, projector
+        self.trunk, self.local_projectors = trunk, list(local_projectors)
+        self.matched = keras.metrics.Mean("matched")
+        self.alignment = keras.metrics.Mean("alignment")
+
+    def views(self, batch, draws):
+        """Adds `view_a` and `view_b` (B, H, W, C) float32 in [0, 1]; runs in tf.data."""
+        return batch | {
+            view: augment(batch["image"], draws, self.settings, view) for view in ("view_a", "view_b")
+        }
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and number of images of a batch; updates the metrics."""
+        settings, weight = self.settings, example_weight(batch)  # (b,)
+        both = tf.concat([batch["view_a"], batch["view_b"]], 0)  # (2b, H, W, C): one pass, one set of statistics
+        if self.trunk is None:
+            features, maps = self.encoder(both, training=training), ()
+        else:
+            features, *maps = self.trunk(both, training=training)
+        first, second = tf.split(self.projector(features, training=training), 2)  # (b, Z) each
+        if settings.loss == "vicreg":
+            loss = losses.vicreg(first, second, weight)
+        else:
+            loss = losses.nt_xent(first, second, weight, settings.temperature)
+        for stage, projector in zip(maps, self.local_projectors):
+            loss += self._local(first, second, stage, projector, weight, training)
+        self._measure(first, second, features, weight)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def _local(self, first, second, stage, projector, weight, training):
+        """Each view's whole against the places of the other in one stage (2b, h, w, channels)."""
+        side = max(stage.shape[1:3])
+        factor = -(-side // int(MOST_PLACES**0.5))
+        if factor > 1:
+            stage = tf.nn.avg_pool2d(stage, factor, factor, "SAME")
+        places = stage.shape[1] * stage.shape[2]
+        local = projector(tf.reshape(stage, (-1, stage.shape[-1])), training=training)
+        local = tf.reshape(local, (-1, places, local.shape[-1]))  # (2b, P, Z)
+        here, there = tf.split(local, 2)
+        temperature = self.settings.temperature
+        return 0.5 * (
+            losses.local_global(first, there, weight, temperature)
+            + losses.local_global(second, here, weight, temperature)
+        )
+
+    def _measure(self, first, second, features, weight):
+        first, second = (tf.math.l2_normalize(v, axis=1) for v in (first, second))
+        nearest = tf.argmax(tf.matmul(first, losses.gathered(second), transpose_b=True), axis=1, output_type=tf.int32)
+        self.matched.update_state(nearest == losses.own_rows(tf.shape(first)[0]), weight)
+        a, b = tf.split(tf.math.l2_normalize(tf.cast(features, tf.float32), axis=1), 2)
+        self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
+
+    def pictures(self, batch):
+        """For TensorBoard: rows of the images and of their two views."""
+        return {"views": [unit_range(batch["image"]), batch["view_a"], batch["view_b"]]}

@@ -1,0 +1,194 @@
+"""Jigsaw puzzles: in which order do the shuffled tiles of an image belong?
+
+Noroozi & Favaro 2016, "Unsupervised learning of visual representations by solving jigsaw puzzles"
+(a reference of the tutorial's): an image is cut into a grid of cells, a tile is taken from each, the
+tiles are shuffled by one of a set of permutations that differ much from each other, and the network
+says by which. One encoder sees every tile by itself, and only what follows sees them together.
+
+Tiles are smaller than their cells and lie in them at random (section 4.2): else the edges that
+fit each other give the order away, and nothing is learned of what tiles show.
+
+The loss is the softmax cross-entropy over the permutations, in nats per image.
+
+Departures: tiles are not normalised one by one, since the encoder sees whole images as they
+are later on; one puzzle of each image in a step.
+
+Shapes: `B` batch, `H W C` image, `T` tiles, `h w` tile, `D` features, `P` permutations.
+
+Metrics: `loss`, nats per image (chance is log P); `accuracy`, in [0, 1] (chance is 1/P);
+`gradient_norm`, global norm before clipping (training only).
+"""
+
+import dataclasses
+import itertools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras import vision
+from ssl_keras.data.augment import augment
+from ssl_keras.data.images import unit_range
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
+                    weight_decay=1e-4)
+NINE_TILES_FROM = 36  # pixels: smaller images are cut into 2×2, whose tiles still show something
+DEFAULT_PERMUTATIONS = 64
+LEAST_TILE = 6  # pixels a side
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(vision.Settings):
+    """The puzzle."""
+
+    grid: int = 0
+    """Tiles along each side, 2 or 3; 0 is 3 from 36 pixels on, else 2."""
+    permutations: int = 0
+    """How many; 0 is 64, or all 24 of 2×2 tiles."""
+    gap: float = 0.15
+    """The share of a cell's side that its tile leaves free, and moves in; 0 lets edges touch."""
+    hidden: int = 256
+    """Units of the layer that sees all tiles."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.grid not in (0, 2, 3):
+            raise ValueError(f"grid must be 2, 3, or 0 to choose by size. Received: {self.grid}")
+        most = math.factorial((self.grid or 3) ** 2)
+        if self.permutations == 1 or not 0 <= self.permutations <= most:
+            raise ValueError(f"permutations must be 2 to {most}, or 0. Received: {self.permutations}")
+        if not 0 <= self.gap < 1:
+            raise ValueError(f"gap must be in [0, 1). Received: {self.gap}")
+        if self.hidden < 1:
+            raise ValueError(f"hidden must be at least 1. Received: {self.hidden}")
+
+
+def filled(settings, shape):
+    """The settings with grid and number of permutations; refuses what images (H, W, C) are too small for."""
+    side = min(shape[:2])
+    grid = settings.grid or (3 if side >= NINE_TILES_FROM else 2)
+    most = math.factorial(grid**2)
+    settings = dataclasses.replace(
+        settings, grid=grid, permutations=settings.permutations or min(DEFAULT_PERMUTATIONS, most)
+    )
+    if tile_size(side, grid, settings.gap) < LEAST_TILE:
+        raise ValueError(
+            f"Tiles must be at least {LEAST_TILE} pixels a side. Received: images {tuple(shape)}, {grid}×{grid} "
+            f"tiles, gap {settings.gap}. Use larger images, fewer tiles or a smaller gap."
+        )
+    return settings
+
+
+def prepare(settings, splits, init=None):
+    """Images as they are; the settings with what their size decides. Raises ValueError where tiles are too small."""
+    settings, splits = vision.prepare(settings, splits, init)
+    return filled(settings, splits.train.column_spec("image")[0]), splits
+
+
+encoder = vision.encoder
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images of any size to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    settings = filled(settings, spec["image"][0])
+    network = vision.chosen_encoder(settings, spec, encoder)
+    if None not in network.input_shape[1:3]:
+        raise ValueError(
+            "The encoder must take tiles and whole images: its input must be keras.Input((None, None, C)). "
+            f"Received: {tuple(network.input_shape[1:])}"
+        )
+    return Jigsaw(settings, network, solver(settings, network.output_shape[-1]))
+
+
+def solver(settings, features):
+    """(B, T·D) features of the tiles in their order -> logits (B, P) float32."""
+    x = inputs = keras.Input((settings.grid**2 * features,), name="tiles")
+    x = keras.layers.Dense(settings.hidden, activation="relu", name="hidden")(x)
+    logits = keras.layers.Dense(settings.permutations, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, logits, name="solver")
+
+
+def tile_size(side, grid, gap):
+    """Pixels of a tile's side."""
+    return int(side // grid * (1 - gap) + 1e-6)
+
+
+def permutation_set(tiles, count):
+    """int32 (count, tiles): permutations, each chosen to be as far from those before as can be.
+
+    The greedy choice of Noroozi & Favaro 2016 (algorithm 1), by the smallest Hamming distance
+    first and by the mean among equals.
+    """
+    every = np.array(list(itertools.permutations(range(tiles))), np.int8)
+    chosen = [0]  # the order as it is; any other is as good, by symmetry
+    least, total = np.full(len(every), tiles), np.zeros(len(every), np.int64)
+    for _ in range(count - 1):
+        distance = (every != every[chosen[-1]]).sum(1)
+        least, total = np.minimum(least, distance), total + distance
+        # A permutation chosen already has distance 0 from itself, and so comes last.
+        chosen.append(int(np.argmax(least * (len(chosen) * tiles + 1) + total)))
+    return every[chosen].astype(np.int32)
+
+
+class Jigsaw(Objective):
+    """Holds `encoder` and `solver`; trains on `batch["tiles"]` and `batch["permutation"]`."""
+
+    def __init__(self, settings, encoder, solver):
+        super().__init__(name="jigsaw")
+        self.settings, self.encoder, self.solver = settings, encoder, solver
+        self.permutations = permutation_set(settings.grid**2, settings.permutations)  # (P, T)
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+
+    def views(self, batch, draws):
+        """Adds `tiles` (B, T, h, w, C) float32 in [0, 1], shuffled, and `permutation` (B,); runs in tf.data."""
+        image = augment(batch["image"], draws, self.settings)
+        index = tf.cast(draws.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
+        order = tf.gather(self.permutations, index)  # (B, T): which tile comes where
+        tiles = self._tiles(image, draws.uniform("jitter", (2, self.settings.grid**2)))
+        return batch | {"tiles": tf.gather(tiles, order, batch_dims=1), "permutation": index}
+
+    def _tiles(self, image, jitter):
+        """(B, H, W, C) and draws (B, 2, T) -> tiles (B, T, h, w, C) in their right order."""
+        grid, gap = self.settings.grid, self.settings.gap
+        cells = np.stack(np.divmod(np.arange(grid**2), grid))  # (2, T): which row and column a tile is from
+        for axis in (0, 1):
+            side = image.shape[1 + axis]
+            cell, size = side // grid, tile_size(side, grid, gap)
+            free = tf.cast(jitter[:, axis] * (cell - size + 1), tf.int32)  # (B, T), 0 .. cell − size
+            where = (cells[axis] * cell + free)[..., None] + tf.range(size)  # (B, T, size)
+            # Rows are taken from the image for every tile, then columns from what each has.
+            image = tf.gather(image, where, axis=1 if axis == 0 else 3, batch_dims=1 + axis)
+        return image
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and number of images; updates `accuracy`."""
+        weight = example_weight(batch)  # (B,)
+        tiles = batch["tiles"]
+        features = self.encoder(tf.reshape(tiles, (-1, *tiles.shape[2:])), training=training)  # (B·T, D)
+        features = tf.reshape(features, (-1, tiles.shape[1] * features.shape[-1]))  # (B, T·D)
+        logits = self.solver(features, training=training)  # (B, P)
+        self.accuracy.update_state(batch["permutation"], logits, weight)
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["permutation"], logits)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def pictures(self, batch):
+        """For TensorBoard: the images, and their puzzles with the tiles side by side."""
+        image, tiles = unit_range(batch["image"]), batch["tiles"]
+        rows = tf.split(tiles, self.settings.grid, axis=1)  # grid of (B, grid, h, w, C)
+        puzzle = tf.concat([tf.concat(tf.unstack(row, axis=1), axis=2) for row in rows], axis=1)
+        return {"puzzles": [image, tf.image.resize(puzzle, image.shape[1:3], "nearest")]}

@@ -1,0 +1,75 @@
+"""What the image objectives share: their network and augmentation as settings, and the check of the data.
+
+Shapes: `B` batch, `H W C` image, `D` features.
+"""
+
+import dataclasses
+
+import keras
+
+from ssl_keras import card as cards
+from ssl_keras import encoders
+from ssl_keras.data.augment import Augmentation
+from ssl_keras.networks import conv
+
+WIDEST = 1 << 12  # channels of the first stage that a card may ask for
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Augmentation):
+    """A convolutional network, and how its images are augmented."""
+
+    network: str = "cnn"
+    """cnn, resnet18, resnet34, resnet50 or resnet101, see `networks/conv.py`."""
+    width: int = 0
+    """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.network not in conv.BLOCKS:
+            raise ValueError(f"network must be one of {', '.join(conv.BLOCKS)}. Received: {self.network!r}")
+        if not 0 <= self.width <= WIDEST:
+            raise ValueError(f"width must be 0 to {WIDEST}. Received: {self.width}")
+
+
+def prepare(settings, splits, init=None):
+    """Images as they are; the network is that of the encoder that a run starts from.
+
+    Raises:
+        ValueError: no images; a network asked for that is not that of `init`.
+    """
+    splits.train.column_spec("image")
+    if init is None:
+        return settings, splits
+    saved = cards.read(encoders.find(init))
+    saved = saved["settings"] and cards.settings(saved)
+    if not isinstance(saved, Settings):
+        return settings, splits  # of another kind: `initialise` takes what fits, and says what does not
+    if settings.width not in (0, saved.width) or settings.network not in (Settings.network, saved.network):
+        raise ValueError(
+            f"With init the network is that of {init}: {saved.network}, width {saved.width}. "
+            f"Received: {settings.network}, width {settings.width}. Leave both out."
+        )
+    return dataclasses.replace(settings, network=saved.network, width=saved.width), splits
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph: image (B, H, W, C) -> features (B, D)."""
+    return conv.conv_encoder(spec["image"][0], settings.network, settings.width)
+
+
+def chosen_encoder(settings, spec, encoder):
+    """The graph that `build` was given or that the function it was given makes.
+
+    Raises:
+        ValueError: its input or output does not fit.
+    """
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    expected, received = spec["image"][0], network.input_shape[1:]
+    fits = len(received) == len(expected) and all(r in (None, e) for r, e in zip(received, expected))
+    if not fits or len(network.output_shape) != 2:
+        raise ValueError(
+            f"The encoder must map images {tuple(expected)} to features (D,). Received: "
+            f"{tuple(received)} -> {tuple(network.output_shape[1:])}"
+        )
+    return network
