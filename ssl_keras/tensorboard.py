@@ -2,8 +2,9 @@
 
 Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
 metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
-and the features' standard deviation, which is 0 when they collapse; `speed/…`. Besides:
-`pictures/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome
+and the features' standard deviation, which is 0 when they collapse, their uniformity and, of
+images, the alignment of two crops; `speed/…`. Besides: `pictures/…`, among them validation images
+over their nearest neighbours, `texts/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome
 (HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
 and of the token embeddings.
 """
@@ -21,13 +22,14 @@ from tensorboard.plugins.hparams import api as hparams
 from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
+from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.files import write
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
 TEXTS = 256  # of text there are fewer: one takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
-PICTURES = 8
+PICTURES, NEIGHBOURS = 8, 5
 HISTOGRAM_MOST = 100_000  # values
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
@@ -102,9 +104,7 @@ class TensorBoard(keras.callbacks.Callback):
         for name, text in objective.texts(batch, self.splits.train.tokenizer).items():
             tf.summary.text(f"texts/{name}", text)
         for name, rows in objective.pictures(batch).items():
-            grid = picture_grid(rows)[None]
-            # Grey or RGB is what an image file holds; of other channels, the first ones.
-            tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
+            self._picture(name, rows)
         for network in objective.layers:
             for variable in network.trainable_variables:
                 flat = tf.reshape(variable.value, [-1])
@@ -115,7 +115,12 @@ class TensorBoard(keras.callbacks.Callback):
         validation = _first(self.splits.validation, some)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
+        tf.summary.scalar("health/uniformity", evaluation.uniformity(features))
         tf.summary.scalar("quality/rankme", evaluation.rankme(features))
+        if "image" in validation.arrays:
+            crops = evaluation.features(self.embed, evaluation.cropped(validation))
+            tf.summary.scalar("health/alignment", evaluation.alignment(features, crops))
+            self._picture("neighbours", neighbours(validation.column("image"), features))
         if "label" in validation.arrays:
             train = _first(self.splits.train, TEXTS if self.splits.train.tokenizer else KNN_TRAIN)
             accuracy = evaluation.knn(
@@ -123,6 +128,11 @@ class TensorBoard(keras.callbacks.Callback):
                 features, validation.column("label"),
             )
             tf.summary.scalar("quality/knn_accuracy", accuracy)
+
+    def _picture(self, name, rows):
+        grid = picture_grid(rows)[None]
+        # Grey or RGB is what an image file holds; of other channels, the first ones.
+        tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
 
     def _picture_batch(self, objective):
         source = self.splits.validation
@@ -186,6 +196,21 @@ def _first(source, count):
 def picture_grid(rows):
     """R rows of images, each (B, H, W, C) float in [0, 1] -> one image (R·H, B·W, C)."""
     return tf.concat([tf.concat(tf.unstack(row), axis=1) for row in rows], axis=0)
+
+
+def neighbours(images, features):
+    """Rows for `picture_grid`: the first images (N, H, W, C), then the nearest to each of them by cosine, best first.
+
+    Args:
+        images: uint8, or float in [0, 1].
+        features: (N, D).
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    some = min(PICTURES, len(unit))
+    similarity = unit[:some] @ unit.T
+    similarity[np.arange(some), np.arange(some)] = -np.inf  # itself
+    order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]
+    return [unit_range(tf.constant(images[rows])) for rows in (np.arange(some), *order.T)]
 
 
 def _sprite(images):

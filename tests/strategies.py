@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from contract import CASES, compile_objective, train, weighted
 
+from ssl_keras import losses
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.training.distribution import strategy
@@ -46,6 +48,8 @@ def replicas():
         plain, *_ = train(CASES[name], one, clip_norm=0.05)
         compiled, *_ = train(CASES[name], one, clip_norm=0.05, jit_compile=True, executions=4)  # not under determinism
         report[f"{name}, xla"] = {"difference": largest_difference(plain, compiled)}
+    with unittest.mock.patch.object(losses, "gathered", lambda x: x):
+        report["local negatives"], _ = compared(CASES["contrastive"], one, two, optimizer="sgd")
     report["metric sums"] = {"one": metric_sums(one), "two": metric_sums(two)}
     report["flow"] = flow()
     report["two replicas"] = autoencoder(two)

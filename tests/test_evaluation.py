@@ -69,3 +69,51 @@ def test_features_are_in_order_and_complete(rng):
     for network_or_function in (network, evaluation.compiled(network)):
         np.testing.assert_allclose(evaluation.features(network_or_function, source, 10), expected, atol=1e-6)
     np.testing.assert_allclose(evaluation.pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)
+
+
+def test_the_probe_on_random_labels_is_at_chance(rng):
+    x, y = rng.normal(size=(900, 20)), rng.integers(0, 10, 900)
+    accuracy, _ = evaluation.linear_probe(x[:300], y[:300], x[300:500], y[300:500], x[500:], y[500:])
+    assert accuracy == pytest.approx(0.1, abs=0.06)
+
+
+def test_alignment_closed_forms(rng):
+    x = rng.normal(size=(50, 6))
+    assert evaluation.alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
+    assert evaluation.alignment(x, -x) == pytest.approx(4)
+    assert evaluation.alignment(np.eye(4), np.roll(np.eye(4), 1, 0)) == pytest.approx(2)
+
+
+def test_uniformity_equals_a_slow_loop_and_its_closed_forms(rng):
+    x = rng.normal(size=(12, 5))
+    unit = [row / np.linalg.norm(row) for row in x]
+    pairs = [np.exp(-2 * np.sum((unit[i] - unit[j]) ** 2)) for i in range(12) for j in range(i)]
+    assert evaluation.uniformity(x) == pytest.approx(np.log(np.mean(pairs)))
+    assert evaluation.uniformity(np.ones((9, 3))) == pytest.approx(0, abs=1e-9)  # collapsed
+    assert evaluation.uniformity(np.eye(6)) == pytest.approx(-4)  # all at right angles
+
+
+def test_disturbed_images(rng):
+    source = images("mine", np.full((400, 28, 28, 1), 128, np.uint8), np.arange(400) % 2)
+    some = source.take(np.arange(10, 310))
+    noisy = evaluation.noisy(some).column("image")
+    assert noisy.dtype == np.float32
+    assert noisy.std() == pytest.approx(evaluation.NOISE, rel=0.01)
+    shifted = evaluation.shifted(some)
+    np.testing.assert_array_equal(shifted.column("label"), some.column("label"))
+    black = shifted.column("image")[..., 0] == 0
+    assert set(black.all(2).sum(1)) == set(black.all(1).sum(1)) == {2}  # two rows and two columns came in
+    top, left = black[:, 0].all(1), black[:, :, 0].all(1)
+    assert 0.4 < top.mean() < 0.6
+    assert 0.4 < left.mean() < 0.6
+    for disturb in (evaluation.noisy, evaluation.shifted, evaluation.cropped):
+        np.testing.assert_array_equal(disturb(some).column("image"), disturb(some).column("image"))
+
+
+def test_a_shift_moves_what_is_there(rng):
+    source = images("mine", rng.integers(1, 256, (40, 14, 14, 1), np.uint8))
+    before, after = source.column("image") / np.float32(255), evaluation.shifted(source).column("image")
+    for one, moved in zip(before, after):
+        wanted = [np.roll(one, (down, right), (0, 1)) for down in (1, -1) for right in (1, -1)]
+        inside = np.s_[1:-1, 1:-1]
+        assert any(np.array_equal(moved[inside], w[inside]) for w in wanted)

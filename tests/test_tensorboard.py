@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.tensorboard import neighbours, picture_grid
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import Training
 
@@ -69,6 +69,7 @@ def test_scalars(server):
     assert {
         "loss/train", "loss/validation", "loss/learning_rate", "quality/mse_train", "quality/mse_validation",
         "quality/knn_accuracy", "quality/rankme", "health/gradient_norm", "health/feature_sd",
+        "health/alignment", "health/uniformity",
         "speed/examples_per_second", "speed/milliseconds_per_step", "outcome/test_loss",
     } <= tags
     validation = read(address, "scalars/scalars", tag="loss/validation")
@@ -84,6 +85,24 @@ def test_reconstructions(server):
     shown = read(address, "images/images", tag="pictures/reconstructions", sample=0)
     content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
     assert Image.open(io.BytesIO(content)).size == (8 * 28, 2 * 28)
+
+
+def test_nearest_neighbours(server):
+    address, _ = server
+    shown = read(address, "images/images", tag="pictures/neighbours", sample=0)
+    content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
+    assert Image.open(io.BytesIO(content)).size == (8 * 28, 6 * 28)
+
+
+def test_neighbours_are_the_most_similar_others(rng):
+    features, images = rng.normal(size=(20, 4)), rng.integers(0, 256, (20, 3, 3, 1), np.uint8)
+    rows = neighbours(images, features)
+    cosine = features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
+    for query in range(8):
+        order = [i for i in np.argsort(-cosine[query]) if i != query]
+        np.testing.assert_allclose(rows[0][query], images[query] / 255, atol=1e-6)
+        for rank in range(5):
+            np.testing.assert_allclose(rows[1 + rank][query], images[order[rank]] / 255, atol=1e-6)
 
 
 def test_histograms_of_every_weight(server):

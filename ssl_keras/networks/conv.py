@@ -110,25 +110,32 @@ BLOCK = {"plain": plain_block, "basic": basic_block, "bottleneck": bottleneck_bl
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class BatchNorm(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization(synchronized=True)` with TensorFlow's fused kernel on one replica.
+    """`keras.layers.BatchNormalization(synchronized=True)`, faster on one replica and exact on several.
 
-    The same formula, statistics and variables (Ioffe & Szegedy 2015, algorithm 1). Keras writes it
-    as some eight passes over memory. Over several replicas the statistics are those of the whole
-    batch, by Keras' own way.
+    The same formula, statistics and variables (Ioffe & Szegedy 2015, algorithm 1). On one replica
+    it is TensorFlow's fused kernel, where Keras makes some eight passes over memory. Over several,
+    the statistics are those of the whole batch, in two passes: Keras' own take E[x²] − E[x]², which
+    loses all digits where a channel hardly varies, as on black backgrounds.
     """
 
     def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        context = tf.distribute.get_replica_context()
-        alone = context is None or context.num_replicas_in_sync == 1
-        if training and self.trainable and not alone:
-            return super().call(inputs, training=True)
         learning = bool(training and self.trainable)
+        replica = tf.distribute.get_replica_context()
         gamma, beta, mean, variance = (
             tf.cast(v, tf.float32) for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
+        if learning and replica is not None and replica.num_replicas_in_sync > 1:
+            x = tf.cast(inputs, tf.float32)
+            axes = list(range(len(x.shape) - 1))
+            mean_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(x, axes))
+            centred = x - mean_of_all
+            variance_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centred), axes))
+            y = centred * (tf.math.rsqrt(variance_of_all + self.epsilon) * gamma) + beta
+            self._keep(mean, mean_of_all, variance, variance_of_all)
+            return tf.cast(y, inputs.dtype)
         known = ([], []) if learning else (mean, variance)
         x = inputs if len(inputs.shape) == 4 else inputs[:, None, None, :]  # what the kernel takes
         y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -138,7 +145,9 @@ class BatchNorm(keras.layers.BatchNormalization):
         if learning:
             # The kernel gives n/(n − 1) times the batch's variance, Keras keeps the batch's own.
             n = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-            keep = self.momentum
-            self.moving_mean.assign(mean * keep + batch_mean * (1.0 - keep))
-            self.moving_variance.assign(variance * keep + batch_variance * ((n - 1.0) / n) * (1.0 - keep))
+            self._keep(mean, batch_mean, variance, batch_variance * ((n - 1.0) / n))
         return tf.reshape(y, tf.shape(inputs))
+
+    def _keep(self, mean, batch_mean, variance, batch_variance):
+        self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
+        self.moving_variance.assign(variance * self.momentum + batch_variance * (1.0 - self.momentum))

@@ -158,8 +158,7 @@ class Jigsaw(Objective):
         """(B, H, W, C) and draws (B, 2, T) -> tiles (B, T, h, w, C) in their right order."""
         grid, gap = self.settings.grid, self.settings.gap
         cells = np.stack(np.divmod(np.arange(grid**2), grid))  # (2, T): which row and column a tile is from
-        for axis in (0, 1):
-            side = image.shape[1 + axis]
+        for axis, side in enumerate(image.shape[1:3]):
             cell, size = side // grid, tile_size(side, grid, gap)
             free = tf.cast(jitter[:, axis] * (cell - size + 1), tf.int32)  # (B, T), 0 .. cell − size
             where = (cells[axis] * cell + free)[..., None] + tf.range(size)  # (B, T, size)

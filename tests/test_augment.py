@@ -1,0 +1,176 @@
+"""Augmentation against slow references, closed forms and ranges; the same eagerly and inside tf.data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras.data import augment as module
+from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import images
+
+EVERYTHING = Augmentation(crop=0.3, flip=True, shift=0.1, colour=1.0, grey=0.3, blur=0.5, cutout=0.3)
+ONE_EACH = [
+    Augmentation(crop=0.2), Augmentation(flip=True), Augmentation(shift=0.25), Augmentation(colour=1.0),
+    Augmentation(grey=1.0), Augmentation(blur=1.0), Augmentation(cutout=0.5),
+]
+
+
+def some(rng, count=64, shape=(12, 10, 3)):
+    return tf.constant(rng.integers(0, 256, (count, *shape), np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("options", [Augmentation(), EVERYTHING, *ONE_EACH])
+def test_shape_dtype_and_range(rng, options, channels):
+    view = augment(some(rng, shape=(12, 10, channels)), Draws(0, 1, 0, 64), options)
+    assert view.dtype == tf.float32
+    assert view.shape == (64, 12, 10, channels)
+    assert view.numpy().min() >= 0
+    assert view.numpy().max() <= 1.0 + 1e-6
+
+
+def test_nothing_asked_for_changes_nothing(rng):
+    image = some(rng)
+    np.testing.assert_array_equal(augment(image, Draws(0, 1, 0, 64), Augmentation()), image.numpy() / np.float32(255))
+
+
+@pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
+def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
+    image = some(rng)
+    whole = augment(image, Draws(5, 7, 0, 64), options, "view_a")
+    part = augment(image[16:48], Draws(5, 7, 16, 32), options, "view_a")
+    np.testing.assert_array_equal(whole[16:48], part)
+    if options.grey == 1.0:
+        return  # all grey, whatever is drawn
+    for other in (Draws(6, 7, 0, 64), Draws(5, 8, 0, 64), Draws(5, 7, 1, 64)):
+        assert np.abs(augment(image, other, options, "view_a") - whole).max() > 0.01
+    assert np.abs(augment(image, Draws(5, 7, 0, 64), options, "view_b") - whole).max() > 0.01
+
+
+@pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
+def test_eager_equals_tf_data(rng, options):
+    source = images("mine", some(rng, 32).numpy())
+    batches = Batches(source, 16, seed=3, views=lambda b, draws: b | {"view": augment(b["image"], draws, options)})
+    for step, batch in enumerate(batches.dataset(0, 4)):
+        eager = augment(tf.constant(batches.numpy(step)["image"]), Draws(3, step, 0, 16), options)
+        np.testing.assert_allclose(batch["view"], eager, atol=1e-6)
+
+
+def test_crop_equals_a_slow_loop(rng):
+    """Bilinear, pixel centres at half-integers: one output pixel at a time."""
+    size, start, share = 9, 0.2, 0.55
+    line = rng.random(size)
+    weights = module.interpolation(size, tf.constant([start]), tf.constant([share]))[0].numpy()
+    for i in range(size):
+        place = start * size + (i + 0.5) * share - 0.5
+        low = int(np.floor(place))
+        value = (1 - (place - low)) * line[max(low, 0)] + (place - low) * line[min(low + 1, size - 1)]
+        assert weights[i] @ line == pytest.approx(value, abs=1e-6)
+
+
+def test_crop_equals_tensorflows(rng):
+    image = some(rng, 8, (14, 14, 3))
+    options = Augmentation(crop=0.3)
+    draws = Draws(0, 0, 0, 8)
+    rows, columns = module._matrices(draws.uniform("view/geometry", (9,)), options, 14, 14)
+    view = augment(image, draws, options).numpy()
+    # The boxes, read off the first and last row of the two maps.
+    place = np.arange(14)
+    y1, y2 = (rows.numpy()[:, i] @ place for i in (0, -1))
+    x1, x2 = (columns.numpy()[:, i] @ place for i in (0, -1))
+    boxes = np.stack([y1, x1, y2, x2], 1) / 13
+    theirs = tf.image.crop_and_resize(tf.cast(image, tf.float32) / 255, boxes, range(8), (14, 14)).numpy()
+    # At the image's edges half a pixel is repeated here, and theirs has only the corners.
+    inside = (boxes.min(1) > 0) & (boxes.max(1) < 1)
+    assert inside.any()
+    np.testing.assert_allclose(view[inside], theirs[inside], atol=1e-5)
+
+
+def test_crop_areas_and_aspects():
+    draws = Draws(0, 0, 0, 4000).uniform("view/geometry", (9,))
+    rows, columns = module._matrices(draws, Augmentation(crop=0.25), 28, 28)
+    place = np.arange(28)
+    high, wide = ((m.numpy()[:, -2] @ place - m.numpy()[:, 1] @ place) / 25 for m in (rows, columns))
+    area, aspect = high * wide, wide / high
+    assert 0.24 < area.min() < 0.27
+    assert 0.95 < area.max() <= 1.001
+    assert aspect.min() > 0.74
+    assert aspect.max() < 1.34
+    assert np.corrcoef(area, aspect)[0, 1] == pytest.approx(0, abs=0.06)
+
+
+def test_flip_mirrors_half(rng):
+    image = some(rng, 400)
+    view, plain = augment(image, Draws(0, 0, 0, 400), Augmentation(flip=True)).numpy(), image.numpy() / np.float32(255)
+    same = np.array([np.abs(v - p).max() < 1e-6 for v, p in zip(view, plain)])
+    mirrored = np.array([np.abs(v - p[:, ::-1]).max() < 1e-6 for v, p in zip(view, plain)])
+    assert (same | mirrored).all()
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_shift_brings_in_black():
+    view = augment(tf.ones((500, 20, 20, 1)), Draws(0, 0, 0, 500), Augmentation(shift=0.2)).numpy()[..., 0]
+    lost = (view == 0).all(2).sum(1)  # rows that came in
+    assert lost.max() == 4
+    assert lost.min() == 0
+    assert set(np.unique(view)) == {0.0, 1.0}
+
+
+def test_colours_have_their_closed_forms(rng):
+    image = rng.random((300, 6, 6, 3)).astype(np.float32) * 0.2 + 0.4
+    grey = augment(tf.constant(image), Draws(0, 0, 0, 300), Augmentation(grey=1.0)).numpy()
+    np.testing.assert_allclose(grey, np.repeat(image @ np.float32(module.LUMA)[:, None], 3, 3), atol=1e-5)
+    # A grey image keeps its hue, which is none.
+    flat = np.repeat(image[..., :1], 3, 3)
+    view = augment(tf.constant(flat), Draws(0, 0, 0, 300), Augmentation(colour=0.3)).numpy()
+    np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-5)
+    # Brightness and contrast in one: the mean is multiplied by the brightness, distances by both.
+    means, spreads = view.mean((1, 2, 3)) / flat.mean((1, 2, 3)), view.std((1, 2, 3)) / flat.std((1, 2, 3))
+    assert 1 - 0.25 < means.min() < 0.8
+    assert 1.2 < means.max() < 1.25
+    assert spreads.min() > (1 - 0.25) ** 2
+    assert spreads.max() < 1.25**2
+    assert 0.1 < np.mean(np.abs(spreads - 1) < 1e-4) < 0.3  # a fifth is left alone
+
+
+def test_hue_turns_round_grey():
+    turn = module._turn(tf.constant([0.0, 1.0, -1.0])).numpy()
+    np.testing.assert_allclose(turn[0], np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(turn[1] @ turn[2], np.eye(3), atol=1e-5)
+    for matrix in turn:
+        np.testing.assert_allclose(matrix @ np.ones(3), np.ones(3), atol=1e-5)
+        np.testing.assert_allclose(np.array(module.LUMA) @ matrix, module.LUMA, atol=1e-5)
+
+
+def test_blur_keeps_the_mean_inside_and_lowers_the_spread(rng):
+    matrix = module.blurring(15, tf.constant([0.8])).numpy()[0]
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    centre = np.exp(-0.5 * (np.arange(15) - 7) ** 2 / 0.8**2)
+    np.testing.assert_allclose(matrix[7], centre / centre.sum(), atol=1e-6)
+    image = some(rng, 200)
+    view = augment(image, Draws(0, 0, 0, 200), Augmentation(blur=1.0)).numpy()
+    assert view.std() < 0.9 * (image.numpy() / 255).std()
+    half = augment(image, Draws(0, 0, 0, 200), Augmentation(blur=0.5)).numpy()
+    untouched = [np.abs(v - i / 255).max() < 1e-5 for v, i in zip(half, image.numpy())]
+    assert 0.35 < np.mean(untouched) < 0.65
+
+
+def test_cutout_hides_at_most_its_square():
+    view = augment(tf.ones((500, 20, 20, 1)), Draws(0, 0, 0, 500), Augmentation(cutout=0.5)).numpy()[..., 0]
+    hidden = (view == 0.5).sum((1, 2))
+    assert set(np.unique(view)) == {0.5, 1.0}
+    assert hidden.max() == 100
+    assert 20 <= hidden.min() < 50
+
+
+@pytest.mark.parametrize("bad", [
+    {"crop": 0.0}, {"crop": 1.5}, {"shift": -0.1}, {"colour": 2.0}, {"grey": 1.1}, {"blur": -1.0}, {"cutout": 2.0},
+])
+def test_out_of_range_is_refused(bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be in"):
+        Augmentation(**bad)
+    assert dataclasses.asdict(Augmentation()).keys() >= bad.keys()

@@ -1,0 +1,173 @@
+"""The classifier: turns, labels, smoothing, mixup; and what pretraining with it saves."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import few_labels, from_arrays, load
+from ssl_keras.encoders import load_classifier, load_encoder
+from ssl_keras.objectives import classifier
+from ssl_keras.objectives.classifier import Classifier, Settings, turned
+from ssl_keras.training.finetune import Settings as FinetuneSettings
+from ssl_keras.training.finetune import finetune
+from ssl_keras.training.optimizer import make
+from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.run import Training
+
+SMALL = {"network": "cnn", "width": 4}
+
+
+def test_turned_images_are_numpys(rng):
+    image = rng.random((3, 5, 5, 2), np.float32)
+    for turns, part in enumerate(tf.split(turned(tf.constant(image)), 4)):
+        np.testing.assert_array_equal(part, np.rot90(image, turns, (1, 2)))
+
+
+def test_turns_are_the_classes(rng):
+    """A head that reads off the brightest corner knows every turn of an image with one bright corner."""
+    image = np.zeros((6, 8, 8, 1), np.float32)
+    image[:, :2, :2] = 1
+    corners = tf.constant(np.stack([np.rot90(image[0, ..., 0], k).ravel() for k in range(4)], 1))
+    inputs = keras.Input((8, 8, 1))
+    encoder = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    head = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, use_bias=False)])
+    head.layers[0].kernel.assign(100 * corners)
+    objective = Classifier(encoder, head, turns=True)
+    total, count = objective.errors({"image": tf.constant(image)}, training=False)
+    assert float(objective.accuracy.result()) == 1.0
+    assert float(total) == pytest.approx(0, abs=1e-6)
+    assert float(count) == 6
+
+
+def test_smoothing_equals_keras(rng):
+    logits, label = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(0, 5, 9)
+    identity = keras.Model(*[keras.Input((5,), name="x")] * 2)
+    objective = Classifier(identity, identity, smoothing=0.2)
+    theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction="none")
+    one_hot = np.eye(5, dtype=np.float32)[label]
+    np.testing.assert_allclose(objective._cross_entropy(label, logits, True), theirs(one_hot, logits), rtol=1e-5)
+    plain = keras.losses.CategoricalCrossentropy(from_logits=True, reduction="none")
+    np.testing.assert_allclose(objective._cross_entropy(label, logits, False), plain(one_hot, logits), rtol=1e-5)
+
+
+def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
+    source = load("digits", 8).train
+    settings = Settings(labels=True, classes=10, mixup=0.4, **SMALL)
+    objective = classifier.build(settings, source.spec())
+    batch = {k: tf.constant(v) for k, v in Batches(source, 400).numpy(0).items()}
+    mixed = objective.views(batch, Draws(0, 0, 0, 400))
+    share, image = mixed["share"].numpy(), batch["image"].numpy() / 255
+    partner = np.arange(400) ^ 1
+    expected = share[:, None, None, None] * image + (1 - share)[:, None, None, None] * image[partner]
+    np.testing.assert_allclose(mixed["image"], expected, atol=1e-5)
+    np.testing.assert_array_equal(mixed["partner"], batch["label"].numpy()[partner])
+    assert scipy.stats.kstest(share, scipy.stats.beta(0.4, 0.4).cdf).pvalue > 0.01
+    # The loss of a mixed image is mixed alike.
+    total, _ = objective.errors(mixed, training=False)
+    logits = objective.head(objective.encoder(mixed["image"], training=False))
+    of = lambda label: tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits).numpy()  # noqa: E731
+    expected = np.sum(share * of(mixed["label"]) + (1 - share) * of(mixed["partner"]))
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="expected an even number of rows"):
+        objective.views({k: v[:3] for k, v in batch.items()}, Draws(0, 0, 0, 3))
+
+
+def test_what_is_evaluated_is_not_augmented():
+    source = load("digits", 8).train
+    objective = classifier.build(Settings(labels=True, classes=10, crop=0.2, mixup=1.0, **SMALL), source.spec())
+    batch = {k: tf.constant(v) for k, v in Batches(source, 8).numpy(0).items()}
+    assert objective.held_out_views(batch, Draws(0, 0, 0, 8)) is batch
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    ({"smoothing": 1.0}, "smoothing must be"), ({"labels": True, "mixup": -1.0}, "mixup must be"),
+    ({"mixup": 1.0}, "mixup needs labels"), ({"network": "vgg"}, "network must be one of"),
+    ({"width": -1}, "width must be"),
+])
+def test_settings_are_checked(bad, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**bad)
+
+
+def test_what_it_cannot_learn_from_is_refused(rng):
+    oblong = from_arrays(rng.integers(0, 256, (50, 8, 10), np.uint8))
+    with pytest.raises(ValueError, match="only if it is square"):
+        pretrain("classifier", Settings(**SMALL), Training(steps=2, batch_size=8), data=oblong)
+    with pytest.raises(ValueError, match="has no labels"):
+        pretrain("classifier", Settings(labels=True, **SMALL), Training(steps=2, batch_size=8), data=oblong)
+
+
+@pytest.fixture
+def quick():
+    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
+
+
+def test_with_labels_the_head_is_saved(quick):
+    splits = load("digits", 16)
+    outcome = pretrain("classifier", Settings(labels=True, shift=0.1, **SMALL), quick, data=splits)
+    model = load_classifier(outcome["folder"])
+    predicted = model.predict(splits.test.column("image") / np.float32(255), verbose=0).argmax(1)
+    assert np.mean(predicted == splits.test.column("label")) == pytest.approx(outcome["test_accuracy"])
+    assert outcome["test_accuracy"] > 0.5
+
+
+def test_without_labels_it_learns_turns_and_goes_on_from_them(quick):
+    splits = load("digits", 16)
+    unlabelled = splits._replace(**{
+        name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()
+    })
+    outcome = pretrain("classifier", Settings(**SMALL), quick, data=unlabelled)
+    assert outcome["test_accuracy"] > 0.4  # chance is 0.25
+    again = pretrain(
+        "classifier", Settings(),
+        dataclasses.replace(quick, init=outcome["folder"], run="again", steps=1, interval=1, learning_rate=1e-9),
+        data=unlabelled,
+    )
+    assert again["test_accuracy"] == pytest.approx(outcome["test_accuracy"], abs=0.02)  # network and head taken over
+    tuned = finetune(
+        outcome["folder"], FinetuneSettings(labels_per_class=20, shift=0.1, smoothing=0.1, mixup=0.2, frozen_steps=10),
+        dataclasses.replace(quick, run="tuned"), data=splits,
+    )
+    assert tuned["test_accuracy"] > 0.5
+    assert load_classifier(tuned["folder"]).output_shape == (None, 10)
+
+
+def test_the_encoder_stands_still_at_first():
+    splits = load("digits", 16)
+    few = few_labels(splits.train, 4, 0)
+    head = keras.Sequential([keras.Input((16,)), keras.layers.Dense(10)])
+    objective = Classifier(classifier.encoder(Settings(**SMALL), few.spec()), head)
+    variables = objective.encoder.trainable_variables
+    training = Training(learning_rate=1e-2, schedule="cosine")
+    objective.compile(make(training, 8, []), make(training, 8, variables, 0.1, after=5))
+    before = [[v.numpy() for v in part] for part in (variables, head.variables)]
+    batches = Batches(few, 8, views=objective.views)
+    objective.fit(batches.dataset(), steps_per_epoch=5, verbose=0)
+    assert all((v.numpy() == b).all() for v, b in zip(variables, before[0]))
+    assert all((v.numpy() != b).any() for v, b in zip(head.variables, before[1]))
+    objective.fit(batches.dataset(5), steps_per_epoch=1, verbose=0)
+    assert all((v.numpy() != b).any() for v, b in zip(variables, before[0]))
+
+
+def test_augmentation_of_text_is_refused():
+    from ssl_keras.data import text
+    splits = text.from_texts(["one two", "three four"] * 40, [0, 1] * 40, classes=("a", "b"))
+    with pytest.raises(ValueError, match="takes images"):
+        finetune("autoencoder-fashion_mnist", FinetuneSettings(crop=0.5), Training(steps=2), data=splits)
+
+
+@pytest.mark.slow
+def test_supervised_fashion_mnist(fashion_mnist):
+    """Enough to see that it learns; the README's number takes longer."""
+    outcome = pretrain(
+        "classifier", Settings(labels=True, flip=True, shift=0.1),
+        dataclasses.replace(classifier.DEFAULTS, epochs=2, quality_every=0), data=fashion_mnist,
+    )
+    assert outcome["test_accuracy"] > 0.87
+    assert load_encoder(outcome["folder"]).output_shape == (None, 128)

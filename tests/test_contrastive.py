@@ -1,0 +1,131 @@
+"""Contrastive learning: the views, the choice of loss, and what it learns."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras import card as cards
+from ssl_keras import downstream, encoders, evaluation
+from ssl_keras.__main__ import main
+from ssl_keras.data.augment import Augmentation
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import load
+from ssl_keras.encoders import load_encoder
+from ssl_keras.networks.dense import dense_encoder
+from ssl_keras.objectives import classifier, contrastive, jigsaw
+from ssl_keras.objectives.contrastive import Settings
+from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.run import Training
+
+SMALL = {"width": 8, "projection": (32, 16)}
+
+
+def test_two_different_views_of_each_image(rng):
+    objective = contrastive.build(Settings(**SMALL), {"image": ((16, 16, 1), tf.uint8)})
+    image = tf.constant(rng.integers(0, 256, (8, 16, 16, 1), np.uint8))
+    batch = objective.views({"image": image}, Draws(0, 0, 0, 8))
+    assert batch["view_a"].shape == batch["view_b"].shape == image.shape
+    assert np.abs(batch["view_a"] - batch["view_b"]).max((1, 2, 3)).min() > 0.01
+    again = objective.views({"image": image}, Draws(0, 0, 0, 8))
+    np.testing.assert_array_equal(batch["view_a"], again["view_a"])
+    assert [len(row) for row in objective.pictures(batch)["views"]] == [8] * 3
+
+
+@pytest.mark.parametrize("loss", contrastive.LOSSES)
+def test_matched_and_alignment_of_equal_views(loss, rng):
+    objective = contrastive.build(Settings(loss=loss, **SMALL), {"image": ((16, 16, 1), tf.uint8)})
+    image = tf.constant(rng.random((8, 16, 16, 1), np.float32))
+    objective.errors({"view_a": image, "view_b": image}, training=False)
+    assert float(objective.matched.result()) == 1.0
+    assert float(objective.alignment.result()) == pytest.approx(0, abs=1e-6)
+
+
+def test_local_global_compares_the_last_two_stages():
+    objective = contrastive.build(Settings(loss="local_global", **SMALL), {"image": ((28, 28, 1), tf.uint8)})
+    assert [x.shape[-1] for x in objective.trunk.outputs] == [32, 16, 32]
+    assert len(objective.local_projectors) == 2
+    with pytest.raises(ValueError, match="needs an encoder with layers stage_0"):
+        contrastive.build(
+            Settings(loss="local_global"), {"image": ((28, 28, 1), tf.uint8)}, dense_encoder((28, 28, 1))
+        )
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    ({"loss": "triplet"}, "loss must be one of nt_xent"), ({"temperature": 0.0}, "temperature must be positive"),
+    ({"projection": ()}, "projection must be"), ({"crop": 0.0}, "crop must be"),
+])
+def test_settings_are_checked(bad, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**bad)
+
+
+@pytest.mark.parametrize("loss", contrastive.LOSSES)
+def test_it_learns_features_better_than_random_ones(loss):
+    splits = load("digits", 16)
+    training = Training(steps=150, interval=150, batch_size=128, learning_rate=3e-3, quality_every=0)
+    outcome = pretrain("contrastive", Settings(loss=loss, flip=False, **SMALL), training, data=splits)
+    assert outcome["test_matched"] > 0.3  # chance is 1/128
+    fresh = contrastive.encoder(Settings(**SMALL), splits.train.spec())
+    accuracy = []
+    for network in (load_encoder(outcome["folder"]), fresh):
+        train, test = (evaluation.features(network, part) for part in (splits.train, splits.test))
+        accuracy.append(evaluation.knn(train, splits.train.column("label"), test, splits.test.column("label")))
+    assert accuracy[0] > accuracy[1] + 0.03
+    assert accuracy[0] > 0.85
+
+
+def test_one_table_of_several_encoders(monkeypatch, capsys):
+    """Encoders of one architecture share their baselines; another's has its own."""
+    monkeypatch.setitem(downstream.GRIDS, "convolution", downstream.Grid(
+        (3e-3,), (5, 10, 20), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))
+    ))
+    training = Training(data="digits", image_size=16, steps=20, interval=20, batch_size=64, quality_every=0)
+    pretrain("contrastive", Settings(**SMALL), training)
+    pretrain("jigsaw", jigsaw.Settings(width=8), training)
+    pretrain("classifier", classifier.Settings(width=4), dataclasses.replace(training, run="narrow"))
+    names = ["contrastive-digits", "jigsaw-digits", "narrow"]
+    flags = ["--image-size", "16", "--seeds", "2", "--record", "--budgets"]
+    assert main(["evaluate", *names[:1], *flags, "5"]) == 0
+    with open("results/contrastive-digits-digits/table.json") as file:
+        table = json.load(file)
+    assert list(table) == [
+        "pixels", "random init", "contrastive-digits, frozen", "contrastive-digits, fine-tuned", "scratch"
+    ]
+    assert table["scratch"].keys() == {"all", "5 per class", "noise", "shift"}
+    assert table["pixels"].keys() == {*table["scratch"], "kNN", "feature sd", "RankMe", "uniformity"}
+    assert table["random init"].keys() == {*table["pixels"], "alignment"}
+    assert main(["evaluate", *names, *flags, "5", "1", "--no-trained", "--out", "several"]) == 0
+    with open("several/table.json") as file:
+        several = json.load(file)
+    assert list(several) == [
+        "pixels", "random init", "contrastive-digits, frozen", "jigsaw-digits, frozen",
+        "random init, like narrow", "narrow, frozen",
+    ]
+    assert several["random init"]["all"] == table["random init"]["all"]
+    recorded = cards.read(encoders.find("narrow"))["results"]["digits"]
+    assert list(recorded) == ["pixels", "random init", "random init, like narrow", "narrow, frozen"]
+    assert "| narrow, frozen |" in capsys.readouterr().out
+    assert main(["evaluate", names[0], names[0], *flags, "5"]) == 1
+    assert "Expected encoders of different names" in capsys.readouterr().err
+
+
+def test_held_out_loss_does_not_count_padding(rng):
+    source = load("digits", 16).test.take(np.arange(12))
+    objective = contrastive.build(Settings(**SMALL), source.spec())
+    objective.compile("adam")
+    views = lambda batch, draws: objective.views(batch, Draws(0, 0, 0, draws.rows))  # noqa: E731
+    results = []
+    for size in (12, 16):  # whole, and with four rows of padding
+        batches = Batches(source, size, views=views, shuffle=False)
+        results.append(objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True)["loss"])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_no_test_image_is_in_any_training_split(fashion_mnist):
+    train, validation, test = ({row.tobytes() for row in source.column("image")} for source in fashion_mnist)
+    assert not (train | validation) & test
+    assert not train & validation
