@@ -12,6 +12,7 @@ from ssl_keras import encoders
 from ssl_keras.data.augment import Augmentation
 from ssl_keras.networks import conv
 
+FINEST = 16  # places along each side
 WIDEST = 1 << 12  # channels of the first stage that a card may ask for
 
 
@@ -24,8 +25,13 @@ class Settings(Augmentation):
     width: int = 0
     """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
 
+    grid: int = 1
+    """Places along each side over which the last stage is averaged; more keeps where something is."""
+
     def __post_init__(self):
         super().__post_init__()
+        if not 1 <= self.grid <= FINEST:
+            raise ValueError(f"grid must be 1 to {FINEST}. Received: {self.grid}")
         if self.network not in conv.BLOCKS:
             raise ValueError(f"network must be one of {', '.join(conv.BLOCKS)}. Received: {self.network!r}")
         if not 0 <= self.width <= WIDEST:
@@ -55,7 +61,7 @@ def prepare(settings, splits, init=None):
 
 def encoder(settings, spec):
     """A fresh encoder graph: image (B, H, W, C) -> features (B, D)."""
-    return conv.conv_encoder(spec["image"][0], settings.network, settings.width)
+    return conv.conv_encoder(spec["image"][0], settings.network, settings.width, settings.grid)
 
 
 def chosen_encoder(settings, spec, encoder):
