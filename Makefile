@@ -20,11 +20,16 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/autoencoder.py
 	$(BIN)/python benchmarks/causal_lm.py
+	$(BIN)/python benchmarks/contrastive.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
 	$(BIN)/python tutorials/02_causal_lm.py
 	$(BIN)/python tutorials/03_masked_lm.py
+	$(BIN)/python tutorials/04_classifier.py
+	$(BIN)/python tutorials/05_jigsaw.py
+	$(BIN)/python tutorials/06_contrastive.py
+	$(BIN)/python tutorials/07_few_labels.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

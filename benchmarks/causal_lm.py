@@ -15,6 +15,7 @@ ours, is that of the whole validation split in disjoint windows of 64 tokens.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,6 +29,9 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
+
+with contextlib.suppress(ImportError):
+    import triton._C.libtriton  # noqa: F401  # PyTorch's; it crashes if it is loaded after TensorFlow
 
 import keras
 import numpy as np

@@ -25,17 +25,21 @@ class Settings(Augmentation):
     width: int = 0
     """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
 
-    grid: int = 1
+    places: int = 1
     """Places along each side over which the last stage is averaged; more keeps where something is."""
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.grid <= FINEST:
-            raise ValueError(f"grid must be 1 to {FINEST}. Received: {self.grid}")
+        if not 1 <= self.places <= FINEST:
+            raise ValueError(f"places must be 1 to {FINEST}. Received: {self.places}")
         if self.network not in conv.BLOCKS:
             raise ValueError(f"network must be one of {', '.join(conv.BLOCKS)}. Received: {self.network!r}")
         if not 0 <= self.width <= WIDEST:
             raise ValueError(f"width must be 0 to {WIDEST}. Received: {self.width}")
+
+
+# What a network that starts from a saved encoder takes over from it.
+NETWORK = ("network", "width", "places")
 
 
 def prepare(settings, splits, init=None):
@@ -51,17 +55,18 @@ def prepare(settings, splits, init=None):
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
         return settings, splits  # of another kind: `initialise` takes what fits, and says what does not
-    if settings.width not in (0, saved.width) or settings.network not in (Settings.network, saved.network):
+    other = [n for n in NETWORK if getattr(settings, n) not in (getattr(Settings, n), getattr(saved, n))]
+    if other:
         raise ValueError(
-            f"With init the network is that of {init}: {saved.network}, width {saved.width}. "
-            f"Received: {settings.network}, width {settings.width}. Leave both out."
+            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
+            + ", ".join(f"{name}={getattr(saved, name)}" for name in other) + "."
         )
-    return dataclasses.replace(settings, network=saved.network, width=saved.width), splits
+    return dataclasses.replace(settings, **{name: getattr(saved, name) for name in NETWORK}), splits
 
 
 def encoder(settings, spec):
     """A fresh encoder graph: image (B, H, W, C) -> features (B, D)."""
-    return conv.conv_encoder(spec["image"][0], settings.network, settings.width, settings.grid)
+    return conv.conv_encoder(spec["image"][0], settings.network, settings.width, settings.places)
 
 
 def chosen_encoder(settings, spec, encoder):

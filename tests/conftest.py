@@ -1,7 +1,12 @@
 """Shared fixtures. Real data is taken from `$TFDS_DATA_DIR`; what is absent is skipped."""
 
+import contextlib
 import os
 import pathlib
+
+# Where the peers are installed: PyTorch's triton crashes if it is loaded after TensorFlow.
+with contextlib.suppress(ImportError):
+    import triton._C.libtriton  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -20,15 +20,27 @@ def test_the_papers_sizes(network, shape, parameters):
 
 
 @pytest.mark.parametrize("network", conv.BLOCKS)
-def test_every_network_makes_features_of_any_size(network, rng):
-    encoder = conv.conv_encoder((32, 32, 3), network, width=4)
-    assert encoder.output_shape == (None, conv.features(network, 4))
+@pytest.mark.parametrize("places", [1, 2])
+def test_every_network_makes_features_of_any_size(network, places, rng):
+    encoder = conv.conv_encoder((32, 32, 3), network, 4, places)
+    assert encoder.output_shape == (None, conv.features(network, 4, places))
     for side in (32, 23):
         features = encoder(rng.random((2, side, side, 3), np.float32), training=False)
         assert features.dtype == tf.float32
         assert np.isfinite(features).all()
     stages = [layer.name for layer in encoder.layers if layer.name.removeprefix("stage_").isdigit()]
     assert len(stages) == len(conv.BLOCKS[network][1])
+
+
+@pytest.mark.parametrize("side", [2, 5, 8])
+def test_places_are_means_over_cells(side, rng):
+    x = rng.random((2, side, side, 3), np.float32)
+    ours = conv.PlacePool(2)(x).numpy().reshape(2, 2, 2, 3)
+    low, high = side // 2, -(-side // 2)  # cells share the middle of an odd side
+    for i, rows in enumerate((slice(0, high), slice(low, None))):
+        for j, columns in enumerate((slice(0, high), slice(low, None))):
+            np.testing.assert_allclose(ours[:, i, j], x[:, rows, columns].mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(conv.PlacePool(1)(x), x.mean((1, 2)), rtol=1e-5)
 
 
 def test_a_residual_block_starts_as_its_shortcut(rng):

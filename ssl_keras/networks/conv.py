@@ -28,17 +28,17 @@ EXPANSION = 4  # of a bottleneck: its output over its width
 MOMENTUM = 0.9  # of batch statistics: a run of some hundred steps must be able to forget its first
 
 
-def conv_encoder(image_shape, network="cnn", width=0, grid=1, name="encoder"):
+def conv_encoder(image_shape, network="cnn", width=0, places=1, name="encoder"):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
 
-    D is grid² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
+    D is places² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
 
     Args:
         image_shape: (H, W, C) to be trained on; H chooses the stem, C is fixed.
         network: one of BLOCKS.
         width: channels of the first stage, doubled at each of the next; 0 is the network's own.
-        grid: places along each side over which the last stage is averaged; 1 is the whole. More
-            keeps where something is, which tells much where all images are framed alike.
+        places: along each side, over which the last stage is averaged; 1 is the whole. More
+            keep where something is, which tells much where all images are framed alike.
         name: of the graph.
     """
     if network not in BLOCKS:
@@ -59,14 +59,14 @@ def conv_encoder(image_shape, network="cnn", width=0, grid=1, name="encoder"):
             x = BLOCK[kind](
                 x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None
             )
-    x = GridPool(grid, dtype="float32", name="features")(x)  # (B, D)
+    x = PlacePool(places, dtype="float32", name="features")(x)  # (B, D)
     return keras.Model(image, x, name=name)
 
 
-def features(network, width=0, grid=1):
+def features(network, width=0, places=1):
     """D, how many features such an encoder has."""
     kind, stages, own = BLOCKS[network]
-    return grid**2 * (width or own) * 2 ** (len(stages) - 1) * (EXPANSION if kind == "bottleneck" else 1)
+    return places**2 * (width or own) * 2 ** (len(stages) - 1) * (EXPANSION if kind == "bottleneck" else 1)
 
 
 def normalised(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
@@ -111,35 +111,35 @@ BLOCK = {"plain": plain_block, "basic": basic_block, "bottleneck": bottleneck_bl
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
-class GridPool(keras.layers.Layer):
-    """Map (B, h, w, C) of any size -> (B, grid²·C): its means over the cells of a grid, row by row.
+class PlacePool(keras.layers.Layer):
+    """Map (B, h, w, C) of any size -> (B, places²·C): its means over the cells of a grid, row by row.
 
-    Cell i of a side goes from ⌊i·h/grid⌋ to ⌈(i + 1)·h/grid⌉.
+    Cell i of a side goes from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
     """
 
-    def __init__(self, grid, **kwargs):
+    def __init__(self, places, **kwargs):
         super().__init__(**kwargs)
-        self.grid = grid
+        self.places = places
 
     def call(self, x):
-        if self.grid == 1:
+        if self.places == 1:
             return tf.reduce_mean(x, axis=(1, 2))
         x = tf.einsum("ih,bhwc->biwc", self._means(tf.shape(x)[1]), x)
         x = tf.einsum("jw,biwc->bijc", self._means(tf.shape(x)[2]), x)
-        return tf.reshape(x, (-1, self.grid**2 * x.shape[-1]))
+        return tf.reshape(x, (-1, self.places**2 * x.shape[-1]))
 
     def _means(self, size):
-        """(grid, size): each row averages over one cell."""
-        cell, place = tf.range(self.grid)[:, None], tf.range(size)
-        inside = (place >= cell * size // self.grid) & (place < -(-(cell + 1) * size // self.grid))
+        """(places, size): each row averages over one cell."""
+        cell, place = tf.range(self.places)[:, None], tf.range(size)
+        inside = (place >= cell * size // self.places) & (place < -(-(cell + 1) * size // self.places))
         inside = tf.cast(inside, tf.float32)
         return inside / tf.reduce_sum(inside, axis=1, keepdims=True)
 
     def compute_output_spec(self, x):
-        return keras.KerasTensor((x.shape[0], self.grid**2 * x.shape[-1]), self.compute_dtype)
+        return keras.KerasTensor((x.shape[0], self.places**2 * x.shape[-1]), self.compute_dtype)
 
     def get_config(self):
-        return super().get_config() | {"grid": self.grid}
+        return super().get_config() | {"places": self.places}
 
 
 @keras.saving.register_keras_serializable("ssl_keras")

@@ -95,7 +95,7 @@ encoder = vision.encoder
 
 def head(settings):
     """A fresh head: features (B, D) -> logits (B, Y)."""
-    return classifier_head(conv.features(settings.network, settings.width), settings.classes)
+    return classifier_head(conv.features(settings.network, settings.width, settings.places), settings.classes)
 
 
 def build(settings, spec, encoder=encoder):
