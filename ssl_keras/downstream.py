@@ -53,7 +53,7 @@ GRIDS = {
     "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
     # A step takes longer, and fewer are enough; with few labels augmentation may help as much as pretraining.
     "convolution": Grid(
-        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(crop=0.5, shift=0.1))
+        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, colour=0.8, cutout=0.4))
     ),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
 }
@@ -195,7 +195,8 @@ def _trained(encoder, card, splits, budgets, seeds):
                 if score > best_score:
                     best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
         rate, augmentation, mark, weights = best
-        log.info("%s: chose learning rate %g, %d steps, crop %g", _per_class(budget), rate, mark, augmentation.crop)
+        plain = augmentation == Augmentation()
+        log.info("%s: chose learning rate %g, %d steps, %saugmented", _per_class(budget), rate, mark, "not " * plain)
         scores = []
         for one in weights:
             checkpoint.assign(checkpoint.variables(objective), one)

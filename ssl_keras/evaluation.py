@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
+from threadpoolctl import threadpool_limits
 
 from ssl_keras.data.augment import Augmentation, augment
 from ssl_keras.data.batches import Batches
@@ -23,6 +24,7 @@ from ssl_keras.data.inputs import network_input, signature
 from ssl_keras.networks.transformer import Embeddings, pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
+FEW_ROWS = 5_000
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
 
 
@@ -92,7 +94,9 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
     for strength in strengths:
         regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
         model = regression if issparse(train_x) else make_pipeline(StandardScaler(), regression)
-        model.fit(train_x, train_y)
+        # Threads that wait for each other in tiny products take three times as long as one alone.
+        with threadpool_limits(1 if train_x.shape[0] < FEW_ROWS else None):
+            model.fit(train_x, train_y)
         score = model.score(validation_x, validation_y)
         if score > best[0]:
             best = (score, model, strength)
