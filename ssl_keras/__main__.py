@@ -118,9 +118,11 @@ def _parse(kind, command, arguments, **options):
 
 
 def _defaults(training, arguments):
-    """A run's defaults; whoever asks for epochs does not want the default number of steps."""
+    """A run's defaults; whoever asks for epochs does not want the default number of steps, nor the other way round."""
     asked = {argument.partition("=")[0] for argument in arguments}
-    return dataclasses.replace(training, steps=0) if "--epochs" in asked and "--steps" not in asked else training
+    if "--epochs" in asked and "--steps" not in asked:
+        return dataclasses.replace(training, steps=0)
+    return dataclasses.replace(training, epochs=0) if "--steps" in asked and "--epochs" not in asked else training
 
 
 def pretrain_command(arguments):

@@ -97,13 +97,15 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     if "text" in splits.train.arrays:
         table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     else:
-        table = {"pixels": _frozen([evaluation.pixels(s) for s in _sources(splits)], splits, budgets, seeds)}
+        disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
+        table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
     known = {}  # architecture: what its baselines' rows are called
     for folder, card, data in zip(folders, cards_, prepared):
         encoder = encoders.load_encoder(folder, network=network and network())
-        keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(seeds[0])
         fresh = network() if network else encoders.build(card, head=False)[0]
-        architecture = (str([v.shape for v in fresh.variables]), str(card["tokenizer"]))
+        shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
+        architecture = (str(shapes), str(card["tokenizer"]))
         new = architecture not in known
         like = known.setdefault(architecture, f", like {card['name']}" if known else "")
         if new:
@@ -125,18 +127,13 @@ def of_encoder(table, name):
     }
 
 
-def _sources(splits):
-    """The splits, then the test images disturbed."""
-    if "image" not in splits.train.arrays:
-        return list(splits)
-    return [*splits, *(disturb(splits.test) for disturb in DISTURBED.values())]
-
-
 def _features(network, splits):
+    """Those of the three parts; of images, then those of the test part disturbed, and cropped."""
     embed = evaluation.compiled(network)
-    arrays = [evaluation.features(embed, source) for source in _sources(splits)]
+    arrays = [evaluation.features(embed, source) for source in splits]
     if "image" in splits.train.arrays:
-        arrays.append(evaluation.features(embed, evaluation.cropped(splits.test)))
+        views = (*DISTURBED.values(), evaluation.cropped)
+        arrays += [evaluation.features(embed, splits.test, views=each) for each in views]
     return arrays
 
 
@@ -204,7 +201,7 @@ def _trained(encoder, card, splits, budgets, seeds):
         row[_per_class(budget)] = _mean_sd(scores)
         if budget == ALL and "image" in splits.train.arrays:
             row |= {
-                name: (_accuracy(objective, disturb(splits.test), strategy), 0.0) for name, disturb in DISTURBED.items()
+                name: (_accuracy(objective, splits.test, strategy, views), 0.0) for name, views in DISTURBED.items()
             }
     return row
 
@@ -235,8 +232,8 @@ def _kind(network):
     return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) else "dense"
 
 
-def _accuracy(objective, source, strategy):
-    return held_out(objective, source, 500 * strategy.num_replicas_in_sync, strategy)["accuracy"]
+def _accuracy(objective, source, strategy, views=None):
+    return held_out(objective, source, 500 * strategy.num_replicas_in_sync, strategy, views)["accuracy"]
 
 
 def _per_class(budget):

@@ -22,6 +22,7 @@ from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.data import inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.networks import conv  # noqa: F401  # its layers are registered, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in
@@ -277,6 +278,8 @@ def build(card, head=True):
         return encoder, None
     if card["head"] == "classifier":
         return encoder, classifier_head(card["features"], len(card["classes"]))
+    if not hasattr(module, "head"):
+        raise ValueError(f"{card['name']}: {card['objective']} has no head, and its card says that there is one.")
     return encoder, module.head(settings)
 
 

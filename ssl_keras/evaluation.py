@@ -3,8 +3,6 @@
 Shapes: `N` examples, `D` features.
 """
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -16,9 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
-from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data.augment import Augmentation, augment, interpolation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input, signature
 from ssl_keras.networks.transformer import Embeddings, pool
@@ -44,23 +41,24 @@ def compiled(network):
     return tf.function(embed, input_signature=[signature(network)])
 
 
-def features(network, source, batch_size=512):
+def features(network, source, batch_size=512, views=None):
     """float32 (N, D): what a network makes of every example of a source, in order.
 
     Args:
         network: a functional graph, or what `compiled` made of it.
         source: a `Source`.
         batch_size: examples at a time.
+        views: function (batch, draws) to another batch, `noisy` say, or None.
     """
     run = compiled(network) if isinstance(network, keras.Model) else network
-    batches = Batches(source, min(batch_size, len(source)), shuffle=False)
+    batches = Batches(source, min(batch_size, len(source)), shuffle=False, views=views)
     parts = [run(network_input(batch)).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
     return np.concatenate(parts)[: len(source)].astype(np.float32)
 
 
-def pixels(source):
+def pixels(source, views=None):
     """float32 (N, H·W·C) in [0, 1]: the baseline that learns nothing."""
-    return unit_range(tf.constant(source.column("image"))).numpy().reshape(len(source), -1)
+    return features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, views=views)
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
@@ -109,46 +107,28 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
     return float(model.score(test_x, test_y)), strength
 
 
-def noisy(source):
-    """The source with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
-    noise = np.random.default_rng(0)
-
-    def disturb(image):
-        return image + NOISE * noise.standard_normal(image.shape, np.float32)
-
-    return _disturbed(source, "noise", disturb)
+def noisy(batch, draws):
+    """Views (batch, draws) with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
+    image = unit_range(batch["image"])
+    return batch | {"image": tf.clip_by_value(image + NOISE * draws.normal("noise", image.shape[1:]), 0.0, 1.0)}
 
 
-def shifted(source):
-    """The source with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
-    draw = np.random.default_rng(0)
-
-    def disturb(image):
-        moved = np.zeros_like(image)
-        pixels = [max(1, round(SHIFT * side)) for side in image.shape[1:3]]
-        signs = draw.integers(0, 2, (len(image), 2)) * 2 - 1
-        for index, (down, right) in enumerate(signs * pixels):
-            whole = np.roll(image[index], (down, right), (0, 1))
-            whole[: max(down, 0)] = 0
-            whole[len(whole) + min(down, 0):] = 0
-            whole[:, : max(right, 0)] = 0
-            whole[:, whole.shape[1] + min(right, 0):] = 0
-            moved[index] = whole
-        return moved
-
-    return _disturbed(source, "shift", disturb)
+def shifted(batch, draws):
+    """Views with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
+    image = unit_range(batch["image"])
+    height, width, channels = image.shape[1:]
+    signs = tf.where(draws.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
+    rows, columns = (
+        interpolation(side, signs[:, axis] * max(1, round(SHIFT * side)) / side, tf.ones_like(signs[:, axis]))
+        for axis, side in enumerate((height, width))
+    )
+    image = tf.einsum("bih,bjw,bhwc->bijc", rows, columns, image)
+    return batch | {"image": tf.ensure_shape(image, (None, height, width, channels))}
 
 
-def cropped(source):
-    """The source with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
-    draws = Draws(0, 0, 0, len(source))
-    return _disturbed(source, "crop", lambda image: augment(tf.constant(image), draws, Augmentation(crop=CROP)).numpy())
-
-
-def _disturbed(source, what, disturb):
-    image = unit_range(tf.constant(source.column("image"))).numpy()
-    arrays = {name: source.column(name) for name in source.arrays} | {"image": np.clip(disturb(image), 0.0, 1.0)}
-    return dataclasses.replace(source, name=f"{source.name} with {what}", arrays=arrays, rows=None)
+def cropped(batch, draws):
+    """Views with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
+    return batch | {"image": augment(batch["image"], draws, Augmentation(crop=CROP))}
 
 
 def feature_sd(x):
@@ -165,15 +145,21 @@ def alignment(a, b):
 
 
 def uniformity(x, most=2_000):
-    """log of the mean of exp(−2‖a − b‖²) over pairs of the first `most` examples on the unit sphere.
+    """log of the mean of exp(−2‖a − b‖²) over pairs of at most so many examples on the unit sphere.
 
     0 where all share one direction; −4 is about what an even spread over many dimensions gives
-    (Wang & Isola 2020, equation 4).
+    (Wang & Isola 2020, equation 4). Features that are all 0 have one direction.
     """
-    x = normalize(x[:most]).astype(np.float64)
+    x = normalize(x[spread(len(x), most)]).astype(np.float64)
+    x[~x.any(axis=1), 0] = 1.0
     distance = 2 - 2 * np.clip(x @ x.T, -1, 1)  # squared
     pairs = distance[np.triu_indices(len(x), 1)]
     return float(np.log(np.mean(np.exp(-2 * pairs)))) if len(pairs) else 0.0
+
+
+def spread(count, most):
+    """At most so many of the indices 0 .. count − 1, at even distances: data may be sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def rankme(x):

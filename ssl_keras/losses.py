@@ -8,6 +8,7 @@ Shapes: `b` this replica's examples, `B` all replicas', `D` features, `P` positi
 
 import tensorflow as tf
 
+LEAST_SQUARE = 1e-6  # of a row's length: a row of zeros keeps a gradient that float16 can hold
 FAR = -1e9  # a score that must not count; finite, so that a row of padding stays finite
 
 
@@ -16,7 +17,17 @@ def gathered(x):
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return x
-    return tf.ensure_shape(replica.all_gather(x, axis=0), (None, *x.shape[1:]))
+    # A sum of rows at their places, and zeros elsewhere: TensorFlow's all_gather fails under
+    # MultiWorkerMirroredStrategy inside the loop over steps.
+    place = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=x.dtype)
+    placed = tf.reshape(place, (-1, *[1] * len(x.shape))) * x  # (replicas, b, …)
+    together = replica.all_reduce(tf.distribute.ReduceOp.SUM, placed)
+    return tf.reshape(together, (-1, *x.shape[1:]))
+
+
+def unit(x):
+    """(…, D) -> float32 (…, D) of length 1; rows shorter than 1e-3 stay shorter."""
+    return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=LEAST_SQUARE)
 
 
 def own_rows(count):
@@ -36,7 +47,7 @@ def nt_xent(first, second, weight, temperature):
         weight: (b,) 0 for padding.
         temperature: what cosine similarities are divided by.
     """
-    views = tf.stack([tf.math.l2_normalize(tf.cast(v, tf.float32), axis=-1) for v in (first, second)], 1)  # (b, 2, D)
+    views = tf.stack([unit(first), unit(second)], 1)  # (b, 2, D)
     count, dimensions = tf.shape(views)[0], views.shape[-1]
     anchors = tf.reshape(views, (-1, dimensions))  # (2b, D)
     candidates = tf.reshape(gathered(views), (-1, dimensions))  # (2B, D): an example's two views side by side
@@ -63,8 +74,7 @@ def local_global(whole, local, weight, temperature):
         weight: (b,) 0 for padding.
         temperature: what cosine similarities are divided by.
     """
-    whole = tf.math.l2_normalize(tf.cast(whole, tf.float32), axis=-1)
-    local = tf.math.l2_normalize(tf.cast(local, tf.float32), axis=-1)
+    whole, local = unit(whole), unit(local)
     positive = tf.einsum("bd,bpd->bp", whole, local) / temperature  # (b, P)
     everywhere = gathered(local)  # (B, P, D)
     places = tf.shape(local)[1]

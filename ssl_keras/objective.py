@@ -35,6 +35,7 @@ class Objective(keras.Model):
 
     # Whether the loss of an example depends on the others of its batch: micro-batches would be another loss.
     looks_across_examples = False
+    least_batch = 1  # examples; a batch of one has nothing to be told apart from
     # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
     LOSS_SCALE_START = 2.0**15
     LOSS_SCALE_GROWS_AFTER = 2000
@@ -109,7 +110,7 @@ class Objective(keras.Model):
 
     def _meets_across_examples(self):
         return self.looks_across_examples or any(
-            isinstance(layer, keras.layers.BatchNormalization) for layer in self._flatten_layers()
+            isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in self._flatten_layers()
         )
 
     def groups(self):
@@ -273,9 +274,9 @@ class Objective(keras.Model):
         """As in Keras, for data whose batches are dicts."""
         self._steps_per_epoch, self._validation_steps = steps_per_epoch, validation_steps
         self.failed_step.assign(-1)
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             kwargs.setdefault("shuffle", False)  # batches come in their order; Keras warns otherwise
-            if steps_per_epoch is not None:
+            if steps_per_epoch is not None and isinstance(x, tf.data.Dataset):
                 # Keras counts whole executions and would end a finite data set too early.
                 x = x.repeat()
         return super().fit(

@@ -112,17 +112,17 @@ class TensorBoard(keras.callbacks.Callback):
                 some = flat[:: 1 + len(flat) // HISTOGRAM_MOST]
                 tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
         some = TEXTS if self.splits.train.tokenizer else KNN_VALIDATION
-        validation = _first(self.splits.validation, some)
+        validation = _some(self.splits.validation, some)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
         tf.summary.scalar("health/uniformity", evaluation.uniformity(features))
         tf.summary.scalar("quality/rankme", evaluation.rankme(features))
         if "image" in validation.arrays:
-            crops = evaluation.features(self.embed, evaluation.cropped(validation))
+            crops = evaluation.features(self.embed, validation, views=evaluation.cropped)
             tf.summary.scalar("health/alignment", evaluation.alignment(features, crops))
             self._picture("neighbours", neighbours(validation.column("image"), features))
         if "label" in validation.arrays:
-            train = _first(self.splits.train, TEXTS if self.splits.train.tokenizer else KNN_TRAIN)
+            train = _some(self.splits.train, TEXTS if self.splits.train.tokenizer else KNN_TRAIN)
             accuracy = evaluation.knn(
                 evaluation.features(self.embed, train), train.column("label"),
                 features, validation.column("label"),
@@ -135,14 +135,14 @@ class TensorBoard(keras.callbacks.Callback):
         tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
 
     def _picture_batch(self, objective):
-        source = self.splits.validation
-        batch = Batches(source, min(PICTURES, len(source)), shuffle=False).numpy(0)
+        source = _some(self.splits.validation, PICTURES)
+        batch = Batches(source, len(source), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
         return objective.views(tensors, Draws(self.training.seed, 0, 0, len(batch["weight"])))
 
     def _project(self, objective):
         tokenizer = self.splits.train.tokenizer
-        source = _first(self.splits.validation, TEXTS if tokenizer else PROJECTED)
+        source = _some(self.splits.validation, TEXTS if tokenizer else PROJECTED)
         self.folder.mkdir(parents=True, exist_ok=True)
         config = projector.ProjectorConfig()
         columns = {}
@@ -189,8 +189,8 @@ def _tag(key):
     return "health/gradient_norm" if name == "gradient_norm" else f"quality/{name}_{part}"
 
 
-def _first(source, count):
-    return source.take(np.arange(min(count, len(source))))
+def _some(source, count):
+    return source.take(evaluation.spread(len(source), count))
 
 
 def picture_grid(rows):
@@ -199,18 +199,18 @@ def picture_grid(rows):
 
 
 def neighbours(images, features):
-    """Rows for `picture_grid`: the first images (N, H, W, C), then the nearest to each of them by cosine, best first.
+    """Rows for `picture_grid`: some of the images (N, H, W, C), then the nearest to each by cosine, best first.
 
     Args:
         images: uint8, or float in [0, 1].
         features: (N, D).
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    some = min(PICTURES, len(unit))
-    similarity = unit[:some] @ unit.T
-    similarity[np.arange(some), np.arange(some)] = -np.inf  # itself
+    some = evaluation.spread(len(unit), PICTURES)
+    similarity = unit[some] @ unit.T
+    similarity[np.arange(len(some)), some] = -np.inf  # itself
     order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]
-    return [unit_range(tf.constant(images[rows])) for rows in (np.arange(some), *order.T)]
+    return [unit_range(tf.constant(images[rows])) for rows in (some, *order.T)]
 
 
 def _sprite(images):

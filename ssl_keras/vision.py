@@ -4,6 +4,7 @@ Shapes: `B` batch, `H W C` image, `D` features.
 """
 
 import dataclasses
+import logging
 
 import keras
 
@@ -13,6 +14,7 @@ from ssl_keras.data.augment import Augmentation
 from ssl_keras.networks import conv
 
 FINEST = 16  # places along each side
+log = logging.getLogger(__name__)
 WIDEST = 1 << 12  # channels of the first stage that a card may ask for
 
 
@@ -46,22 +48,35 @@ def prepare(settings, splits, init=None):
     """Images as they are; the network is that of the encoder that a run starts from.
 
     Raises:
-        ValueError: no images; a network asked for that is not that of `init`.
+        ValueError: no images; a network asked for that is not that of `init`; more places than there are.
     """
-    splits.train.column_spec("image")
-    if init is None:
-        return settings, splits
+    shape, _ = splits.train.column_spec("image")
+    if init is not None:
+        settings = _like(settings, init)
+    side = min(conv.last_map(shape, settings.network))
+    if settings.places > side:
+        raise ValueError(
+            f"places must be at most {side}, the side of {settings.network}'s last stage for images {tuple(shape)}. "
+            f"Received: {settings.places}"
+        )
+    return settings, splits
+
+
+def _like(settings, init):
+    """The settings with the network of the encoder that a run starts from."""
     saved = cards.read(encoders.find(init))
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
-        return settings, splits  # of another kind: `initialise` takes what fits, and says what does not
+        return settings  # of another kind: `initialise` takes what fits, and says what does not
     other = [n for n in NETWORK if getattr(settings, n) not in (getattr(Settings, n), getattr(saved, n))]
     if other:
         raise ValueError(
             f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
             + ", ".join(f"{name}={getattr(saved, name)}" for name in other) + "."
         )
-    return dataclasses.replace(settings, **{name: getattr(saved, name) for name in NETWORK}), splits
+    network = {name: getattr(saved, name) for name in NETWORK}
+    log.info("The network is that of %s: %s", init, network)
+    return dataclasses.replace(settings, **network)
 
 
 def encoder(settings, spec):

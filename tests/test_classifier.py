@@ -74,8 +74,13 @@ def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
     of = lambda label: tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits).numpy()  # noqa: E731
     expected = np.sum(share * of(mixed["label"]) + (1 - share) * of(mixed["partner"]))
     assert float(total) == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(ValueError, match="expected an even number of rows"):
-        objective.views({k: v[:3] for k, v in batch.items()}, Draws(0, 0, 0, 3))
+    odd = objective.views({k: v[:3] for k, v in batch.items()}, Draws(0, 0, 0, 3))
+    np.testing.assert_array_equal(odd["partner"], batch["label"].numpy()[[1, 0, 2]])  # the last has no neighbour
+
+
+def test_labels_need_their_number():
+    with pytest.raises(ValueError, match="labels need the number of classes"):
+        classifier.build(Settings(labels=True, **SMALL), load("digits", 8).train.spec())
 
 
 def test_what_is_evaluated_is_not_augmented():

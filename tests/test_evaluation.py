@@ -90,30 +90,39 @@ def test_uniformity_equals_a_slow_loop_and_its_closed_forms(rng):
     pairs = [np.exp(-2 * np.sum((unit[i] - unit[j]) ** 2)) for i in range(12) for j in range(i)]
     assert evaluation.uniformity(x) == pytest.approx(np.log(np.mean(pairs)))
     assert evaluation.uniformity(np.ones((9, 3))) == pytest.approx(0, abs=1e-9)  # collapsed
+    assert evaluation.uniformity(np.zeros((9, 3))) == pytest.approx(0, abs=1e-9)
     assert evaluation.uniformity(np.eye(6)) == pytest.approx(-4)  # all at right angles
 
 
+def disturbed(source, views):
+    """What a network gets: (N, H, W, C)."""
+    flat = evaluation.pixels(source, views)
+    return flat.reshape(len(flat), *source.spec()["image"][0])
+
+
 def test_disturbed_images(rng):
-    source = images("mine", np.full((400, 28, 28, 1), 128, np.uint8), np.arange(400) % 2)
+    source = images("mine", np.full((400, 28, 28, 1), 128, np.uint8))
     some = source.take(np.arange(10, 310))
-    noisy = evaluation.noisy(some).column("image")
-    assert noisy.dtype == np.float32
-    assert noisy.std() == pytest.approx(evaluation.NOISE, rel=0.01)
-    shifted = evaluation.shifted(some)
-    np.testing.assert_array_equal(shifted.column("label"), some.column("label"))
-    black = shifted.column("image")[..., 0] == 0
+    noise = disturbed(some, evaluation.noisy)
+    assert noise.std() == pytest.approx(evaluation.NOISE, rel=0.01)
+    black = disturbed(some, evaluation.shifted)[..., 0] == 0
     assert set(black.all(2).sum(1)) == set(black.all(1).sum(1)) == {2}  # two rows and two columns came in
     top, left = black[:, 0].all(1), black[:, :, 0].all(1)
     assert 0.4 < top.mean() < 0.6
     assert 0.4 < left.mean() < 0.6
-    for disturb in (evaluation.noisy, evaluation.shifted, evaluation.cropped):
-        np.testing.assert_array_equal(disturb(some).column("image"), disturb(some).column("image"))
+    for views in (evaluation.noisy, evaluation.shifted, evaluation.cropped):
+        np.testing.assert_array_equal(disturbed(some, views), disturbed(some, views))
 
 
 def test_a_shift_moves_what_is_there(rng):
-    source = images("mine", rng.integers(1, 256, (40, 14, 14, 1), np.uint8))
-    before, after = source.column("image") / np.float32(255), evaluation.shifted(source).column("image")
+    source = images("mine", rng.integers(1, 256, (40, 14, 14, 3), np.uint8))
+    before, after = source.column("image") / np.float32(255), disturbed(source, evaluation.shifted)
     for one, moved in zip(before, after):
         wanted = [np.roll(one, (down, right), (0, 1)) for down in (1, -1) for right in (1, -1)]
         inside = np.s_[1:-1, 1:-1]
-        assert any(np.array_equal(moved[inside], w[inside]) for w in wanted)
+        assert any(np.allclose(moved[inside], w[inside], atol=1e-6) for w in wanted)
+
+
+def test_some_are_taken_from_all_over():
+    assert evaluation.spread(100, 5).tolist() == [0, 24, 49, 74, 99]
+    assert evaluation.spread(3, 5).tolist() == [0, 1, 2]

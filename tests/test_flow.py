@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import downstream
-from ssl_keras.__main__ import main
+from ssl_keras import downstream, objectives
+from ssl_keras.__main__ import _defaults, main
 from ssl_keras.data.sources import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.networks.dense import classifier_head
@@ -290,6 +290,14 @@ def test_bad_requests_end_with_one_line(capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name):
+    defaults = objectives.module(name).DEFAULTS
+    assert _defaults(defaults, ["--steps", "3"]).epochs == 0
+    assert _defaults(defaults, ["--epochs=3"]).steps == 0
+    assert _defaults(defaults, ["--run", "x"]) == defaults
 
 
 @pytest.mark.parametrize("arguments", [

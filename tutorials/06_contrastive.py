@@ -156,7 +156,7 @@ def state():
     """The encoder's features of train, validation and test; its measures."""
     embed = evaluation.compiled(model.encoder)
     features = [evaluation.features(embed, part) for part in splits]
-    crops = evaluation.features(embed, evaluation.cropped(splits.test))
+    crops = evaluation.features(embed, splits.test, views=evaluation.cropped)
     return features, measures(features[2], crops) | {"bound, nats": mutual_information()}
 
 

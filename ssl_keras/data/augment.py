@@ -39,9 +39,9 @@ class Augmentation:
     shift: float = 0.0
     """The largest shift along each side, as a share of it; what comes in is black."""
     colour: float = 0.0
-    """Strength of changes of brightness, contrast and, in colour, saturation and hue."""
+    """Strength of changes of brightness, contrast and, of RGB images, saturation and hue."""
     grey: float = 0.0
-    """Probability that the colours are taken away."""
+    """Probability that the colours of an RGB image are taken away."""
     blur: float = 0.0
     """Probability of Gaussian blur."""
     cutout: float = 0.0

@@ -34,7 +34,7 @@ def conv_encoder(image_shape, network="cnn", width=0, places=1, name="encoder"):
     D is places² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
 
     Args:
-        image_shape: (H, W, C) to be trained on; H chooses the stem, C is fixed.
+        image_shape: (H, W, C) to be trained on; the longer side chooses the stem, C is fixed.
         network: one of BLOCKS.
         width: channels of the first stage, doubled at each of the next; 0 is the network's own.
         places: along each side, over which the last stage is averaged; 1 is the whole. More
@@ -61,6 +61,14 @@ def conv_encoder(image_shape, network="cnn", width=0, places=1, name="encoder"):
             )
     x = PlacePool(places, dtype="float32", name="features")(x)  # (B, D)
     return keras.Model(image, x, name=name)
+
+
+def last_map(image_shape, network):
+    """(h, w) of the last stage for images of this shape."""
+    kind, stages, _ = BLOCKS[network]
+    stem = 4 if max(image_shape[:2]) > SMALL_IMAGE else 1
+    stride = stem * 2 ** (len(stages) - (kind != "plain"))
+    return tuple(-(-side // stride) for side in image_shape[:2])
 
 
 def features(network, width=0, places=1):
@@ -154,6 +162,8 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
+        if not (self.center and self.scale and self.axis == -1):
+            raise ValueError("BatchNorm has scale, shift and channels last. Else use keras.layers.BatchNormalization.")
 
     def call(self, inputs, training=None, mask=None):
         learning = bool(training and self.trainable)

@@ -44,6 +44,7 @@ DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cos
                     weight_decay=1e-2)
 TURNS = 4
 NONE = Augmentation()
+MOST_CLASSES = 1 << 20
 BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
 
 
@@ -57,11 +58,13 @@ class Settings(vision.Settings):
     """Label smoothing: the share of the target that is spread over all classes."""
     mixup: float = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
-    classes: typing.Annotated[int, tyro.conf.Suppress] = TURNS  # no flag: `prepare` fills it in
+    classes: typing.Annotated[int, tyro.conf.Suppress] = 0  # with labels; no flag: `prepare` fills it in
 
     def __post_init__(self):
         super().__post_init__()
         check_softening(self.smoothing, self.mixup)
+        if not 0 <= self.classes <= MOST_CLASSES:
+            raise ValueError(f"classes must be 0 to {MOST_CLASSES}. Received: {self.classes}")
         if self.mixup and not self.labels:
             raise ValueError("mixup needs labels: a mixed image is turned by two angles at once. Set labels too.")
 
@@ -87,15 +90,21 @@ def prepare(settings, splits, init=None):
         return dataclasses.replace(settings, classes=len(splits.train.classes)), splits
     if shape[0] != shape[1]:
         raise ValueError(f"Turned images keep their shape only if it is square: set image_size. Received: {shape}")
-    return dataclasses.replace(settings, classes=TURNS), splits
+    return settings, splits
 
 
 encoder = vision.encoder
 
 
+def _classes(settings):
+    if settings.labels and not settings.classes:
+        raise ValueError("labels need the number of classes: prepare(settings, splits) fills it in, or set classes.")
+    return settings.classes if settings.labels else TURNS
+
+
 def head(settings):
     """A fresh head: features (B, D) -> logits (B, Y)."""
-    return classifier_head(conv.features(settings.network, settings.width, settings.places), settings.classes)
+    return classifier_head(conv.features(settings.network, settings.width, settings.places), _classes(settings))
 
 
 def build(settings, spec, encoder=encoder):
@@ -106,7 +115,7 @@ def build(settings, spec, encoder=encoder):
     """
     network = vision.chosen_encoder(settings, spec, encoder)
     return Classifier(
-        network, classifier_head(network.output_shape[-1], settings.classes), augmentation=settings,
+        network, classifier_head(network.output_shape[-1], _classes(settings)), augmentation=settings,
         turns=not settings.labels, smoothing=settings.smoothing, mixup=settings.mixup,
     )
 
@@ -154,13 +163,12 @@ class Classifier(Objective):
         image = augment(batch["image"], draws, self.augmentation)
         if self.shares is None:
             return batch | {"image": image}
-        if draws.rows % 2:
-            raise ValueError(f"Mixup pairs neighbours: expected an even number of rows. Received: {draws.rows}")
         place = draws.uniform("mixup", ()) * (BETA_TABLE - 1)  # (B,)
         low = tf.minimum(tf.cast(place, tf.int32), BETA_TABLE - 2)
         below, above = (tf.gather(tf.constant(self.shares, tf.float32), low + step) for step in (0, 1))
         share = below + (place - tf.cast(low, tf.float32)) * (above - below)
-        partner = tf.bitwise.bitwise_xor(tf.range(draws.rows), 1)
+        # Without a neighbour the last of an odd number is mixed with itself.
+        partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(draws.rows), 1), draws.rows - 1)
         own = share[:, None, None, None]
         mixed = own * image + (1 - own) * tf.gather(image, partner)
         return batch | {"image": mixed, "partner": tf.gather(batch["label"], partner), "share": share}

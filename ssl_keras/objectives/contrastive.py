@@ -22,6 +22,7 @@ squared distance of partners' features on the unit sphere (Wang & Isola 2020), i
 """
 
 import dataclasses
+import math
 
 import keras
 import tensorflow as tf
@@ -63,8 +64,8 @@ class Settings(vision.Settings):
         super().__post_init__()
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}. Received: {self.loss!r}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive. Received: {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite. Received: {self.temperature}")
         if not self.projection or min(self.projection) < 1:
             raise ValueError(f"projection must be positive integers. Received: {self.projection}")
 
@@ -88,7 +89,8 @@ def projectors(settings, network):
     whole = projector(network.output_shape[-1], settings.projection, "projector")
     if settings.loss != "local_global":
         return whole, None, ()
-    stages = sorted(layer.name for layer in network.layers if layer.name.removeprefix("stage_").isdigit())
+    stages = [layer.name for layer in network.layers if layer.name.removeprefix("stage_").isdigit()]
+    stages.sort(key=lambda name: int(name.removeprefix("stage_")))
     if len(stages) < LOCAL_STAGES:
         raise ValueError(f"local_global needs an encoder with layers stage_0, stage_1, …. Received: {stages}")
     maps = [network.get_layer(name).output for name in stages[-LOCAL_STAGES:]]
@@ -112,7 +114,7 @@ def projector(features, widths, name):
 class Contrastive(Objective):
     """Holds `encoder` and `projector`; trains on `batch["view_a"]` and `batch["view_b"]`."""
 
-    looks_across_examples = True
+    looks_across_examples, least_batch = True, 2
 
     def __init__(self, settings, encoder, projector, trunk=None, local_projectors=()):
         super().__init__(name="contrastive")
@@ -170,10 +172,12 @@ class Contrastive(Objective):
         )
 
     def _measure(self, first, second, features, weight):
-        first, second = (tf.math.l2_normalize(v, axis=1) for v in (first, second))
-        nearest = tf.argmax(tf.matmul(first, losses.gathered(second), transpose_b=True), axis=1, output_type=tf.int32)
+        first, second = losses.unit(first), losses.gathered(losses.unit(second))
+        present = losses.gathered(weight) > 0
+        similarity = tf.where(present, tf.matmul(first, second, transpose_b=True), losses.FAR)
+        nearest = tf.argmax(similarity, axis=1, output_type=tf.int32)
         self.matched.update_state(nearest == losses.own_rows(tf.shape(first)[0]), weight)
-        a, b = tf.split(tf.math.l2_normalize(tf.cast(features, tf.float32), axis=1), 2)
+        a, b = tf.split(losses.unit(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 
     def pictures(self, batch):

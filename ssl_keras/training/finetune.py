@@ -5,6 +5,8 @@ The encoder is frozen, or frozen at first, or learns at a lower rate than the ne
 """
 
 import dataclasses
+import logging
+import math
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, files
@@ -47,10 +49,15 @@ class Settings(Augmentation):
             raise ValueError(f"frozen_steps must be at least 0. Received: {self.frozen_steps}")
         if self.labels_per_class < 0:
             raise ValueError(f"labels_per_class must be at least 0. Received: {self.labels_per_class}")
-        if not self.encoder_rate > 0:
-            raise ValueError(f"encoder_rate must be positive; use freeze for 0. Received: {self.encoder_rate}")
+        if not 0 < self.encoder_rate < math.inf:
+            raise ValueError(
+                f"encoder_rate must be positive and finite; use freeze for 0. Received: {self.encoder_rate}"
+            )
+        if self.freeze and self.frozen_steps:
+            raise ValueError(f"freeze and frozen_steps exclude each other. Received: frozen_steps={self.frozen_steps}")
 
 
+log = logging.getLogger(__name__)
 DEFAULTS = runs.Training(steps=1000, batch_size=64)
 
 
@@ -85,7 +92,9 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.
-        training = dataclasses.replace(training, batch_size=min(training.batch_size, len(splits.train)))
+        replicas = strategy.num_replicas_in_sync
+        most = max(len(splits.train) // replicas * replicas, replicas)
+        training = dataclasses.replace(training, batch_size=min(training.batch_size, most))
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
@@ -103,6 +112,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             frozen=settings.freeze, name="finetune",
         )
         total = runs.total_steps(training, splits)
+        if settings.frozen_steps >= total:
+            log.warning("The encoder stands still for %d steps, and the run has %d.", settings.frozen_steps, total)
         runs.compile_objective(
             objective, training, splits, make_optimizer(training, total, head.trainable_variables),
             make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate, settings.frozen_steps),

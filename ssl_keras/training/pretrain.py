@@ -83,7 +83,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
 def initialise(encoder, name, head=None):
     """Copies the weights of a saved encoder that match by name and shape; lists the others.
 
-    A head is taken over whole, where the saved one is of the same kind, and else stays fresh.
+    A head is taken over whole, where the saved one has its shapes, and else stays fresh.
 
     Returns:
         The names left as they were: (in the new encoder, in the saved one).
@@ -91,7 +91,7 @@ def initialise(encoder, name, head=None):
     Raises:
         ValueError: nothing matches.
     """
-    saved, saved_head, card = encoders.load_with_head(name)
+    saved, saved_head, _ = encoders.load_with_head(name)
     saved = encoders.named_variables(saved)
     fresh = encoders.named_variables(encoder)
     matched = [key for key in fresh if key in saved and saved[key].shape == fresh[key].shape]
@@ -105,7 +105,7 @@ def initialise(encoder, name, head=None):
         fresh[key].assign(np.asarray(saved[key]))
     left = sorted(fresh.keys() - set(matched)), sorted(saved.keys() - set(matched))
     log.info("Initialised %d of %d weights from %s", len(matched), len(fresh), name)
-    if head is not None and card["head"] == "objective":
+    if head is not None and saved_head is not None:
         shapes = [[v.shape for v in network.variables] for network in (head, saved_head)]
         if shapes[0] == shapes[1]:
             head.set_weights(saved_head.get_weights())

@@ -58,7 +58,7 @@ class Training:
     clip_norm: float | None = None
     """Largest global gradient norm."""
     accumulate: int = 1
-    """Micro-batches per update, to save memory; the update stays the same."""
+    """Micro-batches per update, to save memory; the update stays the same. (Not with batch normalisation.)"""
     precision: str = "float32"
     """float32, mixed_bfloat16 or mixed_float16."""
     seed: int = 0
@@ -224,7 +224,16 @@ def total_steps(training, splits):
 
 
 def compile_objective(objective, training, splits, *optimizers):
-    """Compiles it as a run asks for; by default with `optimizer.make`'s over all it trains."""
+    """Compiles it as a run asks for; by default with `optimizer.make`'s over all it trains.
+
+    Raises:
+        ValueError: a batch that is too small for the objective, or micro-batches that it cannot have.
+    """
+    if training.batch_size < objective.least_batch:
+        raise ValueError(
+            f"{objective.name} compares the examples of a batch: batch_size must be at least "
+            f"{objective.least_batch}. Received: {training.batch_size}"
+        )
     if not optimizers:
         total = total_steps(training, splits)
         optimizers = [make_optimizer(training, total, objective.trainable_variables)]
@@ -234,9 +243,9 @@ def compile_objective(objective, training, splits, *optimizers):
     )
 
 
-def held_out(objective, source, batch_size, strategy):
-    """{metric: value} of a compiled objective on all of a source."""
-    batches = Batches(source, batch_size, views=objective.held_out_views, shuffle=False)
+def held_out(objective, source, batch_size, strategy, views=None):
+    """{metric: value} of a compiled objective on all of a source, by default through its `held_out_views`."""
+    batches = Batches(source, batch_size, views=views or objective.held_out_views, shuffle=False)
     dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
     return {key: float(value) for key, value in result.items()}
