@@ -9,6 +9,7 @@ Shapes: `B` examples in this replica's part of the batch, `K` micro-batches.
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from ssl_keras.execution import executions
 
@@ -93,11 +94,11 @@ class Objective(keras.Model):
             )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None. Received: {clip_norm}")
+        # Keras' own "auto" would never compile on a CPU.
+        alone = self.distribute_strategy.num_replicas_in_sync == 1
         super().compile(
-            optimizer=optimizer, auto_scale_loss=False,
-            # "auto" is: where it works, so not with deterministic ops.
-            jit_compile="auto" if jit_compile and self.distribute_strategy.num_replicas_in_sync == 1 else False,
-            **kwargs,
+            optimizer=optimizer, auto_scale_loss=False, **kwargs,
+            jit_compile=bool(jit_compile) and alone and not is_op_determinism_enabled(),
         )
         self.clip_norm, self.accumulate = clip_norm, accumulate
         self.train_function = self.test_function = None

@@ -47,7 +47,8 @@ def replicas():
     for name in XLA:
         plain, *_ = train(CASES[name], one, clip_norm=0.05)
         compiled, *_ = train(CASES[name], one, clip_norm=0.05, jit_compile=True, executions=4)  # not under determinism
-        report[f"{name}, xla"] = {"difference": largest_difference(plain, compiled)}
+        which = [compiled.jit_compile, plain.jit_compile]
+        report[f"{name}, xla"] = {"difference": largest_difference(plain, compiled), "compiled": which == [True, False]}
     alone = {"gathered": lambda x: x, "own_rows": tf.range}
     with unittest.mock.patch.multiple(losses, **alone):
         report["local negatives"] = compared(CASES["contrastive"], one, two, optimizer="sgd")

@@ -73,9 +73,10 @@ def test_metrics_sum_up_to_the_same(replicas):
 
 
 def test_xla_equals_plain(replicas):
-    differences = {name: value["difference"] for name, value in replicas.items() if name.endswith("xla")}
-    assert differences
-    assert max(differences.values()) <= 1e-5
+    outcomes = {name: value for name, value in replicas.items() if name.endswith("xla")}
+    assert outcomes
+    assert all(outcome["compiled"] for outcome in outcomes.values())
+    assert max(outcome["difference"] for outcome in outcomes.values()) <= 1e-5
 
 
 def test_replicas_share_each_batch(replicas):
