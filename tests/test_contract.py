@@ -1,5 +1,6 @@
 """What every objective must do, on one device. `tests/test_strategies.py` has the rest."""
 
+import functools
 import re
 
 import keras
@@ -13,6 +14,14 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 
 ONE = tf.distribute.get_strategy()
+
+
+@functools.cache
+def plain_run(name, **options):
+    """What `train` gives on one device; several tests look at the same run, and leave it as it is."""
+    return train(CASES[name], ONE, **options)
+
+
 every_objective = pytest.mark.parametrize("name", CASES)
 
 
@@ -22,7 +31,7 @@ def test_every_objective_has_a_case():
 
 @every_objective
 def test_finite_loss_and_every_variable_moves(name):
-    before_objective, *_ = train(CASES[name], ONE, steps=1, optimizer="sgd")
+    before_objective, *_ = plain_run(name, steps=1, optimizer="sgd")
     objective, logs, held_out = train(CASES[name], ONE, steps=3, optimizer="sgd")
     assert np.isfinite([*logs.values(), *held_out.values()]).all()
     for before, after in zip(before_objective.trainable_variables, objective.trainable_variables):
@@ -58,7 +67,7 @@ def test_one_batch_is_overfitted(name):
 
 @every_objective
 def test_metrics_are_documented(name):
-    _, logs, held_out = train(CASES[name], ONE, steps=1)
+    _, logs, held_out = plain_run(name, steps=1)
     documented = set(re.findall(r"`(\w+)`", re.search(r"Metrics:(.*)", CASES[name].module.__doc__, re.S).group(1)))
     assert set(logs) == documented
     assert set(held_out) == documented - {"gradient_norm"}
@@ -67,7 +76,7 @@ def test_metrics_are_documented(name):
 @every_objective
 def test_encoder_round_trip_is_exact(name, tmp_path):
     source = CASES[name].splits().train
-    objective, *_ = train(CASES[name], ONE, steps=1)
+    objective, *_ = plain_run(name, steps=1)
     encoders.save_encoder(
         tmp_path / "saved", objective.encoder, objective="autoencoder", settings=None, spec=source.spec(),
         tokenizer=source.tokenizer,
@@ -89,7 +98,7 @@ def test_the_way_of_running_changes_nothing(name, options):
         with pytest.raises(ValueError, match="looks across the examples of a batch"):
             train(CASES[name], ONE, **options)
         return
-    plain, logs, held_out = train(CASES[name], ONE, clip_norm=0.05)
+    plain, logs, held_out = plain_run(name, clip_norm=0.05)
     other, other_logs, other_held_out = train(CASES[name], ONE, clip_norm=0.05, **options)
     exact = options == {"executions": 3}
     for before, after in zip(plain.weights, other.weights):
@@ -112,7 +121,7 @@ def test_it_can_be_stepped_through(name):
 
 @every_objective
 def test_clipping_and_the_reported_norm(name):
-    free, logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd")
+    free, logs, _ = plain_run(name, steps=1, optimizer="sgd")
     clipped, clipped_logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd", clip_norm=logs["gradient_norm"] / 4)
     start, *_ = train(CASES[name], ONE, steps=1, optimizer=keras.optimizers.SGD(0.0))
     assert clipped_logs["gradient_norm"] == pytest.approx(logs["gradient_norm"])
