@@ -85,9 +85,9 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         ValueError: no labels, data that do not fit an encoder, too few labels.
     """
     folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
-    cards_ = [cards.read(folder) for folder in folders]
-    prepared = [check_labelled(splits, folder, card) for folder, card in zip(folders, cards_)]
-    titles = [card["name"] for card in cards_]
+    about = [cards.read(folder) for folder in folders]
+    prepared = [check_labelled(splits, folder, card) for folder, card in zip(folders, about)]
+    titles = [card["name"] for card in about]
     if not folders or len(set(titles)) < len(titles):
         raise ValueError(f"Expected encoders of different names. Received: {', '.join(titles) or 'none'}")
     if not seeds:
@@ -100,7 +100,8 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
         table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
     known = {}  # architecture: what its baselines' rows are called
-    for folder, card, data in zip(folders, cards_, prepared):
+    each = list(zip(folders, about, prepared))
+    for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
         encoder = encoders.load_encoder(folder, network=network and network())
         keras.utils.set_random_seed(seeds[0])
         fresh = network() if network else encoders.build(card, head=False)[0]
@@ -178,11 +179,10 @@ def _trained(encoder, card, splits, budgets, seeds):
         settings = list(itertools.product(grid.rates, grid.augmentations))
         for rate, augmentation in tqdm(settings, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
             objective.augmentation = augmentation
-            objective.optimizer.learning_rate = rate
             runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
             for seed in chosen:
                 checkpoint.assign(checkpoint.variables(objective), start)
-                objective.optimizer.learning_rate = rate
+                objective.optimizer.learning_rate = rate  # it is among what was just assigned
                 for mark in _train(objective, splits, grid, budget, seed):
                     weights = checkpoint.read(checkpoint.variables(objective))
                     accuracy = _accuracy(objective, splits.validation, strategy)

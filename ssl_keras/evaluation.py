@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
-from ssl_keras.data.augment import Augmentation, augment, interpolation
+from ssl_keras.data.augment import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input, signature
@@ -116,14 +116,12 @@ def noisy(batch, draws):
 def shifted(batch, draws):
     """Views with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
     image = unit_range(batch["image"])
-    height, width, channels = image.shape[1:]
     signs = tf.where(draws.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
     rows, columns = (
         interpolation(side, signs[:, axis] * max(1, round(SHIFT * side)) / side, tf.ones_like(signs[:, axis]))
-        for axis, side in enumerate((height, width))
+        for axis, side in enumerate(image.shape[1:3])
     )
-    image = tf.einsum("bih,bjw,bhwc->bijc", rows, columns, image)
-    return batch | {"image": tf.ensure_shape(image, (None, height, width, channels))}
+    return batch | {"image": mapped(image, rows, columns)}
 
 
 def cropped(batch, draws):

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from sklearn.preprocessing import normalize
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams
 
@@ -205,7 +206,7 @@ def neighbours(images, features):
         images: uint8, or float in [0, 1].
         features: (N, D).
     """
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = normalize(features)
     some = evaluation.spread(len(unit), PICTURES)
     similarity = unit[some] @ unit.T
     similarity[np.arange(len(some)), some] = -np.inf  # itself

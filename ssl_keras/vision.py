@@ -26,7 +26,6 @@ class Settings(Augmentation):
     """cnn, resnet18, resnet34, resnet50 or resnet101, see `networks/conv.py`."""
     width: int = 0
     """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
-
     places: int = 1
     """Places along each side over which the last stage is averaged; more keeps where something is."""
 

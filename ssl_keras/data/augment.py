@@ -66,20 +66,24 @@ def augment(image, draws, options, stream="view"):
     """
     x = unit_range(image)
     height, width, channels = image.shape[1:]
-    geometry = draws.uniform(f"{stream}/geometry", (9,))  # (B, 9)
     if options.crop < 1 or options.flip or options.shift or options.blur:
-        rows, columns = _matrices(geometry, options, height, width)
-        x = tf.reshape(rows @ tf.reshape(x, (-1, height, width * channels)), (-1, height, width, channels))
-        if channels == 1:
-            x = tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
-        else:
-            x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, width, height * channels))
-            x = tf.transpose(tf.reshape(columns @ x, (-1, width, height, channels)), (0, 2, 1, 3))
+        geometry = draws.uniform(f"{stream}/geometry", (9,))  # (B, 9)
+        x = mapped(x, *_matrices(geometry, options, height, width))
     if options.colour or options.grey:
         x = _colours(x, draws.uniform(f"{stream}/colour", (6,)), options)
     if options.cutout:
         x = _cutout(x, draws.uniform(f"{stream}/cutout", (2,)), options.cutout)
     return tf.ensure_shape(x, (None, height, width, channels))
+
+
+def mapped(image, rows, columns):
+    """R · image · Cᵀ: images (B, H, W, C) and maps of their rows (B, H, H) and columns (B, W, W) -> the same shape."""
+    height, width, channels = image.shape[1:]
+    x = tf.reshape(rows @ tf.reshape(image, (-1, height, width * channels)), (-1, height, width, channels))
+    if channels == 1:
+        return tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
+    x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, width, height * channels))
+    return tf.transpose(tf.reshape(columns @ x, (-1, width, height, channels)), (0, 2, 1, 3))
 
 
 def _matrices(geometry, options, height, width):
