@@ -30,8 +30,6 @@ import functools
 import json
 import os
 import pathlib
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +39,7 @@ HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
 import numpy as np
+from contenders import Process, interval, medians, rounds, serve
 
 OURS, PIPELINE, STEP = "ours", "our pipeline alone", "our step alone"
 WORKERS = {f"lightly, PyTorch, workers: {count}": count for count in (0, 1, 2)}
@@ -83,15 +82,20 @@ class Plan:
 QUICK = Plan(rounds=1, seconds=2.0, seeds=(0,), budget=5.0)
 
 
-def interval(ratios):
-    """The median of n ratios, and the range that holds the true median with 1 − 2^(1−n) confidence."""
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
-
-
 # ----- the contenders, each in a process of its own
 
 
-class Ours:
+class Contender:
+    """What `contenders.serve` wants of each."""
+
+    batch, steps_per_execution = BATCH, STEPS_PER_EXECUTION
+
+    def keep(self, folder):
+        for part in ("known", "validation"):
+            np.save(folder / f"{part}-features.npy", self.features(np.load(folder / f"{part}.npy")))
+
+
+class Ours(Contender):
     """`Contrastive`, through `fit`, on the endless data set of `Batches`."""
 
     def __init__(self, folder, seed):
@@ -157,7 +161,7 @@ def convolution(channels, filters, stride=1):
     return layers
 
 
-class Lightly:
+class Lightly(Contender):
     """The loop of lightly's example of SimCLR (examples/pytorch/simclr.py)."""
 
     def __init__(self, folder, seed, workers):
@@ -245,97 +249,13 @@ CONTENDERS = {OURS: Ours, PIPELINE: Pipeline, STEP: Step} | {
 }
 
 
-def contender(name, folder, seed):
-    """Does what it is told on stdin and answers on stdout, a line of JSON each.
-
-    `round SECONDS`: about so many seconds of steps, none of them compiling. `train SECONDS`:
-    builds, trains from nothing, and leaves features in the folder.
-    """
-    one = CONTENDERS[name](folder, seed)
-    print(json.dumps("ready"), flush=True)
-    parameters, rate = None, None
-    for line in sys.stdin:
-        what, seconds = line.split()
-        start = time.perf_counter()
-        if what == "train":
-            answer = {"parameters": one.build(), "steps": one.train(start + float(seconds))}
-            answer["seconds"] = time.perf_counter() - start
-            for part in ("known", "validation"):
-                np.save(folder / f"{part}-features.npy", one.features(np.load(folder / f"{part}.npy")))
-        else:
-            if rate is None:
-                parameters = one.build()
-                one.steps(2 * STEPS_PER_EXECUTION)  # compiles
-                rate = timed(one, 2 * STEPS_PER_EXECUTION)
-            executions = max(1, round(float(seconds) * rate / STEPS_PER_EXECUTION))
-            rate = timed(one, executions * STEPS_PER_EXECUTION)
-            answer = {"parameters": parameters, "images/s": BATCH * rate}
-        print(json.dumps(answer), flush=True)
-
-
-def timed(one, count):
-    """Steps a second."""
-    start = time.perf_counter()
-    one.steps(count)
-    return count / (time.perf_counter() - start)
-
-
-class Process:
-    """A contender, from outside."""
-
-    def __init__(self, name, folder, seed=0):
-        self.name, self.log = name, folder / f"{name}.log"
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, HERE, "--contender", name, "--folder", folder, "--seed", str(seed)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            )
-        self.answer()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} has ended:\n{self.log.read_text()[-4000:]}")
-        return json.loads(line)
-
-    def ask(self, what, seconds):
-        time.sleep(1)  # until the last one's threads and workers sleep
-        print(what, seconds, file=self.process.stdin, flush=True)
-        return self.answer()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
 # ----- the parts
-
-
-def rounds(names, plan, done, folder, keep):
-    """Interleaved rounds of images/s; a first one warms up. `done` has those of an earlier run."""
-    if len(done) >= plan.rounds:
-        return
-    processes = {name: Process(name, folder) for name in names}
-    for process in processes.values():
-        process.ask("round", min(plan.seconds, 5.0))
-    while len(done) < plan.rounds:
-        answers = {name: process.ask("round", plan.seconds) for name, process in processes.items()}
-        assert len({answer["parameters"] for answer in answers.values()}) == 1, answers
-        done.append({name: answer["images/s"] for name, answer in answers.items()})
-        keep()
-        print(f"round {len(done)} of {plan.rounds}", {k: round(v) for k, v in done[-1].items()}, flush=True)
-    for process in processes.values():
-        process.close()
-
-
-def medians(done):
-    return {name: statistics.median(each[name] for each in done) for name in done[0]}
 
 
 def speed(plan, report, splits, folder, keep):
     part = report.setdefault("speed", {})
     done = part.setdefault("rounds, images/s", [])
-    rounds((OURS, *WORKERS), plan, done, folder, keep)
+    rounds(HERE, (OURS, *WORKERS), plan.rounds, plan.seconds, done, folder, keep)
     part["images/s, median"] = medians(done)
     part["theirs"] = theirs = max(WORKERS, key=part["images/s, median"].get)
     part["ours / theirs"] = interval([each[OURS] / each[theirs] for each in done])
@@ -344,7 +264,7 @@ def speed(plan, report, splits, folder, keep):
 def pipeline(plan, report, splits, folder, keep):
     part = report.setdefault("pipeline", {})
     done = part.setdefault("rounds, images/s", [])
-    rounds((PIPELINE, STEP), plan, done, folder, keep)
+    rounds(HERE, (PIPELINE, STEP), plan.rounds, plan.seconds, done, folder, keep)
     part["images/s, median"] = medians(done)
     part["pipeline / step"] = interval([each[PIPELINE] / each[STEP] for each in done])
 
@@ -363,7 +283,7 @@ def quality(plan, report, splits, folder, keep):
         for name in (OURS, theirs):
             if any(run["seed"] == seed and run["name"] == name for run in runs):
                 continue
-            process = Process(name, folder, seed)
+            process = Process(HERE, name, folder, seed)
             answer = process.ask("train", plan.budget)
             process.close()
             known_x, validation_x = (np.load(folder / f"{which}-features.npy") for which in parts)
@@ -412,7 +332,7 @@ def main():
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.contender:
-        contender(flags.contender, flags.folder, flags.seed)
+        serve(CONTENDERS[flags.contender](flags.folder, flags.seed), flags.folder)
     elif flags.quick:
         with tempfile.TemporaryDirectory() as folder:
             measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "contrastive.json")

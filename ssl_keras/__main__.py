@@ -4,7 +4,8 @@
     finetune ENCODER     train it with a head, on labels
     evaluate ENCODER …   measure them beside pixels or TF-IDF, random init, and training from scratch
     embed ENCODER        write the features of a data set
-    sample ENCODER       write text with a causal language model
+    sample ENCODER       write text with a causal language model, or make images with a DCGAN
+    fidelity ENCODER     how near a DCGAN's images are to real ones
     fill ENCODER TEXT    guess the [MASK]s of a text
     import FOLDER        take over a GPT-2 or BERT checkpoint in the Hugging Face layout
     export ENCODER       write a SavedModel, or that layout

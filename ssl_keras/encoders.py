@@ -22,7 +22,7 @@ from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.data import inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.networks import conv  # noqa: F401  # its layers are registered, for `.keras` files
+from ssl_keras.networks import conv, dcgan  # noqa: F401  # their layers are registered, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in
@@ -44,7 +44,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
             architecture than the objective's own, which then loads with `network=`.
         spec: the source's `spec()`.
         head: functional graph from features to logits (B, classes); without `classes`, the
-            objective's own, as its `head(settings)` makes it; or None.
+            objective's own, as its `head(settings, spec)` makes it; or None.
         classes: the class names of a classifier's head.
         tokenizer: the `Tokenizer` of an encoder of text.
         name: the encoder's name; default the folder's last part.
@@ -272,15 +272,15 @@ def available():
 
 def build(card, head=True):
     """Fresh (encoder, head or None) as the card describes them."""
-    module, settings = objectives.module(card["objective"]), cards.settings(card)
-    encoder = module.encoder(settings, cards.spec_of(card))
+    module, settings, spec = objectives.module(card["objective"]), cards.settings(card), cards.spec_of(card)
+    encoder = module.encoder(settings, spec)
     if not head or card["head"] is None:
         return encoder, None
     if card["head"] == "classifier":
         return encoder, classifier_head(card["features"], len(card["classes"]))
     if not hasattr(module, "head"):
         raise ValueError(f"{card['name']}: {card['objective']} has no head, and its card says that there is one.")
-    return encoder, module.head(settings)
+    return encoder, module.head(settings, spec)
 
 
 def named_variables(network):

@@ -18,7 +18,7 @@ def executions(objective, step_function, training):
         naming the step where a loss or gradient was not finite.
     """
     strategy = objective.distribute_strategy
-    metrics = [m for m in objective.metrics if training or m is not objective.gradient_norm]
+    metrics = [m for m in objective.metrics if training or not m.name.endswith("gradient_norm")]
 
     @tf.autograph.experimental.do_not_convert
     def one_step(batch):

@@ -37,6 +37,7 @@ class Objective(keras.Model):
     # Whether the loss of an example depends on the others of its batch: micro-batches would be another loss.
     looks_across_examples = False
     least_batch = 1  # examples; a batch of one has nothing to be told apart from
+    latest_is_best = False  # for a game, whose held-out loss does not say how good it is
     # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
     LOSS_SCALE_START = 2.0**15
     LOSS_SCALE_GROWS_AFTER = 2000
@@ -58,6 +59,7 @@ class Objective(keras.Model):
         self.accumulate = 1
         self.loss_metric = keras.metrics.Mean("loss")
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
+        self.player_norms = ()  # of a game: for each group, the metric of its own gradient's norm, or None
         self._steps_per_epoch = self._validation_steps = None
         self._steps_done = 0
         # Nothing is left to build: the networks are functional. Keras must not try,
@@ -118,6 +120,14 @@ class Objective(keras.Model):
         """The (optimizer, variables) pairs that `compile` builds; by default one of all."""
         return [(self.optimizer, self.trainable_variables)]
 
+    def optimizers(self, make):
+        """What to `compile` with for a run; `make(variables, share=1.0, updates=1)` gives one of its optimizers,
+        at so much of its learning rate, for a group that is updated so often in a step."""
+        return [make(self.trainable_variables)]
+
+    def initialised(self):
+        """Called when weights were taken over from a saved encoder."""
+
     def descend(self, loss, batch, groups=None):
         """One update of the variables in `groups`, equal for any number of replicas.
 
@@ -128,39 +138,46 @@ class Objective(keras.Model):
         Args:
             loss: function of a batch (its part here) to two float32 scalars,
                 (total, weight): the summed loss and what to divide it by (examples,
-                unmasked tokens, valid frames).
+                unmasked tokens, valid frames). Of a game, `total` is a list with one for each
+                group: from one pass each group takes the gradient of its own.
             batch: dict of tensors (B, …).
             groups: list of (optimizer, variables); default `self.groups()`.
 
         Returns:
-            float32 scalars: the global mean, and this replica's weight. A metric updated with
-            both sums up, over replicas, to the mean and the global weight.
+            float32 scalars: the global mean, or a list of them, and this replica's weight. A metric
+            updated with both sums up, over replicas, to the mean and the global weight.
         """
         groups = groups or self.groups()
-        variables = [variable for _, members in groups for variable in members]
         replica = tf.distribute.get_replica_context()
-        gradients, total, local_weight = self._gradients(loss, batch, variables)
-        total, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, [total, local_weight])
+        gradients, totals, local_weight = self._gradients(loss, batch, groups)
+        *totals, weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, [*totals, local_weight])
         if replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 
         factor = 1.0 / self.loss_scale if self.scales_loss else tf.constant(1.0)
         norm = tf.linalg.global_norm(gradients) * factor
-        finite = tf.math.is_finite(total) & tf.math.is_finite(norm)
+        loss_is_finite = tf.reduce_all(tf.math.is_finite(totals))
+        finite = loss_is_finite & tf.math.is_finite(norm)
+        share = tf.cast(finite, tf.float32) / replica.num_replicas_in_sync
+        # A step whose float16 gradients overflowed has no norm to speak of.
+        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), share)
+        if len(totals) > 1:
+            for metric, own in zip(self.player_norms, _divided(gradients, groups)):
+                if metric is not None:
+                    metric.update_state(tf.where(finite, tf.linalg.global_norm(own) * factor, 0.0), share)
         if self.clip_norm is not None:
             factor *= self.clip_norm / tf.maximum(norm, self.clip_norm)
         if self.scales_loss or self.clip_norm is not None:
             gradients = [gradient * factor for gradient in gradients]
         # Whether to update at all can only be decided in cross-replica context.
-        replica.merge_call(self._apply, args=(groups, gradients, tf.math.is_finite(total), finite))
-        # A step whose float16 gradients overflowed has no norm to speak of.
-        share = tf.cast(finite, tf.float32) / replica.num_replicas_in_sync
-        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), share)
-        return tf.math.divide_no_nan(total, weight), local_weight
+        replica.merge_call(self._apply, args=(groups, gradients, loss_is_finite, finite))
+        means = [tf.math.divide_no_nan(total, weight) for total in totals]
+        return means if len(means) > 1 else means[0], local_weight
 
-    def _gradients(self, loss, batch, variables):
-        """This replica's part of loss_scale · ∇(Σ total / Σ weight), and its own Σ total, Σ weight."""
+    def _gradients(self, loss, batch, groups):
+        """This replica's part of loss_scale · ∇(Σ total / Σ weight), and its own Σ total (a list), Σ weight."""
         replica = tf.distribute.get_replica_context()
+        variables = [variable for _, members in groups for variable in members]
 
         def over_replicas(weight):
             if replica.num_replicas_in_sync == 1:
@@ -168,19 +185,24 @@ class Objective(keras.Model):
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, weight)
 
         def one(batch, whole=over_replicas):
-            with tf.GradientTape() as tape:
-                total, weight = loss(batch)
+            with tf.GradientTape(persistent=len(groups) > 1) as tape:
+                totals, weight = loss(batch)
+            players = [variables]
+            if isinstance(totals, list):
+                players = [members for _, members in groups]
+            else:
+                totals = [totals]
             # The mean's gradient, not the sum's: it stays in float16's range. And the mean over all
             # replicas already here: what one replica's loss owes to another's examples (gathered
             # negatives, batch statistics) must come back to it in that unit.
-            gradients = tape.gradient(
-                total, [v.value for v in variables],
-                output_gradients=tf.math.divide_no_nan(tf.identity(self.loss_scale), whole(weight)),
-            )
+            unit = tf.math.divide_no_nan(tf.identity(self.loss_scale), whole(weight))
+            gradients = []
+            for total, members in zip(totals, players):
+                gradients += tape.gradient(total, [v.value for v in members], output_gradients=unit)
             missing = [v.path for v, g in zip(variables, gradients) if g is None]
             if missing:
                 raise ValueError(f"The loss does not depend on these trainable variables: {missing}")
-            return [tf.convert_to_tensor(g) for g in gradients], total, weight
+            return [tf.convert_to_tensor(g) for g in gradients], totals, weight
 
         if self.accumulate == 1:
             return one(batch)
@@ -191,17 +213,17 @@ class Objective(keras.Model):
         micro = tf.nest.map_structure(split, batch)
 
         def weighted(k):
-            gradients, total, weight = one(tf.nest.map_structure(lambda x: x[k], micro), whole=tf.identity)
-            return [g * weight for g in gradients] + [total, weight]
+            gradients, totals, weight = one(tf.nest.map_structure(lambda x: x[k], micro), whole=tf.identity)
+            return [g * weight for g in gradients] + [*totals, weight]
 
         _, sums = tf.while_loop(
             lambda k, _: k < self.accumulate,
             lambda k, sums: (k + 1, [s + new for s, new in zip(sums, weighted(k))]),
             (1, weighted(0)), parallel_iterations=1,
         )
-        *gradients, total, weight = sums
+        gradients, totals, weight = sums[: len(variables)], sums[len(variables) : -1], sums[-1]
         everywhere = over_replicas(weight)
-        return [tf.math.divide_no_nan(g, everywhere) for g in gradients], total, weight
+        return [tf.math.divide_no_nan(g, everywhere) for g in gradients], totals, weight
 
     def _apply(self, strategy, groups, gradients, loss_is_finite, finite):
         """Cross-replica: step the optimizers, or, where something is not finite, none of them."""
@@ -209,10 +231,8 @@ class Objective(keras.Model):
         finite = strategy.experimental_local_results(finite)[0]
 
         def optimize(gradients):
-            start = 0
-            for optimizer, variables in groups:
-                optimizer.apply(gradients[start : start + len(variables)], variables)
-                start += len(variables)
+            for (optimizer, variables), own in zip(groups, _divided(gradients, groups)):
+                optimizer.apply(own, variables)
 
         def update():
             strategy.extended.call_for_each_replica(optimize, args=(gradients,))
@@ -245,9 +265,21 @@ class Objective(keras.Model):
         """{name: Markdown}, of a batch of tokens."""
         return {}
 
+    def histograms(self, batch):
+        """{name: values (N,)}, of a batch as `views` makes it."""
+        return {}
+
+    def qualities(self, splits):
+        """{tag: scalar}, measured every so many intervals."""
+        return {}
+
     def projections(self, tokenizer):
         """{name: (vectors (N, D), N names)} for the projector, besides the validation features."""
         return {}
+
+    def warnings(self, logs):
+        """What the metrics of an interval give reason to say: sentences, for the log and TensorBoard."""
+        return []
 
     # ----- what Keras' fit and evaluate call ---------------------------------
 
@@ -293,6 +325,12 @@ class Objective(keras.Model):
             return super().evaluate(x, *args, steps=steps, **kwargs)
         finally:
             self._steps_done = trained
+
+
+def _divided(gradients, groups):
+    """The flat list of gradients, as one list for each group."""
+    gradients = iter(gradients)
+    return [[next(gradients) for _ in variables] for _, variables in groups]
 
 
 def example_weight(batch):

@@ -67,6 +67,8 @@ class TensorBoard(keras.callbacks.Callback):
         with self.writer.as_default(step=step):
             for key, value in logs.items():
                 tf.summary.scalar(_tag(key), value)
+            for warning in self.model.warnings(logs):
+                tf.summary.text("health/warning", warning)
             tf.summary.scalar("loss/learning_rate", self.model.optimizer.learning_rate)
             tf.summary.scalar("speed/examples_per_second", rate * self.training.batch_size)
             tf.summary.scalar("speed/milliseconds_per_step", 1e3 / rate)
@@ -106,6 +108,10 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.text(f"texts/{name}", text)
         for name, rows in objective.pictures(batch).items():
             self._picture(name, rows)
+        for name, values in objective.histograms(batch).items():
+            tf.summary.histogram(f"health/{name}", values)
+        for tag, value in objective.qualities(self.splits).items():
+            tf.summary.scalar(tag, value)
         for network in objective.layers:
             for variable in network.trainable_variables:
                 flat = tf.reshape(variable.value, [-1])
@@ -187,7 +193,9 @@ def _tag(key):
     name = key.removeprefix("val_")
     if name == "loss":
         return f"loss/{part}"
-    return "health/gradient_norm" if name == "gradient_norm" else f"quality/{name}_{part}"
+    if name.endswith("_loss"):
+        return f"loss/{name}_{part}"
+    return f"health/{name}" if name.endswith("gradient_norm") else f"quality/{name}_{part}"
 
 
 def _some(source, count):

@@ -15,7 +15,7 @@ from ssl_keras.data import text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, jigsaw, masked_lm
+from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, dcgan, jigsaw, masked_lm
 from ssl_keras.training.optimizer import Adam
 
 
@@ -26,7 +26,8 @@ class Case:
     Attributes:
         module: where it is documented.
         build: function of a source's spec to the objective.
-        overfit: share of its first loss that one batch must be trained down to in 200 steps.
+        overfit: share of its first loss that one batch must be trained down to in 200 steps; None for a
+            game, whose players each have a test of their own.
         floor: function of a batch to the lowest loss there can be, subtracted from both.
         splits: function to the data it is tested on.
         accumulates: whether micro-batches give the whole batch's update; else they are refused.
@@ -72,7 +73,9 @@ def language(module, overfit, **options):
 
 def vision(module, overfit, **options):
     """A network small enough for many cases; its images are augmented anew every time."""
-    options = {"network": "cnn", "width": 4} | ({"projection": (16, 8)} if module is contrastive else {}) | options
+    own = {contrastive: {"projection": (16, 8)}, dcgan: {"latent": 8}}
+    network = {} if module is dcgan else {"network": "cnn"}
+    options = {"width": 4} | network | own.get(module, {}) | options
     return Case(
         module, lambda spec: module.build(module.Settings(**options), spec), overfit, splits=small_digits,
         accumulates=False,
@@ -102,6 +105,9 @@ CASES = {
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
     "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
+    "dcgan": vision(dcgan, None, shift=0.1, colour=0.5),
+    "dcgan, wasserstein": vision(dcgan, None, loss="wasserstein", critic_steps=2),
+    "dcgan, spectral": vision(dcgan, None, normalisation="spectral"),
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),

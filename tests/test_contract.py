@@ -22,14 +22,15 @@ def plain_run(name, **options):
     return train(CASES[name], ONE, **options)
 
 
-every_objective = pytest.mark.parametrize("name", CASES)
+every_objective = pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
+every_case = pytest.mark.parametrize("name", CASES)  # variants too, where their mathematics matters
 
 
 def test_every_objective_has_a_case():
     assert not uncovered()
 
 
-@every_objective
+@every_case
 def test_finite_loss_and_every_variable_moves(name):
     before_objective, *_ = plain_run(name, steps=1, optimizer="sgd")
     objective, logs, held_out = train(CASES[name], ONE, steps=3, optimizer="sgd")
@@ -52,9 +53,12 @@ def test_no_retracing(name):
     assert len(traced) == once
 
 
-@every_objective
+@every_case
 def test_one_batch_is_overfitted(name):
     case = CASES[name]
+    if case.overfit is None:
+        assert case.module.__name__.endswith("dcgan")  # tests/test_dcgan.py: each player alone wins
+        return
     source = case.splits().train
     objective = compile_objective(case.build(source.spec()), keras.optimizers.Adam(3e-3), steps_per_execution=50)
     batches = Batches(source.take(np.arange(16)), 16, views=objective.views)
@@ -70,10 +74,10 @@ def test_metrics_are_documented(name):
     _, logs, held_out = plain_run(name, steps=1)
     documented = set(re.findall(r"`(\w+)`", re.search(r"Metrics:(.*)", CASES[name].module.__doc__, re.S).group(1)))
     assert set(logs) == documented
-    assert set(held_out) == documented - {"gradient_norm"}
+    assert set(held_out) == {name for name in documented if not name.endswith("gradient_norm")}
 
 
-@every_objective
+@every_case
 def test_encoder_round_trip_is_exact(name, tmp_path):
     source = CASES[name].splits().train
     objective, *_ = plain_run(name, steps=1)
@@ -91,7 +95,7 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
     np.testing.assert_array_equal(objective.encoder(x), plain(x))
 
 
-@every_objective
+@every_case
 @pytest.mark.parametrize("options", [{"executions": 3}, {"accumulate": 4}])
 def test_the_way_of_running_changes_nothing(name, options):
     if "accumulate" in options and not CASES[name].accumulates:

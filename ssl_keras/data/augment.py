@@ -25,6 +25,7 @@ COLOUR_CHANCE = 0.8  # of colour jitter, where there is any
 JITTER, HUE = 0.8, 0.2
 BLUR_LEAST, BLUR_MOST, BLUR_SHARE = 0.1, 1.0, 0.01  # standard deviation: pixels; of a large image, a share of its side
 LUMA = (0.299, 0.587, 0.114)  # grey of red, green, blue (ITU-R BT.601)
+NUMBERS = {"geometry": 9, "colour": 6, "cutout": 2}  # uniform ones, that an image is changed by
 YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 
 
@@ -67,13 +68,21 @@ def augment(image, draws, options, stream="view"):
     x = unit_range(image)
     height, width, channels = image.shape[1:]
     if options.crop < 1 or options.flip or options.shift or options.blur:
-        geometry = draws.uniform(f"{stream}/geometry", (9,))  # (B, 9)
-        x = mapped(x, *_matrices(geometry, options, height, width))
+        x = mapped(x, *_matrices(_numbers(draws, stream, "geometry"), options, height, width))
     if options.colour or options.grey:
-        x = _colours(x, draws.uniform(f"{stream}/colour", (6,)), options)
+        x = _colours(x, _numbers(draws, stream, "colour"), options)
     if options.cutout:
-        x = _cutout(x, draws.uniform(f"{stream}/cutout", (2,)), options.cutout)
+        x = _cutout(x, _numbers(draws, stream, "cutout"), options.cutout)
     return tf.ensure_shape(x, (None, height, width, channels))
+
+
+def _numbers(draws, stream, part):
+    return draws.uniform(f"{stream}/{part}", (NUMBERS[part],))  # (B, numbers)
+
+
+def drawn(draws, stream="view"):
+    """All the numbers that `augment` takes, for a batch: with `Drawn` it changes images that a step makes."""
+    return {f"{stream}/{part}": _numbers(draws, stream, part) for part in NUMBERS}
 
 
 def mapped(image, rows, columns):

@@ -50,3 +50,14 @@ class Draws:
             counter=counter, alg=PHILOX, dtype=tf.float32,
         )
         return tf.reshape(flat[:, :size], (self.rows, *shape))
+
+
+class Drawn:
+    """Numbers that `Draws` drew in tf.data, taken out of a batch again inside a step, which knows no positions."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def uniform(self, stream, shape):
+        """float32 (rows, *shape) in [0, 1), as it was drawn."""
+        return self.batch[stream]

@@ -13,6 +13,8 @@ positions, so a graph takes images of other sizes than those that it was trained
 Shapes: `B` batch, `H W C` image, `D` features.
 """
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -160,6 +162,8 @@ class BatchNorm(keras.layers.BatchNormalization):
     loses all digits where a channel hardly varies, as on black backgrounds.
     """
 
+    keeps = True  # whether a batch's statistics go into the running ones, see `statistics_kept`
+
     def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
         if not (self.center and self.scale and self.axis == -1):
@@ -193,5 +197,19 @@ class BatchNorm(keras.layers.BatchNormalization):
         return tf.reshape(y, tf.shape(inputs))
 
     def _keep(self, mean, batch_mean, variance, batch_variance):
+        if not self.keeps:
+            return
         self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
         self.moving_variance.assign(variance * self.momentum + batch_variance * (1.0 - self.momentum))
+
+
+@contextlib.contextmanager
+def statistics_kept(norms):
+    """While it lasts, these `BatchNorm`s normalise by what passes, and their running statistics stay as they are."""
+    for norm in norms:
+        norm.keeps = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.keeps = True

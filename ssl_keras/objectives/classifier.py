@@ -102,7 +102,7 @@ def _classes(settings):
     return settings.classes if settings.labels else TURNS
 
 
-def head(settings):
+def head(settings, spec=None):
     """A fresh head: features (B, D) -> logits (B, Y)."""
     return classifier_head(conv.features(settings.network, settings.width, settings.places), _classes(settings))
 

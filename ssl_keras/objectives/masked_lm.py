@@ -84,7 +84,7 @@ def encoder(settings, spec):
     return language.trunk(settings, causal=False)
 
 
-def head(settings):
+def head(settings, spec=None):
     """A fresh head: hidden (M, D), embeddings (V, D) -> logits (M, V)."""
     settings = settings.filled()
     return transformer.masked_head(settings.vocabulary, settings.width, settings.epsilon)

@@ -102,7 +102,10 @@ class Keeper(keras.callbacks.Callback):
         writer.writerows(self.rows)
         files.write(self.folder / "metrics.csv", table.getvalue())
 
-        best = self.notes["best"] is None or row["val_loss"] < self.notes["best"]
+        for warning in self.model.warnings(row):
+            log.warning("step %d: %s", row["step"], warning)
+        first = self.notes["best"] is None
+        best = first or self.model.latest_is_best or row["val_loss"] < self.notes["best"]
         if best:
             self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
         else:

@@ -108,11 +108,11 @@ def make(training, total, variables, share=1.0, after=0):
     decay = training.weight_decay or None
     if training.optimizer == "muon":
         optimizer = Muon(
-            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_2=training.beta_2, epsilon=1e-8,
-            adam_lr_ratio=ADAM_RATIO,
+            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_1=training.beta_1,
+            adam_beta_2=training.beta_2, epsilon=1e-8, adam_lr_ratio=ADAM_RATIO,
         )
     else:
-        optimizer = Adam(rate, weight_decay=decay, beta_2=training.beta_2)
+        optimizer = Adam(rate, weight_decay=decay, beta_1=training.beta_1, beta_2=training.beta_2)
     if decay:
         optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
     return optimizer

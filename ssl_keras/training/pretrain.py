@@ -60,6 +60,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
             initialise(objective.encoder, training.init, getattr(objective, "head", None))
+            objective.initialised()
         runs.compile_objective(objective, training, splits)
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
         board = TensorBoard(folder, splits, training, asked)

@@ -53,6 +53,8 @@ class Training:
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 0.0
     """Decoupled weight decay, times the learning rate; norms and biases are spared."""
+    beta_1: float = 0.9
+    """Adam's decay of gradients."""
     beta_2: float = 0.999
     """Adam's decay of squared gradients."""
     clip_norm: float | None = None
@@ -109,8 +111,9 @@ class Training:
                 raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
         if not 0 <= self.final_rate <= 1:
             raise ValueError(f"final_rate must be in [0, 1]. Received: {self.final_rate}")
-        if not 0 < self.beta_2 < 1:
-            raise ValueError(f"beta_2 must be between 0 and 1. Received: {self.beta_2}")
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2³²−1. Received: {self.seed}")
         if self.precision not in ("float32", "mixed_bfloat16", "mixed_float16"):
@@ -224,7 +227,7 @@ def total_steps(training, splits):
 
 
 def compile_objective(objective, training, splits, *optimizers):
-    """Compiles it as a run asks for; by default with `optimizer.make`'s over all it trains.
+    """Compiles it as a run asks for; by default with the objective's own `optimizers`.
 
     Raises:
         ValueError: a batch that is too small for the objective, or micro-batches that it cannot have.
@@ -234,11 +237,11 @@ def compile_objective(objective, training, splits, *optimizers):
             f"{objective.name} compares the examples of a batch: batch_size must be at least "
             f"{objective.least_batch}. Received: {training.batch_size}"
         )
-    if not optimizers:
-        total = total_steps(training, splits)
-        optimizers = [make_optimizer(training, total, objective.trainable_variables)]
+    def make(variables, share=1.0, updates=1):
+        return make_optimizer(training, total_steps(training, splits) * updates, variables, share)
+
     objective.compile(
-        *optimizers, clip_norm=training.clip_norm, accumulate=training.accumulate,
+        *(optimizers or objective.optimizers(make)), clip_norm=training.clip_norm, accumulate=training.accumulate,
         steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
     )
 

@@ -1,0 +1,334 @@
+"""DCGAN on Fashion-MNIST: ours, the common Keras recipe, and PyTorch; speed, and FID after equal time.
+
+    python benchmarks/dcgan.py speed      images/s, five interleaved rounds
+    python benchmarks/dcgan.py quality    FID of 10,000 samples after 4 minutes of each, three seeds: 40 minutes
+    python benchmarks/dcgan.py            both
+    python benchmarks/dcgan.py --quick    both in seconds, to see that they run; keeps nothing
+
+The numbers go into benchmarks/dcgan.json after every measurement. What is there is not measured again.
+
+All three train the same two networks (two stages, width 64, 100 latents), the same initialisation,
+batch 128, Adam with 2e-4 and β₁ 0.5, the non-saturating loss; float32, on all cores, none compiled.
+What differs:
+
+- `Keras`: a `keras.Model` with two optimizers and a plain `train_step` under stock `fit`, as in Keras' own
+  example (code_examples/generative/dcgan_overriding_train_step): real and made images in one
+  batch with noisy labels, then new latents for the generator. Stock layers.
+- `PyTorch`: the loop of its own DCGAN tutorial, on tensors in memory (no loader to wait for), channels
+  last, the fused Adam. Its kernels of stride 2 see another border.
+- ours: `dcgan` with its defaults: both players from one pass, and the generator's moving average.
+
+FID is on the features of the classifier that ships with the project, against the 10,000 test images; the
+same number of training images stands beside it.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import unittest.mock
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1]))
+
+import numpy as np
+from contenders import Process, interval, medians, rounds, serve
+
+OURS, KERAS, PYTORCH = "ours", "Keras", "PyTorch"
+DATA, CLASSIFIER = "tfds:fashion_mnist", "classifier-fashion_mnist"
+BATCH, WIDTH, LATENT, RATE, BETA, SAMPLES = 128, 64, 100, 2e-4, 0.5, 10_000
+
+# A process has one framework, see benchmarks/contrastive.py.
+if PYTORCH in sys.argv:
+    import torch
+else:
+    import keras
+    import tensorflow as tf
+
+    from ssl_keras import fidelity, files
+    from ssl_keras.data.batches import Batches
+    from ssl_keras.data.sources import load
+    from ssl_keras.networks import dcgan as networks
+    from ssl_keras.objectives import dcgan
+    from ssl_keras.training.run import compile_objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long each part measures."""
+
+    rounds: int = 5
+    seconds: float = 20.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: float = 240.0
+
+
+QUICK = Plan(rounds=1, seconds=2.0, seeds=(0,), budget=5.0)
+
+
+class Ours:
+    """`DCGAN`, through `fit`, on the endless data set of `Batches`."""
+
+    batch, steps_per_execution = BATCH, 4
+
+    def __init__(self, folder, seed):
+        self.seed, self.splits = seed, load(DATA)
+
+    def build(self):
+        keras.utils.set_random_seed(self.seed)
+        settings = dcgan.Settings(width=WIDTH, latent=LATENT)
+        training = dataclasses.replace(
+            dcgan.DEFAULTS, batch_size=BATCH, learning_rate=RATE, beta_1=BETA, seed=self.seed,
+            steps_per_execution=self.steps_per_execution,
+        )
+        self.model = dcgan.build(settings, self.splits.train.spec())
+        compile_objective(self.model, training, self.splits)
+        self.batches = Batches(self.splits.train, BATCH, seed=self.seed, views=self.model.views)
+        return sum(v.shape.num_elements() for _, group in self.model.groups() for v in group)
+
+    def steps(self, count):
+        self.model.fit(self.batches.dataset(int(self.model.step.numpy())), steps_per_epoch=count, verbose=0)
+
+    def train(self, until):
+        self.model.fit(
+            self.batches.dataset(), steps_per_epoch=1_000_000, verbose=0, callbacks=[stopping(self.model, until)]
+        )
+        return int(self.model.step.numpy())
+
+    def keep(self, folder):
+        np.save(folder / "samples.npy", networks.sample(self.model.head, SAMPLES, seed=self.seed).numpy())
+
+
+def stopping(model, until):
+    """A callback that ends `fit` when the time has come."""
+    def look(batch, logs):
+        model.stop_training = time.perf_counter() >= until
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=look)
+
+
+class KerasRecipe(Ours):
+    """A plain `train_step` under stock `fit`."""
+
+    steps_per_execution = 1
+
+    def build(self):
+        keras.utils.set_random_seed(self.seed)
+        shape = self.splits.train.spec()["image"][0]
+        with unittest.mock.patch.object(networks, "BatchNorm", keras.layers.BatchNormalization):
+            generator = networks.generator(shape, LATENT, WIDTH)
+            discriminator = networks.discriminator(networks.trunk(shape, WIDTH))
+        self.model = Plain(generator, discriminator)
+        self.model.compile()
+        images = self.splits.train.column("image")
+        self.data = tf.data.Dataset.from_tensor_slices(images).shuffle(1024, seed=self.seed).repeat()
+        self.data = self.data.batch(BATCH).map(lambda x: tf.cast(x, tf.float32) / 255).prefetch(2)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # as ours, see benchmarks/contrastive.py
+        self.data = self.data.with_options(options)
+        return sum(v.shape.num_elements() for v in self.model.trainable_variables)
+
+    def steps(self, count):
+        self.model.fit(self.data, steps_per_epoch=count, verbose=0)
+
+    def train(self, until):
+        self.model.fit(self.data, steps_per_epoch=1_000_000, verbose=0, callbacks=[stopping(self.model, until)])
+        return int(self.model.d_optimizer.iterations)
+
+    def keep(self, folder):
+        np.save(folder / "samples.npy", networks.sample(self.model.generator, SAMPLES, seed=self.seed).numpy())
+
+
+if PYTORCH not in sys.argv:
+
+    class Plain(keras.Model):
+        """Two networks, two optimizers."""
+
+        def __init__(self, generator, discriminator):
+            super().__init__()
+            self.generator, self.discriminator = generator, discriminator
+            self.d_optimizer, self.g_optimizer = (keras.optimizers.Adam(RATE, BETA) for _ in range(2))
+            self.loss_fn = keras.losses.BinaryCrossentropy(from_logits=True)
+            self.d_loss, self.g_loss = keras.metrics.Mean("d_loss"), keras.metrics.Mean("g_loss")
+
+        def train_step(self, real):
+            count = tf.shape(real)[0]
+            made = self.generator(self.latents(count), training=True)
+            images = tf.concat([made, real], 0)
+            labels = tf.concat([tf.ones((count, 1)), tf.zeros((count, 1))], 0)
+            labels += 0.05 * tf.random.uniform(tf.shape(labels))
+            with tf.GradientTape() as tape:
+                d_loss = self.loss_fn(labels, self.discriminator(images, training=True)[:, None])
+            weights = self.discriminator.trainable_weights
+            self.d_optimizer.apply_gradients(zip(tape.gradient(d_loss, weights), weights))
+            with tf.GradientTape() as tape:
+                judged = self.discriminator(self.generator(self.latents(count), training=True), training=True)
+                g_loss = self.loss_fn(tf.zeros((count, 1)), judged[:, None])
+            weights = self.generator.trainable_weights
+            self.g_optimizer.apply_gradients(zip(tape.gradient(g_loss, weights), weights))
+            self.d_loss.update_state(d_loss)
+            self.g_loss.update_state(g_loss)
+            return {"d_loss": self.d_loss.result(), "g_loss": self.g_loss.result()}
+
+        def latents(self, count):
+            return tf.random.uniform((count, LATENT), -1.0, 1.0)
+
+
+class PyTorch:
+    """The loop of PyTorch's DCGAN tutorial."""
+
+    batch, steps_per_execution = BATCH, 1
+
+    def __init__(self, folder, seed):
+        self.seed = seed
+        images = np.load(folder / "train.npy").transpose(0, 3, 1, 2)
+        self.images = torch.from_numpy(images.copy())
+        torch.set_num_threads(os.cpu_count())
+
+    def build(self):
+        torch.manual_seed(self.seed)
+        nn = torch.nn
+        # The networks of `networks/dcgan.py` for 28×28.
+        self.generator = nn.Sequential(
+            nn.Linear(LATENT, 49 * 2 * WIDTH, bias=False), nn.Unflatten(1, (2 * WIDTH, 7, 7)),
+            nn.BatchNorm2d(2 * WIDTH), nn.ReLU(True),
+            nn.ConvTranspose2d(2 * WIDTH, WIDTH, 5, 2, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(True),
+            nn.ConvTranspose2d(WIDTH, 1, 5, 2, 2, 1), nn.Tanh(),
+        ).to(memory_format=torch.channels_last)
+        self.discriminator = nn.Sequential(
+            nn.Conv2d(1, WIDTH, 5, 2, 2), nn.LeakyReLU(0.2, True),
+            nn.Conv2d(WIDTH, 2 * WIDTH, 5, 2, 2, bias=False), nn.BatchNorm2d(2 * WIDTH), nn.LeakyReLU(0.2, True),
+            nn.Flatten(), nn.Linear(49 * 2 * WIDTH, 1),
+        ).to(memory_format=torch.channels_last)
+        for network in (self.generator, self.discriminator):
+            for layer in network:
+                if isinstance(layer, nn.BatchNorm2d):
+                    nn.init.normal_(layer.weight, 1.0, 0.02)
+                elif hasattr(layer, "weight"):
+                    nn.init.normal_(layer.weight, 0.0, 0.02)
+                if getattr(layer, "bias", None) is not None:
+                    nn.init.zeros_(layer.bias)
+        self.d_optimizer, self.g_optimizer = (
+            torch.optim.Adam(network.parameters(), RATE, (BETA, 0.999), eps=1e-7, fused=True)
+            for network in (self.discriminator, self.generator)
+        )
+        self.loss = nn.BCEWithLogitsLoss()
+        self.order, self.done = torch.randperm(len(self.images)), 0
+        return sum(p.numel() for network in (self.generator, self.discriminator) for p in network.parameters())
+
+    def step(self):
+        per_epoch = len(self.images) // BATCH
+        place = self.done % per_epoch
+        if place == 0:
+            self.order = torch.randperm(len(self.images))
+        self.done += 1
+        real = self.images[self.order[place * BATCH : (place + 1) * BATCH]].float().div(127.5).sub(1)
+        real = real.contiguous(memory_format=torch.channels_last)
+        one, zero = torch.ones(BATCH), torch.zeros(BATCH)
+        self.discriminator.zero_grad()
+        self.loss(self.discriminator(real)[:, 0], one).backward()
+        made = self.generator(torch.rand(BATCH, LATENT) * 2 - 1)
+        self.loss(self.discriminator(made.detach())[:, 0], zero).backward()
+        self.d_optimizer.step()
+        self.generator.zero_grad()
+        self.loss(self.discriminator(made)[:, 0], one).backward()
+        self.g_optimizer.step()
+
+    def steps(self, count):
+        for _ in range(count):
+            self.step()
+
+    def train(self, until):
+        while time.perf_counter() < until:
+            self.step()
+        return self.done
+
+    def keep(self, folder):
+        self.generator.eval()
+        with torch.inference_mode():
+            made = [self.generator(torch.rand(500, LATENT) * 2 - 1) for _ in range(SAMPLES // 500)]
+        np.save(folder / "samples.npy", (torch.cat(made).permute(0, 2, 3, 1).numpy() + 1) / 2)
+
+
+CONTENDERS = {OURS: Ours, KERAS: KerasRecipe, PYTORCH: PyTorch}
+
+
+def speed(plan, report, splits, folder, keep):
+    part = report.setdefault("speed", {})
+    done = part.setdefault("rounds, images/s", [])
+    rounds(HERE, CONTENDERS, plan.rounds, plan.seconds, done, folder, keep)
+    part["images/s, median"] = medians(done)
+    for name in (KERAS, PYTORCH):
+        part[f"ours / {name}"] = interval([each[OURS] / each[name] for each in done])
+
+
+def quality(plan, report, splits, folder, keep):
+    part = report.setdefault("quality", {})
+    runs = part.setdefault("runs", [])
+    eye = fidelity.Eye(CLASSIFIER)
+    test, train = (eye.features(each.column("image")) for each in (splits.test, splits.train))
+    part |= {"classifier": eye.card["name"], "FID of 10,000 training images": fidelity.frechet(test, train[:SAMPLES])}
+    for seed in plan.seeds:
+        for name in CONTENDERS:
+            if any(run["seed"] == seed and run["name"] == name for run in runs):
+                continue
+            process = Process(HERE, name, folder, seed)
+            answer = process.ask("train", plan.budget)
+            process.close()
+            made = eye.features(np.load(folder / "samples.npy"))
+            precision, recall = fidelity.precision_recall(test, made)
+            runs.append({
+                "name": name, "seed": seed, "FID": fidelity.frechet(test, made),
+                "KID": fidelity.kernel_distance(test, made)[0], "precision": precision, "recall": recall, **answer,
+            })
+            keep()
+            print(runs[-1], flush=True)
+    for name in CONTENDERS:
+        distances = [run["FID"] for run in runs if run["name"] == name]
+        part[f"FID, {name}"] = {"mean": float(np.mean(distances)), "low": min(distances), "high": max(distances)}
+
+
+PARTS = {"speed": speed, "quality": quality}
+
+
+def measure(parts, plan, path):
+    """Runs the parts, or what `path` lacks of them."""
+    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
+    if report.setdefault("plan", asked) != asked:
+        raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
+    report |= {"machine": f"{os.cpu_count()} cores", "tensorflow": tf.__version__, "keras": keras.__version__}
+    splits = load(DATA)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        np.save(folder / "train.npy", splits.train.column("image"))
+        for part in parts:
+            PARTS[part](plan, report, splits, folder, lambda: files.write_json(path, report))
+            files.write_json(path, report)
+            print(json.dumps({part: report[part]}, indent=2, ensure_ascii=False), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.contender:
+        serve(CONTENDERS[flags.contender](flags.folder, flags.seed), flags.folder)
+    elif flags.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "dcgan.json")
+    else:
+        measure(flags.parts or PARTS, Plan(), HERE.with_suffix(".json"))
+
+
+if __name__ == "__main__":
+    main()

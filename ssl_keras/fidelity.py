@@ -1,0 +1,171 @@
+"""How good made images are: their features beside those of real ones, as a classifier of ours sees them.
+
+The usual distances are taken on Inception's features of photographs; these are taken on the features
+of a classifier that this project trained on such images, which is named beside the numbers: they
+compare with each other, not with published ones.
+
+Shapes: `N` images, `D` features.
+"""
+
+import numpy as np
+import scipy.linalg
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
+
+from ssl_keras import encoders, evaluation
+
+SUBSET, SUBSETS = 1_000, 10  # of the kernel distance
+NEAREST = 3  # whose distance is the radius of an image's neighbourhood
+COVERED = 0.1  # a class counts as covered by so much of its share in the real images
+SHOWN, NEIGHBOURS = 10, 5  # in the picture of nearest neighbours
+
+
+class Eye:
+    """A saved classifier, as the one who looks.
+
+    Args:
+        name: a saved encoder with a classifier's head.
+
+    Raises:
+        ValueError: unknown name; no classifier.
+    """
+
+    def __init__(self, name):
+        encoder, self.head, self.card = encoders.load_with_head(name)
+        if self.card["head"] != "classifier":
+            raise ValueError(
+                f"{self.card['name']} is no classifier. Expected one that was trained with labels: "
+                "ssl-keras pretrain classifier --labels --data …"
+            )
+        self.embed = evaluation.compiled(encoder)
+
+    def features(self, image):
+        """float32 (N, D) of images (N, H, W, C), uint8 or float in [0, 1]."""
+        parts = (np.asarray(image[start : start + 500]) for start in range(0, len(image), 500))
+        return np.concatenate([
+            self.embed(part.astype(np.float32) / 255 if part.dtype == np.uint8 else part).numpy() for part in parts
+        ])
+
+    def classes(self, features):
+        """int (N,): what the classifier takes them for."""
+        return np.argmax(self.head(features).numpy(), axis=1)
+
+
+def frechet(a, b):
+    """The squared Fréchet distance of the two sets as Gaussians (FID: Heusel et al. 2017, section 4).
+
+    ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2·(Σ_a Σ_b)^½), and of few images it comes out too large.
+
+    Args:
+        a, b: (N, D) floats, N > 1 each.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b)]
+    # Of Σ_a Σ_b and the symmetric Σ_a^½ Σ_b Σ_a^½ the eigenvalues are the same.
+    values, vectors = scipy.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    mixed = np.sqrt(np.maximum(scipy.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
+    distance = np.square(a.mean(0) - b.mean(0)).sum() + sum(np.trace(c) for c in covariances) - 2 * mixed
+    return float(max(distance, 0.0))
+
+
+def kernel_distance(a, b, seed=0):
+    """The squared maximum mean discrepancy with the kernel (x·y/D + 1)³ (KID: Bińkowski et al. 2018, section 4).
+
+    Unbiased, so that few images do: around 0 for sets of one kind.
+
+    Returns:
+        (mean, standard deviation) over SUBSETS draws of at most SUBSET images each.
+    """
+    rng = np.random.default_rng(seed)
+    size = min(SUBSET, len(a), len(b))
+    estimates = []
+    for _ in range(SUBSETS):
+        x, y = (z[rng.choice(len(z), size, replace=False)].astype(np.float64) for z in (a, b))
+        xx, yy, xy = (polynomial_kernel(*pair, degree=3, coef0=1) for pair in ((x, x), (y, y), (x, y)))
+        within = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (xx, yy))
+        estimates.append(within - 2 * xy.mean())
+    return float(np.mean(estimates)), float(np.std(estimates))
+
+
+def precision_recall(real, made):
+    """(precision, recall) in [0, 1] (Kynkäänniemi et al. 2019, equation 1).
+
+    The share of made images that lie among the real ones, within the third-nearest real neighbour of
+    one of these; and the share of real ones that lie among the made.
+    """
+    return _share_among(real, made), _share_among(made, real)
+
+
+def _share_among(known, asked):
+    nearest = NearestNeighbors(n_neighbors=NEAREST + 1, algorithm="brute").fit(known)  # the first is itself
+    radius = nearest.kneighbors(known)[0][:, -1]
+    inside = 0
+    for part in np.array_split(asked, max(1, len(asked) // 1000)):
+        distance = np.sqrt(np.maximum(
+            np.square(part).sum(1)[:, None] + np.square(known).sum(1) - 2 * part @ known.T, 0
+        ))
+        inside += (distance <= radius).any(axis=1).sum()
+    return float(inside / len(asked))
+
+
+def modes(real_classes, made_classes, count):
+    """(classes covered, the largest share of one class over its share in the real images)."""
+    real, made = (np.bincount(c, minlength=count) / len(c) for c in (real_classes, made_classes))
+    return int((made >= COVERED * real).sum()), float((made / np.maximum(real, 1e-12)).max())
+
+
+def nearest(known, asked, count=1):
+    """(distances, indices), each (N, count): the nearest of the known to each of the asked."""
+    return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(known).kneighbors(asked)
+
+
+def measure(eye, made, splits):
+    """The table: made images beside the test part, and training images beside it, the floor.
+
+    Args:
+        eye: an `Eye`.
+        made: images (N, H, W, C).
+        splits: `Splits` of real ones.
+
+    Returns:
+        {row: {measure: value}}, rows `made` and `real` (as many training images).
+    """
+    test, train = (eye.features(part.column("image")) for part in (splits.test, splits.train))
+    drawn = np.random.default_rng(0).permutation(len(train))[: len(made)]
+    others = np.delete(train, drawn, axis=0)
+    if not len(others):
+        raise ValueError(f"Expected fewer made images than the {len(train)} to learn from. Received: {len(made)}")
+    table = {}
+    for name, features in (("made", eye.features(made)), ("real", train[drawn])):
+        kid, kid_sd = kernel_distance(test, features)
+        precision, recall = precision_recall(test, features)
+        covered, most = modes(eye.classes(test), eye.classes(features), len(eye.card["classes"]))
+        table[name] = {
+            "images": len(features), "FID": frechet(test, features), "KID": kid, "KID sd": kid_sd,
+            "precision": precision, "recall": recall, "classes covered": covered, "most over its share": most,
+            # A generator that has learned images by heart is nearer to them than other real images are.
+            "distance to the nearest learned": float(np.median(nearest(others, features)[0])),
+        }
+    return table
+
+
+def markdown(table):
+    """The table as Markdown."""
+    columns = list(next(iter(table.values())))
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in table.items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[c]:.4g}" for c in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def neighbours(eye, made, images):
+    """Rows for `tensorboard.picture_grid`: some made images, then the real ones nearest to each, best first.
+
+    Args:
+        eye: an `Eye`.
+        made, images: uint8 (N, H, W, C).
+    """
+    made = made[:SHOWN]
+    _, index = nearest(eye.features(images), eye.features(made), NEIGHBOURS)
+    return [rows.astype(np.float32) / 255 for rows in (made, *(images[i] for i in index.T))]

@@ -1,0 +1,443 @@
+"""DCGAN: a generator learns to make images that a discriminator takes for real ones.
+
+The tutorial's section 4.4, with its signs mended (errata). With D the discriminator's logit, G the
+generator, x images, z latents, all means over the batch:
+
+- `non_saturating` (Goodfellow et al. 2014, section 3; networks of Radford et al. 2015):
+      discriminator   softplus(−D(x)) + softplus(D(G(z)))
+      generator       softplus(−D(G(z)))
+- `wasserstein` (Arjovsky et al. 2017, with the penalty of Gulrajani et al. 2017, equation 3):
+      discriminator   D(G(z)) − D(x) + λ·(‖∇D(y)‖ − 1)²,   y between x and G(z)
+      generator       −D(G(z))
+
+Both players learn from one pass, each by its own optimizer and from where both stand; extra
+`critic_steps` train the discriminator alone, on the same images and with other latents. An
+augmentation is applied to real and made images alike (Zhao et al. 2020, "Differentiable
+augmentation for data-efficient GAN training"). Latents are uniform in [−1, 1], drawn by (seed, step,
+position). What is saved, shown and measured is the generator's moving average over steps.
+
+Departures: the paper's players take turns; real and made batches each have statistics of their own,
+and what features are normalised with afterwards is the real ones' average.
+
+Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
+
+Metrics: `loss`, the discriminator's, and `generator_loss`: nats per image, or the critic's units;
+`real` and `fake`, the mean of σ(D) on images and on made ones, in [0, 1], of wasserstein D itself;
+`diversity`, the made images' standard deviation across the batch over that of the real ones, averaged
+over pixels: about 1 where they vary alike, 0 where all are one (collapse); `gradient_norm` of both
+players and `generator_gradient_norm` (training only). No loss here says how good the images are.
+"""
+
+import dataclasses
+import io
+import math
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+from PIL import Image
+
+from ssl_keras import card as cards
+from ssl_keras import encoders, fidelity, files, vision
+from ssl_keras.data.augment import Augmentation, augment, drawn
+from ssl_keras.data.draws import Drawn
+from ssl_keras.data.images import unit_range
+from ssl_keras.data.sources import load
+from ssl_keras.networks import conv, dcgan
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.tensorboard import picture_grid
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(epochs=30, batch_size=128, learning_rate=2e-4, beta_1=0.5, quality_every=5)
+LOSSES = ("non_saturating", "wasserstein")
+WIDEST, LONGEST = 1 << 12, 1 << 16  # channels and latents that a card may ask for
+SHOWN = 8  # images along each side of the grid of samples
+# What a lost game looks like, in the metrics of an interval; at first all samples are one grey.
+WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.1, 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Augmentation):
+    """The two networks, what they play for, and how images are augmented."""
+
+    loss: str = "non_saturating"
+    """non_saturating, or wasserstein."""
+    width: int = 64
+    """Channels of the discriminator's first stage and the generator's last."""
+    latent: int = 100
+    """Numbers that an image is made from."""
+    normalisation: str = ""
+    """The discriminator's: batch, layer or spectral; nothing: batch, or layer with wasserstein."""
+    penalty: float = 10.0
+    """With wasserstein: λ, the weight of the gradient penalty."""
+    critic_steps: int = 1
+    """Updates of the discriminator for each of the generator."""
+    generator_rate: float = 1.0
+    """The generator's learning rate over the discriminator's."""
+    average: float = 0.999
+    """Decay of the generator's moving average, for each step."""
+    classifier: str = ""
+    """A saved classifier of such images: TensorBoard shows the samples' FID and KID on its features."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}. Received: {self.loss!r}")
+        if self.normalisation not in ("", *dcgan.NORMALISATIONS):
+            raise ValueError(
+                f"normalisation must be one of {', '.join(dcgan.NORMALISATIONS)}. Received: {self.normalisation!r}"
+            )
+        if self.loss == "wasserstein" and self.normalisation == "batch":
+            raise ValueError(
+                "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
+                "others': choose normalisation layer or spectral. Received: batch"
+            )
+        for name, least, most in (("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        if not 0 <= self.penalty < np.inf:
+            raise ValueError(f"penalty must be at least 0. Received: {self.penalty}")
+        if not 0 < self.generator_rate < np.inf:
+            raise ValueError(f"generator_rate must be positive. Received: {self.generator_rate}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be in [0, 1). Received: {self.average}")
+
+    @property
+    def norm(self):
+        """The discriminator's normalisation, the default filled in."""
+        return self.normalisation or ("layer" if self.loss == "wasserstein" else "batch")
+
+
+def prepare(settings, splits, init=None):
+    """Images as they are.
+
+    Raises:
+        ValueError: no images; sides that do not halve to 4 to 7 pixels; a classifier that is none or
+            takes others.
+    """
+    shape, _ = splits.train.column_spec("image")
+    dcgan.stages(shape)
+    if settings.classifier:
+        card = cards.read(encoders.find(settings.classifier))
+        if card["head"] != "classifier":
+            raise ValueError(f"{settings.classifier} is no classifier. Expected one that was trained with labels.")
+        cards.check_images(card, splits.train)
+    return settings, splits
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph, the discriminator's trunk: image (B, H, W, C) -> features (B, D)."""
+    return dcgan.trunk(spec["image"][0], settings.width, settings.norm)
+
+
+def head(settings, spec):
+    """What is saved beside the encoder: a fresh generator, latent (B, Z) -> image (B, H, W, C) in [0, 1]."""
+    return dcgan.generator(spec["image"][0], settings.latent, settings.width)
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    network = vision.chosen_encoder(settings, spec, encoder)
+    discriminator = dcgan.discriminator(network, settings.norm == "spectral", bias=settings.loss != "wasserstein")
+    return DCGAN(settings, network, discriminator, head(settings, spec), head(settings, spec))
+
+
+class DCGAN(Objective):
+    """Holds `encoder` and the `discriminator` on top of it, `generator` and `head`, its moving average."""
+
+    latest_is_best = True
+
+    def __init__(self, settings, encoder, discriminator, generator, average):
+        super().__init__(name="dcgan")
+        self.settings, self.encoder, self.discriminator = settings, encoder, discriminator
+        self.generator, self.head, self.generator_optimizer = generator, average, None
+        average.set_weights(generator.get_weights())
+        average.trainable = False
+        self.norms = [layer for layer in discriminator.layers if isinstance(layer, conv.BatchNorm)]
+        self.generator_loss = keras.metrics.Mean("generator_loss")
+        self.real, self.fake = keras.metrics.Mean("real"), keras.metrics.Mean("fake")
+        self.diversity = keras.metrics.Mean("diversity")
+        self.generator_gradient_norm = keras.metrics.Mean("generator_gradient_norm")
+        self.player_norms = (None, self.generator_gradient_norm)
+
+    def compile(self, optimizer="adam", generator_optimizer=None, **kwargs):
+        """The discriminator's optimizer, and the generator's; by default one just like it."""
+        optimizer = keras.optimizers.get(optimizer)
+        self.generator_optimizer = generator_optimizer or type(optimizer).from_config(optimizer.get_config())
+        super().compile(optimizer, **kwargs)
+
+    def groups(self):
+        return [
+            (self.optimizer, self.discriminator.trainable_variables),
+            (self.generator_optimizer, self.generator.trainable_variables),
+        ]
+
+    def optimizers(self, make):
+        settings, (critic, generator) = self.settings, (self.discriminator, self.generator)
+        return [
+            make(critic.trainable_variables, updates=settings.critic_steps),
+            make(generator.trainable_variables, share=settings.generator_rate),
+        ]
+
+    def initialised(self):
+        self.generator.set_weights(self.head.get_weights())
+
+    def views(self, batch, draws):
+        """Augments `image`; adds `latent` (B, critic_steps, Z), and the numbers that made images are changed by."""
+        settings = self.settings
+        return batch | {
+            "image": augment(batch["image"], draws, settings, "real"),
+            "latent": 2 * draws.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
+            "between": draws.uniform("between", (settings.critic_steps, 1, 1, 1)),
+        } | drawn(draws, "fake")
+
+    def held_out_views(self, batch, draws):
+        return batch | {"latent": 2 * draws.uniform("latent", (1, self.settings.latent)) - 1}
+
+    def train_step(self, batch):
+        critic = self.groups()[:1]
+        for turn in range(1, self.settings.critic_steps):
+            self.descend(lambda batch, turn=turn: self._critic_alone(batch, turn), batch, critic)
+        (loss, generator_loss), count = self.descend(lambda batch: self.play(batch), batch)
+        self.loss_metric.update_state(loss, count)
+        self.generator_loss.update_state(generator_loss, count)
+        tf.distribute.get_replica_context().merge_call(self._average)
+
+    def test_step(self, batch):
+        """Of the saved generator, and a discriminator as it is used afterwards."""
+        made = self.head(batch["latent"][:, 0], training=False)
+        real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), made))
+        (loss, generator_loss), count = self.stakes(batch, real, fake)
+        self.loss_metric.update_state(tf.math.divide_no_nan(loss, count), count)
+        self.generator_loss.update_state(tf.math.divide_no_nan(generator_loss, count), count)
+        self.measure(batch, real, fake, made)
+
+    def play(self, batch, turn=0):
+        """One pass: the players' summed losses, and the number of images; updates the metrics."""
+        made = self.generator(batch["latent"][:, turn], training=True)
+        changed = augment(made, Drawn(batch), self.settings, "fake")
+        real = self.discriminator(batch["image"], training=True)
+        with conv.statistics_kept(self.norms):
+            fake = self.discriminator(changed, training=True)
+        (critic, generator), count = self.stakes(batch, real, fake)
+        if self.settings.loss == "wasserstein" and self.settings.penalty:
+            critic += self.settings.penalty * self.steepness(batch, changed, turn)
+        self.measure(batch, real, fake, made)
+        return [critic, generator], count
+
+    def _critic_alone(self, batch, turn):
+        (critic, _), count = self.play(batch, turn)
+        return critic, count
+
+    def stakes(self, batch, real, fake):
+        """([discriminator's, generator's] summed losses, number of images) from logits (B,)."""
+        weight = example_weight(batch)
+        if self.settings.loss == "wasserstein":
+            critic, generator = fake - real, -fake
+        else:
+            critic, generator = tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
+        return [tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)], tf.reduce_sum(weight)
+
+    def steepness(self, batch, made, turn):
+        """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
+        share = batch["between"][:, turn]  # (B, 1, 1, 1)
+        points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            with conv.statistics_kept(self.norms):
+                score = tf.reduce_sum(self.discriminator(points, training=True))
+        squares = tf.reduce_sum(tf.square(tape.gradient(score, points)), axis=(1, 2, 3))
+        # In the units of [-1, 1], which networks see; the root's own gradient is infinite at 0.
+        norm = 0.5 * tf.sqrt(squares + 1e-12)
+        return tf.reduce_sum(example_weight(batch) * tf.square(norm - 1.0))
+
+    def measure(self, batch, real, fake, made):
+        weight = example_weight(batch)
+        show = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
+        self.real.update_state(show(real), weight)
+        self.fake.update_state(show(fake), weight)
+        ratio = tf.math.divide_no_nan(_spread(made), _spread(unit_range(batch["image"])))
+        self.diversity.update_state(ratio)
+
+    def _average(self, strategy):
+        """Cross-replica: moves the average towards the generator; the first steps count more, as they change more."""
+        step = tf.cast(self.step, tf.float32)
+        keep = tf.minimum(self.settings.average, step / (step + 10.0))
+        for mean, value in zip(self.head.variables, self.generator.variables):
+            strategy.extended.update(
+                mean.value, lambda m, v, keep: m.assign(keep * m + (1 - keep) * v), args=(value.value, keep)
+            )
+
+    # ----- what a run shows of it ---------------------------------------------
+
+    def warnings(self, logs):
+        """What in an interval's metrics looks like a lost game."""
+        said = []
+        if self.step < EARLY:
+            return said
+        if self.settings.loss == "non_saturating" and logs["loss"] < WON:
+            said.append(
+                f"the discriminator has won: its loss is {logs['loss']:.2g} nats, and it teaches the generator little. "
+                "Try a lower learning rate, --shift and --colour, or --normalisation spectral."
+            )
+        if logs["generator_gradient_norm"] < VANISHED:
+            said.append(f"the generator's gradient has vanished: its norm is {logs['generator_gradient_norm']:.2g}.")
+        if logs["diversity"] < COLLAPSED:
+            said.append(
+                f"the samples have collapsed: they vary {logs['diversity']:.2g} times as much as the images. "
+                "Try --loss wasserstein --critic-steps 3, or start again with another --seed."
+            )
+        return said
+
+    def pictures(self, batch):
+        """For TensorBoard: images, and a grid of samples from latents that stay the same."""
+        made = dcgan.sample(self.head, SHOWN**2, seed=0)
+        return {"real": [unit_range(batch["image"])], "samples": tf.split(made, SHOWN)}
+
+    def histograms(self, batch):
+        """For TensorBoard: what the discriminator says of images and of samples, logits."""
+        real = self.discriminator(unit_range(batch["image"]), training=False)
+        made = dcgan.sample(self.head, len(real), seed=0)
+        return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
+
+    def qualities(self, splits):
+        """For TensorBoard: the samples' distance from the validation images, on a classifier's features."""
+        if not self.settings.classifier:
+            return {}
+        eye = fidelity.Eye(self.settings.classifier)
+        real = splits.validation.column("image")
+        a, b = eye.features(real), eye.features(dcgan.sample(self.head, len(real), seed=0))
+        return {"quality/fid": fidelity.frechet(a, b), "quality/kid": fidelity.kernel_distance(a, b)[0]}
+
+
+def _spread(image):
+    """Mean over pixels of the standard deviation across the batch, of all replicas."""
+    replica = tf.distribute.get_replica_context()
+    def mean(x):
+        return replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(x, axis=0))
+
+    centre = mean(image)
+    return tf.reduce_mean(tf.sqrt(mean(tf.square(image - centre))))
+
+
+def load_generator(name):
+    """The generator of a saved DCGAN: latent (B, Z) in [−1, 1] -> image (B, H, W, C) in [0, 1].
+
+    Raises:
+        ValueError: unknown name; an encoder of another objective, or saved without its generator.
+    """
+    _, generator, card = encoders.load_with_head(name)
+    if card["objective"] != "dcgan" or card["head"] != "objective":
+        raise ValueError(f"{card['name']} has no generator. Expected a DCGAN as pretraining saves it.")
+    return generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Makes images with a saved DCGAN."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    count: int = 64
+    """Images to make; with --steps, rows."""
+    seed: int = 0
+    """Which latents; image i depends on the seed and i alone."""
+    steps: int = 0
+    """Go from one image to another in so many steps, a row each; 0 makes images that have nothing in common."""
+    out: str = "samples.png"
+    """The picture to write; or NAME.npy, uint8 (N, H, W, C)."""
+
+
+def sample_command(arguments):
+    """Makes images."""
+    asked = tyro.cli(Sample, prog="ssl-keras sample", args=arguments)
+    out = pathlib.Path(asked.out)
+    if asked.count < 1 or asked.steps == 1 or asked.steps < 0:
+        raise ValueError(f"Expected count of at least 1, steps 0 or at least 2. Received: {asked.count}, {asked.steps}")
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")
+    generator = load_generator(asked.encoder)
+    if asked.steps:
+        rows = dcgan.between(generator, asked.count, asked.steps, asked.seed)
+    else:
+        rows = grid_of(dcgan.sample(generator, asked.count, asked.seed))
+    files.make_folder(out.absolute().parent)
+    if out.suffix == ".png":
+        files.write(out, png(rows))
+    else:
+        content = io.BytesIO()
+        np.save(content, in_bytes(tf.concat(rows, 0)[: asked.count * max(asked.steps, 1)]))
+        files.write(out, content.getvalue())
+    print(out)
+
+
+def grid_of(images):
+    """Rows of a square picture of images (N, H, W, C), the last one filled up with black."""
+    side = math.ceil(math.sqrt(len(images)))
+    filled = tf.pad(images, [(0, -len(images) % side), (0, 0), (0, 0), (0, 0)])
+    return tf.split(filled, len(filled) // side)
+
+
+def png(rows):
+    """Rows of images, each (N, H, W, C) float in [0, 1], as the bytes of a PNG file."""
+    grid, content = in_bytes(picture_grid(rows)), io.BytesIO()
+    Image.fromarray(grid[..., 0] if grid.shape[-1] < 3 else grid[..., :3]).save(content, "png")
+    return content.getvalue()
+
+
+def in_bytes(images):
+    """uint8 from [0, 1]."""
+    return np.rint(np.asarray(images) * 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fidelity:
+    """Measures the images of a saved DCGAN beside real ones, as a saved classifier sees them."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    classifier: str
+    """A saved classifier's name or path: ssl-keras pretrain classifier --labels makes one."""
+    data: str = "digits"
+    """digits, folder:PATH, or tfds:NAME."""
+    image_size: int | None = None
+    """Side length in pixels to resize to."""
+    count: int = 10_000
+    """Images to make."""
+    seed: int = 0
+    """Which latents."""
+    out: str = ""
+    """Folder for the table and pictures; default results/ENCODER-fidelity."""
+    record: bool = False
+    """Write the results into the encoder's card as well."""
+
+
+def fidelity_command(arguments):
+    """Prints and saves FID, KID, precision and recall, coverage, and the nearest training images."""
+    asked = tyro.cli(Fidelity, prog="ssl-keras fidelity", args=arguments)
+    if asked.count <= fidelity.NEAREST:
+        raise ValueError(f"count must be more than {fidelity.NEAREST}. Received: {asked.count}")
+    generator, eye = load_generator(asked.encoder), fidelity.Eye(asked.classifier)
+    card = cards.read(encoders.find(asked.encoder))
+    splits = load(asked.data, asked.image_size)
+    for each in (card, eye.card):
+        cards.check_images(each, splits.train)
+    folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
+    files.make_folder(folder)
+    made = in_bytes(dcgan.sample(generator, asked.count, asked.seed))
+    table = fidelity.measure(eye, made, splits)
+    print(fidelity.markdown(table))
+    title = f"{card['name']} beside {splits.test.name}, on the features of {eye.card['name']}"
+    files.write(folder / "table.md", f"{title}\n\n{fidelity.markdown(table)}")
+    files.write_json(folder / "table.json", table)
+    files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
+    files.write(folder / "neighbours.png", png(fidelity.neighbours(eye, made, splits.train.column("image"))))
+    print(f"Saved in {folder}: table.md, table.json, samples.png, neighbours.png")
+    if asked.record:
+        encoders.record(asked.encoder, f"fidelity, {asked.data}", table)

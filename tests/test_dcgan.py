@@ -1,0 +1,317 @@
+"""The game: who learns from what, the gradient penalty, spectral norm, latents, and what a lost game looks like."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from contract import CASES, compile_objective, small_digits, train
+from PIL import Image
+
+from ssl_keras import encoders
+from ssl_keras.__main__ import main
+from ssl_keras.data.augment import Augmentation, augment, drawn
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Drawn, Draws
+from ssl_keras.networks import conv
+from ssl_keras.networks import dcgan as networks
+from ssl_keras.objectives import dcgan
+
+ONE = tf.distribute.get_strategy()
+SPEC = {"image": ((16, 16, 1), tf.uint8)}
+SMALL = {"width": 4, "latent": 8}
+
+
+def built(**options):
+    return dcgan.build(dcgan.Settings(**SMALL | options), SPEC)
+
+
+def batch_of(objective, count=12, step=0):
+    batches = Batches(small_digits().train, count, views=objective.views)
+    return batches.dataset(step, step + 1).get_single_element()
+
+
+@pytest.mark.parametrize(("side", "smallest", "stages"), [(8, 4, 1), (28, 7, 2), (32, 4, 3), (64, 4, 4), (96, 6, 4)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_follow_the_image(side, smallest, stages, channels):
+    shape = (side, side, channels)
+    generator, trunk = networks.generator(shape, 10, 8), networks.trunk(shape, 8)
+    image = generator(tf.random.stateless_uniform((3, 10), (0, 1), -1, 1))
+    assert image.shape == (3, *shape)
+    assert trunk(image).shape == (3, 16 * 8 * (2**stages - 1))
+    assert trunk.get_layer(f"stage_{stages - 1}").output.shape[1:] == (smallest, smallest, 8 * 2 ** (stages - 1))
+    assert networks.discriminator(trunk)(image).shape == (3,)
+
+
+@pytest.mark.parametrize("shape", [(30, 30, 1), (7, 7, 1), (28, 64, 1), (17, 17, 3)])
+def test_images_that_do_not_halve_are_refused(shape):
+    with pytest.raises(ValueError, match="set image_size"):
+        networks.generator(shape, 10, 8)
+
+
+def test_weights_begin_as_in_the_paper():
+    generator, trunk = networks.generator((64, 64, 3), 100, 64), networks.trunk((64, 64, 3), 64)
+    for network in (generator, trunk):
+        for variable in network.trainable_variables:
+            value = variable.numpy()
+            if variable.name == "kernel":
+                assert abs(value.mean()) < 1e-3
+                assert value.std() == pytest.approx(0.02, rel=0.05)
+            elif variable.name == "gamma":
+                assert value.mean() == pytest.approx(1.0, abs=0.02)
+                assert 0 < value.std() < 0.04
+            else:
+                assert (value == 0).all()
+
+
+def test_images_are_in_range_however_far_the_generator_goes(rng):
+    generator = networks.generator((16, 16, 1), 8, 4)
+    for variable in generator.trainable_variables:
+        variable.assign(variable * 1000.0)
+    image = generator(rng.uniform(-1, 1, (50, 8)).astype(np.float32)).numpy()
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert image.max() - image.min() > 0.9
+
+
+def test_places_keep_the_maxima(rng):
+    x = rng.normal(size=(2, 7, 9, 3)).astype(np.float32)
+    expected = [
+        x[:, i * 7 // 4 : -(-(i + 1) * 7 // 4), j * 9 // 4 : -(-(j + 1) * 9 // 4)].max((1, 2))
+        for i in range(4) for j in range(4)
+    ]
+    np.testing.assert_array_equal(networks.PlaceMax(4)(x).numpy(), np.concatenate(expected, 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}])
+def test_each_player_learns_from_its_own_loss_alone(options):
+    """The gradients of one pass are those of two passes, one for each player."""
+    objective = compile_objective(built(**options), "sgd")
+    batch = batch_of(objective)
+    gradients, totals, weight = objective._gradients(objective.play, batch, objective.groups())
+    expected = []
+    for player, (_, variables) in enumerate(objective.groups()):
+        with tf.GradientTape() as tape:
+            losses, count = objective.play(batch)
+            mean = losses[player] / count
+        expected += tape.gradient(mean, [v.value for v in variables])
+    assert len(totals) == 2
+    for a, b in zip(gradients, expected):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("player", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalisation": "spectral"}])
+def test_a_player_alone_wins_and_changes_only_itself(player, options):
+    objective = built(**options)
+    rates = [0.0, 0.0]
+    rates[player] = 2e-3
+    objective.compile(*(keras.optimizers.Adam(rate) for rate in rates), steps_per_execution=20)
+    networks_of = [objective.discriminator, objective.generator]
+    before = [[v.numpy() for v in network.trainable_variables] for network in networks_of]
+    batches = Batches(small_digits().train.take(np.arange(32)), 32, views=objective.views)
+    first = objective.fit(batches.dataset(), steps_per_epoch=1, verbose=0).history
+    last = objective.fit(batches.dataset(1), steps_per_epoch=120, verbose=0).history
+    key = ("loss", "generator_loss")[player]
+    assert last[key][-1] < first[key][-1] - 0.1
+    for index, (network, values) in enumerate(zip(networks_of, before)):
+        moved = [np.abs(v.numpy() - old).max() for v, old in zip(network.trainable_variables, values)]
+        assert (min(moved) > 0) if index == player else (max(moved) == 0)
+
+
+def test_losses_at_a_draw_are_known():
+    objective = built()
+    zero = tf.zeros(6)
+    batch = {"image": tf.zeros((6, 16, 16, 1)), "weight": tf.constant([1.0, 1, 1, 2, 0, 0])}
+    (loss, generator_loss), count = objective.stakes(batch, zero, zero)
+    assert float(count) == 5
+    assert float(loss / count) == pytest.approx(2 * np.log(2))
+    assert float(generator_loss / count) == pytest.approx(np.log(2))
+    critic = built(loss="wasserstein")
+    (loss, generator_loss), _ = critic.stakes(batch, tf.range(6.0), tf.ones(6))
+    assert float(loss) == pytest.approx(sum(w * (1 - x) for w, x in zip((1, 1, 1, 2), range(4))))
+    assert float(generator_loss) == pytest.approx(-5)
+
+
+def test_penalty_of_a_linear_critic():
+    """D(x) = ⟨w, x⟩ in [−1, 1] has gradient w everywhere: the penalty is (‖w‖ − 1)² for each image."""
+    objective = built(loss="wasserstein")
+    image = keras.Input((16, 16, 1))
+    dense = keras.layers.Dense(1, use_bias=False)
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(2.0, -1.0)(image))
+    objective.discriminator = keras.Model(image, dense(flat)[:, 0])
+    w = np.random.default_rng(0).normal(size=(256, 1)).astype(np.float32)
+    dense.kernel.assign(w)
+    batch = batch_of(objective)
+    batch["weight"] = tf.constant([0.0] + [1.0] * 11)
+    made = tf.random.stateless_uniform(batch["image"].shape, (0, 1))
+    expected = 11 * (np.linalg.norm(w) - 1) ** 2
+    assert float(objective.steepness(batch, made, 0)) == pytest.approx(expected, rel=1e-5)
+    dense.kernel.assign(w / np.linalg.norm(w))
+    assert float(objective.steepness(batch, made, 0)) == pytest.approx(0, abs=1e-5)
+
+
+def test_spectral_norm_is_one(rng):
+    layer = networks.SpectralConv2D(6, 3, padding="same")
+    x = rng.normal(size=(2, 5, 5, 4)).astype(np.float32)
+    for _ in range(60):
+        layer(x, training=True)
+    kernel = layer.normalised(False).numpy().reshape(-1, 6)
+    assert np.linalg.svd(kernel, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
+    kept, raw = layer.u.numpy(), layer.kernel.numpy()
+    y = layer(x, training=False)
+    np.testing.assert_array_equal(layer.u.numpy(), kept)
+    np.testing.assert_array_equal(layer.kernel.numpy(), raw)
+    largest = np.linalg.svd(raw.reshape(-1, 6), compute_uv=False)[0]
+    np.testing.assert_allclose(y, keras.ops.conv(x, raw / largest, padding="same"), atol=1e-3)
+
+
+def test_running_statistics_are_those_of_real_images():
+    objective = compile_objective(built(), keras.optimizers.SGD(0.0))
+    norm = objective.norms[0]
+    seen = []
+    call = type(norm)._keep
+    norm._keep = lambda *statistics: (seen.append(norm.keeps), call(norm, *statistics))
+    batch = batch_of(objective)
+    objective.play(batch)
+    assert seen == [True, False]
+    inside = keras.Model(objective.discriminator.input, norm.input)
+    mean = tf.reduce_mean(inside(batch["image"], training=True), (0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, (1 - conv.MOMENTUM) * mean, atol=1e-6)
+
+
+def test_made_images_are_changed_like_real_ones(rng):
+    options = Augmentation(shift=0.2, colour=0.5, cutout=0.3, flip=True)
+    image = rng.random((6, 16, 16, 1)).astype(np.float32)
+    draws = Draws(1, 2, 3, 6)
+    there = augment(image, draws, options, "fake")
+    np.testing.assert_array_equal(augment(image, Drawn(drawn(draws, "fake")), options, "fake"), there)
+    with tf.GradientTape() as tape:
+        x = tf.constant(image)
+        tape.watch(x)
+        y = augment(x, draws, options, "fake")
+    assert np.abs(tape.gradient(y, x)).max() > 0
+
+
+def test_the_average_follows_the_generator():
+    objective, *_ = train(CASES["dcgan"], ONE, steps=1)
+    for mean, value in zip(objective.head.variables, objective.generator.variables):
+        np.testing.assert_array_equal(mean.numpy(), value.numpy())  # after the first step it is there
+    before = [v.numpy() for v in objective.head.variables]
+    batches = Batches(small_digits().train, 60, views=objective.views)
+    objective.fit(batches.dataset(1), steps_per_epoch=1, verbose=0)
+    for old, mean, value in zip(before, objective.head.variables, objective.generator.variables):
+        np.testing.assert_allclose(mean.numpy(), old / 11 + value.numpy() * 10 / 11, atol=1e-5)
+
+
+def test_samples_depend_on_seed_and_number_alone():
+    generator = networks.generator((16, 16, 1), 8, 4)
+    many = networks.sample(generator, 20, seed=5, batch=7)
+    np.testing.assert_allclose(networks.sample(generator, 9, seed=5), many[:9], atol=1e-6)
+    assert np.abs(networks.sample(generator, 9, seed=6) - many[:9]).max() > 1e-4
+    latents = networks.latents(1000, 8, 0).numpy()
+    assert -1 <= latents.min() < -0.99
+    assert 0.99 < latents.max() <= 1
+    first, last = networks.between(generator, 1, 5, seed=5)[0][0], networks.between(generator, 1, 5, seed=5)[0][-1]
+    np.testing.assert_allclose(first, many[0], atol=1e-6)
+    np.testing.assert_allclose(last, many[1], atol=1e-6)
+
+
+def test_a_lost_game_is_named():
+    objective = built()
+    fine = {"loss": 1.0, "generator_gradient_norm": 1.0, "diversity": 0.9}
+    lost = {"loss": 0.0, "generator_gradient_norm": 0.0, "diversity": 0.0}
+    assert objective.warnings(lost) == []  # a game that has just begun
+    objective.step.assign(dcgan.EARLY)
+    assert objective.warnings(fine) == []
+    for change, said in (
+        ({"loss": 0.001}, "won"), ({"generator_gradient_norm": 0.0}, "vanished"), ({"diversity": 0.01}, "collapsed"),
+    ):
+        [warning] = objective.warnings(fine | change)
+        assert said in warning
+    # A critic's loss has no zero to fear.
+    critic = built(loss="wasserstein")
+    critic.step.assign(dcgan.EARLY)
+    assert critic.warnings(fine | {"loss": -3.0}) == []
+
+
+def test_diversity_of_a_generator_that_makes_one_image():
+    objective = compile_objective(built(), "sgd")
+    objective.head.get_layer("project").kernel.assign(tf.zeros_like(objective.head.get_layer("project").kernel))
+    batches = Batches(small_digits().validation, 60, views=objective.held_out_views, shuffle=False)
+    held_out = objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True)
+    assert held_out["diversity"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"loss": "hinge"}, "loss must be one of"), ({"normalisation": "group"}, "normalisation must be one of"),
+    ({"loss": "wasserstein", "normalisation": "batch"}, "choose normalisation layer"),
+    ({"latent": 0}, "latent must be"), ({"critic_steps": 0}, "critic_steps must be"),
+    ({"penalty": -1.0}, "penalty must be"),
+    ({"generator_rate": 0.0}, "generator_rate must be"), ({"average": 1.0}, "average must be"),
+])
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        dcgan.Settings(**options)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    """pretrain, sample, go on from the saved networks, measure."""
+    common = ["--image-size", "16", "--width", "4", "--steps", "4", "--interval", "2", "--batch-size", "32"]
+    labels = ["--labels", "--network", "cnn", "--run", "eye", "--quality-every", "0", "--warmup", "0"]
+    assert main(["pretrain", "classifier", *common, *labels]) == 0
+    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--classifier", "eye", "--run", "game"]) == 0
+    assert main(["sample", "game", "--count", "5", "--seed", "3", "--out", "a.npy"]) == 0
+    assert main(["sample", "runs/game", "--count", "2", "--seed", "3", "--out", "b.npy"]) == 0
+    a, b = np.load("a.npy"), np.load("b.npy")
+    assert a.shape == (5, 16, 16, 1)
+    assert a.dtype == np.uint8
+    np.testing.assert_array_equal(a[:2], b)
+    assert main(["sample", "game", "--count", "2", "--steps", "6", "--out", "lines.png"]) == 0
+    assert Image.open("lines.png").size == (6 * 16, 2 * 16)
+    assert main(["sample", "game", "--out", "lines.jpg"]) == 1
+    assert main(["sample", "eye", "--out", "lines.png"]) == 1
+    assert main(["fidelity", "game", "--classifier", "eye", "--image-size", "16", "--count", "50", "--record"]) == 0
+    table = json.loads((tmp_path / "results/game-fidelity/table.json").read_text())
+    assert table["real"]["FID"] < table["made"]["FID"]
+    assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
+    assert "is no classifier" in capsys.readouterr().err
+    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--init", "game", "--run", "on"]) == 0
+    assert main(["pretrain", "dcgan", "--steps", "2", "--image-size", "18"]) == 1
+
+
+def test_it_goes_on_from_saved_networks(tmp_path):
+    objective, *_ = train(CASES["dcgan"], ONE, steps=3)
+    settings = objective.settings
+    spec = small_digits().train.spec()
+    encoders.save_encoder(
+        tmp_path / "saved", objective.encoder, objective="dcgan", settings=settings, spec=spec, head=objective.head
+    )
+    from ssl_keras.training.pretrain import initialise
+
+    fresh = dcgan.build(settings, spec)
+    initialise(fresh.encoder, tmp_path / "saved", fresh.head)
+    fresh.initialised()
+    for network in (fresh.generator, fresh.head, dcgan.load_generator(tmp_path / "saved")):
+        for a, b in zip(network.variables, objective.head.variables):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_critic_steps_and_rates_reach_the_optimizers():
+    objective = built(critic_steps=3, generator_rate=0.5, loss="wasserstein")
+    asked = []
+
+    def make(variables, share=1.0, updates=1):
+        asked.append((len(variables), share, updates))
+        return keras.optimizers.SGD(0.01)
+
+    objective.compile(*objective.optimizers(make))
+    discriminator, generator = objective.groups()
+    assert asked == [(len(discriminator[1]), 1.0, 3), (len(generator[1]), 0.5, 1)]
+    batches = Batches(small_digits().train, 12, views=objective.views)
+    objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
+    assert int(discriminator[0].iterations) == 6
+    assert int(generator[0].iterations) == 2
+    assert dataclasses.asdict(objective.settings)["critic_steps"] == 3
