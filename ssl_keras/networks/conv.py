@@ -14,6 +14,7 @@ Shapes: `B` batch, `H W C` image, `D` features.
 """
 
 import contextlib
+import contextvars
 
 import keras
 import tensorflow as tf
@@ -152,6 +153,20 @@ class PlacePool(keras.layers.Layer):
         return super().get_config() | {"places": self.places}
 
 
+# Whether a batch's statistics go into the running ones. Replicas are traced in threads that take turns.
+_KEEPS = contextvars.ContextVar("keeps", default=True)
+
+
+@contextlib.contextmanager
+def statistics_kept():
+    """While it lasts, `BatchNorm`s normalise by what passes, and their running statistics stay as they are."""
+    token = _KEEPS.set(False)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
+
+
 @keras.saving.register_keras_serializable("ssl_keras")
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization(synchronized=True)`, faster on one replica and exact on several.
@@ -161,8 +176,6 @@ class BatchNorm(keras.layers.BatchNormalization):
     the statistics are those of the whole batch, in two passes: Keras' own take E[x²] − E[x]², which
     loses all digits where a channel hardly varies, as on black backgrounds.
     """
-
-    keeps = True  # whether a batch's statistics go into the running ones, see `statistics_kept`
 
     def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
@@ -197,19 +210,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         return tf.reshape(y, tf.shape(inputs))
 
     def _keep(self, mean, batch_mean, variance, batch_variance):
-        if not self.keeps:
+        if not _KEEPS.get():
             return
         self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
         self.moving_variance.assign(variance * self.momentum + batch_variance * (1.0 - self.momentum))
-
-
-@contextlib.contextmanager
-def statistics_kept(norms):
-    """While it lasts, these `BatchNorm`s normalise by what passes, and their running statistics stay as they are."""
-    for norm in norms:
-        norm.keeps = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.keeps = True

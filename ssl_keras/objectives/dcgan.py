@@ -159,7 +159,6 @@ class DCGAN(Objective):
         self.generator, self.head, self.generator_optimizer = generator, average, None
         average.set_weights(generator.get_weights())
         average.trainable = False
-        self.norms = [layer for layer in discriminator.layers if isinstance(layer, conv.BatchNorm)]
         self.generator_loss = keras.metrics.Mean("generator_loss")
         self.real, self.fake = keras.metrics.Mean("real"), keras.metrics.Mean("fake")
         self.diversity = keras.metrics.Mean("diversity")
@@ -223,7 +222,7 @@ class DCGAN(Objective):
         made = self.generator(batch["latent"][:, turn], training=True)
         changed = augment(made, Drawn(batch), self.settings, "fake")
         real = self.discriminator(batch["image"], training=True)
-        with conv.statistics_kept(self.norms):
+        with conv.statistics_kept():
             fake = self.discriminator(changed, training=True)
         (critic, generator), count = self.stakes(batch, real, fake)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
@@ -250,7 +249,7 @@ class DCGAN(Objective):
         points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
         with tf.GradientTape() as tape:
             tape.watch(points)
-            with conv.statistics_kept(self.norms):
+            with conv.statistics_kept():
                 score = tf.reduce_sum(self.discriminator(points, training=True))
         squares = tf.reduce_sum(tf.square(tape.gradient(score, points)), axis=(1, 2, 3))
         # In the units of [-1, 1], which networks see; the root's own gradient is infinite at 0.
