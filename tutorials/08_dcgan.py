@@ -122,7 +122,8 @@ def measured():
     return fidelity.measure(eye, sample(model.head, count).numpy(), splits)
 
 
-untrained, features_before = measured()["made"], [evaluation.features(model.encoder, part) for part in splits]
+embed = evaluation.compiled(model.encoder)
+untrained, features_before = measured()["made"], [evaluation.features(embed, part) for part in splits]
 
 # %% [markdown]
 # ## Step 4: train
@@ -171,7 +172,7 @@ print(fidelity.markdown({"untrained": untrained, "trained": table["made"], "real
 
 # %%
 labels = [part.column("label") for part in splits]
-features = [evaluation.features(model.encoder, part) for part in splits]
+features = [evaluation.features(embed, part) for part in splits]
 per_class, label_seeds = (20, (0, 1)) if SMOKE else (60, (0, 1, 2, 3, 4))
 known = {}
 for name, x in (
