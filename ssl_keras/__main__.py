@@ -207,8 +207,8 @@ def evaluate_command(arguments):
     downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
     print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
     if asked.record:
-        for encoder, name in zip(asked.encoders, names):
-            encoders.record(encoder, asked.data, downstream.of_encoder(table, name))
+        for encoder in asked.encoders:
+            encoders.record(encoder, asked.data, table)  # whole: what was measured together belongs together
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,15 +119,6 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     return table
 
 
-def of_encoder(table, name):
-    """The part of a table that is about one encoder: its rows, and the baselines."""
-    return {
-        row: columns for row, columns in table.items()
-        if row in (f"{name}, frozen", f"{name}, fine-tuned")
-        or not row.endswith((", frozen", ", fine-tuned"))
-    }
-
-
 def _features(network, splits):
     """Those of the three parts; of images, then those of the test part disturbed, and cropped."""
     embed = evaluation.compiled(network)

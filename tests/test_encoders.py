@@ -276,7 +276,8 @@ def test_shipped_cards_tell_all():
     assert cards
     for card in cards:
         assert card["training"]["epochs"] or card["training"]["steps"]
-        assert card["results"]
+        # Of a classifier its own accuracy; a probe with few labels says little of one that has seen them all.
+        assert card["results"] or card["training"]["outcome"]["test_accuracy"]
         assert card["data"]["examples"] > 1_000
 
 
