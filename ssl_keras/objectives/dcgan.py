@@ -16,7 +16,7 @@ augmentation is applied to real and made images alike (Zhao et al. 2020, "Differ
 augmentation for data-efficient GAN training"). Latents are uniform in [−1, 1], drawn by (seed, step,
 position). What is saved, shown and measured is the generator's moving average over steps.
 
-Departures: the paper's players take turns; real and made batches each have statistics of their own,
+Departures: the paper's players take turns, at a learning rate of 2e-4, which takes longer; real and made batches each have statistics of their own,
 and what features are normalised with afterwards is the real ones' average.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
@@ -50,7 +50,7 @@ from ssl_keras.objective import Objective, example_weight
 from ssl_keras.tensorboard import picture_grid
 from ssl_keras.training.run import Training
 
-DEFAULTS = Training(epochs=30, batch_size=128, learning_rate=2e-4, beta_1=0.5, quality_every=5)
+DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
 WIDEST, LONGEST = 1 << 12, 1 << 16  # channels and latents that a card may ask for
 SHOWN = 8  # images along each side of the grid of samples
@@ -76,7 +76,7 @@ class Settings(Augmentation):
     """Updates of the discriminator for each of the generator."""
     generator_rate: float = 1.0
     """The generator's learning rate over the discriminator's."""
-    average: float = 0.999
+    average: float = 0.995
     """Decay of the generator's moving average, for each step."""
     classifier: str = ""
     """A saved classifier of such images: TensorBoard shows the samples' FID and KID on its features."""
