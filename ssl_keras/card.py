@@ -89,6 +89,8 @@ def spec_of(card):
 
 def check_images(card, source):
     """Raises ValueError where a source's images are not of the shape that an encoder takes."""
+    if "image" not in card["input"]:
+        raise ValueError(f"{card['name']} takes text. Expected an encoder of images.")
     if "image" not in source.arrays:
         raise ValueError(
             f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. "

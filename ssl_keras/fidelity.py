@@ -42,9 +42,15 @@ class Eye:
     def features(self, image):
         """float32 (N, D) of images (N, H, W, C), uint8 or float in [0, 1]."""
         parts = (np.asarray(image[start : start + 500]) for start in range(0, len(image), 500))
-        return np.concatenate([
-            self.embed(part.astype(np.float32) / 255 if part.dtype == np.uint8 else part).numpy() for part in parts
-        ])
+        return np.concatenate([self.embed(in_unit_range(part)).numpy() for part in parts])
+
+    @property
+    def about(self):
+        """{what: value}: who looks, and how often it is right."""
+        return {
+            "classifier": self.card["name"],
+            "its test accuracy": self.card["training"].get("outcome", {}).get("test_accuracy"),
+        }
 
     def classes(self, features):
         """int (N,): what the classifier takes them for."""
@@ -75,17 +81,21 @@ def kernel_distance(a, b, seed=0):
     Unbiased, so that few images do: around 0 for sets of one kind.
 
     Returns:
-        (mean, standard deviation) over SUBSETS draws of at most SUBSET images each.
+        (mean, standard deviation) over SUBSETS draws of SUBSET images each, or of half of them.
     """
     rng = np.random.default_rng(seed)
-    size = min(SUBSET, len(a), len(b))
-    estimates = []
-    for _ in range(SUBSETS):
-        x, y = (z[rng.choice(len(z), size, replace=False)].astype(np.float64) for z in (a, b))
-        xx, yy, xy = (polynomial_kernel(*pair, degree=3, coef0=1) for pair in ((x, x), (y, y), (x, y)))
-        within = sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (xx, yy))
-        estimates.append(within - 2 * xy.mean())
+    size = min(SUBSET, len(a) // 2, len(b) // 2)
+    estimates = [
+        discrepancy(*(z[rng.choice(len(z), size, replace=False)] for z in (a, b))) for _ in range(SUBSETS)
+    ]
     return float(np.mean(estimates)), float(np.std(estimates))
+
+
+def discrepancy(a, b):
+    """The unbiased estimate from two sets of one size, (N, D) each, N > 1."""
+    a, b, size = a.astype(np.float64), b.astype(np.float64), len(a)
+    aa, bb, ab = (polynomial_kernel(*pair, degree=3, coef0=1) for pair in ((a, a), (b, b), (a, b)))
+    return sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (aa, bb)) - 2 * ab.mean()
 
 
 def precision_recall(real, made):
@@ -110,9 +120,10 @@ def _share_among(known, asked):
 
 
 def modes(real_classes, made_classes, count):
-    """(classes covered, the largest share of one class over its share in the real images)."""
+    """(how many of the real images' classes are covered, the largest share of a class over its real share)."""
     real, made = (np.bincount(c, minlength=count) / len(c) for c in (real_classes, made_classes))
-    return int((made >= COVERED * real).sum()), float((made / np.maximum(real, 1e-12)).max())
+    there = real > 0
+    return int((made >= COVERED * real)[there].sum()), float((made[there] / real[there]).max())
 
 
 def nearest(known, asked, count=1):
@@ -120,8 +131,15 @@ def nearest(known, asked, count=1):
     return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(known).kneighbors(asked)
 
 
+def check(count, splits):
+    """Raises ValueError where there are too few images to measure by."""
+    for name, images in (("made", count), ("test", len(splits.test)), ("training", len(splits.train))):
+        if images <= 2 * NEAREST:
+            raise ValueError(f"Expected more than {2 * NEAREST} {name} images. Received: {images}")
+
+
 def measure(eye, made, splits):
-    """The table: made images beside the test part, and training images beside it, the floor.
+    """The table: made images beside the test part; and real ones, as many training images if there are, the floor.
 
     Args:
         eye: an `Eye`.
@@ -129,23 +147,22 @@ def measure(eye, made, splits):
         splits: `Splits` of real ones.
 
     Returns:
-        {row: {measure: value}}, rows `made` and `real` (as many training images).
+        {row: {measure: value}}, rows `made` and `real`. The last measure is the distance to the nearest
+        training image, of `real` the test images': a generator that has learned images by heart is nearer.
     """
+    check(len(made), splits)
     test, train = (eye.features(part.column("image")) for part in (splits.test, splits.train))
     drawn = np.random.default_rng(0).permutation(len(train))[: len(made)]
-    others = np.delete(train, drawn, axis=0)
-    if not len(others):
-        raise ValueError(f"Expected fewer made images than the {len(train)} to learn from. Received: {len(made)}")
     table = {}
-    for name, features in (("made", eye.features(made)), ("real", train[drawn])):
+    for name, features, unseen in (("made", eye.features(made), None), ("real", train[drawn], test)):
         kid, kid_sd = kernel_distance(test, features)
         precision, recall = precision_recall(test, features)
         covered, most = modes(eye.classes(test), eye.classes(features), len(eye.card["classes"]))
+        asked = features if unseen is None else unseen
         table[name] = {
             "images": len(features), "FID": frechet(test, features), "KID": kid, "KID sd": kid_sd,
             "precision": precision, "recall": recall, "classes covered": covered, "most over its share": most,
-            # A generator that has learned images by heart is nearer to them than other real images are.
-            "distance to the nearest learned": float(np.median(nearest(others, features)[0])),
+            "distance to the nearest learned": float(np.median(nearest(train, asked)[0])),
         }
     return table
 
@@ -155,7 +172,8 @@ def markdown(table):
     columns = list(next(iter(table.values())))
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, row in table.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[c]:.4g}" for c in columns) + " |")
+        cells = (f"{row[c]:,d}" if isinstance(row[c], int) else f"{row[c]:.4g}" for c in columns)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -164,8 +182,13 @@ def neighbours(eye, made, images):
 
     Args:
         eye: an `Eye`.
-        made, images: uint8 (N, H, W, C).
+        made, images: uint8, or float in [0, 1] (N, H, W, C).
     """
     made = made[:SHOWN]
     _, index = nearest(eye.features(images), eye.features(made), NEIGHBOURS)
-    return [rows.astype(np.float32) / 255 for rows in (made, *(images[i] for i in index.T))]
+    return [in_unit_range(rows) for rows in (made, *(images[i] for i in index.T))]
+
+
+def in_unit_range(image):
+    """float32 in [0, 1], of uint8 too."""
+    return image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)

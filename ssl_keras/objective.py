@@ -8,6 +8,7 @@ Shapes: `B` examples in this replica's part of the batch, `K` micro-batches.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
@@ -27,8 +28,9 @@ class Objective(keras.Model):
     Attributes:
         step: int64 scalar variable, updates done so far (the batch's number).
         failed_step: int64 scalar variable, -1, or the step whose loss or gradient
-            was not finite. That step changed no trainable weight and no optimizer state (a
-            layer's own statistics, batch normalisation's say, are updated on the way there).
+            was not finite. That update, and what came after it in its step, changed no trainable
+            weight and no optimizer state (a layer's own statistics, batch normalisation's say, are
+            updated on the way there).
         loss_scale: float32 scalar variable; 1 except under `mixed_float16`.
 
     Raises (from `fit`): FloatingPointError naming the step with a non-finite loss.
@@ -59,7 +61,7 @@ class Objective(keras.Model):
         self.accumulate = 1
         self.loss_metric = keras.metrics.Mean("loss")
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
-        self.player_norms = ()  # of a game: for each group, the metric of its own gradient's norm, or None
+        self.player_norms = [self.gradient_norm]  # of a game: for each player, that of its own gradient
         self._steps_per_epoch = self._validation_steps = None
         self._steps_done = 0
         # Nothing is left to build: the networks are functional. Keras must not try,
@@ -72,7 +74,7 @@ class Objective(keras.Model):
         Args:
             optimizer: a Keras optimizer or its name. Its own clipping, accumulation
                 and loss scaling stay off: `descend` does them across replicas.
-            clip_norm: largest global gradient norm, or None.
+            clip_norm: largest global gradient norm, of a game for each player, or None.
             accumulate: micro-batches per update; each replica's part of the batch
                 must be a multiple of it. Exact: the update is that of the whole batch; so it is
                 refused where examples of a batch meet (contrastive losses, batch normalisation).
@@ -154,23 +156,21 @@ class Objective(keras.Model):
         if replica.num_replicas_in_sync > 1:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
 
-        factor = 1.0 / self.loss_scale if self.scales_loss else tf.constant(1.0)
-        norm = tf.linalg.global_norm(gradients) * factor
+        scale = 1.0 / self.loss_scale if self.scales_loss else tf.constant(1.0)
+        players = _divided(gradients, groups) if len(totals) > 1 else [gradients]
+        norms = [tf.linalg.global_norm(own) * scale for own in players]
         loss_is_finite = tf.reduce_all(tf.math.is_finite(totals))
-        finite = loss_is_finite & tf.math.is_finite(norm)
-        share = tf.cast(finite, tf.float32) / replica.num_replicas_in_sync
-        # A step whose float16 gradients overflowed has no norm to speak of.
-        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), share)
-        if len(totals) > 1:
-            for metric, own in zip(self.player_norms, _divided(gradients, groups)):
-                if metric is not None:
-                    metric.update_state(tf.where(finite, tf.linalg.global_norm(own) * factor, 0.0), share)
-        if self.clip_norm is not None:
-            factor *= self.clip_norm / tf.maximum(norm, self.clip_norm)
+        finite = loss_is_finite & tf.reduce_all(tf.math.is_finite(norms))
         if self.scales_loss or self.clip_norm is not None:
-            gradients = [gradient * factor for gradient in gradients]
+            most = self.clip_norm or np.inf
+            factors = [scale * tf.minimum(1.0, tf.math.divide_no_nan(most, norm)) for norm in norms]
+            gradients = [gradient * factor for factor, own in zip(factors, players) for gradient in own]
         # Whether to update at all can only be decided in cross-replica context.
         replica.merge_call(self._apply, args=(groups, gradients, loss_is_finite, finite))
+        # A step whose float16 gradients overflowed has no norm to speak of.
+        share = tf.cast(finite, tf.float32) / replica.num_replicas_in_sync
+        for metric, norm in zip(self.player_norms, norms):
+            metric.update_state(tf.where(finite, norm, 0.0), share)
         means = [tf.math.divide_no_nan(total, weight) for total in totals]
         return means if len(means) > 1 else means[0], local_weight
 
@@ -229,6 +229,7 @@ class Objective(keras.Model):
         """Cross-replica: step the optimizers, or, where something is not finite, none of them."""
         loss_is_finite = strategy.experimental_local_results(loss_is_finite)[0]
         finite = strategy.experimental_local_results(finite)[0]
+        finite &= self.failed_step < 0  # of an earlier update in this step
 
         def optimize(gradients):
             for (optimizer, variables), own in zip(groups, _divided(gradients, groups)):
@@ -266,7 +267,7 @@ class Objective(keras.Model):
         return {}
 
     def histograms(self, batch):
-        """{name: values (N,)}, of a batch as `views` makes it."""
+        """{name: values (N,)}, of some hundred examples as `held_out_views` makes them."""
         return {}
 
     def qualities(self, splits):

@@ -31,7 +31,7 @@ KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick 
 TEXTS = 256  # of text there are fewer: one takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
 PICTURES, NEIGHBOURS = 8, 5
-HISTOGRAM_MOST = 100_000  # values
+HISTOGRAM_MOST, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
 
@@ -103,12 +103,12 @@ class TensorBoard(keras.callbacks.Callback):
     def _slow(self, objective=None):
         """Pictures, histograms, and the quality of the features."""
         objective = objective or self.model
-        batch = self._picture_batch(objective)
+        batch = self._batch(objective.views, PICTURES)
         for name, text in objective.texts(batch, self.splits.train.tokenizer).items():
             tf.summary.text(f"texts/{name}", text)
         for name, rows in objective.pictures(batch).items():
             self._picture(name, rows)
-        for name, values in objective.histograms(batch).items():
+        for name, values in objective.histograms(self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)).items():
             tf.summary.histogram(f"health/{name}", values)
         for tag, value in objective.qualities(self.splits).items():
             tf.summary.scalar(tag, value)
@@ -141,11 +141,12 @@ class TensorBoard(keras.callbacks.Callback):
         # Grey or RGB is what an image file holds; of other channels, the first ones.
         tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
 
-    def _picture_batch(self, objective):
-        source = _some(self.splits.validation, PICTURES)
+    def _batch(self, views, count):
+        """Some validation examples as `views` makes them."""
+        source = _some(self.splits.validation, count)
         batch = Batches(source, len(source), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
-        return objective.views(tensors, Draws(self.training.seed, 0, 0, len(batch["weight"])))
+        return views(tensors, Draws(self.training.seed, 0, 0, len(batch["weight"])))
 
     def _project(self, objective):
         tokenizer = self.splits.train.tokenizer

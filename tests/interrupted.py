@@ -2,7 +2,7 @@
 
     python tests/interrupted.py HOW FLAGS…
 
-HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13; `SIGKILL`, likewise; `write`,
+HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `write`,
 killed with half of a checkpoint's bytes written; `resume`, several runs one after the other.
 """
 
@@ -17,7 +17,7 @@ from ssl_keras import files
 from ssl_keras.__main__ import main, start_tensorflow
 from ssl_keras.training import run
 
-STEP = 13
+STEP = int(os.environ.get("STEP", "13"))
 
 
 class Interrupt(keras.callbacks.Callback):

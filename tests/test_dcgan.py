@@ -10,6 +10,7 @@ import tensorflow as tf
 from contract import CASES, compile_objective, small_digits, train
 from PIL import Image
 
+from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.__main__ import main
 from ssl_keras.data.augment import Augmentation, augment, drawn
@@ -42,7 +43,7 @@ def test_networks_follow_the_image(side, smallest, stages, channels):
     assert image.shape == (3, *shape)
     assert trunk(image).shape == (3, 16 * 8 * (2**stages - 1))
     assert trunk.get_layer(f"stage_{stages - 1}").output.shape[1:] == (smallest, smallest, 8 * 2 ** (stages - 1))
-    assert networks.discriminator(trunk)(image).shape == (3,)
+    assert networks.discriminator(trunk, trunk.output)(image).shape == (3,)
 
 
 @pytest.mark.parametrize("shape", [(30, 30, 1), (7, 7, 1), (28, 64, 1), (17, 17, 3)])
@@ -125,14 +126,15 @@ def test_losses_at_a_draw_are_known():
     objective = built()
     zero = tf.zeros(6)
     batch = {"image": tf.zeros((6, 16, 16, 1)), "weight": tf.constant([1.0, 1, 1, 2, 0, 0])}
-    (loss, generator_loss), count = objective.stakes(batch, zero, zero)
-    assert float(count) == 5
-    assert float(loss / count) == pytest.approx(2 * np.log(2))
-    assert float(generator_loss / count) == pytest.approx(np.log(2))
+    loss, generator_loss = objective.measure(batch, zero, zero, batch["image"])
+    assert float(loss / 5) == pytest.approx(2 * np.log(2))
+    assert float(generator_loss / 5) == pytest.approx(np.log(2))
+    assert float(objective.real.result()) == pytest.approx(0.5)
     critic = built(loss="wasserstein")
-    (loss, generator_loss), _ = critic.stakes(batch, tf.range(6.0), tf.ones(6))
+    loss, generator_loss = critic.measure(batch, tf.range(6.0), tf.ones(6), batch["image"])
     assert float(loss) == pytest.approx(sum(w * (1 - x) for w, x in zip((1, 1, 1, 2), range(4))))
     assert float(generator_loss) == pytest.approx(-5)
+    assert float(critic.fake.result()) == 1
 
 
 def test_penalty_of_a_linear_critic():
@@ -149,6 +151,7 @@ def test_penalty_of_a_linear_critic():
     made = tf.random.stateless_uniform(batch["image"].shape, (0, 1))
     expected = 11 * (np.linalg.norm(w) - 1) ** 2
     assert float(objective.steepness(batch, made, 0)) == pytest.approx(expected, rel=1e-5)
+    assert float(objective.penalised_gradient_norm.result()) == pytest.approx(np.linalg.norm(w), rel=1e-5)
     dense.kernel.assign(w / np.linalg.norm(w))
     assert float(objective.steepness(batch, made, 0)) == pytest.approx(0, abs=1e-5)
 
@@ -189,6 +192,61 @@ def test_made_images_are_changed_like_real_ones(rng):
         tape.watch(x)
         y = augment(x, draws, options, "fake")
     assert np.abs(tape.gradient(y, x)).max() > 0
+
+
+def test_made_images_are_augmented_in_the_game():
+    """Both players' losses, against the networks called by hand."""
+    options = {"shift": 0.2, "colour": 0.5, "cutout": 0.3}
+    objective = compile_objective(built(**options), "sgd")
+    batch = batch_of(objective)
+    (critic, generator), count = objective.play(batch)
+    made = objective.generator(batch["latent"][:, 0], training=True)
+    changed = augment(made, Drawn(batch), Augmentation(**options), "fake")
+    assert np.abs(changed - made).max() > 0.01
+    real, fake = (objective.discriminator(x, training=True) for x in (batch["image"], changed))
+    np.testing.assert_allclose(critic, tf.reduce_sum(tf.nn.softplus(-real) + tf.nn.softplus(fake)), rtol=1e-5)
+    np.testing.assert_allclose(generator, tf.reduce_sum(tf.nn.softplus(-fake)), rtol=1e-5)
+    assert float(count) == 12
+
+
+def test_what_tensorboard_shows_has_latents_that_stay():
+    objective = built()
+    first, later = batch_of(objective, step=0), batch_of(objective, step=7)
+    assert np.abs(first["latent"] - later["latent"]).max() > 0.1
+    for a, b in zip(objective.pictures(first)["samples"], objective.pictures(later)["samples"]):
+        np.testing.assert_array_equal(a, b)
+    shown = objective.histograms(first)
+    assert shown["D(real)"].shape == shown["D(fake)"].shape == (12,)
+    assert np.ptp(shown["D(real)"]) > 0
+
+
+def test_a_failed_update_ends_its_step():
+    """Of a step with several updates, what comes after one that is not finite changes nothing; nor does the average."""
+    objective = compile_objective(built(loss="wasserstein", critic_steps=3), "adam")
+
+    def poisoned(batch, draws):
+        batch = objective.views(batch, draws)
+        turn = tf.reshape(tf.range(3) == 1, (1, 3, 1, 1, 1)) & tf.equal(draws.step, 2)
+        return batch | {"between": tf.where(turn, np.nan, batch["between"])}
+
+    batches = Batches(small_digits().train, 12, views=poisoned)
+    objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)
+    kept = [v.numpy() for v in objective.head.variables]
+    with pytest.raises(FloatingPointError, match="at step 2"):
+        objective.fit(batches.dataset(2), steps_per_epoch=2, verbose=0)
+    assert [int(optimizer.iterations) for optimizer, _ in objective.groups()] == [6, 2]
+    for variable, value in zip(objective.head.variables, kept):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("options", [{"normalisation": "spectral"}, {"loss": "wasserstein"}])
+def test_mixed_precision(precision, options):
+    keras.config.set_dtype_policy(precision)
+    objective = compile_objective(built(**options), "adam")
+    batches = Batches(small_digits().train, 12, views=objective.views)
+    history = objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0).history
+    assert np.isfinite([values[-1] for values in history.values()]).all()
 
 
 def test_the_average_follows_the_generator():
@@ -233,12 +291,45 @@ def test_a_lost_game_is_named():
     assert critic.warnings(fine | {"loss": -3.0}) == []
 
 
-def test_diversity_of_a_generator_that_makes_one_image():
+def test_diversity(rng):
+    """Of images as different as the real ones, of a few that come again and again, of one; padding does not count."""
+    x = rng.random((20, 4, 4, 1)).astype(np.float32)
+    weight = np.ones(20, np.float32)
+    flat = x.reshape(20, -1)
+    distance = np.linalg.norm(flat[:, None] - flat, axis=2) + 1e9 * np.eye(20)
+    assert float(dcgan.apart(x, weight)) == pytest.approx(distance.min(1).mean(), rel=1e-4)
+    few = np.concatenate([x[:3]] * 6 + [x[3:5]])
+    assert float(dcgan.apart(few, weight)) < 0.2 * float(dcgan.apart(x, weight))
+    assert float(dcgan.apart(np.ones_like(x), weight)) == pytest.approx(0, abs=1e-6)
+    padded = np.concatenate([x, np.repeat(x[:1], 5, 0)])
+    there = float(dcgan.apart(padded, np.concatenate([weight, np.zeros(5, np.float32)])))
+    assert there == pytest.approx(float(dcgan.apart(x, weight)), rel=1e-5)
     objective = compile_objective(built(), "sgd")
-    objective.head.get_layer("project").kernel.assign(tf.zeros_like(objective.head.get_layer("project").kernel))
+    kernel = objective.head.get_layer("project").kernel
+    kernel.assign(tf.zeros_like(kernel))
     batches = Batches(small_digits().validation, 60, views=objective.held_out_views, shuffle=False)
-    held_out = objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True)
+    held_out = objective.evaluate(
+        batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
+    )
     assert held_out["diversity"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_encoder_of_your_own_is_judged_by_its_features():
+    image = keras.Input((16, 16, 1))
+    features = keras.layers.Dense(6)(keras.layers.Flatten()(image))
+    mine = keras.Model(image, features)
+    objective = compile_objective(dcgan.build(dcgan.Settings(**SMALL), SPEC, mine), "adam")
+    before = [v.numpy() for v in mine.trainable_variables]
+    batches = Batches(small_digits().train, 12, views=objective.views)
+    objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
+    for old, new in zip(before, mine.trainable_variables):
+        assert np.abs(new.numpy() - old).max() > 0
+    dcgan.build(dcgan.Settings(**SMALL), SPEC, conv.conv_encoder((16, 16, 1), width=4))
+    with pytest.raises(ValueError, match="with wasserstein there must be none"):
+        dcgan.build(dcgan.Settings(**SMALL, loss="wasserstein"), SPEC, conv.conv_encoder((16, 16, 1), width=4))
+    stock = keras.Model(image, keras.layers.BatchNormalization()(features))
+    with pytest.raises(ValueError, match="networks.conv.BatchNorm"):
+        dcgan.build(dcgan.Settings(**SMALL), SPEC, stock)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -270,8 +361,14 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["sample", "game", "--out", "lines.jpg"]) == 1
     assert main(["sample", "eye", "--out", "lines.png"]) == 1
     assert main(["fidelity", "game", "--classifier", "eye", "--image-size", "16", "--count", "50", "--record"]) == 0
-    table = json.loads((tmp_path / "results/game-fidelity/table.json").read_text())
-    assert table["real"]["FID"] < table["made"]["FID"]
+    result = json.loads((tmp_path / "results/game-fidelity/table.json").read_text())
+    assert result["table"]["real"]["FID"] < result["table"]["made"]["FID"]
+    assert result["measured with"]["classifier"] == "eye"
+    assert 0 < result["measured with"]["its test accuracy"] < 1
+    assert cards.read(encoders.find("game"))["results"] == {"fidelity, digits": result}
+    assert main(["fidelity", "game", "--classifier", "eye", "--image-size", "16", "--count", "3"]) == 1
+    assert main(["sample", "game", "--seed", "-1"]) == 1
+    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--patience", "2", "--run", "patient"]) == 1
     assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
     assert "is no classifier" in capsys.readouterr().err
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--init", "game", "--run", "on"]) == 0

@@ -5,6 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from ssl_keras import fidelity
+from ssl_keras.data.sources import from_arrays
 
 
 def test_frechet_of_one_set_with_itself_is_zero(rng):
@@ -40,9 +41,9 @@ def test_kernel_distance_against_loops_and_unbiased(rng):
         return np.mean([kernel(z[i], z[j]) for i in range(12) for j in range(12) if i != j])
 
     expected = within(x) + within(y) - 2 * np.mean([[kernel(a, b) for b in y] for a in x])
-    mean, sd = fidelity.kernel_distance(x, y)  # fewer than a subset: every draw is all of them
-    assert mean == pytest.approx(expected, rel=1e-9)
-    assert sd == pytest.approx(0, abs=1e-9)
+    assert fidelity.discrepancy(x, y) == pytest.approx(expected, rel=1e-9)
+    _, sd = fidelity.kernel_distance(x, y)  # draws of half of them: they differ
+    assert sd > 0
     same = [fidelity.kernel_distance(*rng.normal(size=(2, 300, 4)))[0] for _ in range(20)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(20)
     assert fidelity.kernel_distance(rng.normal(size=(300, 4)), rng.normal(size=(300, 4)) + 1)[0] > 10 * np.std(same)
@@ -65,6 +66,32 @@ def test_modes():
     covered, most = fidelity.modes(real, np.array([0] * 98 + [1] * 2), 4)
     assert covered == 1  # two in a hundred are less than a tenth of a quarter
     assert most == pytest.approx(0.98 / 0.25)
+    absent = fidelity.modes(np.zeros(10, int), np.repeat(np.arange(4), 25), 4)
+    assert absent == (1, pytest.approx(0.25))  # what is no class of the real images does not count
+
+
+def test_a_generator_that_has_learned_by_heart_is_seen(rng):
+    """Features are the pixels here."""
+
+    class Eye:
+        card = {"classes": ["a", "b"]}
+
+        def features(self, image):
+            return image.reshape(len(image), -1)
+
+        def classes(self, features):
+            return (features[:, 0] > 0.5).astype(int)
+
+    images = rng.random((300, 2, 2, 1)).astype(np.float32)
+    splits = from_arrays(images)
+    table = fidelity.measure(Eye(), splits.train.column("image"), splits)
+    assert table["made"]["distance to the nearest learned"] == 0
+    assert table["real"]["distance to the nearest learned"] > 0.01
+    table = fidelity.measure(Eye(), rng.random((300, 2, 2, 1)).astype(np.float32), splits)
+    made, real = (table[row]["distance to the nearest learned"] for row in ("made", "real"))
+    assert made == pytest.approx(real, rel=0.3)
+    with pytest.raises(ValueError, match="Expected more than 6 made images"):
+        fidelity.measure(Eye(), images[:3], splits)
 
 
 def test_nearest(rng):

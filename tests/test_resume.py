@@ -15,12 +15,16 @@ FLAGS = [
     "pretrain", "autoencoder", "--steps", "30", "--batch-size", "64", "--interval", "7", "--widths", "32", "16",
     "--gaussian-noise", "0.1", "--steps-per-execution", "1", "--quality-every", "0", "--deterministic",
 ]
+GAME = [
+    "pretrain", "dcgan", "--image-size", "16", "--width", "4", "--latent", "8", "--steps", "100", "--batch-size", "32",
+    "--interval", "20", "--quality-every", "0", "--strategy", "mirrored", "--replicas", "2", "--deterministic",
+]
 INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
 
 
-def start(how, folder, run=None, runs=""):
-    environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[1]), RUNS=runs)
-    flags = FLAGS + ([] if run is None else ["--run", run])
+def start(how, folder, run=None, runs="", flags=FLAGS, step=13):
+    environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[1]), RUNS=runs, STEP=str(step))
+    flags = flags + ([] if run is None else ["--run", run])
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), how, *flags], cwd=folder, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -59,7 +63,23 @@ def test_it_was_interrupted(runs, how):
 def test_it_ends_bit_for_bit_like_the_run_left_alone(runs, how):
     result, folder = runs
     assert result["not"][0] == 0, result["not"][1]
-    alone, resumed = folder / "not", folder / how
+    assert_alike(folder / "not", folder / how)
+
+
+def test_a_game_on_two_replicas_ends_bit_for_bit_too(tmp_path):
+    """Two players, two optimizers, the average: killed at step 53 of 100, and resumed."""
+    processes = [start(how, tmp_path, how, flags=GAME, step=53) for how in ("not", "SIGKILL")]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL], outputs
+    resumed = start("resume", tmp_path, runs="SIGKILL", flags=GAME)
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    assert "at step 40 of 100" in output
+    assert_alike(tmp_path / "runs" / "not", tmp_path / "runs" / "SIGKILL")
+
+
+def assert_alike(alone, resumed):
+    """Checkpoints, metrics and encoder of two runs, to the last bit."""
     names = [path.name for path in sorted((alone / "checkpoints").iterdir())]
     assert names == [path.name for path in sorted((resumed / "checkpoints").iterdir())]
     for name in names:

@@ -104,22 +104,24 @@ def trunk(image_shape, width, normalisation="batch", name="encoder"):
     return keras.Model(image, x, name=name)
 
 
-def discriminator(encoder, spectral=False, bias=True, name="discriminator"):
-    """Image (B, H, W, C) -> logit (B,) float32: the trunk's last stage, flattened, and one unit.
+def discriminator(encoder, judged, spectral=False, bias=True, name="discriminator"):
+    """Image (B, H, W, C) -> logit (B,) float32: one unit on top of a tensor of the encoder's graph.
 
-    A graph without stages of its own is judged by its features (B, D). Where only differences of
-    logits count, the unit's bias is nothing to learn.
+    Args:
+        encoder: functional graph of images.
+        judged: that tensor: the last stage of a `trunk`, as in the paper, or the features.
+        spectral: normalise the unit's kernel.
+        bias: where only differences of logits count, there is nothing for it to learn.
+        name: of the graph.
     """
-    maps = [layer for layer in encoder.layers if layer.name.removeprefix("stage_").isdigit()]
-    x = maps[-1].output if maps else encoder.output
-    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Flatten(name="discriminator_flatten")(judged)
     unit = SpectralDense if spectral else keras.layers.Dense
-    x = unit(1, use_bias=bias, kernel_initializer=normal(), dtype="float32", name="logit")(x)
+    x = unit(1, use_bias=bias, kernel_initializer=normal(), dtype="float32", name="discriminator_logit")(x)
     return keras.Model(encoder.input, x[:, 0], name=name)
 
 
 def latents(count, size, seed, start=0):
-    """float32 (count, Z) in [−1, 1]: number i depends on the seed and i alone."""
+    """float32 (count, Z) in [−1, 1]: number i depends on the seed, in 0..2³²−1, and i alone."""
     return 2 * Draws(seed, 0, start, count).uniform("sample", (size,)) - 1
 
 
@@ -181,7 +183,8 @@ class Spectral:
     def build(self, input_shape):
         super().build(input_shape)
         self.u = self.add_weight(
-            name="u", shape=(self.kernel.shape[-1],), initializer=keras.initializers.RandomNormal(), trainable=False
+            name="u", shape=(self.kernel.shape[-1],), initializer=keras.initializers.RandomNormal(), trainable=False,
+            autocast=False,
         )
 
     def normalised(self, training):

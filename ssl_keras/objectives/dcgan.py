@@ -16,16 +16,21 @@ augmentation is applied to real and made images alike (Zhao et al. 2020, "Differ
 augmentation for data-efficient GAN training"). Latents are uniform in [−1, 1], drawn by (seed, step,
 position). What is saved, shown and measured is the generator's moving average over steps.
 
-Departures: the paper's players take turns, at a learning rate of 2e-4, which takes longer; real and made batches each have statistics of their own,
-and what features are normalised with afterwards is the real ones' average.
+Departures: the paper's players take turns, at a learning rate of 2e-4, which takes longer; real and
+made batches each have statistics of their own, and what features are normalised with afterwards is the
+real ones' average; augmented colours are clipped to [0, 1], where no gradient passes. Of the
+discriminator the trunk alone is saved: with `--init` its last unit begins anew.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
-Metrics: `loss`, the discriminator's, and `generator_loss`: nats per image, or the critic's units;
-`real` and `fake`, the mean of σ(D) on images and on made ones, in [0, 1], of wasserstein D itself;
-`diversity`, the made images' standard deviation across the batch over that of the real ones, averaged
-over pixels: about 1 where they vary alike, 0 where all are one (collapse); `gradient_norm` of both
-players and `generator_gradient_norm` (training only). No loss here says how good the images are.
+Of wasserstein `penalised_gradient_norm` is logged too, the mean ‖∇D(y)‖, which the penalty pulls to 1.
+
+Metrics: `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the
+critic's units; `real` and `fake`, the mean of σ(D) on images and on made ones, in [0, 1], of wasserstein
+D itself; `diversity`, the distance from a made image to the nearest other one of the batch over that
+of real images: about 1 where they vary alike, 0 where a few come again and again (collapse; of classes
+that never come, `--classifier` tells); `gradient_norm` of the discriminator and
+`generator_gradient_norm` (training only). No loss here says how good the images are.
 """
 
 import dataclasses
@@ -40,7 +45,7 @@ import tyro
 from PIL import Image
 
 from ssl_keras import card as cards
-from ssl_keras import encoders, fidelity, files, vision
+from ssl_keras import encoders, fidelity, files, losses, vision
 from ssl_keras.data.augment import Augmentation, augment, drawn
 from ssl_keras.data.draws import Drawn
 from ssl_keras.data.images import unit_range
@@ -55,7 +60,7 @@ LOSSES = ("non_saturating", "wasserstein")
 WIDEST, LONGEST = 1 << 12, 1 << 16  # channels and latents that a card may ask for
 SHOWN = 8  # images along each side of the grid of samples
 # What a lost game looks like, in the metrics of an interval; at first all samples are one grey.
-WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.1, 200
+WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.25, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,21 +142,38 @@ def head(settings, spec):
     return dcgan.generator(spec["image"][0], settings.latent, settings.width)
 
 
-def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+own_trunk = encoder
+
+
+def build(settings, spec, encoder=own_trunk):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D), which is
+    then judged by its features. It is saved alone, without the generator.
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: a given encoder whose input or output does not fit; batch normalisation in it that
+            the loss, or replicas, do not bear.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    discriminator = dcgan.discriminator(network, settings.norm == "spectral", bias=settings.loss != "wasserstein")
+    judged = network.output
+    if encoder is own_trunk:
+        judged = network.get_layer(f"stage_{dcgan.stages(spec['image'][0]) - 1}").output
+    for layer in network.layers:
+        ours = isinstance(layer, conv.BatchNorm)
+        if isinstance(layer, keras.layers.BatchNormalization) and not (ours and settings.norm == "batch"):
+            raise ValueError(
+                f"{layer.name}: batch normalisation must be networks.conv.BatchNorm, whose statistics are the real "
+                "images', and with wasserstein there must be none. Take another encoder."
+            )
+    discriminator = dcgan.discriminator(
+        network, judged, settings.norm == "spectral", bias=settings.loss != "wasserstein"
+    )
     return DCGAN(settings, network, discriminator, head(settings, spec), head(settings, spec))
 
 
 class DCGAN(Objective):
     """Holds `encoder` and the `discriminator` on top of it, `generator` and `head`, its moving average."""
 
-    latest_is_best = True
+    latest_is_best, least_batch = True, 2
 
     def __init__(self, settings, encoder, discriminator, generator, average):
         super().__init__(name="dcgan")
@@ -163,7 +185,9 @@ class DCGAN(Objective):
         self.real, self.fake = keras.metrics.Mean("real"), keras.metrics.Mean("fake")
         self.diversity = keras.metrics.Mean("diversity")
         self.generator_gradient_norm = keras.metrics.Mean("generator_gradient_norm")
-        self.player_norms = (None, self.generator_gradient_norm)
+        self.player_norms = [self.gradient_norm, self.generator_gradient_norm]
+        if settings.loss == "wasserstein" and settings.penalty:
+            self.penalised_gradient_norm = keras.metrics.Mean("penalised_gradient_norm")
 
     def compile(self, optimizer="adam", generator_optimizer=None, **kwargs):
         """The discriminator's optimizer, and the generator's; by default one just like it."""
@@ -203,18 +227,13 @@ class DCGAN(Objective):
         critic = self.groups()[:1]
         for turn in range(1, self.settings.critic_steps):
             self.descend(lambda batch, turn=turn: self._critic_alone(batch, turn), batch, critic)
-        (loss, generator_loss), count = self.descend(lambda batch: self.play(batch), batch)
-        self.loss_metric.update_state(loss, count)
-        self.generator_loss.update_state(generator_loss, count)
+        self.descend(self.play, batch)
         tf.distribute.get_replica_context().merge_call(self._average)
 
     def test_step(self, batch):
         """Of the saved generator, and a discriminator as it is used afterwards."""
         made = self.head(batch["latent"][:, 0], training=False)
         real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), made))
-        (loss, generator_loss), count = self.stakes(batch, real, fake)
-        self.loss_metric.update_state(tf.math.divide_no_nan(loss, count), count)
-        self.generator_loss.update_state(tf.math.divide_no_nan(generator_loss, count), count)
         self.measure(batch, real, fake, made)
 
     def play(self, batch, turn=0):
@@ -224,24 +243,32 @@ class DCGAN(Objective):
         real = self.discriminator(batch["image"], training=True)
         with conv.statistics_kept():
             fake = self.discriminator(changed, training=True)
-        (critic, generator), count = self.stakes(batch, real, fake)
+        critic, generator = self.measure(batch, real, fake, made)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
             critic += self.settings.penalty * self.steepness(batch, changed, turn)
-        self.measure(batch, real, fake, made)
-        return [critic, generator], count
+        return [critic, generator], tf.reduce_sum(example_weight(batch))
 
     def _critic_alone(self, batch, turn):
         (critic, _), count = self.play(batch, turn)
         return critic, count
 
-    def stakes(self, batch, real, fake):
-        """([discriminator's, generator's] summed losses, number of images) from logits (B,)."""
-        weight = example_weight(batch)
+    def stakes(self, real, fake):
+        """The discriminator's and the generator's loss of each pair of logits (B,): (B,) each."""
         if self.settings.loss == "wasserstein":
-            critic, generator = fake - real, -fake
-        else:
-            critic, generator = tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
-        return [tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)], tf.reduce_sum(weight)
+            return fake - real, -fake
+        return tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
+
+    def measure(self, batch, real, fake, made):
+        """Both players' summed losses; updates the metrics."""
+        weight = example_weight(batch)
+        show = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
+        critic, generator = self.stakes(real, fake)
+        metrics = (self.loss_metric, self.generator_loss, self.real, self.fake)
+        for metric, value in zip(metrics, (critic, generator, show(real), show(fake))):
+            metric.update_state(value, weight)
+        ratio = apart(made, weight) / apart(unit_range(batch["image"]), weight)
+        self.diversity.update_state(tf.where(tf.math.is_finite(ratio), ratio, 1.0), tf.reduce_sum(weight))
+        return tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)
 
     def steepness(self, batch, made, turn):
         """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
@@ -253,25 +280,22 @@ class DCGAN(Objective):
                 score = tf.reduce_sum(self.discriminator(points, training=True))
         squares = tf.reduce_sum(tf.square(tape.gradient(score, points)), axis=(1, 2, 3))
         # In the units of [-1, 1], which networks see; the root's own gradient is infinite at 0.
-        norm = 0.5 * tf.sqrt(squares + 1e-12)
-        return tf.reduce_sum(example_weight(batch) * tf.square(norm - 1.0))
-
-    def measure(self, batch, real, fake, made):
-        weight = example_weight(batch)
-        show = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
-        self.real.update_state(show(real), weight)
-        self.fake.update_state(show(fake), weight)
-        ratio = tf.math.divide_no_nan(_spread(made), _spread(unit_range(batch["image"])))
-        self.diversity.update_state(ratio)
+        norm, weight = 0.5 * tf.sqrt(squares + 1e-12), example_weight(batch)
+        self.penalised_gradient_norm.update_state(norm, weight)
+        return tf.reduce_sum(weight * tf.square(norm - 1.0))
 
     def _average(self, strategy):
         """Cross-replica: moves the average towards the generator; the first steps count more, as they change more."""
         step = tf.cast(self.step, tf.float32)
         keep = tf.minimum(self.settings.average, step / (step + 10.0))
-        for mean, value in zip(self.head.variables, self.generator.variables):
-            strategy.extended.update(
-                mean.value, lambda m, v, keep: m.assign(keep * m + (1 - keep) * v), args=(value.value, keep)
-            )
+
+        def move():
+            for mean, value in zip(self.head.variables, self.generator.variables):
+                strategy.extended.update(
+                    mean.value, lambda m, v, keep: m.assign(keep * m + (1 - keep) * v), args=(value.value, keep)
+                )
+
+        tf.cond(self.failed_step < 0, move, lambda: None)
 
     # ----- what a run shows of it ---------------------------------------------
 
@@ -289,7 +313,7 @@ class DCGAN(Objective):
             said.append(f"the generator's gradient has vanished: its norm is {logs['generator_gradient_norm']:.2g}.")
         if logs["diversity"] < COLLAPSED:
             said.append(
-                f"the samples have collapsed: they vary {logs['diversity']:.2g} times as much as the images. "
+                f"the samples have collapsed: they are {logs['diversity']:.2g} times as far apart as the images. "
                 "Try --loss wasserstein --critic-steps 3, or start again with another --seed."
             )
         return said
@@ -300,7 +324,7 @@ class DCGAN(Objective):
         return {"real": [unit_range(batch["image"])], "samples": tf.split(made, SHOWN)}
 
     def histograms(self, batch):
-        """For TensorBoard: what the discriminator says of images and of samples, logits."""
+        """For TensorBoard: what the discriminator says of held-out images and of samples, logits."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
         made = dcgan.sample(self.head, len(real), seed=0)
         return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
@@ -312,17 +336,26 @@ class DCGAN(Objective):
         eye = fidelity.Eye(self.settings.classifier)
         real = splits.validation.column("image")
         a, b = eye.features(real), eye.features(dcgan.sample(self.head, len(real), seed=0))
-        return {"quality/fid": fidelity.frechet(a, b), "quality/kid": fidelity.kernel_distance(a, b)[0]}
+        covered, _ = fidelity.modes(eye.classes(a), eye.classes(b), len(eye.card["classes"]))
+        return {
+            "quality/fid": fidelity.frechet(a, b), "quality/kid": fidelity.kernel_distance(a, b)[0],
+            "quality/classes_covered": covered,
+        }
 
 
-def _spread(image):
-    """Mean over pixels of the standard deviation across the batch, of all replicas."""
-    replica = tf.distribute.get_replica_context()
-    def mean(x):
-        return replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(x, axis=0))
-
-    centre = mean(image)
-    return tf.reduce_mean(tf.sqrt(mean(tf.square(image - centre))))
+def apart(images, weight):
+    """Mean distance, over all replicas, from each image (b, …) to the nearest other one; those of weight 0 left out."""
+    x = tf.reshape(tf.cast(images, tf.float32), (tf.shape(images)[0], -1))
+    everyone, present = losses.gathered(x), losses.gathered(weight) > 0
+    centre = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
+    x, everyone = x - centre, everyone - centre
+    squares = tf.reduce_sum(tf.square(everyone), axis=1)
+    distance = tf.reduce_sum(tf.square(x), axis=1)[:, None] - 2 * tf.matmul(x, everyone, transpose_b=True) + squares
+    itself = losses.own_rows(tf.shape(x)[0])[:, None] == tf.range(tf.shape(everyone)[0])
+    distance = tf.where(present & ~itself, distance, distance.dtype.max)
+    nearest = tf.sqrt(tf.maximum(tf.reduce_min(distance, axis=1), 0.0))
+    nearest, weight = losses.gathered(nearest), losses.gathered(weight)
+    return tf.reduce_sum(weight * nearest) / tf.reduce_sum(weight)
 
 
 def load_generator(name):
@@ -359,6 +392,7 @@ def sample_command(arguments):
     out = pathlib.Path(asked.out)
     if asked.count < 1 or asked.steps == 1 or asked.steps < 0:
         raise ValueError(f"Expected count of at least 1, steps 0 or at least 2. Received: {asked.count}, {asked.steps}")
+    check_seed(asked.seed)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")
     generator = load_generator(asked.encoder)
@@ -417,26 +451,34 @@ class Fidelity:
     """Write the results into the encoder's card as well."""
 
 
+def check_seed(seed):
+    """Raises ValueError for a seed that would be another one's."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in 0..2³²−1. Received: {seed}")
+
+
 def fidelity_command(arguments):
     """Prints and saves FID, KID, precision and recall, coverage, and the nearest training images."""
     asked = tyro.cli(Fidelity, prog="ssl-keras fidelity", args=arguments)
-    if asked.count <= fidelity.NEAREST:
-        raise ValueError(f"count must be more than {fidelity.NEAREST}. Received: {asked.count}")
+    check_seed(asked.seed)
     generator, eye = load_generator(asked.encoder), fidelity.Eye(asked.classifier)
     card = cards.read(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
     for each in (card, eye.card):
         cards.check_images(each, splits.train)
+    fidelity.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
     files.make_folder(folder)
     made = in_bytes(dcgan.sample(generator, asked.count, asked.seed))
     table = fidelity.measure(eye, made, splits)
-    print(fidelity.markdown(table))
-    title = f"{card['name']} beside {splits.test.name}, on the features of {eye.card['name']}"
-    files.write(folder / "table.md", f"{title}\n\n{fidelity.markdown(table)}")
-    files.write_json(folder / "table.json", table)
+    about = eye.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
+    text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{fidelity.markdown(table)}"
+    print(text)
+    files.write(folder / "table.md", f"{card['name']}; {text}")
+    result = {"measured with": about, "table": table}
+    files.write_json(folder / "table.json", result)
     files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
     files.write(folder / "neighbours.png", png(fidelity.neighbours(eye, made, splits.train.column("image"))))
     print(f"Saved in {folder}: table.md, table.json, samples.png, neighbours.png")
     if asked.record:
-        encoders.record(asked.encoder, f"fidelity, {asked.data}", table)
+        encoders.record(asked.encoder, f"fidelity, {asked.data}", result)

@@ -110,7 +110,9 @@ def initialise(encoder, name, head=None):
         shapes = [[v.shape for v in network.variables] for network in (head, saved_head)]
         if shapes[0] == shapes[1]:
             head.set_weights(saved_head.get_weights())
-            log.info("and its head")
+            log.info("and its %s", head.name)
+        else:
+            log.warning("Its %s does not fit this one, which begins at random.", head.name)
     if any(left):
         log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
     return left

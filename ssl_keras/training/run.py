@@ -230,15 +230,20 @@ def compile_objective(objective, training, splits, *optimizers):
     """Compiles it as a run asks for; by default with the objective's own `optimizers`.
 
     Raises:
-        ValueError: a batch that is too small for the objective, or micro-batches that it cannot have.
+        ValueError: a batch that is too small for the objective, or micro-batches or patience that
+            it cannot have.
     """
     if training.batch_size < objective.least_batch:
         raise ValueError(
             f"{objective.name} compares the examples of a batch: batch_size must be at least "
             f"{objective.least_batch}. Received: {training.batch_size}"
         )
+    if training.patience and objective.latest_is_best:
+        raise ValueError(f"patience needs a loss that says how good it is; {objective.name} has none. Leave it out.")
+
     def make(variables, share=1.0, updates=1):
-        return make_optimizer(training, total_steps(training, splits) * updates, variables, share)
+        often = dataclasses.replace(training, warmup=training.warmup * updates)
+        return make_optimizer(often, total_steps(training, splits) * updates, variables, share)
 
     objective.compile(
         *(optimizers or objective.optimizers(make)), clip_norm=training.clip_norm, accumulate=training.accumulate,
