@@ -17,7 +17,8 @@ FLAGS = [
 ]
 GAME = [
     "pretrain", "dcgan", "--image-size", "16", "--width", "4", "--latent", "8", "--steps", "100", "--batch-size", "32",
-    "--interval", "20", "--quality-every", "0", "--strategy", "mirrored", "--replicas", "2", "--deterministic",
+    "--interval", "20", "--steps-per-execution", "1", "--quality-every", "0", "--deterministic",
+    "--strategy", "mirrored", "--replicas", "2",
 ]
 INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
 

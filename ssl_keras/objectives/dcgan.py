@@ -345,7 +345,7 @@ class DCGAN(Objective):
 
 def apart(images, weight):
     """Mean distance, over all replicas, from each image (b, …) to the nearest other one; those of weight 0 left out."""
-    x = tf.reshape(tf.cast(images, tf.float32), (tf.shape(images)[0], -1))
+    x = tf.reshape(tf.stop_gradient(tf.cast(images, tf.float32)), (-1, math.prod(images.shape[1:])))
     everyone, present = losses.gathered(x), losses.gathered(weight) > 0
     centre = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
     x, everyone = x - centre, everyone - centre
