@@ -21,6 +21,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/autoencoder.py
 	$(BIN)/python benchmarks/causal_lm.py
 	$(BIN)/python benchmarks/contrastive.py
+	$(BIN)/python benchmarks/dcgan.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
@@ -30,6 +31,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full; their data are download
 	$(BIN)/python tutorials/05_jigsaw.py
 	$(BIN)/python tutorials/06_contrastive.py
 	$(BIN)/python tutorials/07_few_labels.py
+	$(BIN)/python tutorials/08_dcgan.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs
