@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from ssl_keras import encoders, evaluation
+from ssl_keras.data.images import unit_range
 
 SUBSET, SUBSETS = 1_000, 10  # of the kernel distance
 NEAREST = 3  # whose distance is the radius of an image's neighbourhood
@@ -42,7 +43,7 @@ class Eye:
     def features(self, image):
         """float32 (N, D) of images (N, H, W, C), uint8 or float in [0, 1]."""
         parts = (np.asarray(image[start : start + 500]) for start in range(0, len(image), 500))
-        return np.concatenate([self.embed(in_unit_range(part)).numpy() for part in parts])
+        return np.concatenate([self.embed(unit_range(part)).numpy() for part in parts])
 
     @property
     def about(self):
@@ -186,9 +187,4 @@ def neighbours(eye, made, images):
     """
     made = made[:SHOWN]
     _, index = nearest(eye.features(images), eye.features(made), NEIGHBOURS)
-    return [in_unit_range(rows) for rows in (made, *(images[i] for i in index.T))]
-
-
-def in_unit_range(image):
-    """float32 in [0, 1], of uint8 too."""
-    return image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1)
+    return [unit_range(rows) for rows in (made, *(images[i] for i in index.T))]

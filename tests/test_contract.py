@@ -135,7 +135,7 @@ def test_clipping_and_the_reported_norm(name):
         assert clipped_logs[key] == pytest.approx(norm)
     groups = [objective.groups() for objective in (start, free, clipped)]
     for player, variables in enumerate(zip(*([v for _, v in each] for each in groups))):
-        share = most / norms[list(free.player_norms)[player].name if len(norms) > 1 else "gradient_norm"]
+        share = most / norms[free.player_norms[player].name if len(norms) > 1 else "gradient_norm"]
         for a, b, c in zip(*variables):
             np.testing.assert_allclose(c.numpy() - a.numpy(), (b.numpy() - a.numpy()) * share, atol=2e-7)
 
