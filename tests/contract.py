@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import objectives
-from ssl_keras.data import text
+from ssl_keras.data import pairs, text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, dcgan, jigsaw, masked_lm
+from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, dcgan, jigsaw, masked_lm, seq2seq
 from ssl_keras.training.optimizer import Adam
 
 
@@ -71,6 +71,24 @@ def language(module, overfit, **options):
     )
 
 
+PAIRS = [(word, " ".join(word[::2].upper())) for word in sorted(set("".join(pydoc_data.topics.topics.values()).split()))
+         if word.isalpha() and word.isascii()][:400]
+
+
+@functools.cache
+def prepared_sequences(**options):
+    """(settings, splits) of recurrent networks: on words, or on words with every other letter of theirs."""
+    splits = pairs.split(pairs.named("words", *zip(*PAIRS)))
+    return seq2seq.prepare(seq2seq.Settings(width=16, context=12, **options), splits)
+
+
+def recurrent(overfit, **options):
+    return Case(
+        seq2seq, lambda spec: seq2seq.build(prepared_sequences(**options)[0], spec), overfit,
+        splits=lambda: prepared_sequences(**options)[1],
+    )
+
+
 def vision(module, overfit, **options):
     """A network small enough for many cases; its images are augmented anew every time."""
     own = {contrastive: {"projection": (16, 8)}, dcgan: {"latent": 8}}
@@ -112,6 +130,9 @@ CASES = {
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
+    "seq2seq": recurrent(0.9),
+    "seq2seq, denoise": recurrent(0.6, task="denoise", dropout=0.1, layers=1),
+    "seq2seq, pairs": recurrent(0.3, task="pairs", symbols=True, cell="lstm", sampling=0.2, smoothing=0.1),
 }
 
 

@@ -9,6 +9,7 @@ import urllib.request
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras.data import pairs
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.sources import hold_out, images
 from ssl_keras.data.text import documents
@@ -77,6 +78,8 @@ def _split(tfds, builder, split, image_size):
         if isinstance(features.get(key), tfds.features.ClassLabel) and "label" in key
     ), None)
     classes = features[label_key].names if label_key else ()
+    if isinstance(info.features, tfds.features.Translation):
+        return _pairs(tfds, builder, split, title, *info.supervised_keys)
     if isinstance(feature, tfds.features.Text):
         return _texts(tfds, builder, split, title, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
@@ -97,6 +100,12 @@ def _texts(tfds, builder, split, title, text_key, label_key, classes):
         if label_key:
             labels.append(record[label_key])
     return documents(title, texts, labels if label_key else None, classes)
+
+
+def _pairs(tfds, builder, split, title, text_key, target_key):
+    records = [*_examples(tfds, builder, split).as_numpy_iterator()]
+    return pairs.named(title, *([record[key].decode("utf-8", "replace") for record in records]
+                                for key in (text_key, target_key)))
 
 
 def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):

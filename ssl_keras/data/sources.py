@@ -1,4 +1,5 @@
-"""Sources: `digits`, `pydoc`, `tfds:NAME`, `folder:PATH`, `text:PATH`, `table:FILE`, and arrays from Python.
+"""Sources: `digits`, `pydoc`, `cmudict`, `tfds:NAME`, `folder:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`, and
+arrays from Python.
 
 Every source is a set of arrays addressed by index. `load` returns three of them, and the
 split is made here, once: what is held out is held out for pretraining, fine-tuning and
@@ -25,7 +26,7 @@ TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
     "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), "
-    "or tfds:NAME (images or text)"
+    "pairs:FILE or cmudict (texts with targets), or tfds:NAME (images, text, or translations)"
 )
 
 
@@ -36,8 +37,8 @@ class Source:
     Attributes:
         name: for messages and cards.
         arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
-            or "text" (N,) strings; or "tokens" (N, W) int32; and "label" (N,) int64, where
-            there are labels. What has a shape, a dtype, and rows by index may be a column.
+            or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; and "label" (N,)
+            int64, where there are labels. What has a shape, a dtype, and rows by index may be a column.
         classes: the label names, or empty.
         tokenizer: what made its tokens, or None.
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
@@ -84,7 +85,7 @@ class Source:
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
         kind, _, rest = self.base.partition(":")
-        if kind in ("folder", "text", "table"):
+        if kind in ("folder", "text", "table", "pairs"):
             path = pathlib.Path(rest).absolute()
             return path.name if path.is_dir() else path.stem
         return (rest or kind).strip("/").replace("/", "-")
@@ -123,7 +124,7 @@ def load(spec, image_size=None):
     """Opens a data set by name.
 
     Args:
-        spec: "digits" | "pydoc" | "tfds:NAME" | "folder:PATH" | "text:PATH" | "table:FILE".
+        spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "text:PATH" | "table:FILE" | "pairs:FILE".
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:
@@ -134,7 +135,7 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import folder, from_tfds, text  # they import this module
+    from ssl_keras.data import folder, from_tfds, pairs, text  # they import this module
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
@@ -151,6 +152,10 @@ def load(spec, image_size=None):
         return text.load_text(argument)
     if kind == "table" and argument:
         return text.load_table(argument)
+    if kind == "pairs" and argument:
+        return pairs.load(argument)
+    if spec == "cmudict":
+        return pairs.cmudict()
     hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
     raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.{hint}")
 

@@ -84,7 +84,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
 def initialise(encoder, name, head=None):
     """Copies the weights of a saved encoder that match by name and shape; lists the others.
 
-    A head is taken over whole, where the saved one has its shapes, and else stays fresh.
+    Of a head likewise what fits is taken over.
 
     Returns:
         The names left as they were: (in the new encoder, in the saved one).
@@ -107,12 +107,13 @@ def initialise(encoder, name, head=None):
     left = sorted(fresh.keys() - set(matched)), sorted(saved.keys() - set(matched))
     log.info("Initialised %d of %d weights from %s", len(matched), len(fresh), name)
     if head is not None and saved_head is not None:
-        shapes = [[v.shape for v in network.variables] for network in (head, saved_head)]
-        if shapes[0] == shapes[1]:
-            head.set_weights(saved_head.get_weights())
-            log.info("and its %s", head.name)
-        else:
-            log.warning("Its %s does not fit this one, which begins at random.", head.name)
+        saved_head, fresh = encoders.named_variables(saved_head), encoders.named_variables(head)
+        fitting = [key for key in fresh if key in saved_head and saved_head[key].shape == fresh[key].shape]
+        for key in fitting:
+            fresh[key].assign(np.asarray(saved_head[key]))
+        log.info("and %d of %d of its head", len(fitting), len(fresh))
+        if len(fitting) < len(fresh):
+            log.warning("Not initialised in the head: %s", sorted(fresh.keys() - set(fitting)))
     if any(left):
         log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
     return left

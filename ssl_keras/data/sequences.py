@@ -1,0 +1,113 @@
+"""Text as sequences of tokens, one a row: words, sentences, or the rows that a source has.
+
+Shapes: `N` sequences, `W` the longest one's tokens, `U` the longest target's. -1 is padding.
+"""
+
+import dataclasses
+import logging
+import re
+
+import numpy as np
+
+from ssl_keras.data.sources import Splits
+from ssl_keras.data.text import documents
+from ssl_keras.data.tokens import texts_of
+
+UNITS = ("words", "sentences", "rows")
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+LEAST_WORD = 2  # letters; one alone says nothing of how words are made
+
+log = logging.getLogger(__name__)
+
+
+def cut(splits, unit):
+    """`Splits` of text -> `Splits` of its different words, in lower case, or of its sentences.
+
+    What a held-out part shares with the training part is left out of the held-out part: a
+    word that was trained on is no test.
+
+    Raises:
+        ValueError: a part in which nothing is left; text read in pieces, where it is to be taken by rows.
+    """
+    if unit == "rows":
+        for source in splits:
+            if not np.all(source.arrays.get("ends", True)):
+                raise ValueError(f"{source.name} was read in pieces. Cut it: --unit sentences, or words")
+        return splits
+    find = {"words": _words, "sentences": _sentences}[unit]
+    parts, known = [], set()
+    for split, source in zip(Splits._fields, splits):
+        found = list(dict.fromkeys(piece for text in texts_of(source) for piece in find(text)))
+        new = [piece for piece in found if piece not in known]
+        if not new:
+            raise ValueError(f"{source.name} has no {unit} of its own. Expected more text.")
+        if split == "train":
+            known = set(new)
+        parts.append(dataclasses.replace(documents(source.name, new)))
+    return Splits(*parts)
+
+
+def _words(text):
+    return (word.lower() for word in WORD.findall(text) if len(word) >= LEAST_WORD)
+
+
+def _sentences(text):
+    pieces = (" ".join(piece.split()) for piece in SENTENCE.split(text))
+    return (piece for piece in pieces if len(piece) >= LEAST_WORD)
+
+
+def tokenised(splits, tokenizer, most, symbols=None):
+    """`Splits` of sequences -> `Splits` with the columns "tokens" (N, W) and, of pairs, "target" (N, U), int32.
+
+    Args:
+        splits: sources with a column "text" and, of pairs, "target".
+        tokenizer: a `Tokenizer`.
+        most: tokens of a text, and of a target; longer ones are cut, and counted.
+        symbols: {symbol: id} where targets are symbols between white space; else the tokenizer reads them.
+
+    Raises:
+        ValueError: a target symbol that is not among the known ones.
+    """
+    parts = {"tokens": [tokenizer.encode(texts_of(source)) for source in splits]}
+    if "target" in splits.train.arrays:
+        parts["target"] = [_targets(source, tokenizer, symbols) for source in splits]
+    for column, encoded in parts.items():
+        long = sum(len(ids) > most for part in encoded for ids in part)
+        if long:
+            log.warning("%s: %d %s are longer than %d and are cut (--context)", splits.train.base, long, column, most)
+    widths = {
+        column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()
+    }
+    unknown = sum(ids.count(tokenizer.unknown) for part in parts["tokens"] for ids in part)
+    if unknown and tokenizer.unknown >= 0:
+        log.warning("%s: %d tokens are unknown to the tokenizer", splits.train.base, unknown)
+    made = []
+    for number, source in enumerate(splits):
+        arrays = {column: _rows(encoded[number], widths[column]) for column, encoded in parts.items()}
+        arrays |= {name: source.column(name) for name in ("label",) if name in source.arrays}
+        made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
+    return Splits(*made)
+
+
+def _targets(source, tokenizer, symbols):
+    targets = source.column("target")
+    if symbols is None:
+        return tokenizer.encode(targets)
+    rows = []
+    for text, target in zip(source.column("text"), targets):
+        unknown = [symbol for symbol in target.split() if symbol not in symbols]
+        if unknown:
+            raise ValueError(
+                f"{source.name}: the target of {text!r} has the unknown symbol {unknown[0]!r}. Expected those of the "
+                f"training part: {' '.join(list(symbols)[:50])}"
+            )
+        rows.append([symbols[symbol] for symbol in target.split()])
+    return rows
+
+
+def _rows(encoded, width):
+    rows = np.full((len(encoded), width), -1, np.int32)
+    for row, ids in zip(rows, encoded):
+        row[: min(len(ids), width)] = ids[:width]
+    return rows

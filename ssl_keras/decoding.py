@@ -1,0 +1,142 @@
+"""Writes target sequences with an encoder and a decoder: greedily, or by beam search, whole batches in one graph.
+
+Shapes: `B` batch, `T` source tokens, `U` most target tokens, `K` beams, `D` width, `V` vocabulary.
+"""
+
+import numpy as np
+import tensorflow as tf
+from rapidfuzz.distance import Levenshtein
+from tqdm import tqdm
+
+from ssl_keras.networks import recurrent
+
+NEVER = -1e9  # a log-probability of what cannot be; finite, so that sums stay numbers
+TOGETHER = 256  # texts decoded at a time
+
+
+class Decoder:
+    """Target tokens for source tokens.
+
+    Args:
+        encoder, head: the graphs of `recurrent.recurrent_encoder` and `recurrent.attending_decoder`.
+        end: the token that a target begins after, and ends with.
+        most: U, tokens of a target at most.
+    """
+
+    def __init__(self, encoder, head, end, most):
+        self.encoder, self.head, self.end, self.most = encoder, head, end, most
+        self.embeddings = head.get_layer("embeddings")
+        self.reads = recurrent.layers_of(head, recurrent.Recurrent)
+        self.looks = recurrent.layers_of(head, recurrent.Attention)
+        tokens = tf.TensorSpec((None, None), tf.int32)
+        self.greedy = tf.function(self._greedy, input_signature=[tokens])
+        self.beam = tf.function(self._beam, reduce_retracing=True)
+
+    def _greedy(self, tokens):
+        """The likeliest token at every step: tokens (B, T) -> (B, U) int32, from its end on -1."""
+        source, batch = self._source(tokens), tf.shape(tokens)[0]
+
+        def body(step, token, done, state, made):
+            scores, state = self._step(token[:, None], state, source)
+            token = tf.argmax(scores[:, 0], -1, tf.int32)
+            done |= token == self.end
+            made = tf.where(tf.range(self.most) == step, tf.where(done, -1, token)[:, None], made)
+            return step + 1, token, done, state, made
+
+        start = (
+            0, tf.fill([batch], self.end), tf.zeros([batch], tf.bool), self._start(batch),
+            tf.fill([batch, self.most], -1),
+        )
+        return tf.while_loop(lambda step, _, done, *__: (step < self.most) & ~tf.reduce_all(done), body, start)[-1]
+
+    def _beam(self, tokens, width):
+        """The best `width` = K targets that beam search finds, best first.
+
+        Returns:
+            (B, K, U) int32, from its end on -1; (B, K) float32, log P in nats, the end included (of a target
+            that has none after U tokens, without it).
+        """
+        source, batch = self._source(tokens), tf.shape(tokens)[0]
+        vocabulary = self.embeddings.options["vocabulary"]
+        only_end = tf.where(tf.range(vocabulary) == self.end, 0.0, NEVER)  # what may follow an end
+
+        def body(step, token, total, done, state, made):
+            scores, state = self._step(token, state, source)  # (B, K, V)
+            scores = tf.where(done[..., None], only_end, tf.nn.log_softmax(scores))
+            total, best = tf.math.top_k(tf.reshape(total[..., None] + scores, (batch, -1)), width)  # (B, K)
+            parent, token = best // vocabulary, best % vocabulary
+
+            def follow(x):
+                return tf.gather(x, parent, batch_dims=1)
+
+            state = tf.nest.map_structure(lambda x: self._flat(follow(self._by_beam(x, batch, width))), state)
+            done = follow(done) | (token == self.end)
+            here = tf.range(self.most) == step
+            made = tf.where(here, tf.where(done, -1, token)[..., None], follow(made))
+            return step + 1, token, total, done, state, made
+
+        start = (
+            0, tf.fill([batch, width], self.end), tf.tile(tf.where(tf.range(width) == 0, 0.0, NEVER)[None], [batch, 1]),
+            tf.zeros([batch, width], tf.bool), self._start(batch * width), tf.fill([batch, width, self.most], -1),
+        )
+        _, _, total, _, _, made = tf.while_loop(
+            lambda step, _, __, done, *___: (step < self.most) & ~tf.reduce_all(done), body, start
+        )
+        return made, total
+
+    def _source(self, tokens):
+        states = self.encoder(tokens)
+        return states, [look.keys(states) for look in self.looks], tokens
+
+    def _start(self, rows):
+        return [read.start(rows) for read in self.reads]
+
+    def _step(self, token, state, source):
+        """One more token of K targets each: token (B, K), state of B·K rows -> logits (B, K, V), state."""
+        states, keys, tokens = source
+        x, new = self.embeddings(token), []  # (B, K, D)
+        for read, look, before, known in zip(self.reads, self.looks, state, keys):
+            y, after = read.step(self._flat(x), before)
+            new.append(after)
+            x = look.look(self._by_beam(y, tf.shape(x)[0], tf.shape(x)[1]), states, known, tokens)
+        return recurrent.logits(self.head, x), new
+
+    @staticmethod
+    def _flat(x):  # (B, K, ·) -> (B·K, ·)
+        return tf.reshape(x, (-1, x.shape[-1]))
+
+    @staticmethod
+    def _by_beam(x, batch, width):  # (B·K, ·) -> (B, K, ·)
+        return tf.reshape(x, (batch, width, x.shape[-1]))
+
+
+def write(decoder, tokens, beams=1):
+    """The best target for each row of tokens (N, T): a list of N lists of ids."""
+    if beams < 1:
+        raise ValueError(f"Expected at least 1 beam. Received: {beams}")
+    rows = []
+    for first in tqdm(range(0, len(tokens), TOGETHER), desc="decoding", disable=None, leave=False):
+        part = tokens[first : first + TOGETHER]
+        # All the same shape, the last ones too: padding rows, and columns.
+        part = np.pad(part, [(0, min(TOGETHER, len(tokens)) - len(part)), (0, 0)], constant_values=-1)
+        made = decoder.greedy(part) if beams == 1 else decoder.beam(part, beams)[0][:, 0]
+        rows += [[int(i) for i in row if i >= 0] for row in made.numpy()]
+    return rows[: len(tokens)]
+
+
+def error_rates(made, references):
+    """How far sequences are from what is right, of several right ones from the nearest.
+
+    Args:
+        made: a list of N sequences of symbols.
+        references: a list of N lists of such sequences.
+
+    Returns:
+        (symbol error rate: insertions, deletions and substitutions over the symbols of the nearest
+        references, all texts together; sequence error rate: the share of texts that are not one of them).
+    """
+    edits = symbols = wrong = 0
+    for sequence, right in zip(made, references, strict=True):
+        distance, length = min((Levenshtein.distance(sequence, each), len(each)) for each in right)
+        edits, symbols, wrong = edits + distance, symbols + length, wrong + (distance > 0)
+    return edits / max(symbols, 1), wrong / max(len(made), 1)
