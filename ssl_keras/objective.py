@@ -208,7 +208,8 @@ class Objective(keras.Model):
             return one(batch)
 
         def split(x):  # (B, …) -> (K, B/K, …)
-            return tf.reshape(x, tf.concat([[self.accumulate, -1], tf.shape(x)[1:]], 0))
+            sides = [side or tf.shape(x)[axis] for axis, side in enumerate(x.shape) if axis]
+            return tf.reshape(x, [self.accumulate, -1, *sides])
 
         micro = tf.nest.map_structure(split, batch)
 

@@ -99,8 +99,8 @@ def _targets(source, tokenizer, symbols):
         unknown = [symbol for symbol in target.split() if symbol not in symbols]
         if unknown:
             raise ValueError(
-                f"{source.name}: the target of {text!r} has the unknown symbol {unknown[0]!r}. Expected those of the "
-                f"training part: {' '.join(list(symbols)[:50])}"
+                f"{source.name}: the target of {text!r} has the unknown symbol {unknown[0]!r}. Expected those that "
+                f"the encoder knows: {' '.join(list(symbols)[:50])}"
             )
         rows.append([symbols[symbol] for symbol in target.split()])
     return rows

@@ -171,7 +171,8 @@ def prepare(settings, splits, init=None):
     if settings.task == "next":
         return settings, tokens.corpus(splits, tokenizer, settings.context, target=settings.horizon)
     if settings.symbols and not settings.alphabet:
-        found = {symbol for target in splits.train.column("target") for symbol in target.split()}
+        # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
+        found = {symbol for source in splits for target in source.column("target") for symbol in target.split()}
         settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
     return settings, sequences.tokenised(splits, tokenizer, settings.context, settings.ids)
 
@@ -277,7 +278,8 @@ class Seq2Seq(Objective):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
         target = self.target(batch)  # (B, U)
         weight = tf.cast(target >= 0, tf.float32) * example_weight(batch)[:, None]
-        self.accuracy.update_state(tf.cast(tf.argmax(logits, -1, tf.int32) == target, tf.float32), weight)
+        hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
+        self.accuracy.update_state(tf.cast(hit, tf.float32), weight)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(target, 0), logits)
         if smoothing:
             uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)  # mean of -log P over tokens
