@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from contract import CASES, PAIRS, prepared_sequences
 
-from ssl_keras import decoding, encoders
+from ssl_keras import decoding, encoders, translation
 from ssl_keras.__main__ import main
 from ssl_keras.data import pairs, sequences, sources, text
 from ssl_keras.data.draws import Draws
@@ -317,7 +317,7 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert main(["translate", "tuned", words[0], words[1], "--beams", "2"]) == 0
     translated = capsys.readouterr().out.strip("\n").split("\n")
     assert len(translated) == 2
-    assert translated == seq2seq.load_translator("tuned", beams=2)([words[0], words[1]])
+    assert translated == translation.load("tuned", beams=2)([words[0], words[1]])
     assert main(["score", "tuned", "--data", data, "--record"]) == 0
     assert "sequence error rate" in capsys.readouterr().out
     assert encoders.cards.read(encoders.find("tuned"))["results"]

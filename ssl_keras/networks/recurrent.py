@@ -88,6 +88,16 @@ def decode(decoder, target, states, tokens, drop):
     return tf.cast(x, tf.float32)
 
 
+def alignments(decoder, target, states, tokens):
+    """(B, U, T) float32: how much each target position looks at each source token, in the last layer."""
+    x = decoder.get_layer("embeddings")(target)
+    for reads, looks in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
+        x = reads(x, target)
+        weights = looks.weights_of_attention(x, looks.keys(states), tokens)
+        x = looks(x, states, tokens)
+    return weights
+
+
 def layers_of(network, kind):
     """A graph's layers of a kind, in order."""
     return [layer for layer in network.layers if isinstance(layer, kind)]

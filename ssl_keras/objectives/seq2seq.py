@@ -33,8 +33,8 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import card as cards
-from ssl_keras import decoding, encoders, language
-from ssl_keras.data import pairs, sequences, sources, tokens
+from ssl_keras import decoding, encoders, language, translation
+from ssl_keras.data import sequences, sources, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.language import Resolved
 from ssl_keras.networks import recurrent
@@ -46,7 +46,7 @@ MOST_LAYERS, MOST_CONTEXT = 64, 1 << 16
 NETWORK = ("cell", "layers", "width", "context")  # what comes with `init`
 JUDGED = 512  # validation pairs that are decoded now and then
 SHOWN = 6
-PICTURED_PIXELS = 8
+PICTURED, PICTURED_PIXELS = 4, 8
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
     clip_norm=1.0, interval=100, quality_every=5,
@@ -304,13 +304,17 @@ class Seq2Seq(Objective):
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
         if self.head is None:
             return recurrent.logits(self.encoder, states)
-        before = batch["target"]
-        if guesses is not None:
-            before = tf.where(batch["own"] & (before >= 0), guesses, before)
-        before = tf.pad(before[:, :-1], [[0, 0], [1, 0]], constant_values=self.settings.end)
+        before = self.before(batch, guesses)
         if drop:
             return recurrent.logits(self.head, recurrent.decode(self.head, before, states, tokens, drop))
         return recurrent.logits(self.head, self.head([before, states, tokens]))
+
+    def before(self, batch, guesses=None):
+        """(B, U) int32, what the decoder reads: the target one place on, after the end of another."""
+        target = batch["target"]
+        if guesses is not None:
+            target = tf.where(batch["own"] & (target >= 0), guesses, target)
+        return tf.pad(target[:, :-1], [[0, 0], [1, 0]], constant_values=self.settings.end)
 
     def drop(self, batch):
         """Dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; or None."""
@@ -324,7 +328,8 @@ class Seq2Seq(Objective):
         """For TensorBoard: where each target token (row) looks in the source, by the last layer."""
         if self.head is None:
             return {}
-        weights = alignments(self.encoder, self.head, batch, self.settings.end)[:4]
+        tokens = batch["tokens"][:PICTURED]
+        weights = recurrent.alignments(self.head, self.before(batch)[:PICTURED], self.encoder(tokens), tokens)
         weights = tf.repeat(tf.repeat(weights, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
         return {"attention": [tf.pad(weights, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)[..., None]]}
 
@@ -335,7 +340,8 @@ class Seq2Seq(Objective):
         made = self.decoder.greedy(batch["tokens"][:SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
-            cells = tokenizer.decode(source), *(text_of(self.settings, tokenizer, ids) for ids in (target, row))
+            texts = (translation.text_of(self.settings, tokenizer, ids) for ids in (target, row))
+            cells = tokenizer.decode(source), *texts
             lines.append("| " + " | ".join(cell.replace("|", "¦").replace("\n", "⏎") for cell in cells) + " |")
         return {"decoded": "\n".join(lines)}
 
@@ -394,63 +400,6 @@ def divided(tokens, horizon, draws):
     return before, tf.where(place < width, after, -1)
 
 
-def alignments(encoder, head, batch, end):
-    """(B, U, T) float32: how much each target token looks at each source token, in the decoder's last layer."""
-    states = encoder(batch["tokens"])
-    before = tf.pad(batch["target"][:, :-1], [[0, 0], [1, 0]], constant_values=end)
-    x = head.get_layer("embeddings")(before)
-    for read, look in zip(
-        recurrent.layers_of(head, recurrent.Recurrent), recurrent.layers_of(head, recurrent.Attention)
-    ):
-        x = read(x, before)
-        weights = look.weights_of_attention(x, look.keys(states), batch["tokens"])
-        x = look(x, states, batch["tokens"])
-    return weights
-
-
-def text_of(settings, tokenizer, ids):
-    """The text of target ids, without the end and padding."""
-    ids = [int(i) for i in ids if i >= 0 and i != settings.end]
-    if settings.symbols:
-        symbols = settings.alphabet.split()
-        return " ".join(symbols[i - 1] for i in ids)
-    return tokenizer.decode(ids)
-
-
-def load_translator(name, beams=5):
-    """A function from texts to texts, of a saved encoder with a decoder.
-
-    Raises:
-        ValueError: unknown name; an encoder without a decoder.
-    """
-    network, output, card = encoders.load_with_head(name)
-    settings = cards.settings(card)
-    if card["objective"] != "seq2seq" or output is None:
-        raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
-    tokenizer = encoders.load_tokenizer(name)
-    decoder = decoding.Decoder(network, output, settings.end, settings.context, beams)
-
-    def translate(texts):
-        """Raises ValueError for an empty text, one of unknown characters, one that is too long."""
-        encoded = tokenizer.encode(texts)
-        for text, ids in zip(texts, encoded):
-            if not ids:
-                raise ValueError(f"Expected a text. Received: {text!r}")
-            if tokenizer.unknown in ids:
-                known = [token for token in tokenizer.tokens() if len(token) == 1]
-                raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {''.join(known)}")
-            if len(ids) > settings.context:
-                raise ValueError(
-                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {settings.context}. Shorten it."
-                )
-        rows = np.full((len(texts), max(map(len, encoded))), -1, np.int32)
-        for row, ids in zip(rows, encoded):
-            row[: len(ids)] = ids
-        return [text_of(settings, tokenizer, ids) for ids in decoding.write(decoder, rows)]
-
-    return translate
-
-
 @dataclasses.dataclass(frozen=True)
 class Translate:
     """Writes the targets of texts: pronunciations, translations, what comes next."""
@@ -468,7 +417,7 @@ def translate_command(arguments):
     asked = tyro.cli(Translate, prog="ssl-keras translate", args=arguments)
     if not asked.text:
         raise ValueError("Expected one text or more.")
-    for line in load_translator(asked.encoder, asked.beams)(list(asked.text)):
+    for line in translation.load(asked.encoder, asked.beams)(list(asked.text)):
         print(line)
 
 
@@ -496,21 +445,8 @@ def score_command(arguments):
     splits = sources.load(asked.data)
     source = getattr(splits, asked.part)
     source.column_spec("target")
-    result = score(load_translator(asked.encoder, asked.beams), source)
+    result = translation.score(translation.load(asked.encoder, asked.beams), source)
     for name, value in result.items():
         print(f"{name}: {value:.2%}" if isinstance(value, float) else f"{name}: {value}")
     if asked.record:
         encoders.record(asked.encoder, f"{source.name}, {asked.beams} beams", result)
-
-
-def score(translate, source):
-    """{"texts", "symbol error rate", "sequence error rate"} of a source of pairs, each text once.
-
-    Symbols are what white space separates. Of several right targets the nearest counts.
-    """
-    right = pairs.references(source)
-    made = translate(list(right))
-    rates = decoding.error_rates(
-        [text.split() for text in made], [[target.split() for target in targets] for targets in right.values()]
-    )
-    return {"texts": len(right), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
