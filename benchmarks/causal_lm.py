@@ -30,6 +30,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
 with contextlib.suppress(ImportError):
     import triton._C.libtriton  # noqa: F401  # PyTorch's; it crashes if it is loaded after TensorFlow
 

@@ -7,8 +7,9 @@ computed again, and a run that was cut off goes on from its checkpoint. The data
 small photographs; the numbers in the README are of the first 10,000 training and 2,000 test images of
 CIFAR-10, re-encoded as JPEG (quality 75, lossy), of which 9,000 are learned from and 1,000 chosen by.
 
-Pretraining takes so many steps as fit into the minutes at the rate that is measured first, on the
-threads that TensorFlow has (`--threads 1` and two of these scripts at once share two cores fairly).
+Pretraining takes so many steps as fit into the minutes at the rate that is measured first, once for
+each objective, on the threads that TensorFlow has. `--threads 1` and two of these scripts at once, for
+other `--seeds` or `--objectives`, share two cores fairly; `--only-measure` in both of them comes first.
 Then `downstream.evaluate` measures the encoders of a seed and scratch alike: a linear probe, and
 training with crops, flips and shifts, its learning rate and length chosen on the validation part.
 """
@@ -25,6 +26,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 
@@ -35,7 +39,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 
-NETWORK = {"network": "cnn", "width": 32, "places": 2}
+NETWORK = {"network": "cnn", "width": 16, "places": 2}  # small, so that ten minutes are many steps
 CHANGED = {"crop": 0.3, "flip": True, "colour": 0.5, "grey": 0.2}
 SETTINGS = {
     "contrastive": CHANGED,
@@ -44,7 +48,7 @@ SETTINGS = {
 }
 SEEDS = (0, 1, 2)
 GRID = downstream.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
-MEASURED_STEPS = 20
+MEASURED_STEPS = 30
 RESULT = HERE.with_suffix(".json")
 
 
@@ -63,7 +67,7 @@ def steps_within(name, settings, training, splits, seconds):
 
 def results():
     """What is in the file."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {"pretraining": {}, "tables": {}}
+    return json.loads(RESULT.read_text()) if RESULT.exists() else {"steps": {}, "pretraining": {}, "tables": {}}
 
 
 def note(part, key, value):
@@ -73,22 +77,22 @@ def note(part, key, value):
     files.write_json(RESULT, known)
 
 
-def pretrained(name, seed, splits, minutes):
-    """The folder of an encoder that was pretrained for so long; its steps are noted, so that it can go on."""
-    key = f"{name}, seed {seed}"
+def asked_of(name):
+    """How an objective is pretrained here: (settings, training)."""
     module = objectives.module(name)
-    settings = module.Settings(**NETWORK, **SETTINGS[name])
+    return module.Settings(**NETWORK, **SETTINGS[name]), dataclasses.replace(module.DEFAULTS, epochs=0, quality_every=0)
+
+
+def pretrained(name, seed, splits):
+    """The folder of an encoder that was pretrained for the steps that are noted; where it was cut off, it goes on."""
+    settings, training = asked_of(name)
+    steps = results()["steps"][name]
     training = dataclasses.replace(
-        module.DEFAULTS, epochs=0, seed=seed, run=f"cifar10-{name}-{seed}", resume=True, quality_every=0,
+        training, steps=steps, interval=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True,
     )
-    known = results()["pretraining"].get(key)
-    if known is None:
-        known = {"steps": steps_within(name, settings, training, splits, 60 * minutes)}
-        note("pretraining", key, known)
-    if "seconds" not in known:
-        training = dataclasses.replace(training, steps=known["steps"], interval=max(1, known["steps"] // 10))
+    if f"{name}, seed {seed}" not in results()["pretraining"]:
         outcome = pretrain(name, settings, training, data=splits)
-        note("pretraining", key, known | {k: outcome[k] for k in ("seconds", "test_loss")})
+        note("pretraining", f"{name}, seed {seed}", {k: outcome[k] for k in ("seconds", "test_loss")})
     return f"runs/{training.run}"
 
 
@@ -112,7 +116,9 @@ def main():
     parser.add_argument("--minutes", type=float, default=10.0, help="of pretraining each encoder")
     parser.add_argument("--threads", type=int, default=0, help="cores to use; 0 is all")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
-    parser.add_argument("--only-pretrain", action="store_true", help="measure nothing yet")
+    parser.add_argument("--objectives", nargs="*", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--only-measure", action="store_true", help="only how many steps fit")
+    parser.add_argument("--only-pretrain", action="store_true", help="no tables yet")
     asked = parser.parse_args()
     if asked.threads:
         tf.config.threading.set_intra_op_parallelism_threads(asked.threads)
@@ -120,8 +126,13 @@ def main():
     splits = load(asked.data)
     per_class = len(splits.train) // (10 * len(splits.train.classes))  # 10% of the labels
     downstream.GRIDS["convolution"] = GRID
+    for name in asked.objectives:
+        if name not in results()["steps"]:
+            note("steps", name, steps_within(name, *asked_of(name), splits, 60 * asked.minutes))
+    if asked.only_measure:
+        return
     for seed in asked.seeds:
-        encoders = [pretrained(name, seed, splits, asked.minutes) for name in SETTINGS]
+        encoders = [pretrained(name, seed, splits) for name in asked.objectives]
         if str(seed) not in results()["tables"] and not asked.only_pretrain:
             note("tables", str(seed), downstream.evaluate(encoders, splits, (per_class,), (seed,)))
     if results()["tables"]:

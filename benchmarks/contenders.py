@@ -7,10 +7,19 @@ done; and `keep(folder)`, which leaves what it has learned there as arrays. It h
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+
+import threadpoolctl
+
+
+def machine():
+    """How many cores, and of which kind (as the linear algebra library calls it: whether there is AVX-512, say)."""
+    kinds = {each.get("architecture") for each in threadpoolctl.threadpool_info()} - {None}
+    return f"{os.cpu_count()} cores ({', '.join(sorted(kinds))})"
 
 
 def interval(ratios):

@@ -38,8 +38,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
 import numpy as np
-from contenders import Process, interval, medians, rounds, serve
+from contenders import Process, interval, machine, medians, rounds, serve
 
 OURS, KERAS, PYTORCH, RAW = "ours", "Keras", "PyTorch", "ours, not averaged"
 DATA, CLASSIFIER = "tfds:fashion_mnist", "classifier-fashion_mnist"
@@ -335,7 +338,7 @@ def measure(parts, plan, path):
     asked = json.loads(json.dumps(dataclasses.asdict(plan)))
     if report.setdefault("plan", asked) != asked:
         raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
-    report |= {"machine": f"{os.cpu_count()} cores", "tensorflow": tf.__version__, "keras": keras.__version__}
+    report |= {"machine": machine(), "tensorflow": tf.__version__, "keras": keras.__version__}
     splits = load(DATA)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -14,6 +14,9 @@ import unittest.mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
