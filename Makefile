@@ -22,6 +22,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/causal_lm.py
 	$(BIN)/python benchmarks/contrastive.py
 	$(BIN)/python benchmarks/dcgan.py
+	$(BIN)/python benchmarks/seq2seq.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
@@ -32,6 +33,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full; their data are download
 	$(BIN)/python tutorials/06_contrastive.py
 	$(BIN)/python tutorials/07_few_labels.py
 	$(BIN)/python tutorials/08_dcgan.py
+	$(BIN)/python tutorials/09_seq2seq.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

