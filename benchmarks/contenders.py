@@ -1,4 +1,4 @@
-"""What side-by-side measurements share: contenders in processes of their own, and interleaved rounds.
+"""What side-by-side measurements share: contenders in processes of their own, interleaved rounds, a command line.
 
 A contender is an object with `build()`, which returns its number of parameters; `steps(count)`, which trains
 so many steps; `train(until)`, which trains until `time.perf_counter()` says so and returns the steps
@@ -6,14 +6,21 @@ done; and `keep(folder)`, which leaves what it has learned there as arrays. It h
 `steps_per_execution`.
 """
 
+import argparse
+import dataclasses
+import importlib.metadata
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import threadpoolctl
+
+from ssl_keras import files
 
 
 def machine():
@@ -118,3 +125,46 @@ def rounds(script, names, count, seconds, done, folder, keep):
 def medians(done):
     """{name: median} of rounds."""
     return {name: statistics.median(each[name] for each in done) for name in done[0]}
+
+
+def main(script, parts, plan, quick, contender, prepare):
+    """The command line of a benchmark, whose docstring and file are those of `script`.
+
+    Args:
+        script: its module; the numbers go into a file beside it, after every measurement.
+        parts: {name: function (plan, report, data, folder, keep)}. It notes what it finds in `report[name]`, which may
+            hold what an earlier run found, and calls `keep` to have it written.
+        plan, quick: dataclasses that say how long to measure: in earnest, and to see that it all runs.
+        contender: function (name, folder, seed) that makes one.
+        prepare: function of a folder to `data`; what it leaves in the folder is there for the contenders.
+    """
+    parser = argparse.ArgumentParser(
+        description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
+    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.contender:
+        serve(contender(flags.contender, flags.folder, flags.seed), flags.folder)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        path = pathlib.Path(script.__file__).resolve().with_suffix(".json")
+        if flags.quick:
+            path, plan = folder / path.name, quick
+        report = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        asked = json.loads(json.dumps(dataclasses.asdict(plan)))
+        if report.setdefault("plan", asked) != asked:
+            raise SystemExit(
+                f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew."
+            )
+        data = prepare(folder)
+        for name in flags.parts or parts:
+            versions = {package: importlib.metadata.version(package) for package in ("tensorflow", "keras")}
+            report.setdefault(name, {"machine": machine(), **versions})  # where it was begun
+            parts[name](plan, report, data, folder, lambda: files.write_json(path, report))
+            files.write_json(path, report)
+            print(json.dumps({name: report[name]}, indent=2, ensure_ascii=False), flush=True)

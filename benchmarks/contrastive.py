@@ -24,14 +24,11 @@ the fused Adam, workers that live on from epoch to epoch. `speed` measures it wi
 compares ours with the fastest of the three; `quality` trains with that many, so it needs `speed` first.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -42,7 +39,7 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
 import numpy as np
-from contenders import Process, interval, machine, medians, rounds, serve
+from contenders import Process, interval, main, medians, rounds
 
 OURS, PIPELINE, STEP = "ours", "our pipeline alone", "our step alone"
 WORKERS = {f"lightly, PyTorch, workers: {count}": count for count in (0, 1, 2)}
@@ -59,7 +56,7 @@ else:
     import keras
     import tensorflow as tf
 
-    from ssl_keras import evaluation, files
+    from ssl_keras import evaluation
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
     from ssl_keras.objectives import contrastive
@@ -306,42 +303,18 @@ def quality(plan, report, splits, folder, keep):
     )
 
 
+def prepare(folder):
+    """The data, and its training images where a contender without TensorFlow finds them."""
+    splits = load(DATA)
+    np.save(folder / "train.npy", splits.train.column("image"))
+    return splits
+
+
 PARTS = {"speed": speed, "quality": quality, "pipeline": pipeline}
 
 
-def measure(parts, plan, path):
-    """Runs the parts, or what `path` lacks of them."""
-    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
-    if report.setdefault("plan", asked) != asked:
-        raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
-    report |= {"machine": machine(), "tensorflow": tf.__version__, "keras": keras.__version__}
-    splits = load(DATA)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        np.save(folder / "train.npy", splits.train.column("image"))
-        for part in parts:
-            PARTS[part](plan, report, splits, folder, lambda: files.write_json(path, report))
-            files.write_json(path, report)
-            print(json.dumps({part: report[part]}, indent=2, ensure_ascii=False), flush=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
-    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.contender:
-        serve(CONTENDERS[flags.contender](flags.folder, flags.seed), flags.folder)
-    elif flags.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "contrastive.json")
-    else:
-        measure(flags.parts or PARTS, Plan(), HERE.with_suffix(".json"))
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        sys.modules[__name__], PARTS, Plan(), QUICK,
+        contender=lambda name, folder, seed: CONTENDERS[name](folder, seed), prepare=prepare,
+    )

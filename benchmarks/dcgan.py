@@ -24,13 +24,10 @@ FID is on the features of the classifier that ships with the project, against th
 same number of training images stands beside it.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
 import unittest.mock
 
@@ -42,7 +39,7 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
 import numpy as np
-from contenders import Process, interval, machine, medians, rounds, serve
+from contenders import Process, interval, main, medians, rounds
 
 OURS, KERAS, PYTORCH, RAW = "ours", "Keras", "PyTorch", "ours, not averaged"
 DATA, CLASSIFIER = "tfds:fashion_mnist", "classifier-fashion_mnist"
@@ -56,7 +53,7 @@ else:
     import keras
     import tensorflow as tf
 
-    from ssl_keras import fidelity, files
+    from ssl_keras import fidelity
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
     from ssl_keras.networks import dcgan as networks
@@ -329,42 +326,15 @@ def trained(name, folder, seed, seconds):
     return answer
 
 
+def prepare(folder):
+    """The data, and its training images where a contender without TensorFlow finds them."""
+    splits = load(DATA)
+    np.save(folder / "train.npy", splits.train.column("image"))
+    return splits
+
+
 PARTS = {"speed": speed, "quality": quality}
 
 
-def measure(parts, plan, path):
-    """Runs the parts, or what `path` lacks of them."""
-    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
-    if report.setdefault("plan", asked) != asked:
-        raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
-    report |= {"machine": machine(), "tensorflow": tf.__version__, "keras": keras.__version__}
-    splits = load(DATA)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        np.save(folder / "train.npy", splits.train.column("image"))
-        for part in parts:
-            PARTS[part](plan, report, splits, folder, lambda: files.write_json(path, report))
-            files.write_json(path, report)
-            print(json.dumps({part: report[part]}, indent=2, ensure_ascii=False), flush=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
-    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.contender:
-        serve(contender(flags.contender, flags.folder, flags.seed), flags.folder)
-    elif flags.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "dcgan.json")
-    else:
-        measure(flags.parts or PARTS, Plan(), HERE.with_suffix(".json"))
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.modules[__name__], PARTS, Plan(), QUICK, contender, prepare)

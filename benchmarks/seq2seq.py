@@ -20,14 +20,10 @@ pretraining either; of several pronunciations the nearest counts; beam search wi
   two learning rates, and the step with the lowest loss, on the validation words.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
@@ -39,10 +35,10 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 import keras
 import numpy as np
 import tensorflow as tf
-from contenders import interval, machine, medians, rounds, serve
+from contenders import interval, main, medians, rounds
 from keras import layers
 
-from ssl_keras import files, translation
+from ssl_keras import translation
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.sources import load
 from ssl_keras.objectives import seq2seq
@@ -136,39 +132,36 @@ class StockKeras(Ours):
 KINDS = {OURS: Ours, KERAS: StockKeras}
 
 
-def speed(plan, report, keep):
+def speed(plan, report, splits, folder, keep):
     part = report.setdefault("speed", {})
     done = part.setdefault("rounds, words/s", [])
-    with tempfile.TemporaryDirectory() as folder:
-        rounds(HERE, KINDS, plan.rounds, plan.seconds, done, pathlib.Path(folder), keep)
+    rounds(HERE, KINDS, plan.rounds, plan.seconds, done, folder, keep)
     part["words/s, median"] = medians(done)
     part[f"ours / {KERAS}"] = interval([each[OURS] / each[KERAS] for each in done])
 
 
-def pronunciation(plan, report, keep):
+def pronunciation(plan, report, splits, folder, keep):
     part = report.setdefault("pronunciation", {})
     if "test" in part:
         return
-    splits = load(DATA)
     settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.2, smoothing=0.1)
     training = dataclasses.replace(
         seq2seq.DEFAULTS, data=DATA, batch_size=128, steps=plan.steps, interval=max(plan.steps // 20, 1), resume=True,
-        run="seq2seq-cmudict",
+        run="seq2seq-cmudict", runs=runs(plan, folder),
     )
     part |= {key: value for key, value in pretrain("seq2seq", settings, training, data=splits).items()
              if key in ("seconds", "test_loss", "step")}
-    translate = translation.load("runs/seq2seq-cmudict")
+    translate = translation.load(f"{training.runs}/{training.run}")
     for name in ("validation", "test"):
         part[name] = translation.score(translate, some(getattr(splits, name), plan))
     keep()
 
 
-def pretraining(plan, report, keep):
+def pretraining(plan, report, splits, folder, keep):
     part = report.setdefault("pretraining", {})
-    splits = load(DATA)
     training = dataclasses.replace(
         seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, quality_every=0, steps=plan.pretraining_steps,
-        interval=max(plan.pretraining_steps // 10, 1), run="seq2seq-words",
+        interval=max(plan.pretraining_steps // 10, 1), run="seq2seq-words", runs=runs(plan, folder),
     )
     if "words" not in part:
         outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", **NETWORK), training, data=splits)
@@ -185,9 +178,9 @@ def pretraining(plan, report, keep):
                     keep()
     for size in plan.sizes:
         for start in ("pretrained", "scratch"):
-            runs = [part["tuned"][f"{size} pairs, {start}, seed {seed}"] for seed in plan.seeds]
+            found = [part["tuned"][f"{size} pairs, {start}, seed {seed}"] for seed in plan.seeds]
             for rate in ("symbol error rate", "sequence error rate"):
-                values = [run[rate] for run in runs]
+                values = [each[rate] for each in found]
                 spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
                 part[f"{size} pairs, {start}, {rate}"] = {"mean": float(np.mean(values)), "sd": spread}
 
@@ -197,16 +190,23 @@ def tuned(plan, splits, training, size, steps, seed, start):
     best = None
     for rate in plan.rates:
         run = f"seq2seq-{size}-{start}-{seed}-{rate}"
-        settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.3, smoothing=0.1)
+        # Some letters are in none of a thousand words: without the other's tokenizer scratch could not read them.
+        tokenizer = "characters" if start == "pretrained" else f"{training.runs}/seq2seq-words/encoder/tokenizer.json"
+        settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.3, smoothing=0.1, tokenizer=tokenizer)
         one = dataclasses.replace(
             training, steps=steps, interval=max(steps // 20, 1), learning_rate=rate, seed=seed, run=run,
-            init="runs/seq2seq-words" if start == "pretrained" else None,
+            init=f"{training.runs}/seq2seq-words" if start == "pretrained" else None,
         )
         loss = pretrain("seq2seq", settings, one, data=splits)["best_val_loss"]
         if best is None or loss < best[0]:
             best = loss, rate, run
     loss, rate, run = best
-    return translation.score(translation.load(f"runs/{run}"), some(splits.test, plan)) | {"rate": rate}
+    return translation.score(translation.load(f"{training.runs}/{run}"), some(splits.test, plan)) | {"rate": rate}
+
+
+def runs(plan, folder):
+    """The folder of the runs; those of a quick look are no runs to go on with."""
+    return str(folder / "runs") if plan == QUICK else "runs"
 
 
 def some(source, plan):
@@ -216,37 +216,8 @@ def some(source, plan):
 PARTS = {"speed": speed, "pronunciation": pronunciation, "pretraining": pretraining}
 
 
-def measure(parts, plan, path):
-    """Runs the parts, or what `path` lacks of them."""
-    report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
-    if report.setdefault("plan", asked) != asked:
-        raise SystemExit(f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew.")
-    for part in parts:
-        started = time.perf_counter()
-        PARTS[part](plan, report, lambda: files.write_json(path, report))
-        report[part] |= {"machine": machine(), "tensorflow": tf.__version__, "keras": keras.__version__}
-        files.write_json(path, report)
-        print(json.dumps({part: report[part]}, indent=2), f"\n{time.perf_counter() - started:.0f} s", flush=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
-    parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.contender:
-        serve(KINDS[flags.contender](Plan(), flags.seed), flags.folder)
-    elif flags.quick:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            measure(flags.parts or PARTS, QUICK, pathlib.Path(folder) / "seq2seq.json")
-    else:
-        measure(flags.parts or PARTS, Plan(), HERE.with_suffix(".json"))
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        sys.modules[__name__], PARTS, Plan(), QUICK,
+        contender=lambda name, folder, seed: KINDS[name](Plan(), seed), prepare=lambda folder: load(DATA),
+    )

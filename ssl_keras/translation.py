@@ -8,7 +8,7 @@ from ssl_keras.data import pairs
 
 
 def load(name, beams=5):
-    """A function from texts to texts, of a saved encoder with a decoder.
+    """A function from texts to texts, `translate(texts, strict=True)`, of a saved encoder with a decoder.
 
     Raises:
         ValueError: unknown name; an encoder without a decoder.
@@ -20,19 +20,21 @@ def load(name, beams=5):
     tokenizer = encoders.load_tokenizer(name)
     decoder = decoding.Decoder(network, output, settings.end, settings.context, beams)
 
-    def translate(texts):
-        """Raises ValueError for an empty text, one of unknown characters, one that is too long."""
+    def translate(texts, strict=True):
+        """Raises ValueError for an empty text and, if `strict`, one with unknown characters or too long a one;
+        else these are read as far as they can be, as in training."""
         encoded = tokenizer.encode(texts)
         for text, ids in zip(texts, encoded):
             if not ids:
                 raise ValueError(f"Expected a text. Received: {text!r}")
-            if tokenizer.unknown in ids:
+            if strict and tokenizer.unknown in ids:
                 known = [token for token in tokenizer.tokens() if len(token) == 1]
                 raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {''.join(known)}")
-            if len(ids) > settings.context:
+            if strict and len(ids) > settings.context:
                 raise ValueError(
                     f"{text[:60]!r} has {len(ids)} tokens, more than the context of {settings.context}. Shorten it."
                 )
+        encoded = [ids[: settings.context] for ids in encoded]
         rows = np.full((len(texts), max(map(len, encoded))), -1, np.int32)
         for row, ids in zip(rows, encoded):
             row[: len(ids)] = ids
@@ -47,7 +49,7 @@ def score(translate, source):
     Symbols are what white space separates. Of several right targets the nearest counts.
     """
     right = pairs.references(source)
-    made = translate(list(right))
+    made = translate(list(right), strict=False)
     rates = decoding.error_rates(
         [text.split() for text in made], [[target.split() for target in targets] for targets in right.values()]
     )
