@@ -26,6 +26,7 @@ from ssl_keras.data.draws import Draws
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.files import write
+from ssl_keras.objective import Objective
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
 TEXTS = 256  # of text there are fewer: one takes as long as many images
@@ -108,8 +109,10 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.text(f"texts/{name}", text)
         for name, rows in objective.pictures(batch).items():
             self._picture(name, rows)
-        for name, values in objective.histograms(self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)).items():
-            tf.summary.histogram(f"health/{name}", values)
+        if type(objective).histograms is not Objective.histograms:
+            examples = self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)
+            for name, values in objective.histograms(examples).items():
+                tf.summary.histogram(f"health/{name}", values)
         for tag, value in objective.qualities(self.splits).items():
             tf.summary.scalar(tag, value)
         for network in objective.layers:

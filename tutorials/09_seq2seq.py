@@ -139,7 +139,9 @@ for name, init in (("pretrained", "runs/09-words"), ("scratch", None)):
     run = dataclasses.replace(
         words, steps=20 if SMOKE else 800, interval=10 if SMOKE else 50, batch_size=64, run=f"09-{name}", init=init,
     )
-    pretrain("seq2seq", settings, run, data=few)
+    # Without the other's tokenizer scratch could not read the letters that none of its few words has.
+    tokenizer = "characters" if init else "runs/09-words/encoder/tokenizer.json"
+    pretrain("seq2seq", dataclasses.replace(settings, tokenizer=tokenizer), run, data=few)
     translate = translation.load(f"runs/09-{name}", beams=1 if SMOKE else 5)
     test = spoken.test.take(np.arange(100)) if SMOKE else spoken.test
     rates[name] = translation.score(translate, test)

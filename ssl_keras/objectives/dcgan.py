@@ -34,6 +34,7 @@ that never come, `--classifier` tells); `gradient_norm` of the discriminator and
 """
 
 import dataclasses
+import functools
 import io
 import math
 import pathlib
@@ -333,14 +334,17 @@ class DCGAN(Objective):
         """For TensorBoard: the samples' distance from the validation images, on a classifier's features."""
         if not self.settings.classifier:
             return {}
-        eye = fidelity.Eye(self.settings.classifier)
         real = splits.validation.column("image")
-        a, b = eye.features(real), eye.features(dcgan.sample(self.head, len(real), seed=0))
-        covered, _ = fidelity.modes(eye.classes(a), eye.classes(b), len(eye.card["classes"]))
+        a, b = self.eye.features(real), self.eye.features(dcgan.sample(self.head, len(real), seed=0))
+        covered, _ = fidelity.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))
         return {
             "quality/fid": fidelity.frechet(a, b), "quality/kid": fidelity.kernel_distance(a, b)[0],
             "quality/classes_covered": covered,
         }
+
+    @functools.cached_property
+    def eye(self):
+        return fidelity.Eye(self.settings.classifier)
 
 
 def apart(images, weight):
