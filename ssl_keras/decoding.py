@@ -91,7 +91,7 @@ class Decoder:
         return made, total
 
     def _source(self, tokens):
-        states = self.encoder(tokens)
+        states = tf.cast(self.encoder(tokens), self.embeddings.compute_dtype)
         return states, [look.keys(states) for look in self.looks], tokens
 
     def _start(self, rows):

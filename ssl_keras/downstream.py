@@ -29,6 +29,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Embeddings
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
@@ -55,6 +56,7 @@ GRIDS = {
     "convolution": Grid(
         (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, colour=0.8, cutout=0.4))
     ),
+    "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
 }
 ALL = "all"
@@ -220,6 +222,8 @@ def _kind(network):
     """Which grid suits a network."""
     if any(isinstance(layer, Embeddings) for layer in network.layers):
         return "transformer"
+    if any(isinstance(layer, Recurrent) for layer in network.layers):
+        return "recurrent"
     return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) else "dense"
 
 

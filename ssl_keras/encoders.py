@@ -22,7 +22,7 @@ from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.data import inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.networks import conv, dcgan  # noqa: F401  # their layers are registered, for `.keras` files
+from ssl_keras.networks import conv, dcgan, recurrent  # noqa: F401  # their layers are registered, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in

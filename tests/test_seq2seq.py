@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import CASES, PAIRS, prepared_sequences
+from contract import CASES, PAIRS, prepared_sequences, train
 
 from ssl_keras import decoding, encoders, translation
 from ssl_keras.__main__ import main
-from ssl_keras.data import pairs, sequences, sources, text
+from ssl_keras.data import from_tfds, pairs, sequences, sources, text
 from ssl_keras.data.draws import Draws
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
@@ -258,13 +258,37 @@ def test_cmudict_has_no_stress():
     assert right["tomato"] == ["T AH M EY T OW", "T AH M AA T OW"]
 
 
+def test_tfds_translations_are_pairs(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class TwoLanguages(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return self.dataset_info_from_configs(
+                features=tfds.features.Translation(("de", "en")), supervised_keys=("de", "en")
+            )
+
+        def _split_generators(self, manager):
+            return {"train": ((i, {"de": f"Wort {i}", "en": f"word {i}"}) for i in range(5))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    builder = TwoLanguages(data_dir=tmp_path)
+    builder.download_and_prepare()
+    source = from_tfds._split(tfds, builder, "train", None)
+    assert sorted(zip(source.column("text"), source.column("target"))) == [(f"Wort {i}", f"word {i}") for i in range(5)]
+
+
 def test_words_and_sentences():
     source = text.documents("t", ["One word. Two words!\n\nIt's 3 o'clock; a Word"])
-    other = text.documents("t", ["one more. It rains? Yes."])
-    splits = sequences.cut(sources.Splits(source, other, other), "words")
+    other, last = text.documents("t", ["one more. It rains? Yes."]), text.documents("t", ["Rains, one day"])
+    splits = sequences.cut(sources.Splits(source, other, last), "words")
     assert list(splits.train.column("text")) == ["one", "word", "two", "words", "it's", "o'clock"]
-    assert list(splits.test.column("text")) == ["more", "it", "rains", "yes"]
-    splits = sequences.cut(sources.Splits(source, other, other), "sentences")
+    assert list(splits.validation.column("text")) == ["more", "it", "rains", "yes"]
+    assert list(splits.test.column("text")) == ["day"]
+    splits = sequences.cut(sources.Splits(source, other, last), "sentences")
     assert list(splits.train.column("text")) == ["One word.", "Two words!", "It's 3 o'clock; a Word"]
     with pytest.raises(ValueError, match="no words of its own"):
         sequences.cut(sources.Splits(source, source, other), "words")
@@ -326,6 +350,15 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
     assert main(["pretrain", "seq2seq", "--task", "next", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
     assert "reads both ways" in capsys.readouterr().err
+
+
+def test_float16_down_to_decoding():
+    keras.config.set_dtype_policy("mixed_float16")
+    objective, logs, _ = train(CASES["seq2seq, denoise"], tf.distribute.get_strategy(), steps=2)
+    assert np.isfinite(logs["loss"])
+    batch = {"tokens": TOKENS, "target": TOKENS, "weight": tf.ones(len(TOKENS))}
+    assert objective.texts(batch, prepared_sequences(task="denoise", dropout=0.1, layers=1)[1].train.tokenizer)
+    assert np.isfinite(objective.pictures(batch)["attention"][0]).all()
 
 
 def test_initialising_keeps_what_fits():

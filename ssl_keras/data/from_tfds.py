@@ -79,7 +79,7 @@ def _split(tfds, builder, split, image_size):
     ), None)
     classes = features[label_key].names if label_key else ()
     if isinstance(info.features, tfds.features.Translation):
-        return _pairs(tfds, builder, split, title, *info.supervised_keys)
+        return _pairs(tfds, builder, split, title, *(info.supervised_keys or sorted(features))[:2])
     if isinstance(feature, tfds.features.Text):
         return _texts(tfds, builder, split, title, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:

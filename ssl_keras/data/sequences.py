@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 def cut(splits, unit):
     """`Splits` of text -> `Splits` of its different words, in lower case, or of its sentences.
 
-    What a held-out part shares with the training part is left out of the held-out part: a
-    word that was trained on is no test.
+    What a part shares with those before it is left out: a word that was trained on is no test.
 
     Raises:
         ValueError: a part in which nothing is left; text read in pieces, where it is to be taken by rows.
@@ -37,14 +36,13 @@ def cut(splits, unit):
         return splits
     find = {"words": _words, "sentences": _sentences}[unit]
     parts, known = [], set()
-    for split, source in zip(Splits._fields, splits):
+    for source in splits:
         found = list(dict.fromkeys(piece for text in texts_of(source) for piece in find(text)))
         new = [piece for piece in found if piece not in known]
         if not new:
             raise ValueError(f"{source.name} has no {unit} of its own. Expected more text.")
-        if split == "train":
-            known = set(new)
-        parts.append(dataclasses.replace(documents(source.name, new)))
+        known |= set(new)
+        parts.append(documents(source.name, new))
     return Splits(*parts)
 
 

@@ -93,7 +93,7 @@ def alignments(decoder, target, states, tokens):
     x = decoder.get_layer("embeddings")(target)
     for reads, looks in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
         x = reads(x, target)
-        weights = looks.weights_of_attention(x, looks.keys(states), tokens)
+        weights = looks.weights_of_attention(x, looks.keys(tf.cast(states, x.dtype)), tokens)
         x = looks(x, states, tokens)
     return weights
 

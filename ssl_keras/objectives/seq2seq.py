@@ -24,6 +24,7 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 """
 
 import dataclasses
+import hashlib
 import logging
 import typing
 
@@ -159,7 +160,7 @@ def prepare(settings, splits, init=None):
         read = [*tokens.texts_of(splits.train)]
         if settings.task == "pairs" and not settings.symbols:
             read += [*splits.train.column("target")]
-        content = tokens.content_of(splits.train) + str(len(read))
+        content = hashlib.sha256("\0".join(read).encode("utf-8", "surrogatepass")).hexdigest()
         tokenizer = tokenizers.train(settings.tokenizer, read, settings.vocabulary, content)
     else:
         tokenizer = tokenizers.load(settings.tokenizer)
@@ -239,8 +240,9 @@ class Seq2Seq(Objective):
         settings = self.settings
         made = self.held_out_views(batch, draws)
         if settings.dropout:
-            places = len(self.encoder.layers) - 2 + (len(self.head.layers) if self.head else 0)
-            made["dropout"] = draws.uniform("dropout", (places, settings.width))  # more than enough
+            networks = [self.encoder] if self.head is None else [self.encoder, self.head]
+            places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
+            made["dropout"] = draws.uniform("dropout", (places, settings.width))
         if settings.sampling:
             own = draws.uniform("sampling", (settings.context + 1,)) < settings.sampling
             made["own"] = own[:, : tf.shape(made["target"])[1]]
