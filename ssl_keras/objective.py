@@ -39,6 +39,7 @@ class Objective(keras.Model):
     # Whether the loss of an example depends on the others of its batch: micro-batches would be another loss.
     looks_across_examples = False
     least_batch = 1  # examples; a batch of one has nothing to be told apart from
+    not_taken_over = ()  # weights of the head that mean something else in the encoder that a run starts from
     latest_is_best = False  # for a game, whose held-out loss does not say how good it is
     # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
     LOSS_SCALE_START = 2.0**15

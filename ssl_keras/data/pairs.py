@@ -5,12 +5,14 @@ for a text, each makes a pair of its own.
 
 Which part a pair belongs to follows from its text alone: the first eight hexadecimal digits of the
 SHA-256 of its UTF-8 bytes, as a number, modulo 20. 0 and 1 are test, 2 is validation, the rest is
-trained on. So a text's pairs stay together, and a new version of the data moves none.
+trained on. So a text's pairs stay together, and a new version of the data moves none. Parts that a
+TFDS data set has of its own are kept.
 """
 
 import dataclasses
 import hashlib
 import importlib.util
+import logging
 import pathlib
 
 import numpy as np
@@ -19,6 +21,7 @@ from ssl_keras.data.sources import Splits
 from ssl_keras.data.text import documents
 
 PARTS, TEST, VALIDATION = 20, (0, 1), (2,)
+log = logging.getLogger(__name__)
 
 
 def load(path):
@@ -69,25 +72,42 @@ def cmudict():
 
 
 def named(name, texts, targets):
-    """A `Source` of pairs. Raises ValueError as `documents`, of either side."""
+    """A `Source` of pairs. Raises ValueError as `documents`, of either side, and where one is longer."""
+    if len(texts) != len(targets):
+        raise ValueError(f"{name}: expected a target for each text. Received: {len(texts)} and {len(targets)}")
     source = documents(name, texts)
     source.arrays["target"] = documents(f"{name}, targets", targets).arrays["text"]
     return source
 
 
-def split(source):
-    """`Splits` of pairs, by the rule above. Raises ValueError where a part stays empty."""
-    part = np.array([part_of(text) for text in source.column("text")])
-    rows = {
-        "train": ~np.isin(part, TEST + VALIDATION), "validation": np.isin(part, VALIDATION),
-        "test": np.isin(part, TEST),
-    }
-    for name, mine in rows.items():
-        if not mine.any():
-            raise ValueError(f"{source.name} has {len(source)} pairs, and none for {name}. Expected some hundred.")
+def split(train, validation=None, test=None):
+    """`Splits` of pairs: what is not given is cut from `train` by the rule above.
+
+    Of held-out parts that are given, the texts that are in the training part are left out.
+
+    Raises:
+        ValueError: a part stays empty.
+    """
+    part = np.array([part_of(text) for text in train.column("text")])
+    kept = np.ones(len(part), bool)
+    for given, numbers in ((validation, VALIDATION), (test, TEST)):
+        kept &= given is not None or ~np.isin(part, numbers)
+    known = set(train.column("text")[kept])
+
+    def held_out(given, numbers):
+        if given is None:
+            return train.take(np.flatnonzero(np.isin(part, numbers)))
+        new = np.array([text not in known for text in given.column("text")])
+        if not new.all():
+            log.warning("%s: %d texts are in the training part too, and are left out", given.name, (~new).sum())
+        return given.take(np.flatnonzero(new))
+
+    parts = Splits(train.take(np.flatnonzero(kept)), held_out(validation, VALIDATION), held_out(test, TEST))
+    for name, source in parts._asdict().items():
+        if not len(source):
+            raise ValueError(f"{train.name} has {len(part)} pairs, and none for {name}. Expected some hundred.")
     return Splits(*(
-        dataclasses.replace(source.take(np.flatnonzero(mine)), name=f"{source.base}[{name}]")
-        for name, mine in rows.items()
+        dataclasses.replace(source, name=f"{source.base}[{name}]") for name, source in parts._asdict().items()
     ))
 
 

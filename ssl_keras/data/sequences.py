@@ -16,6 +16,7 @@ from ssl_keras.data.tokens import texts_of
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+MOST_UNKNOWN = 0.05  # of the tokens of a column
 LEAST_WORD = 2  # letters; one alone says nothing of how words are made
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 def cut(splits, unit):
     """`Splits` of text -> `Splits` of its different words, in lower case, or of its sentences.
 
-    What a part shares with those before it is left out: a word that was trained on is no test.
+    A word or sentence that is in one part is left out of those after it: what was trained on is no test.
 
     Raises:
         ValueError: a part in which nothing is left; text read in pieces, where it is to be taken by rows.
@@ -37,13 +38,37 @@ def cut(splits, unit):
     find = {"words": _words, "sentences": _sentences}[unit]
     parts, known = [], set()
     for source in splits:
-        found = list(dict.fromkeys(piece for text in texts_of(source) for piece in find(text)))
+        found = list(dict.fromkeys(piece for stretch in _stretches(source) for piece in _whole(find, *stretch)))
         new = [piece for piece in found if piece not in known]
         if not new:
             raise ValueError(f"{source.name} has no {unit} of its own. Expected more text.")
         known |= set(new)
         parts.append(documents(source.name, new))
     return Splits(*parts)
+
+
+def _stretches(source):
+    """The texts of a part, (text, whether it begins and whether it ends in the middle of a document).
+
+    A file may have been read in pieces, and these be in several parts.
+    """
+    rows = np.arange(len(source)) if source.rows is None else source.rows
+    ends = source.arrays.get("ends", np.ones(rows.max() + 1, bool))
+    joined, begins_inside = "", False
+    for index, (row, text) in enumerate(zip(rows, texts_of(source))):
+        if not joined:
+            begins_inside = row > 0 and not ends[row - 1]
+        joined += text
+        follows = index + 1 < len(rows) and rows[index + 1] == row + 1
+        if ends[row] or not follows:
+            yield joined, begins_inside, not ends[row]
+            joined = ""
+
+
+def _whole(find, text, begins_inside, ends_inside):
+    """The units of a text but for a first or last one that another part may have the rest of."""
+    units = list(find(text))
+    return units[int(begins_inside) : len(units) - int(ends_inside)]
 
 
 def _words(text):
@@ -65,7 +90,7 @@ def tokenised(splits, tokenizer, most, symbols=None):
         symbols: {symbol: id} where targets are symbols between white space; else the tokenizer reads them.
 
     Raises:
-        ValueError: a target symbol that is not among the known ones.
+        ValueError: a target symbol that is not among the known ones; text of which the tokenizer knows too little.
     """
     parts = {"tokens": [tokenizer.encode(texts_of(source)) for source in splits]}
     if "target" in splits.train.arrays:
@@ -77,15 +102,27 @@ def tokenised(splits, tokenizer, most, symbols=None):
     widths = {
         column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()
     }
-    unknown = sum(ids.count(tokenizer.unknown) for part in parts["tokens"] for ids in part)
-    if unknown and tokenizer.unknown >= 0:
-        log.warning("%s: %d tokens are unknown to the tokenizer", splits.train.base, unknown)
+    for column, encoded in parts.items():
+        if column == "tokens" or symbols is None:
+            _check_known(f"{splits.train.base}, {column}", [ids for part in encoded for ids in part], tokenizer)
     made = []
     for number, source in enumerate(splits):
         arrays = {column: _rows(encoded[number], widths[column]) for column, encoded in parts.items()}
         arrays |= {name: source.column(name) for name in ("label",) if name in source.arrays}
         made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
     return Splits(*made)
+
+
+def _check_known(name, encoded, tokenizer):
+    count, unknown = sum(map(len, encoded)), sum(ids.count(tokenizer.unknown) for ids in encoded)
+    if tokenizer.unknown < 0 or not unknown:
+        return
+    if unknown > MOST_UNKNOWN * count:
+        raise ValueError(
+            f"{name}: {unknown} of {count} tokens are unknown to the tokenizer. Expected text such as it was trained "
+            "on; --tokenizer bpe reads any. Targets that are symbols between white space want --symbols."
+        )
+    log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
 
 
 def _targets(source, tokenizer, symbols):

@@ -10,12 +10,13 @@ its input: −log P(y_u | y_1…y_{u−1}, source), averaged over target tokens,
 
 - `denoise`: the source is a sequence with spans of it hidden, the target the sequence (Lewis et al. 2020).
 - `continue`: the source is x₁…x_t for a t drawn at random, the target what comes from x_{t+h} on.
-- `pairs`: sources and targets from the data; this is the fine-tuning (`--init` of the others).
+- `pairs`: sources and targets from the data; this is the fine-tuning (`--init` of the two before).
 
 Departures: a hidden token is a mask each, not one for a span, and a span has one length. Dropout has one
 mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so that
 replicas change nothing; what `--sampling` mixes in comes from a pass with the true target (Mihaylova &
-Martins 2019), not from step by step decoding (Bengio et al. 2015).
+Martins 2019), not from step by step decoding (Bengio et al. 2015). A batch is as long as its longest
+sequence, so XLA (`--jit`) would compile again and again: it is for `next` alone.
 
 Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `V` target vocabulary, `P` places of dropout.
 
@@ -25,7 +26,9 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 
 import dataclasses
 import hashlib
+import itertools
 import logging
+import pathlib
 import typing
 
 import keras
@@ -34,7 +37,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import card as cards
-from ssl_keras import decoding, encoders, language, translation
+from ssl_keras import decoding, encoders, evaluation, language, translation
 from ssl_keras.data import sequences, sources, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.language import Resolved
@@ -43,8 +46,8 @@ from ssl_keras.objective import Objective, example_weight
 from ssl_keras.training.run import Training
 
 TASKS = ("next", "denoise", "continue", "pairs")
-MOST_LAYERS, MOST_CONTEXT = 64, 1 << 16
-NETWORK = ("cell", "layers", "width", "context")  # what comes with `init`
+MOST_LAYERS, MOST_CONTEXT, MOST_SYMBOLS = 64, 1 << 12, 10_000
+NETWORK = ("cell", "layers", "width")  # what comes with `init`
 JUDGED = 512  # validation pairs that are decoded now and then
 SHOWN = 6
 PICTURED, PICTURED_PIXELS = 4, 8
@@ -66,7 +69,7 @@ class Settings:
     """Of next and continue: how many places on; 1 is the very next token."""
     unit: str = ""
     """Of denoise and continue, what a sequence is: words or sentences of the text, or the rows of a table or
-    of pairs; by default rows, where there are any, else words."""
+    of pairs; by default the rows of what has labels or targets, else words."""
     cell: str = "gru"
     """gru or lstm."""
     layers: int = 2
@@ -92,6 +95,7 @@ class Settings:
     sampling: float = 0.0
     """Share of the decoder's inputs that are its own guesses."""
     alphabet: typing.Annotated[str, tyro.conf.Suppress] = ""
+    fresh_targets: typing.Annotated[bool, tyro.conf.Suppress] = True
     mask_token: Resolved = -1
     end_token: Resolved = -1
 
@@ -107,6 +111,9 @@ class Settings:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        for name in ("mask_token", "end_token"):
+            if not -1 <= getattr(self, name) < self.vocabulary:
+                raise ValueError(f"{name} must be a token of the vocabulary, or -1. Received: {getattr(self, name)}")
         if self.width % 2:
             raise ValueError(f"width must be even. Received: {self.width}")
         if self.task == "continue" and self.horizon >= self.context:
@@ -157,13 +164,15 @@ def prepare(settings, splits, init=None):
     if init is not None:
         settings, tokenizer = _from(init, settings)
     elif settings.tokenizer in tokenizers.KINDS:
-        read = [*tokens.texts_of(splits.train)]
+        read, content = tokens.texts_of(splits.train), tokens.content_of(splits.train)
         if settings.task == "pairs" and not settings.symbols:
-            read += [*splits.train.column("target")]
-        content = hashlib.sha256("\0".join(read).encode("utf-8", "surrogatepass")).hexdigest()
+            targets = list(splits.train.column("target"))
+            read = itertools.chain(read, targets)
+            content += hashlib.sha256("\0".join(targets).encode("utf-8", "surrogatepass")).hexdigest()
         tokenizer = tokenizers.train(settings.tokenizer, read, settings.vocabulary, content)
     else:
-        tokenizer = tokenizers.load(settings.tokenizer)
+        path = pathlib.Path(settings.tokenizer)
+        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
         raise ValueError("The tokenizer needs a token for the end of a text, and to denoise one for the mask.")
     settings = dataclasses.replace(
@@ -174,8 +183,21 @@ def prepare(settings, splits, init=None):
     if settings.symbols and not settings.alphabet:
         # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
         found = {symbol for source in splits for target in source.column("target") for symbol in target.split()}
+        if len(found) > MOST_SYMBOLS:
+            raise ValueError(
+                f"{splits.train.base} has {len(found)} different target symbols, more than {MOST_SYMBOLS}. Leave out "
+                "--symbols: a tokenizer takes words to pieces."
+            )
         settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
-    return settings, sequences.tokenised(splits, tokenizer, settings.context, settings.ids)
+    splits = sequences.tokenised(splits, tokenizer, settings.context, settings.ids)
+    if settings.task == "continue":
+        long = (splits.train.column("tokens") >= 0).sum(1) > settings.horizon
+        if not long.any():
+            raise ValueError(f"No sequence of {splits.train.base} has more than {settings.horizon} tokens (--horizon).")
+        if not long.all():
+            log.warning("%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
+                        splits.train.base, 100 * (1 - long.mean()))
+    return settings, splits
 
 
 def _without_targets(source):
@@ -195,8 +217,15 @@ def _from(init, settings):
             f"pretrain it with --task {'next' if settings.task == 'next' else 'denoise'}."
         )
     kept = {name: getattr(saved, name) for name in NETWORK}
+    other = [name for name in NETWORK if getattr(settings, name) not in (getattr(Settings, name), kept[name])]
+    if other:
+        raise ValueError(
+            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
+            + ", ".join(f"{name}={kept[name]}" for name in other) + "."
+        )
     if settings.symbols and saved.symbols:
         kept["alphabet"] = saved.alphabet
+    kept["fresh_targets"] = settings.symbols != saved.symbols  # the same numbers would mean something else
     return dataclasses.replace(settings, tokenizer=str(init), **kept), encoders.load_tokenizer(init)
 
 
@@ -234,6 +263,7 @@ class Seq2Seq(Objective):
         self.settings, self.encoder, self.head = settings, encoder, head
         self.accuracy = keras.metrics.Mean("accuracy")
         self.decoder = head and decoding.Decoder(encoder, head, settings.end, settings.context)
+        self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
 
     def views(self, batch, draws):
         """What is trained on: as `held_out_views`, and the numbers that dropout and sampling need."""
@@ -260,7 +290,8 @@ class Seq2Seq(Objective):
         elif settings.task == "continue":
             tokens, target = divided(tokens, settings.horizon, draws)
         return {
-            "tokens": trimmed(tokens), "target": trimmed(ended(target, settings.end)), "weight": batch["weight"]
+            "tokens": trimmed(tokens), "target": trimmed(ended(target, settings.end, settings.context)),
+            "weight": batch["weight"],
         }
 
     def train_step(self, batch):
@@ -351,20 +382,23 @@ class Seq2Seq(Objective):
         """For TensorBoard: of some validation pairs, decoded greedily, how many symbols are wrong."""
         if self.settings.task != "pairs":
             return {}
-        some = splits.validation.take(np.arange(min(JUDGED, len(splits.validation))))
-        right = [[[int(i) for i in row if i >= 0]] for row in some.column("target")]
-        rates = decoding.error_rates(decoding.write(self.decoder, some.column("tokens")), right)
+        right = {}  # all targets of each source
+        for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
+            right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
+        some = [list(right)[index] for index in evaluation.spread(len(right), JUDGED)]
+        made = decoding.write(self.decoder, np.array(some, np.int32))
+        rates = decoding.error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def projections(self, tokenizer):
         return language.projections(self.encoder, tokenizer)
 
 
-def ended(target, end):
-    """(B, U) -> (B, U + 1): the end after the last token of each row."""
+def ended(target, end, most):
+    """(B, U) -> (B, U + 1): the end after the last token of each row, but of those of `most` tokens: they were cut."""
     target = tf.pad(target, [[0, 0], [0, 1]], constant_values=-1)
     length = tf.reduce_sum(tf.cast(target >= 0, tf.int32), 1, keepdims=True)  # (B, 1)
-    return tf.where(tf.range(target.shape[1]) == length, end, target)
+    return tf.where((tf.range(target.shape[1]) == length) & (length < most), end, target)
 
 
 def trimmed(tokens):
@@ -374,13 +408,14 @@ def trimmed(tokens):
 
 
 def hidden(tokens, mask, share, span, draws):
-    """(B, T) with spans of about a `share` of each row's tokens replaced by `mask`, one at least."""
+    """(B, T) with spans of about a `share` of each row's tokens replaced by `mask`; where none is drawn, one."""
     width = tokens.shape[1]
     length = tf.cast(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1, keepdims=True), tf.float32)  # (B, 1)
     key = draws.uniform("spans", (width,))  # (B, T): a span begins where it is low
     starts = key < 1 - (1 - share) ** (1 / span)  # a token is spared if none of `span` begins before it
     first = tf.cast(draws.uniform("first", ()) * length[:, 0], tf.int32)[:, None]
-    starts |= tf.range(width) == first
+    inside = tf.range(width) < tf.cast(length, tf.int32)
+    starts |= (tf.range(width) == first) & ~tf.reduce_any(starts & inside, axis=1, keepdims=True)
     covered = tf.zeros_like(starts)
     for shift in range(min(span, width)):
         covered |= tf.pad(starts, [[0, 0], [shift, 0]])[:, :width]
@@ -390,7 +425,7 @@ def hidden(tokens, mask, share, span, draws):
 def divided(tokens, horizon, draws):
     """(B, T) cut at a place t drawn for each row: x₁…x_t, and what comes from x_{t+h} on; both (B, T).
 
-    A row of h tokens or fewer has its first token as source, and nothing as target.
+    A row of h tokens or fewer has its first token as source, and nothing as target (which then ends at once).
     """
     width = tokens.shape[1]
     length = tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1)  # (B,)
@@ -419,7 +454,7 @@ def translate_command(arguments):
     asked = tyro.cli(Translate, prog="ssl-keras translate", args=arguments)
     if not asked.text:
         raise ValueError("Expected one text or more.")
-    for line in translation.load(asked.encoder, asked.beams)(list(asked.text)):
+    for line in translation.Translator(asked.encoder, asked.beams)(list(asked.text)):
         print(line)
 
 
@@ -447,7 +482,7 @@ def score_command(arguments):
     splits = sources.load(asked.data)
     source = getattr(splits, asked.part)
     source.column_spec("target")
-    result = translation.score(translation.load(asked.encoder, asked.beams), source)
+    result = translation.score(translation.Translator(asked.encoder, asked.beams), source)
     for name, value in result.items():
         print(f"{name}: {value:.2%}" if isinstance(value, float) else f"{name}: {value}")
     if asked.record:

@@ -59,7 +59,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
-            initialise(objective.encoder, training.init, getattr(objective, "head", None))
+            initialise(objective.encoder, training.init, getattr(objective, "head", None), objective.not_taken_over)
             objective.initialised()
         runs.compile_objective(objective, training, splits)
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
@@ -81,10 +81,11 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     return outcome | {"folder": str(folder)}
 
 
-def initialise(encoder, name, head=None):
+def initialise(encoder, name, head=None, fresh=()):
     """Copies the weights of a saved encoder that match by name and shape; lists the others.
 
-    Of a head likewise what fits is taken over.
+    A head is taken over whole, but for its weights named in `fresh`, where the saved one has its shapes; else
+    it stays as it is.
 
     Returns:
         The names left as they were: (in the new encoder, in the saved one).
@@ -94,26 +95,29 @@ def initialise(encoder, name, head=None):
     """
     saved, saved_head, _ = encoders.load_with_head(name)
     saved = encoders.named_variables(saved)
-    fresh = encoders.named_variables(encoder)
-    matched = [key for key in fresh if key in saved and saved[key].shape == fresh[key].shape]
+    new = encoders.named_variables(encoder)
+    matched = [key for key in new if key in saved and saved[key].shape == new[key].shape]
     if not matched:
         raise ValueError(
             f"Nothing in the encoder {name} fits this one. Expected weights such as "
-            f"{ {k: tuple(v.shape) for k, v in list(fresh.items())[:3]} }. "
+            f"{ {k: tuple(v.shape) for k, v in list(new.items())[:3]} }. "
             f"Received: { {k: tuple(v.shape) for k, v in list(saved.items())[:3]} }"
         )
     for key in matched:
-        fresh[key].assign(np.asarray(saved[key]))
-    left = sorted(fresh.keys() - set(matched)), sorted(saved.keys() - set(matched))
-    log.info("Initialised %d of %d weights from %s", len(matched), len(fresh), name)
+        new[key].assign(np.asarray(saved[key]))
+    left = sorted(new.keys() - set(matched)), sorted(saved.keys() - set(matched))
+    log.info("Initialised %d of %d weights from %s", len(matched), len(new), name)
     if head is not None and saved_head is not None:
-        saved_head, fresh = encoders.named_variables(saved_head), encoders.named_variables(head)
-        fitting = [key for key in fresh if key in saved_head and saved_head[key].shape == fresh[key].shape]
-        for key in fitting:
-            fresh[key].assign(np.asarray(saved_head[key]))
-        log.info("and %d of %d of its head", len(fitting), len(fresh))
-        if len(fitting) < len(fresh):
-            log.warning("Not initialised in the head: %s", sorted(fresh.keys() - set(fitting)))
+        theirs, ours = (
+            {key: v for key, v in encoders.named_variables(network).items() if key not in fresh}
+            for network in (saved_head, head)
+        )
+        if {key: v.shape for key, v in theirs.items()} == {key: v.shape for key, v in ours.items()}:
+            for key, variable in ours.items():
+                variable.assign(np.asarray(theirs[key]))
+            log.info("and its %s%s", head.name, f", but for {', '.join(fresh)}" if fresh else "")
+        else:
+            log.warning("Its %s does not fit this one, which begins at random.", head.name)
     if any(left):
         log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
     return left
