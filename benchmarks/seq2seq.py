@@ -13,8 +13,9 @@ stress, split by a hash of the word (`ssl_keras/data/pairs.py`). Test words are 
 pretraining either; of several pronunciations the nearest counts; beam search with five beams.
 
 - `speed`: a training step of the same network (two layers both ways, 256 wide; two decoder layers, each with
-  attention; tied embeddings), the same batches, Adam, float32, all cores, eight steps in a call, neither compiled. `Keras` is stock
-  layers (`GRU` in `Bidirectional`, `Attention`, `ReversibleEmbedding`, masks) under stock `fit`.
+  attention; tied embeddings), the same batches, Adam, float32, all cores, eight steps in a call, neither
+  compiled. `Keras` is stock layers (`GRU` in `Bidirectional`, `Attention`, `ReversibleEmbedding`, masks) under
+  stock `fit`.
 - `pretraining`: an encoder and decoder pretrained on the spelling of the training words alone, by restoring
   hidden letters; then fine-tuned on some pairs, as the same network from scratch is. Either has the better of
   two learning rates, and the step with the lowest loss, on all 6,000 validation words (more than some of these
