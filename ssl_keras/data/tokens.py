@@ -212,6 +212,10 @@ def padded(splits, tokenizer, context):
     cut = sum(len(ids) > room for part in encoded for ids in part)
     if cut:
         log.warning("%s: %d texts are longer than %d tokens and are cut", splits.train.base, cut, context)
+    unknown = sum(ids.count(tokenizer.unknown) for part in encoded for ids in part)
+    if unknown:
+        count = sum(len(ids) for part in encoded for ids in part)
+        log.warning("%s: %d of %d tokens are unknown to the tokenizer", splits.train.base, unknown, count)
     width = min(longest, room) + context - room
     parts = []
     for source, part in zip(splits, encoded):
