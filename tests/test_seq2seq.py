@@ -297,8 +297,8 @@ def test_tfds_translations_are_pairs(tmp_path):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            return self.dataset_info_from_configs(
-                features=tfds.features.Translation(("de", "en")), supervised_keys=("de", "en")
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.Translation(("de", "en")), supervised_keys=("de", "en")
             )
 
         def _split_generators(self, manager):
