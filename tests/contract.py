@@ -1,6 +1,6 @@
 """What every objective is tested with: small settings, and a source that suits it.
 
-`tests/test_contract.py` checks them on one device, `tests/strategies.py` on several.
+`tests/test_contract.py` and `test_contract_training.py` check them on one device, `tests/strategies.py` on several.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import functools
 import pydoc_data.topics
 
 import keras
+import pytest
 import tensorflow as tf
 
 from ssl_keras import objectives
@@ -182,3 +183,14 @@ def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, execution
             steps=held_out.steps_per_epoch, verbose=0, return_dict=True,
         )
     return objective, {key: values[-1] for key, values in history.items()}, result
+
+
+ONE = tf.distribute.get_strategy()
+every_objective = pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
+every_case = pytest.mark.parametrize("name", CASES)  # variants too, where their mathematics matters
+
+
+@functools.cache
+def plain_run(name, **options):
+    """What `train` gives on one device; several tests look at the same run, and leave it as it is."""
+    return train(CASES[name], ONE, **options)
