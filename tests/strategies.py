@@ -27,7 +27,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.training.distribution import strategy
 
-XLA = ("autoencoder", "causal_lm", "masked_lm", "contrastive", "dcgan")
+XLA = ("autoencoder", "causal_lm", "masked_lm", "contrastive", "dcgan", "seq2seq")
 OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
 
 
