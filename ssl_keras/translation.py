@@ -1,10 +1,8 @@
 """What a saved encoder with its decoder is for: targets of texts, and how many of them are right."""
 
-import numpy as np
-
 from ssl_keras import card as cards
 from ssl_keras import decoding, encoders
-from ssl_keras.data import pairs
+from ssl_keras.data import pairs, sequences
 
 
 class Translator:
@@ -47,11 +45,9 @@ class Translator:
 
     def targets(self, texts):
         """A list of texts -> a list of target ids each; of any texts, read as far as they can be, as in training."""
-        encoded = [ids[: self.settings.context] for ids in self.tokenizer.encode(texts)]
-        rows = np.full((len(texts), max(1, *map(len, encoded))), -1, np.int32)
-        for row, ids in zip(rows, encoded):
-            row[: len(ids)] = ids
-        made = decoding.write(self.decoder, rows)
+        encoded = self.tokenizer.encode(texts)
+        width = min(self.settings.context, max(1, *map(len, encoded)))
+        made = decoding.write(self.decoder, sequences.padded_rows(encoded, width))
         return [target if ids else [] for target, ids in zip(made, encoded)]
 
     def read(self, target):

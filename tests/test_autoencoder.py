@@ -107,12 +107,12 @@ def test_fifty_steps_equal_stock_keras(digits):
     four. A wrong formula parts for every seed.
     """
     differences = []
-    for seed in range(4):
+    for seed in range(8):
         difference, moved = difference_from_stock(digits.train, (Adam(), keras.optimizers.Adam()), 50, seed)
         assert moved > 1e-2
         differences.append(difference)
-    # For how many seeds rounding tips no ReLU depends on the CPU's kernels: with AVX-512 for most, with AVX2 for one.
-    assert min(differences) <= 1e-5, differences
+    # For which seeds rounding tips no ReLU depends on the CPU's kernels; half of them are enough to tell.
+    assert sorted(differences)[3] <= 1e-5, differences
     assert max(differences) <= 1e-2, differences
 
 

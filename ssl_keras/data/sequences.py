@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_keras.data.sources import Splits
 from ssl_keras.data.text import documents
-from ssl_keras.data.tokens import texts_of
+from ssl_keras.data.tokens import texts_of, warn_of_unknown
 
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -104,25 +104,20 @@ def tokenised(splits, tokenizer, most, symbols=None):
     }
     for column, encoded in parts.items():
         if column == "tokens" or symbols is None:
-            _check_known(f"{splits.train.base}, {column}", [ids for part in encoded for ids in part], tokenizer)
+            name = f"{splits.train.base}, {column}"
+            share = warn_of_unknown(name, [ids for part in encoded for ids in part], tokenizer)
+            if share > MOST_UNKNOWN:
+                raise ValueError(
+                    f"{name}: {share:.0%} of the tokens are unknown to the tokenizer. Expected text such as it was "
+                    "trained on; --tokenizer bpe reads any. Targets that are symbols between white space want "
+                    "--symbols."
+                )
     made = []
     for number, source in enumerate(splits):
-        arrays = {column: _rows(encoded[number], widths[column]) for column, encoded in parts.items()}
+        arrays = {column: padded_rows(encoded[number], widths[column]) for column, encoded in parts.items()}
         arrays |= {name: source.column(name) for name in ("label",) if name in source.arrays}
         made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
     return Splits(*made)
-
-
-def _check_known(name, encoded, tokenizer):
-    count, unknown = sum(map(len, encoded)), sum(ids.count(tokenizer.unknown) for ids in encoded)
-    if tokenizer.unknown < 0 or not unknown:
-        return
-    if unknown > MOST_UNKNOWN * count:
-        raise ValueError(
-            f"{name}: {unknown} of {count} tokens are unknown to the tokenizer. Expected text such as it was trained "
-            "on; --tokenizer bpe reads any. Targets that are symbols between white space want --symbols."
-        )
-    log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
 
 
 def _targets(source, tokenizer, symbols):
@@ -141,7 +136,8 @@ def _targets(source, tokenizer, symbols):
     return rows
 
 
-def _rows(encoded, width):
+def padded_rows(encoded, width):
+    """N lists of ids -> (N, width) int32, cut or padded with -1."""
     rows = np.full((len(encoded), width), -1, np.int32)
     for row, ids in zip(rows, encoded):
         row[: min(len(ids), width)] = ids[:width]

@@ -212,10 +212,7 @@ def padded(splits, tokenizer, context):
     cut = sum(len(ids) > room for part in encoded for ids in part)
     if cut:
         log.warning("%s: %d texts are longer than %d tokens and are cut", splits.train.base, cut, context)
-    unknown = sum(ids.count(tokenizer.unknown) for part in encoded for ids in part)
-    if unknown:
-        count = sum(len(ids) for part in encoded for ids in part)
-        log.warning("%s: %d of %d tokens are unknown to the tokenizer", splits.train.base, unknown, count)
+    warn_of_unknown(splits.train.base, [ids for part in encoded for ids in part], tokenizer)
     width = min(longest, room) + context - room
     parts = []
     for source, part in zip(splits, encoded):
@@ -226,6 +223,15 @@ def padded(splits, tokenizer, context):
         arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
     return Splits(*parts)
+
+
+def warn_of_unknown(name, encoded, tokenizer):
+    """Logs how many tokens of some texts (lists of ids) the tokenizer does not know; returns their share."""
+    unknown, count = sum(ids.count(tokenizer.unknown) for ids in encoded), sum(map(len, encoded))
+    if tokenizer.unknown < 0 or not unknown:
+        return 0.0
+    log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
+    return unknown / count
 
 
 def _frame(tokenizer):
