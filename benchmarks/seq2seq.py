@@ -58,13 +58,13 @@ class Plan:
 
     rounds: int = 5
     seconds: float = 20.0
-    steps: int = 24_000  # of `pronunciation`, 27 epochs
+    steps: int = 17_500  # of `pronunciation`, 20 epochs
     pretraining_steps: int = 6_000
     sizes: tuple[int, ...] = (1_000, 10_000)
     tuning_steps: tuple[int, ...] = (1_000, 3_000)  # for each size
     rates: tuple[float, ...] = (1e-3, 3e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
-    judged: int = 0  # words of each part; 0 is all of them
+    judged: int = 0  # words of validation, and of test; 0 is all of them
 
 
 QUICK = Plan(
@@ -147,6 +147,7 @@ def pronunciation(plan, report, splits, folder, keep):
     if "test" in part:
         return
     settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.2, smoothing=0.1)
+    splits = judged(splits, plan)
     training = dataclasses.replace(
         seq2seq.DEFAULTS, data=DATA, batch_size=128, steps=plan.steps, interval=max(plan.steps // 20, 1), resume=True,
         run="seq2seq-cmudict", runs=runs(plan, folder),
@@ -155,12 +156,12 @@ def pronunciation(plan, report, splits, folder, keep):
              if key in ("seconds", "test_loss", "step")}
     translator = translation.Translator(f"{training.runs}/{training.run}")
     for name in ("validation", "test"):
-        part[name] = translation.score(translator, some(getattr(splits, name), plan))
+        part[name] = translation.score(translator, getattr(splits, name))
     keep()
 
 
 def pretraining(plan, report, splits, folder, keep):
-    part = report.setdefault("pretraining", {})
+    part, splits = report.setdefault("pretraining", {}), judged(splits, plan)
     training = dataclasses.replace(
         seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, quality_every=0, steps=plan.pretraining_steps,
         interval=max(plan.pretraining_steps // 10, 1), run="seq2seq-words", runs=runs(plan, folder),
@@ -203,7 +204,7 @@ def tuned(plan, splits, training, size, steps, seed, start):
         if best is None or loss < best[0]:
             best = loss, rate, run
     loss, rate, run = best
-    return translation.score(translation.Translator(f"{training.runs}/{run}"), some(splits.test, plan)) | {"rate": rate}
+    return translation.score(translation.Translator(f"{training.runs}/{run}"), splits.test) | {"rate": rate}
 
 
 def runs(plan, folder):
@@ -211,8 +212,11 @@ def runs(plan, folder):
     return str(folder / "runs") if plan == QUICK else "runs"
 
 
-def some(source, plan):
-    return source.take(np.arange(plan.judged)) if plan.judged else source
+def judged(splits, plan):
+    if not plan.judged:
+        return splits
+    validation, test = (source.take(np.arange(plan.judged)) for source in (splits.validation, splits.test))
+    return splits._replace(validation=validation, test=test)
 
 
 PARTS = {"speed": speed, "pronunciation": pronunciation, "pretraining": pretraining}

@@ -1,5 +1,7 @@
 """Batches and draws: pure functions of (seed, step, position)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -155,3 +157,23 @@ def test_draws_work_inside_tf_data_as_they_do_outside():
     dataset = tf.data.Dataset.range(4, 6).map(lambda step: Draws(3, step, 2, 5).normal("n", (4,)))
     for step, inside in zip((4, 5), dataset):
         np.testing.assert_array_equal(inside, Draws(3, step, 2, 5).normal("n", (4,)))
+
+
+def test_examples_of_a_length_share_a_batch():
+    lengths = np.random.default_rng(0).integers(1, 30, 20_000)
+    source = dataclasses.replace(sorted_source(20_000), lengths=lengths)
+    batches = Batches(source, 32, seed=7)
+    plain = Batches(sorted_source(20_000), 32, seed=7)
+    first, second = ([batches.indices(e * 625 + s) for s in range(625)] for e in (0, 1))
+    longest = np.array([lengths[rows].max() for rows in first])
+    assert np.mean([longest[i] - lengths[rows].min() for i, rows in enumerate(first)]) < 1.5
+    assert np.mean([np.ptp(lengths[plain.indices(step)]) for step in range(625)]) > 25  # the test can fail
+    for epoch in (first, second):
+        assert len(set(np.concatenate(epoch))) == 20_000
+    # Neither who meets nor when a length comes repeats or has an order.
+    assert not any(set(a) == set(b) for a in first[:50] for b in second)
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.15
+    assert abs(np.corrcoef(longest, np.arange(625))[0, 1]) < 0.15
+    # A part of the source takes its lengths along.
+    part = Batches(source.take(np.arange(0, 20_000, 2)), 32, seed=7)
+    assert np.mean([np.ptp(lengths[::2][part.indices(step)]) for step in range(312)]) < 1.5

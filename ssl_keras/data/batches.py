@@ -12,11 +12,17 @@ import tensorflow as tf
 from ssl_keras.data.draws import Draws
 
 
+WINDOW = 64  # batches among which examples of a length are put together
+
+
 class Batches:
     """The batches of a source, by number.
 
+    Where the source knows its examples' lengths, those of about one length share a batch, so that
+    little of it is padding.
+
     Args:
-        source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`.
+        source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`, `lengths`.
         batch_size: B, the global batch, over all replicas.
         seed: keys the order and every draw.
         views: function (batch, draws) to the batch an objective trains on, or None.
@@ -52,7 +58,10 @@ class Batches:
             return np.where(rows < len(self.source), rows, -1)
         order = self._order  # one read: tf.data calls this from two threads
         if order[0] != epoch:
-            order = self._order = (epoch, epoch_order(len(self.source), self.seed, epoch))
+            rows = epoch_order(len(self.source), self.seed, epoch)
+            if self.source.lengths is not None:
+                rows = alike(rows, self.source.lengths, self.batch_size, self.seed, epoch)
+            order = self._order = (epoch, rows)
         return order[1][start : start + self.batch_size]
 
     def numpy(self, step, first=0, rows=None):
@@ -126,3 +135,21 @@ def epoch_order(size, seed, epoch):
     """int64 (size,): a permutation keyed by (seed, epoch)."""
     key = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(size)
+
+
+def alike(order, lengths, batch_size, seed, epoch):
+    """The whole batches of an order, each with examples of about the same length; keyed by (seed, epoch).
+
+    In windows of some batches, examples are sorted by their length; then whole batches are shuffled. Which
+    examples meet stays a matter of chance, and so does when they come.
+
+    Args:
+        order: (N,) integers, a permutation. lengths: (N,) of the examples that it numbers.
+
+    Returns:
+        (N // batch_size * batch_size,) of the order's entries.
+    """
+    order = order[: len(order) // batch_size * batch_size]
+    window = np.arange(len(order)) // (WINDOW * batch_size)
+    batches = order[np.lexsort((lengths[order], window))].reshape(-1, batch_size)
+    return batches[epoch_order(len(batches), seed, epoch)].reshape(-1)

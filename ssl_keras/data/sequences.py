@@ -116,7 +116,8 @@ def tokenised(splits, tokenizer, most, symbols=None):
     for number, source in enumerate(splits):
         arrays = {column: padded_rows(encoded[number], widths[column]) for column, encoded in parts.items()}
         arrays |= {name: source.column(name) for name in ("label",) if name in source.arrays}
-        made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
+        lengths = sum((arrays[column] >= 0).sum(1) for column in parts)
+        made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer, lengths=lengths))
     return Splits(*made)
 
 

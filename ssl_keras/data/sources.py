@@ -42,6 +42,7 @@ class Source:
         classes: the label names, or empty.
         tokenizer: what made its tokens, or None.
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
+        lengths: (n,) integers, the tokens of each of its examples where these are padded sequences, else None.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     classes: tuple[str, ...] = ()
     rows: np.ndarray | None = None
     tokenizer: object = None
+    lengths: np.ndarray | None = None
 
     def __len__(self):
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
@@ -74,7 +76,8 @@ class Source:
     def take(self, indices):
         """The source of these examples alone."""
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
-        return dataclasses.replace(self, rows=rows)
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return dataclasses.replace(self, rows=rows, lengths=lengths)
 
     @property
     def base(self):
