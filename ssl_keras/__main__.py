@@ -253,7 +253,7 @@ def embed_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes a TensorFlow SavedModel for serving (images in [0, 1], or tokens, to features or to
+    """Writes a TensorFlow SavedModel for serving (images in [0, 1], tokens or waveforms, to features or to
     logits), or a language model's checkpoint in the Hugging Face layout."""
 
     encoder: Positional[str]
@@ -280,7 +280,7 @@ def export_command(arguments):
         return
     model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
     name = cards.read(encoders.find(asked.encoder))["name"]
-    example = "images" if len(model.input.shape) == 4 else "tokens"
+    example = model.input.name
     out = pathlib.Path(asked.out or f"{name}.savedmodel")
     if out.exists():
         raise ValueError(f"{out} exists. Choose another --out, or remove it.")

@@ -31,7 +31,7 @@ def read(folder):
             "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
             "objective": isinstance(card["objective"], str),
             "settings": card["settings"] is None or isinstance(card["settings"], dict),
-            "input shape": shape == [None] if kind == "tokens" else (
+            "input shape": shape == [None] if kind != "image" else (
                 len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
             ),
             "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" else type(None)),
@@ -75,8 +75,9 @@ def settings(card):
 
 def input_of(spec):
     """What a card says of the network's input, from a source's spec."""
-    if inputs.column(spec) == "tokens":
-        return {"tokens": {"shape": [None], "dtype": "int32", "padding": -1}}
+    kind = inputs.column(spec)
+    if kind != "image":
+        return {kind: {"shape": [None], "dtype": "int32" if kind == "tokens" else "float32", "padding": -1}}
     return {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}}
 
 
@@ -90,7 +91,7 @@ def spec_of(card):
 def check_images(card, source):
     """Raises ValueError where a source's images are not of the shape that an encoder takes."""
     if "image" not in card["input"]:
-        raise ValueError(f"{card['name']} takes text. Expected an encoder of images.")
+        raise ValueError(f"{card['name']} takes {', '.join(card['input'])}. Expected an encoder of images.")
     if "image" not in source.arrays:
         raise ValueError(
             f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. "

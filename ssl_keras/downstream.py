@@ -1,6 +1,6 @@
 """What encoders are worth: a table of their features beside the baselines that keep it honest.
 
-Rows: `pixels`, or of text `TF-IDF` (no network), `random init` (the same network, untrained), each
+Rows: `pixels`, or of text `TF-IDF`, of sound `log-mel` (no network), `random init` (the same network, untrained), each
 encoder frozen and fine-tuned, and `scratch` (the same network trained from random init on the
 same labels). Columns: k nearest neighbours and a linear probe on all labels; the linear probe, or
 training, on few; the test images noisy or shifted; measures that need no label.
@@ -26,11 +26,13 @@ from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
 from ssl_keras.data.augment import Augmentation
 from ssl_keras.data.batches import Batches
+from ssl_keras.data.sound import Changes
 from ssl_keras.data.sources import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Embeddings
+from ssl_keras.networks.waveform import Frames
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
 from ssl_keras.training.finetune import check_labelled
@@ -47,7 +49,7 @@ class Grid:
     all_label_epochs: tuple[int, ...]
     few_label_batch: int
     all_label_batch: int
-    augmentations: tuple[Augmentation, ...] = (Augmentation(),)
+    augmentations: tuple[Augmentation | Changes, ...] = (Augmentation(),)
 
 
 GRIDS = {
@@ -58,6 +60,9 @@ GRIDS = {
     ),
     "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
+    "sound": Grid(
+        (3e-4, 1e-3, 3e-3), (50, 150, 400), (2, 6, 20), 64, 64, (Changes(), Changes(speed=0.15, shift=0.05, noise=0.1))
+    ),
 }
 ALL = "all"
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
@@ -67,7 +72,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
-    """Measures saved encoders on labelled images, or texts.
+    """Measures saved encoders on labelled images, texts or sounds.
 
     Args:
         names: a saved encoder, by name or path, or a list of them. Those of one architecture share
@@ -98,6 +103,8 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         few_label_indices(splits.train, budget, seeds[0])  # refused before any work
     if "text" in splits.train.arrays:
         table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
+    elif "waveform" in splits.train.arrays:
+        table = {"log-mel": _frozen([*map(evaluation.log_mel, splits)], splits, budgets, seeds)}
     else:
         disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
         table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
@@ -185,7 +192,7 @@ def _trained(encoder, card, splits, budgets, seeds):
                 if score > best_score:
                     best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
         rate, augmentation, mark, weights = best
-        plain = augmentation == Augmentation()
+        plain = augmentation in (Augmentation(), Changes())
         log.info("%s: chose learning rate %g, %d steps, %saugmented", _per_class(budget), rate, mark, "not " * plain)
         scores = []
         for one in weights:
@@ -220,6 +227,8 @@ def _train(objective, splits, grid, budget, seed):
 
 def _kind(network):
     """Which grid suits a network."""
+    if any(isinstance(layer, Frames) for layer in network.layers):
+        return "sound"
     if any(isinstance(layer, Embeddings) for layer in network.layers):
         return "transformer"
     if any(isinstance(layer, Recurrent) for layer in network.layers):

@@ -20,7 +20,7 @@ import tensorflow as tf
 import ssl_keras
 from ssl_keras import card as cards
 from ssl_keras import files, objectives
-from ssl_keras.data import inputs, tokens
+from ssl_keras.data import audio, inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.networks import conv, dcgan, recurrent  # noqa: F401  # their layers are registered, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
@@ -37,7 +37,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
 
     Args:
         folder: where to.
-        encoder: functional graph from images (B, H, W, C) to features (B, D), or from tokens
+        encoder: functional graph from images (B, H, W, C) or waveforms to features (B, D), or from tokens
             (B, T) to hidden states (B, T, D).
         objective: name of the objective that trained it.
         settings: that objective's settings dataclass; None for an encoder of another
@@ -144,8 +144,9 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
         precision: the Keras dtype policy to compute in; the weights are float32 anyhow.
 
     Returns:
-        `keras.Model` from images (B, H, W, C) float32 in [0, 1] to features (B, D) float32, or
-        from tokens (B, T) int32, -1 for padding, to hidden states (B, T, D) float32.
+        `keras.Model` from images (B, H, W, C) float32 in [0, 1], or waveforms (B, L) float32 in (-1, 1),
+        -1 for padding, to features (B, D) float32, or from tokens (B, T) int32, -1 for padding, to hidden
+        states (B, T, D) float32.
 
     Raises:
         ValueError: unknown name; a file that is truncated, altered, too large, of another
@@ -180,7 +181,7 @@ def load_tokenizer(name):
     if card["settings"] is not None:
         cards.settings(card)  # checks them
     if card["tokenizer"] is None:
-        raise ValueError(f"{card['name']} takes images, and has no tokenizer.")
+        raise ValueError(f"{card['name']} takes {', '.join(card['input'])}, and has no tokenizer.")
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizer.sha256 != card["tokenizer"].get("sha256"):
         raise ValueError(
@@ -195,14 +196,19 @@ def load_tokenizer(name):
 
 
 def prepare(folder, card, splits):
-    """The splits as an encoder takes them: images of its shape, or text as its tokens.
+    """The splits as an encoder takes them: images of its shape, sound at its rate, or text as its tokens.
 
     Raises:
         ValueError: they do not fit.
     """
-    if inputs.column(card["input"]) == "image":
+    kind = inputs.column(card["input"])
+    if kind == "image":
         cards.check_images(card, splits.train)
         return splits
+    if kind == "waveform":
+        splits.train.column_spec("waveform")
+        rate = card["settings"]["rate"] if card["settings"] else splits.train.rate
+        return audio.prepared(splits, rate)
     if "text" not in splits.train.arrays:
         raise ValueError(
             f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
@@ -217,7 +223,7 @@ def load_classifier(name):
     """Loads a fine-tuned encoder with its head, as one model.
 
     Returns:
-        `keras.Model` from images (B, H, W, C) in [0, 1], or tokens (B, T), to logits (B, classes).
+        `keras.Model` from images (B, H, W, C) in [0, 1], tokens (B, T) or waveforms (B, L), to logits (B, classes).
 
     Raises:
         ValueError: as `load_encoder`, and where there is no head.

@@ -18,6 +18,7 @@ from ssl_keras.data.augment import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input, signature
+from ssl_keras.networks import waveform
 from ssl_keras.networks.transformer import Embeddings, pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
@@ -59,6 +60,19 @@ def features(network, source, batch_size=512, views=None):
 def pixels(source, views=None):
     """float32 (N, H·W·C) in [0, 1]: the baseline that learns nothing."""
     return features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, views=views)
+
+
+def log_mel(source, stretches=12):
+    """float32 (N, stretches·bands): the log-mel spectrogram's means over stretches of each clip, what sound is without
+    a network."""
+    frames = waveform.Frames(source.rate // waveform.FRAMES_PER_SECOND)
+    normalised, bands, mean = waveform.Normalised(), waveform.LogMel(source.rate), waveform.Stretches(stretches)
+
+    def embed(x):
+        places = frames(x)
+        return mean(bands(normalised(x), places), places)
+
+    return features(tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)]), source)
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):

@@ -264,6 +264,10 @@ class Objective(keras.Model):
         """{name: rows of images, each (N, H, W, C) float in [0, 1]}, of a batch as `views` makes it."""
         return {}
 
+    def sounds(self, batch):
+        """{name: (waveforms (N, L) float in [-1, 1], Hz)}, of a batch as `views` makes it."""
+        return {}
+
     def texts(self, batch, tokenizer):
         """{name: Markdown}, of a batch of tokens."""
         return {}

@@ -4,8 +4,8 @@ Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`
 metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
 and the features' standard deviation, which is 0 when they collapse, their uniformity and, of
 images, the alignment of two crops; `speed/…`. Besides: `pictures/…`, among them validation images
-over their nearest neighbours, `texts/…`, `weights/…` as histograms, the encoder's graph, the settings and outcome
-(HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
+over their nearest neighbours, `sounds/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the
+settings and outcome (HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
 and of the token embeddings.
 """
 
@@ -109,6 +109,9 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.text(f"texts/{name}", text)
         for name, rows in objective.pictures(batch).items():
             self._picture(name, rows)
+        for name, (waveforms, rate) in objective.sounds(batch).items():
+            heard = tf.where(waveforms > -1, waveforms, 0.0)[..., None]  # -1 is padding
+            tf.summary.audio(f"sounds/{name}", heard, rate, max_outputs=PICTURES)
         if type(objective).histograms is not Objective.histograms:
             examples = self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)
             for name, values in objective.histograms(examples).items():

@@ -5,18 +5,31 @@
 
 import dataclasses
 import functools
+import itertools
 import pydoc_data.topics
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from ssl_keras import objectives
-from ssl_keras.data import pairs, text
+from ssl_keras.data import audio, pairs, text
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import hold_out, load
+from ssl_keras.data.sources import Splits, hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives import autoencoder, causal_lm, classifier, contrastive, dcgan, jigsaw, masked_lm, seq2seq
+from ssl_keras.objectives import (
+    autoencoder,
+    causal_lm,
+    classifier,
+    contrastive,
+    dcgan,
+    jigsaw,
+    masked_lm,
+    recogniser,
+    seq2seq,
+    speech,
+)
 from ssl_keras.training.optimizer import Adam
 
 
@@ -90,6 +103,47 @@ def recurrent(overfit, **options):
     )
 
 
+@functools.cache
+def tones():
+    """Clips of three tones each, whose order is their label, of many lengths and voices."""
+    random, orders = np.random.default_rng(0), list(itertools.permutations((400, 700, 1200)))
+    made, labels = [], np.arange(200) % len(orders)
+    for label in labels:
+        parts = [
+            np.sin(2 * np.pi * tone * random.uniform(0.9, 1.1) * np.arange(random.integers(300, 700)) / 8_000)
+            for tone in orders[label]
+        ]
+        made.append(0.5 * np.concatenate(parts) + random.normal(0, 0.02, sum(map(len, parts))))
+    names = [f"{label}_{'ab'[i % 2]}_{i}.wav" for i, label in enumerate(labels)]
+    classes = ["".join(order) for order in itertools.permutations("abc")]
+    return hold_out(audio.clips("tones", made, 8_000, names, labels, classes))
+
+
+@functools.cache
+def prepared_sounds(**options):
+    """(settings, splits) of a small network for tones."""
+    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
+    return speech.prepare(speech.Settings(**small | options), tones())
+
+
+@functools.cache
+def prepared_sayings(**options):
+    """(settings, splits) of the same network, for what tones come in a clip."""
+    parts = []
+    for part in tones():
+        target = np.array(part.classes, object)[part.arrays["label"]]
+        parts.append(dataclasses.replace(part, arrays=part.arrays | {"target": target}))
+    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
+    return recogniser.prepare(recogniser.Settings(**small | options), Splits(*parts))
+
+
+def sound(overfit, **options):
+    return Case(
+        speech, lambda spec: speech.build(prepared_sounds(**options)[0], spec), overfit,
+        splits=lambda: prepared_sounds(**options)[1], accumulates=False,
+    )
+
+
 def vision(module, overfit, **options):
     """A network small enough for many cases; its images are augmented anew every time."""
     own = {contrastive: {"projection": (16, 8)}, dcgan: {"latent": 8}}
@@ -131,6 +185,11 @@ CASES = {
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
+    "speech": sound(0.9, speed=0.1, noise=0.1),
+    "recogniser": Case(
+        recogniser, lambda spec: recogniser.build(prepared_sayings()[0], spec), 0.5,
+        splits=lambda: prepared_sayings()[1],
+    ),
     "seq2seq": recurrent(0.9, layers=1),
     "seq2seq, pairs": recurrent(
         0.5, task="pairs", symbols=True, layers=1, dropout=0.1, sampling=0.2, smoothing=0.1

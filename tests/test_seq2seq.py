@@ -333,6 +333,8 @@ def test_words_and_sentences():
     ({"width": 7}, "width must be even"),
     ({"horizon": 0}, "horizon must be 1"),
     ({"task": "next", "sampling": 0.1}, "sampling is for the task"),
+    ({"task": "pairs", "horizon": 3}, "horizon is for the task next or continue"),
+    ({"task": "continue", "share": 0.5}, "share is for the task denoise"),
     ({"task": "denoise", "symbols": True}, "symbols is for the task pairs"),
     ({"dropout": 1.0}, "dropout must be in"),
     ({"task": "continue", "horizon": 64}, "less than the context"),
@@ -391,6 +393,12 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert main(["embed", "tuned", "--data", data, "--out", "features.npy"]) == 0
     assert np.load("features.npy").shape[1] == 16
     assert main(["export", "tuned"]) == 0
+    rows = [f"{word}\t{'a' if 'a' in word else 'other'}" for word in words]
+    (tmp_path / "labelled.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    labelled = ["--data", f"table:{tmp_path}/labelled.tsv"]
+    assert main(["finetune", "words", *labelled, "--steps", "2", "--batch-size", "8", "--run", "labels"]) == 0
+    assert main(["evaluate", "words", *labelled, "--budgets", "3", "--no-trained"]) == 0
+    assert "words, frozen" in capsys.readouterr().out
     assert main(["pretrain", "seq2seq", "--task", "next", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
     assert "reads both ways" in capsys.readouterr().err
 

@@ -60,7 +60,7 @@ splits = load("digits", 16) if SMOKE else load("tfds:fashion_mnist")
 print("Step 1:", ", ".join(f"{part.name}: {len(part):,} images" for part in splits))
 settings, splits = dcgan.prepare(dcgan.Settings(width=8 if SMOKE else 64), splits)
 training = dataclasses.replace(
-    dcgan.DEFAULTS, epochs=3 if SMOKE else 8, batch_size=64 if SMOKE else 128, steps_per_execution=10 if SMOKE else 32,
+    dcgan.DEFAULTS, epochs=3 if SMOKE else 5, batch_size=64 if SMOKE else 128, steps_per_execution=10 if SMOKE else 32,
 )
 
 # %% [markdown]

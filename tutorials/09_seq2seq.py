@@ -130,7 +130,7 @@ def pronunciations(spoken):
     """Trains the three; returns {name: its translator}, {name: its error rates on the test words}."""
     print("Step 1:", ", ".join(f"{part.name}: {len(part):,} pairs" for part in spoken))
     few = spoken._replace(train=spoken.train.take(np.sort(epoch_order(len(spoken.train), 0, 0)[: 100 if SMOKE else 1000])))
-    network = {"layers": 1, "width": 32} if SMOKE else {"layers": 2, "width": 256}
+    network = {"layers": 1, "width": 32} if SMOKE else {"layers": 2, "width": 128}
     words = dataclasses.replace(
         training, steps=20 if SMOKE else 2500, batch_size=128, interval=10 if SMOKE else 500, run="words", runs=str(OUT / "runs"),
         resume=True,

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from ssl_keras.data.draws import Draws
 
-
 WINDOW = 64  # batches among which examples of a length are put together
 
 

@@ -86,7 +86,7 @@ def _read(root, image_size, like):
                 kept = [(i, c) for i, c in zip(decoded, codes[part]) if i is not None]
                 if kept:
                     yield {"image": np.stack([i for i, _ in kept]), "label": np.array([c for _, c in kept])}
-        _report(title, broken, len(files))
+        report(title, broken, len(files), "images")
 
     stat = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     columns = {"image": (shape, np.uint8), "label": ((), np.int64)}
@@ -130,13 +130,14 @@ def _decode(file, shape):
         return None
 
 
-def _report(title, broken, count):
+def report(title, broken, count, what):
+    """Warns of the files that cannot be read, or raises ValueError where there are too many."""
     if not broken:
         return
     names = ", ".join(f"{f.parent.name}/{f.name}" for f in broken[:10]) + (" …" if len(broken) > 10 else "")
     if len(broken) > max(1, math.floor(CORRUPT_SHARE * count)):
         raise ValueError(
-            f"{title}: {len(broken)} of {count} images cannot be read (more than {CORRUPT_SHARE:.0%}): {names}. "
+            f"{title}: {len(broken)} of {count} {what} cannot be read (more than {CORRUPT_SHARE:.0%}): {names}. "
             "Remove or repair them."
         )
-    log.warning("%s: skipped %d of %d images that cannot be read: %s", title, len(broken), count, names)
+    log.warning("%s: skipped %d of %d %s that cannot be read: %s", title, len(broken), count, what, names)

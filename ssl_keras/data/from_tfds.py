@@ -1,4 +1,4 @@
-"""TFDS data sets of images or text, read once through `tfds` into arrays."""
+"""TFDS data sets of images, text or sound, read once through `tfds` into arrays."""
 
 import difflib
 import os
@@ -9,7 +9,7 @@ import urllib.request
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import pairs
+from ssl_keras.data import audio, pairs
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.sources import hold_out, images
 from ssl_keras.data.text import documents
@@ -21,8 +21,8 @@ def load(name, image_size=None):
     """`Splits` of the TFDS data set `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
 
     Raises:
-        ValueError: unknown data set, neither a uint8 image nor a text feature, images of
-            varying size and no `image_size`.
+        ValueError: unknown data set; neither a uint8 image, nor a text, nor a sound feature; images of
+            varying size and no `image_size`; sound of no known rate.
         RuntimeError: not prepared, and preparing it failed (offline, say).
     """
     import tensorflow_datasets as tfds
@@ -70,7 +70,7 @@ def _split(tfds, builder, split, image_size):
     info, title = builder.info, f"tfds:{builder.info.full_name.rsplit('/', 1)[0]}[{split}]"
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
     input_key, label_key = (info.supervised_keys or (None, "label"))[:2]
-    input_key = next((key for key in (input_key, "image", "text") if key in features), None)
+    input_key = next((key for key in (input_key, "image", "text", "audio") if key in features), None)
     feature = features.get(input_key)
     # Some have several sets of labels and name none ("label-coarse", "label-fine"): the first one then.
     label_key = next((
@@ -82,8 +82,10 @@ def _split(tfds, builder, split, image_size):
         return _pairs(tfds, builder, split, title, *(info.supervised_keys or sorted(features))[:2])
     if isinstance(feature, tfds.features.Text):
         return _texts(tfds, builder, split, title, input_key, label_key, classes)
+    if isinstance(feature, tfds.features.Audio):
+        return _clips(tfds, builder, split, title, feature, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
-        raise ValueError(f"{title}: expected a uint8 image or a text. It has: {info.features}")
+        raise ValueError(f"{title}: expected a uint8 image, a text or sound. It has: {info.features}")
     return _images(tfds, builder, split, title, feature, image_size, input_key, label_key, classes)
 
 
@@ -106,6 +108,25 @@ def _pairs(tfds, builder, split, title, text_key, target_key):
     records = [*_examples(tfds, builder, split).as_numpy_iterator()]
     return pairs.named(title, *([record[key].decode("utf-8", "replace") for record in records]
                                 for key in (text_key, target_key)))
+
+
+def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
+    rate = getattr(feature, "sample_rate", None) or getattr(feature, "_sample_rate", None)
+    if not rate:
+        raise ValueError(f"{title}: its sound has no known rate. Export it to files, and take audio:PATH.")
+    waveforms, names, labels = [], [], []
+    for record in _examples(tfds, builder, split).as_numpy_iterator():
+        waveform = record[audio_key]
+        if waveform.ndim > 1:
+            waveform = waveform.mean(axis=1)
+        if waveform.dtype.kind == "i":
+            if np.abs(waveform).max(initial=0) > -audio.PADDING:
+                raise ValueError(f"{title}: expected samples of 16 bits. Received: up to {np.abs(waveform).max()}")
+            waveform = waveform.clip(audio.LEAST, audio.MOST).astype(np.int16)
+        waveforms.append(waveform)
+        names.append(record.get("audio/filename", str(len(names)).encode()).decode())
+        labels.append(record[label_key] if label_key else 0)
+    return audio.clips(title, waveforms, rate, names, labels if label_key else None, classes)
 
 
 def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):

@@ -1,10 +1,11 @@
-"""What a network is given: the one place that tells images from tokens."""
+"""What a network is given: the one place that tells images, tokens and waveforms apart."""
 
 import tensorflow as tf
 
+from ssl_keras.data import audio, sound
 from ssl_keras.data.images import unit_range
 
-COLUMNS = ("image", "tokens")
+COLUMNS = ("image", "tokens", "waveform")
 
 
 def column(names):
@@ -16,12 +17,15 @@ def column(names):
     for name in COLUMNS:
         if name in names:
             return name
-    raise ValueError(f"Expected a column {' or '.join(COLUMNS)}. Received: {', '.join(names)}")
+    raise ValueError(f"Expected a column {', '.join(COLUMNS)}. Received: {', '.join(names)}")
 
 
 def network_input(batch):
-    """The input of a batch: images float32 in [0, 1] (B, H, W, C), or tokens int32 (B, T)."""
+    """The input of a batch: images float32 in [0, 1] (B, H, W, C), tokens int32 (B, T), or waveforms float32 in
+    (−1, 1) (B, L), as short as the longest."""
     name = column(batch)
+    if name == "waveform":
+        return sound.trimmed(audio.unit_range(batch[name]))
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 

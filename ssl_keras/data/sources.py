@@ -1,5 +1,5 @@
-"""Sources: `digits`, `pydoc`, `cmudict`, `tfds:NAME`, `folder:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`, and
-arrays from Python.
+"""Sources: `digits`, `pydoc`, `cmudict`, `tfds:NAME`, `folder:PATH`, `audio:PATH`, `text:PATH`, `table:FILE`,
+`pairs:FILE`, and arrays from Python.
 
 Every source is a set of arrays addressed by index. `load` returns three of them, and the
 split is made here, once: what is held out is held out for pretraining, fine-tuning and
@@ -25,8 +25,8 @@ SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
-    "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), "
-    "pairs:FILE or cmudict (texts with targets), or tfds:NAME (images, text, or translations)"
+    "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), pairs:FILE or cmudict "
+    "(texts with targets), audio:PATH or transcripts:FILE (sound), or tfds:NAME (images, text, translations, sound)"
 )
 
 
@@ -37,12 +37,14 @@ class Source:
     Attributes:
         name: for messages and cards.
         arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
-            or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; and "label" (N,)
-            int64, where there are labels. What has a shape, a dtype, and rows by index may be a column.
+            or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; or "waveform"
+            (N, L) int16 (`data/audio.py`); and "label" (N,) int64, where there are labels. What has a shape, a
+            dtype, and rows by index may be a column.
         classes: the label names, or empty.
         tokenizer: what made its tokens, or None.
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
-        lengths: (n,) integers, the tokens of each of its examples where these are padded sequences, else None.
+        lengths: (n,) integers, the tokens or samples of each of its examples where these are padded, else None.
+        rate: of sound, samples per second, else 0.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source:
     rows: np.ndarray | None = None
     tokenizer: object = None
     lengths: np.ndarray | None = None
+    rate: int = 0
 
     def __len__(self):
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
@@ -87,11 +90,11 @@ class Source:
     @property
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
-        kind, _, rest = self.base.partition(":")
-        if kind in ("folder", "text", "table", "pairs"):
+        kind, _, rest = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), self.base).partition(":")
+        if kind in ("folder", "audio", "transcripts", "text", "table", "pairs"):
             path = pathlib.Path(rest).absolute()
             return path.name if path.is_dir() else path.stem
-        return (rest or kind).strip("/").replace("/", "-")
+        return (rest or kind).rpartition(":")[2].strip("/").replace("/", "-")
 
     def fingerprint(self):
         """A checksum of 64 examples spread over the source (of tokens, of all): tells one data set from another."""
@@ -128,7 +131,10 @@ def load(spec, image_size=None):
     """Opens a data set by name.
 
     Args:
-        spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "text:PATH" | "table:FILE" | "pairs:FILE".
+        spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "audio:PATH" | "transcripts:FILE" |
+            "text:PATH" | "table:FILE" | "pairs:FILE". Of sound "…[PATTERN]" has as its test part the clips whose
+            file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labelled
+            clips of DATA to longer ones, with transcripts.
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:
@@ -139,10 +145,15 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import folder, from_tfds, pairs, text  # they import this module
+    from ssl_keras.data import audio, folder, from_tfds, pairs, text  # they import this module
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
+    if spec.startswith("connected:"):
+        return audio.connected(load(spec.removeprefix("connected:")))
+    pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+)\[(.+)\]", spec)
+    if pattern:
+        return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
     kind, _, argument = spec.partition(":")
     if spec == "digits":
         return hold_out(digits(image_size or 28))
@@ -150,6 +161,10 @@ def load(spec, image_size=None):
         return from_tfds.load(argument, image_size)
     if kind == "folder" and argument:
         return folder.load(argument, image_size)
+    if kind == "audio" and argument:
+        return audio.load(argument)
+    if kind == "transcripts" and argument:
+        return audio.transcripts(argument)
     if spec == "pydoc":
         return text.pydoc()
     if kind == "text" and argument:
@@ -258,7 +273,7 @@ def hold_out(train, validation=None, test=None):
         ValueError: too few examples to leave one in each split.
     """
     for other in (validation, test):
-        if other is not None and _shapes(other) != _shapes(train):
+        if other is not None and (_shapes(other), other.rate) != (_shapes(train), train.rate):
             raise ValueError(
                 f"{other.name} does not go with {train.name}: expected {train.spec()}. Received: {other.spec()}"
             )
@@ -281,7 +296,7 @@ def hold_out(train, validation=None, test=None):
 
 
 def _shapes(source):
-    return {name: shape for name, (shape, _) in source.spec().items()}
+    return {name: shape if name != "waveform" else () for name, (shape, _) in source.spec().items()}
 
 
 def few_labels(source, per_class, seed):

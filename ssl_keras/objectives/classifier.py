@@ -31,10 +31,11 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import vision
+from ssl_keras.data import audio, sound
 from ssl_keras.data.augment import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input
-from ssl_keras.networks import conv
+from ssl_keras.networks import conv, waveform
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import pool
 from ssl_keras.objective import Objective, example_weight
@@ -121,12 +122,12 @@ def build(settings, spec, encoder=encoder):
 
 
 class Classifier(Objective):
-    """Holds `encoder` and `head`; trains on `batch["image"]`, or `["tokens"]`, and `["label"]`.
+    """Holds `encoder` and `head`; trains on `batch["image"]`, `["tokens"]` or `["waveform"]`, and `["label"]`.
 
     Args:
         encoder: functional graph to (B, D), or of tokens to (B, T, D).
         head: functional graph from features to logits.
-        augmentation: of images, `Augmentation`.
+        augmentation: of images `Augmentation`, of waveforms `sound.Changes`.
         turns: predict turns; labels are not looked at.
         smoothing: label smoothing.
         mixup: α of mixup; 0 is none.
@@ -158,6 +159,10 @@ class Classifier(Objective):
 
     def views(self, batch, draws):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
+        if "waveform" in batch and isinstance(self.augmentation, sound.Changes):
+            x = audio.unit_range(batch["waveform"])
+            rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
+            return batch | {"waveform": sound.change(x, draws, self.augmentation, rate, x.shape[1])}
         if "image" not in batch:
             return batch
         image = augment(batch["image"], draws, self.augmentation)

@@ -123,8 +123,11 @@ class Settings:
         for name in ("dropout", "smoothing", "sampling"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
-        for name, tasks in (("symbols", ("pairs",)), ("sampling", TASKS[1:]), ("unit", ("denoise", "continue"))):
-            if getattr(self, name) and self.task not in tasks:
+        for name, tasks in (
+            ("horizon", ("next", "continue")), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
+            ("share", ("denoise",)), ("span", ("denoise",)), ("sampling", TASKS[1:]),
+        ):
+            if getattr(self, name) != getattr(Settings, name) and self.task not in tasks:
                 raise ValueError(f"{name} is for the task {' or '.join(tasks)}. Received: task {self.task}")
 
     @property

@@ -88,7 +88,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     splits = check_labelled(splits, folder_of_encoder, card)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
     if augmented and inputs.column(splits.train.arrays) != "image":
-        raise ValueError(f"Augmentation and mixup are for images. {card['name']} takes text: leave them out.")
+        raise ValueError(f"Augmentation and mixup are for images. {card['name']} takes none: leave them out.")
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
         # A few labels make a small batch; that is no reason to refuse.

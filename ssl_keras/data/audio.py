@@ -1,0 +1,345 @@
+"""Audio: clips of many lengths, as one stream of samples and where each begins.
+
+A source of audio has the columns "waveform", "name" (its file's) and, where there are labels or transcripts,
+"label" or "target".
+Samples are int16; where a clip ends before the longest, PADDING follows, which no sample has. As floats
+they are in (−1, 1), and padding is −1: a network reads from its one input where a clip ends.
+
+Shapes: `N` clips, `L` samples of the longest, `T` samples of one.
+"""
+
+import concurrent.futures
+import dataclasses
+import fnmatch
+import itertools
+import logging
+import math
+import os
+import pathlib
+
+import numpy as np
+import soundfile
+import tensorflow as tf
+from scipy.signal import resample_poly
+
+from ssl_keras.data.cache import materialise
+from ssl_keras.data.folder import files_below, report
+from ssl_keras.data.sources import Source, Splits, check_labels, hold_out
+
+PADDING = -(1 << 15)
+LEAST, MOST = PADDING + 1, (1 << 15) - 1  # samples
+EXTENSIONS = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
+CHUNK = 64  # files decoded at a time
+SHORTEST = 0.02  # seconds; a clip of less says nothing
+# Of `connected`: clips of each part, words of a clip, seconds of a pause, the faint noise's standard deviation.
+CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
+
+log = logging.getLogger(__name__)
+
+
+class Clips:
+    """N clips as a column of a source: rows by index, padded to the longest.
+
+    Args:
+        samples: (total,) int16, one clip after the other. starts: (N,) where each begins. lengths: (N,) samples.
+    """
+
+    dtype = np.dtype(np.int16)
+
+    def __init__(self, samples, starts, lengths):
+        self.samples, self.starts, self.lengths = samples, np.asarray(starts), np.asarray(lengths)
+        self.shape = (len(self.starts), int(self.lengths.max()))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        """int16 (n, L) of an array of n indices, or (L,) of one."""
+        chosen = np.atleast_1d(rows)
+        padded = np.full((len(chosen), self.shape[1]), PADDING, np.int16)
+        for row, start, length in zip(padded, self.starts[chosen], self.lengths[chosen]):
+            row[:length] = self.samples[start : start + length]
+        return padded if np.ndim(rows) else padded[0]
+
+
+def unit_range(waveform):
+    """int16 samples -> float32 in (−1, 1), padding −1; floats pass."""
+    if waveform.dtype == tf.int16:
+        return tf.cast(waveform, tf.float32) / -float(PADDING)
+    return tf.cast(waveform, tf.float32)
+
+
+def clips(name, waveforms, rate, names=None, label=None, classes=()):
+    """A checked `Source` of clips in memory.
+
+    Args:
+        waveforms: a list of N arrays (T,): int16, or floats in [−1, 1].
+        rate: samples per second, Hz.
+        names: N strings, those of the files, say; by default numbers.
+        label: (N,) integers, or None.
+
+    Raises:
+        ValueError: no clip; one that is empty, too short, of several channels, of another dtype, out of range
+            or with NaN.
+    """
+    if not len(waveforms):
+        raise ValueError(f"{name} has no examples. Expected at least one.")
+    names = [str(i) for i in range(len(waveforms))] if names is None else list(names)
+    made = [_samples(f"{name}: {clip}", np.asarray(waveform)) for clip, waveform in zip(names, waveforms)]
+    lengths = np.array([len(one) for one in made])
+    return source(name, np.concatenate(made), lengths, rate, names, label, classes)
+
+
+def _samples(name, waveform):
+    """int16 (T,) of a clip's samples."""
+    if waveform.ndim != 1:
+        raise ValueError(f"{name}: expected a waveform of shape (T,), one channel. Received: shape {waveform.shape}")
+    if waveform.dtype.kind == "f":
+        if not np.isfinite(waveform).all() or np.abs(waveform).max(initial=0.0) > 1:
+            raise ValueError(f"{name}: expected finite floats in [-1, 1]. Divide by the largest value, or pass int16.")
+        waveform = np.rint(waveform * MOST).astype(np.int16)
+    if waveform.dtype != np.int16:
+        raise ValueError(f"{name}: expected int16, or floats in [-1, 1]. Received: {waveform.dtype}")
+    return np.maximum(waveform, LEAST)
+
+
+def source(name, samples, lengths, rate, names, label=None, classes=(), target=None):
+    """A checked `Source` of clips that lie one after the other in `samples` (total,) int16."""
+    lengths = np.asarray(lengths, np.int64)
+    short = np.flatnonzero(lengths < max(1, SHORTEST * rate))
+    if len(short):
+        raise ValueError(
+            f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {names[short[0]]} with "
+            f"{lengths[short[0]]} samples at {rate} Hz. Remove them."
+        )
+    starts = np.cumsum(lengths) - lengths
+    silent = [n for n, s, c in zip(names, starts, lengths) if samples[s] == samples[s + c - 1] == 0
+              and not np.any(samples[s : s + c])]
+    if silent:
+        log.warning("%s: %d clips are silent, %s first: they teach nothing", name, len(silent), silent[0])
+    arrays = {"waveform": Clips(samples, starts, lengths), "name": np.array(names, object)}
+    if label is not None:
+        arrays["label"], classes = check_labels(name, label, len(lengths), classes)
+    if target is not None:
+        arrays["target"] = np.array(target, object)
+    return Source(name, arrays, tuple(classes), lengths=lengths, rate=int(rate))
+
+
+def load(path):
+    """`Splits` of the sound files below a folder; sub-folder = label, where there are sub-folders.
+
+    Several channels are averaged. The rate is that of the first file; files of another are resampled.
+    `PATH/train`, `PATH/validation` (or `val`) and `PATH/test`, where they exist, are the splits.
+
+    Raises:
+        ValueError: no such folder, no sound in it, or too many files that cannot be read (each is named).
+    """
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"audio:{path}: no such folder. Expected a folder of {', '.join(sorted(EXTENSIONS))} files.")
+    if not (root / "train").is_dir():
+        return hold_out(_read(root))
+    train = _read(root / "train")
+    parts = {}
+    for folder, split in (("validation", "validation"), ("val", "validation"), ("test", "test")):
+        if (root / folder).is_dir():
+            parts[split] = _read(root / folder, train)
+    return hold_out(train, **parts)
+
+
+def _read(root, like=None):
+    """The source of one folder; `like` fixes rate and classes, where given."""
+    title = f"audio:{root}"
+    files = files_below(root, EXTENSIONS)
+    if not files:
+        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
+    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
+    found = sorted(set(labels) - {None})
+    if found and None in labels:
+        raise ValueError(f"{title}: {files[labels.index(None)].name} lies beside sub-folders. "
+                         "Expected all clips in them, or none.")
+    if like is not None and found != list(like.classes):
+        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {found}")
+    samples, lengths, kept, rate = _decoded(title, root, files, like and like.rate)
+    names = [str(files[index].relative_to(root)) for index in kept]
+    label = [found.index(labels[index]) for index in kept] if found else None
+    return source(title, samples, lengths, rate, names, label, found)
+
+
+def transcripts(path):
+    """`Splits` of the clips that a UTF-8 file lists: in each line a sound file's path, a tab, and what is said.
+
+    Paths are relative to the list's folder.
+
+    Raises:
+        ValueError: no such list; a line without a tab, without a transcript, or whose file is missing.
+    """
+    path = pathlib.Path(path).expanduser()
+    title = f"transcripts:{path}"
+    if not path.is_file():
+        raise ValueError(f"{title}: no such file. Expected lines of a sound file's path, a tab, and what is said.")
+    files, texts = [], []
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) != 2 or not all(cells):
+            raise ValueError(
+                f"{title}, line {number}: expected a path, a tab, and what is said. Received: {line[:80]!r}"
+            )
+        files.append(path.parent / cells[0])
+        texts.append(cells[1])
+        if not files[-1].is_file():
+            raise ValueError(f"{title}, line {number}: there is no file {files[-1]}")
+    if not files:
+        raise ValueError(f"{title} has no examples. Expected lines of a path, a tab, and what is said.")
+    samples, lengths, kept, rate = _decoded(title, path.parent, files)
+    names = [str(files[index].relative_to(path.parent)) for index in kept]
+    return hold_out(source(title, samples, lengths, rate, names, target=[texts[index] for index in kept]))
+
+
+def connected(splits):
+    """`Splits` of labelled clips, joined: in each some clips of the same part, after pauses of faint noise.
+
+    What is said is the names of their classes. Which clips meet is always the same.
+
+    Raises:
+        ValueError: no labels.
+    """
+    parts = []
+    for index, (part, count) in enumerate(zip(splits, CONNECTED)):
+        labels, random = part.column("label"), np.random.Generator(np.random.Philox(key=[CONNECTION_SEED, index]))
+        waveforms, targets = [], []
+        for _ in range(count):
+            chosen, pieces = random.integers(len(part), size=random.integers(*WORDS, endpoint=True)), []
+            rows = part.gather(chosen)["waveform"]
+            for row, length in zip(rows, part.lengths[chosen]):
+                pieces += [_pause(random, part.rate), row[:length]]
+            waveforms.append(np.concatenate([*pieces, _pause(random, part.rate)]))
+            targets.append(" ".join(part.classes[label] for label in labels[chosen]))
+        title = f"connected:{part.base}[{Splits._fields[index]}]"
+        lengths, names = [len(one) for one in waveforms], [str(number) for number in range(count)]
+        parts.append(source(title, np.concatenate(waveforms), lengths, part.rate, names, target=targets))
+    return Splits(*parts)
+
+
+def _pause(random, rate):
+    """Faint noise, int16."""
+    length = int(rate * random.uniform(*PAUSE))
+    return np.rint(random.uniform(0, FAINT) * random.normal(size=length)).astype(np.int16)
+
+
+def read(file, rate):
+    """int16 (T,): a sound file at `rate` Hz, its channels averaged. Raises ValueError where it cannot be read."""
+    frames, own = _frames(pathlib.Path(file))
+    if not frames:
+        raise ValueError(f"{file}: expected a readable {', '.join(sorted(EXTENSIONS))} file with sound in it.")
+    return _decode(file, rate, resampled_length(frames, own, rate))
+
+
+def _decoded(title, root, files, rate=None):
+    """The files as one stream: (samples (total,) int16, their lengths, which files they are, Hz).
+
+    The rate is that of the first file, where none is given.
+    """
+    frames = [_frames(file) for file in files]
+    broken = [file for file, (count, _) in zip(files, frames) if not count]
+    rates = [rate for count, rate in frames if count]
+    if not rates:
+        raise ValueError(f"{title}: none of its {len(files)} files can be read; the first is {files[0].name}.")
+    rate = rate or rates[0]
+    if len({rate, *rates}) > 1:
+        log.warning("%s: files of %s Hz are resampled to %d Hz", title, sorted({*rates} - {rate}), rate)
+    kept = [index for index, (count, _) in enumerate(frames) if count]
+    lengths = [resampled_length(frames[index][0], frames[index][1], rate) for index in kept]
+
+    def chunks():
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding is outside Python's lock
+            for start in range(0, len(kept), CHUNK):
+                part = [files[index] for index in kept[start : start + CHUNK]]
+                made = pool.map(_decode, part, itertools.repeat(rate), lengths[start : start + CHUNK])
+                yield {"samples": np.concatenate(list(made))}
+
+    report(title, broken, len(files), "clips")
+    stat = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    arrays = materialise([title, rate, stat], {"samples": ((), np.int16)}, sum(lengths), chunks)
+    return arrays["samples"], lengths, kept, rate
+
+
+def _frames(file):
+    """(samples of each channel, Hz), or (0, 0) where the file is no readable sound."""
+    try:
+        about = soundfile.info(str(file))
+    except (soundfile.LibsndfileError, OSError):
+        return 0, 0
+    return about.frames, about.samplerate
+
+
+def _decode(file, rate, length):
+    """int16 (length,) of a file. Raises ValueError where it cannot be read to its end."""
+    try:
+        samples, own = soundfile.read(str(file), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{file} cannot be read to its end: {error}. Remove or repair it.") from error
+    mono = resampled(samples.mean(axis=1), own, rate)
+    if len(mono) != length:
+        raise ValueError(f"{file} promises {length} samples at {rate} Hz and has {len(mono)}. Remove or repair it.")
+    return _samples(str(file), np.clip(mono, -1, 1))
+
+
+def resampled(waveform, rate, new_rate):
+    """(T,) at one rate -> (ceil(T · new/old),) at another, float32, by a polyphase filter."""
+    if rate == new_rate:
+        return np.asarray(waveform, np.float32)
+    common = math.gcd(int(rate), int(new_rate))
+    return resample_poly(np.asarray(waveform, np.float32), new_rate // common, rate // common)
+
+
+def resampled_length(length, rate, new_rate):
+    """How many samples `resampled` makes."""
+    common = math.gcd(int(rate), int(new_rate))
+    return -(-length * (new_rate // common) // (rate // common))
+
+
+def prepared(splits, rate):
+    """The splits as a network takes them: at `rate` Hz, resampled where they have another, without their names."""
+    parts = []
+    for part in splits:
+        part = part if part.rate == rate else _source_at(part, rate)
+        parts.append(dataclasses.replace(part, arrays={k: v for k, v in part.arrays.items() if k != "name"}))
+    return Splits(*parts)
+
+
+def _source_at(part, rate):
+    log.warning("%s has %d Hz and is resampled to %d Hz", part.name, part.rate, rate)
+    made = []
+    for index in range(len(part)):
+        clip = part.gather(np.array([index]))["waveform"][0][: part.lengths[index]]
+        made.append(_samples(part.name, np.clip(resampled(clip / -float(PADDING), part.rate, rate), -1, 1)))
+    label, target = (part.column(name) if name in part.arrays else None for name in ("label", "target"))
+    lengths, names = [len(one) for one in made], list(part.column("name"))
+    return source(part.name, np.concatenate(made), lengths, rate, names, label, part.classes, target)
+
+
+def held_out_by_name(splits, pattern):
+    """`Splits` whose test part are all clips with a name like the pattern ("*_theo_*"), and the others none.
+
+    Of the rest a tenth is for validation, as always. So a speaker, say, is never heard before the test.
+
+    Raises:
+        ValueError: a pattern that no name, or every name, is like; parts that were given.
+    """
+    parts = [part.arrays["name"] for part in splits]
+    if any(other is not parts[0] for other in parts):
+        raise ValueError(f"{splits.train.base} has held-out parts of its own. Leave out [{pattern}].")
+    rows = np.sort(np.concatenate([part.rows for part in splits]))
+    whole = dataclasses.replace(
+        splits.train, name=splits.train.base, rows=rows, lengths=splits.train.arrays["waveform"].lengths[rows]
+    )
+    test = np.array([fnmatch.fnmatchcase(name, pattern) for name in whole.column("name")])
+    if not test.any() or test.all():
+        raise ValueError(
+            f"{whole.name}: {'every' if test.all() else 'no'} name is like {pattern!r}. Expected a pattern of some "
+            f"names; there are: {', '.join(whole.column('name')[:5])}, …"
+        )
+    name = f"{whole.name}[{pattern}]"
+    train, test = (dataclasses.replace(whole.take(np.flatnonzero(part)), name=name) for part in (~test, test))
+    return hold_out(train, test=test)

@@ -1,0 +1,139 @@
+"""What the objectives for sound share: their network as settings, and the check of the data.
+
+Shapes: `B` batch, `L` samples, `T` frames of 20 ms, `D` width.
+"""
+
+import dataclasses
+import logging
+
+import keras
+import tensorflow as tf
+
+from ssl_keras import card as cards
+from ssl_keras import encoders
+from ssl_keras.data import audio, sound
+from ssl_keras.networks import waveform
+
+NETWORK = ("rate", "front", "context", "channels", "width", "layers", "heads", "stretches")  # what comes with `init`
+MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
+PIXELS = 2  # a frame's and a band's side in a picture
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(sound.Changes):
+    """A network for waveforms, and how these are changed."""
+
+    rate: int = 0
+    """8000 or 16000 Hz, to which other sound is resampled; 0 is that of the data, or 16000."""
+    front: str = "convolution"
+    """What makes features of samples: convolution, or mel (a log-mel spectrogram)."""
+    context: str = "transformer"
+    """What reads the features: transformer or recurrent."""
+    channels: int = 128
+    """Features of a frame."""
+    width: int = 128
+    """Of the context network."""
+    layers: int = 3
+    """Of the context network."""
+    heads: int = 4
+    """Of a transformer."""
+    stretches: int = 4
+    """A clip's features are the means of so many stretches of it."""
+    seconds: float = 2.0
+    """The longest clip that a training step takes."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (("front", waveform.FRONTS), ("context", waveform.CONTEXTS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
+        if self.rate not in (0, *waveform.STRIDES):
+            raise ValueError(f"rate must be {' or '.join(map(str, waveform.STRIDES))}, or 0. Received: {self.rate}")
+        for name, least, most in (
+            ("channels", 1, MOST_CHANNELS), ("width", 2, MOST_CHANNELS), ("layers", 1, MOST_LAYERS),
+            ("heads", 1, MOST_CHANNELS), ("stretches", 1, MOST_STRETCHES),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        if self.width % 2 or (self.context == "transformer" and self.width % (2 * self.heads)):
+            raise ValueError(f"width must be an even multiple of heads. Received: {self.width}, {self.heads}")
+        if not 0.1 <= self.seconds <= LONGEST:
+            raise ValueError(f"seconds must be 0.1 to {LONGEST:g}. Received: {self.seconds}")
+
+    @property
+    def samples(self):
+        """The most samples of a clip that a step takes, before they are changed."""
+        return round(self.seconds * self.rate)
+
+    @property
+    def frames(self):
+        """The most frames that a step has of a clip, once it is changed."""
+        return int((self.seconds * (1 + self.speed) + self.shift) * waveform.FRAMES_PER_SECOND) + 2
+
+
+def prepare(settings, splits, init=None):
+    """Clips at the encoder's rate; the settings with what the data and `init` decide.
+
+    Raises:
+        ValueError: no sound; a network asked for that is not that of `init`.
+    """
+    splits.train.column_spec("waveform")
+    if init is not None:
+        settings = _like(settings, init)
+    if not settings.rate:
+        rate = splits.train.rate if splits.train.rate in waveform.STRIDES else max(waveform.STRIDES)
+        settings = dataclasses.replace(settings, rate=rate)
+    return settings, audio.prepared(splits, settings.rate)
+
+
+def _like(settings, init):
+    saved = cards.read(encoders.find(init))
+    saved = saved["settings"] and cards.settings(saved)
+    if not isinstance(saved, Settings):
+        raise ValueError(f"{init} is no encoder of sound. Expected one that pretraining with speech saved.")
+    kept = {name: getattr(saved, name) for name in NETWORK}
+    other = [name for name in NETWORK if getattr(settings, name) not in (getattr(Settings, name), kept[name])]
+    if other:
+        raise ValueError(
+            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
+            + ", ".join(f"{name}={kept[name]}" for name in other) + "."
+        )
+    log.info("The network is that of %s: %s", init, kept)
+    return dataclasses.replace(settings, **kept)
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph: waveforms (B, L) -> features (B, stretches·D)."""
+    return waveform.waveform_encoder(
+        settings.rate or max(waveform.STRIDES), settings.width, settings.layers, settings.heads,
+        channels=settings.channels, front=settings.front, context=settings.context, stretches=settings.stretches,
+    )
+
+
+def chosen_encoder(settings, spec, encoder):
+    """A given functional graph, or what the function makes. Raises ValueError where its parts are not ours."""
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    names = {layer.name for layer in network.layers}
+    if not {"frames", "normalised", "front", "features", "project", "norm"} <= names:
+        raise ValueError(
+            "The encoder must be a graph of networks.waveform.waveform_encoder: its parts are needed for more than "
+            f"calling it. Received: layers {sorted(names)[:5]}"
+        )
+    return network
+
+
+def spectrograms(encoder, rate, x, shown=None):
+    """Log-mel spectrograms of waveforms (B, L) as images (B, ·, ·, 1) in [0, 1], low tones below.
+
+    Args:
+        shown: (B, T) bool, the frames that are not blacked out, or None.
+    """
+    places = encoder.get_layer("frames")(x)
+    bands = waveform.LogMel(rate)(encoder.get_layer("normalised")(x), places)
+    image = tf.clip_by_value(tf.transpose(bands, (0, 2, 1))[:, ::-1, :, None], 0.0, 1.0)
+    if shown is not None:
+        image *= tf.cast(shown, tf.float32)[:, None, :, None]
+    image = tf.repeat(tf.repeat(image, PIXELS, 1), PIXELS, 2)
+    return tf.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=0.5)

@@ -1,0 +1,264 @@
+"""Speech: functional graphs from waveforms to hidden states, 50 a second.
+
+A front end makes features of frames of 20 ms: strided convolutions on the samples (Baevski et al. 2020,
+wav2vec 2.0, section 2), or a log-mel spectrogram by Keras' own layer, and a convolution over its frames.
+A context network, a transformer or a recurrent one, reads these both ways.
+
+What comes out are the means of a few stretches of the clip, one after the other, so that features know
+what came first; the frames' states are the layer "norm".
+
+A sample of −1 is padding: it must come after the clip. Frame t is centred within samples t·hop … (t+1)·hop,
+and belongs to the clip where the first of these does. Before and after the clip is silence, for the
+front end as for the normalisation; so padding, however long, changes nothing.
+
+Departures from wav2vec 2.0: fewer and longer convolutions, each followed by the RMS norm of every frame by
+itself (group norm over time would see padding); rotary positions in the transformer instead of a
+convolution; no dropout.
+
+Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the front end, `D` width, `P` stretches.
+"""
+
+import keras
+import tensorflow as tf
+
+from ssl_keras.networks.recurrent import Recurrent
+from ssl_keras.networks.transformer import Block, FinalNorm, layer_norm, rms_norm
+
+FRAMES_PER_SECOND = 50
+STRIDES = {8_000: (5, 4, 4, 2), 16_000: (5, 4, 4, 4)}  # by rate in Hz; the hop is their product
+FRONTS, CONTEXTS = ("convolution", "mel"), ("transformer", "recurrent")
+MEL_BINS, MEL_WINDOW, LEAST_POWER = 40, 0.032, 1e-5  # of the spectrogram: bands, seconds, floor (of unit variance)
+EPSILON = 1e-5
+SILENCE = 1e-4  # standard deviation below which a clip is not made louder
+
+
+def waveform_encoder(rate, width, layers, heads, *, channels=64, front="convolution", context="transformer",
+                     stretches=4, name="encoder"):
+    """Waveforms (B, L) float32 in (−1, 1), −1 for padding -> features (B, stretches·width) float32.
+
+    Args:
+        rate: 8000 or 16000 Hz.
+        width: D. layers, heads: of the context network (a recurrent one has no heads).
+        channels: C.
+        front: "convolution" or "mel". context: "transformer" or "recurrent".
+        stretches: P.
+        name: of the graph.
+    """
+    if rate not in STRIDES:
+        raise ValueError(f"rate must be {' or '.join(map(str, STRIDES))} Hz. Received: {rate}")
+    for value, choices, what in ((front, FRONTS, "front"), (context, CONTEXTS, "context")):
+        if value not in choices:
+            raise ValueError(f"{what} must be {' or '.join(choices)}. Received: {value!r}")
+    waveform = keras.Input((None,), dtype="float32", name="waveform")
+    places = Frames(rate // FRAMES_PER_SECOND, name="frames")(waveform)
+    x = Normalised(name="normalised")(waveform)
+    x = Convolutions(channels, STRIDES[rate], name="front")(x) if front == "convolution" else (
+        Spectrogram(channels, rate, name="front")(x, places)
+    )
+    x = Norm(name="features")(x)  # (B, T, C), what targets are made of
+    x = keras.layers.Dense(width, name="project")(x)
+    for index in range(layers):
+        if context == "transformer":
+            block = Block(heads, 4 * width, layers, "modern", False, EPSILON, False, name=f"block_{index}")
+        else:
+            block = Recurrent(width, "gru", True, name=f"recurrent_{index}")
+        x = block(x, places)
+    x = FinalNorm("gpt2", EPSILON, dtype="float32", name="norm")(x)
+    return keras.Model(waveform, Stretches(stretches, dtype="float32", name="stretches")(x, places), name=name)
+
+
+def features(encoder, waveform):
+    """(features (B, T, C), places (B, T) int32 0, or −1 for padding) of waveforms (B, L): the front end alone."""
+    places = encoder.get_layer("frames")(waveform)
+    x, front = encoder.get_layer("normalised")(waveform), encoder.get_layer("front")
+    x = front(x) if isinstance(front, Convolutions) else front(x, places)
+    return encoder.get_layer("features")(x), places
+
+
+def context(encoder, features, places, hide=None):
+    """The rest: hidden states (B, T, D); `hide` is done to the projected features (B, T, D) before."""
+    x = encoder.get_layer("project")(features)
+    x = x if hide is None else hide(x)
+    for layer in encoder.layers:
+        if isinstance(layer, Block | Recurrent):
+            x = layer(x, places)
+    return encoder.get_layer("norm")(x)
+
+
+def field(strides):
+    """How many samples the convolutions see for one frame; each has a kernel of twice its stride."""
+    samples = 1
+    for stride in reversed(strides):
+        samples = (samples - 1) * stride + 2 * stride
+    return samples
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Frames(keras.layers.Layer):
+    """Waveforms (B, L) -> (B, T) int32: 0 for a frame of the clip, −1 for padding; as tokens are told apart."""
+
+    def __init__(self, hop, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.hop = hop
+
+    def call(self, waveform):
+        frames = -(-tf.shape(waveform)[1] // self.hop)
+        samples = tf.reduce_sum(tf.cast(waveform > -1, tf.int32), axis=1, keepdims=True)
+        return tf.where(tf.range(frames) * self.hop < samples, 0, -1)
+
+    def compute_output_spec(self, waveform):
+        return keras.KerasTensor((waveform.shape[0], None), "int32")
+
+    def get_config(self):
+        return super().get_config() | {"hop": self.hop}
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Normalised(keras.layers.Layer):
+    """Waveforms of mean 0 and variance 1 over the clip, and 0 in its padding: (B, L) -> (B, L) float32."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def call(self, waveform):
+        valid = tf.cast(waveform > -1, tf.float32)
+        count = tf.reduce_sum(valid, 1, keepdims=True)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(waveform * valid, 1, keepdims=True), count)
+        centred = (waveform - mean) * valid
+        variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(centred), 1, keepdims=True), count)
+        return centred * tf.math.rsqrt(variance + SILENCE**2)
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Convolutions(keras.layers.Layer):
+    """Samples (B, L) -> (B, T, C): convolutions without bias, each with RMS norm and GELU; silence all round."""
+
+    def __init__(self, channels, strides, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.channels, self.strides = channels, tuple(strides)
+
+    def build(self, shape):
+        widths = (1, *[self.channels] * len(self.strides))
+        self.kernels = [
+            self.add_weight((2 * stride, inputs, self.channels), "he_normal", name=f"kernel_{index}")
+            for index, (stride, inputs) in enumerate(zip(self.strides, widths))
+        ]
+        self.scales = [
+            self.add_weight((self.channels,), "ones", name=f"scale_{index}") for index in range(len(self.strides))
+        ]
+
+    def call(self, x):
+        hop = 1
+        for stride in self.strides:
+            hop *= stride
+        seen = field(self.strides)
+        before = (seen - hop) // 2
+        length = tf.shape(x)[1]
+        whole = -(-length // hop) * hop  # T frames
+        x = tf.pad(x, [[0, 0], [before, whole - length + seen - hop - before]])[..., None]
+        x = tf.cast(x, self.compute_dtype)
+        for kernel, scale, stride in zip(self.kernels, self.scales, self.strides):
+            x = tf.nn.conv1d(x, tf.cast(kernel, x.dtype), stride, "VALID")
+            x = tf.nn.gelu(rms_norm(x, EPSILON) * tf.cast(scale, x.dtype), approximate=True)
+        return x
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((x.shape[0], None, self.channels), self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | {"channels": self.channels, "strides": self.strides}
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class LogMel(keras.layers.Layer):
+    """Samples (B, L), places (B, T) -> (B, T, bands): log-mel bands by `keras.layers.MelSpectrogram`; silence is 0."""
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(autocast=False, dtype="float32", **kwargs)
+        self.rate = rate
+        # In decibels Keras would cut at a level below the batch's loudest: one clip would change another's.
+        self.mel = keras.layers.MelSpectrogram(
+            fft_length=int(MEL_WINDOW * rate), sequence_stride=rate // FRAMES_PER_SECOND, sampling_rate=rate,
+            num_mel_bins=MEL_BINS, power_to_db=False, dtype="float32",
+        )
+        self.built = True
+
+    def call(self, x, places):
+        x = tf.pad(x, [[0, 0], [0, self.mel.fft_length]])  # its reflection at the end is then one of silence
+        x = tf.transpose(self.mel(x), (0, 2, 1))[:, : tf.shape(places)[1]]
+        x = tf.math.log(tf.maximum(x / self.mel.fft_length, LEAST_POWER) / LEAST_POWER)
+        return tf.where((places >= 0)[..., None], x / 10.0, 0.0)
+
+    def compute_output_spec(self, x, places):
+        return keras.KerasTensor((*places.shape, MEL_BINS), "float32")
+
+    def get_config(self):
+        config = super().get_config() | {"rate": self.rate}
+        del config["dtype"]
+        return config
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Spectrogram(keras.layers.Layer):
+    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a convolution over three frames."""
+
+    def __init__(self, channels, rate, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.channels, self.rate, self.log_mel = channels, rate, LogMel(rate)
+
+    def build(self, x_shape, places_shape):
+        self.kernel = self.add_weight((3, MEL_BINS, self.channels), "he_normal", name="kernel")
+        self.bias = self.add_weight((self.channels,), "zeros", name="bias")
+
+    def call(self, x, places):
+        x = self.log_mel(x, places)
+        x = tf.nn.conv1d(tf.cast(x, self.compute_dtype), tf.cast(self.kernel, self.compute_dtype), 1, "SAME")
+        return tf.nn.gelu(x + tf.cast(self.bias, x.dtype), approximate=True)
+
+    def compute_output_spec(self, x, places):
+        return keras.KerasTensor((*places.shape, self.channels), self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | {"channels": self.channels, "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Norm(keras.layers.Layer):
+    """Layer norm of every frame, in float32: (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+
+    def build(self, shape):
+        self.scale = self.add_weight((shape[-1],), "ones", name="scale")
+        self.shift = self.add_weight((shape[-1],), "zeros", name="shift")
+
+    def call(self, x):
+        return layer_norm(x, EPSILON, self.scale, self.shift)
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Stretches(keras.layers.Layer):
+    """The means of P equal stretches of the clip's frames: (B, T, D), places (B, T) -> (B, P·D).
+
+    Frames that lie in two stretches count in both, so that a clip of fewer frames than stretches has no empty one.
+    """
+
+    def __init__(self, count, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.count = count
+
+    def call(self, x, places):
+        frames = tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1)[:, None, None]  # (B, 1, 1)
+        part = tf.range(self.count)[None, :, None]  # (1, P, 1)
+        first, last = part * frames // self.count, -(-(part + 1) * frames // self.count)
+        t = tf.range(tf.shape(x)[1])
+        inside = tf.cast((t >= first) & (t < last), x.dtype)  # (B, P, T)
+        share = tf.math.divide_no_nan(inside, tf.reduce_sum(inside, -1, keepdims=True))
+        return tf.reshape(tf.matmul(share, x), (-1, self.count * x.shape[-1]))
+
+    def compute_output_spec(self, x, places):
+        return keras.KerasTensor((x.shape[0], self.count * x.shape[-1]), self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | {"count": self.count}

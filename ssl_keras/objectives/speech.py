@@ -1,0 +1,301 @@
+"""Speech: from the frames around it, tell which of many a hidden frame of a clip was.
+
+wav2vec 2.0 (Baevski et al. 2020). A front end makes features z of a waveform's frames; spans of them are
+hidden (their section 3.1), and a context network gives states c. Each feature is quantised: of G codebooks
+with V entries one of each is taken by Gumbel softmax, straight through (equation 1), and joined to q.
+For every hidden frame t (equations 2 to 4):
+
+    −log exp(s(c_t, q_t)/κ) / Σ_{q̃ ∈ Q} exp(s(c_t, q̃)/κ)  +  α · (G·V − Σ_g exp(H(p̄_g))) / (G·V),
+
+s the cosine of projections, Q the true one and the distractors, p̄_g the mean use of codebook g over hidden
+frames: entries are to be used alike. Averaged over hidden frames.
+
+Departures: the distractors are all other hidden frames of the clip, not a hundred drawn of them, and some
+frames of every other clip of the batch, on whichever replica; one whose code is the true one is no
+distractor. At least one frame of each clip is hidden. No dropout; features are not scaled back.
+
+Shapes: `B` batch (`b` a replica's part), `L` samples, `T` frames, `C` features, `D` width, `Z` projection,
+`G V` codebooks and their entries, `P` frames of all clips.
+
+Metrics: `loss`, nats per hidden frame and the weighted diversity term; `accuracy`, the share of hidden
+frames whose own code is the likeliest; `codes`, how many entries of each codebook are in even use, of V
+(1 is collapse); `gradient_norm` (training only).
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from ssl_keras import hearing, losses
+from ssl_keras.data import audio, sound
+from ssl_keras.networks import waveform
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(
+    data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",
+    final_rate=0.01, warmup=400, clip_norm=1.0, weight_decay=0.01, interval=200, quality_every=5,
+)
+LEAST_LOG = 1e-7  # added to a probability before its logarithm is taken
+COLLAPSED = 1.5  # codes in use
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(hearing.Settings):
+    """A network for waveforms, what is hidden of them, and what hidden frames are told from."""
+
+    share: float = 0.5
+    """Of frames that are hidden, about."""
+    span: int = 5
+    """Hidden frames in a row; a frame is 20 ms."""
+    codebooks: int = 2
+    """G."""
+    codes: int = 64
+    """V, entries of each codebook."""
+    projection: int = 128
+    """Features in which states and codes are compared."""
+    others: int = 4
+    """Frames of each other clip that are distractors too."""
+    temperature: float = 0.1
+    """κ, what cosines are divided by."""
+    diversity: float = 0.1
+    """α, the weight of the codes' diversity."""
+    hottest: float = 2.0
+    """The Gumbel softmax's temperature at first."""
+    coldest: float = 0.5
+    """And at last."""
+    cooling: float = 0.999
+    """By which it is multiplied at each step."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, least, most in (
+            ("span", 1, 100), ("codebooks", 1, 64), ("codes", 2, 1 << 14), ("projection", 1, 1 << 12),
+            ("others", 0, 1 << 10),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
+        if not (self.temperature > 0 and self.diversity >= 0 and 0 < self.coldest <= self.hottest):
+            raise ValueError(
+                "Expected temperature > 0, diversity ≥ 0 and 0 < coldest ≤ hottest. Received: "
+                f"{self.temperature}, {self.diversity}, {self.coldest}, {self.hottest}"
+            )
+        if not 0 < self.cooling <= 1:
+            raise ValueError(f"cooling must be in (0, 1]. Received: {self.cooling}")
+
+
+prepare = hearing.prepare
+encoder = hearing.encoder
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    network = hearing.chosen_encoder(settings, spec, encoder)
+    return Speech(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
+
+
+class Quantiser(keras.layers.Layer):
+    """Features (b, T, C) -> one entry of each codebook, and what states are compared in. Thrown away afterwards."""
+
+    def __init__(self, codebooks, codes, projection):
+        super().__init__(name="quantiser", autocast=False, dtype="float32")
+        self.codebooks, self.codes, self.projection = codebooks, codes, projection
+
+    def build(self, features_shape, states_shape):
+        channels, width = features_shape[-1], states_shape[-1]
+        each = -(-self.projection // self.codebooks)  # features of an entry
+        sizes = {
+            "choice": (channels, self.codebooks * self.codes), "of_codes": (self.codebooks * each, self.projection),
+            "of_states": (width, self.projection),
+        }
+        self.kernels = {
+            name: (
+                self.add_weight(size, "glorot_uniform", name=name),
+                self.add_weight(size[1:], "zeros", name=f"{name}_bias"),
+            )
+            for name, size in sizes.items()
+        }
+        uniform = keras.initializers.RandomUniform(0.0, 1.0)
+        self.entries = self.add_weight((self.codebooks, self.codes, each), uniform, name="entries")
+        self.hidden = self.add_weight((width,), uniform, name="hidden")  # in the place of a hidden frame
+
+    def _dense(self, x, name):
+        kernel, bias = self.kernels[name]
+        return tf.tensordot(x, tf.convert_to_tensor(kernel), 1) + bias
+
+    def choose(self, features, gumbel, heat):
+        """The choice: features (b, T, C) -> hard shares (b, T, G, V), which the gradient takes for soft, and
+        softmax shares without noise; of no noise (None) the likeliest entry."""
+        logits = self._dense(tf.cast(features, tf.float32), "choice")
+        shape = tf.shape(logits)
+        logits = tf.reshape(logits, (shape[0], shape[1], self.codebooks, self.codes))
+        noisy = logits if gumbel is None else (logits + gumbel) / heat
+        hard = tf.one_hot(tf.argmax(noisy, -1), self.codes)
+        if gumbel is not None:
+            soft = tf.nn.softmax(noisy)
+            hard = soft + tf.stop_gradient(hard - soft)
+        return hard, tf.nn.softmax(logits)
+
+    def codes_of(self, hard):
+        """Hard shares (b, T, G, V) -> what they stand for, (b, T, Z)."""
+        entries = tf.einsum("btgv,gvd->btgd", hard, tf.convert_to_tensor(self.entries))
+        flat = tf.reshape(entries, (tf.shape(hard)[0], tf.shape(hard)[1], self.codebooks * self.entries.shape[-1]))
+        return self._dense(flat, "of_codes")
+
+    def states(self, states):
+        """States (b, T, D) -> (b, T, Z)."""
+        return self._dense(tf.cast(states, tf.float32), "of_states")
+
+
+class Speech(Objective):
+    """Holds `encoder` and `quantiser`; trains both to tell hidden frames of `batch["waveform"]`."""
+
+    looks_across_examples, least_batch = True, 2
+
+    def __init__(self, settings, encoder, quantiser):
+        super().__init__(name="speech")
+        self.settings, self.encoder, self.quantiser = settings, encoder, quantiser
+        quantiser.build((None, None, settings.channels), (None, None, settings.width))
+        quantiser.built = True
+        self.accuracy = keras.metrics.Mean("accuracy")
+        self.codes = keras.metrics.Mean("codes")
+
+    def views(self, batch, draws):
+        """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
+        settings = self.settings
+        x = sound.change(self._cut(batch, draws), draws, settings, settings.rate, settings.samples)
+        made = self._hidden(x, batch, draws)
+        u = draws.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
+        u = u[:, : tf.shape(made["mask"])[1]]
+        return made | {"gumbel": -tf.math.log(LEAST_LOG - tf.math.log(u + LEAST_LOG))}
+
+    def held_out_views(self, batch, draws):
+        """`waveform` (B, L) float32, cut to length; `mask` (B, T) bool, the hidden frames; `pool` (B, others) in
+        [0, 1), which say what frames other clips have as distractors."""
+        return self._hidden(self._cut(batch, draws), batch, draws)
+
+    def _cut(self, batch, draws):
+        return sound.cut(audio.unit_range(batch["waveform"]), self.settings.samples, draws)
+
+    def _hidden(self, x, batch, draws):
+        settings = self.settings
+        valid = self.encoder.get_layer("frames")(x) >= 0
+        return {
+            "waveform": x, "mask": hidden(valid, settings.frames, settings.share, settings.span, draws),
+            "pool": draws.uniform("pool", (settings.others,)), "weight": batch["weight"],
+        }
+
+    def train_step(self, batch):
+        mean, count = self.descend(self.errors, batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def heat(self):
+        """The Gumbel softmax's temperature at this step."""
+        settings = self.settings
+        return tf.maximum(settings.coldest, settings.hottest * settings.cooling ** tf.cast(self.step, tf.float32))
+
+    def errors(self, batch):
+        """Summed loss and (weighted) number of hidden frames; updates `accuracy` and `codes`."""
+        features, places = waveform.features(self.encoder, batch["waveform"])  # (b, T, C)
+        mask = batch["mask"][..., None]
+        states = waveform.context(
+            self.encoder, features, places, lambda x: tf.where(mask, tf.cast(self.quantiser.hidden, x.dtype), x)
+        )
+        hard, soft = self.quantiser.choose(features, batch.get("gumbel"), self.heat())
+        weight = tf.cast(batch["mask"], tf.float32) * example_weight(batch)[:, None]  # (b, T)
+        loss, right = contrast(
+            self.quantiser.states(states), self.quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), batch["mask"],
+            places, batch["pool"], example_weight(batch), self.settings.temperature,
+        )
+        use, count = in_use(soft, weight), tf.reduce_sum(weight)
+        self.accuracy.update_state(right, weight)
+        self.codes.update_state(tf.reduce_mean(use), count)
+        return tf.reduce_sum(weight * loss) + count * self.settings.diversity * (
+            1 - tf.reduce_mean(use) / self.settings.codes
+        ), count
+
+    def warnings(self, logs):
+        if logs.get("codes", self.settings.codes) < COLLAPSED:
+            return [f"The codebooks have collapsed: {logs['codes']:.2f} of {self.settings.codes} entries are in use."]
+        return []
+
+    def pictures(self, batch):
+        """For TensorBoard: spectrograms, below them the same without the hidden frames."""
+        shown = (None, ~batch["mask"])
+        return {"hidden": [
+            hearing.spectrograms(self.encoder, self.settings.rate, batch["waveform"], each) for each in shown
+        ]}
+
+    def sounds(self, batch):
+        return {"clips": (batch["waveform"], self.settings.rate)}
+
+    def histograms(self, batch):
+        features, places = waveform.features(self.encoder, batch["waveform"])
+        hard, _ = self.quantiser.choose(features, None, 1.0)
+        return {"codes": tf.reshape(tf.boolean_mask(tf.argmax(hard, -1), places >= 0), [-1])}
+
+
+def hidden(valid, frames, share, span, draws):
+    """(B, T) bool: of the valid frames about a `share`, in spans; at least one of each clip. T ≤ `frames`."""
+    length = tf.shape(valid)[1]
+    starts = draws.uniform("spans", (frames,))[:, :length] < 1 - (1 - share) ** (1 / span)
+    count = tf.reduce_sum(tf.cast(valid, tf.float32), 1)
+    first = tf.cast(draws.uniform("first", ()) * count, tf.int32)[:, None]
+    starts |= (tf.range(length) == first) & ~tf.reduce_any(starts & valid, axis=1, keepdims=True)
+    covered = starts
+    for shift in range(1, span):
+        covered |= tf.pad(starts, [[0, 0], [shift, 0]])[:, :length]
+    return covered & valid
+
+
+def contrast(states, targets, codes, mask, places, pool, weight, temperature):
+    """−log of the true code's share among the distractors', and whether it is the likeliest; both (b, T).
+
+    Args:
+        states, targets: (b, T, Z) projections of states and of what was quantised, of any length.
+        codes: (b, T, G) int32, the entries that targets are of.
+        mask: (b, T) bool, hidden frames. places: (b, T) int32, −1 for padding.
+        pool: (b, others) in [0, 1): which of a clip's frames are distractors for the other clips.
+        weight: (b,) 0 for clips that are none.
+        temperature: κ.
+    """
+    states, targets = losses.unit(states), losses.unit(targets)
+    positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
+    within = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
+    distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # its own code is none
+    logits = [positive[..., None], tf.where(distractor, within, losses.FAR)]
+    if pool.shape[1]:
+        frames = tf.cast(tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1, keepdims=True), tf.float32)
+        chosen = tf.cast(pool * frames, tf.int32)  # (b, others)
+        theirs, their_codes = (
+            losses.gathered(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)
+        )  # (B, others, ·)
+        clips = tf.range(tf.shape(theirs)[0])
+        other = (losses.gathered(weight) > 0) & (clips != losses.own_rows(tf.shape(states)[0])[:, None])  # (b, B)
+        other = tf.repeat(other, pool.shape[1], axis=1)[:, None]  # (b, 1, P)
+        theirs, their_codes = (tf.reshape(x, (-1, x.shape[-1])) for x in (theirs, their_codes))
+        across = tf.tensordot(states, theirs, [[-1], [-1]]) / temperature  # (b, T, P)
+        other &= ~tf.reduce_all(tf.equal(codes[:, :, None], their_codes), -1)
+        logits.append(tf.where(other, across, losses.FAR))
+    logits = tf.concat(logits, -1)
+    right = tf.reduce_max(logits[..., 1:], -1) < positive
+    return tf.reduce_logsumexp(logits, -1) - positive, tf.cast(right, tf.float32)
+
+
+def in_use(shares, weight):
+    """exp of the entropy of each codebook's mean shares over all replicas' hidden frames: (G,) in 1 … V.
+
+    Args:
+        shares: (b, T, G, V). weight: (b, T), 0 where a frame is not hidden.
+    """
+    local = tf.concat([tf.reshape(tf.einsum("bt,btgv->gv", weight, shares), [-1]), [tf.reduce_sum(weight)]], 0)
+    everywhere = tf.reduce_sum(losses.gathered(local[None]), 0)
+    mean = tf.reshape(tf.math.divide_no_nan(everywhere[:-1], everywhere[-1]), shares.shape[2:])
+    return tf.exp(-tf.reduce_sum(mean * tf.math.log(mean + LEAST_LOG), -1))

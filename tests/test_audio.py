@@ -1,0 +1,269 @@
+"""Sound: files of every kind, bad ones, rates, and what is done to waveforms."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from contract import tones
+
+from ssl_keras.data import audio, sound, sources
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+
+RATE = 8_000
+
+
+def tone(seconds, rate=RATE, pitch=440):
+    return 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+
+
+def write(path, waveform, rate=RATE, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, waveform, rate, **options)
+
+
+def clip(source, index):
+    row = source.gather(np.array([index]))["waveform"][0]
+    return row[: source.lengths[index]] / 32_768, row[source.lengths[index] :]
+
+
+def test_a_folder_of_many_kinds(tmp_path):
+    """WAV, FLAC and OGG; stereo, another rate, 24 bits, floats: all become one channel at the first file's rate."""
+    write(tmp_path / "one" / "a.wav", tone(0.5))
+    write(tmp_path / "one" / "b.flac", np.stack([tone(0.25), -tone(0.25)], 1))  # its channels cancel each other
+    write(tmp_path / "one" / "c.wav", tone(0.5, 16_000), 16_000, subtype="FLOAT")
+    write(tmp_path / "two" / "d.wav", tone(0.3, 44_100), 44_100, subtype="PCM_24")
+    write(tmp_path / "two" / "e.ogg", tone(0.5))
+    whole = audio._read(tmp_path)
+    assert whole.rate == RATE
+    assert whole.classes == ("one", "two")
+    assert list(whole.column("name")) == ["one/a.wav", "one/b.flac", "one/c.wav", "two/d.wav", "two/e.ogg"]
+    assert list(whole.column("label")) == [0, 0, 0, 1, 1]
+    assert list(whole.lengths) == [4_000, 2_000, 4_000, 2_400, 4_000]
+    for index, at_most in ((0, 1e-4), (2, 2e-3), (3, 2e-3)):
+        sound_of, padding = clip(whole, index)
+        middle = slice(200, -200)  # a filter has edges
+        np.testing.assert_allclose(sound_of[middle], tone(len(sound_of) / RATE)[middle], atol=at_most)
+        assert np.all(padding == audio.PADDING)
+    assert np.all(clip(whole, 1)[0] == 0)
+    splits = sources.load(f"audio:{tmp_path}")
+    assert sum(map(len, splits)) == 5
+    assert splits.train.short_name == tmp_path.name
+    for part in splits:
+        assert list((part.gather(np.arange(len(part)))["waveform"] != audio.PADDING).sum(1)) == list(part.lengths)
+
+
+def test_given_parts_are_kept(tmp_path):
+    for part, seconds in (("train", 0.3), ("val", 0.2), ("test", 0.5)):
+        for name in ("yes", "no"):
+            write(tmp_path / part / name / "a.wav", tone(seconds))
+    splits = sources.load(f"audio:{tmp_path}")
+    assert [list(part.lengths) for part in splits] == [[2_400] * 2, [1_600] * 2, [4_000] * 2]
+    write(tmp_path / "test" / "maybe" / "a.wav", tone(0.1))
+    with pytest.raises(ValueError, match=r"expected the classes \['no', 'yes'\]"):
+        sources.load(f"audio:{tmp_path}")
+
+
+def test_bad_files_are_named(tmp_path, caplog):
+    for i in range(5):
+        write(tmp_path / f"{i}.wav", tone(0.1))
+    (tmp_path / "empty.wav").write_bytes(b"")
+    audio.load(tmp_path)
+    assert "skipped 1 of 6 clips that cannot be read" in caplog.text
+    assert "empty.wav" in caplog.text
+    (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(range(200)))
+    with pytest.raises(ValueError, match="2 of 7 clips cannot be read.*noise.wav"):
+        audio.load(tmp_path)
+    (tmp_path / "noise.wav").unlink()
+    whole = (tmp_path / "0.wav").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(b"")
+    write(tmp_path / "cut.flac", np.random.default_rng(0).uniform(-1, 1, 8_000))
+    (tmp_path / "empty.wav").write_bytes(whole)
+    content = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cut.flac"):
+        audio.load(tmp_path)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: audio.load("nowhere"), "no such folder"),
+    (lambda: audio.clips("c", [], RATE), "no examples"),
+    (lambda: audio.clips("c", [np.zeros(0)], RATE, ["a.wav"]), "shorter than 0.02 s, the first is a.wav"),
+    (lambda: audio.clips("c", [np.zeros((100, 2))], RATE), "one channel"),
+    (lambda: audio.clips("c", [np.full(800, 2.0)], RATE), r"floats in \[-1, 1\]"),
+    (lambda: audio.clips("c", [np.full(800, np.nan)], RATE), r"finite floats"),
+    (lambda: audio.clips("c", [np.zeros(800, np.int32)], RATE), "expected int16"),
+])
+def test_bad_sound_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_folder_without_sound_and_one_that_is_mixed(tmp_path):
+    with pytest.raises(ValueError, match="no examples"):
+        audio.load(tmp_path)
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of its 1 files"):
+        audio.load(tmp_path)
+    write(tmp_path / "sub" / "b.wav", tone(0.1))
+    with pytest.raises(ValueError, match="lies beside sub-folders"):
+        audio.load(tmp_path)
+
+
+def test_silence_is_said(caplog):
+    audio.clips("c", [np.zeros(800), tone(0.1)], RATE, ["quiet.wav", "loud.wav"])
+    assert "1 clips are silent, quiet.wav first" in caplog.text
+
+
+def test_a_sample_is_never_taken_for_padding():
+    source = audio.clips("c", [np.full(400, -32_768, np.int16), np.full(800, -1.0)], RATE)
+    rows = source.gather(np.array([0, 1]))["waveform"]
+    assert list((audio.unit_range(tf.constant(rows)) > -1).numpy().sum(1)) == [400, 800]
+
+
+def test_speakers_are_held_out_by_name():
+    splits = audio.held_out_by_name(tones(), "*_b_*")
+    assert all("_b_" in name for name in splits.test.column("name"))
+    assert not any("_b_" in name for part in splits[:2] for name in part.column("name"))
+    assert sum(map(len, splits)) == 200
+    assert len(splits.test) == 100
+    for part in splits:
+        rows = part.gather(np.arange(len(part)))["waveform"]
+        assert list((rows != audio.PADDING).sum(1)) == list(part.lengths)
+    with pytest.raises(ValueError, match="no name is like"):
+        audio.held_out_by_name(tones(), "*_c_*")
+    with pytest.raises(ValueError, match="every name is like"):
+        audio.held_out_by_name(tones(), "*")
+
+
+def test_resampling_keeps_a_tone():
+    splits = audio.prepared(tones(), 16_000)
+    assert splits.train.rate == 16_000
+    assert "name" not in splits.train.arrays
+    assert list(splits.train.lengths) == list(2 * tones().train.lengths)
+    before, after = clip(tones().train, 3)[0], clip(splits.train, 3)[0]
+    np.testing.assert_allclose(after[200:-200:2], before[100:-100], atol=2e-3)
+    np.testing.assert_array_equal(splits.train.column("label"), tones().train.column("label"))
+
+
+# ----- what is done to waveforms -----------------------------------------------------------------
+
+
+CHANGES = {
+    "speed": {"speed": 0.3}, "shift": {"shift": 0.02}, "gain": {"gain": 12.0}, "noise": {"noise": 0.5},
+    "all": {"speed": 0.1, "shift": 0.01, "gain": 3.0, "noise": 0.1},
+}
+
+
+def batch_of(*lengths):
+    x = np.full((len(lengths), max(lengths)), -1, np.float32)
+    for row, length in zip(x, lengths):
+        row[:length] = tone(length / RATE, pitch=300)
+    return tf.constant(x)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_a_function_of_seed_step_and_position(name):
+    x, changes = batch_of(800, 500, 300, 1_000), sound.Changes(**CHANGES[name])
+    made = sound.change(x, Draws(1, 5, 0, 4), changes, RATE, 1_000)
+    again = tf.function(lambda x: sound.change(x, Draws(1, 5, 0, 4), changes, RATE, 1_000))(x)
+    np.testing.assert_allclose(made, again, atol=1e-6)
+    part = sound.change(x[2:], Draws(1, 5, 2, 2), changes, RATE, 1_000)
+    np.testing.assert_array_equal(part, made[2:])
+    other = sound.change(x, Draws(1, 6, 0, 4), changes, RATE, 1_000)
+    assert not np.array_equal(made, other)
+    # The clip comes first, its padding after it, and no sample is taken for padding.
+    for row in made.numpy():
+        count = (row > -1).sum()
+        assert count > 100
+        assert np.all(row[:count] > -1)
+        assert np.all(row[:count] < 1)
+        assert np.all(row[count:] == -1)
+
+
+def test_speed_is_speed():
+    """A clip at twice the speed is half as long and an octave higher."""
+    draws = Draws(0, 0, 0, 64)
+    x = batch_of(*[4_000] * 64)
+    made = sound.faster(x, 1.5, draws).numpy()
+    factors = 1.5 ** (2 * draws.uniform("speed", (1,)).numpy()[:, 0] - 1)
+    assert factors.min() < 0.72
+    assert factors.max() > 1.4
+    for row, factor in zip(made, factors):
+        count = (row > -1).sum()
+        assert abs(count - 4_000 / factor) <= 1
+        np.testing.assert_allclose(row[: count - 2], tone(count / RATE, pitch=300 * factor)[: count - 2], atol=0.01)
+
+
+def test_shift_gain_and_noise_in_their_ranges():
+    x, draws = batch_of(*[2_000] * 200), Draws(0, 0, 0, 200)
+    moved = sound.moved(x, 5, draws).numpy()
+    counts = (moved > -1).sum(1) - 2_000
+    assert set(counts) == set(range(-5, 6))
+    for row, by in zip(moved, counts):
+        if by >= 0:
+            assert np.all(row[:by] == 0)
+            np.testing.assert_array_equal(row[by : 2_000 + by], x[0])
+        else:
+            np.testing.assert_array_equal(row[: 2_000 + by], x[0][-by:])
+    louder = sound.change(0.1 * x, draws, sound.Changes(gain=6), RATE, 2_000).numpy()
+    decibels = 20 * np.log10(louder.std(1) / np.std(0.1 * x[0]))
+    assert -6.01 < decibels.min() < -5.5
+    assert 5.5 < decibels.max() < 6.01
+    noise = sound.change(0.1 * x, draws, sound.Changes(noise=0.5), RATE, 2_000).numpy() - 0.1 * x
+    shares = noise.numpy().std(1) / np.std(0.1 * x[0])
+    assert shares.min() < 0.05
+    assert 0.45 < shares.max() < 0.53
+    assert abs(np.corrcoef(noise)[0, 1:]).mean() < 0.05  # no two have the same noise
+
+
+def test_long_clips_are_cut():
+    x = np.tile(np.linspace(-0.5, 0.5, 5_000, dtype=np.float32), (100, 1))  # a sample says where it is from
+    x[0, 900:], x[1, 300:] = -1, -1
+    made = sound.cut(x, 1_000, Draws(0, 0, 0, 100)).numpy()
+    assert made.shape == (100, 1_000)
+    np.testing.assert_array_equal(made[:2], x[:2, :1_000])
+    firsts = np.rint((made[2:, 0] + 0.5) * 4_999).astype(int)
+    for row, first in zip(made[2:], firsts):
+        np.testing.assert_array_equal(row, x[2, first : first + 1_000])
+    assert firsts.min() < 200
+    assert firsts.max() > 3_800
+    assert sound.cut(x[:2], 1_000, Draws(0, 0, 0, 2)).shape == (2, 900)
+
+
+@pytest.mark.parametrize("changes", [{"speed": -0.1}, {"noise": np.inf}, {"gain": np.nan}])
+def test_bad_changes_are_refused(changes):
+    with pytest.raises(ValueError, match="at least 0 and finite"):
+        sound.Changes(**changes)
+
+
+def test_clips_of_a_length_share_a_batch():
+    lengths = np.random.default_rng(0).integers(200, 4_000, 3_000)
+    samples = np.zeros(int(lengths.sum()), np.int16) + 1
+    source = audio.source("c", samples, lengths, RATE, [str(i) for i in range(3_000)])
+    batches = Batches(source, 16)
+    spread = np.mean([np.ptp(lengths[batches.indices(step)]) for step in range(187)])
+    plain = Batches(dataclasses.replace(source, lengths=None), 16)
+    assert spread < 200
+    assert np.mean([np.ptp(lengths[plain.indices(step)]) for step in range(187)]) > 3_000
+
+
+def test_spoken_digits():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    try:
+        prepared = tfds.builder("spoken_digit").is_prepared()
+    except Exception:  # noqa: BLE001 - absent in whatever way
+        prepared = False
+    if not prepared:
+        pytest.skip("spoken_digit is not prepared")
+    splits = sources.load("tfds:spoken_digit[*_theo_*]")
+    assert [len(part) for part in splits] == [1_800, 200, 500]
+    assert splits.train.rate == 8_000
+    speakers = [{name.split("_")[1] for name in part.column("name")} for part in splits]
+    assert speakers[2] == {"theo"}
+    assert "theo" not in speakers[0] | speakers[1]
+    assert splits.test.short_name == "spoken_digit-theo"
+    name, label = splits.test.column("name")[7], splits.test.column("label")[7]
+    assert splits.test.classes[label] == name[0]

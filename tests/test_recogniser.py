@@ -1,0 +1,188 @@
+"""Speech recognition: the loss against all paths, what is heard, transcripts, the whole way."""
+
+import dataclasses
+import itertools
+import logging
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from contract import prepared_sayings, tones
+
+from ssl_keras.__main__ import main
+from ssl_keras.data import audio, sources
+from ssl_keras.data.batches import Batches
+from ssl_keras.objectives import recogniser, speech
+from ssl_keras.training import pretrain
+
+LETTERS = "abc"
+
+
+def objective_and_batch(**options):
+    settings, splits = prepared_sayings(**options)
+    keras.utils.set_random_seed(0)
+    objective = recogniser.build(settings, splits.train.spec())
+    batches = Batches(splits.train, 6, views=objective.views)
+    return objective, batches.dataset(0, 1).get_single_element()
+
+
+def collapsed(path):
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol != recogniser.BLANK]
+
+
+def test_the_loss_is_that_of_all_paths():
+    """−log Σ Π P over every way to write the target, a path at a time."""
+    objective, batch = objective_and_batch()
+    share = np.random.default_rng(0).dirichlet(np.ones(4), (3, 6)).astype(np.float32)
+    frames, targets = [6, 5, 3], [[1, 2, 3], [2, 2, -1], [3, -1, -1]]
+    made = []
+
+    def given(encoder, head, x):
+        return tf.math.log(share), tf.constant(frames)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recogniser, "frame_logits", given)
+        for row in range(3):
+            weight = np.eye(3, dtype=np.float32)[row]
+            total, count = objective.errors({"waveform": None, "target": tf.constant(targets), "weight": weight})
+            made.append(float(total))
+            assert count == sum(symbol >= 0 for symbol in targets[row])
+    for row in range(3):
+        target = [symbol for symbol in targets[row] if symbol >= 0]
+        ways = (p for p in itertools.product(range(4), repeat=frames[row]) if collapsed(p) == target)
+        total = sum(np.prod([share[row, t, symbol] for t, symbol in enumerate(path)]) for path in ways)
+        assert made[row] == pytest.approx(-np.log(total), rel=1e-4)
+
+
+def test_what_is_heard():
+    """Repetitions go, then blanks; frames of padding say nothing."""
+    path = [[0, 1, 1, 0, 1, 2, 2, 3], [3, 3, 3, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
+    made = recogniser.greedy(tf.one_hot(path, 4), [8, 5, 8])
+    assert made == [[1, 1, 2, 3], [3], []]
+    assert made == [collapsed(row[:count]) for row, count in zip(path, [8, 5, 8])]
+
+
+def test_padding_changes_nothing():
+    objective, batch = objective_and_batch()
+    longer = batch | {
+        "waveform": tf.pad(batch["waveform"], [[0, 0], [0, 3_000]], constant_values=-1),
+        "target": tf.pad(batch["target"], [[0, 0], [0, 2]], constant_values=-1),
+    }
+    np.testing.assert_allclose(objective.errors(longer)[0], objective.errors(batch)[0], rtol=1e-5)
+    assert objective.errors(longer)[1] == objective.errors(batch)[1] == 18
+
+
+def test_characters_and_words():
+    letters = recogniser.Settings(alphabet="␣ a b")
+    assert letters.cut("ab  a ") == ["a", "b", "␣", "a"]
+    assert recogniser.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
+    words = recogniser.Settings(words=True, alphabet="one two")
+    assert words.cut("two one") == ["two", "one"]
+    assert recogniser.text_of(words, [2, 1]) == "two one"
+
+
+def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
+    names, rate = ["a", "b", "c"], 8_000
+    waveforms = [np.full(1_600, 0.1), np.full(1_600, 0.1), np.full(40_000, 0.1)]  # 10 frames, 10, 250
+
+    def prepared(texts, **options):
+        samples = [audio._samples("x", w) for w in waveforms]
+        part = audio.source("c", np.concatenate(samples), [len(s) for s in samples], rate, names, target=texts)
+        return recogniser.prepare(recogniser.Settings(**options), sources.Splits(part, part, part))[1].train
+
+    assert len(prepared(["abcabcabca", "aaaaa", "b"])) == 3  # "aaaaa" takes nine
+    with caplog.at_level(logging.WARNING):
+        left = prepared(["abcabcabcab", "aaaaaa", "b"])
+    assert list(left.lengths) == [40_000]
+    assert left.column("target")[0][0] == 2
+    assert "2 of 3 clips are left out" in caplog.text
+    assert len(prepared(["abc", "abc", "b"], seconds=1.0)) == 2
+    with pytest.raises(ValueError, match="no clip is at most 0.1 s"):
+        prepared(["abc", "abc", "b"], seconds=0.1)
+
+
+def test_transcripts_are_read(tmp_path):
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", np.sin(np.arange(4_000) / (5 + i)), 16_000)
+    listed = tmp_path / "said.tsv"
+    listed.write_text("".join(f"{i}.wav\tword {i}\n" for i in range(6)))
+    splits = sources.load(f"transcripts:{listed}")
+    said = {name: text for part in splits for name, text in zip(part.column("name"), part.column("target"))}
+    assert said == {f"{i}.wav": f"word {i}" for i in range(6)}
+    held_out = sources.load(f"transcripts:{listed}[3*]")
+    assert list(held_out.test.column("target")) == ["word 3"]
+    for line, message in (
+        ("7.wav\tnothing\n", "there is no file"), ("0.wav\n", "line 7: expected a path"),
+        ("0.wav\t \n", "line 7: expected"),
+    ):
+        listed.write_text("".join(f"{i}.wav\tword\n" for i in range(6)) + line)
+        with pytest.raises(ValueError, match=message):
+            sources.load(f"transcripts:{listed}")
+    with pytest.raises(ValueError, match="no such file"):
+        sources.load(f"transcripts:{tmp_path}/none.tsv")
+    listed.write_text("")
+    with pytest.raises(ValueError, match="no examples"):
+        sources.load(f"transcripts:{listed}")
+
+
+def test_connected_clips(monkeypatch):
+    monkeypatch.setattr(audio, "CONNECTED", (20, 5, 5))
+    splits = audio.connected(tones())
+    again = audio.connected(tones())
+    for part, other, single in zip(splits, again, tones()):
+        assert list(part.column("target")) == list(other.column("target"))
+        np.testing.assert_array_equal(part.gather(np.array([3]))["waveform"], other.gather(np.array([3]))["waveform"])
+        words = [text.split() for text in part.column("target")]
+        assert all(3 <= len(each) <= 7 for each in words)
+        assert {word for each in words for word in each} <= set(part.classes or single.classes)
+        # So long as its clips and pauses.
+        shortest, longest = single.lengths.min(), single.lengths.max()
+        for each, length in zip(words, part.lengths):
+            assert len(each) * (shortest + 400) + 400 <= length <= len(each) * (longest + 2_400) + 2_400
+    with pytest.raises(ValueError, match="no labels"):
+        unlabelled = [dataclasses.replace(p, arrays={"waveform": p.arrays["waveform"]}) for p in tones()]
+        audio.connected(sources.Splits(*unlabelled))
+
+
+def test_the_whole_way(tmp_path, monkeypatch, capsys):
+    """From a speech encoder to transcripts of files of any rate."""
+    monkeypatch.chdir(tmp_path)
+    training = dataclasses.replace(
+        speech.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, quality_every=1, run="sounds"
+    )
+    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
+    pretrain.pretrain("speech", speech.Settings(**small, codes=8, projection=16), training, data=tones())
+    for i, part in enumerate(tones().train.gather(np.arange(12))["waveform"]):
+        soundfile.write(tmp_path / f"{i}.wav", part[part != audio.PADDING], 8_000)
+    label = tones().train.column("label")
+    lines = [f"{i}.wav\t{' '.join(tones().train.classes[label[i]])}\n" for i in range(12)]
+    (tmp_path / "said.tsv").write_text("".join(lines))
+    said = ["--data", f"transcripts:{tmp_path}/said.tsv"]
+    quick = ["--steps", "2", "--interval", "1", "--batch-size", "4", "--warmup", "0"]
+    assert main(["pretrain", "recogniser", *said, "--init", "sounds", "--words", "--run", "heard", *quick]) == 0
+    soundfile.write(tmp_path / "stereo.flac", np.zeros((9_000, 2)) + 0.01, 22_050)
+    capsys.readouterr()
+    assert main(["transcribe", "heard", "0.wav", "stereo.flac"]) == 0
+    out = capsys.readouterr().out.strip().split("\n")
+    assert [line.split(":")[0] for line in out] == ["0.wav", "stereo.flac"]
+    assert main(["score", "heard", *said, "--record"]) == 0
+    assert "word error rate" in capsys.readouterr().out
+    (tmp_path / "empty.wav").write_bytes(b"")
+    for arguments, message in (
+        (["transcribe", "heard", "empty.wav"], "expected a readable"),
+        (["transcribe", "heard", "none.wav"], "expected a readable"),
+        (["transcribe", "sounds", "0.wav"], "transcribe is for encoders of recogniser"),
+        (["pretrain", "recogniser", "--data", f"audio:{tmp_path}"], "has no transcripts"),
+    ):
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"seconds": 100.0}, "seconds must be"), ({"rate": 5}, "rate must be"),
+])
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        recogniser.Settings(**options)

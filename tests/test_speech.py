@@ -1,0 +1,320 @@
+"""Speech: the loss against loops, transformers and closed forms; what is hidden; the whole way."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from contract import CASES, ONE, prepared_sounds, tones, train
+
+from ssl_keras import downstream, encoders, evaluation
+from ssl_keras.__main__ import main
+from ssl_keras.data import sound
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import load
+from ssl_keras.networks import waveform
+from ssl_keras.objectives import speech
+from ssl_keras.training import finetune, pretrain
+
+
+def example(clips=3, frames=6, others=2, seed=0):
+    """States, targets, codes, mask, places, pool and weights of some clips, the last one of weight 0."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, frames + 1, clips)
+    places = np.where(np.arange(frames) < lengths[:, None], 0, -1).astype(np.int32)
+    codes = random.integers(0, 2, (clips, frames, 2)).astype(np.int32)
+    entries = random.normal(size=(2, 2, 5))
+    targets = entries[0][codes[..., 0]] + entries[1][codes[..., 1]]
+    mask = (random.random((clips, frames)) < 0.6) & (places >= 0)
+    mask[:, 0] = True
+    weight = np.array([1.0] * (clips - 1) + [0.0], np.float32)
+    return (
+        random.normal(size=(clips, frames, 5)).astype(np.float32), targets.astype(np.float32), codes, mask, places,
+        random.random((clips, others)).astype(np.float32), weight,
+    )
+
+
+def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
+    """The definition, a frame at a time."""
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b) / temperature
+
+    losses, right = np.zeros(mask.shape), np.zeros(mask.shape)
+    for clip, t in zip(*np.nonzero(mask)):
+        own = cosine(states[clip, t], targets[clip, t])
+        distractors = [(clip, s) for s in np.flatnonzero(mask[clip]) if s != t]
+        for other in range(len(mask)):
+            if other != clip and weight[other]:
+                count = (places[other] >= 0).sum()
+                distractors += [(other, int(u * count)) for u in pool[other]]
+        scores = [
+            cosine(states[clip, t], targets[place]) for place in distractors
+            if tuple(codes[place]) != tuple(codes[clip, t])
+        ]
+        losses[clip, t] = np.log(np.exp([own, *scores]).sum()) - own
+        right[clip, t] = own > max(scores, default=-np.inf)
+    return losses, right
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_the_loss_against_a_loop(others):
+    arrays = example(others=others)
+    mask = arrays[3]
+    made, right = speech.contrast(*map(tf.constant, arrays), 0.5)
+    expected, expected_right = by_loop(*arrays, 0.5)
+    np.testing.assert_allclose(made.numpy()[mask], expected[mask], atol=1e-5)
+    np.testing.assert_array_equal(right.numpy()[mask], expected_right[mask])
+
+
+def test_the_loss_where_all_are_alike():
+    """Equal similarities: log of the number of candidates."""
+    clips, frames, others = 4, 5, 3
+    ones = np.ones((clips, frames, 2), np.float32)
+    codes = np.arange(clips * frames, dtype=np.int32).reshape(clips, frames, 1)
+    loss, right = speech.contrast(
+        ones, ones, tf.constant(codes), tf.ones((clips, frames), tf.bool), tf.zeros((clips, frames), tf.int32),
+        tf.zeros((clips, others)), tf.ones(clips), 0.1,
+    )
+    np.testing.assert_allclose(loss, np.log(frames + others * (clips - 1)), atol=1e-5)
+    assert not np.any(right)
+
+
+def test_padding_and_what_is_not_hidden_are_no_distractors():
+    states, targets, codes, mask, places, pool, weight = example()
+    codes = np.arange(codes.size, dtype=np.int32).reshape(codes.shape)  # no two alike
+    base, _ = speech.contrast(states, targets, codes, mask, places, pool, weight, 0.5)
+    other = targets.copy()
+    chosen = np.floor(pool * (places >= 0).sum(1, keepdims=True)).astype(int)
+    free = ~mask
+    for clip, rows in enumerate(chosen):
+        free[clip, rows] = False
+    assert free.any()
+    other[free] = 7.0
+    other[-1] = 3.0  # the clip of weight 0
+    again, _ = speech.contrast(states, other, codes, mask, places, pool, weight, 0.5)
+    np.testing.assert_array_equal(again.numpy()[:-1][mask[:-1]], base.numpy()[:-1][mask[:-1]])
+
+
+def test_the_use_of_codes():
+    """Even use of V entries is V, one entry is 1; frames that are not hidden do not count."""
+    even = np.eye(4, dtype=np.float32)[np.arange(8) % 4].reshape(2, 4, 1, 4)
+    np.testing.assert_allclose(speech.in_use(even, np.ones((2, 4), np.float32)), [4.0], atol=1e-4)
+    weight = np.zeros((2, 4), np.float32)
+    weight[0, 1] = 2
+    np.testing.assert_allclose(speech.in_use(even, weight), [1.0], atol=1e-4)
+    random = np.random.default_rng(0).dirichlet(np.ones(5), (2, 3, 2)).astype(np.float32)
+    weight = np.random.default_rng(1).random((2, 3)).astype(np.float32)
+    mean = (random * weight[..., None, None]).sum((0, 1)) / weight.sum()
+    np.testing.assert_allclose(
+        speech.in_use(random, weight), np.exp(-(mean * np.log(mean + 1e-7)).sum(-1)), rtol=1e-5
+    )
+
+
+def test_what_is_hidden():
+    valid = tf.sequence_mask([50] * 400 + [1, 2, 3] * 200, 50)
+    mask = speech.hidden(valid, 60, 0.5, 5, Draws(0, 0, 0, 1_000)).numpy()
+    assert not np.any(mask & ~valid.numpy())
+    assert np.all(mask.any(1))
+    assert 0.42 < mask[:400].mean() < 0.5  # at the beginning fewer spans reach in
+    assert 0.48 < mask[:400, 5:].mean() < 0.52
+    runs = np.diff(np.flatnonzero(np.diff(np.pad(mask[:400], ((0, 0), (1, 1))).astype(int).ravel())))[::2]
+    assert np.mean(runs >= 5) > 0.9
+    # The same positions have the same, and another step others.
+    again = speech.hidden(valid[500:700], 60, 0.5, 5, Draws(0, 0, 500, 200)).numpy()
+    np.testing.assert_array_equal(again, mask[500:700])
+
+
+def objective_and_batch(**options):
+    settings, splits = prepared_sounds(**options)
+    keras.utils.set_random_seed(0)
+    objective = speech.build(settings, splits.train.spec())
+    batches = Batches(splits.train, 8, views=objective.views)
+    return objective, batches.dataset(0, 1).get_single_element()
+
+
+def test_a_hidden_frame_is_not_seen():
+    """What is hidden of a waveform's features does not reach the states; and the test can fail."""
+    objective, batch = objective_and_batch()
+    features, places = waveform.features(objective.encoder, batch["waveform"])
+    mask = batch["mask"][..., None]
+
+    def states_of(features, mask):
+        return waveform.context(
+            objective.encoder, features, places, lambda x: tf.where(mask, objective.quantiser.hidden, x)
+        )
+
+    noise = tf.random.stateless_normal(tf.shape(features), (1, 2))
+    base, other = states_of(features, mask), states_of(tf.where(mask, noise, features), mask)
+    np.testing.assert_array_equal(base, other)
+    assert np.abs(states_of(tf.where(mask, features, noise), mask) - base).max() > 1e-3
+
+
+def test_codes_by_gumbel_softmax():
+    """Hard one-hot shares forward, soft backward; entries are drawn as often as their softmax says."""
+    quantiser = speech.Quantiser(2, 4, 6)
+    quantiser.build((None, None, 3), (None, None, 5))
+    x = tf.random.stateless_normal((1, 1, 3), (0, 1))
+    many = tf.tile(x, (20_000, 1, 1))
+    u = Draws(0, 0, 0, 20_000).uniform("gumbel", (1, 2, 4))
+    hard, soft = quantiser.choose(many, -tf.math.log(-tf.math.log(u + 1e-7)), 0.7)
+    np.testing.assert_allclose(tf.reduce_mean(hard, 0), soft[0], atol=0.015)
+    assert set(np.unique(hard.numpy().round(5))) == {0.0, 1.0}
+    likeliest, _ = quantiser.choose(x, None, 1.0)
+    np.testing.assert_array_equal(tf.argmax(likeliest, -1), tf.argmax(soft[:1], -1))
+    assert quantiser.codes_of(hard).shape == (20_000, 1, 6)
+    with tf.GradientTape() as tape:
+        hard, _ = quantiser.choose(x, tf.zeros((1, 1, 2, 4)), 1.0)
+        loss = tf.reduce_sum(tf.sin(tf.range(8.0)) * tf.reshape(hard, (-1,)))
+    assert np.abs(tape.gradient(loss, quantiser.kernels["choice"][0])).max() > 1e-3
+
+
+def test_the_heat_falls():
+    objective, _ = objective_and_batch(hottest=2.0, coldest=0.5, cooling=0.9)
+    heats = []
+    for step in (0, 5, 50):
+        objective.step.assign(step)
+        heats.append(float(objective.heat()))
+    np.testing.assert_allclose(heats, [2.0, 2 * 0.9**5, 0.5], rtol=1e-6)
+
+
+def test_collapse_is_said():
+    objective, _ = objective_and_batch()
+    assert not objective.warnings({"codes": 3.0})
+    assert "collapsed: 1.01 of 8" in objective.warnings({"codes": 1.01})[0]
+
+
+def test_changed_views_stay_within_the_frames_that_are_drawn_for():
+    objective, batch = objective_and_batch(speed=0.5, shift=0.1, seconds=0.1)
+    assert batch["mask"].shape[1] <= objective.settings.frames
+    assert batch["gumbel"].shape[:2] == batch["mask"].shape
+    assert batch["gumbel"].shape[2:] == (2, 8)
+    assert np.isfinite(batch["gumbel"]).all()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"front": "fft"}, "front must be"), ({"context": "x"}, "context must be"), ({"rate": 44_100}, "rate must be"),
+    ({"width": 30}, "multiple of heads"), ({"share": 1.0}, "share must be"), ({"seconds": 0.0}, "seconds must be"),
+    ({"temperature": 0.0}, "temperature > 0"), ({"coldest": 3.0}, "coldest"), ({"codes": 1}, "codes must be"),
+    ({"cooling": 1.5}, "cooling must be"), ({"speed": -1.0}, "speed must be"),
+])
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        speech.Settings(**settings)
+
+
+def test_sound_is_needed():
+    with pytest.raises(ValueError, match="no waveforms"):
+        speech.prepare(speech.Settings(), load("digits"))
+
+
+def test_float16():
+    keras.config.set_dtype_policy("mixed_float16")
+    _, logs, held_out = train(CASES["speech"], ONE, steps=2)
+    assert np.isfinite(logs["loss"])
+    assert np.isfinite(held_out["loss"])
+
+
+def test_the_whole_way(tmp_path, monkeypatch, capsys):
+    """Pretrain, load, embed, evaluate beside log-mel, fine-tune; go on from a saved encoder."""
+    monkeypatch.chdir(tmp_path)
+    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
+    training = dataclasses.replace(
+        speech.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="sounds"
+    )
+    outcome = pretrain.pretrain("speech", speech.Settings(**small, speed=0.1), training, data=tones())
+    assert np.isfinite(outcome["test_loss"])
+    encoder = encoders.load_encoder("sounds")
+    assert encoder.output_shape == (None, 64)
+    card = encoders.cards.read(encoders.find("sounds"))
+    assert card["input"] == {"waveform": {"shape": [None], "dtype": "float32", "padding": -1}}
+    assert card["settings"]["rate"] == 8_000
+    again = dataclasses.replace(training, run="on", init="sounds", steps=1)
+    pretrain.pretrain("speech", speech.Settings(seconds=0.2), again, data=tones())
+    with pytest.raises(ValueError, match="Leave out width"):
+        pretrain.pretrain("speech", speech.Settings(width=64), again, data=tones())
+    quick = finetune.runs.Training(steps=2, batch_size=10, run="tuned")
+    tuned = finetune.finetune("sounds", training=quick, data=tones())
+    assert 0 <= tuned["test_accuracy"] <= 1
+    grid = downstream.Grid((1e-3,), (2,), (1,), 8, 16, (sound.Changes(speed=0.1),))
+    monkeypatch.setitem(downstream.GRIDS, "sound", grid)
+    table = downstream.evaluate("sounds", tones(), budgets=(2,), seeds=(0,))
+    assert list(table) == ["log-mel", "random init", "sounds, frozen", "sounds, fine-tuned", "scratch"]
+    assert table["log-mel"]["all"][0] > 0.6  # chance is 1/6
+    assert main(["export", "sounds"]) == 0
+    assert "model.serve(waveform)" in capsys.readouterr().out
+    assert main(["pretrain", "speech", "--data", "digits"]) == 1
+    assert "no waveforms" in capsys.readouterr().err
+
+
+def test_log_mel_tells_tones_apart():
+    splits = speech.prepare(speech.Settings(), tones())[1]
+    x = [evaluation.log_mel(part) for part in splits]
+    assert x[0].shape[1] == 12 * 40
+    labels = [part.column("label") for part in splits]
+    accuracy, _ = evaluation.linear_probe(x[0], labels[0], x[1], labels[1], x[2], labels[2])
+    assert accuracy > 0.8
+
+
+@pytest.mark.slow
+def test_transformers_agrees(monkeypatch):
+    """From the same features, states and weights: the loss of its `Wav2Vec2ForPreTraining`, to 1e-4."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    clips, frames, channels, width, hidden = 3, 9, 8, 16, 5
+    theirs = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(
+        hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, conv_dim=(channels,),
+        conv_kernel=(4,), conv_stride=(2,), num_feat_extract_layers=1, num_codevector_groups=2,
+        num_codevectors_per_group=32, codevector_dim=6, proj_codevector_dim=6, feat_quantizer_dropout=0.0,
+        diversity_loss_weight=0.3, num_conv_pos_embedding_groups=2, contrastive_logits_temperature=0.2,
+    )).train()
+    quantiser = speech.Quantiser(2, 32, 6)
+    quantiser.build((None, None, channels), (None, None, width))
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, layer in (
+            ("choice", theirs.quantizer.weight_proj), ("of_codes", theirs.project_q), ("of_states", theirs.project_hid)
+        ):
+            for variable, parameter in zip(quantiser.kernels[name], (layer.weight, layer.bias)):
+                variable.assign(rng.normal(size=variable.shape))
+                parameter.copy_(torch.tensor(variable.numpy().T))
+        theirs.quantizer.codevectors.copy_(torch.tensor(quantiser.entries.numpy().reshape(1, 64, 3)))
+    features, states = (
+        rng.normal(size=(clips, frames, size)).astype(np.float32) for size in (channels, width)
+    )
+    mask = np.zeros((clips, frames), bool)
+    for row in mask:
+        row[rng.permutation(frames)[:hidden]] = True
+    others = np.zeros((clips, frames, hidden - 1), int)  # all other hidden frames of the clip
+    for clip, t in zip(*np.nonzero(mask)):
+        others[clip, t] = [clip * frames + s for s in np.flatnonzero(mask[clip]) if s != t]
+    # Without noise the choice is the likeliest entry, on both sides.
+    monkeypatch.setattr(
+        torch.nn.functional, "gumbel_softmax",
+        lambda logits, **_: torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float(),
+    )
+
+    class Given(torch.nn.Module):
+        def forward(self, *_, **__):
+            return transformers.modeling_outputs.Wav2Vec2BaseModelOutput(
+                last_hidden_state=torch.tensor(states), extract_features=torch.tensor(features)
+            )
+
+    theirs.wav2vec2 = Given()
+    expected = theirs(
+        None, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(others)
+    )
+    hard, soft = quantiser.choose(features, None, 1.0)
+    # It looks for equal vectors, which rounding makes unequal; so here none are. (See the loop for those that are.)
+    codes = tf.argmax(hard, -1).numpy()
+    assert all(len({tuple(code) for code in codes[clip][mask[clip]]}) == hidden for clip in range(clips))
+    loss, _ = speech.contrast(
+        quantiser.states(states), quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), tf.constant(mask),
+        tf.zeros((clips, frames), tf.int32), tf.zeros((clips, 0)), tf.ones(clips), 0.2,
+    )
+    weight = mask.astype(np.float32)
+    use = speech.in_use(soft, weight)
+    np.testing.assert_allclose(np.sum(weight * loss), expected.contrastive_loss.item(), rtol=1e-4)
+    np.testing.assert_allclose(weight.sum() * (1 - np.mean(use) / 32), expected.diversity_loss.item(), rtol=1e-4)
+    total = np.sum(weight * loss) + 0.3 * weight.sum() * (1 - np.mean(use) / 32)
+    np.testing.assert_allclose(total, expected.loss.item(), rtol=1e-4)
