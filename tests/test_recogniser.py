@@ -141,8 +141,8 @@ def test_connected_clips(monkeypatch):
         shortest, longest = single.lengths.min(), single.lengths.max()
         for each, length in zip(words, part.lengths):
             assert len(each) * (shortest + 400) + 400 <= length <= len(each) * (longest + 2_400) + 2_400
+    unlabelled = [dataclasses.replace(part, arrays={"waveform": part.arrays["waveform"]}) for part in tones()]
     with pytest.raises(ValueError, match="no labels"):
-        unlabelled = [dataclasses.replace(p, arrays={"waveform": p.arrays["waveform"]}) for p in tones()]
         audio.connected(sources.Splits(*unlabelled))
 
 
