@@ -247,6 +247,10 @@ def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, execution
 ONE = tf.distribute.get_strategy()
 every_objective = pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
 every_case = pytest.mark.parametrize("name", CASES)  # variants too, where their mathematics matters
+# The same, the variants only with the long proofs: they take minutes, and share the code that is tested.
+every_case_in_time = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "," in name else []) for name in CASES]
+)
 
 
 @functools.cache

@@ -6,12 +6,12 @@ Apart from `test_contract.py`, so that two processes share the time.
 import keras
 import numpy as np
 import pytest
-from contract import CASES, ONE, compile_objective, every_case, every_objective, plain_run, train
+from contract import CASES, ONE, compile_objective, every_case_in_time, every_objective, plain_run, train
 
 from ssl_keras.data.batches import Batches
 
 
-@every_case
+@every_case_in_time
 def test_one_batch_is_overfitted(name):
     case = CASES[name]
     if case.overfit is None:
@@ -27,7 +27,7 @@ def test_one_batch_is_overfitted(name):
     assert last - floor <= case.overfit * (first - floor)
 
 
-@every_case
+@every_case_in_time
 @pytest.mark.parametrize("options", [{"executions": 3}, {"accumulate": 4}])
 def test_the_way_of_running_changes_nothing(name, options):
     if "accumulate" in options and not CASES[name].accumulates:
