@@ -2,13 +2,14 @@
 
     pretrain OBJECTIVE   learn from data without labels, and save the encoder
     finetune ENCODER     train it with a head, on labels
-    evaluate ENCODER …   measure them beside pixels or TF-IDF, random init, and training from scratch
+    evaluate ENCODER …   measure them beside pixels, TF-IDF or log-mel, random init, and training from scratch
     embed ENCODER        write the features of a data set
     sample ENCODER       write text with a causal language model, or make images with a DCGAN
     fidelity ENCODER     how near a DCGAN's images are to real ones
     fill ENCODER TEXT    guess the [MASK]s of a text
     translate ENCODER TEXT …   write the targets of texts: pronunciations, translations
-    score ENCODER        how many of a data set's targets are decoded right
+    transcribe ENCODER FILE …  write what is said in sound files
+    score ENCODER        how many of a data set's targets or transcripts are decoded right
     import FOLDER        take over a GPT-2 or BERT checkpoint in the Hugging Face layout
     export ENCODER       write a SavedModel, or that layout
     list                 what there is: objectives, data, encoders

@@ -115,7 +115,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         keras.utils.set_random_seed(seeds[0])
         fresh = network() if network else encoders.build(card, head=False)[0]
         shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
-        architecture = (str(shapes), str(card["tokenizer"]))
+        architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
         new = architecture not in known
         like = known.setdefault(architecture, f", like {card['name']}" if known else "")
         if new:
@@ -237,7 +237,8 @@ def _kind(network):
 
 
 def _accuracy(objective, source, strategy, views=None):
-    return held_out(objective, source, 500 * strategy.num_replicas_in_sync, strategy, views)["accuracy"]
+    batch = evaluation.at_once(source, 500) * strategy.num_replicas_in_sync
+    return held_out(objective, source, batch, strategy, views)["accuracy"]
 
 
 def _per_class(budget):

@@ -22,12 +22,16 @@ from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.data import audio, inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.networks import conv, dcgan, recurrent  # noqa: F401  # their layers are registered, for `.keras` files
+from ssl_keras.networks import conv, dcgan, recurrent, waveform  # noqa: F401  # registers layers, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in
 from ssl_keras.training import checkpoint
 
+PREPROCESSING = {
+    "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
+    "waveform": "int16 samples are divided by 32768; -1 is padding",
+}
 LONGEST_TEXT = 512  # tokens, for an encoder whose card does not say its context
 
 
@@ -68,7 +72,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         "objective": objective,
         "settings": None if settings is None else dataclasses.asdict(settings),
         "input": cards.input_of(spec),
-        "preprocessing": "uint8 pixels are divided by 255" if tokenizer is None else "tokenizer.json",
+        "preprocessing": PREPROCESSING[inputs.column(spec)],
         "tokenizer": tokenizer and {"file": "tokenizer.json", "sha256": tokenizer.sha256},
         "features": int(encoder.output_shape[-1]),
         "head": None if head is None else "classifier" if classes else "objective",
@@ -207,7 +211,9 @@ def prepare(folder, card, splits):
         return splits
     if kind == "waveform":
         splits.train.column_spec("waveform")
-        rate = card["settings"]["rate"] if card["settings"] else splits.train.rate
+        rate = cards.settings(card).rate if card["settings"] else splits.train.rate
+        if not rate:
+            raise ValueError(f"{card['name']} does not say at what rate it hears. Expected one in its settings.")
         return audio.prepared(splits, rate)
     if "text" not in splits.train.arrays:
         raise ValueError(

@@ -23,6 +23,7 @@ from ssl_keras.networks.transformer import Embeddings, pool
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 FEW_ROWS = 5_000
+SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
 
 
@@ -52,9 +53,14 @@ def features(network, source, batch_size=512, views=None):
         views: function (batch, draws) to another batch, `noisy` say, or None.
     """
     run = compiled(network) if isinstance(network, keras.Model) else network
-    batches = Batches(source, min(batch_size, len(source)), shuffle=False, views=views)
+    batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False, views=views)
     parts = [run(network_input(batch)).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
     return np.concatenate(parts)[: len(source)].astype(np.float32)
+
+
+def at_once(source, most):
+    """How many examples a network is given at a time: `most`, of long sounds fewer."""
+    return most if not source.rate else max(1, min(most, SAMPLES_AT_ONCE // int(source.lengths.max())))
 
 
 def pixels(source, views=None):

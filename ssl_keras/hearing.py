@@ -121,6 +121,12 @@ def chosen_encoder(settings, spec, encoder):
             "The encoder must be a graph of networks.waveform.waveform_encoder: its parts are needed for more than "
             f"calling it. Received: layers {sorted(names)[:5]}"
         )
+    rate = network.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
+    if rate != settings.rate:
+        raise ValueError(
+            f"The encoder hears at {rate} Hz. Expected that in the settings: prepare(settings, splits) sets it. "
+            f"Received: {settings.rate}"
+        )
     return network
 
 

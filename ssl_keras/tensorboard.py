@@ -29,7 +29,7 @@ from ssl_keras.files import write
 from ssl_keras.objective import Objective
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
-TEXTS = 256  # of text there are fewer: one takes as long as many images
+FEW = 256  # of text and sound: one takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
 PICTURES, NEIGHBOURS = 8, 5
 HISTOGRAM_MOST, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
@@ -124,8 +124,8 @@ class TensorBoard(keras.callbacks.Callback):
                 # A histogram takes some 270 bytes a value, so of a large weight only some are taken.
                 some = flat[:: 1 + len(flat) // HISTOGRAM_MOST]
                 tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
-        some = TEXTS if self.splits.train.tokenizer else KNN_VALIDATION
-        validation = _some(self.splits.validation, some)
+        slow = self.splits.train.tokenizer or self.splits.train.rate
+        validation = _some(self.splits.validation, FEW if slow else KNN_VALIDATION)
         features = evaluation.features(self.embed, validation)
         tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
         tf.summary.scalar("health/uniformity", evaluation.uniformity(features))
@@ -135,7 +135,7 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.scalar("health/alignment", evaluation.alignment(features, crops))
             self._picture("neighbours", neighbours(validation.column("image"), features))
         if "label" in validation.arrays:
-            train = _some(self.splits.train, TEXTS if self.splits.train.tokenizer else KNN_TRAIN)
+            train = _some(self.splits.train, FEW if slow else KNN_TRAIN)
             accuracy = evaluation.knn(
                 evaluation.features(self.embed, train), train.column("label"),
                 features, validation.column("label"),
@@ -156,7 +156,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _project(self, objective):
         tokenizer = self.splits.train.tokenizer
-        source = _some(self.splits.validation, TEXTS if tokenizer else PROJECTED)
+        source = _some(self.splits.validation, FEW if tokenizer or self.splits.train.rate else PROJECTED)
         self.folder.mkdir(parents=True, exist_ok=True)
         config = projector.ProjectorConfig()
         columns = {}

@@ -186,6 +186,7 @@ CASES = {
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
     "speech": sound(0.9, speed=0.1, noise=0.1),
+    "speech, mel": sound(0.9, front="mel", context="recurrent"),
     "recogniser": Case(
         recogniser, lambda spec: recogniser.build(prepared_sayings()[0], spec), 0.5,
         splits=lambda: prepared_sayings()[1],
@@ -236,7 +237,8 @@ def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, execution
         history = objective.fit(
             batches.dataset(0, None, strategy), steps_per_epoch=steps, epochs=1, verbose=0
         ).history
-        held_out = Batches(splits.validation, batch_size, views=views, shuffle=False)
+        held_out_views = weighted(objective.held_out_views) if unequal else objective.held_out_views
+        held_out = Batches(splits.validation, batch_size, views=held_out_views, shuffle=False)
         result = objective.evaluate(
             held_out.dataset(0, held_out.steps_per_epoch, strategy),
             steps=held_out.steps_per_epoch, verbose=0, return_dict=True,

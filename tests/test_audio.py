@@ -19,6 +19,10 @@ def tone(seconds, rate=RATE, pitch=440):
     return 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
 
 
+def whole_names(splits):
+    return [name for part in splits for name in part.column("name")]
+
+
 def write(path, waveform, rate=RATE, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, waveform, rate, **options)
@@ -61,6 +65,9 @@ def test_given_parts_are_kept(tmp_path):
             write(tmp_path / part / name / "a.wav", tone(seconds))
     splits = sources.load(f"audio:{tmp_path}")
     assert [list(part.lengths) for part in splits] == [[2_400] * 2, [1_600] * 2, [4_000] * 2]
+    write(tmp_path / "alone" / "test" / "a.wav", tone(0.1))
+    with pytest.raises(ValueError, match="has test and no train"):
+        sources.load(f"audio:{tmp_path}/alone")
     write(tmp_path / "test" / "maybe" / "a.wav", tone(0.1))
     with pytest.raises(ValueError, match=r"expected the classes \['no', 'yes'\]"):
         sources.load(f"audio:{tmp_path}")
@@ -83,7 +90,13 @@ def test_bad_files_are_named(tmp_path, caplog):
     (tmp_path / "empty.wav").write_bytes(whole)
     content = (tmp_path / "cut.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="cut.flac"):
+    write(tmp_path / "loud.wav", np.full(800, 900.0), subtype="FLOAT")
+    with pytest.raises(ValueError, match="(?s)2 clips cannot be read.*cut.flac.*loud.wav.*up to 900"):
+        audio.load(tmp_path)
+    (tmp_path / "cut.flac").unlink()
+    (tmp_path / "loud.wav").unlink()
+    write(tmp_path / "click.wav", tone(0.01))
+    with pytest.raises(ValueError, match="shorter than 0.02 s, the first is click.wav"):
         audio.load(tmp_path)
 
 
@@ -93,7 +106,7 @@ def test_bad_files_are_named(tmp_path, caplog):
     (lambda: audio.clips("c", [np.zeros(0)], RATE, ["a.wav"]), "shorter than 0.02 s, the first is a.wav"),
     (lambda: audio.clips("c", [np.zeros((100, 2))], RATE), "one channel"),
     (lambda: audio.clips("c", [np.full(800, 2.0)], RATE), r"floats in \[-1, 1\]"),
-    (lambda: audio.clips("c", [np.full(800, np.nan)], RATE), r"finite floats"),
+    (lambda: audio.clips("c", [np.full(800, np.nan)], RATE), "finite samples"),
     (lambda: audio.clips("c", [np.zeros(800, np.int32)], RATE), "expected int16"),
 ])
 def test_bad_sound_is_refused(make, message):
@@ -117,6 +130,17 @@ def test_silence_is_said(caplog):
     assert "1 clips are silent, quiet.wav first" in caplog.text
 
 
+def test_clips_are_a_column():
+    """Rows by an array of indices, a mask, a slice, or one index."""
+    column = tones().train.arrays["waveform"]
+    some = column[np.array([5, 2])]
+    np.testing.assert_array_equal(some[1], column[2])
+    mask = np.zeros(len(column), bool)
+    mask[[2, 5]] = True
+    np.testing.assert_array_equal(column[mask], some[::-1])
+    np.testing.assert_array_equal(column[:3][2], column[2])
+
+
 def test_a_sample_is_never_taken_for_padding():
     source = audio.clips("c", [np.full(400, -32_768, np.int16), np.full(800, -1.0)], RATE)
     rows = source.gather(np.array([0, 1]))["waveform"]
@@ -132,6 +156,11 @@ def test_speakers_are_held_out_by_name():
     for part in splits:
         rows = part.gather(np.arange(len(part)))["waveform"]
         assert list((rows != audio.PADDING).sum(1)) == list(part.lengths)
+    below = [f"room/{name}" for name in whole_names(tones())]
+    rows = [clip(part, index)[0] for part in tones() for index in range(len(part))]
+    nested = audio.hold_out(audio.clips("nested", rows, RATE, below))
+    found = [len(audio.held_out_by_name(nested, pattern).test) for pattern in ("1_b_*", "room/1_b_*")]
+    assert found[0] == found[1] > 9
     with pytest.raises(ValueError, match="no name is like"):
         audio.held_out_by_name(tones(), "*_c_*")
     with pytest.raises(ValueError, match="every name is like"):

@@ -174,6 +174,12 @@ def test_examples_of_a_length_share_a_batch():
     assert not any(set(a) == set(b) for a in first[:50] for b in second)
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.15
     assert abs(np.corrcoef(longest, np.arange(625))[0, 1]) < 0.15
+    # In a small source, too, others meet in each epoch.
+    small = dataclasses.replace(sorted_source(640), lengths=np.random.default_rng(1).permutation(640))
+    batches = Batches(small, 32, seed=7)
+    first, second = ([set(batches.indices(20 * epoch + step)) for step in range(20)] for epoch in (0, 1))
+    assert max(len(a & b) for a in first for b in second) < 16
+    assert np.mean([np.ptp(small.lengths[list(rows)]) for rows in first]) < 400
     # A part of the source takes its lengths along.
     part = Batches(source.take(np.arange(0, 20_000, 2)), 32, seed=7)
     assert np.mean([np.ptp(lengths[::2][part.indices(step)]) for step in range(312)]) < 1.5

@@ -62,7 +62,7 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
         np.testing.assert_array_equal(before.numpy(), after.numpy())
     plain = encoders.load_encoder(tmp_path / "saved" / "encoder.keras", trusted=True)
     x = network_input(Batches(source, 4, shuffle=False).dataset(0, 1).get_single_element())
-    x = x[:, :8] if len(x.shape) == 2 else x  # windows are longer than the context
+    x = x[:, :8] if x.dtype == "int32" else x  # windows are longer than the context
     np.testing.assert_array_equal(objective.encoder(x), plain(x))
 
 

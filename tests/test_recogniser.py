@@ -56,6 +56,32 @@ def test_the_loss_is_that_of_all_paths():
         assert made[row] == pytest.approx(-np.log(total), rel=1e-4)
 
 
+def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
+    """Against the forward recursion in float64, where some loss functions give up at 700 nats."""
+    objective, _ = objective_and_batch()
+    target = np.arange(150) % 3 + 1
+    log_share = np.log(np.full((500, 4), 0.001 / 3))
+    log_share[:, 0] = np.log(0.999)
+    states = np.stack([np.zeros(150, int), target], 1).ravel().tolist() + [0]  # a blank around each symbol
+    alpha = np.full(len(states), -np.inf)
+    alpha[:2] = log_share[0, states[:2]]
+    for t in range(1, 500):
+        before = np.stack([alpha, np.r_[-np.inf, alpha[:-1]], np.r_[-np.inf, -np.inf, alpha[:-2]]])
+        before[2, ::2] = -np.inf  # blanks are not skipped
+        alpha = np.logaddexp.reduce(before, 0) + log_share[t, states]
+    expected = -np.logaddexp(alpha[-1], alpha[-2])
+    assert expected > 750
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            recogniser, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
+        )
+        batch = {"waveform": None, "target": tf.constant(target[None], tf.int32), "weight": tf.ones(1)}
+        assert float(objective.errors(batch)[0]) == pytest.approx(expected, rel=1e-4)
+        patch.setattr(recogniser, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Not enough time"):
+            objective.errors(batch)
+
+
 def test_what_is_heard():
     """Repetitions go, then blanks; frames of padding say nothing."""
     path = [[0, 1, 1, 0, 1, 2, 2, 3], [3, 3, 3, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
@@ -181,7 +207,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"seconds": 100.0}, "seconds must be"), ({"rate": 5}, "rate must be"),
+    ({"seconds": 100.0}, "seconds must be"), ({"rate": 5}, "rate must be"), ({"shift": 0.1}, "cut off words"),
 ])
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

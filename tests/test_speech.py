@@ -183,6 +183,16 @@ def test_collapse_is_said():
     objective, _ = objective_and_batch()
     assert not objective.warnings({"codes": 3.0})
     assert "collapsed: 1.01 of 8" in objective.warnings({"codes": 1.01})[0]
+    # What is measured is what is chosen, not the softmax, that may be even where one entry always wins.
+    objective, batch = objective_and_batch()
+    kernel, bias = objective.quantiser.kernels["choice"]
+    kernel.assign(tf.zeros_like(kernel))
+    bias.assign(tf.one_hot([0], 16)[0] * 1e-3 + tf.one_hot([8], 16)[0] * 1e-3)
+    del batch["gumbel"]
+    objective.errors(batch)
+    assert float(objective.codes.result()) == pytest.approx(1.0, abs=1e-3)
+    assert float(objective.accuracy.result()) == 0.0
+    assert objective.latest_is_best  # for its loss is low
 
 
 def test_changed_views_stay_within_the_frames_that_are_drawn_for():

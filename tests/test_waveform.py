@@ -61,6 +61,8 @@ def test_a_frame_is_twenty_milliseconds(rate):
     model = waveform.waveform_encoder(rate, 16, 1, 2, channels=4)
     hop = rate // 50
     assert np.prod(waveform.STRIDES[rate]) == hop
+    overlap = {8_000: 0.16, 16_000: 0.08}[rate]
+    assert waveform.field(waveform.STRIDES[rate]) / hop - 1 == pytest.approx(overlap, abs=0.005)
     for length in (1, hop - 1, hop, hop + 1, 10 * hop):
         x, places = waveform.features(model, tf.zeros((1, length)))
         assert x.shape[1] == places.shape[1] == -(-length // hop)

@@ -11,7 +11,6 @@ Shapes: `N` clips, `L` samples of the longest, `T` samples of one.
 import concurrent.futures
 import dataclasses
 import fnmatch
-import itertools
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ import tensorflow as tf
 from scipy.signal import resample_poly
 
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.folder import files_below, report
+from ssl_keras.data.folder import HELD_OUT, files_below, report
 from ssl_keras.data.sources import Source, Splits, check_labels, hold_out
 
 PADDING = -(1 << 15)
@@ -31,6 +30,7 @@ LEAST, MOST = PADDING + 1, (1 << 15) - 1  # samples
 EXTENSIONS = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
 CHUNK = 64  # files decoded at a time
 SHORTEST = 0.02  # seconds; a clip of less says nothing
+OVERSHOOT = 0.2  # by which lossy formats and resampling go beyond 1; it is clipped
 # Of `connected`: clips of each part, words of a clip, seconds of a pause, the faint noise's standard deviation.
 CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
 
@@ -54,7 +54,8 @@ class Clips:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """int16 (n, L) of an array of n indices, or (L,) of one."""
+        """int16 (n, L) of an array of n indices, a mask or a slice, or (L,) of one index."""
+        rows = np.arange(len(self))[rows]
         chosen = np.atleast_1d(rows)
         padded = np.full((len(chosen), self.shape[1]), PADDING, np.int16)
         for row, start, length in zip(padded, self.starts[chosen], self.lengths[chosen]):
@@ -95,9 +96,15 @@ def _samples(name, waveform):
     if waveform.ndim != 1:
         raise ValueError(f"{name}: expected a waveform of shape (T,), one channel. Received: shape {waveform.shape}")
     if waveform.dtype.kind == "f":
-        if not np.isfinite(waveform).all() or np.abs(waveform).max(initial=0.0) > 1:
-            raise ValueError(f"{name}: expected finite floats in [-1, 1]. Divide by the largest value, or pass int16.")
-        waveform = np.rint(waveform * MOST).astype(np.int16)
+        if not np.isfinite(waveform).all():
+            raise ValueError(f"{name}: expected finite samples. Received: NaN or infinity. Remove it.")
+        loudest = float(np.abs(waveform).max(initial=0.0))
+        if loudest > 1 + OVERSHOOT:
+            raise ValueError(
+                f"{name}: expected floats in [-1, 1]. Received: up to {loudest:g}. Divide by the largest value, or use "
+                "int16."
+            )
+        waveform = np.rint(np.clip(waveform, -1, 1) * MOST).astype(np.int16)
     if waveform.dtype != np.int16:
         raise ValueError(f"{name}: expected int16, or floats in [-1, 1]. Received: {waveform.dtype}")
     return np.maximum(waveform, LEAST)
@@ -106,12 +113,7 @@ def _samples(name, waveform):
 def source(name, samples, lengths, rate, names, label=None, classes=(), target=None):
     """A checked `Source` of clips that lie one after the other in `samples` (total,) int16."""
     lengths = np.asarray(lengths, np.int64)
-    short = np.flatnonzero(lengths < max(1, SHORTEST * rate))
-    if len(short):
-        raise ValueError(
-            f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {names[short[0]]} with "
-            f"{lengths[short[0]]} samples at {rate} Hz. Remove them."
-        )
+    _check_lengths(name, lengths, rate, names)
     starts = np.cumsum(lengths) - lengths
     silent = [n for n, s, c in zip(names, starts, lengths) if samples[s] == samples[s + c - 1] == 0
               and not np.any(samples[s : s + c])]
@@ -123,6 +125,15 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
     if target is not None:
         arrays["target"] = np.array(target, object)
     return Source(name, arrays, tuple(classes), lengths=lengths, rate=int(rate))
+
+
+def _check_lengths(name, lengths, rate, names):
+    short = [i for i, length in enumerate(lengths) if length < max(1, SHORTEST * rate)]
+    if short:
+        raise ValueError(
+            f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {names[short[0]]} with "
+            f"{lengths[short[0]]} samples at {rate} Hz. Remove them."
+        )
 
 
 def load(path):
@@ -138,10 +149,13 @@ def load(path):
     if not root.is_dir():
         raise ValueError(f"audio:{path}: no such folder. Expected a folder of {', '.join(sorted(EXTENSIONS))} files.")
     if not (root / "train").is_dir():
+        alone = [name for name in HELD_OUT if (root / name).is_dir()]
+        if alone:
+            raise ValueError(f"audio:{path} has {', '.join(alone)} and no train. Expected PATH/train beside them.")
         return hold_out(_read(root))
     train = _read(root / "train")
     parts = {}
-    for folder, split in (("validation", "validation"), ("val", "validation"), ("test", "test")):
+    for folder, split in HELD_OUT.items():
         if (root / folder).is_dir():
             parts[split] = _read(root / folder, train)
     return hold_out(train, **parts)
@@ -179,7 +193,11 @@ def transcripts(path):
     if not path.is_file():
         raise ValueError(f"{title}: no such file. Expected lines of a sound file's path, a tab, and what is said.")
     files, texts = [], []
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{title} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) != 2 or not all(cells):
             raise ValueError(
@@ -192,7 +210,7 @@ def transcripts(path):
     if not files:
         raise ValueError(f"{title} has no examples. Expected lines of a path, a tab, and what is said.")
     samples, lengths, kept, rate = _decoded(title, path.parent, files)
-    names = [str(files[index].relative_to(path.parent)) for index in kept]
+    names = [os.path.relpath(files[index], path.parent) for index in kept]
     return hold_out(source(title, samples, lengths, rate, names, target=[texts[index] for index in kept]))
 
 
@@ -206,6 +224,7 @@ def connected(splits):
     """
     parts = []
     for index, (part, count) in enumerate(zip(splits, CONNECTED)):
+        part.column_spec("waveform")
         labels, random = part.column("label"), np.random.Generator(np.random.Philox(key=[CONNECTION_SEED, index]))
         waveforms, targets = [], []
         for _ in range(count):
@@ -250,16 +269,28 @@ def _decoded(title, root, files, rate=None):
         log.warning("%s: files of %s Hz are resampled to %d Hz", title, sorted({*rates} - {rate}), rate)
     kept = [index for index, (count, _) in enumerate(frames) if count]
     lengths = [resampled_length(frames[index][0], frames[index][1], rate) for index in kept]
+    report(title, broken, len(files), "clips")
+    _check_lengths(title, lengths, rate, [files[index].name for index in kept])
+
+    def decoded(file, length):
+        try:
+            return _decode(file, rate, length)
+        except ValueError as error:
+            return error
 
     def chunks():
+        failed = []
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding is outside Python's lock
             for start in range(0, len(kept), CHUNK):
                 part = [files[index] for index in kept[start : start + CHUNK]]
-                made = pool.map(_decode, part, itertools.repeat(rate), lengths[start : start + CHUNK])
-                yield {"samples": np.concatenate(list(made))}
+                made = list(pool.map(decoded, part, lengths[start : start + CHUNK]))
+                failed += [one for one in made if isinstance(one, ValueError)]
+                if not failed:
+                    yield {"samples": np.concatenate(made)}
+        if failed:
+            raise ValueError(f"{title}: {len(failed)} clips cannot be read: {'; '.join(map(str, failed[:10]))}")
 
-    report(title, broken, len(files), "clips")
-    stat = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    stat = [(os.path.relpath(f, root), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     arrays = materialise([title, rate, stat], {"samples": ((), np.int16)}, sum(lengths), chunks)
     return arrays["samples"], lengths, kept, rate
 
@@ -282,7 +313,7 @@ def _decode(file, rate, length):
     mono = resampled(samples.mean(axis=1), own, rate)
     if len(mono) != length:
         raise ValueError(f"{file} promises {length} samples at {rate} Hz and has {len(mono)}. Remove or repair it.")
-    return _samples(str(file), np.clip(mono, -1, 1))
+    return _samples(str(file), mono)
 
 
 def resampled(waveform, rate, new_rate):
@@ -310,23 +341,31 @@ def prepared(splits, rate):
 
 def _source_at(part, rate):
     log.warning("%s has %d Hz and is resampled to %d Hz", part.name, part.rate, rate)
-    made = []
-    for index in range(len(part)):
-        clip = part.gather(np.array([index]))["waveform"][0][: part.lengths[index]]
-        made.append(_samples(part.name, np.clip(resampled(clip / -float(PADDING), part.rate, rate), -1, 1)))
+    clips_of, rows = part.arrays["waveform"], np.arange(len(part)) if part.rows is None else part.rows
+    lengths = [resampled_length(int(length), part.rate, rate) for length in part.lengths]
+
+    def chunks():
+        for row, length in zip(rows, part.lengths):
+            clip = clips_of.samples[clips_of.starts[row] : clips_of.starts[row] + length]
+            yield {"samples": _samples(part.name, np.clip(resampled(clip / -float(PADDING), part.rate, rate), -1, 1))}
+
+    key = ["resampled", part.name, part.fingerprint(), part.rate, rate, len(part)]
+    samples = materialise(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
     label, target = (part.column(name) if name in part.arrays else None for name in ("label", "target"))
-    lengths, names = [len(one) for one in made], list(part.column("name"))
-    return source(part.name, np.concatenate(made), lengths, rate, names, label, part.classes, target)
+    names = list(part.column("name")) if "name" in part.arrays else [str(row) for row in rows]
+    return source(part.name, samples, lengths, rate, names, label, part.classes, target)
 
 
 def held_out_by_name(splits, pattern):
     """`Splits` whose test part are all clips with a name like the pattern ("*_theo_*"), and the others none.
 
-    Of the rest a tenth is for validation, as always. So a speaker, say, is never heard before the test.
+    Either the file's name or its whole path below the folder is like it. Of the rest a tenth is for validation, as
+    always. So a speaker, say, is never heard before the test.
 
     Raises:
         ValueError: a pattern that no name, or every name, is like; parts that were given.
     """
+    splits.train.column_spec("waveform")
     parts = [part.arrays["name"] for part in splits]
     if any(other is not parts[0] for other in parts):
         raise ValueError(f"{splits.train.base} has held-out parts of its own. Leave out [{pattern}].")
@@ -334,7 +373,8 @@ def held_out_by_name(splits, pattern):
     whole = dataclasses.replace(
         splits.train, name=splits.train.base, rows=rows, lengths=splits.train.arrays["waveform"].lengths[rows]
     )
-    test = np.array([fnmatch.fnmatchcase(name, pattern) for name in whole.column("name")])
+    paths = [(name, name.rpartition("/")[2]) for name in whole.column("name")]
+    test = np.array([any(fnmatch.fnmatchcase(name, pattern) for name in each) for each in paths])
     if not test.any() or test.all():
         raise ValueError(
             f"{whole.name}: {'every' if test.all() else 'no'} name is like {pattern!r}. Expected a pattern of some "

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ssl_keras.data.draws import Draws
 
-WINDOW = 64  # batches among which examples of a length are put together
+WINDOW = 64  # batches among which examples of a length are put together; of a small source, an eighth of an epoch
 
 
 class Batches:
@@ -149,6 +149,7 @@ def alike(order, lengths, batch_size, seed, epoch):
         (N // batch_size * batch_size,) of the order's entries.
     """
     order = order[: len(order) // batch_size * batch_size]
-    window = np.arange(len(order)) // (WINDOW * batch_size)
+    several = min(WINDOW, max(2, len(order) // batch_size // 8))
+    window = np.arange(len(order)) // (several * batch_size)
     batches = order[np.lexsort((lengths[order], window))].reshape(-1, batch_size)
     return batches[epoch_order(len(batches), seed, epoch)].reshape(-1)

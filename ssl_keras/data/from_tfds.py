@@ -38,6 +38,10 @@ def load(name, image_size=None):
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
             parts[split] = _split(tfds, builder, split, image_size)
+    if "train" not in parts:
+        raise ValueError(
+            f"tfds:{name} has no split train, but {', '.join(builder.info.splits)}. Export what you want to files."
+        )
     return (pairs.split if "target" in parts["train"].arrays else hold_out)(**parts)
 
 
@@ -118,7 +122,7 @@ def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
     for record in _examples(tfds, builder, split).as_numpy_iterator():
         waveform = record[audio_key]
         if waveform.ndim > 1:
-            waveform = waveform.mean(axis=1)
+            waveform = np.rint(waveform.mean(axis=1)).astype(waveform.dtype)
         if waveform.dtype.kind == "i":
             if np.abs(waveform).max(initial=0) > -audio.PADDING:
                 raise ValueError(f"{title}: expected samples of 16 bits. Received: up to {np.abs(waveform).max()}")

@@ -57,8 +57,8 @@ def change(x, draws, changes, rate, longest):
 
 
 def lengths(x):
-    """int32 (B, 1): the samples of each clip."""
-    return tf.reduce_sum(tf.cast(x > -1, tf.int32), axis=1, keepdims=True)
+    """int32 (B, 1): the samples of each clip, of floats or of int16."""
+    return tf.reduce_sum(tf.cast(x > (PADDING if x.dtype == tf.int16 else -1), tf.int32), axis=1, keepdims=True)
 
 
 def trimmed(x):

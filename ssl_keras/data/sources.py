@@ -26,7 +26,8 @@ TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
     "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), pairs:FILE or cmudict "
-    "(texts with targets), audio:PATH or transcripts:FILE (sound), or tfds:NAME (images, text, translations, sound)"
+    "(texts with targets), audio:PATH, transcripts:FILE or connected:DATA (sound), or tfds:NAME (images, text, "
+    "translations, sound)"
 )
 
 
@@ -152,7 +153,7 @@ def load(spec, image_size=None):
     if spec.startswith("connected:"):
         return audio.connected(load(spec.removeprefix("connected:")))
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+)\[(.+)\]", spec)
-    if pattern:
+    if pattern and not pathlib.Path(spec.partition(":")[2]).exists():
         return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
     kind, _, argument = spec.partition(":")
     if spec == "digits":

@@ -1,18 +1,21 @@
 """Speech: functional graphs from waveforms to hidden states, 50 a second.
 
 A front end makes features of frames of 20 ms: strided convolutions on the samples (Baevski et al. 2020,
-wav2vec 2.0, section 2), or a log-mel spectrogram by Keras' own layer, and a convolution over its frames.
+wav2vec 2.0, section 2), or a log-mel spectrogram by Keras' own layer.
 A context network, a transformer or a recurrent one, reads these both ways.
 
 What comes out are the means of a few stretches of the clip, one after the other, so that features know
 what came first; the frames' states are the layer "norm".
 
-A sample of −1 is padding: it must come after the clip. Frame t is centred within samples t·hop … (t+1)·hop,
-and belongs to the clip where the first of these does. Before and after the clip is silence, for the
-front end as for the normalisation; so padding, however long, changes nothing.
+A sample of −1 is padding: it must come after the clip. Frame t is of samples t·hop … (t+1)·hop, with little
+on both sides of them, or (mel) of 32 ms around the first of them, and belongs to the clip where the first
+does. After the clip is silence (before it, too, but that mel reflects its beginning); so padding, however
+long, changes nothing.
 
-Departures from wav2vec 2.0: fewer and longer convolutions, each followed by the RMS norm of every frame by
-itself (group norm over time would see padding); rotary positions in the transformer instead of a
+Departures from wav2vec 2.0: four convolutions for seven, with kernels of twice their stride, then of their
+stride (neighbouring frames share 16% of their samples at 8 kHz, 8% at 16 kHz: a hidden one is not to be read
+off its neighbours), each followed by the RMS norm of every frame by itself (group norm over time would see
+padding); rotary positions in the transformer instead of a
 convolution; no dropout.
 
 Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the front end, `D` width, `P` stretches.
@@ -26,6 +29,7 @@ from ssl_keras.networks.transformer import Block, FinalNorm, layer_norm, rms_nor
 
 FRAMES_PER_SECOND = 50
 STRIDES = {8_000: (5, 4, 4, 2), 16_000: (5, 4, 4, 4)}  # by rate in Hz; the hop is their product
+LONGER = (2, 2, 1, 1)  # kernels over strides
 FRONTS, CONTEXTS = ("convolution", "mel"), ("transformer", "recurrent")
 MEL_BINS, MEL_WINDOW, LEAST_POWER = 40, 0.032, 1e-5  # of the spectrogram: bands, seconds, floor (of unit variance)
 EPSILON = 1e-5
@@ -86,10 +90,10 @@ def context(encoder, features, places, hide=None):
 
 
 def field(strides):
-    """How many samples the convolutions see for one frame; each has a kernel of twice its stride."""
+    """How many samples the convolutions see for one frame."""
     samples = 1
-    for stride in reversed(strides):
-        samples = (samples - 1) * stride + 2 * stride
+    for stride, longer in zip(reversed(strides), reversed(LONGER)):
+        samples = (samples - 1) * stride + longer * stride
     return samples
 
 
@@ -140,8 +144,8 @@ class Convolutions(keras.layers.Layer):
     def build(self, shape):
         widths = (1, *[self.channels] * len(self.strides))
         self.kernels = [
-            self.add_weight((2 * stride, inputs, self.channels), "he_normal", name=f"kernel_{index}")
-            for index, (stride, inputs) in enumerate(zip(self.strides, widths))
+            self.add_weight((longer * stride, inputs, self.channels), "he_normal", name=f"kernel_{index}")
+            for index, (stride, longer, inputs) in enumerate(zip(self.strides, LONGER, widths))
         ]
         self.scales = [
             self.add_weight((self.channels,), "ones", name=f"scale_{index}") for index in range(len(self.strides))
@@ -200,19 +204,19 @@ class LogMel(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Spectrogram(keras.layers.Layer):
-    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a convolution over three frames."""
+    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a layer with GELU over each frame's bands."""
 
     def __init__(self, channels, rate, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.channels, self.rate, self.log_mel = channels, rate, LogMel(rate)
 
     def build(self, x_shape, places_shape):
-        self.kernel = self.add_weight((3, MEL_BINS, self.channels), "he_normal", name="kernel")
+        self.kernel = self.add_weight((MEL_BINS, self.channels), "he_normal", name="kernel")
         self.bias = self.add_weight((self.channels,), "zeros", name="bias")
 
     def call(self, x, places):
         x = self.log_mel(x, places)
-        x = tf.nn.conv1d(tf.cast(x, self.compute_dtype), tf.cast(self.kernel, self.compute_dtype), 1, "SAME")
+        x = tf.tensordot(tf.cast(x, self.compute_dtype), tf.cast(self.kernel, self.compute_dtype), 1)
         return tf.nn.gelu(x + tf.cast(self.bias, x.dtype), approximate=True)
 
     def compute_output_spec(self, x, places):

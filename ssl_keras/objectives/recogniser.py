@@ -29,7 +29,7 @@ import tyro
 
 from ssl_keras import card as cards
 from ssl_keras import decoding, encoders, evaluation, hearing
-from ssl_keras.data import audio, sound, sources
+from ssl_keras.data import audio, sequences, sound, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 from ssl_keras.networks import waveform
@@ -64,6 +64,11 @@ class Settings(hearing.Settings):
         """The V symbols, in their order."""
         return self.alphabet.split()
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.shift:
+            raise ValueError(f"shift would cut off words that the transcript has: leave it out. Received: {self.shift}")
+
     def cut(self, text):
         """A transcript as a list of symbols."""
         return text.split() if self.words else list(" ".join(text.split()).replace(" ", SPACE))
@@ -77,8 +82,8 @@ def prepare(settings, splits, init=None):
     """Clips at the encoder's rate, with the column "target" (N, U) int32, -1 for padding.
 
     Raises:
-        ValueError: no transcripts; symbols that the training part has not; no clip that is long enough for what
-            is said in it.
+        ValueError: no transcripts; more symbols than are usual, or others than those of the recogniser that a run
+            starts from; a part without a clip that is short enough, and long enough for what is said in it.
     """
     if "target" not in splits.train.arrays:
         raise ValueError(
@@ -86,51 +91,52 @@ def prepare(settings, splits, init=None):
             "labelled clips."
         )
     settings, splits = hearing.prepare(settings, splits, init)
+    if init is not None:
+        saved = cards.settings(cards.read(encoders.find(init)))
+        if isinstance(saved, Settings):
+            settings = dataclasses.replace(settings, alphabet=saved.alphabet, words=saved.words)
     cut = [[settings.cut(text) for text in part.column("target")] for part in splits]
     if not settings.alphabet:
+        # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
         found = {symbol for targets in cut for target in targets for symbol in target}
         if len(found) > MOST_SYMBOLS:
+            hint = "Leave out --words: characters are fewer." if settings.words else "Write it in fewer."
             raise ValueError(
-                f"{splits.train.base} has {len(found)} different symbols, more than {MOST_SYMBOLS}. "
-                "Leave out --words: characters are fewer."
+                f"{splits.train.base} has {len(found)} different symbols, more than {MOST_SYMBOLS}. {hint}"
             )
         settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
     ids = {symbol: 1 + index for index, symbol in enumerate(settings.symbols)}
-    widest = max(len(target) for targets in cut for target in targets)
-    return settings, sources.Splits(*(
-        _with_targets(part, targets, ids, settings, widest) for part, targets in zip(splits, cut)
-    ))
+    return settings, sources.Splits(*(_with_targets(part, each, ids, settings) for part, each in zip(splits, cut)))
 
 
-def _with_targets(part, targets, ids, settings, widest):
-    rows = np.full((len(targets), widest), -1, np.int32)
-    for row, target in zip(rows, targets):
+def _with_targets(part, cut, ids, settings):
+    """The part of those clips that are short enough, and long enough to say so many symbols."""
+    for target in cut:
         unknown = [symbol for symbol in target if symbol not in ids]
         if unknown:
             raise ValueError(
                 f"{part.name}: the transcript {settings.join(target)!r} has the unknown symbol {unknown[0]!r}. "
-                f"Expected: {settings.alphabet}"
+                f"Expected: {settings.alphabet}. Start from an encoder of speech to learn others."
             )
-        row[: len(target)] = [ids[symbol] for symbol in target]
-    hop = settings.rate // waveform.FRAMES_PER_SECOND
     # At its fastest a clip must have a frame for each symbol, and a blank between two alike.
-    frames = part.lengths / (1 + settings.speed) // hop
-    repeated = ((rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)).sum(1)
-    fits = (frames >= (rows >= 0).sum(1) + repeated) & (part.lengths <= settings.samples)
-    if not fits.any():
+    needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in cut])
+    frames = part.lengths / (1 + settings.speed) // (settings.rate // waveform.FRAMES_PER_SECOND)
+    fits = np.flatnonzero((frames >= needed) & (part.lengths <= settings.samples))
+    if not len(fits):
         raise ValueError(
             f"{part.name}: no clip is at most {settings.seconds:g} s (--seconds) and has a frame of 20 ms for each "
             "symbol of its transcript."
         )
-    if not fits.all():
+    if len(fits) < len(cut):
         log.warning(
             "%s: %d of %d clips are left out, longer than %g s or too short for their transcripts", part.name,
-            (~fits).sum(), len(fits), settings.seconds,
+            len(cut) - len(fits), len(cut), settings.seconds,
         )
-    rows_of = np.arange(len(part)) if part.rows is None else part.rows
-    whole = np.full((len(part.arrays["waveform"]), widest), -1, np.int32)
-    whole[rows_of] = rows
-    return dataclasses.replace(part, arrays=part.arrays | {"target": whole}).take(np.flatnonzero(fits))
+    targets = sequences.padded_rows([[ids[symbol] for symbol in cut[i]] for i in fits], max(len(cut[i]) for i in fits))
+    part = part.take(fits)
+    whole = part.arrays["waveform"]
+    clips = audio.Clips(whole.samples, whole.starts[part.rows], whole.lengths[part.rows])
+    return dataclasses.replace(part, arrays={"waveform": clips, "target": targets}, rows=None, classes=())
 
 
 encoder = hearing.encoder
@@ -178,9 +184,12 @@ class Recogniser(Objective):
         """Summed loss and (weighted) number of target symbols."""
         logits, frames = frame_logits(self.encoder, self.head, batch["waveform"])
         count = tf.reduce_sum(tf.cast(batch["target"] >= 0, tf.int32), 1)  # (B,)
-        loss = tf.nn.ctc_loss(
-            tf.maximum(batch["target"], 0), logits, count, frames, logits_time_major=False, blank_index=BLANK
+        said = tf.where(batch["target"] >= 0)
+        labels = tf.SparseTensor(
+            said, tf.gather_nd(batch["target"], said), tf.shape(batch["target"], out_type=tf.int64)
         )
+        # With sparse labels it is a kernel of its own, whose time and memory grow with T·U and not with T·U².
+        loss = tf.nn.ctc_loss(labels, logits, None, frames, logits_time_major=False, blank_index=BLANK)
         weight = example_weight(batch)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight * tf.cast(count, tf.float32))
 
@@ -234,7 +243,7 @@ def heard(encoder, head, source, batch_size=64):
     run = tf.function(
         lambda x: frame_logits(encoder, head, x), input_signature=[tf.TensorSpec((None, None), tf.float32)]
     )
-    batches = Batches(source, min(batch_size, len(source)), shuffle=False)
+    batches = Batches(source, min(evaluation.at_once(source, batch_size), len(source)), shuffle=False)
     made = []
     for batch in batches.dataset(0, batches.steps_per_epoch):
         made += greedy(*run(network_input(batch)))
@@ -251,13 +260,13 @@ def score(name, splits, part="test"):
     clips.
 
     Raises:
-        ValueError: an encoder that is no recogniser; transcripts with symbols that it does not know.
+        ValueError: an encoder that is no recogniser; data without transcripts.
     """
     encoder, head, settings = load(name)
-    _, splits = prepare(dataclasses.replace(settings, speed=0.0), splits)
-    source = getattr(splits, part)
+    source = getattr(audio.prepared(splits, settings.rate), part)
+    source.column_spec("target")
+    right = [" ".join(text.split()) for text in source.column("target")]
     made = [text_of(settings, ids) for ids in heard(encoder, head, source)]
-    right = [text_of(settings, target) for target in source.column("target")]
 
     def rates(cut):
         return decoding.error_rates([cut(text) for text in made], [[cut(text)] for text in right])
@@ -295,6 +304,8 @@ def transcribe_command(arguments):
     encoder, head, settings = load(asked.encoder)
     for file in asked.files:
         x = audio.unit_range(tf.constant(audio.read(file, settings.rate)))[None]
+        if x.shape[1] > hearing.LONGEST * settings.rate:
+            raise ValueError(f"{file} is longer than {hearing.LONGEST:g} s. Cut it where nobody speaks.")
         print(f"{file}: {text_of(settings, greedy(*frame_logits(encoder, head, x))[0])}")
 
 

@@ -12,14 +12,15 @@ frames: entries are to be used alike. Averaged over hidden frames.
 
 Departures: the distractors are all other hidden frames of the clip, not a hundred drawn of them, and some
 frames of every other clip of the batch, on whichever replica; one whose code is the true one is no
-distractor. At least one frame of each clip is hidden. No dropout; features are not scaled back.
+distractor. At least one frame of each clip is hidden. The diversity term is that of the authors' code, in
+place of equation 4's entropy. No dropout; features are not scaled back. The last checkpoint is the encoder's.
 
 Shapes: `B` batch (`b` a replica's part), `L` samples, `T` frames, `C` features, `D` width, `Z` projection,
 `G V` codebooks and their entries, `P` frames of all clips.
 
 Metrics: `loss`, nats per hidden frame and the weighted diversity term; `accuracy`, the share of hidden
 frames whose own code is the likeliest; `codes`, how many entries of each codebook are in even use, of V
-(1 is collapse); `gradient_norm` (training only).
+(exp of the entropy of what was chosen; 1 is collapse); `gradient_norm` (training only).
 """
 
 import dataclasses
@@ -153,12 +154,14 @@ class Quantiser(keras.layers.Layer):
 class Speech(Objective):
     """Holds `encoder` and `quantiser`; trains both to tell hidden frames of `batch["waveform"]`."""
 
-    looks_across_examples, least_batch = True, 2
+    # The lowest loss of all is that of collapsed codes: where all frames have one, there is nothing to tell apart.
+    looks_across_examples, least_batch, latest_is_best = True, 2, True
 
     def __init__(self, settings, encoder, quantiser):
         super().__init__(name="speech")
         self.settings, self.encoder, self.quantiser = settings, encoder, quantiser
-        quantiser.build((None, None, settings.channels), (None, None, settings.width))
+        sizes = encoder.get_layer("features").output.shape, encoder.get_layer("norm").output.shape
+        quantiser.build(*sizes)
         quantiser.built = True
         self.accuracy = keras.metrics.Mean("accuracy")
         self.codes = keras.metrics.Mean("codes")
@@ -178,7 +181,7 @@ class Speech(Objective):
         return self._hidden(self._cut(batch, draws), batch, draws)
 
     def _cut(self, batch, draws):
-        return sound.cut(audio.unit_range(batch["waveform"]), self.settings.samples, draws)
+        return audio.unit_range(sound.cut(batch["waveform"], self.settings.samples, draws))
 
     def _hidden(self, x, batch, draws):
         settings = self.settings
@@ -216,7 +219,7 @@ class Speech(Objective):
         )
         use, count = in_use(soft, weight), tf.reduce_sum(weight)
         self.accuracy.update_state(right, weight)
-        self.codes.update_state(tf.reduce_mean(use), count)
+        self.codes.update_state(tf.reduce_mean(in_use(tf.stop_gradient(hard), weight)), count)
         return tf.reduce_sum(weight * loss) + count * self.settings.diversity * (
             1 - tf.reduce_mean(use) / self.settings.codes
         ), count
@@ -285,7 +288,8 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
         other &= ~tf.reduce_all(tf.equal(codes[:, :, None], their_codes), -1)
         logits.append(tf.where(other, across, losses.FAR))
     logits = tf.concat(logits, -1)
-    right = tf.reduce_max(logits[..., 1:], -1) < positive
+    best = tf.reduce_max(logits[..., 1:], -1)
+    right = (best < positive) & (best > losses.FAR)  # without a distractor nothing was told
     return tf.reduce_logsumexp(logits, -1) - positive, tf.cast(right, tf.float32)
 
 
