@@ -91,7 +91,10 @@ class Source:
     @property
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
-        kind, _, rest = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), self.base).partition(":")
+        base = self.base
+        if self.rate:  # brackets hold the pattern of what is held out
+            base = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), base)
+        kind, _, rest = base.partition(":")
         if kind in ("folder", "audio", "transcripts", "text", "table", "pairs"):
             path = pathlib.Path(rest).absolute()
             return path.name if path.is_dir() else path.stem
