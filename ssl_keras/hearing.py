@@ -13,6 +13,7 @@ from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data import audio, sound
 from ssl_keras.networks import waveform
+from ssl_keras.settings import taken_over, within
 
 NETWORK = ("rate", "front", "context", "channels", "width", "layers", "heads", "stretches")  # what comes with `init`
 MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
@@ -51,12 +52,10 @@ class Settings(sound.Changes):
                 raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
         if self.rate not in (0, *waveform.STRIDES):
             raise ValueError(f"rate must be {' or '.join(map(str, waveform.STRIDES))}, or 0. Received: {self.rate}")
-        for name, least, most in (
-            ("channels", 1, MOST_CHANNELS), ("width", 2, MOST_CHANNELS), ("layers", 1, MOST_LAYERS),
+        within(
+            self, ("channels", 1, MOST_CHANNELS), ("width", 2, MOST_CHANNELS), ("layers", 1, MOST_LAYERS),
             ("heads", 1, MOST_CHANNELS), ("stretches", 1, MOST_STRETCHES),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        )
         if self.width % 2 or (self.context == "transformer" and self.width % (2 * self.heads)):
             raise ValueError(f"width must be an even multiple of heads. Received: {self.width}, {self.heads}")
         if not 0.1 <= self.seconds <= LONGEST:
@@ -93,13 +92,7 @@ def _like(settings, init):
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
         raise ValueError(f"{init} is no encoder of sound. Expected one that pretraining with speech saved.")
-    kept = {name: getattr(saved, name) for name in NETWORK}
-    other = [name for name in NETWORK if getattr(settings, name) not in (getattr(Settings, name), kept[name])]
-    if other:
-        raise ValueError(
-            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
-            + ", ".join(f"{name}={kept[name]}" for name in other) + "."
-        )
+    kept = taken_over(settings, saved, NETWORK, init)
     log.info("The network is that of %s: %s", init, kept)
     return dataclasses.replace(settings, **kept)
 
@@ -141,5 +134,10 @@ def spectrograms(encoder, rate, x, shown=None):
     image = tf.clip_by_value(tf.transpose(bands, (0, 2, 1))[:, ::-1, :, None], 0.0, 1.0)
     if shown is not None:
         image *= tf.cast(shown, tf.float32)[:, None, :, None]
+    return framed(image)
+
+
+def framed(image):
+    """(B, H, T, 1) -> larger images, with a grey frame: a column for each frame of a clip."""
     image = tf.repeat(tf.repeat(image, PIXELS, 1), PIXELS, 2)
     return tf.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=0.5)

@@ -17,6 +17,7 @@ from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
 from ssl_keras.networks import transformer
+from ssl_keras.settings import taken_over
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
@@ -104,12 +105,7 @@ def prepare(settings, splits, init=None):
             raise ValueError(
                 f"{init} has the architecture {saved.architecture}. Expected {' or '.join(settings.ARCHITECTURES)}."
             )
-        other = [n for n in NETWORK[1:-1] if getattr(settings, n) not in (0, getattr(saved, n))]
-        if other:
-            raise ValueError(
-                f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
-                + ", ".join(f"{name}={getattr(saved, name)}" for name in other) + "."
-            )
+        taken_over(settings, saved, NETWORK[1:-1], init)
         settings = dataclasses.replace(
             settings, tokenizer=str(init), **{name: getattr(saved, name) for name in NETWORK}
         )

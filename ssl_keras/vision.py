@@ -12,6 +12,7 @@ from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data.augment import Augmentation
 from ssl_keras.networks import conv
+from ssl_keras.settings import taken_over
 
 FINEST = 16  # places along each side
 log = logging.getLogger(__name__)
@@ -67,13 +68,7 @@ def _like(settings, init):
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
         return settings  # of another kind: `initialise` takes what fits, and says what does not
-    other = [n for n in NETWORK if getattr(settings, n) not in (getattr(Settings, n), getattr(saved, n))]
-    if other:
-        raise ValueError(
-            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
-            + ", ".join(f"{name}={getattr(saved, name)}" for name in other) + "."
-        )
-    network = {name: getattr(saved, name) for name in NETWORK}
+    network = taken_over(settings, saved, NETWORK, init)
     log.info("The network is that of %s: %s", init, network)
     return dataclasses.replace(settings, **network)
 

@@ -21,8 +21,9 @@ import soundfile
 import tensorflow as tf
 from scipy.signal import resample_poly
 
+from ssl_keras.data import pairs
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.folder import HELD_OUT, files_below, report
+from ssl_keras.data.folder import labelled_files, parts_below, report
 from ssl_keras.data.sources import Source, Splits, check_labels, hold_out
 
 PADDING = -(1 << 15)
@@ -145,39 +146,17 @@ def load(path):
     Raises:
         ValueError: no such folder, no sound in it, or too many files that cannot be read (each is named).
     """
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"audio:{path}: no such folder. Expected a folder of {', '.join(sorted(EXTENSIONS))} files.")
-    if not (root / "train").is_dir():
-        alone = [name for name in HELD_OUT if (root / name).is_dir()]
-        if alone:
-            raise ValueError(f"audio:{path} has {', '.join(alone)} and no train. Expected PATH/train beside them.")
-        return hold_out(_read(root))
-    train = _read(root / "train")
-    parts = {}
-    for folder, split in HELD_OUT.items():
-        if (root / folder).is_dir():
-            parts[split] = _read(root / folder, train)
-    return hold_out(train, **parts)
+    return parts_below("audio", path, f"{', '.join(sorted(EXTENSIONS))} files", _read)
 
 
 def _read(root, like=None):
     """The source of one folder; `like` fixes rate and classes, where given."""
     title = f"audio:{root}"
-    files = files_below(root, EXTENSIONS)
-    if not files:
-        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
-    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
-    found = sorted(set(labels) - {None})
-    if found and None in labels:
-        raise ValueError(f"{title}: {files[labels.index(None)].name} lies beside sub-folders. "
-                         "Expected all clips in them, or none.")
-    if like is not None and found != list(like.classes):
-        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {found}")
+    files, codes, classes = labelled_files(title, root, EXTENSIONS, "clips", like)
     samples, lengths, kept, rate = _decoded(title, root, files, like and like.rate)
     names = [str(files[index].relative_to(root)) for index in kept]
-    label = [found.index(labels[index]) for index in kept] if found else None
-    return source(title, samples, lengths, rate, names, label, found)
+    label = [codes[index] for index in kept] if classes else None
+    return source(title, samples, lengths, rate, names, label, classes)
 
 
 def transcripts(path):
@@ -190,25 +169,13 @@ def transcripts(path):
     """
     path = pathlib.Path(path).expanduser()
     title = f"transcripts:{path}"
-    if not path.is_file():
-        raise ValueError(f"{title}: no such file. Expected lines of a sound file's path, a tab, and what is said.")
-    files, texts = [], []
-    try:
-        lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{title} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
-    for number, line in enumerate(lines if lines != [""] else [], 1):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if len(cells) != 2 or not all(cells):
-            raise ValueError(
-                f"{title}, line {number}: expected a path, a tab, and what is said. Received: {line[:80]!r}"
-            )
-        files.append(path.parent / cells[0])
-        texts.append(cells[1])
-        if not files[-1].is_file():
-            raise ValueError(f"{title}, line {number}: there is no file {files[-1]}")
-    if not files:
+    cells = pairs.read(title, path, "a path, a tab, and what is said")
+    if not cells:
         raise ValueError(f"{title} has no examples. Expected lines of a path, a tab, and what is said.")
+    files, texts = [path.parent / file for file, _ in cells], [text for _, text in cells]
+    for number, file in enumerate(files, 1):
+        if not file.is_file():
+            raise ValueError(f"{title}, line {number}: there is no file {file}")
     samples, lengths, kept, rate = _decoded(title, path.parent, files)
     names = [os.path.relpath(files[index], path.parent) for index in kept]
     return hold_out(source(title, samples, lengths, rate, names, target=[texts[index] for index in kept]))
@@ -332,14 +299,16 @@ def resampled_length(length, rate, new_rate):
 
 def prepared(splits, rate):
     """The splits as a network takes them: at `rate` Hz, resampled where they have another, without their names."""
-    parts = []
-    for part in splits:
-        part = part if part.rate == rate else _source_at(part, rate)
-        parts.append(dataclasses.replace(part, arrays={k: v for k, v in part.arrays.items() if k != "name"}))
-    return Splits(*parts)
+    return Splits(*(at_rate(part, rate) for part in splits))
 
 
-def _source_at(part, rate):
+def at_rate(part, rate):
+    """A source as `prepared`."""
+    part = part if part.rate == rate else _resampled(part, rate)
+    return dataclasses.replace(part, arrays={k: v for k, v in part.arrays.items() if k != "name"})
+
+
+def _resampled(part, rate):
     log.warning("%s has %d Hz and is resampled to %d Hz", part.name, part.rate, rate)
     clips_of, rows = part.arrays["waveform"], np.arange(len(part)) if part.rows is None else part.rows
     lengths = [resampled_length(int(length), part.rate, rate) for length in part.lengths]

@@ -39,35 +39,60 @@ def load(path, image_size=None):
         ValueError: no such folder, no image in it, images beside sub-folders of images,
             or too many that cannot be read (each is named).
     """
+    return parts_below("folder", path, "images", lambda root, like: _read(root, image_size, like))
+
+
+def parts_below(kind, path, what, read):
+    """`Splits` of a folder, or of its sub-folders train, validation (or val) and test.
+
+    Args:
+        kind: "folder", for messages. path: as the user wrote it. what: "images", for messages.
+        read: function (folder, the training part or None) to a `Source`.
+
+    Raises:
+        ValueError: no such folder; held-out parts without a training part.
+    """
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
-        raise ValueError(f"folder:{path}: no such folder. Expected a folder of images.")
+        raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
     held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
     if not (root / "train").is_dir():
         if held_out:
             raise ValueError(
-                f"folder:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, "
+                f"{kind}:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, "
                 "or a sub-folder for each label."
             )
-        return hold_out(_read(root, image_size, None))
-    train = _read(root / "train", image_size, None)
-    return hold_out(train, **{split: _read(root / name, None, train) for name, split in held_out.items()})
+        return hold_out(read(root, None))
+    train = read(root / "train", None)
+    return hold_out(train, **{split: read(root / name, train) for name, split in held_out.items()})
+
+
+def labelled_files(title, root, extensions, what, like):
+    """(files, the class of each or -1, class names): a sub-folder is a class, where there are sub-folders.
+
+    Args:
+        title, what: for messages; what the files are. like: a `Source` whose classes are expected, or None.
+
+    Raises:
+        ValueError: no files; files beside sub-folders; other classes.
+    """
+    files = files_below(root, extensions)
+    if not files:
+        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(extensions))}.")
+    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
+    classes = sorted(set(labels) - {None})
+    if classes and None in labels:
+        stray = files[labels.index(None)]
+        raise ValueError(f"{title}: {stray.name} lies beside sub-folders. Expected all {what} in them, or none.")
+    if like is not None and classes != list(like.classes):
+        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {classes}")
+    return files, [classes.index(label) if classes else -1 for label in labels], classes
 
 
 def _read(root, image_size, like):
     """The source of one folder; `like` fixes channels, size and classes, where given."""
     title = f"folder:{root}"
-    files = files_below(root, EXTENSIONS)
-    if not files:
-        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(EXTENSIONS))}.")
-    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
-    classes = sorted(set(labels) - {None})
-    if classes and None in labels:
-        stray = files[labels.index(None)]
-        raise ValueError(f"{title}: {stray.name} lies beside sub-folders. Expected all images in them, or none.")
-    if like is not None and classes != list(like.classes):
-        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {classes}")
-
+    files, codes, classes = labelled_files(title, root, EXTENSIONS, "images", like)
     if like is not None:
         shape = like.arrays["image"].shape[1:]
     else:
@@ -75,7 +100,6 @@ def _read(root, image_size, like):
         if image_size is not None:
             shape = (image_size, image_size, shape[2])
     broken = []
-    codes = [classes.index(label) if classes else -1 for label in labels]
 
     def chunks():
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the lock

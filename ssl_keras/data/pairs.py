@@ -32,24 +32,39 @@ def load(path):
     """
     path = pathlib.Path(path).expanduser()
     name = f"pairs:{path}"
+    pairs = read(name, path, "a source, a tab, and a target")
+    if not pairs:
+        raise ValueError(f"{name} has no tabs. Expected lines of a source, a tab, and a target.")
+    return split(named(name, *zip(*pairs)))
+
+
+def read(name, path, expected):
+    """[[first, second], …] of a UTF-8 file with two cells in each line; an empty file has none.
+
+    Args:
+        name, expected: for messages: what is read, and of what a line consists.
+
+    Raises:
+        ValueError: no such file, none in UTF-8, none with tabs; a line that is empty or has not two parts.
+    """
     if not path.is_file():
-        raise ValueError(f"{name}: no such file. Expected lines of a source, a tab, and a target.")
+        raise ValueError(f"{name}: no such file. Expected lines of {expected}.")
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
     if lines[-1] == "":
         lines.pop()
-    if not any("\t" in line for line in lines):
-        raise ValueError(f"{name} has no tabs. Expected lines of a source, a tab, and a target.")
+    if lines and not any("\t" in line for line in lines):
+        raise ValueError(f"{name} has no tabs. Expected lines of {expected}.")
     pairs = []
     for number, line in enumerate(lines, 1):
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) != 2 or not all(cells):
             what = "an empty line" if not line.strip() else f"{len(cells)} parts: {line[:80]!r}"
-            raise ValueError(f"{name}, line {number}: expected a source, a tab, and a target. Received: {what}")
+            raise ValueError(f"{name}, line {number}: expected {expected}. Received: {what}")
         pairs.append(cells)
-    return split(named(name, *zip(*pairs)))
+    return pairs
 
 
 def cmudict():

@@ -21,11 +21,13 @@ convolution; no dropout.
 Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the front end, `D` width, `P` stretches.
 """
 
+import math
+
 import keras
 import tensorflow as tf
 
 from ssl_keras.networks.recurrent import Recurrent
-from ssl_keras.networks.transformer import Block, FinalNorm, layer_norm, rms_norm
+from ssl_keras.networks.transformer import Block, FinalNorm, rms_norm
 
 FRAMES_PER_SECOND = 50
 STRIDES = {8_000: (5, 4, 4, 2), 16_000: (5, 4, 4, 4)}  # by rate in Hz; the hop is their product
@@ -59,7 +61,7 @@ def waveform_encoder(rate, width, layers, heads, *, channels=64, front="convolut
     x = Convolutions(channels, STRIDES[rate], name="front")(x) if front == "convolution" else (
         Spectrogram(channels, rate, name="front")(x, places)
     )
-    x = Norm(name="features")(x)  # (B, T, C), what targets are made of
+    x = FinalNorm("gpt2", EPSILON, dtype="float32", name="features")(x)  # (B, T, C), what targets are made of
     x = keras.layers.Dense(width, name="project")(x)
     for index in range(layers):
         if context == "transformer":
@@ -152,10 +154,7 @@ class Convolutions(keras.layers.Layer):
         ]
 
     def call(self, x):
-        hop = 1
-        for stride in self.strides:
-            hop *= stride
-        seen = field(self.strides)
+        hop, seen = math.prod(self.strides), field(self.strides)
         before = (seen - hop) // 2
         length = tf.shape(x)[1]
         whole = -(-length // hop) * hop  # T frames
@@ -224,21 +223,6 @@ class Spectrogram(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"channels": self.channels, "rate": self.rate}
-
-
-@keras.saving.register_keras_serializable("ssl_keras")
-class Norm(keras.layers.Layer):
-    """Layer norm of every frame, in float32: (B, T, C) -> (B, T, C)."""
-
-    def __init__(self, **kwargs):
-        super().__init__(autocast=False, **kwargs)
-
-    def build(self, shape):
-        self.scale = self.add_weight((shape[-1],), "ones", name="scale")
-        self.shift = self.add_weight((shape[-1],), "zeros", name="shift")
-
-    def call(self, x):
-        return layer_norm(x, EPSILON, self.scale, self.shift)
 
 
 @keras.saving.register_keras_serializable("ssl_keras")

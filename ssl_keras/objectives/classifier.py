@@ -31,7 +31,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import vision
-from ssl_keras.data import audio, sound
+from ssl_keras.data import sound
 from ssl_keras.data.augment import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import network_input
@@ -160,9 +160,10 @@ class Classifier(Objective):
     def views(self, batch, draws):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
         if "waveform" in batch and isinstance(self.augmentation, sound.Changes):
-            x = audio.unit_range(batch["waveform"])
+            longest = batch["waveform"].shape[1]
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
-            return batch | {"waveform": sound.change(x, draws, self.augmentation, rate, x.shape[1])}
+            changed = sound.change(network_input(batch), draws, self.augmentation, rate, longest)
+            return batch | {"waveform": changed}
         if "image" not in batch:
             return batch
         image = augment(batch["image"], draws, self.augmentation)

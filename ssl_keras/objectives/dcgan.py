@@ -53,6 +53,7 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.sources import load
 from ssl_keras.networks import conv, dcgan
 from ssl_keras.objective import Objective, example_weight
+from ssl_keras.settings import within
 from ssl_keras.tensorboard import picture_grid
 from ssl_keras.training.run import Training
 
@@ -100,9 +101,7 @@ class Settings(Augmentation):
                 "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
                 "others': choose normalisation layer or spectral. Received: batch"
             )
-        for name, least, most in (("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        within(self, ("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100))
         if not 0 <= self.penalty < np.inf:
             raise ValueError(f"penalty must be at least 0. Received: {self.penalty}")
         if not 0 < self.generator_rate < np.inf:

@@ -28,7 +28,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import card as cards
-from ssl_keras import decoding, encoders, evaluation, hearing
+from ssl_keras import decoding, encoders, evaluation, hearing, scoring
 from ssl_keras.data import audio, sequences, sound, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
@@ -163,11 +163,8 @@ class Recogniser(Objective):
 
     def views(self, batch, draws):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
-        x = sound.trimmed(audio.unit_range(batch["waveform"]))
-        return {
-            "waveform": sound.change(x, draws, self.settings, self.settings.rate, self.settings.samples),
-            "target": batch["target"], "weight": batch["weight"],
-        }
+        made, settings = self.held_out_views(batch, draws), self.settings
+        return made | {"waveform": sound.change(made["waveform"], draws, settings, settings.rate, settings.samples)}
 
     def held_out_views(self, batch, draws):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
@@ -204,9 +201,7 @@ class Recogniser(Objective):
         x = batch["waveform"]
         logits, _ = frame_logits(self.encoder, self.head, x)
         said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
-        said = tf.repeat(tf.repeat(said, hearing.PIXELS, 1), hearing.PIXELS, 2)
-        said = tf.pad(said, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=0.5)
-        return {"alignment": [hearing.spectrograms(self.encoder, self.settings.rate, x), said]}
+        return {"alignment": [hearing.spectrograms(self.encoder, self.settings.rate, x), hearing.framed(said)]}
 
     def sounds(self, batch):
         return {"clips": (batch["waveform"], self.settings.rate)}
@@ -255,7 +250,7 @@ def text_of(settings, ids):
     return settings.join([settings.symbols[i - 1] for i in ids if i > 0])
 
 
-def score(name, splits, part="test"):
+def score(name, source):
     """{"clips", "word error rate", "symbol error rate", "sequence error rate"} of a saved recogniser on transcribed
     clips.
 
@@ -263,8 +258,8 @@ def score(name, splits, part="test"):
         ValueError: an encoder that is no recogniser; data without transcripts.
     """
     encoder, head, settings = load(name)
-    source = getattr(audio.prepared(splits, settings.rate), part)
     source.column_spec("target")
+    source = audio.at_rate(source, settings.rate)
     right = [" ".join(text.split()) for text in source.column("target")]
     made = [text_of(settings, ids) for ids in heard(encoder, head, source)]
 
@@ -309,28 +304,6 @@ def transcribe_command(arguments):
         print(f"{file}: {text_of(settings, greedy(*frame_logits(encoder, head, x))[0])}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """Measures transcripts against the right ones: the share of wrong symbols and of wrong clips."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved recogniser's name or path."""
-    data: str
-    """transcripts:FILE, or connected:DATA."""
-    part: str = "test"
-    """validation or test."""
-    record: bool = False
-    """Write the result into the encoder's card."""
-
-
 def score_command(arguments):
     """Measures transcripts against the right ones."""
-    asked = tyro.cli(Score, prog="ssl-keras score", args=arguments)
-    if asked.part not in ("validation", "test"):
-        raise ValueError(f"part must be validation or test. Received: {asked.part!r}")
-    splits = sources.load(asked.data)
-    result = score(asked.encoder, splits, asked.part)
-    for name, value in result.items():
-        print(f"{name}: {value:.2%}" if isinstance(value, float) else f"{name}: {value}")
-    if asked.record:
-        encoders.record(asked.encoder, getattr(splits, asked.part).name, result)
+    scoring.command(scoring.Score, arguments, lambda asked, source: score(asked.encoder, source))

@@ -37,12 +37,13 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import card as cards
-from ssl_keras import decoding, encoders, evaluation, language, translation
+from ssl_keras import decoding, encoders, evaluation, language, scoring, translation
 from ssl_keras.data import sequences, sources, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.language import Resolved
 from ssl_keras.networks import recurrent
 from ssl_keras.objective import Objective, example_weight
+from ssl_keras.settings import taken_over, within
 from ssl_keras.training.run import Training
 
 TASKS = ("next", "denoise", "continue", "pairs")
@@ -105,12 +106,10 @@ class Settings:
                 raise ValueError(
                     f"{name} must be one of {', '.join(filter(None, choices))}. Received: {getattr(self, name)!r}"
                 )
-        for name, least, most in (
-            ("horizon", 1, MOST_CONTEXT), ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16),
+        within(
+            self, ("horizon", 1, MOST_CONTEXT), ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16),
             ("context", 2, MOST_CONTEXT), ("vocabulary", 2, 1 << 24), ("span", 1, MOST_CONTEXT),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        )
         for name in ("mask_token", "end_token"):
             if not -1 <= getattr(self, name) < self.vocabulary:
                 raise ValueError(f"{name} must be a token of the vocabulary, or -1. Received: {getattr(self, name)}")
@@ -219,13 +218,7 @@ def _from(init, settings):
             f"{'one way' if saved.task == 'next' else 'both ways'}. For the task {settings.task} another is needed: "
             f"pretrain it with --task {'next' if settings.task == 'next' else 'denoise'}."
         )
-    kept = {name: getattr(saved, name) for name in NETWORK}
-    other = [name for name in NETWORK if getattr(settings, name) not in (getattr(Settings, name), kept[name])]
-    if other:
-        raise ValueError(
-            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
-            + ", ".join(f"{name}={kept[name]}" for name in other) + "."
-        )
+    kept = taken_over(settings, saved, NETWORK, init)
     if settings.symbols and saved.symbols:
         kept["alphabet"] = saved.alphabet
     kept["fresh_targets"] = settings.symbols != saved.symbols  # the same numbers would mean something else
@@ -462,31 +455,17 @@ def translate_command(arguments):
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Score(scoring.Score):
     """Measures decoded targets against the right ones: the share of wrong symbols and of wrong sequences."""
 
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    data: str
-    """pairs:FILE, cmudict, or a translation set of tfds."""
     beams: int = 5
     """Targets that beam search follows at a time; 1 is greedy."""
-    part: str = "test"
-    """validation or test."""
-    record: bool = False
-    """Write the result into the encoder's card."""
 
 
 def score_command(arguments):
     """Measures decoded targets against the right ones."""
-    asked = tyro.cli(Score, prog="ssl-keras score", args=arguments)
-    if asked.part not in ("validation", "test"):
-        raise ValueError(f"part must be validation or test. Received: {asked.part!r}")
-    splits = sources.load(asked.data)
-    source = getattr(splits, asked.part)
-    source.column_spec("target")
-    result = translation.score(translation.Translator(asked.encoder, asked.beams), source)
-    for name, value in result.items():
-        print(f"{name}: {value:.2%}" if isinstance(value, float) else f"{name}: {value}")
-    if asked.record:
-        encoders.record(asked.encoder, f"{source.name}, {asked.beams} beams", result)
+    scoring.command(
+        Score, arguments,
+        lambda asked, source: translation.score(translation.Translator(asked.encoder, asked.beams), source),
+        lambda asked, source: f"{source.name}, {asked.beams} beams",
+    )

@@ -32,6 +32,7 @@ from ssl_keras import hearing, losses
 from ssl_keras.data import audio, sound
 from ssl_keras.networks import waveform
 from ssl_keras.objective import Objective, example_weight
+from ssl_keras.settings import within
 from ssl_keras.training.run import Training
 
 DEFAULTS = Training(
@@ -71,12 +72,10 @@ class Settings(hearing.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least, most in (
-            ("span", 1, 100), ("codebooks", 1, 64), ("codes", 2, 1 << 14), ("projection", 1, 1 << 12),
+        within(
+            self, ("span", 1, 100), ("codebooks", 1, 64), ("codes", 2, 1 << 14), ("projection", 1, 1 << 12),
             ("others", 0, 1 << 10),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(self, name)}")
+        )
         if not 0 < self.share < 1:
             raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
         if not (self.temperature > 0 and self.diversity >= 0 and 0 < self.coldest <= self.hottest):
