@@ -51,6 +51,7 @@ from ssl_keras.training.run import compile_objective
 OURS, KERAS, DATA = "ours", "Keras", "cmudict"
 NETWORK = {"layers": 2, "width": 256, "context": 32}
 SMALL = NETWORK | {"width": 128}
+PRONOUNCES = NETWORK | {"width": 320, "dropout": 0.1, "smoothing": 0.1}
 PAIRS = {"task": "pairs", "symbols": True}
 
 
@@ -60,7 +61,7 @@ class Plan:
 
     rounds: int = 5
     seconds: float = 20.0
-    steps: int = 14_500  # of `pronunciation`, 16 epochs
+    steps: int = 5_000  # of `pronunciation`, 11 epochs
     pretraining_steps: int = 6_000
     sizes: tuple[int, ...] = (1_000, 10_000)
     tuning_steps: tuple[int, ...] = (1_000, 3_000)  # for each size
@@ -149,11 +150,12 @@ def pronunciation(plan, report, splits, folder, keep):
     part = report.setdefault("pronunciation", {})
     if "test" in part:
         return
-    settings = seq2seq.Settings(**NETWORK, **PAIRS, dropout=0.05, smoothing=0.1)
+    settings = seq2seq.Settings(**PRONOUNCES, **PAIRS)
     splits = judged(splits, plan)
     training = dataclasses.replace(
-        seq2seq.DEFAULTS, data=DATA, batch_size=128, steps=plan.steps, interval=max(plan.steps // 20, 1), resume=True,
-        run="seq2seq-cmudict", runs=runs(plan, folder),
+        seq2seq.DEFAULTS, data=DATA, batch_size=256, optimizer="muon", learning_rate=3e-3, beta_2=0.99,
+        steps=plan.steps, interval=max(plan.steps // 20, 1), quality_every=0, resume=True, run="seq2seq-cmudict",
+        runs=runs(plan, folder),
     )
     part |= {key: value for key, value in pretrain("seq2seq", settings, training, data=splits).items()
              if key in ("seconds", "test_loss", "step")}

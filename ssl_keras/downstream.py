@@ -71,7 +71,7 @@ DISTURBED = {"noise": evaluation.noisy, "shift": evaluation.shifted}  # test ima
 log = logging.getLogger(__name__)
 
 
-def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None):
+def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None, grid=None):
     """Measures saved encoders on labelled images, texts or sounds.
 
     Args:
@@ -82,6 +82,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         seeds: which labels are drawn; mean and standard deviation are over these.
         trained: include the rows that take training (fine-tuned, scratch).
         network: for encoders of your own architecture: a function that makes a fresh graph.
+        grid: what fine-tuning and scratch choose among; by default `GRIDS` for the kind of network.
 
     Returns:
         {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run. The
@@ -122,9 +123,9 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
             table[f"random init{like}"] = _frozen(_features(fresh, data), data, budgets, seeds)
         table[f"{card['name']}, frozen"] = _frozen(_features(encoder, data), data, budgets, seeds)
         if trained:
-            table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds)
+            table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds, grid)
             if new:
-                table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds)
+                table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds, grid)
     return table
 
 
@@ -162,13 +163,13 @@ def _frozen(arrays, splits, budgets, seeds):
     return row
 
 
-def _trained(encoder, card, splits, budgets, seeds):
+def _trained(encoder, card, splits, budgets, seeds, grid):
     """Trains encoder and head from this encoder's weights, anew for every setting, budget and seed."""
     strategy = tf.distribute.get_strategy()
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Classifier(encoder, head)
     kind = _kind(encoder)
-    grid = GRIDS[kind]
+    grid = grid or GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
     objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
     start = checkpoint.read(checkpoint.variables(objective))

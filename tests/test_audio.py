@@ -8,7 +8,7 @@ import soundfile
 import tensorflow as tf
 from contract import tones
 
-from ssl_keras.data import audio, sound, sources
+from ssl_keras.data import audio, espeak, sound, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
 
@@ -296,3 +296,24 @@ def test_spoken_digits():
     assert splits.test.short_name == "spoken_digit-theo"
     name, label = splits.test.column("name")[7], splits.test.column("label")[7]
     assert splits.test.classes[label] == name[0]
+
+
+def test_synthetic_digits():
+    """Called so; no clip twice; made alike each time; a voice can be held out."""
+    pytest.importorskip("espeakng_loader")
+    splits = sources.load("espeak")
+    assert all("synthetic" in part.name for part in splits)
+    clips = espeak.digits()[0]
+    assert len({clip.tobytes() for clip in clips}) == len(clips) == sum(map(len, splits))
+    espeak.digits.cache_clear()
+    assert all(np.array_equal(a, b) for a, b in zip(clips, espeak.digits()[0]))
+    assert np.bincount(splits.train.column("label"), minlength=10).min() > 40
+    voice = sources.load("espeak[*_f2_*]").test
+    assert len(voice) == 80
+    assert all("_f2_" in name for name in voice.column("name"))
+
+
+def test_synthetic_digits_need_a_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install espeakng-loader"):
+        sources.load("espeak")

@@ -1,5 +1,5 @@
-"""Sources: `digits`, `pydoc`, `cmudict`, `tfds:NAME`, `folder:PATH`, `audio:PATH`, `text:PATH`, `table:FILE`,
-`pairs:FILE`, and arrays from Python.
+"""Sources: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `audio:PATH`, `text:PATH`,
+`table:FILE`, `pairs:FILE`, and arrays from Python.
 
 Every source is a set of arrays addressed by index. `load` returns three of them, and the
 split is made here, once: what is held out is held out for pretraining, fine-tuning and
@@ -26,8 +26,8 @@ TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
     "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), pairs:FILE or cmudict "
-    "(texts with targets), audio:PATH, transcripts:FILE or connected:DATA (sound), or tfds:NAME (images, text, "
-    "translations, sound)"
+    "(texts with targets), audio:PATH, transcripts:FILE, connected:DATA or espeak (sound; espeak is synthetic), or "
+    "tfds:NAME (images, text, translations, sound)"
 )
 
 
@@ -136,9 +136,9 @@ def load(spec, image_size=None):
 
     Args:
         spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "audio:PATH" | "transcripts:FILE" |
-            "text:PATH" | "table:FILE" | "pairs:FILE". Of sound "…[PATTERN]" has as its test part the clips whose
-            file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labelled
-            clips of DATA to longer ones, with transcripts.
+            "text:PATH" | "table:FILE" | "pairs:FILE" | "espeak". Of sound "…[PATTERN]" has as its test part the clips
+            whose file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins
+            labelled clips of DATA to longer ones, with transcripts.
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:
@@ -149,14 +149,14 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import audio, folder, from_tfds, pairs, text  # they import this module
+    from ssl_keras.data import audio, espeak, folder, from_tfds, pairs, text  # they import this module
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
     if spec.startswith("connected:"):
         return audio.connected(load(spec.removeprefix("connected:")))
-    pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+)\[(.+)\]", spec)
-    if pattern and not pathlib.Path(spec.partition(":")[2]).exists():
+    pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
+    if pattern and not pathlib.Path(spec.partition(":")[2] or spec).exists():
         return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
     kind, _, argument = spec.partition(":")
     if spec == "digits":
@@ -179,6 +179,8 @@ def load(spec, image_size=None):
         return pairs.load(argument)
     if spec == "cmudict":
         return pairs.cmudict()
+    if spec == "espeak":
+        return espeak.load()
     hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
     raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.{hint}")
 
