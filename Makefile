@@ -23,6 +23,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/contrastive.py
 	$(BIN)/python benchmarks/dcgan.py
 	$(BIN)/python benchmarks/seq2seq.py
+	$(BIN)/python benchmarks/speech.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
@@ -34,6 +35,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full; their data are download
 	$(BIN)/python tutorials/07_few_labels.py
 	$(BIN)/python tutorials/08_dcgan.py
 	$(BIN)/python tutorials/09_seq2seq.py
+	$(BIN)/python tutorials/10_speech.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

@@ -36,7 +36,19 @@ def replicas(tmp_path_factory):
 
 
 def test_two_replicas_equal_one(replicas):
-    cases = {n: d for n, d in replicas.items() if "held out" in d and n != "local negatives"}
+    agree(replicas)
+
+
+@pytest.mark.slow
+def test_variants_too(tmp_path):
+    finish(start("more", tmp_path / "report.json"))
+    report = json.loads((tmp_path / "report.json").read_text())
+    agree(report)
+    assert min(d["difference"] for n, d in report.items() if n.endswith("weights matter")) > 1e-3
+
+
+def agree(report):
+    cases = {n: d for n, d in report.items() if "held out" in d and n != "local negatives"}
     assert cases
     for name, differences in cases.items():
         assert max(differences.values()) <= 1e-5, (name, differences)

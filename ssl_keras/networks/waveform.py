@@ -203,7 +203,10 @@ class LogMel(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Spectrogram(keras.layers.Layer):
-    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a layer with GELU over each frame's bands."""
+    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a layer with GELU over each frame's bands.
+
+    Each band's mean over the clip is taken out first (Atal 1974): it is the microphone's and the voice's.
+    """
 
     def __init__(self, channels, rate, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -214,7 +217,9 @@ class Spectrogram(keras.layers.Layer):
         self.bias = self.add_weight((self.channels,), "zeros", name="bias")
 
     def call(self, x, places):
-        x = self.log_mel(x, places)
+        x, valid = self.log_mel(x, places), tf.cast(places >= 0, tf.float32)[..., None]
+        mean = tf.math.divide_no_nan(tf.reduce_sum(x * valid, 1, keepdims=True), tf.reduce_sum(valid, 1, keepdims=True))
+        x = (x - mean) * valid
         x = tf.tensordot(tf.cast(x, self.compute_dtype), tf.cast(self.kernel, self.compute_dtype), 1)
         return tf.nn.gelu(x + tf.cast(self.bias, x.dtype), approximate=True)
 
