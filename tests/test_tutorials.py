@@ -19,12 +19,14 @@ def test_smoke(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(script), "--smoke"])
     level = logging.getLogger("absl").level
+    code = 0
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
-        assert not end.code, end.code
+        code = end.code or 0
     finally:
         logging.getLogger("absl").setLevel(level)
+    assert code == 0
     assert list(tmp_path.rglob("*.png"))
 
 
