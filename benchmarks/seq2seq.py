@@ -1,7 +1,7 @@
 """Recurrent networks on CMUdict: speed beside Keras' stock layers, how well they pronounce, what pretraining buys.
 
     python benchmarks/seq2seq.py speed            words/s, five interleaved rounds: 7 minutes
-    python benchmarks/seq2seq.py pronunciation    one run on all training pairs: 45 minutes on 2 cores
+    python benchmarks/seq2seq.py pronunciation    one run on all training pairs: 84 minutes on one core
     python benchmarks/seq2seq.py pretraining      1,000 and 10,000 pairs, from pretrained and from scratch: an hour
     python benchmarks/seq2seq.py --quick          all of it in a minute, to see that it runs; keeps nothing
 
