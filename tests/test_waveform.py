@@ -128,3 +128,24 @@ def test_saved_for_plain_keras(tmp_path):
         model.save(tmp_path / "encoder.keras")
         again = keras.saving.load_model(tmp_path / "encoder.keras")
         np.testing.assert_allclose(again(noise(1_000, 400)), model(noise(1_000, 400)), atol=1e-6)
+
+
+def test_a_microphone_that_weights_bands_changes_nothing(monkeypatch):
+    """What is the same in all frames of a clip, band by band, does not reach the network; what changes does."""
+    front = network("mel").get_layer("front")
+    places = np.where(np.arange(9) < np.array([[9], [5]]), 0, -1)
+    bands = np.random.default_rng(0).normal(size=(2, 9, waveform.MEL_BINS)).astype(np.float32)
+    bands *= (places >= 0)[..., None]
+    tilt = np.linspace(-1, 1, waveform.MEL_BINS, dtype=np.float32)
+
+    def seen(bands):
+        monkeypatch.setattr(front, "log_mel", lambda x, places: bands)
+        return front(tf.zeros((2, 9 * HOP)), tf.constant(places))
+
+    expected = seen(bands)
+    np.testing.assert_allclose(seen((bands + tilt) * (places >= 0)[..., None]), expected, atol=1e-5)
+    clip = bands[1, :5] - bands[1, :5].mean(0)
+    ours = tf.nn.gelu(clip @ front.kernel.numpy() + front.bias.numpy(), approximate=True)
+    np.testing.assert_allclose(expected[1, :5], ours, atol=1e-5)
+    bands[0, 2, 3] += 1
+    assert np.abs(seen(bands) - expected).max() > 1e-3

@@ -23,7 +23,7 @@ VOICES = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4", "f5", "kla
 TAKES = tuple((speed, pitch) for speed in (120, 150, 180, 210) for pitch in (35, 60))  # words a minute; 0 to 100
 EDGE, SILENT = 0.02, 200  # seconds of silence that are kept before and after; what is silent, of 32768
 # Of espeak-ng/speak_lib.h
-SYNCHRONOUS, CHARACTERS, UTF8, SPEED, PITCH = 2, 1, 1, 1, 3
+SYNCHRONOUS, CHARACTERS, UTF8, SPEED, PITCH, SEED = 2, 1, 1, 1, 3, ctypes.c_long(0)
 
 
 def load():
@@ -40,7 +40,7 @@ def load():
 
 @functools.cache
 def digits():
-    """(waveforms, names, labels): lists of (T,) floats, of strings, of ints; the same each time."""
+    """(waveforms, names, labels): lists of (T,) floats, of strings, of ints; the same in each process."""
     waveforms, names, label = [], [], []
     with_voice, rate = _synthesiser()
     for voice in VOICES:
@@ -80,6 +80,7 @@ def _synthesiser():
 
         def say(text):
             heard.clear()
+            library.espeak_ng_SetRandSeed(SEED)  # or its noise, and what follows from it, would be others each time
             data = text.encode() + b"\0"
             # `take` as user data: so it lives as long as this function does.
             status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, CHARACTERS, 0, UTF8, None, take)
