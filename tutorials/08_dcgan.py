@@ -6,7 +6,7 @@
 # the generator, and the discriminator's trunk as an encoder, for to tell real from made it must look
 # closely.
 #
-#     python tutorials/08_dcgan.py            Fashion-MNIST, about 8 minutes on 2 cores
+#     python tutorials/08_dcgan.py            Fashion-MNIST, about 17 minutes on 2 slow cores
 #     python tutorials/08_dcgan.py --smoke    the digits, half a minute
 #
 # What a full run must find at least:
