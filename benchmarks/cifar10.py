@@ -125,7 +125,6 @@ def main():
         tf.config.threading.set_inter_op_parallelism_threads(asked.threads)
     splits = load(asked.data)
     per_class = len(splits.train) // (10 * len(splits.train.classes))  # 10% of the labels
-    downstream.GRIDS["convolution"] = GRID
     for name in asked.objectives:
         if name not in results()["steps"]:
             note("steps", name, steps_within(name, *asked_of(name), splits, 60 * asked.minutes))
@@ -134,7 +133,7 @@ def main():
     for seed in asked.seeds:
         encoders = [pretrained(name, seed, splits) for name in asked.objectives]
         if str(seed) not in results()["tables"] and not asked.only_pretrain:
-            note("tables", str(seed), downstream.evaluate(encoders, splits, (per_class,), (seed,)))
+            note("tables", str(seed), downstream.evaluate(encoders, splits, (per_class,), (seed,), grid=GRID))
     if results()["tables"]:
         print(downstream.markdown(summary(results()["tables"])))
 

@@ -9,7 +9,7 @@
 #     python tutorials/10_speech.py            spoken_digit, about 20 minutes on 2 cores
 #     python tutorials/10_speech.py --smoke    the tones of telephone keys, half a minute
 #
-# What a full run must find at least:
+# What a full run must find at least (set before the first one; to be tightened, or loosened, by it):
 
 # %%
 AT_LEAST = {
@@ -91,10 +91,10 @@ settings = speech.Settings(shift=0.05, **changes, **mel)
 # %% [markdown]
 # ## Step 2: initialise, step 3: choose the loss, step 4: train
 #
-# The front end is a log-mel spectrogram here, a frame of 32 ms every 20 ms: of so few minutes it learns more
-# than convolutions on the samples do (`front="convolution"`, the default, and the paper's way). About half
-# of all frames are hidden, in spans of five. From the others a transformer predicts what each was: the
-# code that its features have in a codebook, among the codes of other frames (`objectives/speech.py`).
+# The front end is a log-mel spectrogram here, a frame of 32 ms every 20 ms; convolutions on the samples
+# (`front="convolution"`) are the default, and the paper's way. About half of all frames are hidden, in spans
+# of five. From the others a transformer predicts what each was: the code that its features have in a
+# codebook, among the codes of other frames (`objectives/speech.py`).
 #
 # Guessing would be right as often as the true one is the first of all.
 
