@@ -300,6 +300,7 @@ def test_spoken_digits():
     assert splits.test.classes[label] == name[0]
 
 
+@pytest.mark.slow
 def test_synthetic_digits():
     """Called so; no clip twice; a voice can be held out."""
     pytest.importorskip("espeakng_loader")
