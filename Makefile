@@ -9,7 +9,7 @@ demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fi
 	$(BIN)/python tutorials/00_demo.py
 
 test: $(VENV)/.installed  ## every check but the long proofs
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.bench-installed  ## every check, the peers' too
 	$(BIN)/python -m pytest

@@ -23,6 +23,15 @@ from ssl_keras.data.sources import load
 tf.config.experimental.enable_op_determinism()
 
 
+# The longest first: two processes share the files, and neither is to wait for the other's last one.
+LONGEST = ("strategies", "tutorials", "contract", "contract_training")
+
+
+def pytest_collection_modifyitems(items):
+    files = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: files.index(item.path.name) if item.path.name in files else len(files))
+
+
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path):
     """Each test starts in an empty folder, with seeds and precision as new."""

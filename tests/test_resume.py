@@ -67,6 +67,7 @@ def test_it_ends_bit_for_bit_like_the_run_left_alone(runs, how):
     assert_alike(folder / "not", folder / how)
 
 
+@pytest.mark.slow
 def test_a_game_on_two_replicas_ends_bit_for_bit_too(tmp_path):
     """Two players, two optimizers, the average: killed at step 53 of 100, and resumed."""
     processes = [start(how, tmp_path, how, flags=GAME, step=53) for how in ("not", "SIGKILL")]

@@ -44,6 +44,7 @@ def test_variants_too(tmp_path):
     finish(start("more", tmp_path / "report.json"))
     report = json.loads((tmp_path / "report.json").read_text())
     agree(report)
+    compiled_agree(report)
     assert min(d["difference"] for n, d in report.items() if n.endswith("weights matter")) > 1e-3
 
 
@@ -85,7 +86,11 @@ def test_metrics_sum_up_to_the_same(replicas):
 
 
 def test_xla_equals_plain(replicas):
-    outcomes = {name: value for name, value in replicas.items() if name.endswith("xla")}
+    compiled_agree(replicas)
+
+
+def compiled_agree(report):
+    outcomes = {name: value for name, value in report.items() if name.endswith("xla")}
     assert outcomes
     assert all(outcome["compiled"] for outcome in outcomes.values())
     assert max(outcome["difference"] for outcome in outcomes.values()) <= 1e-5

@@ -55,7 +55,7 @@ print(f"   reconstruction loss on held-out digits: {outcome['test_loss']:.4f} na
 # %%
 print("2. Measuring it with 10 labels per class, beside its baselines")
 name, digits = outcome["folder"], load("digits")
-table = downstream.evaluate(name, digits, budgets=(10,), seeds=(0,) if SMOKE else (0, 1, 2))
+table = downstream.evaluate(name, digits, budgets=(10,), seeds=(0,) if SMOKE else (0, 1, 2), trained=not SMOKE)
 print(downstream.markdown(table))
 downstream.save(table, RUNS / "table", "autoencoder on digits, test accuracy, label seeds 0–2")
 
