@@ -18,7 +18,8 @@ The data are those of `tfds:spoken_digit` (Free Spoken Digit Dataset: 5 speakers
   100 distractors; its network is up to 3% larger or smaller than ours. Ours draws and changes its clips
   meanwhile; its are ready in memory.
 - `digits`: for each speaker an encoder is pretrained on the clips of the four others, without labels, and
-  `downstream.evaluate` measures it on the speaker it never heard, with label seeds 0 to 4. Nothing is chosen
+  `downstream.evaluate` measures it on the speaker it never heard, with label seeds 0 to 4; probes, too, learn of
+  changed copies of the labelled clips. Nothing is chosen
   on them: the changes of clips, learning rate and steps are those of trials without `theo`, judged on `nicolas`.
 - `recognition`: connected digits (`connected:`) from the same four speakers; `recogniser` from that encoder, and
   from scratch, the better of two rates by the loss on validation clips; words wrong, of the fifth speaker.

@@ -102,10 +102,12 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         raise ValueError("Expected at least one label seed. Received: none")
     for budget in budgets:
         few_label_indices(splits.train, budget, seeds[0])  # refused before any work
+    changes = _changes(grid or GRIDS["sound"])
     if "text" in splits.train.arrays:
         table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     elif "waveform" in splits.train.arrays:
-        table = {"log-mel": _frozen([*map(evaluation.log_mel, splits)], splits, budgets, seeds)}
+        copies = [evaluation.log_mel(splits.train, views=views) for views in evaluation.changed(splits.train, changes)]
+        table = {"log-mel": _frozen([*map(evaluation.log_mel, splits)], splits, budgets, seeds, copies)}
     else:
         disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
         table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
@@ -120,8 +122,8 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         new = architecture not in known
         like = known.setdefault(architecture, f", like {card['name']}" if known else "")
         if new:
-            table[f"random init{like}"] = _frozen(_features(fresh, data), data, budgets, seeds)
-        table[f"{card['name']}, frozen"] = _frozen(_features(encoder, data), data, budgets, seeds)
+            table[f"random init{like}"] = _probed(fresh, data, budgets, seeds, changes)
+        table[f"{card['name']}, frozen"] = _probed(encoder, data, budgets, seeds, changes)
         if trained:
             table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds, grid)
             if new:
@@ -129,28 +131,43 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     return table
 
 
-def _features(network, splits):
-    """Those of the three parts; of images, then those of the test part disturbed, and cropped."""
+def _changes(grid):
+    """What the grid trains on in place of a clip, None where that is the clip itself."""
+    made = [each for each in grid.augmentations if isinstance(each, Changes) and each != Changes()]
+    return made[-1] if made else None
+
+
+def _probed(network, splits, budgets, seeds, changes):
+    """The row of a frozen network: of images also the test part disturbed, and cropped; of sound changed copies."""
     embed = evaluation.compiled(network)
-    arrays = [evaluation.features(embed, source) for source in splits]
+    arrays, copies = [evaluation.features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
         views = (*DISTURBED.values(), evaluation.cropped)
         arrays += [evaluation.features(embed, splits.test, views=each) for each in views]
-    return arrays
+    elif "waveform" in splits.train.arrays:
+        views = evaluation.changed(splits.train, changes)
+        copies = [evaluation.features(embed, splits.train, views=each) for each in views]
+    return _frozen(arrays, splits, budgets, seeds, copies)
 
 
-def _frozen(arrays, splits, budgets, seeds):
-    """The row of features: train, validation, test and, of images, those of `_features`."""
+def _frozen(arrays, splits, budgets, seeds, copies=()):
+    """The row of features: train, validation, test and, of images, those of `_probed`. The probe, and it alone,
+    learns of `copies` of the training part too."""
     train, validation, test, *more = arrays
     train_y, validation_y, test_y = (source.column("label") for source in splits)
-    probe, strength = evaluation.fit_probe(train, train_y, validation, validation_y)
+
+    def learned_from(rows):
+        x = np.concatenate([each[rows] for each in (train, *copies)]) if copies else train[rows]
+        return x, np.tile(train_y[rows], 1 + len(copies))
+
+    probe, strength = evaluation.fit_probe(*learned_from(np.arange(len(train_y))), validation, validation_y)
     log.info("linear probe on %d labels: C = %g", len(train_y), strength)
     row = {"kNN": (evaluation.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
     for budget in budgets:
         scores = []
         for seed in seeds:
             few = few_label_indices(splits.train, budget, seed)
-            score, _ = evaluation.linear_probe(train[few], train_y[few], validation, validation_y, test, test_y)
+            score, _ = evaluation.linear_probe(*learned_from(few), validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
     row |= {name: (probe.score(x, test_y), 0.0) for name, x in zip(DISTURBED, more)}

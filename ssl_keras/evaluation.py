@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
+from ssl_keras.data import sound
 from ssl_keras.data.augment import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
@@ -24,6 +25,7 @@ from ssl_keras.networks.transformer import Embeddings, pool
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 FEW_ROWS = 5_000
 SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
+COPIES = 10  # of a clip, each changed anew, that a probe learns of beside it: voices differ, and labels are few
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
 
 
@@ -68,9 +70,9 @@ def pixels(source, views=None):
     return features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, views=views)
 
 
-def log_mel(source, stretches=12):
+def log_mel(source, stretches=12, views=None):
     """float32 (N, stretches·bands): the log-mel spectrogram's means over stretches of each clip, what sound is without
-    a network."""
+    a network. `views` as of `features`."""
     frames = waveform.Frames(source.rate // waveform.FRAMES_PER_SECOND)
     normalised, bands, mean = waveform.Normalised(), waveform.LogMel(source.rate), waveform.Stretches(stretches)
 
@@ -78,7 +80,7 @@ def log_mel(source, stretches=12):
         places = frames(x)
         return mean(bands(normalised(x), places), places)
 
-    return features(tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)]), source)
+    return features(tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)]), source, views=views)
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
@@ -142,6 +144,18 @@ def shifted(batch, draws):
         for axis, side in enumerate(image.shape[1:3])
     )
     return batch | {"image": mapped(image, rows, columns)}
+
+
+def changed(source, changes):
+    """COPIES functions (batch, draws), each of which changes every clip anew as `sound.Changes` say; none for None."""
+    def views(copy):
+        def made(batch, draws):
+            x, longest = network_input(batch), batch["waveform"].shape[1]
+            return batch | {"waveform": sound.change(x, draws.named(f"copy {copy}"), changes, source.rate, longest)}
+
+        return made
+
+    return [views(copy) for copy in range(COPIES)] if changes is not None else []
 
 
 def cropped(batch, draws):

@@ -122,7 +122,8 @@ def tones():
 @functools.cache
 def prepared_sounds(**options):
     """(settings, splits) of a small network for tones."""
-    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
+    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2,
+             "others": 4}
     return speech.prepare(speech.Settings(**small | options), tones())
 
 

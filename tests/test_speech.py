@@ -97,27 +97,6 @@ def test_padding_and_what_is_not_hidden_are_no_distractors():
     np.testing.assert_array_equal(again.numpy()[:-1][mask[:-1]], base.numpy()[:-1][mask[:-1]])
 
 
-def test_both_versions_of_a_clip_are_aligned():
-    """A clip's samples say where they are: what a hidden frame's target has is what was hidden."""
-    settings, splits = prepared_sounds(speed=0.3, shift=0.03)
-    objective, hop = speech.build(settings, splits.train.spec()), 8_000 // waveform.FRAMES_PER_SECOND
-    ramp = np.linspace(0, 30_000, 1_600).astype(np.int16)
-    batch = {"waveform": tf.constant(np.tile(ramp, (50, 1))), "weight": tf.ones(50)}
-    made = {key: value.numpy() for key, value in objective.views(batch, Draws(0, 3, 0, 50)).items()}
-    clip, frame = np.nonzero(made["mask"])
-    place = made["place"][clip, frame]
-    hidden, target = (
-        made[name][clip, (t * hop + hop // 2).clip(0, made[name].shape[1] - 1)] * 32_768 / ramp[1]
-        for name, t in (("waveform", frame), ("target", place))
-    )  # in samples of the old clip; the middle may lie in the silence before it, or after its end
-    inside = (hidden > 0) & (target > 0)
-    assert inside.mean() > 0.9
-    np.testing.assert_allclose(hidden[inside], target[inside], atol=hop / 2 * 1.3 + ramp[1])
-    assert np.abs(place - frame).max() >= 3
-    alone = objective.held_out_views(batch, Draws(0, 3, 0, 50))
-    assert "target" not in alone
-
-
 def test_the_use_of_codes():
     """Even use of V entries is V, one entry is 1; frames that are not hidden do not count."""
     even = np.eye(4, dtype=np.float32)[np.arange(8) % 4].reshape(2, 4, 1, 4)
@@ -219,11 +198,7 @@ def test_collapse_is_said():
 def test_changed_views_stay_within_the_frames_that_are_drawn_for():
     objective, batch = objective_and_batch(speed=0.5, shift=0.1, seconds=0.1)
     assert batch["mask"].shape[1] <= objective.settings.frames
-    assert batch["place"].shape == batch["mask"].shape
-    theirs = objective.encoder.get_layer("frames")(batch["target"])
-    assert batch["gumbel"].shape[:2] == theirs.shape
-    assert theirs.shape[1] <= objective.settings.frames
-    assert np.max(batch["place"]) < theirs.shape[1]
+    assert batch["gumbel"].shape[:2] == batch["mask"].shape
     assert batch["gumbel"].shape[2:] == (2, 8)
     assert np.isfinite(batch["gumbel"]).all()
 
@@ -290,6 +265,26 @@ def test_log_mel_tells_tones_apart():
     labels = [part.column("label") for part in splits]
     accuracy, _ = evaluation.linear_probe(x[0], labels[0], x[1], labels[1], x[2], labels[2])
     assert accuracy > 0.8
+
+
+def test_changed_copies_keep_their_order():
+    """Each is another, the same each time; a probe that learns of them alone knows the clips."""
+    source, *held_out = speech.prepare(speech.Settings(), tones())[1]
+    changes = sound.Changes(speed=0.1, noise=0.1)
+    first, second, again = (
+        evaluation.log_mel(source, views=views)
+        for views in (*evaluation.changed(source, changes)[:2], evaluation.changed(source, changes)[0])
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).mean() > 0.01
+    validation, test = map(evaluation.log_mel, held_out)
+    labels = [part.column("label") for part in (source, *held_out)]
+    accuracy, _ = evaluation.linear_probe(
+        np.concatenate([first, second]), np.tile(labels[0], 2), validation, labels[1], test, labels[2]
+    )
+    assert accuracy > 0.8
+    assert len(evaluation.changed(source, changes)) == evaluation.COPIES
+    assert not evaluation.changed(source, None)
 
 
 @pytest.mark.slow

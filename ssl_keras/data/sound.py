@@ -43,27 +43,17 @@ def change(x, draws, changes, rate, longest):
         x: the batch. draws: `Draws` of its rows. changes: `Changes`. rate: Hz.
         longest: int, the most that L can be.
     """
-    return change_and_clock(x, draws, changes, rate, longest)[0]
-
-
-def change_and_clock(x, draws, changes, rate, longest):
-    """What `change` returns, and (start, pace) (B, 1) float32: its sample s was at start + pace·s of the clip."""
-    pace, by = tf.ones((draws.rows, 1)), tf.zeros((draws.rows, 1), tf.int32)
     if changes.speed:
-        pace = (1 + changes.speed) ** (2 * draws.uniform("speed", (1,)) - 1)
-        x, longest = faster(x, pace, 1 + changes.speed), math.ceil(longest * (1 + changes.speed)) + 1
+        x, longest = faster(x, 1 + changes.speed, draws), math.ceil(longest * (1 + changes.speed)) + 1
     if changes.shift:
         most = round(changes.shift * rate)
-        room = tf.minimum(most, lengths(x) // 2)  # what may go at its beginning
-        u = draws.uniform("shift", (1,))
-        by = tf.cast(tf.floor(u * tf.cast(most + room + 1, tf.float32)), tf.int32) - room  # −room … most
-        x, longest = moved(x, by, most), longest + most
+        x, longest = moved(x, most, draws), longest + most
     if changes.gain:
         decibels = changes.gain * (2 * draws.uniform("gain", (1,)) - 1)
         x = _kept(x, x * 10.0 ** (decibels / DECIBELS))
     if changes.noise:
         x = noisy(x, changes.noise, draws, longest)
-    return x, (-pace * tf.cast(by, tf.float32), pace)
+    return x
 
 
 def lengths(x):
@@ -81,8 +71,9 @@ def _kept(old, new):
     return tf.where(old > -1, tf.clip_by_value(new, LOWEST, HIGHEST), -1.0)
 
 
-def faster(x, factor, most):
-    """Each clip at its own speed, (B, 1) float32 from 1/most to most, by linear interpolation."""
+def faster(x, most, draws):
+    """Each clip at a speed from 1/most to most, uniform in its logarithm, by linear interpolation."""
+    factor = most ** (2 * draws.uniform("speed", (1,)) - 1)  # (B, 1)
     count = lengths(x)
     longest = tf.cast(tf.math.ceil(tf.cast(tf.shape(x)[1], tf.float32) * most), tf.int32)
     place = tf.cast(tf.range(longest), tf.float32) * factor  # (B, L'), in the old clip
@@ -94,9 +85,12 @@ def faster(x, factor, most):
     return tf.where(inside, before + share * (after - before), -1.0)
 
 
-def moved(x, by, most):
-    """Each clip later by so many samples, (B, 1) int32 of up to `most`, silence before it, or earlier."""
+def moved(x, most, draws):
+    """Each clip later by up to `most` samples, silence before it, or earlier, and never all of it away."""
     count = lengths(x)
+    room = tf.minimum(most, count // 2)  # what may go at its beginning
+    u = draws.uniform("shift", (1,))
+    by = tf.cast(tf.floor(u * tf.cast(most + room + 1, tf.float32)), tf.int32) - room  # (B, 1) in −room … most
     place = tf.range(tf.shape(x)[1] + most) - by  # (B, L + most)
     taken = tf.gather(x, tf.clip_by_value(place, 0, tf.shape(x)[1] - 1), batch_dims=1)
     return tf.where(place < 0, 0.0, tf.where(place < count, taken, -1.0))

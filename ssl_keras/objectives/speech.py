@@ -10,8 +10,8 @@ For every hidden frame t (equations 2 to 4):
 s the cosine of projections, Q the true one and the distractors, p̄_g the mean use of codebook g over hidden
 frames: entries are to be used alike. Averaged over hidden frames.
 
-Departures: the distractors are all other hidden frames of the clip, not a hundred drawn of them, and some
-frames of every other clip of the batch, on whichever replica; one whose code is the true one is no
+Departures: the distractors are all other hidden frames of the clip, not a hundred drawn of them, and (an
+option) some frames of every other clip of the batch, on whichever replica; one whose code is the true one is no
 distractor. At least one frame of each clip is hidden. The diversity term is that of the authors' code, in
 place of equation 4's entropy. No dropout; features are not scaled back. The last checkpoint is the encoder's.
 
@@ -57,10 +57,8 @@ class Settings(hearing.Settings):
     """V, entries of each codebook."""
     projection: int = 128
     """Features in which states and codes are compared."""
-    switch: bool = True
-    """What a hidden frame was is told of the same clip, changed otherwise: at another speed, with other noise."""
-    others: int = 4
-    """Frames of each other clip that are distractors too."""
+    others: int = 0
+    """Frames of each other clip that are distractors too. They can be told by the voice, so states learn who speaks."""
     temperature: float = 0.1
     """κ, what cosines are divided by."""
     diversity: float = 0.1
@@ -168,26 +166,12 @@ class Speech(Objective):
         self.codes = keras.metrics.Mean("codes")
 
     def views(self, batch, draws):
-        """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with.
-
-        With `switch` also `target` (B, L'), the clips changed otherwise, and `place` (B, T) int32, the frame
-        of it that has what is in frame t; `gumbel` is of its frames. A frame that it lacks is not hidden.
-        """
+        """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
         settings = self.settings
-        clips = self._cut(batch, draws)
-        x, clock = sound.change_and_clock(clips, draws, settings, settings.rate, settings.samples)
+        x = sound.change(self._cut(batch, draws), draws, settings, settings.rate, settings.samples)
         made = self._hidden(x, batch, draws)
-        frames = tf.shape(made["mask"])[1]
-        if settings.switch:
-            other = draws.named("target")
-            target, their_clock = sound.change_and_clock(clips, other, settings, settings.rate, settings.samples)
-            theirs = self.encoder.get_layer("frames")(target) >= 0
-            place = aligned(frames, clock, their_clock, self.encoder.get_layer("frames").hop)
-            count = tf.reduce_sum(tf.cast(theirs, tf.int32), 1, keepdims=True)
-            made["mask"] &= (place >= 0) & (place < count)
-            made |= {"target": target, "place": tf.clip_by_value(place, 0, count - 1)}
-            frames = tf.shape(theirs)[1]
-        u = draws.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))[:, :frames]
+        u = draws.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
+        u = u[:, : tf.shape(made["mask"])[1]]
         return made | {"gumbel": -tf.math.log(LEAST_LOG - tf.math.log(u + LEAST_LOG))}
 
     def held_out_views(self, batch, draws):
@@ -226,11 +210,7 @@ class Speech(Objective):
         states = waveform.context(
             self.encoder, features, places, lambda x: tf.where(mask, tf.cast(self.quantiser.hidden, x.dtype), x)
         )
-        if "target" in batch:
-            features, _ = waveform.features(self.encoder, batch["target"])
         hard, soft = self.quantiser.choose(features, batch.get("gumbel"), self.heat())
-        if "target" in batch:
-            hard, soft = (tf.gather(shares, batch["place"], batch_dims=1) for shares in (hard, soft))
         weight = tf.cast(batch["mask"], tf.float32) * example_weight(batch)[:, None]  # (b, T)
         loss, right = contrast(
             self.quantiser.states(states), self.quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), batch["mask"],
@@ -262,17 +242,6 @@ class Speech(Objective):
         features, places = waveform.features(self.encoder, batch["waveform"])
         hard, _ = self.quantiser.choose(features, None, 1.0)
         return {"codes": tf.reshape(tf.boolean_mask(tf.argmax(hard, -1), places >= 0), [-1])}
-
-
-def aligned(frames, clock, other, hop):
-    """int32 (B, frames): which frame of a clip that was changed otherwise is at the middle of each frame of this.
-
-    Args:
-        clock, other: (start, pace) of `sound.change_and_clock`. hop: samples of a frame.
-    """
-    middle = (tf.range(frames, dtype=tf.float32) + 0.5) * hop
-    place = (clock[0] + clock[1] * middle - other[0]) / other[1]  # (B, frames), in samples
-    return tf.cast(tf.floor(place / hop), tf.int32)
 
 
 def hidden(valid, frames, share, span, draws):
