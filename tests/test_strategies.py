@@ -24,7 +24,7 @@ def start(mode, out, **environment):
 
 
 def finish(process):
-    _, stderr = process.communicate(timeout=900)
+    _, stderr = process.communicate(timeout=1800)
     assert process.returncode == 0, stderr.decode()[-4000:]
 
 
