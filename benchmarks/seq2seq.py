@@ -3,7 +3,7 @@
     python benchmarks/seq2seq.py speed            words/s, five interleaved rounds: 7 minutes
     python benchmarks/seq2seq.py pronunciation    one run on all training pairs: 84 minutes on one core
     python benchmarks/seq2seq.py pretraining      1,000 and 10,000 pairs, from pretrained and from scratch: an hour
-    python benchmarks/seq2seq.py --quick          all of it in a minute, to see that it runs; keeps nothing
+    python benchmarks/seq2seq.py --quick          all of it in four minutes, to see that it runs; keeps nothing
 
 The numbers go into benchmarks/seq2seq.json after every measurement. What is there is not measured again, and a
 run that was cut off goes on from its checkpoint (in `runs/`).
