@@ -3,7 +3,8 @@
 Rows: `pixels`, or of text `TF-IDF`, of sound `log-mel` (no network), `random init` (the same network, untrained), each
 encoder frozen and fine-tuned, and `scratch` (the same network trained from random init on the
 same labels). Columns: k nearest neighbours and a linear probe on all labels; the linear probe, or
-training, on few; the test images noisy or shifted; measures that need no label.
+training, on few; the test images noisy or shifted; measures that need no label. Probes of sound learn of
+changed copies of the clips, too, as training does.
 
 Everything is chosen on the validation part, and what is chosen is reported on the test part.
 """
@@ -82,7 +83,8 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         seeds: which labels are drawn; mean and standard deviation are over these.
         trained: include the rows that take training (fine-tuned, scratch).
         network: for encoders of your own architecture: a function that makes a fresh graph.
-        grid: what fine-tuning and scratch choose among; by default `GRIDS` for the kind of network.
+        grid: what fine-tuning and scratch choose among; by default `GRIDS` for the kind of network. Its last
+            changes of sound are those that probes learn of.
 
     Returns:
         {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run. The
@@ -106,7 +108,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     if "text" in splits.train.arrays:
         table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     elif "waveform" in splits.train.arrays:
-        copies = [evaluation.log_mel(splits.train, views=views) for views in evaluation.changed(splits.train, changes)]
+        copies = [evaluation.log_mel(splits.train, views=views) for views in evaluation.copies(splits.train, changes)]
         table = {"log-mel": _frozen([*map(evaluation.log_mel, splits)], splits, budgets, seeds, copies)}
     else:
         disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
@@ -145,7 +147,7 @@ def _probed(network, splits, budgets, seeds, changes):
         views = (*DISTURBED.values(), evaluation.cropped)
         arrays += [evaluation.features(embed, splits.test, views=each) for each in views]
     elif "waveform" in splits.train.arrays:
-        views = evaluation.changed(splits.train, changes)
+        views = evaluation.copies(splits.train, changes)
         copies = [evaluation.features(embed, splits.train, views=each) for each in views]
     return _frozen(arrays, splits, budgets, seeds, copies)
 

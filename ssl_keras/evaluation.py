@@ -14,11 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
-from ssl_keras.data import sound
 from ssl_keras.data.augment import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
-from ssl_keras.data.inputs import network_input, signature
+from ssl_keras.data.inputs import changed, network_input, signature
 from ssl_keras.networks import waveform
 from ssl_keras.networks.transformer import Embeddings, pool
 
@@ -146,14 +145,10 @@ def shifted(batch, draws):
     return batch | {"image": mapped(image, rows, columns)}
 
 
-def changed(source, changes):
-    """COPIES functions (batch, draws), each of which changes every clip anew as `sound.Changes` say; none for None."""
+def copies(source, changes):
+    """COPIES views (batch, draws), each of which changes every clip anew as `sound.Changes` say; none for None."""
     def views(copy):
-        def made(batch, draws):
-            x, longest = network_input(batch), batch["waveform"].shape[1]
-            return batch | {"waveform": sound.change(x, draws.named(f"copy {copy}"), changes, source.rate, longest)}
-
-        return made
+        return lambda batch, draws: changed(batch, draws.named(f"copy {copy}"), changes, source.rate)
 
     return [views(copy) for copy in range(COPIES)] if changes is not None else []
 

@@ -273,7 +273,7 @@ def test_changed_copies_keep_their_order():
     changes = sound.Changes(speed=0.1, noise=0.1)
     first, second, again = (
         evaluation.log_mel(source, views=views)
-        for views in (*evaluation.changed(source, changes)[:2], evaluation.changed(source, changes)[0])
+        for views in (*evaluation.copies(source, changes)[:2], evaluation.copies(source, changes)[0])
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - second).mean() > 0.01
@@ -283,8 +283,8 @@ def test_changed_copies_keep_their_order():
         np.concatenate([first, second]), np.tile(labels[0], 2), validation, labels[1], test, labels[2]
     )
     assert accuracy > 0.8
-    assert len(evaluation.changed(source, changes)) == evaluation.COPIES
-    assert not evaluation.changed(source, None)
+    assert len(evaluation.copies(source, changes)) == evaluation.COPIES
+    assert not evaluation.copies(source, None)
 
 
 @pytest.mark.slow

@@ -29,6 +29,12 @@ def network_input(batch):
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 
+def changed(batch, draws, changes, rate):
+    """The batch with its waveforms changed as `sound.Changes` say; `rate` in Hz."""
+    longest = batch["waveform"].shape[1]
+    return batch | {"waveform": sound.change(network_input(batch), draws, changes, rate, longest)}
+
+
 def signature(network):
     """The `tf.TensorSpec` of a functional graph's one input."""
     return tf.TensorSpec(network.input.shape, network.input.dtype)

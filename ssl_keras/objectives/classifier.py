@@ -34,7 +34,7 @@ from ssl_keras import vision
 from ssl_keras.data import sound
 from ssl_keras.data.augment import Augmentation, augment
 from ssl_keras.data.images import unit_range
-from ssl_keras.data.inputs import network_input
+from ssl_keras.data.inputs import changed, network_input
 from ssl_keras.networks import conv, waveform
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import pool
@@ -160,10 +160,8 @@ class Classifier(Objective):
     def views(self, batch, draws):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
         if "waveform" in batch and isinstance(self.augmentation, sound.Changes):
-            longest = batch["waveform"].shape[1]
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
-            changed = sound.change(network_input(batch), draws, self.augmentation, rate, longest)
-            return batch | {"waveform": changed}
+            return changed(batch, draws, self.augmentation, rate)
         if "image" not in batch:
             return batch
         image = augment(batch["image"], draws, self.augmentation)
