@@ -108,8 +108,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     if "text" in splits.train.arrays:
         table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     elif "waveform" in splits.train.arrays:
-        copies = [evaluation.log_mel(splits.train, views=views) for views in evaluation.copies(splits.train, changes)]
-        table = {"log-mel": _frozen([*map(evaluation.log_mel, splits)], splits, budgets, seeds, copies)}
+        table = {"log-mel": _probed(evaluation.log_mel(splits.train.rate), splits, budgets, seeds, changes)}
     else:
         disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
         table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
@@ -141,14 +140,13 @@ def _changes(grid):
 
 def _probed(network, splits, budgets, seeds, changes):
     """The row of a frozen network: of images also the test part disturbed, and cropped; of sound changed copies."""
-    embed = evaluation.compiled(network)
+    embed = evaluation.compiled(network) if isinstance(network, keras.Model) else network
     arrays, copies = [evaluation.features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
         views = (*DISTURBED.values(), evaluation.cropped)
         arrays += [evaluation.features(embed, splits.test, views=each) for each in views]
     elif "waveform" in splits.train.arrays:
-        views = evaluation.copies(splits.train, changes)
-        copies = [evaluation.features(embed, splits.train, views=each) for each in views]
+        copies = evaluation.copies(embed, splits.train, changes)
     return _frozen(arrays, splits, budgets, seeds, copies)
 
 

@@ -53,10 +53,24 @@ def features(network, source, batch_size=512, views=None):
         batch_size: examples at a time.
         views: function (batch, draws) to another batch, `noisy` say, or None.
     """
+    return next(_passes(network, source, batch_size, views, 1))
+
+
+def copies(network, source, changes):
+    """COPIES arrays like that of `features`, of waveforms that `sound.Changes` change anew for each; none for None."""
+    if changes is None:
+        return []
+    return list(_passes(network, source, 512, lambda batch, draws: changed(batch, draws, changes, source.rate), COPIES))
+
+
+def _passes(network, source, batch_size, views, count):
+    """Yields what `features` returns, so many times, of new draws each time."""
     run = compiled(network) if isinstance(network, keras.Model) else network
     batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False, views=views)
-    parts = [run(network_input(batch)).numpy() for batch in batches.dataset(0, batches.steps_per_epoch)]
-    return np.concatenate(parts)[: len(source)].astype(np.float32)
+    steps = iter(batches.dataset(0, count * batches.steps_per_epoch))
+    for _ in range(count):
+        parts = [run(network_input(next(steps))).numpy() for _ in range(batches.steps_per_epoch)]
+        yield np.concatenate(parts)[: len(source)].astype(np.float32)
 
 
 def at_once(source, most):
@@ -69,17 +83,17 @@ def pixels(source, views=None):
     return features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, views=views)
 
 
-def log_mel(source, stretches=12, views=None):
-    """float32 (N, stretches·bands): the log-mel spectrogram's means over stretches of each clip, what sound is without
-    a network. `views` as of `features`."""
-    frames = waveform.Frames(source.rate // waveform.FRAMES_PER_SECOND)
-    normalised, bands, mean = waveform.Normalised(), waveform.LogMel(source.rate), waveform.Stretches(stretches)
+def log_mel(rate, stretches=12):
+    """In a network's place, of sound at so many Hz: a `tf.function` from waveforms (B, L) to the log-mel spectrogram's
+    means over stretches of each clip, float32 (B, stretches·bands)."""
+    frames = waveform.Frames(rate // waveform.FRAMES_PER_SECOND)
+    normalised, bands, mean = waveform.Normalised(), waveform.LogMel(rate), waveform.Stretches(stretches)
 
     def embed(x):
         places = frames(x)
         return mean(bands(normalised(x), places), places)
 
-    return features(tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)]), source, views=views)
+    return tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)])
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
@@ -143,14 +157,6 @@ def shifted(batch, draws):
         for axis, side in enumerate(image.shape[1:3])
     )
     return batch | {"image": mapped(image, rows, columns)}
-
-
-def copies(source, changes):
-    """COPIES views (batch, draws), each of which changes every clip anew as `sound.Changes` say; none for None."""
-    def views(copy):
-        return lambda batch, draws: changed(batch, draws.named(f"copy {copy}"), changes, source.rate)
-
-    return [views(copy) for copy in range(COPIES)] if changes is not None else []
 
 
 def cropped(batch, draws):

@@ -135,8 +135,7 @@ def test_draws_depend_on_the_position_alone(shape):
         drawn = getattr(whole, kind)("x", shape)
         part = getattr(Draws(1, 9, 5, 4), kind)("x", shape)
         np.testing.assert_array_equal(drawn[5:9], part)
-        others = [Draws(2, 9, 0, 12), Draws(1, 8, 0, 12), whole.named("z")]
-        for other in others:
+        for other in (Draws(2, 9, 0, 12), Draws(1, 8, 0, 12)):
             assert np.mean(getattr(other, kind)("x", shape) == drawn) < 0.1
         assert np.mean(getattr(whole, kind)("y", shape) == drawn) < 0.1
     assert len(np.unique(whole.uniform("x", (100,)).numpy())) > 1190  # no row repeats another

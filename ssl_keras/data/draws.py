@@ -23,15 +23,10 @@ class Draws:
         step: int64 scalar tensor or int, the batch's number.
         first: int, position in the global batch of the first row drawn here.
         rows: int, how many rows.
-        name: str, for what; draws of another name are independent.
     """
 
-    def __init__(self, seed, step, first, rows, name=""):
-        self.seed, self.step, self.first, self.rows, self.name = seed, step, first, rows, name
-
-    def named(self, name):
-        """Independent draws for the same rows."""
-        return Draws(self.seed, self.step, self.first, self.rows, name)
+    def __init__(self, seed, step, first, rows):
+        self.seed, self.step, self.first, self.rows = seed, step, first, rows
 
     def uniform(self, stream, shape):
         """float32 (rows, *shape) in [0, 1). Different `stream` names are independent."""
@@ -46,7 +41,7 @@ class Draws:
         for side in shape:
             size *= side
         blocks = -(-size // WORDS_PER_COUNT)
-        key = (zlib.crc32((self.name + stream).encode()) << 32) | (self.seed & 0xFFFFFFFF)
+        key = (zlib.crc32(stream.encode()) << 32) | (self.seed & 0xFFFFFFFF)
         counter = tf.stack([
             tf.constant(self.first * blocks, tf.uint64), tf.cast(self.step, tf.uint64)
         ])
