@@ -167,7 +167,7 @@ class Evaluate:
     encoders: Positional[tuple[str, ...]]
     """Saved encoders' names or paths."""
     data: str = "digits"
-    """Labelled data: digits, tfds:NAME, folder:PATH, or table:FILE."""
+    """Labelled data: digits, folder:PATH, table:FILE, audio:PATH, espeak, or tfds:NAME."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
     budgets: tuple[int, ...] = (60, 10, 1)
@@ -221,7 +221,7 @@ class Embed:
     encoder: Positional[str]
     """A saved encoder's name or path."""
     data: str = "digits"
-    """digits, folder:PATH, pydoc, text:PATH, table:FILE, or tfds:NAME."""
+    """digits, folder:PATH, pydoc, text:PATH, table:FILE, pairs:FILE, audio:PATH, espeak, or tfds:NAME."""
     split: str = "test"
     """train, validation or test."""
     image_size: int | None = None

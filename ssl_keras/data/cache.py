@@ -63,8 +63,9 @@ def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
 
 def _new_file(path, dtype, shape):
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with open(path, "r+b") as file:  # takes the space now: a full disk would kill a writer through the map
-        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as file:  # takes the space now: a full disk would kill a writer through the map
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return array
 
 
