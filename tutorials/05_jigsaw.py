@@ -7,16 +7,16 @@
 # cut smaller than its cell, at a random place in it. Here the network is trained both ways, and each
 # is tried on both kinds of puzzles.
 #
-#     python tutorials/05_jigsaw.py            Fashion-MNIST, about 6 minutes on 2 cores
+#     python tutorials/05_jigsaw.py            Fashion-MNIST, about 25 minutes of one slow core
 #     python tutorials/05_jigsaw.py --smoke    the digits, half a minute
 #
 # What a full run must find at least (chance is 1/24 for a puzzle of 2×2 tiles):
 
 # %%
 AT_LEAST = {
-    "puzzles with gaps solved, test": 0.50,
-    "trained without gaps: what is lost where there are gaps": 0.10,
-    "linear probe, few labels: puzzles' encoder over random init": 0.01,
+    "puzzles with gaps solved, test": 0.95,
+    "trained without gaps: what is lost where there are gaps": 0.40,
+    "linear probe, few labels: puzzles' encoder over random init": 0.025,
 }
 
 # %%
