@@ -12,6 +12,9 @@
     score ENCODER        how many of a data set's targets or transcripts are decoded right
     import FOLDER        take over a GPT-2 or BERT checkpoint in the Hugging Face layout
     export ENCODER       write a SavedModel, or that layout
+    search ENCODER WORDS       find pictures by words, or words by a picture, with an encoder of image_text
+    recall ENCODER       how often it finds the right ones
+    leaks                near duplicates on both sides of a data set's split
     list                 what there is: objectives, data, encoders
     runs                 compare runs
 
@@ -37,7 +40,7 @@ import ssl_keras
 from ssl_keras import objectives
 
 Positional = tyro.conf.Positional
-COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "list", "runs")
+COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "leaks", "list", "runs")
 
 
 def main(arguments=None):
@@ -309,6 +312,42 @@ def import_command(arguments):
 
     asked = _parse(Import, "import", arguments)
     print(hugging_face.import_encoder(asked.folder, asked.out or None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaks:
+    """Finds near duplicates, of images and of texts, on both sides of a data set's split."""
+
+    data: str
+    """Of images, captions or text."""
+    image_size: int | None = None
+    """Of images: side length in pixels to resize to."""
+    similar_text: float = 90.0
+    """Percent of their letters that near duplicates share."""
+    similar_image: float = 0.95
+    """Correlation of their thumbnails from which on images are near duplicates."""
+    show: int = 5
+    """How many to print of each kind."""
+
+
+def leaks_command(arguments):
+    from ssl_keras.data import leakage
+    from ssl_keras.data.sources import load
+
+    asked = _parse(Leaks, "leaks", arguments)
+    splits = load(asked.data, asked.image_size)
+    count = 0
+    for (part, kind), pairs in leakage.leaks(splits, asked.similar_text, asked.similar_image).items():
+        held_out = getattr(splits, part)
+        found = len(set(pairs[:, 1]))
+        count += found
+        print(f"{found} of {len(held_out)} {kind} of {part} are near duplicates of training ones")
+        names = [leakage.texts_of(source) if kind == "texts" else None for source in (splits.train, held_out)]
+        for pair in pairs[: asked.show]:
+            shown = [f"{i}: {name[i]!r:.60}" if name else str(i) for name, i in zip(names, pair)]
+            print(f"    train {shown[0]}   {part} {shown[1]}")
+    if count:
+        raise ValueError(f"{asked.data}: {count} near duplicates of training examples are held out. Take them out.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def read(folder):
             "input shape": shape == [None] if kind != "image" else (
                 len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
             ),
-            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" else type(None)),
+            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" else dict | None),
             "head": card["head"] in (None, "classifier", "objective"),
             "features": _counts(card["features"], 1 << 24),
             "classes": card["head"] != "classifier" or all(isinstance(name, str) for name in card["classes"]),

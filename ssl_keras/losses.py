@@ -61,6 +61,16 @@ def nt_xent(first, second, weight, temperature):
     return tf.reduce_mean(tf.reshape(losses, (-1, 2)), axis=1)
 
 
+def matched(first, second, weight, same=None):
+    """float32 (b,): whether of all second embeddings (b, D) an example's own, or one of its concept (`same` as of
+    `clip`), is the nearest to its first."""
+    similarity = tf.matmul(unit(first), gathered(unit(second)), transpose_b=True)  # (b, B)
+    nearest = tf.argmax(tf.where(gathered(weight) > 0, similarity, FAR), axis=1, output_type=tf.int32)
+    if same is None:
+        return tf.cast(nearest == own_rows(tf.shape(first)[0]), tf.float32)
+    return tf.cast(tf.reduce_all(tf.gather(gathered(same), nearest) == same, -1), tf.float32)
+
+
 def local_global(whole, local, weight, temperature):
     """InfoNCE between an image and the places of its other view, (b,) nats, the mean over places.
 
@@ -83,6 +93,48 @@ def local_global(whole, local, weight, temperature):
     others = (gathered(weight) > 0) & (tf.range(tf.shape(everywhere)[0]) != own_rows(tf.shape(whole)[0])[:, None])
     negative = tf.reduce_logsumexp(tf.where(others[..., None], scores, FAR), axis=(1, 2))  # (b,)
     return tf.reduce_mean(tf.nn.softplus(negative[:, None] - positive), axis=1)
+
+
+def clip(first, second, weight, scale, same=None):
+    """The symmetric InfoNCE of two modalities, (b,) nats: an example's partner among all partners, both ways.
+
+    Radford et al. 2021 (CLIP), figure 3.
+
+    Args:
+        first, second: (b, D) embeddings of the two modalities, of any length.
+        weight: (b,) 0 for padding.
+        scale: what cosine similarities are multiplied by, one over the temperature.
+        same: (b, K) int32; examples with equal rows are one concept, and not each other's negatives. None: all differ.
+    """
+    candidate, own = _candidates(tf.shape(first)[0], weight, same)
+    first, second = unit(first), unit(second)
+
+    def one_way(anchors, others):
+        scores = scale * tf.matmul(anchors, gathered(others), transpose_b=True)  # (b, B)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(own, tf.where(candidate, scores, FAR))
+
+    return (one_way(first, second) + one_way(second, first)) / 2
+
+
+def siglip(first, second, weight, scale, bias, same=None):
+    """The sigmoid loss of two modalities, (b,) nats: of each pair, whether it is one; summed over candidates.
+
+    Zhai et al. 2023 (SigLIP), section 3.2. Arguments as of `clip`, and the bias that is added to similarities.
+    """
+    candidate, own = _candidates(tf.shape(first)[0], weight, same)
+    scores = scale * tf.matmul(unit(first), gathered(unit(second)), transpose_b=True) + bias  # (b, B)
+    sign = tf.where(tf.range(tf.shape(scores)[1]) == own[:, None], 1.0, -1.0)
+    return tf.reduce_sum(tf.where(candidate, tf.nn.softplus(-sign * scores), 0.0), axis=1)
+
+
+def _candidates(count, weight, same):
+    """(which of all replicas' examples each of ours is compared with, bool (b, B); which of them is itself, (b,))."""
+    own, present = own_rows(count), gathered(weight) > 0
+    itself = tf.range(tf.shape(present)[0]) == own[:, None]
+    if same is None:
+        return present | itself, own
+    alike = tf.reduce_all(same[:, None] == gathered(same), -1)  # (b, B)
+    return (present & ~alike) | itself, own
 
 
 def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0):

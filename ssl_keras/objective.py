@@ -280,7 +280,11 @@ class Objective(keras.Model):
         """{tag: scalar}, measured every so many intervals."""
         return {}
 
-    def projections(self, tokenizer):
+    def galleries(self, splits):
+        """{name: rows of images} as of `pictures`, but of a whole validation part."""
+        return {}
+
+    def projections(self, splits):
         """{name: (vectors (N, D), N names)} for the projector, besides the validation features."""
         return {}
 

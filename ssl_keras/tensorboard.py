@@ -116,6 +116,8 @@ class TensorBoard(keras.callbacks.Callback):
             examples = self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)
             for name, values in objective.histograms(examples).items():
                 tf.summary.histogram(f"health/{name}", values)
+        for name, rows in objective.galleries(self.splits).items():
+            self._picture(name, rows)
         for tag, value in objective.qualities(self.splits).items():
             tf.summary.scalar(tag, value)
         for network in objective.layers:
@@ -162,7 +164,7 @@ class TensorBoard(keras.callbacks.Callback):
         columns = {}
         if "label" in source.arrays:
             columns["label"] = [source.classes[label] for label in source.column("label")]
-        if tokenizer:
+        if "tokens" in source.arrays:
             texts = [tokenizer.decode(row) for row in source.column("tokens")]
             columns["text"] = [text[:SHOWN_CHARACTERS] for text in texts]
         features = evaluation.features(self.embed, source)
@@ -171,7 +173,7 @@ class TensorBoard(keras.callbacks.Callback):
             _sprite(source.column("image")).save(self.folder / "thumbnails.png")
             embedding.sprite.image_path = "thumbnails.png"
             embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
-        for name, (vectors, names) in objective.projections(tokenizer).items():
+        for name, (vectors, names) in objective.projections(self.splits).items():
             self._embedding(config, name, vectors[:PROJECTED], {"text": names[:PROJECTED]})
         projector.visualize_embeddings(str(self.folder), config)
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras import objectives
-from ssl_keras.data import audio, pairs, text
+from ssl_keras.data import audio, captions, pairs, text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import Splits, hold_out, load
 from ssl_keras.networks.dense import classifier_head, dense_encoder
@@ -24,6 +24,7 @@ from ssl_keras.objectives import (
     classifier,
     contrastive,
     dcgan,
+    image_text,
     jigsaw,
     masked_lm,
     recogniser,
@@ -145,6 +146,29 @@ def sound(overfit, **options):
     )
 
 
+@functools.cache
+def prepared_captions(**options):
+    """(settings, splits) of two small networks for digits and what they are called."""
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+    def called(source):
+        names = [f"{words[label]}\n{'small' if row % 2 else 'grey'} {words[label]}"
+                 for row, label in enumerate(source.column("label"))]
+        return captions.source(source.name, source.column("image"), [name.split("\n") for name in names])
+
+    small = {"width": 4, "text_layers": 1, "text_heads": 2, "text_width": 16, "projection": 8, "context": 16,
+             "tokenizer": "characters", "crop": 0.6}
+    settings = image_text.Settings(**small | options)
+    return image_text.prepare(settings, Splits(*map(called, small_digits())))
+
+
+def image_and_text(overfit, **options):
+    return Case(
+        image_text, lambda spec: image_text.build(prepared_captions(**options)[0], spec), overfit,
+        splits=lambda: prepared_captions(**options)[1], accumulates=False,
+    )
+
+
 def vision(module, overfit, **options):
     """A network small enough for many cases; its images are augmented anew every time."""
     own = {contrastive: {"projection": (16, 8)}, dcgan: {"latent": 8}}
@@ -186,6 +210,9 @@ CASES = {
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
+    # Ten names for the examples of a batch: what is alike is no negative, and few are left.
+    "image_text": image_and_text(0.9),
+    "image_text, sigmoid": image_and_text(0.9, loss="sigmoid"),
     "speech": sound(0.9, speed=0.1, noise=0.1),
     "speech, mel": sound(0.9, front="mel", context="recurrent"),
     "recogniser": Case(

@@ -31,6 +31,7 @@ from ssl_keras.training.distribution import strategy
 THOROUGH = ("autoencoder", "dcgan")  # without `more`: one of each kind
 XLA = ("autoencoder", "causal_lm", "contrastive")
 MORE_XLA = ("masked_lm", "dcgan", "seq2seq")
+ALONE = {"gathered": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
 OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
 
 
@@ -48,8 +49,7 @@ def replicas():
         report |= with_adam(name, one, two)
     for name in XLA:
         report[f"{name}, xla"] = with_xla(name, one)
-    alone = {"gathered": lambda x: x, "own_rows": tf.range}
-    with unittest.mock.patch.multiple(losses, **alone):
+    with unittest.mock.patch.multiple(losses, **ALONE):
         report["local negatives"] = compared(CASES["contrastive"], one, two, optimizer="sgd")
     report["metric sums"] = {"one": metric_sums(one), "two": metric_sums(two)}
     report["flow"] = flow()
@@ -67,6 +67,8 @@ def more():
             report[name] = with_sgd(name, one, two)
         elif name not in THOROUGH:  # variants share this
             report |= with_adam(name, one, two)
+    with unittest.mock.patch.multiple(losses, **ALONE):
+        report["local negatives"] = compared(CASES["image_text"], one, two, optimizer="sgd")
     for name in MORE_XLA:
         report[f"{name}, xla"] = with_xla(name, one)
     return report

@@ -45,6 +45,7 @@ def test_variants_too(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     agree(report)
     compiled_agree(report)
+    assert report["local negatives"]["weights"] > 1e-3  # of image_text; of contrastive see below
     assert min(d["difference"] for n, d in report.items() if n.endswith("weights matter")) > 1e-3
 
 

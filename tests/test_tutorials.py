@@ -11,9 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
+# Their short forms take more than a minute each, and the same paths are tested by test_seq2seq and test_speech.
+LONG = ("09_seq2seq", "10_speech")
 
 
-@pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else []) for path in TUTORIALS
+])
 def test_smoke(script, tmp_path, monkeypatch):
     """In this process: TensorFlow starts slowly."""
     monkeypatch.chdir(tmp_path)

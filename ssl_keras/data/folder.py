@@ -96,7 +96,7 @@ def _read(root, image_size, like):
     if like is not None:
         shape = like.arrays["image"].shape[1:]
     else:
-        shape = _first_shape(title, files)
+        shape = first_shape(title, files)
         if image_size is not None:
             shape = (image_size, image_size, shape[2])
     broken = []
@@ -105,7 +105,7 @@ def _read(root, image_size, like):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the lock
             for start in range(0, len(files), CHUNK):
                 part = slice(start, start + CHUNK)
-                decoded = list(pool.map(_decode, files[part], itertools.repeat(shape)))
+                decoded = list(pool.map(decode, files[part], itertools.repeat(shape)))
                 broken.extend(f for f, image in zip(files[part], decoded) if image is None)
                 kept = [(i, c) for i, c in zip(decoded, codes[part]) if i is not None]
                 if kept:
@@ -128,7 +128,7 @@ def files_below(root, extensions):
     return sorted(found)
 
 
-def _first_shape(title, files):
+def first_shape(title, files):
     for file in files:
         try:
             with Image.open(file) as image:
@@ -138,7 +138,7 @@ def _first_shape(title, files):
     raise ValueError(f"{title}: none of its {len(files)} images can be read; the first is {files[0].name}.")
 
 
-def _decode(file, shape):
+def decode(file, shape):
     """uint8 array of `shape`, or None where the file is no readable image."""
     try:
         with Image.open(file) as image:

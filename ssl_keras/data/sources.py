@@ -25,9 +25,9 @@ SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
-    "digits or folder:PATH (images), pydoc or text:PATH (text), table:FILE (text with labels), pairs:FILE or cmudict "
-    "(texts with targets), audio:PATH, transcripts:FILE, connected:DATA or espeak (sound; espeak is synthetic), or "
-    "tfds:NAME (images, text, translations, sound)"
+    "digits or folder:PATH (images), captions:FILE or emoji:FOLDER (images with captions), pydoc or text:PATH (text), "
+    "table:FILE (text with labels), pairs:FILE or cmudict (texts with targets), audio:PATH, transcripts:FILE, "
+    "connected:DATA or espeak (sound; espeak is synthetic), or tfds:NAME (images, captions, text, translations, sound)"
 )
 
 
@@ -95,7 +95,7 @@ class Source:
         if self.rate:  # brackets hold the pattern of what is held out
             base = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), base)
         kind, _, rest = base.partition(":")
-        if kind in ("folder", "audio", "transcripts", "text", "table", "pairs"):
+        if kind in ("folder", "captions", "emoji", "audio", "transcripts", "text", "table", "pairs"):
             path = pathlib.Path(rest).absolute()
             return path.name if path.is_dir() else path.stem
         return (rest or kind).rpartition(":")[2].strip("/").replace("/", "-")
@@ -149,7 +149,7 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import audio, espeak, folder, from_tfds, pairs, text  # they import this module
+    from ssl_keras.data import audio, captions, espeak, folder, from_tfds, pairs, text  # they import this module
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
@@ -158,6 +158,9 @@ def load(spec, image_size=None):
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not pathlib.Path(spec.partition(":")[2] or spec).exists():
         return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
+    fold = re.fullmatch(r"((?:captions|emoji):.+)\[(\d)\]", spec)
+    if fold and not pathlib.Path(spec.partition(":")[2]).exists():
+        spec = fold[1]
     kind, _, argument = spec.partition(":")
     if spec == "digits":
         return hold_out(digits(image_size or 28))
@@ -165,6 +168,9 @@ def load(spec, image_size=None):
         return from_tfds.load(argument, image_size)
     if kind == "folder" and argument:
         return folder.load(argument, image_size)
+    if kind in ("captions", "emoji") and argument:
+        read = captions.load if kind == "captions" else captions.emoji
+        return read(argument, image_size, int(fold[2]) if fold else 0)
     if kind == "audio" and argument:
         return audio.load(argument)
     if kind == "transcripts" and argument:

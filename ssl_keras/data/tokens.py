@@ -204,25 +204,30 @@ def padded(splits, tokenizer, context):
         if not np.all(source.arrays.get("ends", True)):
             raise ValueError(f"{source.name}: expected whole texts, as of table:FILE. Received: files read in pieces")
     encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
+    rows = framed([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
+    parts = []
+    for source, tokens in zip(splits, np.split(rows, np.cumsum([len(part) for part in encoded])[:-1])):
+        arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
+        parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
+    return Splits(*parts)
+
+
+def framed(encoded, tokenizer, context, name):
+    """Texts' ids without special tokens -> int32 (N, W), framed as the tokenizer does it; what is longer than the
+    context is cut, and counted under `name`."""
     frame = _frame(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
     if room < 1:
         raise ValueError(f"The context must have room for a token. Received: {context}")
-    longest = max(len(ids) for part in encoded for ids in part)
-    cut = sum(len(ids) > room for part in encoded for ids in part)
+    cut = sum(len(ids) > room for ids in encoded)
     if cut:
-        log.warning("%s: %d texts are longer than %d tokens and are cut", splits.train.base, cut, context)
-    warn_of_unknown(splits.train.base, [ids for part in encoded for ids in part], tokenizer)
-    width = min(longest, room) + context - room
-    parts = []
-    for source, part in zip(splits, encoded):
-        tokens = np.full((len(part), width), -1, np.int32)
-        for row, ids in zip(tokens, part):
-            ids = [*frame[0], *ids[:room], *frame[1]]
-            row[: len(ids)] = ids
-        arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
-        parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
-    return Splits(*parts)
+        log.warning("%s: %d texts are longer than %d tokens and are cut", name, cut, context)
+    warn_of_unknown(name, encoded, tokenizer)
+    tokens = np.full((len(encoded), min(max(map(len, encoded)), room) + context - room), -1, np.int32)
+    for row, ids in zip(tokens, encoded):
+        ids = [*frame[0], *ids[:room], *frame[1]]
+        row[: len(ids)] = ids
+    return tokens
 
 
 def warn_of_unknown(name, encoded, tokenizer):

@@ -138,8 +138,8 @@ class CausalLM(Objective):
         rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, made)]
         return {"samples": "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)}
 
-    def projections(self, tokenizer):
-        return language.projections(self.encoder, tokenizer)
+    def projections(self, splits):
+        return language.projections(self.encoder, splits.train.tokenizer)
 
 
 def _code(text):

@@ -172,11 +172,7 @@ class Contrastive(Objective):
         )
 
     def _measure(self, first, second, features, weight):
-        first, second = losses.unit(first), losses.gathered(losses.unit(second))
-        present = losses.gathered(weight) > 0
-        similarity = tf.where(present, tf.matmul(first, second, transpose_b=True), losses.FAR)
-        nearest = tf.argmax(similarity, axis=1, output_type=tf.int32)
-        self.matched.update_state(nearest == losses.own_rows(tf.shape(first)[0]), weight)
+        self.matched.update_state(losses.matched(first, second, weight), weight)
         a, b = tf.split(losses.unit(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 

@@ -174,8 +174,8 @@ class MaskedLM(Objective):
             lines.append(" ".join(shown).replace("\n", "⏎"))
         return {"guesses": "\n\n".join(lines)}
 
-    def projections(self, tokenizer):
-        return language.projections(self.encoder, tokenizer)
+    def projections(self, splits):
+        return language.projections(self.encoder, splits.train.tokenizer)
 
 
 def word_keys(key, starts):

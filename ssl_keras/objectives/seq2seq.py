@@ -386,8 +386,8 @@ class Seq2Seq(Objective):
         rates = decoding.error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
-    def projections(self, tokenizer):
-        return language.projections(self.encoder, tokenizer)
+    def projections(self, splits):
+        return language.projections(self.encoder, splits.train.tokenizer)
 
 
 def ended(target, end, most):

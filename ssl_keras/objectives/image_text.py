@@ -1,0 +1,380 @@
+"""Image and text: two encoders put a picture and its caption at one place, and others elsewhere.
+
+CLIP (Radford et al. 2021): features of an image and of a caption are projected into one space, and of all
+captions of the batch an image finds its own, and of all images a caption. A choice of the loss, see `losses.py`:
+
+- `clip`: the symmetric InfoNCE of the two directions;
+- `sigmoid`: of each image and each caption, whether they belong together (SigLIP, Zhai et al. 2023).
+
+Candidates are the examples of all replicas. Two examples whose captions are the same tokens are one concept:
+they are not each other's negatives. The scale (one over the temperature) is learned, at most 100.
+
+Departures: a small convolutional network and a small transformer, whose states are averaged over the caption;
+of an image's captions one is drawn at each step; Adam without decay of norms, biases and the scale.
+
+Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` the common space.
+
+Metrics: `loss`, nats per pair; `matched`, the share of images to whom their own caption is the nearest of the batch's,
+in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and matches depend on the batch size.
+"""
+
+import dataclasses
+import hashlib
+import math
+import pathlib
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tyro
+
+from ssl_keras import card as cards
+from ssl_keras import encoders, evaluation, language, losses, retrieval, search, vision
+from ssl_keras.data import captions, folder, sources
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.augment import augment
+from ssl_keras.data.images import unit_range
+from ssl_keras.networks.transformer import ARCHITECTURES, Pool
+from ssl_keras.objective import Objective, example_weight
+from ssl_keras.settings import taken_over, within
+from ssl_keras.training.pretrain import initialise
+from ssl_keras.training.run import Training
+
+DEFAULTS = Training(
+    data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
+    warmup=100, weight_decay=0.01, clip_norm=1.0,
+)
+LOSSES = {"clip": (math.log(1 / 0.07), 0.0), "sigmoid": (math.log(10.0), -10.0)}  # the first scale's log, and bias
+MOST_SCALE = 100.0
+PRIMES = (1_000_003, 29_996_224)  # of the two numbers that stand for a caption's tokens
+PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(vision.Settings):
+    """A convolutional network, a transformer, the space they share, and what makes a view of an image."""
+
+    loss: str = "clip"
+    """clip or sigmoid."""
+    projection: int = 128
+    """Z, features of the space that images and captions share."""
+    init_image: str = ""
+    """A saved encoder of images to start from."""
+    init_text: str = ""
+    """A saved encoder of text, of causal_lm or masked_lm, to start from, with its tokenizer."""
+    text_architecture: str = "modern"
+    """The transformer's kind: modern, bert or gpt2."""
+    text_layers: int = 2
+    """Its blocks."""
+    text_heads: int = 4
+    """Its attention heads."""
+    text_width: int = 128
+    """Its features of a token."""
+    context: int = 32
+    """The most tokens of a caption."""
+    tokenizer: str = "bpe"
+    """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
+    vocabulary: int = 2048
+    """Tokens that a tokenizer may learn."""
+    causal: typing.Annotated[bool, tyro.conf.Suppress] = False
+    epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5
+    text_hidden: typing.Annotated[int, tyro.conf.Suppress] = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (("loss", tuple(LOSSES)), ("text_architecture", ARCHITECTURES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}")
+        within(
+            self, ("projection", 1, 1 << 14), ("text_layers", 1, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
+            ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
+        )
+        if self.text_width % (2 * self.text_heads):
+            raise ValueError(
+                f"text_width must be an even multiple of text_heads. Received: {self.text_width}, {self.text_heads}"
+            )
+
+    def of_text(self):
+        """The transformer's settings, as its own objectives have them."""
+        return language.Settings(
+            architecture=self.text_architecture, layers=self.text_layers, heads=self.text_heads,
+            width=self.text_width, hidden=self.text_hidden, context=self.context, vocabulary=self.vocabulary,
+            epsilon=self.epsilon,
+        )
+
+
+TEXT_NETWORK = (
+    "text_architecture", "text_layers", "text_heads", "text_width", "text_hidden", "context", "causal", "epsilon",
+    "vocabulary", "projection",
+)
+
+
+def prepare(settings, splits, init=None):
+    """Captions -> tokens; the settings with what the tokenizer and the encoders to start from decide.
+
+    Raises:
+        ValueError: no captions; a network asked for that is not that of the encoder to start from; both `init` and
+            one of `init_image` and `init_text`.
+    """
+    splits.train.column_spec("caption")
+    if init is not None and (settings.init_image or settings.init_text):
+        raise ValueError("Expected --init, or --init-image and --init-text. Received: both.")
+    settings, splits = vision.prepare(settings, splits, init or settings.init_image or None)
+    source = init or settings.init_text
+    if init is not None:
+        saved = cards.settings(cards.read(encoders.find(init)))
+        if not isinstance(saved, Settings):
+            raise ValueError(f"{init} is no encoder of image_text. Its encoder alone is taken by --init-image.")
+        settings = dataclasses.replace(settings, **taken_over(settings, saved, TEXT_NETWORK, init))
+    elif settings.init_text:
+        settings = _with_text(settings, settings.init_text)
+    if source:
+        tokenizer = encoders.load_tokenizer(source)
+        settings = dataclasses.replace(settings, tokenizer=str(source))
+    elif settings.tokenizer in tokenizers.KINDS:
+        texts = [text for each in captions.captions_of(splits.train) for text in each]
+        content = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+        tokenizer = tokenizers.train(settings.tokenizer, texts, settings.vocabulary, content)
+        settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
+    else:
+        path = pathlib.Path(settings.tokenizer)
+        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+        settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
+    return settings, captions.tokenised(splits, tokenizer, settings.context)
+
+
+def _with_text(settings, init):
+    """The settings with the transformer of a saved encoder of text."""
+    card = cards.read(encoders.find(init))
+    saved = cards.settings(card)
+    if not isinstance(saved, language.Settings):
+        raise ValueError(f"{init} is no language model's encoder. Expected one of causal_lm or masked_lm.")
+    saved = saved.filled()
+    theirs = {
+        "text_architecture": saved.architecture, "text_layers": saved.layers, "text_heads": saved.heads,
+        "text_width": saved.width, "text_hidden": saved.hidden, "context": saved.context, "epsilon": saved.epsilon,
+        "vocabulary": saved.vocabulary, "causal": card["objective"] == "causal_lm",
+    }
+    asked = [name for name in theirs if getattr(settings, name) not in (getattr(Settings, name), theirs[name])]
+    if asked:
+        raise ValueError(f"With init_text the transformer is that of {init}. Leave out {', '.join(asked)}.")
+    return dataclasses.replace(settings, **theirs)
+
+
+encoder = vision.encoder
+
+
+def head(settings, spec):
+    """A fresh graph: image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each."""
+    features = keras.Input(vision.encoder(settings, spec).output_shape[1:], name="features")
+    ids = keras.Input((None,), dtype="int32", name="tokens")
+    text = language.trunk(settings.of_text(), settings.causal)
+    pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
+    made = [
+        keras.layers.Dense(settings.projection, use_bias=False, dtype="float32", name=name)(x)
+        for name, x in (("of_image", features), ("of_text", pooled))
+    ]
+    return keras.Model([features, ids], made, name="towers")
+
+
+def text_network(towers):
+    """The transformer within `head`'s graph."""
+    return next(layer for layer in towers.layers if isinstance(layer, keras.Model))
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+
+    Raises:
+        ValueError: a given encoder whose input or output does not fit.
+    """
+    network = vision.chosen_encoder(settings, spec, encoder)
+    towers = head(settings, spec)
+    if settings.init_image:
+        initialise(network, settings.init_image)
+    if settings.init_text:
+        initialise(text_network(towers), settings.init_text)
+    return ImageText(settings, network, towers)
+
+
+class ImageText(Objective):
+    """Holds `encoder` and `head`; trains both on `batch["image"]` and `batch["tokens"]`."""
+
+    looks_across_examples, least_batch = True, 2
+
+    def __init__(self, settings, encoder, head):
+        super().__init__(name="image_text")
+        self.settings, self.encoder, self.head = settings, encoder, head
+        scale, bias = LOSSES[settings.loss]
+        self.log_scale = self.add_weight(
+            (), keras.initializers.Constant(scale), name="log_scale", dtype="float32",
+            constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
+        )
+        self.bias = None
+        if settings.loss == "sigmoid":
+            self.bias = self.add_weight((), keras.initializers.Constant(bias), name="bias", dtype="float32")
+        self.matched = keras.metrics.Mean("matched")
+        self.temperature = keras.metrics.Mean("temperature")
+
+    def views(self, batch, draws):
+        """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of one of its captions."""
+        return self._with_caption(augment(batch["image"], draws, self.settings), batch, draws.uniform("caption", ()))
+
+    def held_out_views(self, batch, draws):
+        """The image as it is, and its first caption."""
+        return self._with_caption(unit_range(batch["image"]), batch, tf.zeros_like(batch["weight"]))
+
+    def _with_caption(self, image, batch, place):
+        """`place` (B,) in [0, 1) says which caption."""
+        count = tf.reduce_sum(tf.cast(tf.reduce_any(batch["captions"] >= 0, -1), tf.float32), -1)
+        chosen = tf.cast(place * count, tf.int32)
+        return {
+            "image": image, "tokens": tf.gather(batch["captions"], chosen, batch_dims=1), "weight": batch["weight"],
+        }
+
+    def train_step(self, batch):
+        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, training=False)
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def errors(self, batch, training):
+        """Summed loss and (weighted) number of pairs of a batch; updates the metrics."""
+        weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.log_scale))
+        features = self.encoder(batch["image"], training=training)
+        image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
+        same = concept(batch["tokens"])
+        if self.bias is None:
+            loss = losses.clip(image, text, weight, scale, same)
+        else:
+            loss = losses.siglip(image, text, weight, scale, tf.convert_to_tensor(self.bias), same)
+        self.matched.update_state(losses.matched(image, text, weight, same), weight)
+        self.temperature.update_state(1 / scale)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def pictures(self, batch):
+        """For TensorBoard: the images, and how similar each (row) is to each caption (column), black to white."""
+        image, text = (losses.unit(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
+        similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
+        return {
+            "views": [batch["image"]],
+            "similarity": [tf.repeat(tf.repeat(similarity, PICTURED_PIXELS, 1), PICTURED_PIXELS, 2)],
+        }
+
+    def qualities(self, splits):
+        """Recall among some validation pairs, by their names."""
+        some = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
+        found = retrieval.both_ways(*self._embedded(some))
+        return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
+
+    def galleries(self, splits):
+        """For TensorBoard: in each column a picture, below it those that its name finds first."""
+        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
+        image, text = self._embedded(source)
+        chosen = evaluation.spread(len(source), SHOWN)
+        found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :SHOWN]
+        images = source.column("image")
+        return {"found by name": [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]}
+
+    def projections(self, splits):
+        """For TensorBoard's projector: images and captions together, each with its words."""
+        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
+        texts = [splits.train.tokenizer.decode(row) for row in source.column("captions")[:, 0]]
+        return {"images and captions": (
+            np.concatenate(self._embedded(source)), [f"image: {text}" for text in texts] + texts
+        )}
+
+    def _embedded(self, source):
+        return retrieval.embeddings(
+            self.encoder, self.head, source.column("image"), source.column("captions")[:, 0]
+        )
+
+    def texts(self, batch, tokenizer):
+        """For TensorBoard: the captions of `pictures`."""
+        return {"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())}
+
+
+def concept(ids):
+    """int32 (b, 2): two numbers that stand for a row of tokens (b, T); equal rows have equal ones."""
+    place = tf.range(1, tf.shape(ids)[1] + 1)
+    return tf.stack([tf.reduce_sum((ids + 2) * (place * prime + place * place), 1) for prime in PRIMES], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Finds pictures by words, or the words for a picture."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    query: tyro.conf.Positional[str]
+    """Words; or the file of a picture, with --texts."""
+    images: str = ""
+    """The folder of pictures to search."""
+    texts: str = ""
+    """A file with a text in each line, to search for a picture."""
+    count: int = 8
+    """How many to show."""
+    out: str = "found.png"
+    """The picture to write, of what was found by words."""
+
+
+def search_command(arguments):
+    """Finds pictures by words, or the words for a picture."""
+    asked = tyro.cli(Search, prog="ssl-keras search", args=arguments)
+    if bool(asked.images) == bool(asked.texts):
+        raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
+    if asked.count < 1:
+        raise ValueError(f"count must be at least 1. Received: {asked.count}")
+    finder = search.Finder(asked.encoder)
+    if asked.texts:
+        texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
+        picture = folder.decode(pathlib.Path(asked.query), finder.shape)
+        if picture is None or not texts:
+            raise ValueError(f"{asked.query if texts else asked.texts}: expected {'a picture' if texts else 'texts'}.")
+        query = finder.of_images(picture[None])[0]
+        for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
+            print(f"{similarity:.3f}  {texts[row]}")
+        return
+    paths = folder.files_below(pathlib.Path(asked.images).expanduser(), folder.EXTENSIONS)
+    if not paths:
+        raise ValueError(f"{asked.images} has no images. Expected files ending in {', '.join(folder.EXTENSIONS)}.")
+    query = finder.of_texts([asked.query])[0]
+    embeddings, paths = finder.of_files(paths)
+    found = search.nearest(query, embeddings, asked.count)
+    for row, similarity in found:
+        print(f"{similarity:.3f}  {paths[row]}")
+    titles = [f"{paths[row].name}\n{similarity:.2f}" for row, similarity in found]
+    shown = [folder.decode(paths[row], finder.shape) for row, _ in found]
+    search.grid(shown, titles, asked.query).savefig(asked.out, dpi=120, bbox_inches="tight")
+    print(asked.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+    """How often the right picture is among the first found by its name, and the right name by its picture."""
+
+    encoder: tyro.conf.Positional[str]
+    """A saved encoder's name or path."""
+    data: str
+    """With captions: captions:FILE, emoji:FOLDER, or a caption set of tfds."""
+    image_size: int | None = None
+    """Side length in pixels to resize to."""
+    part: str = "test"
+    """validation or test."""
+    record: bool = False
+    """Write the result into the encoder's card."""
+
+
+def recall_command(arguments):
+    """How often the right picture is found by its name, and the right name by its picture."""
+    asked = tyro.cli(Recall, prog="ssl-keras recall", args=arguments)
+    if asked.part not in ("validation", "test"):
+        raise ValueError(f"part must be validation or test. Received: {asked.part!r}")
+    splits = sources.load(asked.data, asked.image_size)
+    table = retrieval.evaluate(search.Finder(asked.encoder), splits, asked.part)
+    print(retrieval.markdown(table))
+    if asked.record:
+        encoders.record(asked.encoder, getattr(splits, asked.part).name, table)

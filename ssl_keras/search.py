@@ -1,0 +1,103 @@
+"""Pictures by words, and words by a picture: what a saved encoder of `image_text` is for."""
+
+import hashlib
+import io
+
+import matplotlib.figure
+import numpy as np
+import tensorflow as tf
+from sklearn.preprocessing import normalize
+from tqdm import tqdm
+
+from ssl_keras import card as cards
+from ssl_keras import encoders, files
+from ssl_keras.data import folder, tokens
+from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.images import unit_range
+
+TOGETHER = 256  # pictures embedded at a time
+ACROSS = 8  # pictures in a row of the answer
+
+
+class Finder:
+    """Puts pictures and texts into the space that a saved encoder's two networks share.
+
+    Args:
+        name: a saved encoder of `image_text`.
+
+    Raises:
+        ValueError: unknown name; an encoder of another objective.
+    """
+
+    def __init__(self, name):
+        self.encoder, self.towers, self.card = encoders.load_with_head(name)
+        if self.card["objective"] != "image_text" or self.towers is None:
+            raise ValueError(f"{self.card['name']} knows no captions. Expected an encoder of image_text.")
+        self.settings, self.tokenizer = cards.settings(self.card), encoders.load_tokenizer(name)
+        self.shape = tuple(self.card["input"]["image"]["shape"])
+
+    def of_texts(self, texts):
+        """float32 (N, Z) of length 1.
+
+        Raises:
+            ValueError: a text that is empty, or of unknown tokens alone.
+        """
+        encoded = self.tokenizer.encode(list(texts), special=False)
+        for text, ids in zip(texts, encoded):
+            if not any(token != self.tokenizer.unknown for token in ids):
+                raise ValueError(f"Expected words that the encoder's tokenizer knows. Received: {text!r}")
+        ids = tokens.framed(encoded, self.tokenizer, self.settings.context, self.card["name"])
+        blank = tf.zeros((len(ids), self.card["features"]))
+        return normalize(self.towers([blank, tf.constant(ids)], training=False)[1].numpy())
+
+    def of_images(self, images):
+        """float32 (N, Z) of length 1, of images (N, H, W, C) uint8 or in [0, 1]."""
+        features = self.encoder(unit_range(tf.constant(images)), training=False)
+        ids = tf.zeros((len(images), 1), tf.int32)
+        return normalize(self.towers([features, ids], training=False)[0].numpy())
+
+    def of_files(self, paths):
+        """(float32 (N, Z), the files that could be read) of files of images; kept, so that the next query is quick.
+
+        Raises:
+            ValueError: too many files that cannot be read; each is named.
+        """
+        stat = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        key = hashlib.sha256(repr((self.card["weights"]["sha256"], stat)).encode()).hexdigest()[:32]
+        kept = cache_folder() / f"{key}.npz"
+        if kept.is_file():
+            with np.load(kept) as arrays:
+                return arrays["embeddings"], [paths[row] for row in arrays["rows"]]
+        made, rows = [], []
+        for start in tqdm(range(0, len(paths), TOGETHER), desc="embedding", disable=None, leave=False):
+            decoded = [folder.decode(path, self.shape) for path in paths[start : start + TOGETHER]]
+            read = [row for row, image in enumerate(decoded) if image is not None]
+            rows += [start + row for row in read]
+            if read:
+                made.append(self.of_images(np.stack([decoded[row] for row in read])))
+        folder.report("images", [p for row, p in enumerate(paths) if row not in set(rows)], len(paths), "images")
+        embeddings, content = np.concatenate(made), io.BytesIO()
+        np.savez(content, embeddings=embeddings, rows=np.array(rows))
+        files.make_folder(kept.parent)
+        files.write(kept, content.getvalue())
+        return embeddings, [paths[row] for row in rows]
+
+
+def nearest(query, candidates, count):
+    """[(row, similarity)] of the candidates (N, Z) most similar to a query (Z,), best first."""
+    similarity = candidates @ query
+    return [(int(row), float(similarity[row])) for row in np.argsort(-similarity, kind="stable")[:count]]
+
+
+def grid(images, titles, heading=""):
+    """A figure of images (N, H, W, C), each with a title."""
+    rows = -(-len(images) // ACROSS)
+    figure = matplotlib.figure.Figure(figsize=(1.5 * min(ACROSS, len(images)), 1.8 * rows + 0.3))
+    for place, (image, title) in enumerate(zip(images, titles), 1):
+        axes = figure.add_subplot(rows, min(ACROSS, len(images)), place)
+        axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
+        axes.set_title(title, fontsize=7)
+        axes.axis("off")
+    figure.suptitle(heading, fontsize=10)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,379 @@
+"""Images and captions: losses against loops and `transformers`, splits by concept, retrieval, the whole way."""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ssl_keras import encoders, losses, retrieval
+from ssl_keras.__main__ import main
+from ssl_keras.data import captions, leakage, text
+from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import hold_out, load
+from ssl_keras.objectives import classifier, image_text, masked_lm
+from ssl_keras.training.pretrain import pretrain
+
+SHAPES = ("square", "disc", "cross", "bar", "ring")
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40),
+           "white": (240, 240, 240), "pink": (240, 120, 180)}
+
+
+def drawn(shape, colour, random, side=16):
+    """uint8 (side, side, 3): a shape at a place of its own."""
+    y, x = np.mgrid[:side, :side] - side / 2 + random.uniform(-2, 2, (2, 1, 1))
+    r, size = np.hypot(x, y), random.uniform(4, 6)
+    inside = {
+        "square": (abs(x) < size * 0.8) & (abs(y) < size * 0.8), "disc": r < size, "bar": abs(y) < 2,
+        "cross": (abs(x) < 1.5) | (abs(y) < 1.5), "ring": (r < size) & (r > size - 2),
+    }[shape]
+    return np.where(inside[..., None], COLOURS[colour], random.integers(0, 30)).astype(np.uint8)
+
+
+def shapes(count=240):
+    random = np.random.default_rng(0)
+    names = [(COLOUR, SHAPE) for COLOUR in COLOURS for SHAPE in SHAPES]
+    chosen = [names[i % len(names)] for i in range(count)]
+    images = np.stack([drawn(shape, colour, random) for colour, shape in chosen])
+    texts = [[f"a {colour} {shape}", f"{shape} {colour}"] for colour, shape in chosen]
+    source = captions.source("shapes", images, texts)
+    order = random.permutation(count)
+    parts = np.split(order, [count - 60, count - 30])
+    return captions.Splits(*(
+        dataclasses.replace(source.take(rows), name=f"shapes[{name}]")
+        for name, rows in zip(("train", "validation", "test"), parts)
+    ))
+
+
+def pair(rng, rows=6, width=4):
+    return (tf.constant(rng.normal(size=(rows, width)), tf.float32) for _ in range(2))
+
+
+def normalised(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_clip_equals_a_slow_loop(rng):
+    first, second = pair(rng)
+    similarity = 3.0 * normalised(first.numpy()) @ normalised(second.numpy()).T
+    expected = []
+    for i in range(6):
+        there = -np.log(np.exp(similarity[i, i]) / np.exp(similarity[i]).sum())
+        back = -np.log(np.exp(similarity[i, i]) / np.exp(similarity[:, i]).sum())
+        expected.append((there + back) / 2)
+    np.testing.assert_allclose(losses.clip(first, second, tf.ones(6), 3.0), expected, rtol=1e-5)
+
+
+def test_siglip_equals_a_slow_loop(rng):
+    first, second = pair(rng)
+    similarity = 3.0 * normalised(first.numpy()) @ normalised(second.numpy()).T - 1.5
+    expected = [
+        sum(np.log1p(np.exp(-(1 if i == j else -1) * similarity[i, j])) for j in range(6)) for i in range(6)
+    ]
+    np.testing.assert_allclose(losses.siglip(first, second, tf.ones(6), 3.0, -1.5), expected, rtol=1e-5)
+
+
+def test_closed_forms():
+    """Where all are alike, log of the number of candidates; where partners are equal and all else orthogonal, known."""
+    same = tf.ones((5, 3))
+    np.testing.assert_allclose(losses.clip(same, same, tf.ones(5), 9.0), np.log(5), rtol=1e-5)
+    eye = tf.eye(5)
+    expected = np.log(1 + 4 * np.exp(-2.0))
+    np.testing.assert_allclose(losses.clip(eye, eye, tf.ones(5), 2.0), expected, rtol=1e-5)
+    expected = np.log1p(np.exp(-2.0)) + 4 * np.log(2)
+    np.testing.assert_allclose(losses.siglip(eye, eye, tf.ones(5), 2.0, 0.0), expected, rtol=1e-5)
+
+
+def both_losses():
+    return {
+        "clip": lambda a, b, w, same=None: losses.clip(a, b, w, 4.0, same),
+        "siglip": lambda a, b, w, same=None: losses.siglip(a, b, w, 4.0, -2.0, same),
+    }
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_swapping_the_modalities_changes_nothing(rng, name):
+    first, second = pair(rng)
+    loss = both_losses()[name]
+    there, back = loss(first, second, tf.ones(6)), loss(second, first, tf.ones(6))
+    np.testing.assert_allclose(np.sum(there), np.sum(back), rtol=1e-5)
+    if name == "clip":  # of SigLIP an example's own sum is over the other's candidates
+        np.testing.assert_allclose(there, back, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_padding_and_the_same_concept_are_no_negatives(rng, name):
+    first, second = pair(rng)
+    loss = both_losses()[name]
+    weight = tf.constant([1.0, 1, 1, 1, 0, 0])
+    np.testing.assert_allclose(
+        loss(first, second, weight)[:4], loss(first[:4], second[:4], tf.ones(4)), rtol=1e-5
+    )
+    same = tf.constant([[0, 1], [2, 3], [0, 1], [4, 5], [0, 9], [6, 7]])
+    ours = loss(first, second, tf.ones(6), same).numpy()
+    without = [0, 1, 3, 4, 5]  # the third has the first's caption
+    kept = loss(tf.gather(first, without), tf.gather(second, without), tf.ones(5)).numpy()
+    np.testing.assert_allclose(ours[0], kept[0], rtol=1e-5)
+    assert ours[1] > kept[1]  # for whom both are negatives
+
+
+def test_equal_captions_have_equal_numbers(rng):
+    ids = rng.integers(-1, 3000, (4_000, 7)).astype(np.int32)
+    ids[3_999] = ids[0]
+    numbers = image_text.concept(tf.constant(ids)).numpy()
+    np.testing.assert_array_equal(numbers[0], numbers[3_999])
+    assert len(np.unique(numbers, axis=0)) == len(np.unique(ids, axis=0))
+
+
+@pytest.mark.slow
+def test_transformers_has_the_same_losses(rng):
+    torch = pytest.importorskip("torch")
+    clip = pytest.importorskip("transformers.models.clip.modeling_clip")
+    first, second = (x.numpy() for x in pair(rng, 9, 8))
+    logits = torch.tensor(3.0 * normalised(second) @ normalised(first).T)  # per text
+    ours = losses.clip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0)
+    assert float(tf.reduce_mean(ours)) == pytest.approx(float(clip.clip_loss(logits)), abs=1e-4)
+    # As its SiglipModel's forward has it.
+    eye = torch.eye(9)
+    theirs = -torch.nn.functional.logsigmoid((2 * eye - 1) * (logits - 1.0)).sum(-1).mean()
+    ours = losses.siglip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0, -1.0)
+    assert float(tf.reduce_mean(ours)) == pytest.approx(float(theirs), abs=1e-4)
+
+
+def test_near_duplicates_are_found():
+    texts = ["Grinning face", "grinning  FACE!", "grinning faces", "crocodile", "Café", "cafe"]
+    found = {tuple(map(int, each)) for each in leakage.similar_texts(texts)}
+    assert found == {(0, 1), (0, 2), (1, 2), (4, 5)}
+    assert leakage.similar_texts(texts[:1], texts[3:]).size == 0
+    assert leakage.similar_texts(["a crocodile"], texts).tolist() == [[0, 3]]
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
+    images[3] = np.clip(images[1].astype(int) + random.integers(-5, 6, images[1].shape), 0, 255)
+    images[4] = images[0] // 2 + 60  # darker and flatter: the same picture
+    assert {tuple(map(int, each)) for each in leakage.similar_images(images)} == {(1, 3), (0, 4)}
+    flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
+    assert leakage.similar_images(flat).tolist() == [[0, 2]]
+
+
+def test_groups_stay_whole():
+    group = leakage.groups(7, np.array([[0, 1], [1, 4]]), np.array([[5, 6]]))
+    assert group[0] == group[1] == group[4]
+    assert len(set(group)) == 4
+    random = np.random.default_rng(0)
+    group = random.integers(0, 60, 500)
+    part = leakage.parts_of(group, 10)
+    assert all(len(set(part[group == one])) == 1 for one in range(60))
+    sizes = np.bincount(part)
+    assert sizes.max() - sizes.min() <= np.bincount(group).max()
+
+
+def written(tmp_path, rows):
+    """A file of captions with its images."""
+    random = np.random.default_rng(0)
+    for index in range(60):
+        Image.fromarray(random.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(tmp_path / f"{index}.png")
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def rows(random):
+    letters = "bcdfghjklmnprstvwz"
+    return [
+        {"image": f"{i}.png", "caption": ["".join(random.choice(list(letters), 9)), "thing"]} for i in range(60)
+    ]
+
+
+def test_files_of_captions(tmp_path, rng, caplog):
+    listed = rows(rng)
+    listed += [listed[0], {"image": "1.png", "caption": "another"}]
+    with caplog.at_level(logging.WARNING):
+        splits = load(f"captions:{written(tmp_path, listed)}")
+    assert "2 rows repeat" in caplog.text
+    assert sum(map(len, splits)) == 60
+    assert splits.train.spec()["image"][0] == (12, 12, 3)
+    together = [each for part in splits for each in captions.captions_of(part)]
+    assert [listed[1]["caption"][0], "thing", "another"] in together
+    table = tmp_path / "captions.csv"
+    table.write_text("image,caption\n" + "\n".join(f'{r["image"]},"{r["caption"][0]}, it is"' for r in rows(rng)))
+    assert len(load(f"captions:{table}[3]").test) == len(splits.test)
+
+
+def test_splits_by_concept(tmp_path, rng):
+    """Folds do not overlap, near duplicates are on one side, and a held-out name is no caption of the training part."""
+    listed = rows(rng)
+    for i in range(0, 60, 6):
+        listed[i + 1]["caption"][0] = listed[i]["caption"][0] + "s"
+        listed[i + 2]["caption"].append(listed[i]["caption"][0])
+    path = written(tmp_path, listed)
+    tested = []
+    for fold in range(5):
+        train, validation, test = load(f"captions:{path}[{fold}]")
+        held_out = captions.names_of(validation) + captions.names_of(test)
+        assert not leakage.similar_texts(captions.names_of(train), held_out).size
+        assert not set(held_out) & {text for each in captions.captions_of(train) for text in each}
+        tested += captions.names_of(test)
+    assert sorted(tested) == sorted(row["caption"][0] for row in listed)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda listed: listed[3].update(image="gone.png"), "1 captions have no image: .*gone.png"),
+    (lambda listed: listed[3].update(caption=" "), "row 4: its caption is empty"),
+    (lambda listed: listed[3].update(caption=[]), "row 4: its caption is empty"),
+    (lambda listed: listed[3].pop("caption"), "line 4: expected"),
+])
+def test_bad_captions_are_named(tmp_path, rng, change, message):
+    listed = rows(rng)
+    change(listed)
+    with pytest.raises(ValueError, match=message):
+        load(f"captions:{written(tmp_path, listed)}")
+
+
+def test_other_bad_input(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        load("captions:nowhere.jsonl")
+    (tmp_path / "t.csv").write_text("picture,words\na.png,b\n")
+    with pytest.raises(ValueError, match="columns image and caption"):
+        load(f"captions:{tmp_path}/t.csv")
+    with pytest.raises(ValueError, match=r"emoji\.jsonl and a sheet"):
+        load(f"emoji:{tmp_path}")
+    with pytest.raises(ValueError, match="no captions"):
+        image_text.prepare(image_text.Settings(), load("digits"))
+    with pytest.raises(ValueError, match="The fold must be"):
+        captions.by_concept(shapes().train, 7)
+
+
+def test_a_caption_is_drawn_by_position():
+    settings, splits = image_text.prepare(image_text.Settings(tokenizer="characters", text_layers=1), shapes())
+    objective = image_text.build(settings, splits.train.spec())
+    rows = np.arange(40)
+    batch = {k: tf.constant(v) for k, v in splits.train.gather(rows).items()} | {"weight": tf.ones(40)}
+    made, again = (objective.views(batch, Draws(1, step, 0, 40))["tokens"].numpy() for step in (0, 0))
+    np.testing.assert_array_equal(made, again)
+    first = batch["captions"].numpy()[:, 0]
+    share = (made == first).all(1).mean()
+    assert 0.2 < share < 0.8
+    held_out = objective.held_out_views(batch, Draws(1, 0, 0, 40))
+    np.testing.assert_array_equal(held_out["tokens"], first)
+
+
+def test_recalls_count_ties_against(rng):
+    x = normalised(rng.normal(size=(50, 8)))
+    assert retrieval.recalls(x, x) == {1: 1.0, 5: 1.0, 10: 1.0}
+    assert retrieval.recalls(x, np.ones((50, 8)))[10] == 0.0
+    shuffled = retrieval.recalls(x, normalised(rng.normal(size=(50, 8))))
+    assert shuffled[10] < 0.6
+    slow = np.mean([list(np.argsort(-(x @ (x + 0.5).T)[i])).index(i) < 5 for i in range(50)])
+    assert retrieval.recalls(x, x + 0.5)[5] == pytest.approx(slow)
+
+
+def test_the_scale_stays_within_its_limit():
+    settings, splits = image_text.prepare(image_text.Settings(tokenizer="characters", text_layers=1), shapes())
+    objective = image_text.build(settings, splits.train.spec())
+    objective.compile("adam")
+    objective.log_scale.assign(9.0)
+    gradients = [tf.zeros_like(v) for v in objective.trainable_variables]
+    objective.optimizer.apply(gradients, objective.trainable_variables)
+    assert float(objective.log_scale.numpy()) == pytest.approx(np.log(100.0))
+
+
+def test_the_whole_way(tmp_path, monkeypatch, capsys):
+    """Pretrain on shapes, find the right ones by words; start from encoders of images and text; load it again."""
+    monkeypatch.chdir(tmp_path)
+    settings = image_text.Settings(width=8, text_layers=1, text_width=32, projection=32, tokenizer="characters")
+    training = dataclasses.replace(
+        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", interval=60, quality_every=1,
+    )
+    outcome = pretrain("image_text", settings, training, data=shapes())
+    encoder, towers, card = encoders.load_with_head("shapes")
+    assert card["settings"]["loss"] == "clip"
+    test = image_text.prepare(dataclasses.replace(settings, tokenizer="runs/shapes/encoder"), shapes())[1].test
+    image, words = retrieval.embeddings(encoder, towers, test.column("image"), test.column("captions")[:, 0])
+    assert image.shape == (30, 32)
+    found = retrieval.both_ways(image, words)
+    assert np.mean([each[5] for each in found.values()]) > 0.5  # chance is 5/30
+    again = dataclasses.replace(training, epochs=0, steps=2, run="on", init="shapes")
+    on = pretrain("image_text", image_text.Settings(), again, data=shapes())
+    assert abs(on["val_loss"] - outcome["val_loss"]) < 0.5
+    some = tmp_path / "some"
+    some.mkdir()
+    for index, image in enumerate(test.column("image")[:12]):
+        Image.fromarray(image).save(some / f"{index}.png")
+    for _ in range(2):  # the second time from the cache
+        assert main(["search", "shapes", "a red square", "--images", str(some), "--count", "3"]) == 0
+        answer = capsys.readouterr().out.splitlines()
+        assert len(answer) == 4
+        assert all(line.endswith(".png") for line in answer)
+    assert (tmp_path / "found.png").stat().st_size > 1_000
+    (tmp_path / "words.txt").write_text("a red square\na blue disc\n")
+    assert main(["search", "shapes", str(some / "0.png"), "--texts", "words.txt"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for wrong, message in (
+        (["a red square"], "--images FOLDER"), (["§§", "--images", str(some)], "knows"),
+        (["a red square", "--images", "nowhere"], "no images"), (["words.txt", "--texts", "words.txt"], "a picture"),
+    ):
+        assert main(["search", "shapes", *wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_recall_beside_its_baselines(tmp_path, rng, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = f"captions:{written(tmp_path, rows(rng))}"
+    assert main(["leaks", "--data", data]) == 0
+    assert main([
+        "pretrain", "image_text", "--data", data, "--width", "4", "--text-layers", "1", "--text-width", "16",
+        "--text-heads", "2", "--steps", "2", "--batch-size", "20", "--run", "few", "--tokenizer", "characters",
+    ]) == 0
+    assert main(["recall", "few", "--data", data, "--record"]) == 0
+    table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert table[-3:] == ["chance", "bag of words", "few"]
+    assert list(encoders.cards.read(encoders.find("few"))["results"]) == [f"{data}[test]"]
+    assert main(["evaluate", "few", "--data", "digits", "--image-size", "12", "--no-trained"]) == 1
+    assert "takes images of shape" in capsys.readouterr().err
+
+
+def test_leaks_are_found(tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(12):
+        image = Image.fromarray(random.integers(0, 255, (12, 12, 3)).astype(np.uint8))
+        image.save(tmp_path / "train" / f"{index}.png")
+        if index == 3:
+            image.save(tmp_path / "test" / "copy.png")
+    assert main(["leaks", "--data", f"folder:{tmp_path}"]) == 1
+    found = capsys.readouterr()
+    assert "1 of 1 images of test" in found.out
+    assert "1 near duplicates of training examples" in found.err
+    with pytest.raises(ValueError, match="neither images nor texts"):
+        leakage.leaks(captions.Splits(*(
+            dataclasses.replace(part, arrays={"label": part.arrays["label"]}) for part in load("digits")
+        )))
+
+
+def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
+    """Of images and of text: their weights, their networks, and the tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    splits = shapes()
+    tiny = {"steps": 2, "interval": 2, "quality_every": 0, "batch_size": 16, "warmup": 0}
+    pretrain("classifier", classifier.Settings(width=4), dataclasses.replace(
+        classifier.DEFAULTS, run="seen", epochs=0, **tiny), data=splits)
+    said = hold_out(text.documents("said", [each[0] for part in splits for each in captions.captions_of(part)]))
+    pretrain("masked_lm", masked_lm.Settings(
+        layers=1, heads=2, width=16, hidden=32, context=8, tokenizer="wordpiece", vocabulary=60
+    ), dataclasses.replace(masked_lm.DEFAULTS, run="said", jit=False, **tiny), data=said)
+    settings = image_text.Settings(init_image="seen", init_text="said", projection=8)
+    settings, prepared = image_text.prepare(settings, splits)
+    assert (settings.width, settings.text_width, settings.context, settings.causal) == (4, 16, 8, False)
+    objective = image_text.build(settings, prepared.train.spec())
+    for name, network in (("seen", objective.encoder), ("said", image_text.text_network(objective.head))):
+        saved = encoders.named_variables(encoders.load_encoder(name))
+        for key, variable in encoders.named_variables(network).items():
+            np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
+    with pytest.raises(ValueError, match="Leave out text_width"):
+        image_text.prepare(dataclasses.replace(settings, text_width=32), splits)
+    with pytest.raises(ValueError, match="no language model"):
+        image_text.prepare(image_text.Settings(init_text="seen"), splits)
