@@ -377,3 +377,43 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
         image_text.prepare(dataclasses.replace(settings, text_width=32), splits)
     with pytest.raises(ValueError, match="no language model"):
         image_text.prepare(image_text.Settings(init_text="seen"), splits)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_caption_sets_of_tfds(tmp_path, monkeypatch, several):
+    """Captions in a sequence, as COCO has them, or one an image; a set with no held-out part is cut by concept."""
+    import tensorflow_datasets as tfds
+
+    splits = shapes()
+
+    class Drawings(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            text = tfds.features.Text()
+            listed = {"captions": tfds.features.Sequence({"id": np.int64, "text": text})} if several else {"text": text}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(shape=(16, 16, 3))} | listed
+            ))
+
+        def _split_generators(self, manager):
+            if not several:
+                return {"train": self._generate_examples(splits.train)}
+            return {name: self._generate_examples(part) for name, part in splits._asdict().items()}
+
+        def _generate_examples(self, part):
+            for row, (image, texts) in enumerate(zip(part.column("image"), captions.captions_of(part))):
+                listed = {"captions": [{"id": i, "text": each} for i, each in enumerate(texts)]}
+                yield row, {"image": image} | (listed if several else {"text": " ".join([texts[0], str(row // 6)])})
+
+    builder = Drawings(data_dir=tmp_path)
+    builder.download_and_prepare()
+    monkeypatch.setattr(tfds, "builder", lambda name: builder)
+    loaded = load("tfds:drawings")
+    image = {text[0]: image for part in loaded for text, image in zip(captions.captions_of(part), part.column("image"))}
+    assert image["a red square" if several else next(iter(image))].shape == (16, 16, 3)
+    assert sum(map(len, loaded)) == (240 if several else 180)
+    if several:
+        assert {len(each) for each in captions.captions_of(loaded.test)} == {2}
+        key = lambda part: sorted(zip(captions.names_of(part), map(bytes, part.column("image"))))  # noqa: E731
+        assert key(loaded.test) == key(splits.test)

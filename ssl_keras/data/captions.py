@@ -133,17 +133,22 @@ def source(name, image, captions):
     Raises:
         ValueError: as `sources.images`; another number of captions; an image without any.
     """
-    made = images(name, image)
+    return with_captions(images(name, image), captions)
+
+
+def with_captions(source, captions):
+    """A `Source` of images with their captions; errors as of `source`."""
+    name = source.name
     listed = [[each] if isinstance(each, str) else list(each) for each in captions]
-    if len(listed) != len(made):
-        raise ValueError(f"{name}: expected captions for {len(made)} images. Received: {len(listed)}")
+    if len(listed) != len(source):
+        raise ValueError(f"{name}: expected captions for {len(source)} images. Received: {len(listed)}")
     joined = ["\n".join(" ".join(text.split()) for text in each) for each in listed]
     empty = [index for index, text in enumerate(joined) if not text or not all(text.split("\n"))]
     if empty:
         raise ValueError(f"{name}: {len(empty)} images have an empty caption, the first is number {empty[0]}.")
     column = np.empty(len(joined), object)
     column[:] = joined
-    return dataclasses.replace(made, arrays=made.arrays | {"caption": column})
+    return dataclasses.replace(source, arrays=source.arrays | {"caption": column})
 
 
 def captions_of(source):

@@ -1,4 +1,4 @@
-"""TFDS data sets of images, text or sound, read once through `tfds` into arrays."""
+"""TFDS data sets of images (and their captions), text or sound, read once through `tfds` into arrays."""
 
 import difflib
 import os
@@ -9,12 +9,13 @@ import urllib.request
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import audio, pairs
+from ssl_keras.data import audio, captions, pairs
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.sources import hold_out, images
 from ssl_keras.data.text import documents
 
 CHUNK = 1024  # examples decoded at a time
+CAPTIONS = ("caption", "captions", "text")  # what they are called
 
 
 def load(name, image_size=None):
@@ -42,6 +43,8 @@ def load(name, image_size=None):
         raise ValueError(
             f"tfds:{name} has no split train, but {', '.join(builder.info.splits)}. Export what you want to files."
         )
+    if "caption" in parts["train"].arrays and len(parts) == 1:
+        return captions.by_concept(parts["train"])
     return (pairs.split if "target" in parts["train"].arrays else hold_out)(**parts)
 
 
@@ -90,13 +93,36 @@ def _split(tfds, builder, split, image_size):
         return _clips(tfds, builder, split, title, feature, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
         raise ValueError(f"{title}: expected a uint8 image, a text or sound. It has: {info.features}")
-    return _images(tfds, builder, split, title, feature, image_size, input_key, label_key, classes)
+    found = _images(tfds, builder, split, title, feature, image_size, input_key, label_key, classes)
+    texts = _captions(tfds, builder, split, features, input_key)
+    return found if texts is None else captions.with_captions(found, texts)
 
 
-def _examples(tfds, builder, split):
+def _captions(tfds, builder, split, features, image_key):
+    """[[the captions of an image], …] of a split in its order, or None where it has none."""
+    for key in CAPTIONS:
+        feature, inner = features.get(key), None
+        if isinstance(feature, tfds.features.Sequence):
+            feature = feature.feature
+            if isinstance(feature, tfds.features.FeaturesDict):
+                inner = next((name for name, f in feature.items() if isinstance(f, tfds.features.Text)), None)
+                feature = inner and feature[inner]
+        if isinstance(feature, tfds.features.Text):
+            break
+    else:
+        return None
+    found = []
+    records = _examples(tfds, builder, split, {image_key: tfds.decode.SkipDecoding()})
+    for record in records.as_numpy_iterator():
+        texts = record[key] if inner is None else record[key][inner]
+        found.append([text.decode("utf-8", "replace") for text in np.atleast_1d(texts)])
+    return found
+
+
+def _examples(tfds, builder, split, decoders=None):
     # One file after the other: the order of the examples is that of the files.
     read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    return builder.as_dataset(split=split, read_config=read, shuffle_files=False)
+    return builder.as_dataset(split=split, read_config=read, decoders=decoders, shuffle_files=False)
 
 
 def _texts(tfds, builder, split, title, text_key, label_key, classes):
