@@ -342,9 +342,10 @@ def leaks_command(arguments):
         found = len(set(pairs[:, 1]))
         count += found
         print(f"{found} of {len(held_out)} {kind} of {part} are near duplicates of training ones")
-        names = [leakage.texts_of(source) if kind == "texts" else None for source in (splits.train, held_out)]
+        column = "caption" if "caption" in held_out.arrays else "text"
+        names = [source.column(column) if kind == "texts" else None for source in (splits.train, held_out)]
         for pair in pairs[: asked.show]:
-            shown = [f"{i}: {name[i]!r:.60}" if name else str(i) for name, i in zip(names, pair)]
+            shown = [str(i) if name is None else f"{i}: {name[i]!r:.60}" for name, i in zip(names, pair)]
             print(f"    train {shown[0]}   {part} {shown[1]}")
     if count:
         raise ValueError(f"{asked.data}: {count} near duplicates of training examples are held out. Take them out.")

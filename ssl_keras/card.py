@@ -27,6 +27,7 @@ def read(folder):
         weights = card["weights"]
         kind = inputs.column(card["input"])
         shape = card["input"][kind]["shape"]
+        captioned = card["objective"] == "image_text" and card["head"] == "objective"
         rules = {  # what a value must be for the code that reads it to be safe
             "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
             "objective": isinstance(card["objective"], str),
@@ -34,7 +35,7 @@ def read(folder):
             "input shape": shape == [None] if kind != "image" else (
                 len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
             ),
-            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" else dict | None),
+            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
             "head": card["head"] in (None, "classifier", "objective"),
             "features": _counts(card["features"], 1 << 24),
             "classes": card["head"] != "classifier" or all(isinstance(name, str) for name in card["classes"]),

@@ -3,58 +3,61 @@
 Shapes: `N` pairs, `Z` the common space.
 """
 
+import logging
+
 import numpy as np
-import tensorflow as tf
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_keras import card as cards
-from ssl_keras import evaluation
-from ssl_keras.data import captions
-from ssl_keras.data.images import unit_range
+from ssl_keras.data import captions, leakage
 
+log = logging.getLogger(__name__)
 RANKS = (1, 5, 10)
-THUMBNAIL, DIRECTIONS = 16, 64  # pixels a side, and principal components, of the baseline's images
+DIRECTIONS = 64  # principal components of the baseline's images
+TOGETHER = 1_024  # queries at a time
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the best by validation is taken
 
 
-def embeddings(encoder, towers, images, tokens):
-    """(images, captions) in the common space, float32 (N, Z) each, of length 1.
+def recalls(queries, candidates, concepts, ranks=RANKS):
+    """{k: the share of queries with a right one among the k most similar candidates}; equal similarities count against.
 
     Args:
-        encoder, towers: the encoder and head of `objectives/image_text.py`.
-        images: (N, H, W, C) uint8, or float in [0, 1]. tokens: (N, T) int32, -1 for padding.
+        queries, candidates: (N, Z); row i of both belong together.
+        concepts: (N,) integers; candidates of the query's concept are all right.
     """
-    made = [], []
-    for start in range(0, len(images), 256):
-        x = unit_range(tf.constant(images[start : start + 256]))
-        pair = towers([encoder(x, training=False), tf.constant(tokens[start : start + 256])], training=False)
-        for part, each in zip(made, pair):
-            part.append(np.asarray(each))
-    return tuple(normalize(np.concatenate(part)) for part in made)
+    before = np.empty(len(queries), int)
+    for start in range(0, len(queries), TOGETHER):
+        rows = slice(start, start + TOGETHER)
+        similarity = queries[rows] @ candidates.T
+        right = concepts[rows, None] == concepts
+        best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
+        before[rows] = ((similarity >= best) & ~right).sum(1)
+    return {k: float(np.mean(before < k)) for k in ranks}
 
 
-def recalls(queries, candidates, ranks=RANKS):
-    """{k: the share of queries whose own candidate is among the k most similar}; row i of both belong together.
-
-    Equal similarities count against it.
-    """
-    similarity = queries @ candidates.T  # (N, N)
-    own = np.diag(similarity)[:, None]
-    rank = (similarity >= own).sum(1) - 1  # candidates that come before its own
-    return {k: float(np.mean(rank < k)) for k in ranks}
-
-
-def both_ways(image, text, ranks=RANKS):
+def both_ways(image, text, concepts, ranks=RANKS):
     """{"text to image": …, "image to text": …} of `recalls`."""
-    return {"text to image": recalls(text, image, ranks), "image to text": recalls(image, text, ranks)}
+    return {
+        "text to image": recalls(text, image, concepts, ranks), "image to text": recalls(image, text, concepts, ranks),
+    }
 
 
-def chance(count, ranks=RANKS):
-    """{k: what guessing has among so many candidates}."""
-    return {k: min(1.0, k / count) for k in ranks}
+def chance(concepts, ranks=RANKS):
+    """{k: what guessing has}: 1 − C(N − c, k) / C(N, k) where c of N candidates are right, the mean over queries."""
+    count, right = len(concepts), np.bincount(concepts)[concepts]
+
+    def missed(k):
+        return np.prod([np.maximum(count - right - i, 0) / (count - i) for i in range(min(k, count))], axis=0)
+
+    return {k: float(np.mean(1 - missed(k))) for k in ranks}
+
+
+def concepts_of(names):
+    """int (N,): names that are the same without case and punctuation have one number."""
+    return np.unique([leakage.folded(name) for name in names], return_inverse=True)[1]
 
 
 def baseline(splits):
@@ -67,20 +70,20 @@ def baseline(splits):
     rows = np.repeat(np.arange(len(listed)), [len(each) for each in listed])
     words = TfidfVectorizer(analyzer=_parts_of_text, sublinear_tf=True, min_df=2)
     x = words.fit_transform([text for each in listed for text in each])
-    thumbnails = [evaluation.pixels(part) for part in (splits.train, splits.validation, splits.test)]
+    thumbnails = [leakage.thumbnails(part.column("image")).reshape(len(part), -1) for part in splits]
     scaler = StandardScaler().fit(thumbnails[0])
     components = TruncatedSVD(min(DIRECTIONS, thumbnails[0].shape[1] - 1), random_state=0)
     train = components.fit_transform(scaler.transform(thumbnails[0]))
     validation, test = (components.transform(scaler.transform(each)) for each in thumbnails[1:])
-    names = [words.transform(captions.names_of(part)) for part in (splits.validation, splits.test)]
+    known, asked = (captions.names_of(part) for part in (splits.validation, splits.test))
     best = -1.0, None
     for strength in STRENGTHS:
         model = Ridge(strength).fit(x, train[rows])
-        found = both_ways(normalize(validation), normalize(model.predict(names[0])))
+        found = both_ways(normalize(validation), normalize(model.predict(words.transform(known))), concepts_of(known))
         score = np.mean([each[RANKS[-1]] for each in found.values()])
         if score > best[0]:
             best = score, model
-    return normalize(test), normalize(best[1].predict(names[1]))
+    return normalize(test), normalize(best[1].predict(words.transform(asked)))
 
 
 def _parts_of_text(text):
@@ -100,12 +103,14 @@ def evaluate(finder, splits, part="test"):
     source = getattr(splits, part)
     cards.check_images(finder.card, source)
     names = captions.names_of(source)
-    table = {"chance": dict.fromkeys(("text to image", "image to text"), chance(len(source)))}
+    trained = finder.card["data"].get("name", "")
+    if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
+        log.warning("%s was trained on %s: to it %s may not be new", finder.card["name"], trained, source.name)
+    concepts = concepts_of(names)
+    table = {"chance": dict.fromkeys(("text to image", "image to text"), chance(concepts))}
     if part == "test":
-        table["bag of words"] = both_ways(*baseline(splits))
-    images = source.column("image")
-    embedded = [finder.of_images(images[start : start + 256]) for start in range(0, len(images), 256)]
-    table[finder.card["name"]] = both_ways(np.concatenate(embedded), finder.of_texts(names))
+        table["bag of words"] = both_ways(*baseline(splits), concepts)
+    table[finder.card["name"]] = both_ways(finder.of_images(source.column("image")), finder.of_texts(names), concepts)
     return table
 
 

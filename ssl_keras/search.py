@@ -1,7 +1,9 @@
 """Pictures by words, and words by a picture: what a saved encoder of `image_text` is for."""
 
+import contextlib
 import hashlib
 import io
+import zipfile
 
 import matplotlib.figure
 import numpy as np
@@ -30,31 +32,34 @@ class Finder:
     """
 
     def __init__(self, name):
-        self.encoder, self.towers, self.card = encoders.load_with_head(name)
-        if self.card["objective"] != "image_text" or self.towers is None:
+        encoder, towers, self.card = encoders.load_with_head(name)
+        if self.card["objective"] != "image_text" or self.card["head"] != "objective":
             raise ValueError(f"{self.card['name']} knows no captions. Expected an encoder of image_text.")
-        self.settings, self.tokenizer = cards.settings(self.card), encoders.load_tokenizer(name)
+        self.networks, self.context = (encoder, towers), cards.settings(self.card).context
+        self.tokenizer = encoders.load_tokenizer(name)
         self.shape = tuple(self.card["input"]["image"]["shape"])
 
     def of_texts(self, texts):
-        """float32 (N, Z) of length 1.
+        """float32 (N, Z) of length 1, of texts as they are, in lower case; of what is unknown, too."""
+        encoded = self.tokenizer.encode([" ".join(text.lower().split()) for text in texts], special=False)
+        return embeddings_of_texts(
+            self.networks[1], tokens.framed(encoded, self.tokenizer, self.context, self.card["name"])
+        )
+
+    def of_query(self, text):
+        """float32 (Z,) of one text.
 
         Raises:
-            ValueError: a text that is empty, or of unknown tokens alone.
+            ValueError: it is empty, or of unknown tokens alone.
         """
-        encoded = self.tokenizer.encode(list(texts), special=False)
-        for text, ids in zip(texts, encoded):
-            if not any(token != self.tokenizer.unknown for token in ids):
-                raise ValueError(f"Expected words that the encoder's tokenizer knows. Received: {text!r}")
-        ids = tokens.framed(encoded, self.tokenizer, self.settings.context, self.card["name"])
-        blank = tf.zeros((len(ids), self.card["features"]))
-        return normalize(self.towers([blank, tf.constant(ids)], training=False)[1].numpy())
+        ids = self.tokenizer.encode([text.lower()], special=False)[0]
+        if not any(token != self.tokenizer.unknown for token in ids):
+            raise ValueError(f"Expected words that the encoder's tokenizer knows. Received: {text!r}")
+        return self.of_texts([text])[0]
 
     def of_images(self, images):
         """float32 (N, Z) of length 1, of images (N, H, W, C) uint8 or in [0, 1]."""
-        features = self.encoder(unit_range(tf.constant(images)), training=False)
-        ids = tf.zeros((len(images), 1), tf.int32)
-        return normalize(self.towers([features, ids], training=False)[0].numpy())
+        return embeddings_of_images(*self.networks, images)
 
     def of_files(self, paths):
         """(float32 (N, Z), the files that could be read) of files of images; kept, so that the next query is quick.
@@ -65,9 +70,8 @@ class Finder:
         stat = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         key = hashlib.sha256(repr((self.card["weights"]["sha256"], stat)).encode()).hexdigest()[:32]
         kept = cache_folder() / f"{key}.npz"
-        if kept.is_file():
-            with np.load(kept) as arrays:
-                return arrays["embeddings"], [paths[row] for row in arrays["rows"]]
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
+            return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
         made, rows = [], []
         for start in tqdm(range(0, len(paths), TOGETHER), desc="embedding", disable=None, leave=False):
             decoded = [folder.decode(path, self.shape) for path in paths[start : start + TOGETHER]]
@@ -75,12 +79,34 @@ class Finder:
             rows += [start + row for row in read]
             if read:
                 made.append(self.of_images(np.stack([decoded[row] for row in read])))
-        folder.report("images", [p for row, p in enumerate(paths) if row not in set(rows)], len(paths), "images")
+        unread = sorted(set(range(len(paths))) - set(rows))
+        folder.report("images", [paths[row] for row in unread], len(paths), "images")
+        if not rows:
+            raise ValueError(f"None of {len(paths)} images can be read; the first is {paths[0]}.")
         embeddings, content = np.concatenate(made), io.BytesIO()
         np.savez(content, embeddings=embeddings, rows=np.array(rows))
         files.make_folder(kept.parent)
         files.write(kept, content.getvalue())
         return embeddings, [paths[row] for row in rows]
+
+
+def embeddings_of_images(encoder, towers, images):
+    """float32 (N, Z) of length 1: images (N, H, W, C), through both graphs of `objectives/image_text.py`."""
+    made = []
+    for start in range(0, len(images), TOGETHER):
+        features = encoder(unit_range(tf.constant(images[start : start + TOGETHER])), training=False)
+        ids = tf.zeros((features.shape[0], 1), tf.int32)
+        made.append(towers([features, ids], training=False)[0].numpy())
+    return normalize(np.concatenate(made))
+
+
+def embeddings_of_texts(towers, ids):
+    """float32 (N, Z) of length 1: tokens (N, T) int32, -1 for padding."""
+    made, features = [], towers.input_shape[0][-1]
+    for start in range(0, len(ids), TOGETHER):
+        part = tf.constant(ids[start : start + TOGETHER])
+        made.append(towers([tf.zeros((part.shape[0], features)), part], training=False)[1].numpy())
+    return normalize(np.concatenate(made))
 
 
 def nearest(query, candidates, count):
@@ -96,8 +122,8 @@ def grid(images, titles, heading=""):
     for place, (image, title) in enumerate(zip(images, titles), 1):
         axes = figure.add_subplot(rows, min(ACROSS, len(images)), place)
         axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
-        axes.set_title(title, fontsize=7)
+        axes.set_title(title, fontsize=7, parse_math=False)
         axes.axis("off")
-    figure.suptitle(heading, fontsize=10)
+    figure.suptitle(heading, fontsize=10, parse_math=False)
     figure.tight_layout()
     return figure

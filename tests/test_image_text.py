@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ssl_keras import encoders, losses, retrieval
+from ssl_keras import encoders, losses, retrieval, search
 from ssl_keras.__main__ import main
 from ssl_keras.data import captions, leakage, text
 from ssl_keras.data.draws import Draws
@@ -125,7 +125,11 @@ def test_equal_captions_have_equal_numbers(rng):
     ids[3_999] = ids[0]
     numbers = image_text.concept(tf.constant(ids)).numpy()
     np.testing.assert_array_equal(numbers[0], numbers[3_999])
-    assert len(np.unique(numbers, axis=0)) == len(np.unique(ids, axis=0))
+    few = rng.integers(-1, 30, (20_000, 5)).astype(np.int32)
+    few = np.concatenate([few, [[10, 10, 10, 7, -1], [13, 7, 11, 7, -1]]]).astype(np.int32)
+    for each in (ids, few):
+        numbers = image_text.concept(tf.constant(each)).numpy()
+        assert len(np.unique(numbers, axis=0)) == len(np.unique(each, axis=0))
 
 
 @pytest.mark.slow
@@ -156,6 +160,8 @@ def test_near_duplicates_are_found():
     assert {tuple(map(int, each)) for each in leakage.similar_images(images)} == {(1, 3), (0, 4)}
     flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
     assert leakage.similar_images(flat).tolist() == [[0, 2]]
+    grey = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 128, 255, 250)])
+    assert leakage.similar_images(grey).tolist() == [[2, 3]]
 
 
 def test_groups_stay_whole():
@@ -163,17 +169,24 @@ def test_groups_stay_whole():
     assert group[0] == group[1] == group[4]
     assert len(set(group)) == 4
     random = np.random.default_rng(0)
-    group = random.integers(0, 60, 500)
-    part = leakage.parts_of(group, 10)
-    assert all(len(set(part[group == one])) == 1 for one in range(60))
-    sizes = np.bincount(part)
-    assert sizes.max() - sizes.min() <= np.bincount(group).max()
+    group = np.concatenate([np.full(100, 400), random.integers(0, 400, 900)])
+    group = np.unique(group, return_inverse=True)[1]
+    names = ["".join(random.choice(list("abcdefgh"), 9)) for _ in group]
+    part = leakage.parts_of(group, names, 20)
+    assert all(len(set(part[group == one])) == 1 for one in set(group))
+    assert set(part[:100]) == {-1}  # more than a part's share: in no part
+    assert np.bincount(part[100:]).min() > 15
+    order = random.permutation(len(group))[:700]  # others that go, and another numbering, move none
+    again = leakage.parts_of(np.unique(group[order], return_inverse=True)[1], [names[i] for i in order], 20)
+    first = {one: min(name for g, name in zip(group, names) if g == one) for one in set(group)}
+    same = [first[group[i]] in {names[j] for j in order if group[j] == group[i]} for i in order]
+    assert (again == part[order])[same].all()
 
 
 def written(tmp_path, rows):
     """A file of captions with its images."""
     random = np.random.default_rng(0)
-    for index in range(60):
+    for index in range(120):
         Image.fromarray(random.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(tmp_path / f"{index}.png")
     path = tmp_path / "captions.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -183,7 +196,7 @@ def written(tmp_path, rows):
 def rows(random):
     letters = "bcdfghjklmnprstvwz"
     return [
-        {"image": f"{i}.png", "caption": ["".join(random.choice(list(letters), 9)), "thing"]} for i in range(60)
+        {"image": f"{i}.png", "caption": ["".join(random.choice(list(letters), 9)), "thing"]} for i in range(120)
     ]
 
 
@@ -193,28 +206,36 @@ def test_files_of_captions(tmp_path, rng, caplog):
     with caplog.at_level(logging.WARNING):
         splits = load(f"captions:{written(tmp_path, listed)}")
     assert "2 rows repeat" in caplog.text
-    assert sum(map(len, splits)) == 60
+    assert sum(map(len, splits)) == 120
     assert splits.train.spec()["image"][0] == (12, 12, 3)
     together = [each for part in splits for each in captions.captions_of(part)]
     assert [listed[1]["caption"][0], "thing", "another"] in together
     table = tmp_path / "captions.csv"
     table.write_text("image,caption\n" + "\n".join(f'{r["image"]},"{r["caption"][0]}, it is"' for r in rows(rng)))
-    assert len(load(f"captions:{table}[3]").test) == len(splits.test)
+    third = load(f"captions:{table}[3]")
+    assert third.test.name == f"captions:{table}[3][test]"
+    assert (third.test.short_name, splits.train.short_name) == ("captions-3", "captions")
+    held_out = set(captions.names_of(splits.test))
+    assert not held_out & {text.removesuffix(", it is") for text in captions.names_of(third.test)}
+    smaller = load(f"captions:{tmp_path}/captions.jsonl", 8)  # at another size the same split
+    assert captions.names_of(smaller.test) == captions.names_of(splits.test)
 
 
 def test_splits_by_concept(tmp_path, rng):
     """Folds do not overlap, near duplicates are on one side, and a held-out name is no caption of the training part."""
     listed = rows(rng)
-    for i in range(0, 60, 6):
+    for i in range(0, 120, 6):
         listed[i + 1]["caption"][0] = listed[i]["caption"][0] + "s"
         listed[i + 2]["caption"].append(listed[i]["caption"][0])
+        listed[i + 3]["caption"].append(f"{listed[i]['caption'][0]}t")
     path = written(tmp_path, listed)
     tested = []
     for fold in range(5):
         train, validation, test = load(f"captions:{path}[{fold}]")
         held_out = captions.names_of(validation) + captions.names_of(test)
         assert not leakage.similar_texts(captions.names_of(train), held_out).size
-        assert not set(held_out) & {text for each in captions.captions_of(train) for text in each}
+        assert not leakage.similar_texts([t for each in captions.captions_of(train) for t in each], held_out).size
+        assert not any(map(len, leakage.leaks(captions.Splits(train, validation, test)).values()))
         tested += captions.names_of(test)
     assert sorted(tested) == sorted(row["caption"][0] for row in listed)
 
@@ -224,6 +245,8 @@ def test_splits_by_concept(tmp_path, rng):
     (lambda listed: listed[3].update(caption=" "), "row 4: its caption is empty"),
     (lambda listed: listed[3].update(caption=[]), "row 4: its caption is empty"),
     (lambda listed: listed[3].pop("caption"), "line 4: expected"),
+    (lambda listed: listed[3].update(caption=None), "line 4: expected"),
+    (lambda listed: listed[3].update(image=3), "line 4: expected"),
 ])
 def test_bad_captions_are_named(tmp_path, rng, change, message):
     listed = rows(rng)
@@ -238,8 +261,19 @@ def test_other_bad_input(tmp_path):
     (tmp_path / "t.csv").write_text("picture,words\na.png,b\n")
     with pytest.raises(ValueError, match="columns image and caption"):
         load(f"captions:{tmp_path}/t.csv")
-    with pytest.raises(ValueError, match=r"emoji\.jsonl and a sheet"):
+    (tmp_path / "open.csv").write_text('image,caption\n1.png,"a cat\n2.png,dog\n')
+    with pytest.raises(ValueError, match="quotation mark left open"):
+        load(f"captions:{tmp_path}/open.csv")
+    with pytest.raises(ValueError, match=r"emoji\.jsonl and one sheet"):
         load(f"emoji:{tmp_path}")
+    Image.new("RGBA", (132, 66)).save(tmp_path / "a_sheet_1.png")
+    row = {"name": "a", "short_names": [], "keywords": [], "sheet_x": 2, "sheet_y": 0}
+    for wrong in (json.dumps(row), "{}", "nonsense"):
+        (tmp_path / "emoji.jsonl").write_text(wrong)
+        with pytest.raises(ValueError, match="line 1: expected name"):
+            load(f"emoji:{tmp_path}")
+    with pytest.raises(ValueError, match="too few to hold some out"):
+        captions.by_concept(captions.source("few", np.zeros((3, 8, 8, 1), np.uint8), ["a", "b", "c"]))
     with pytest.raises(ValueError, match="no captions"):
         image_text.prepare(image_text.Settings(), load("digits"))
     with pytest.raises(ValueError, match="The fold must be"):
@@ -261,23 +295,36 @@ def test_a_caption_is_drawn_by_position():
 
 
 def test_recalls_count_ties_against(rng):
-    x = normalised(rng.normal(size=(50, 8)))
-    assert retrieval.recalls(x, x) == {1: 1.0, 5: 1.0, 10: 1.0}
-    assert retrieval.recalls(x, np.ones((50, 8)))[10] == 0.0
-    shuffled = retrieval.recalls(x, normalised(rng.normal(size=(50, 8))))
+    x, own = normalised(rng.normal(size=(50, 8))), np.arange(50)
+    assert retrieval.recalls(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}
+    assert retrieval.recalls(x, np.ones((50, 8)), own)[10] == 0.0
+    shuffled = retrieval.recalls(x, normalised(rng.normal(size=(50, 8))), own)
     assert shuffled[10] < 0.6
     slow = np.mean([list(np.argsort(-(x @ (x + 0.5).T)[i])).index(i) < 5 for i in range(50)])
-    assert retrieval.recalls(x, x + 0.5)[5] == pytest.approx(slow)
+    assert retrieval.recalls(x, x + 0.5, own)[5] == pytest.approx(slow)
+
+
+def test_equal_names_are_all_right(rng):
+    """A perfect network is not punished for twins, and chance knows of them."""
+    concepts = retrieval.concepts_of(["A cat", *["a dog!", "a dog"] * 6, "cow", "hen", "pig"])
+    x = normalised(rng.normal(size=(16, 8)))[concepts]
+    assert retrieval.recalls(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
+    drawn = [
+        np.isin(concepts[rng.permutation(16)[:5]], concepts[i]).any() for i in range(16) for _ in range(2_000)
+    ]
+    assert retrieval.chance(concepts)[5] == pytest.approx(np.mean(drawn), abs=0.01)
+    assert retrieval.chance(np.arange(50)) == pytest.approx({1: 0.02, 5: 0.1, 10: 0.2})
 
 
 def test_the_scale_stays_within_its_limit():
     settings, splits = image_text.prepare(image_text.Settings(tokenizer="characters", text_layers=1), shapes())
     objective = image_text.build(settings, splits.train.spec())
     objective.compile("adam")
-    objective.log_scale.assign(9.0)
+    scale = objective.similarity.log_scale
+    scale.assign(9.0)
     gradients = [tf.zeros_like(v) for v in objective.trainable_variables]
     objective.optimizer.apply(gradients, objective.trainable_variables)
-    assert float(objective.log_scale.numpy()) == pytest.approx(np.log(100.0))
+    assert float(scale.numpy()) == pytest.approx(np.log(100.0))
 
 
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
@@ -291,13 +338,16 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     encoder, towers, card = encoders.load_with_head("shapes")
     assert card["settings"]["loss"] == "clip"
     test = image_text.prepare(dataclasses.replace(settings, tokenizer="runs/shapes/encoder"), shapes())[1].test
-    image, words = retrieval.embeddings(encoder, towers, test.column("image"), test.column("captions")[:, 0])
+    image = search.embeddings_of_images(encoder, towers, test.column("image"))
+    words = search.embeddings_of_texts(towers, test.column("captions")[:, 0])
     assert image.shape == (30, 32)
-    found = retrieval.both_ways(image, words)
+    found = retrieval.both_ways(image, words, np.arange(30))
     assert np.mean([each[5] for each in found.values()]) > 0.5  # chance is 5/30
     again = dataclasses.replace(training, epochs=0, steps=2, run="on", init="shapes")
     on = pretrain("image_text", image_text.Settings(), again, data=shapes())
     assert abs(on["val_loss"] - outcome["val_loss"]) < 0.5
+    trained = towers.get_layer("similarity").log_scale.numpy()  # the temperature is part of what is saved
+    assert abs(trained - np.log(1 / 0.07)) > 1e-3
     some = tmp_path / "some"
     some.mkdir()
     for index, image in enumerate(test.column("image")[:12]):

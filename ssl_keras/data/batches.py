@@ -67,6 +67,7 @@ class Batches:
         """Rows `first .. first + rows` of batch `step` as a dict of arrays, before views."""
         chosen = self.indices(step)[first : None if rows is None else first + rows]
         batch = self.source.gather(np.maximum(chosen, 0))
+        batch = {name: column for name, column in batch.items() if column.dtype != object}  # strings are for no network
         return batch | {"weight": (chosen >= 0).astype(np.float32)}
 
     def dataset(self, first_step=0, last_step=None, strategy=None):
@@ -95,7 +96,8 @@ class Batches:
         return strategy.distribute_datasets_from_function(worker)
 
     def _rows(self, first_step, last_step, first, rows):
-        spec = {key: tf.TensorSpec((rows, *shape), dtype) for key, (shape, dtype) in self.source.spec().items()}
+        spec = {key: tf.TensorSpec((rows, *shape), dtype) for key, (shape, dtype) in self.source.spec().items()
+                if dtype != tf.string}
         spec["weight"] = tf.TensorSpec((rows,), tf.float32)
         keys = sorted(spec)
 

@@ -7,10 +7,7 @@ an image (`data/leakage.py`) is on both sides; `…[K]`, K from 0 to 4, holds ou
 Shapes: `N` examples, `H W C` image.
 """
 
-import concurrent.futures
-import csv
 import dataclasses
-import itertools
 import json
 import logging
 import os
@@ -19,12 +16,14 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ssl_keras.data import folder, leakage, tokens
+from ssl_keras.data import folder, leakage, text, tokens
 from ssl_keras.data.sources import Splits, images
 
 FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
 COLUMNS = ("image", "caption")
 TILE, BORDER = 64, 1  # of a sheet of emoji, pixels
+COMPARED = 32  # pixels a side of what is compared
+MOST = 32  # captions of an image
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +41,7 @@ def load(path, image_size=None, fold=0):
         ValueError: no such file; rows of another kind; an empty caption; a caption whose image is missing; more than
             one image in a hundred that cannot be read.
     """
+    check_fold(fold)
     path = pathlib.Path(path).expanduser()
     name = f"captions:{path}"
     if not path.is_file():
@@ -49,15 +49,15 @@ def load(path, image_size=None, fold=0):
     rows = _json_rows(name, path) if path.suffix in (".jsonl", ".json") else _table_rows(name, path)
     captions, copies = {}, 0
     for number, file, caption in rows:
-        if not file or not caption.strip():
-            raise ValueError(f"{name}, row {number}: its {'caption' if file else 'image'} is empty. Expected both.")
-        known = captions.setdefault(file, [])
         caption = " ".join(caption.split())
+        if not file or not caption:
+            raise ValueError(f"{name}, row {number}: its {'caption' if file else 'image'} is empty. Expected both.")
+        known = captions.setdefault(pathlib.Path(os.path.normpath(path.parent / file)), [])  # however it is spelled
         copies += caption in known
         known += [] if caption in known else [caption]
     if copies:
         log.warning("%s: %d rows repeat an image's caption and are left out", name, copies)
-    files = [path.parent / file for file in captions]
+    files = list(captions)
     missing = [file for file in files if not file.is_file()]
     if missing:
         some = ", ".join(str(file) for file in missing[:10]) + (" …" if len(missing) > 10 else "")
@@ -66,35 +66,36 @@ def load(path, image_size=None, fold=0):
         raise ValueError(f"{name} has no examples. Expected at least one row.")
     shape = folder.first_shape(name, files)
     shape = shape if image_size is None else (image_size, image_size, shape[2])
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(folder.decode, files, itertools.repeat(shape)))
-    folder.report(name, [file for file, image in zip(files, decoded) if image is None], len(files), "images")
-    kept = [(image, texts) for image, texts in zip(decoded, captions.values()) if image is not None]
-    return by_concept(source(name, np.stack([image for image, _ in kept]), [texts for _, texts in kept]), fold)
+    image, kept = folder.read(name, files, shape)
+    # Compared at one size, whatever size is asked for: so that the split is the same.
+    compared, _ = folder.read(name, files, (COMPARED, COMPARED, shape[2]))
+    texts = list(captions.values())
+    return by_concept(source(name, image, [texts[row] for row in kept]), fold, compared)
 
 
 def _json_rows(name, path):
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             caption = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-            yield from ((number, row["image"], str(each)) for each in caption or [""])
+            if not all(isinstance(each, str) for each in (row["image"], *caption)):
+                raise TypeError("not a string")
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{name}, line {number}: expected {{"image": …, "caption": …}}. Received: {line[:80]!r}'
             ) from error
+        yield from ((number, row["image"], each) for each in caption or [""])
 
 
 def _table_rows(name, path):
-    content = path.read_text("utf-8-sig")
-    header = content.partition("\n")[0]
-    rows = csv.DictReader(content.splitlines(), delimiter="\t" if "\t" in header else ",")
-    if not set(COLUMNS) <= set(rows.fieldnames or ()):
-        raise ValueError(f"{name}: expected a header with the columns image and caption. Received: {header[:80]!r}")
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise ValueError(f"{name}, row {number}: expected {len(rows.fieldnames)} columns. Received: {row}")
-        yield number, row["image"].strip(), row["caption"]
+    header, *rows = text.table_rows(name, path) or [[]]
+    columns = [cell.strip().lower() for cell in header]
+    if not set(COLUMNS) <= set(columns):
+        raise ValueError(f"{name}: expected a header with the columns image and caption. Received: {header}")
+    image, caption = (columns.index(name) for name in COLUMNS)
+    yield from ((number, row[image].strip(), row[caption]) for number, row in enumerate(rows, 2) if row)
 
 
 def emoji(path, image_size=None, fold=0):
@@ -106,25 +107,40 @@ def emoji(path, image_size=None, fold=0):
         image_size, fold: as of `load`.
 
     Raises:
-        ValueError: no such folder, or not these files in it.
+        ValueError: no such folder, or not these files in it; a line without these; a place beyond the sheet.
     """
+    check_fold(fold)
     root = pathlib.Path(path).expanduser()
     name, sheets = f"emoji:{path}", sorted(root.glob("*_sheet_*.png"))
-    if not sheets or not (root / "emoji.jsonl").is_file():
-        raise ValueError(f"{name}: expected a folder with emoji.jsonl and a sheet, *_sheet_*.png.")
-    rows = [json.loads(line) for line in (root / "emoji.jsonl").read_text("utf-8").splitlines()]
+    if len(sheets) != 1 or not (root / "emoji.jsonl").is_file():
+        raise ValueError(f"{name}: expected a folder with emoji.jsonl and one sheet, *_sheet_*.png.")
     side, pitch = image_size or TILE, TILE + 2 * BORDER
     drawings, captions = [], []
     with Image.open(sheets[0]) as sheet:
+        across, down = (length // pitch for length in sheet.size)
+        if sheet.size != (across * pitch, down * pitch):
+            raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.size}")
         sheet = sheet.convert("RGBA")
-        for row in rows:
+        for number, line in enumerate((root / "emoji.jsonl").read_text("utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
+                if not (0 <= row["sheet_x"] < across and 0 <= row["sheet_y"] < down):
+                    raise ValueError("beyond the sheet")
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{name}, line {number}: expected name, short_names, keywords, and sheet_x and sheet_y on the "
+                    f"sheet. Received: {line[:80]!r}"
+                ) from error
             x, y = row["sheet_x"] * pitch + BORDER, row["sheet_y"] * pitch + BORDER
             drawing = Image.new("RGBA", (TILE, TILE), "white")
             drawing.alpha_composite(sheet.crop((x, y, x + TILE, y + TILE)))
-            drawings.append(np.asarray(drawing.convert("RGB").resize((side, side), Image.Resampling.BOX)))
-            words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
-            captions.append(list(dict.fromkeys(word.lower() for word in words)))
-    return by_concept(source(name, np.stack(drawings), captions), fold)
+            drawings.append(drawing.convert("RGB"))
+            captions.append(list(dict.fromkeys(words)))
+    image = np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in drawings])
+    return by_concept(source(name, image, captions), fold, np.stack([np.asarray(each) for each in drawings]))
 
 
 def source(name, image, captions):
@@ -162,51 +178,87 @@ def names_of(source):
     return [captions[0] for captions in captions_of(source)]
 
 
-def by_concept(source, fold=0):
-    """`Splits` of a source with captions, cut so that near duplicates stay together; see above.
-
-    Captions of the training part that are a held-out example's name are taken out of it.
-
-    Raises:
-        ValueError: a fold that there is not; too few concepts to have some in each part.
-    """
+def check_fold(fold):
+    """Raises ValueError where there is no such fold."""
     if not 0 <= fold < FOLDS:
         raise ValueError(f"The fold must be 0 to {FOLDS - 1}. Received: {fold}")
-    names = names_of(source)
-    group = leakage.groups(
-        len(source), leakage.similar_texts(names), leakage.similar_images(source.column("image"))
-    )
-    part = (leakage.parts_of(group, PARTS) - fold * (PARTS // FOLDS)) % PARTS
-    parts = [np.flatnonzero(chosen) for chosen in (part >= 6, (part == 4) | (part == 5), part < 4)]
-    if not all(map(len, parts)):
+
+
+def by_concept(source, fold=0, compared=None):
+    """`Splits` of a source with captions, cut so that near duplicates stay together; see above.
+
+    Captions of the training part that nearly are a held-out example's name are taken out of it.
+
+    Args:
+        compared: (N, …) the same images at a size of their own, by which they are compared.
+
+    Raises:
+        ValueError: a fold that there is not; fewer than twenty groups, or none for a part.
+    """
+    check_fold(fold)
+    names, images = names_of(source), source.column("image") if compared is None else compared
+    group = leakage.groups(len(source), leakage.similar_texts(names), leakage.similar_images(images))
+    part = leakage.parts_of(group, names, PARTS)
+    place = (part - fold * (PARTS // FOLDS)) % PARTS
+    held_out = part >= 0  # groups of more than a part's share are learned from in every fold
+    parts = [np.flatnonzero(chosen) for chosen in (
+        ~held_out | (place >= 6), held_out & ((place == 4) | (place == 5)), held_out & (place < 4)
+    )]
+    if len(np.unique(group)) < PARTS or not all(map(len, parts)):
         raise ValueError(
             f"{source.name} has {len(np.unique(group))} groups of near duplicates: too few to hold some out. "
-            f"Expected at least {PARTS}."
+            f"Expected some {5 * PARTS}."
         )
-    held_out = {leakage.folded(names[row]) for row in np.concatenate(parts[1:])}
-    arrays = dict(source.arrays)
-    arrays["caption"] = arrays["caption"].copy()
-    for row in parts[0]:
-        captions = arrays["caption"][row].split("\n")
-        known = [each for each in captions[1:] if leakage.folded(each) not in held_out]
-        arrays["caption"][row] = "\n".join([captions[0], *known])
+    base = source.name + (f"[{fold}]" if fold else "")
+    arrays = source.arrays | {"caption": without(source.arrays["caption"], parts[0], [
+        names[row] for row in np.concatenate(parts[1:])
+    ])}
     return Splits(*(
-        dataclasses.replace(source.take(rows), arrays=arrays, name=f"{source.base}[{name}]")
+        dataclasses.replace(source.take(rows), arrays=arrays, name=f"{base}[{name}]")
         for name, rows in zip(Splits._fields, parts)
     ))
 
 
+def without(column, rows, names):
+    """The column of captions without those of these rows, but for their first, that are near duplicates of names."""
+    column = column.copy()
+    listed = {row: column[row].split("\n") for row in rows}
+    others = sorted({text for each in listed.values() for text in each[1:]})
+    near = {others[index] for index in leakage.similar_texts(others, names)[:, 0]} if others else set()
+    for row, captions in listed.items():
+        column[row] = "\n".join([captions[0], *(text for text in captions[1:] if text not in near)])
+    return column
+
+
 def tokenised(splits, tokenizer, context):
-    """`Splits` with the captions as tokens, "captions" (N, K, W) int32: of an image up to K, the rest of them -1."""
+    """`Splits` with the captions as tokens, "captions" (N, K, W) int32: of an image up to K, the rest of them -1.
+
+    They are read in lower case. Of more than 32 captions the first 32 are taken.
+
+    Raises:
+        ValueError: an image none of whose captions has a token.
+    """
     parts = [captions_of(source) for source in splits]
-    flat = [text for part in parts for each in part for text in each]
-    rows = tokens.framed(tokenizer.encode(flat, special=False), tokenizer, context, splits.train.base)
-    most, first, made = max(len(each) for part in parts for each in part), 0, []
-    for source, part in zip(splits, parts):
-        column = np.full((len(part), most, rows.shape[1]), -1, np.int32)
-        for row, each in zip(column, part):
-            row[: len(each)] = rows[first : first + len(each)]
+    over = sum(len(each) > MOST for part in parts for each in part)
+    if over:
+        log.warning("%s: %d images have more than %d captions; the first ones are taken", splits.train.base, over, MOST)
+    flat = [text.lower() for part in parts for each in part for text in each[:MOST]]
+    encoded = iter(tokenizer.encode(flat, special=False))
+    listed = [[[ids for ids in (next(encoded) for _ in each[:MOST]) if ids] for each in part] for part in parts]
+    for source, part in zip(splits, listed):
+        silent = [row for row, each in enumerate(part) if not each]
+        if silent:
+            raise ValueError(f"{source.name}: the tokenizer makes nothing of the captions of image {silent[0]}.")
+    rows = tokens.framed(
+        [ids for part in listed for each in part for ids in each], tokenizer, context, splits.train.base
+    )
+    most, first, made = max(len(each) for part in listed for each in part), 0, []
+    for source, part in zip(splits, listed):
+        places = np.arange(len(source)) if source.rows is None else source.rows
+        column = np.full((len(source.arrays["image"]), most, rows.shape[1]), -1, np.int32)
+        for place, each in zip(places, part):
+            column[place, : len(each)] = rows[first : first + len(each)]
             first += len(each)
-        arrays = {name: source.column(name) for name in source.arrays if name != "caption"} | {"captions": column}
-        made.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
+        arrays = {name: array for name, array in source.arrays.items() if name != "caption"} | {"captions": column}
+        made.append(dataclasses.replace(source, arrays=arrays, tokenizer=tokenizer))
     return Splits(*made)

@@ -99,6 +99,16 @@ def _read(root, image_size, like):
         shape = first_shape(title, files)
         if image_size is not None:
             shape = (image_size, image_size, shape[2])
+    image, rows = read(title, files, shape)
+    return images(title, image, np.array(codes)[rows] if classes else None, classes)
+
+
+def read(title, files, shape):
+    """(uint8 (n, *shape), int64 (n,) which of the files each is), of those that can be read; others are reported.
+
+    Raises:
+        ValueError: too many that cannot be read.
+    """
     broken = []
 
     def chunks():
@@ -107,15 +117,15 @@ def _read(root, image_size, like):
                 part = slice(start, start + CHUNK)
                 decoded = list(pool.map(decode, files[part], itertools.repeat(shape)))
                 broken.extend(f for f, image in zip(files[part], decoded) if image is None)
-                kept = [(i, c) for i, c in zip(decoded, codes[part]) if i is not None]
+                kept = [row for row, image in enumerate(decoded) if image is not None]
                 if kept:
-                    yield {"image": np.stack([i for i, _ in kept]), "label": np.array([c for _, c in kept])}
+                    yield {"image": np.stack([decoded[row] for row in kept]), "row": np.array(kept) + start}
         report(title, broken, len(files), "images")
 
-    stat = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    columns = {"image": (shape, np.uint8), "label": ((), np.int64)}
+    stat = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    columns = {"image": (shape, np.uint8), "row": ((), np.int64)}
     arrays = materialise([title, list(shape), stat], columns, len(files), chunks)
-    return images(title, arrays["image"], arrays["label"] if classes else None, classes)
+    return arrays["image"], arrays["row"]
 
 
 def files_below(root, extensions):

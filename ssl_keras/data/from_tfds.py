@@ -115,7 +115,8 @@ def _captions(tfds, builder, split, features, image_key):
     records = _examples(tfds, builder, split, {image_key: tfds.decode.SkipDecoding()})
     for record in records.as_numpy_iterator():
         texts = record[key] if inner is None else record[key][inner]
-        found.append([text.decode("utf-8", "replace") for text in np.atleast_1d(texts)])
+        texts = (text.decode("utf-8", "replace") for text in np.atleast_1d(texts))
+        found.append([text for text in texts if text.strip()])
     return found
 
 

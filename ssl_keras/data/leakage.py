@@ -2,11 +2,13 @@
 
 Two texts are near duplicates if they are equal without case, accents and punctuation, or differ in a tenth of
 their letters (normalised insertion–deletion similarity of at least 0.9). Two images are, if their thumbnails of 16×16
-pixels correlate by at least 0.95. Both are pairwise: N examples take N²/2 comparisons, of ten thousand some seconds.
+pixels correlate by at least 0.95, or are of one colour each, and nearly the same.
+Both are pairwise: ten thousand examples take seconds, a hundred thousand minutes.
 
 Shapes: `N` examples, `H W C` image.
 """
 
+import hashlib
 import unicodedata
 
 import numpy as np
@@ -15,13 +17,12 @@ from rapidfuzz import fuzz, process
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ssl_keras.data.batches import epoch_order
 from ssl_keras.data.images import unit_range
 
 SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # of 100, as rapidfuzz has it; correlation
 THUMBNAIL = 16
 TOGETHER = 1_024  # rows compared at a time
-FLAT = 1e-3  # standard deviation below which a thumbnail is one colour, and like every other of about that colour
+FLAT = 1e-2  # standard deviation below which a thumbnail is of one colour
 
 
 def folded(text):
@@ -36,67 +37,85 @@ def similar_texts(ours, theirs=None, least=SIMILAR_TEXT):
     a = [folded(text) for text in ours]
     b = a if theirs is None else [folded(text) for text in theirs]
 
-    def compared(rows):
-        return process.cdist(a[rows], b, scorer=fuzz.ratio, score_cutoff=least, dtype=np.uint8, workers=-1) > 0
+    def compared(rows, first):
+        return process.cdist(a[rows], b[first:], scorer=fuzz.ratio, score_cutoff=least, dtype=np.uint8, workers=-1) > 0
 
     return _pairs(compared, len(a), theirs is None)
 
 
 def similar_images(ours, theirs=None, least=SIMILAR_IMAGE):
     """int64 (n, 2): as `similar_texts`, of images (N, H, W, C)."""
-    a = _thumbnails(ours)
-    b = a if theirs is None else _thumbnails(theirs)
-    return _pairs(lambda rows: a[rows] @ b.T >= least, len(a), theirs is None)
+    a = _directions(ours)
+    b = a if theirs is None else _directions(theirs)
+    return _pairs(lambda rows, first: a[rows] @ b[first:].T >= least, len(a), theirs is None)
 
 
-def _thumbnails(images):
-    """float32 (N, D): standardised, so that an inner product is a correlation."""
+def thumbnails(images):
+    """float32 (N, 16, 16, C) in [0, 1] of images (N, H, W, C)."""
     small = []
     for start in range(0, len(images), TOGETHER):
         x = unit_range(tf.constant(images[start : start + TOGETHER]))
         small.append(tf.image.resize(x, (THUMBNAIL, THUMBNAIL), antialias=True).numpy())
-    x = np.concatenate(small).reshape(len(images), -1)
-    mean, deviation = x.mean(1, keepdims=True), x.std(1, keepdims=True)
-    # Of one colour: no pattern to compare, so the colour itself stands for it.
-    x = np.where(deviation > FLAT, (x - mean) / np.maximum(deviation, FLAT), x + FLAT)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return np.concatenate(small)
+
+
+def _directions(images):
+    """float32 (N, D) of length 1: standardised thumbnails, whose inner product is a correlation; of those of one
+    colour, that colour, as angles of which a fifth of the scale's difference is just too far apart."""
+    x = thumbnails(images)
+    channels = x.shape[-1]
+    flat = x.std((1, 2)).max(-1) < FLAT  # (N,)
+    angle = x.mean((1, 2)) * np.pi / 2  # (N, C)
+    colour = np.concatenate([np.cos(angle), np.sin(angle)], 1) / np.sqrt(channels)
+    x = x.reshape(len(x), -1)
+    x = x - x.mean(1, keepdims=True)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), FLAT)
+    return np.concatenate([np.where(flat[:, None], 0.0, x), np.where(flat[:, None], colour, 0.0)], 1, dtype=np.float32)
 
 
 def _pairs(compared, count, within):
     found = [np.zeros((0, 2), np.int64)]
     for start in range(0, count, TOGETHER):
-        rows = slice(start, start + TOGETHER)
-        i, j = np.nonzero(compared(rows))
-        found.append(np.stack([i + start, j], 1))
-    pairs = np.concatenate(found)
-    return pairs[pairs[:, 0] < pairs[:, 1]] if within else pairs
+        first = start if within else 0
+        i, j = np.nonzero(compared(slice(start, start + TOGETHER), first))
+        pairs = np.stack([i + start, j + first], 1)
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]] if within else pairs)
+    return np.concatenate(found)
 
 
 def leaks(splits, similar_text=SIMILAR_TEXT, similar_image=SIMILAR_IMAGE):
     """{(part, "texts" or "images"): pairs (i, j) of near duplicates, i of the training part and j of the held-out one}.
 
-    Texts are those of a column "text", or the first captions of "caption".
+    Texts are those of a column "text"; or all captions of training images and the first ones of held-out images.
 
     Raises:
-        ValueError: data with neither images nor texts.
+        ValueError: data with neither images nor texts; text in pieces of files; a threshold out of range.
     """
-    compared = {}
-    if "image" in splits.train.arrays:
+    if not (0 < similar_text <= 100 and 0 < similar_image <= 1):
+        raise ValueError(
+            f"Expected 0 < similar_text ≤ 100, 0 < similar_image ≤ 1. Received: {similar_text}, {similar_image}"
+        )
+    arrays, compared = splits.train.arrays, {}
+    if "image" in arrays:
         compared["images"] = lambda source: source.column("image"), similar_images, similar_image
-    if {"text", "caption"} & splits.train.arrays.keys():
-        compared["texts"] = texts_of, similar_texts, similar_text
-    if not compared:
+    if "text" in arrays:
+        if not np.all(arrays.get("ends", True)):
+            raise ValueError(f"{splits.train.name}: expected whole texts, as of table:FILE. Received: files in pieces")
+        compared["texts"] = lambda source: list(source.column("text")), similar_texts, similar_text
+    if not compared and "caption" not in arrays:
         raise ValueError(f"{splits.train.name} has neither images nor texts. Expected either.")
-    return {
+    found = {
         (part, kind): alike(of(splits.train), of(getattr(splits, part)), least)
         for part in ("validation", "test") for kind, (of, alike, least) in compared.items()
     }
-
-
-def texts_of(source):
-    """The texts by which `leaks` compares: of images with captions the first of each."""
-    name = "caption" if "caption" in source.arrays else "text"
-    return [text.partition("\n")[0] if name == "caption" else text for text in source.column(name)]
+    if "caption" in arrays:
+        listed = [text.split("\n") for text in splits.train.column("caption")]
+        rows = np.repeat(np.arange(len(listed)), [len(each) for each in listed])
+        for part in ("validation", "test"):
+            names = [text.partition("\n")[0] for text in getattr(splits, part).column("caption")]
+            pairs = similar_texts([text for each in listed for text in each], names, similar_text)
+            found[part, "texts"] = np.unique(np.stack([rows[pairs[:, 0]], pairs[:, 1]], 1), axis=0)
+    return found
 
 
 def groups(count, *pairs):
@@ -105,17 +124,21 @@ def groups(count, *pairs):
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(count, count)), directed=False)[1]
 
 
-def parts_of(group, count, seed=0):
-    """int (N,): a part 0 … count − 1 for each example, groups kept whole, and parts of about one size.
+def parts_of(group, names, count):
+    """int (N,): a part 0 … count − 1 for each example, groups kept whole; −1 for those of more than a part's share.
+
+    A group's part follows from a hash of the first, in the alphabet, of its members' names; so other examples that
+    come or go do not move it.
 
     Args:
-        group: (N,) integers, as `groups` gives them.
+        group: (N,) integers, as `groups` gives them. names: N texts.
     """
-    members = np.bincount(group)
-    order = epoch_order(len(members), seed, 0)
-    order = order[np.argsort(-members[order], kind="stable")]  # the largest first
-    part, sizes = np.zeros(len(members), int), np.zeros(count, int)
-    for one in order:
-        part[one] = np.argmin(sizes)
-        sizes[part[one]] += members[one]
+    first = {}
+    for one, name in zip(group, names):
+        name = folded(name)
+        first[one] = min(first.get(one, name), name)
+    part = np.array([
+        int(hashlib.sha256(first[one].encode()).hexdigest()[:8], 16) % count for one in range(len(first))
+    ])
+    part[np.bincount(group) > len(group) / count] = -1
     return part[group]

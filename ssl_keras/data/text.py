@@ -191,6 +191,35 @@ def load_table(path):
     """
     path = pathlib.Path(path).expanduser()
     name = f"table:{path}"
+    header, *rows = table_rows(name, path) or [[]]
+    text_column, label_column = _columns(name, header)
+    texts = {}
+    for number, row in enumerate(rows, 2):
+        if not row:
+            continue
+        label = row[label_column].strip() if label_column is not None else ""
+        if label_column is not None and not label:
+            raise ValueError(f"{name}, row {number}: its label is empty. Expected one; remove the row, or label it.")
+        texts.setdefault(row[text_column].strip(), []).append(label)
+    texts.pop("", None)
+    copies = sum(len(labels) for labels in texts.values()) - len(texts)
+    if copies:
+        torn = sum(len(set(labels)) > 1 for labels in texts.values())
+        log.warning("%s: %d rows repeat a text and are left out (%d texts have two labels)", name, copies, torn)
+    if label_column is None:
+        return hold_out(documents(name, list(texts)))
+    classes = sorted({labels[0] for labels in texts.values()})
+    label = [classes.index(labels[0]) for labels in texts.values()]
+    return hold_out(documents(name, list(texts), label, classes))
+
+
+def table_rows(name, path):
+    """[the cells of each row] of a CSV or TSV file, the header first; rows that are empty are [].
+
+    Raises:
+        ValueError: no such file; more than one character in a hundred that is not UTF-8; a quotation mark that is
+            left open; a row of another length than the header.
+    """
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected a CSV or TSV file with a header.")
     content = path.read_bytes()
@@ -210,27 +239,10 @@ def load_table(path):
         rows = list(csv.reader(io.StringIO(decoded, newline=""), strict=True, **style))
     except csv.Error as error:
         raise ValueError(f"{name} is no CSV file: {error}. Is a quotation mark left open?") from error
-    text_column, label_column = _columns(name, rows[0] if rows else [])
-    texts = {}
     for number, row in enumerate(rows[1:], 2):
-        if not row:
-            continue
-        if len(row) != len(rows[0]):
+        if row and len(row) != len(rows[0]):
             raise ValueError(f"{name}, row {number}: expected {len(rows[0])} columns. Received: {len(row)}")
-        label = row[label_column].strip() if label_column is not None else ""
-        if label_column is not None and not label:
-            raise ValueError(f"{name}, row {number}: its label is empty. Expected one; remove the row, or label it.")
-        texts.setdefault(row[text_column].strip(), []).append(label)
-    texts.pop("", None)
-    copies = sum(len(labels) for labels in texts.values()) - len(texts)
-    if copies:
-        torn = sum(len(set(labels)) > 1 for labels in texts.values())
-        log.warning("%s: %d rows repeat a text and are left out (%d texts have two labels)", name, copies, torn)
-    if label_column is None:
-        return hold_out(documents(name, list(texts)))
-    classes = sorted({labels[0] for labels in texts.values()})
-    label = [classes.index(labels[0]) for labels in texts.values()]
-    return hold_out(documents(name, list(texts), label, classes))
+    return rows
 
 
 def _columns(name, header):

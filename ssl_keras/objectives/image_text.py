@@ -20,6 +20,7 @@ in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and
 
 import dataclasses
 import hashlib
+import io
 import math
 import pathlib
 import typing
@@ -30,7 +31,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import card as cards
-from ssl_keras import encoders, evaluation, language, losses, retrieval, search, vision
+from ssl_keras import encoders, evaluation, files, language, losses, retrieval, search, vision
 from ssl_keras.data import captions, folder, sources
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment import augment
@@ -47,8 +48,8 @@ DEFAULTS = Training(
 )
 LOSSES = {"clip": (math.log(1 / 0.07), 0.0), "sigmoid": (math.log(10.0), -10.0)}  # the first scale's log, and bias
 MOST_SCALE = 100.0
-PRIMES = (1_000_003, 29_996_224)  # of the two numbers that stand for a caption's tokens
-PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
+BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
+PICTURED_PIXELS, SHOWN, JUDGED, MOST_SHOWN = 8, 8, 500, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,10 @@ class Settings(vision.Settings):
             self, ("projection", 1, 1 << 14), ("text_layers", 1, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
         )
-        if self.text_width % (2 * self.text_heads):
+        if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
             raise ValueError(
-                f"text_width must be an even multiple of text_heads. Received: {self.text_width}, {self.text_heads}"
+                "text_width must be a multiple of text_heads (modern: an even one). Received: "
+                f"{self.text_width}, {self.text_heads}"
             )
 
     def of_text(self):
@@ -120,7 +122,7 @@ def prepare(settings, splits, init=None):
     splits.train.column_spec("caption")
     if init is not None and (settings.init_image or settings.init_text):
         raise ValueError("Expected --init, or --init-image and --init-text. Received: both.")
-    settings, splits = vision.prepare(settings, splits, init or settings.init_image or None)
+    settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
         saved = cards.settings(cards.read(encoders.find(init)))
@@ -133,7 +135,7 @@ def prepare(settings, splits, init=None):
         tokenizer = encoders.load_tokenizer(source)
         settings = dataclasses.replace(settings, tokenizer=str(source))
     elif settings.tokenizer in tokenizers.KINDS:
-        texts = [text for each in captions.captions_of(splits.train) for text in each]
+        texts = [text.lower() for each in captions.captions_of(splits.train) for text in each]
         content = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
         tokenizer = tokenizers.train(settings.tokenizer, texts, settings.vocabulary, content)
         settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
@@ -165,9 +167,13 @@ def _with_text(settings, init):
 encoder = vision.encoder
 
 
-def head(settings, spec):
-    """A fresh graph: image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each."""
-    features = keras.Input(vision.encoder(settings, spec).output_shape[1:], name="features")
+def head(settings, spec, features=None):
+    """A fresh graph: image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each.
+
+    Args:
+        features: D; by default that of `encoder(settings, spec)`.
+    """
+    features = keras.Input((features or vision.encoder(settings, spec).output_shape[-1],), name="features")
     ids = keras.Input((None,), dtype="int32", name="tokens")
     text = language.trunk(settings.of_text(), settings.causal)
     pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
@@ -175,7 +181,33 @@ def head(settings, spec):
         keras.layers.Dense(settings.projection, use_bias=False, dtype="float32", name=name)(x)
         for name, x in (("of_image", features), ("of_text", pooled))
     ]
-    return keras.Model([features, ids], made, name="towers")
+    return keras.Model([features, ids], Similarity(settings.loss, name="similarity")(*made), name="towers")
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class Similarity(keras.layers.Layer):
+    """Keeps what similarities are multiplied by (`log_scale`) and, of sigmoid, what is added (`bias`); both embeddings
+    pass as they are."""
+
+    def __init__(self, loss, **kwargs):
+        super().__init__(autocast=False, dtype="float32", **kwargs)
+        self.loss = loss
+
+    def build(self, *shapes):
+        scale, bias = LOSSES[self.loss]
+        self.log_scale = self.add_weight(
+            (), keras.initializers.Constant(scale), name="log_scale",
+            constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
+        )
+        self.bias = None
+        if self.loss == "sigmoid":
+            self.bias = self.add_weight((), keras.initializers.Constant(bias), name="bias")
+
+    def call(self, image, text):
+        return image, text
+
+    def get_config(self):
+        return super().get_config() | {"loss": self.loss}
 
 
 def text_network(towers):
@@ -190,7 +222,7 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    towers = head(settings, spec)
+    towers = head(settings, spec, network.output_shape[-1])
     if settings.init_image:
         initialise(network, settings.init_image)
     if settings.init_text:
@@ -206,14 +238,7 @@ class ImageText(Objective):
     def __init__(self, settings, encoder, head):
         super().__init__(name="image_text")
         self.settings, self.encoder, self.head = settings, encoder, head
-        scale, bias = LOSSES[settings.loss]
-        self.log_scale = self.add_weight(
-            (), keras.initializers.Constant(scale), name="log_scale", dtype="float32",
-            constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
-        )
-        self.bias = None
-        if settings.loss == "sigmoid":
-            self.bias = self.add_weight((), keras.initializers.Constant(bias), name="bias", dtype="float32")
+        self.similarity = head.get_layer("similarity")
         self.matched = keras.metrics.Mean("matched")
         self.temperature = keras.metrics.Mean("temperature")
 
@@ -243,14 +268,14 @@ class ImageText(Objective):
 
     def errors(self, batch, training):
         """Summed loss and (weighted) number of pairs of a batch; updates the metrics."""
-        weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.log_scale))
+        weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
         features = self.encoder(batch["image"], training=training)
         image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
         same = concept(batch["tokens"])
-        if self.bias is None:
+        if self.similarity.bias is None:
             loss = losses.clip(image, text, weight, scale, same)
         else:
-            loss = losses.siglip(image, text, weight, scale, tf.convert_to_tensor(self.bias), same)
+            loss = losses.siglip(image, text, weight, scale, tf.convert_to_tensor(self.similarity.bias), same)
         self.matched.update_state(losses.matched(image, text, weight, same), weight)
         self.temperature.update_state(1 / scale)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
@@ -267,7 +292,8 @@ class ImageText(Objective):
     def qualities(self, splits):
         """Recall among some validation pairs, by their names."""
         some = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
-        found = retrieval.both_ways(*self._embedded(some))
+        concepts = np.unique(some.column("captions")[:, 0], axis=0, return_inverse=True)[1]
+        found = retrieval.both_ways(*self._embedded(some), concepts)
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
     def galleries(self, splits):
@@ -288,8 +314,9 @@ class ImageText(Objective):
         )}
 
     def _embedded(self, source):
-        return retrieval.embeddings(
-            self.encoder, self.head, source.column("image"), source.column("captions")[:, 0]
+        return (
+            search.embeddings_of_images(self.encoder, self.head, source.column("image")),
+            search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),
         )
 
     def texts(self, batch, tokenizer):
@@ -299,8 +326,9 @@ class ImageText(Objective):
 
 def concept(ids):
     """int32 (b, 2): two numbers that stand for a row of tokens (b, T); equal rows have equal ones."""
-    place = tf.range(1, tf.shape(ids)[1] + 1)
-    return tf.stack([tf.reduce_sum((ids + 2) * (place * prime + place * place), 1) for prime in PRIMES], 1)
+    # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps.
+    powers = np.array([[pow(base, place, 1 << 32) for base in BASES] for place in range(ids.shape[1])], np.uint32)
+    return tf.reduce_sum((ids + 2)[..., None] * powers.view(np.int32), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,8 +354,10 @@ def search_command(arguments):
     asked = tyro.cli(Search, prog="ssl-keras search", args=arguments)
     if bool(asked.images) == bool(asked.texts):
         raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
-    if asked.count < 1:
-        raise ValueError(f"count must be at least 1. Received: {asked.count}")
+    if not 1 <= asked.count <= MOST_SHOWN:
+        raise ValueError(f"count must be 1 to {MOST_SHOWN}. Received: {asked.count}")
+    out = pathlib.Path(asked.out)
+    files.make_folder(out.absolute().parent)
     finder = search.Finder(asked.encoder)
     if asked.texts:
         texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
@@ -341,15 +371,17 @@ def search_command(arguments):
     paths = folder.files_below(pathlib.Path(asked.images).expanduser(), folder.EXTENSIONS)
     if not paths:
         raise ValueError(f"{asked.images} has no images. Expected files ending in {', '.join(folder.EXTENSIONS)}.")
-    query = finder.of_texts([asked.query])[0]
+    query = finder.of_query(asked.query)
     embeddings, paths = finder.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
     for row, similarity in found:
         print(f"{similarity:.3f}  {paths[row]}")
     titles = [f"{paths[row].name}\n{similarity:.2f}" for row, similarity in found]
     shown = [folder.decode(paths[row], finder.shape) for row, _ in found]
-    search.grid(shown, titles, asked.query).savefig(asked.out, dpi=120, bbox_inches="tight")
-    print(asked.out)
+    content = io.BytesIO()
+    search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
+    files.write(out, content.getvalue())
+    print(out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,8 +32,9 @@ class Training:
     """How to train; shared by pretraining and fine-tuning."""
 
     data: str = "digits"
-    """digits, folder:PATH (images), pydoc, text:PATH (text), table:FILE (text with labels), pairs:FILE, cmudict (texts
-    with targets), audio:PATH, transcripts:FILE, connected:DATA, espeak (sound), tfds:NAME."""
+    """digits, folder:PATH (images), captions:FILE, emoji:FOLDER (images with captions), pydoc, text:PATH (text),
+    table:FILE (text with labels), pairs:FILE, cmudict (texts with targets), audio:PATH, transcripts:FILE,
+    connected:DATA, espeak (sound), tfds:NAME."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
     epochs: int = 0
