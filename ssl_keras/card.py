@@ -27,7 +27,7 @@ def read(folder):
         weights = card["weights"]
         kind = inputs.column(card["input"])
         shape = card["input"][kind]["shape"]
-        captioned = card["objective"] == "image_text" and card["head"] == "objective"
+        captioned = card["objective"] == "image_text"  # takes images, and knows what they are called
         rules = {  # what a value must be for the code that reads it to be safe
             "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
             "objective": isinstance(card["objective"], str),
