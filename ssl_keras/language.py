@@ -5,7 +5,6 @@ Shapes: `B` batch, `T` tokens, `W` window, `D` width, `V` vocabulary, `H` heads.
 
 import dataclasses
 import logging
-import pathlib
 import typing
 
 import numpy as np
@@ -115,8 +114,7 @@ def prepare(settings, splits, init=None):
         content = tokens.content_of(splits.train)
         tokenizer = tokenizers.train(settings.tokenizer, tokens.texts_of(splits.train), asked, content)
     else:
-        path = pathlib.Path(settings.tokenizer)
-        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+        tokenizer = tokenizers.load(settings.tokenizer)
     filled = settings.filled()
     if init is None and filled.architecture != "modern" and filled.length < filled.context:
         log.warning(

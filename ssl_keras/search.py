@@ -9,7 +9,6 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 from sklearn.preprocessing import normalize
-from tqdm import tqdm
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, files
@@ -72,19 +71,11 @@ class Finder:
         kept = cache_folder() / f"{key}.npz"
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
-        made, rows = [], []
-        for start in tqdm(range(0, len(paths), TOGETHER), desc="embedding", disable=None, leave=False):
-            decoded = [folder.decode(path, self.shape) for path in paths[start : start + TOGETHER]]
-            read = [row for row, image in enumerate(decoded) if image is not None]
-            rows += [start + row for row in read]
-            if read:
-                made.append(self.of_images(np.stack([decoded[row] for row in read])))
-        unread = sorted(set(range(len(paths))) - set(rows))
-        folder.report("images", [paths[row] for row in unread], len(paths), "images")
-        if not rows:
+        images, rows = folder.read("images", paths, self.shape)
+        if not len(rows):
             raise ValueError(f"None of {len(paths)} images can be read; the first is {paths[0]}.")
-        embeddings, content = np.concatenate(made), io.BytesIO()
-        np.savez(content, embeddings=embeddings, rows=np.array(rows))
+        embeddings, content = self.of_images(images), io.BytesIO()
+        np.savez(content, embeddings=embeddings, rows=rows)
         files.make_folder(kept.parent)
         files.write(kept, content.getvalue())
         return embeddings, [paths[row] for row in rows]

@@ -361,7 +361,10 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     (tmp_path / "words.txt").write_text("a red square\na blue disc\n")
     assert main(["search", "shapes", str(some / "0.png"), "--texts", "words.txt"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "one.png").write_text("no picture")
     for wrong, message in (
+        (["a red square", "--images", "broken"], "None of 1 images can be read"),
         (["a red square"], "--images FOLDER"), (["§§", "--images", str(some)], "knows"),
         (["a red square", "--images", "nowhere"], "no images"), (["words.txt", "--texts", "words.txt"], "a picture"),
     ):

@@ -141,8 +141,9 @@ class Tokenizer:
 
 
 def load(path):
-    """The tokenizer in a `tokenizer.json`. Raises ValueError where it is none of a known kind."""
+    """The tokenizer in a `tokenizer.json`, or in a folder's. Raises ValueError where it is none of a known kind."""
     path = pathlib.Path(path)
+    path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path} is no tokenizer: expected a tokenizer.json of at most {MOST_BYTES} bytes.")
     return parse(path.read_text("utf-8"), path)

@@ -140,8 +140,7 @@ def prepare(settings, splits, init=None):
         tokenizer = tokenizers.train(settings.tokenizer, texts, settings.vocabulary, content)
         settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
     else:
-        path = pathlib.Path(settings.tokenizer)
-        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+        tokenizer = tokenizers.load(settings.tokenizer)
         settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
     return settings, captions.tokenised(splits, tokenizer, settings.context)
 
@@ -158,10 +157,7 @@ def _with_text(settings, init):
         "text_width": saved.width, "text_hidden": saved.hidden, "context": saved.context, "epsilon": saved.epsilon,
         "vocabulary": saved.vocabulary, "causal": card["objective"] == "causal_lm",
     }
-    asked = [name for name in theirs if getattr(settings, name) not in (getattr(Settings, name), theirs[name])]
-    if asked:
-        raise ValueError(f"With init_text the transformer is that of {init}. Leave out {', '.join(asked)}.")
-    return dataclasses.replace(settings, **theirs)
+    return dataclasses.replace(settings, **taken_over(settings, Settings(**theirs), tuple(theirs), init))
 
 
 encoder = vision.encoder
@@ -291,15 +287,14 @@ class ImageText(Objective):
 
     def qualities(self, splits):
         """Recall among some validation pairs, by their names."""
-        some = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
-        concepts = np.unique(some.column("captions")[:, 0], axis=0, return_inverse=True)[1]
-        found = retrieval.both_ways(*self._embedded(some), concepts)
+        source, image, text = self._judged(splits)
+        concepts = np.unique(source.column("captions")[:, 0], axis=0, return_inverse=True)[1]
+        found = retrieval.both_ways(image, text, concepts)
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
     def galleries(self, splits):
         """For TensorBoard: in each column a picture, below it those that its name finds first."""
-        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
-        image, text = self._embedded(source)
+        source, image, text = self._judged(splits)
         chosen = evaluation.spread(len(source), SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :SHOWN]
         images = source.column("image")
@@ -307,15 +302,17 @@ class ImageText(Objective):
 
     def projections(self, splits):
         """For TensorBoard's projector: images and captions together, each with its words."""
-        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
-        texts = [splits.train.tokenizer.decode(row) for row in source.column("captions")[:, 0]]
+        source, image, text = self._judged(splits)
+        names = [splits.train.tokenizer.decode(row) for row in source.column("captions")[:, 0]]
         return {"images and captions": (
-            np.concatenate(self._embedded(source)), [f"image: {text}" for text in texts] + texts
+            np.concatenate([image, text]), [f"image: {name}" for name in names] + names
         )}
 
-    def _embedded(self, source):
+    def _judged(self, splits):
+        """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
+        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
         return (
-            search.embeddings_of_images(self.encoder, self.head, source.column("image")),
+            source, search.embeddings_of_images(self.encoder, self.head, source.column("image")),
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),
         )
 

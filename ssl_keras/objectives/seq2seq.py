@@ -28,7 +28,6 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-import pathlib
 import typing
 
 import keras
@@ -173,8 +172,7 @@ def prepare(settings, splits, init=None):
             content += hashlib.sha256("\0".join(targets).encode("utf-8", "surrogatepass")).hexdigest()
         tokenizer = tokenizers.train(settings.tokenizer, read, settings.vocabulary, content)
     else:
-        path = pathlib.Path(settings.tokenizer)
-        tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+        tokenizer = tokenizers.load(settings.tokenizer)
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
         raise ValueError("The tokenizer needs a token for the end of a text, and to denoise one for the mask.")
     settings = dataclasses.replace(
