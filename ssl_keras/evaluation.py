@@ -3,6 +3,8 @@
 Shapes: `N` examples, `D` features.
 """
 
+import copy
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -118,21 +120,24 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
 
     Args:
         *_x: (N, D) floats. *_y: (N,) integer labels.
-        strengths: candidates for scikit-learn's C; the best on the validation part is taken.
+        strengths: candidates for scikit-learn's C, from the least; the best on the validation part is taken.
 
     Returns:
         (the fitted model, the C chosen).
     """
     best = (-1.0, None, None)
-    for strength in strengths:
-        regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
-        model = regression if issparse(train_x) else make_pipeline(StandardScaler(), regression)
+    scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
+    train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)
+    # Each goes on from the one before: two to three times as fast on few labels, more on many, and those of little
+    # regularisation, which 300 iterations from nothing may not finish, are finished.
+    regression = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
+    for strength in sorted(strengths):
         # Threads that wait for each other in tiny products take three times as long as one alone.
         with threadpool_limits(1 if train_x.shape[0] < FEW_ROWS else None):
-            model.fit(train_x, train_y)
-        score = model.score(validation_x, validation_y)
+            regression.set_params(C=strength).fit(train_x, train_y)
+        score = regression.score(validation_x, validation_y)
         if score > best[0]:
-            best = (score, model, strength)
+            best = (score, make_pipeline(scaler, copy.deepcopy(regression)), strength)
     return best[1:]
 
 
