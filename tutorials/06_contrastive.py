@@ -6,7 +6,7 @@
 # the image shows; so that is what features must keep. The answer's quality is a lower bound of the
 # mutual information between views.
 #
-#     python tutorials/06_contrastive.py            Fashion-MNIST, about 8 minutes on 2 cores
+#     python tutorials/06_contrastive.py            Fashion-MNIST, 36 minutes of one core
 #     python tutorials/06_contrastive.py --smoke    the digits, half a minute
 #
 # What a full run must find at least. The bound is at most log 256 = 5.5 nats, and 0 for who knows
@@ -14,9 +14,9 @@
 
 # %%
 AT_LEAST = {
-    "mutual information of two views, nats": 1.5,
-    "effective rank (RankMe) of test features": 10.0,
-    "linear probe, 10 labels per class: over random init": 0.03,
+    "mutual information of two views, nats": 3.5,
+    "effective rank (RankMe) of test features": 35.0,
+    "linear probe, 10 labels per class: over random init": 0.1,
 }
 
 # %%

@@ -49,6 +49,7 @@ DEFAULTS = Training(
 LOSSES = {"clip": (math.log(1 / 0.07), 0.0), "sigmoid": (math.log(10.0), -10.0)}  # the first scale's log, and bias
 MOST_SCALE = 100.0
 BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
+STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, SHOWN, JUDGED, MOST_SHOWN = 8, 8, 500, 200
 
 
@@ -249,10 +250,10 @@ class ImageText(Objective):
     def _with_caption(self, image, batch, place):
         """`place` (B,) in [0, 1) says which caption."""
         count = tf.reduce_sum(tf.cast(tf.reduce_any(batch["captions"] >= 0, -1), tf.float32), -1)
-        chosen = tf.cast(place * count, tf.int32)
-        return {
-            "image": image, "tokens": tf.gather(batch["captions"], chosen, batch_dims=1), "weight": batch["weight"],
-        }
+        tokens = tf.gather(batch["captions"], tf.cast(place * count, tf.int32), batch_dims=1)
+        # Most captions are far shorter than the longest of all: what is padding in the whole batch is left out.
+        longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1))
+        return {"image": image, "tokens": tokens[:, : -(-longest // STEP) * STEP], "weight": batch["weight"]}
 
     def train_step(self, batch):
         mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
@@ -322,10 +323,11 @@ class ImageText(Objective):
 
 
 def concept(ids):
-    """int32 (b, 2): two numbers that stand for a row of tokens (b, T); equal rows have equal ones."""
-    # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps.
-    powers = np.array([[pow(base, place, 1 << 32) for base in BASES] for place in range(ids.shape[1])], np.uint32)
-    return tf.reduce_sum((ids + 2)[..., None] * powers.view(np.int32), 1)
+    """int32 (b, 2): two numbers that stand for a row of tokens (b, T ≤ context); rows that are equal, but for padding,
+    have equal ones."""
+    # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps. Padding, -1, adds nothing.
+    powers = tf.math.cumprod(tf.tile(tf.constant([BASES], tf.uint32), (tf.shape(ids)[1], 1)), exclusive=True)
+    return tf.reduce_sum((ids + 1)[..., None] * tf.bitcast(powers, tf.int32), 1)
 
 
 @dataclasses.dataclass(frozen=True)
