@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10.py --data folder:cifar10 --minutes 10
 
-Three seeds each (two are measured). The numbers go into benchmarks/cifar10.json after every run; what is there is not
+Three seeds each. The numbers go into benchmarks/cifar10.json after every run; what is there is not
 computed again, and a run that was cut off goes on from its checkpoint. The data: any labelled folder of
 small photographs; the numbers in the README are of the first 10,000 training and 2,000 test images of
 CIFAR-10, re-encoded as JPEG (quality 75, lossy), of which 9,000 are learned from and 1,000 chosen by.

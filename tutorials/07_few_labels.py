@@ -5,7 +5,7 @@
 # measured at 1, 10 and 60 labels per class, beside what it must beat: the pixels, and the same network
 # untrained. The encoder stands still, and a linear classifier learns on its features.
 #
-#     python tutorials/07_few_labels.py              Fashion-MNIST, a minute for each encoder on 2 cores
+#     python tutorials/07_few_labels.py              Fashion-MNIST, 19 minutes of one core
 #     python tutorials/07_few_labels.py --trained    fine-tuning and training from scratch too: far longer
 #     python tutorials/07_few_labels.py --smoke      two tiny encoders of digits, half a minute
 #
@@ -13,10 +13,10 @@
 
 # %%
 AT_LEAST = {
-    "10 labels per class: the best encoder over random init": 0.03,
-    "10 labels per class: the best encoder over pixels": 0.0,
-    "60 labels per class over 10, the least gain of any row": 0.02,
-    "10 labels per class over 1, the least gain of any row": 0.05,
+    "10 labels per class: the best encoder over random init": 0.05,
+    "10 labels per class: the best encoder over pixels": 0.07,
+    "60 labels per class over 10, the least gain of any row": 0.05,
+    "10 labels per class over 1, the least gain of any row": 0.15,
 }
 
 # %%
