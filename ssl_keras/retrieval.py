@@ -15,7 +15,7 @@ from ssl_keras import card as cards
 from ssl_keras.data import captions, leakage
 
 log = logging.getLogger(__name__)
-RANKS = (1, 5, 10)
+RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")
 DIRECTIONS = 64  # principal components of the baseline's images
 TOGETHER = 1_024  # queries at a time
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the best by validation is taken
@@ -40,9 +40,7 @@ def recalls(queries, candidates, concepts, ranks=RANKS):
 
 def both_ways(image, text, concepts, ranks=RANKS):
     """{"text to image": …, "image to text": …} of `recalls`."""
-    return {
-        "text to image": recalls(text, image, concepts, ranks), "image to text": recalls(image, text, concepts, ranks),
-    }
+    return dict(zip(WAYS, (recalls(text, image, concepts, ranks), recalls(image, text, concepts, ranks))))
 
 
 def chance(concepts, ranks=RANKS):
@@ -107,7 +105,7 @@ def evaluate(finder, splits, part="test"):
     if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
         log.warning("%s was trained on %s: to it %s may not be new", finder.card["name"], trained, source.name)
     concepts = concepts_of(names)
-    table = {"chance": dict.fromkeys(("text to image", "image to text"), chance(concepts))}
+    table = {"chance": dict.fromkeys(WAYS, chance(concepts))}
     if part == "test":
         table["bag of words"] = both_ways(*baseline(splits), concepts)
     table[finder.card["name"]] = both_ways(finder.of_images(source.column("image")), finder.of_texts(names), concepts)

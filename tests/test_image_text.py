@@ -133,6 +133,32 @@ def test_equal_captions_have_equal_numbers(rng):
 
 
 @pytest.mark.slow
+def test_captions_are_drawn_joined_and_thinned():
+    ids = np.full((64, 3, 4), -1, np.int32)
+    ids[:, 0, :2], ids[:, 1, :1], ids[32:, 2] = (10, 11), (20,), (30, 31, 32, 33)
+    one, joined, thin = (
+        image_text.drawn(tf.constant(ids), Draws(0, 0, 0, 64), image_text.Settings(context=6, **asked)).numpy()
+        for asked in ({}, {"joined": 3}, {"joined": 3, "omitted": 0.9})
+    )
+
+    def rows(tokens):
+        assert all((row[np.argmax(row < 0) :] < 0).all() for row in tokens if (row < 0).any())  # padding is last
+        return [tuple(map(int, row[row >= 0])) for row in tokens]
+
+    whole = {(10, 11), (20,), (30, 31, 32, 33)}
+    assert set(rows(one)) == whole
+    assert set(rows(one)[:32]) == {(10, 11), (20,)}
+    found = rows(joined)
+    assert {(10, 11), (20,), (10, 11, 20), (20, 10, 11)} == set(found[:32])
+    assert {(30, 31, 32, 33, 10, 11), (20, 30, 31, 32, 33, 10), (10, 11, 20)} & set(found[32:])
+    assert max(map(len, found)) == 6  # the context
+    assert all(len(row) >= 1 for row in rows(thin))
+    assert np.mean([len(row) for row in rows(thin)]) < 1.6
+    assert all(set(row) <= {token for each in whole for token in each} for row in rows(thin))
+    again = image_text.drawn(tf.constant(ids), Draws(0, 0, 0, 64), image_text.Settings(context=6, joined=3)).numpy()
+    np.testing.assert_array_equal(again, joined)
+
+
 def test_transformers_has_the_same_losses(rng):
     torch = pytest.importorskip("torch")
     clip = pytest.importorskip("transformers.models.clip.modeling_clip")

@@ -10,7 +10,7 @@ Candidates are the examples of all replicas. Two examples whose captions are the
 they are not each other's negatives. The scale (one over the temperature) is learned, at most 100.
 
 Departures: a small convolutional network and a small transformer, whose states are averaged over the caption;
-of an image's captions one is drawn at each step; Adam without decay of norms, biases and the scale.
+of an image's captions one is drawn at each step, or several; Adam without decay of norms, biases and the scale.
 
 Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` the common space.
 
@@ -79,6 +79,10 @@ class Settings(vision.Settings):
     """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
     vocabulary: int = 2048
     """Tokens that a tokenizer may learn."""
+    joined: int = 1
+    """The most captions of an image that are joined at a step; one to so many are drawn."""
+    omitted: float = 0.0
+    """The share of a caption's tokens that are left out at a step, another one each time."""
     causal: typing.Annotated[bool, tyro.conf.Suppress] = False
     epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5
     text_hidden: typing.Annotated[int, tyro.conf.Suppress] = 0
@@ -91,7 +95,10 @@ class Settings(vision.Settings):
         within(
             self, ("projection", 1, 1 << 14), ("text_layers", 1, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
+            ("joined", 1, captions.MOST),
         )
+        if not 0 <= self.omitted < 1:
+            raise ValueError(f"omitted must be in [0, 1). Received: {self.omitted}")
         if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
             raise ValueError(
                 "text_width must be a multiple of text_heads (modern: an even one). Received: "
@@ -240,18 +247,16 @@ class ImageText(Objective):
         self.temperature = keras.metrics.Mean("temperature")
 
     def views(self, batch, draws):
-        """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of one of its captions."""
-        return self._with_caption(augment(batch["image"], draws, self.settings), batch, draws.uniform("caption", ()))
+        """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
+        tokens = drawn(batch["captions"], draws, self.settings)
+        return self._trimmed(augment(batch["image"], draws, self.settings), tokens, batch)
 
     def held_out_views(self, batch, draws):
         """The image as it is, and its first caption."""
-        return self._with_caption(unit_range(batch["image"]), batch, tf.zeros_like(batch["weight"]))
+        return self._trimmed(unit_range(batch["image"]), batch["captions"][:, 0], batch)
 
-    def _with_caption(self, image, batch, place):
-        """`place` (B,) in [0, 1) says which caption."""
-        count = tf.reduce_sum(tf.cast(tf.reduce_any(batch["captions"] >= 0, -1), tf.float32), -1)
-        tokens = tf.gather(batch["captions"], tf.cast(place * count, tf.int32), batch_dims=1)
-        # Most captions are far shorter than the longest of all: what is padding in the whole batch is left out.
+    def _trimmed(self, image, tokens, batch):
+        """Most captions are far shorter than the longest of all: what is padding in the whole batch is left out."""
         longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1))
         return {"image": image, "tokens": tokens[:, : -(-longest // STEP) * STEP], "weight": batch["weight"]}
 
@@ -320,6 +325,25 @@ class ImageText(Objective):
     def texts(self, batch, tokenizer):
         """For TensorBoard: the captions of `pictures`."""
         return {"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())}
+
+
+def drawn(ids, draws, settings):
+    """int32 (B, T ≤ context): of each example's captions `ids` (B, K, W) some, joined, and most of their tokens."""
+    present = tf.reduce_any(ids >= 0, -1)  # (B, K)
+    chance = draws.uniform("caption", ids.shape[1:2])
+    shuffled = tf.argsort(tf.where(present, chance, 2.0))[:, : settings.joined]
+    most = tf.minimum(tf.reduce_sum(tf.cast(present, tf.int32), 1), settings.joined)
+    count = 1 + tf.cast(draws.uniform("joined", ()) * tf.cast(most, tf.float32), tf.int32)
+    wanted = tf.sequence_mask(count, tf.shape(shuffled)[1])[..., None]
+    tokens = tf.where(wanted, tf.gather(ids, shuffled, batch_dims=1), -1)
+    tokens = tf.reshape(tokens, (tf.shape(tokens)[0], tokens.shape[1] * tokens.shape[2]))
+    if settings.omitted:
+        chance = tf.where(tokens >= 0, draws.uniform("omitted", tokens.shape[1:]), -1.0)
+        kept = (chance >= settings.omitted) | (chance == tf.reduce_max(chance, 1, keepdims=True))  # one at least
+        tokens = tf.where(kept, tokens, -1)
+    # Padding goes to the end.
+    order = tf.argsort(tf.cast(tokens < 0, tf.int32), stable=True)
+    return tf.gather(tokens, order, batch_dims=1)[:, : settings.context]
 
 
 def concept(ids):
