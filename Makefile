@@ -24,6 +24,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/dcgan.py
 	$(BIN)/python benchmarks/seq2seq.py
 	$(BIN)/python benchmarks/speech.py
+	$(BIN)/python benchmarks/image_text.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
@@ -36,6 +37,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full; their data are download
 	$(BIN)/python tutorials/08_dcgan.py
 	$(BIN)/python tutorials/09_seq2seq.py
 	$(BIN)/python tutorials/10_speech.py
+	$(BIN)/python tutorials/11_image_text.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

@@ -287,6 +287,9 @@ def test_other_bad_input(tmp_path):
     (tmp_path / "t.csv").write_text("picture,words\na.png,b\n")
     with pytest.raises(ValueError, match="columns image and caption"):
         load(f"captions:{tmp_path}/t.csv")
+    (tmp_path / "latin.jsonl").write_bytes('{"image": "a.png", "caption": "café"}'.encode("latin1"))
+    with pytest.raises(ValueError, match=r"latin\.jsonl is not UTF-8"):
+        load(f"captions:{tmp_path}/latin.jsonl")
     (tmp_path / "open.csv").write_text('image,caption\n1.png,"a cat\n2.png,dog\n')
     with pytest.raises(ValueError, match="quotation mark left open"):
         load(f"captions:{tmp_path}/open.csv")

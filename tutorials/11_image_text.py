@@ -59,12 +59,12 @@ SHAPES = {
 
 
 def drawn():
-    """Shapes in colours, on black or white: whether "red ring on black" is held out is up to its hash."""
-    y, x = np.mgrid[-1:1:16j, -1:1:16j]
-    images, texts = [], []
+    """Shapes in colours, on black or white, each at a place of its own."""
+    random, images, texts = np.random.default_rng(0), [], []
     for colour, rgb in COLOURS.items():
         for shape, inside in SHAPES.items():
             for ground, grey in (("black", 10), ("white", 250)):
+                y, x = (np.mgrid[-1:1:16j, -1:1:16j] - random.uniform(-0.4, 0.4, (2, 1, 1))) / random.uniform(0.5, 1)
                 images.append(np.where(inside(x, y)[..., None], rgb, grey).astype(np.uint8))
                 texts.append([f"{colour} {shape} on {ground}", f"{shape} {colour}", colour, shape])
     return captions.by_concept(captions.source("shapes", np.stack(images), texts))
@@ -138,7 +138,7 @@ for name, text in (("at one place", corners), ("the next one's caption", np.roll
 # %%
 settings = image_text.Settings(
     init_image=pictures["folder"], flip=not SMOKE, context=12, **views,
-    **({"text_layers": 1, "text_width": 32, "projection": 32, "vocabulary": 200} if SMOKE else {}),
+    **({"text_layers": 1, "text_width": 32, "projection": 32, "vocabulary": 300} if SMOKE else {}),
 )
 training = dataclasses.replace(
     image_text.DEFAULTS, epochs=0, steps=40 if SMOKE else 800, batch_size=32 if SMOKE else 128,

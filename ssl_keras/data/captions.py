@@ -74,7 +74,7 @@ def load(path, image_size=None, fold=0):
 
 
 def _json_rows(name, path):
-    for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(text.lines_of(name, path), 1):
         if not line.strip():
             continue
         try:
@@ -121,7 +121,7 @@ def emoji(path, image_size=None, fold=0):
         if sheet.size != (across * pitch, down * pitch):
             raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.size}")
         sheet = sheet.convert("RGBA")
-        for number, line in enumerate((root / "emoji.jsonl").read_text("utf-8").split("\n"), 1):
+        for number, line in enumerate(text.lines_of(name, root / "emoji.jsonl"), 1):
             if not line.strip():
                 continue
             try:

@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 
 from ssl_keras.data.sources import Splits
-from ssl_keras.data.text import documents
+from ssl_keras.data.text import documents, lines_of
 
 PARTS, TEST, VALIDATION = 20, (0, 1), (2,)
 log = logging.getLogger(__name__)
@@ -49,10 +49,7 @@ def read(name, path, expected):
     """
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected lines of {expected}.")
-    try:
-        lines = path.read_text("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
+    lines = lines_of(name, path)
     if lines[-1] == "":
         lines.pop()
     if lines and not any("\t" in line for line in lines):

@@ -213,6 +213,18 @@ def load_table(path):
     return hold_out(documents(name, list(texts), label, classes))
 
 
+def lines_of(name, path):
+    """The lines of a file.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: {path} is not UTF-8: {error}. Convert it: iconv -f latin1 -t utf-8, say.") from error
+
+
 def table_rows(name, path):
     """[the cells of each row] of a CSV or TSV file, the header first; rows that are empty are [].
 
