@@ -455,8 +455,16 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
         saved = encoders.named_variables(encoders.load_encoder(name))
         for key, variable in encoders.named_variables(network).items():
             np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
+    settings = image_text.Settings(init_image="seen", locked=True, text_layers=1, text_width=16, projection=8)
+    outcome = pretrain("image_text", settings, dataclasses.replace(
+        image_text.DEFAULTS, run="pairs", epochs=0, **tiny), data=splits)
+    saved = encoders.named_variables(encoders.load_encoder("seen"))
+    for key, variable in encoders.named_variables(encoders.load_encoder(outcome["folder"])).items():
+        np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # the batch statistics, too
+    with pytest.raises(ValueError, match="locked leaves the image network"):
+        image_text.prepare(image_text.Settings(locked=True), splits)
     with pytest.raises(ValueError, match="Leave out text_width"):
-        image_text.prepare(dataclasses.replace(settings, text_width=32), splits)
+        image_text.prepare(image_text.Settings(init_text="said", text_width=32), splits)
     with pytest.raises(ValueError, match="no language model"):
         image_text.prepare(image_text.Settings(init_text="seen"), splits)
 

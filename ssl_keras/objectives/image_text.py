@@ -79,6 +79,8 @@ class Settings(vision.Settings):
     """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
     vocabulary: int = 2048
     """Tokens that a tokenizer may learn."""
+    locked: bool = False
+    """Leave the image network as it was loaded, and learn the rest (LiT, Zhai et al. 2022)."""
     joined: int = 1
     """The most captions of an image that are joined at a step; one to so many are drawn."""
     omitted: float = 0.0
@@ -125,11 +127,13 @@ def prepare(settings, splits, init=None):
 
     Raises:
         ValueError: no captions; a network asked for that is not that of the encoder to start from; both `init` and
-            one of `init_image` and `init_text`.
+            one of `init_image` and `init_text`; `locked` without a network to start from.
     """
     splits.train.column_spec("caption")
     if init is not None and (settings.init_image or settings.init_text):
         raise ValueError("Expected --init, or --init-image and --init-text. Received: both.")
+    if settings.locked and not (init or settings.init_image):
+        raise ValueError("locked leaves the image network as it was loaded. Expected --init-image or --init with it.")
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
@@ -229,6 +233,7 @@ def build(settings, spec, encoder=encoder):
     towers = head(settings, spec, network.output_shape[-1])
     if settings.init_image:
         initialise(network, settings.init_image)
+    network.trainable = not settings.locked
     if settings.init_text:
         initialise(text_network(towers), settings.init_text)
     return ImageText(settings, network, towers)
