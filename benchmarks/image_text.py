@@ -71,9 +71,10 @@ else:
         layers=TEXT_LAYERS, heads=TEXT_HEADS, width=TEXT_WIDTH, context=64, vocabulary=VOCABULARY
     )
     RETRIEVAL = image_text.Settings(
-        width=IMAGE_WIDTH, places=2, context=CONTEXT, joined=4, omitted=0.3, **VIEWS
+        width=IMAGE_WIDTH, places=2, tokenizer="wordpiece", vocabulary=4096, context=16, joined=4, omitted=0.2,
+        temperature=0.4, **VIEWS
     )
-    TRAINING = dataclasses.replace(image_text.DEFAULTS, epochs=0, batch_size=BATCH, weight_decay=1.0)
+    TRAINING = dataclasses.replace(image_text.DEFAULTS, epochs=0, batch_size=BATCH, weight_decay=0.1)
     CLASSES = image_text.Settings(width=16, places=2, shift=0.1, text_layers=1, text_width=64)
     LABELS = classifier.Settings(labels=True, width=16, places=2, shift=0.1)
 
@@ -87,7 +88,7 @@ class Plan:
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     image_steps: int = 600
     text_steps: int = 1_000
-    steps: int = 800  # of image_text on emoji
+    steps: int = 1_000  # of image_text on emoji
     seeds: tuple[int, ...] = (0, 1, 2)
     class_steps: int = 1_500
 
@@ -233,7 +234,7 @@ def trained(plan, folder, splits, start, fold):
             batch_size=BATCH, run=f"emoji-pictures-{fold}", **common
         )
         outcome = pretrain("contrastive", PICTURES, training, data=splits)
-        settings = dataclasses.replace(settings, init_image=outcome["folder"])
+        settings = dataclasses.replace(settings, init_image=outcome["folder"], locked=True)
     if start == STARTS[2]:
         training = dataclasses.replace(
             masked_lm.DEFAULTS, epochs=0, steps=plan.text_steps, interval=max(plan.text_steps // 5, 1), warmup=50,

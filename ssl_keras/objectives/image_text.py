@@ -46,8 +46,8 @@ DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
     warmup=100, weight_decay=0.01, clip_norm=1.0,
 )
-LOSSES = {"clip": (math.log(1 / 0.07), 0.0), "sigmoid": (math.log(10.0), -10.0)}  # the first scale's log, and bias
-MOST_SCALE = 100.0
+LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # the papers' first temperature, and bias
+MOST_SCALE, HOTTEST = 100.0, 100.0
 BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, SHOWN, JUDGED, MOST_SHOWN = 8, 8, 500, 200
@@ -59,6 +59,9 @@ class Settings(vision.Settings):
 
     loss: str = "clip"
     """clip or sigmoid."""
+    temperature: float = 0.0
+    """Where the learned temperature starts; 0 is the paper's, 0.07 of clip, 0.1 of sigmoid. With few pairs a higher one
+    learns less by heart."""
     projection: int = 128
     """Z, features of the space that images and captions share."""
     init_image: str = ""
@@ -99,6 +102,10 @@ class Settings(vision.Settings):
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
             ("joined", 1, captions.MOST),
         )
+        if not (self.temperature == 0 or 1 / MOST_SCALE <= self.temperature <= HOTTEST):
+            raise ValueError(
+                f"temperature must be 0 or {1 / MOST_SCALE} to {HOTTEST}. Received: {self.temperature}"
+            )
         if not 0 <= self.omitted < 1:
             raise ValueError(f"omitted must be in [0, 1). Received: {self.omitted}")
         if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
@@ -189,7 +196,7 @@ def head(settings, spec, features=None):
         keras.layers.Dense(settings.projection, use_bias=False, dtype="float32", name=name)(x)
         for name, x in (("of_image", features), ("of_text", pooled))
     ]
-    return keras.Model([features, ids], Similarity(settings.loss, name="similarity")(*made), name="towers")
+    return keras.Model([features, ids], Similarity(settings.loss, settings.temperature, name="similarity")(*made), name="towers")
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
@@ -197,14 +204,15 @@ class Similarity(keras.layers.Layer):
     """Keeps what similarities are multiplied by (`log_scale`) and, of sigmoid, what is added (`bias`); both embeddings
     pass as they are."""
 
-    def __init__(self, loss, **kwargs):
+    def __init__(self, loss, temperature=0.0, **kwargs):
         super().__init__(autocast=False, dtype="float32", **kwargs)
-        self.loss = loss
+        self.loss, self.first_temperature = loss, temperature
 
     def build(self, *shapes):
-        scale, bias = LOSSES[self.loss]
+        temperature, bias = LOSSES[self.loss]
+        first = keras.initializers.Constant(-math.log(self.first_temperature or temperature))
         self.log_scale = self.add_weight(
-            (), keras.initializers.Constant(scale), name="log_scale",
+            (), first, name="log_scale",
             constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
         )
         self.bias = None
@@ -215,7 +223,7 @@ class Similarity(keras.layers.Layer):
         return image, text
 
     def get_config(self):
-        return super().get_config() | {"loss": self.loss}
+        return super().get_config() | {"loss": self.loss, "temperature": self.first_temperature}
 
 
 def text_network(towers):
