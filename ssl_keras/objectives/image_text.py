@@ -196,7 +196,8 @@ def head(settings, spec, features=None):
         keras.layers.Dense(settings.projection, use_bias=False, dtype="float32", name=name)(x)
         for name, x in (("of_image", features), ("of_text", pooled))
     ]
-    return keras.Model([features, ids], Similarity(settings.loss, settings.temperature, name="similarity")(*made), name="towers")
+    similarity = Similarity(settings.loss, settings.temperature, name="similarity")
+    return keras.Model([features, ids], similarity(*made), name="towers")
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
