@@ -67,8 +67,9 @@ def matched(first, second, weight, same=None):
     similarity = tf.matmul(unit(first), gathered(unit(second)), transpose_b=True)  # (b, B)
     nearest = tf.argmax(tf.where(gathered(weight) > 0, similarity, FAR), axis=1, output_type=tf.int32)
     if same is None:
-        return tf.cast(nearest == own_rows(tf.shape(first)[0]), tf.float32)
-    return tf.cast(tf.reduce_all(tf.gather(gathered(same), nearest) == same, -1), tf.float32)
+        return tf.cast(tf.equal(nearest, own_rows(tf.shape(first)[0])), tf.float32)
+    # Not `==`, whose result has no rank where one of the shapes is not quite known.
+    return tf.cast(tf.reduce_all(tf.equal(tf.gather(gathered(same), nearest), same), -1), tf.float32)
 
 
 def local_global(whole, local, weight, temperature):
