@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -434,6 +436,16 @@ def test_leaks_are_found(tmp_path, capsys):
         leakage.leaks(captions.Splits(*(
             dataclasses.replace(part, arrays={"label": part.arrays["label"]}) for part in load("digits")
         )))
+
+
+@pytest.mark.parametrize("size", [28, 64])
+def test_real_drawings_are_apart_at_any_size(size):
+    folder = pathlib.Path(os.environ.get("SSL_KERAS_DATA", "/nowhere")) / "emoji_pairs"
+    if not folder.is_dir():
+        pytest.skip("real data: $SSL_KERAS_DATA holds no emoji_pairs")
+    splits = load(f"emoji:{folder}", size)
+    assert [len(part) for part in splits] == [1305, 160, 446]
+    assert not any(map(len, leakage.leaks(splits).values()))
 
 
 def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):

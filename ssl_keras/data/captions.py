@@ -23,6 +23,7 @@ FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
 COLUMNS = ("image", "caption")
 TILE, BORDER = 64, 1  # of a sheet of emoji, pixels
 COMPARED = 32  # pixels a side of what is compared
+MARGIN = 0.02  # of the correlation: images that are just apart at one size are near duplicates at another
 MOST = 32  # captions of an image
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,8 @@ def by_concept(source, fold=0, compared=None):
     """
     check_fold(fold)
     names, images = names_of(source), source.column("image") if compared is None else compared
-    group = leakage.groups(len(source), leakage.similar_texts(names), leakage.similar_images(images))
+    alike = leakage.similar_images(images, least=leakage.SIMILAR_IMAGE - MARGIN)
+    group = leakage.groups(len(source), leakage.similar_texts(names), alike)
     part = leakage.parts_of(group, names, PARTS)
     place = (part - fold * (PARTS // FOLDS)) % PARTS
     held_out = part >= 0  # groups of more than a part's share are learned from in every fold
