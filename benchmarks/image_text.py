@@ -5,8 +5,8 @@
     python benchmarks/image_text.py classification   Fashion-MNIST from captions, beside a classifier
     python benchmarks/image_text.py --quick          all of it in two minutes, to see that it runs; keeps nothing
 
-Not measured yet, but for trials. The numbers go into benchmarks/image_text.json after every measurement. What is there is not measured again, and a
-run that was cut off goes on from its checkpoint (in `runs/`).
+Nothing has been measured yet, but for trials. The numbers go into benchmarks/image_text.json after every measurement.
+What is there is not measured again, and a run that was cut off goes on from its checkpoint (in `runs/`).
 
 - `speed`: a training step on the same batches of 128 emoji of 32 pixels with their tokens, AdamW, float32, all cores.
   `transformers` is its `CLIPModel`: the same text transformer (kind, layers, width, vocabulary, context), and in place
