@@ -111,7 +111,7 @@ class Ours:
         settings, splits = image_text.prepare(SPEED, load(EMOJI, SIZE))
         self.model = image_text.build(settings, splits.train.spec())
         training = dataclasses.replace(
-            image_text.DEFAULTS, batch_size=BATCH, steps=10_000, steps_per_execution=self.steps_per_execution
+            image_text.DEFAULTS, batch_size=BATCH, epochs=0, steps=10_000, steps_per_execution=self.steps_per_execution
         )
         compile_objective(self.model, training, splits)
         self.batches = Batches(splits.train, BATCH, views=self.model.views)
@@ -133,8 +133,10 @@ class Transformers:
         torch.manual_seed(self.seed)
         torch.set_num_threads(os.cpu_count())
         arrays = np.load(self.folder / "pairs.npz")
-        ids = torch.tensor(arrays["ids"], dtype=torch.int64)
-        self.batches = list(zip(torch.tensor(arrays["images"]), ids, torch.tensor(arrays["present"])))
+        self.batches = [
+            [torch.tensor(arrays[f"{part}{index}"]) for part in ("image", "ids", "present")]
+            for index in range(len(arrays) // 3)
+        ]
         self.model = transformers.CLIPModel(transformers.CLIPConfig(
             projection_dim=PROJECTION,
             text_config={
