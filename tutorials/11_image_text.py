@@ -6,14 +6,13 @@
 # Radford et al. 2021). Nobody labels anything: captions come with pictures. Then a picture is found by words
 # that no training example had, and words are found by a picture.
 #
-#     python tutorials/11_image_text.py emoji:FOLDER     1,911 emoji with their names, some 15 minutes
+#     python tutorials/11_image_text.py emoji:FOLDER     1,911 emoji with their names, 11 minutes of one core
 #     python tutorials/11_image_text.py captions:FILE    your own pictures, see the README
 #     python tutorials/11_image_text.py --smoke          drawn shapes, half a minute
 #
 # The folder of the first has one sheet of 64×64 drawings of npm's emoji-datasource (`*_sheet_*.png`) and
 # `emoji.jsonl`, in each line name, short_names, keywords, sheet_x and sheet_y. Without an argument it is
-# `emoji_pairs` in `$SSL_KERAS_DATA`. What a full run must find at least (set by a trial on these data, to be tightened
-# by the first full run):
+# `emoji_pairs` in `$SSL_KERAS_DATA`. What a full run must find at least:
 
 # %%
 AT_LEAST = {
