@@ -134,7 +134,6 @@ def test_equal_captions_have_equal_numbers(rng):
         assert len(np.unique(numbers, axis=0)) == len(np.unique(each, axis=0))
 
 
-@pytest.mark.slow
 def test_captions_are_drawn_joined_and_thinned():
     ids = np.full((64, 3, 4), -1, np.int32)
     ids[:, 0, :2], ids[:, 1, :1], ids[32:, 2] = (10, 11), (20,), (30, 31, 32, 33)
@@ -161,6 +160,7 @@ def test_captions_are_drawn_joined_and_thinned():
     np.testing.assert_array_equal(again, joined)
 
 
+@pytest.mark.slow
 def test_transformers_has_the_same_losses(rng):
     torch = pytest.importorskip("torch")
     clip = pytest.importorskip("transformers.models.clip.modeling_clip")

@@ -73,7 +73,7 @@ def drawn():
 # ## Step 1: prepare the data
 #
 # A picture has several captions: the first is its name, the others are names of other kinds and keywords.
-# At each step one of them is drawn. Names that are nearly the same, and pictures that are, form groups;
+# At each step some of them are drawn. Names that are nearly the same, and pictures that are, form groups;
 # whole groups are held out, so that what is asked for at the end was not learned by heart. `leaks` looks
 # whether that is so, and does for your own data, too (`ssl-keras leaks`).
 
@@ -172,10 +172,7 @@ found["among the first ten, both ways: over three times chance"] = ours - 3 * ch
 # Read it plainly: with so few pairs, on the emoji, words that are counted and a linear map to thumbnails still
 # find more than two networks do. What is learned from a thousand pairs is mostly learned by heart; that is why
 # CLIP was trained on 400 million.
-
-# %%
-
-# %% [markdown]
+#
 # ## Look at it
 #
 # Words to search by, and what they find first among pictures that training has not seen.

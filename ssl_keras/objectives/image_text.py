@@ -242,7 +242,8 @@ def build(settings, spec, encoder=encoder):
     towers = head(settings, spec, network.output_shape[-1])
     if settings.init_image:
         initialise(network, settings.init_image)
-    network.trainable = not settings.locked
+    if settings.locked:
+        network.trainable = False
     if settings.init_text:
         initialise(text_network(towers), settings.init_text)
     return ImageText(settings, network, towers)
