@@ -10,7 +10,9 @@ Candidates are the examples of all replicas. Two examples whose captions are the
 they are not each other's negatives. The scale (one over the temperature) is learned, at most 100.
 
 Departures: a small convolutional network and a small transformer, whose states are averaged over the caption;
-of an image's captions one is drawn at each step, or several; Adam without decay of norms, biases and the scale.
+of an image's captions one is drawn at each step, or several; Adam without decay of norms, biases and the scale;
+the transformer may have no blocks, and its states no projection: a mean of token embeddings, which is what a
+thousand pairs can teach (`benchmarks/image_text.py`).
 
 Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` the common space.
 
@@ -36,7 +38,7 @@ from ssl_keras.data import captions, folder, sources
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment import augment
 from ssl_keras.data.images import unit_range
-from ssl_keras.networks.transformer import ARCHITECTURES, Pool
+from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import taken_over, within
 from ssl_keras.training.pretrain import initialise
@@ -48,6 +50,7 @@ DEFAULTS = Training(
 )
 LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # the papers' first temperature, and bias
 MOST_SCALE, HOTTEST = 100.0, 100.0
+FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language model begins with
 BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, SHOWN, JUDGED, MOST_SHOWN = 8, 8, 500, 200
@@ -63,7 +66,7 @@ class Settings(vision.Settings):
     """Where the learned temperature starts; 0 is the paper's, 0.07 of clip, 0.1 of sigmoid. With few pairs a higher one
     learns less by heart."""
     projection: int = 128
-    """Z, features of the space that images and captions share."""
+    """Z, features of the space that images and captions share; 0 is that of the text as it is, without a projection."""
     init_image: str = ""
     """A saved encoder of images to start from."""
     init_text: str = ""
@@ -71,7 +74,7 @@ class Settings(vision.Settings):
     text_architecture: str = "modern"
     """The transformer's kind: modern, bert or gpt2."""
     text_layers: int = 2
-    """Its blocks."""
+    """Its blocks; 0 leaves the mean of its tokens' embeddings."""
     text_heads: int = 4
     """Its attention heads."""
     text_width: int = 128
@@ -98,7 +101,7 @@ class Settings(vision.Settings):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}")
         within(
-            self, ("projection", 1, 1 << 14), ("text_layers", 1, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
+            self, ("projection", 0, 1 << 14), ("text_layers", 0, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
             ("joined", 1, captions.MOST),
         )
@@ -113,14 +116,6 @@ class Settings(vision.Settings):
                 "text_width must be a multiple of text_heads (modern: an even one). Received: "
                 f"{self.text_width}, {self.text_heads}"
             )
-
-    def of_text(self):
-        """The transformer's settings, as its own objectives have them."""
-        return language.Settings(
-            architecture=self.text_architecture, layers=self.text_layers, heads=self.text_heads,
-            width=self.text_width, hidden=self.text_hidden, context=self.context, vocabulary=self.vocabulary,
-            epsilon=self.epsilon,
-        )
 
 
 TEXT_NETWORK = (
@@ -190,12 +185,16 @@ def head(settings, spec, features=None):
     """
     features = keras.Input((features or vision.encoder(settings, spec).output_shape[-1],), name="features")
     ids = keras.Input((None,), dtype="int32", name="tokens")
-    text = language.trunk(settings.of_text(), settings.causal)
+    text = transformer(
+        settings.vocabulary, settings.context, settings.text_layers, settings.text_heads, settings.text_width,
+        architecture=settings.text_architecture, causal=settings.causal, hidden=settings.text_hidden,
+        epsilon=settings.epsilon,
+    )
     pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
-    made = [
-        keras.layers.Dense(settings.projection, use_bias=False, dtype="float32", name=name)(x)
-        for name, x in (("of_image", features), ("of_text", pooled))
-    ]
+    width = settings.projection or settings.text_width
+    made = [keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_image")(features), pooled]
+    if settings.projection:
+        made[1] = keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_text")(pooled)
     similarity = Similarity(settings.loss, settings.temperature, name="similarity")
     return keras.Model([features, ids], similarity(*made), name="towers")
 
@@ -246,6 +245,11 @@ def build(settings, spec, encoder=encoder):
         network.trainable = False
     if settings.init_text:
         initialise(text_network(towers), settings.init_text)
+    elif settings.text_architecture == "modern":
+        # Its norm takes the size of the table out again; beside a smaller one Adam's steps are longer, and a word that
+        # few captions have can leave the place that chance gave it.
+        table = text_network(towers).get_layer("embeddings").tokens
+        table.assign(FIRST_TABLE * tf.convert_to_tensor(table))
     return ImageText(settings, network, towers)
 
 
