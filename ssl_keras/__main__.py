@@ -14,6 +14,7 @@
     export ENCODER       write a SavedModel, or that layout
     search ENCODER WORDS       find pictures by words, or words by a picture, with an encoder of image_text
     recall ENCODER       how often it finds the right ones
+    launch COMMAND       pretrain or finetune on several local processes; starts them again when one dies
     leaks                near duplicates on both sides of a data set's split
     list                 what there is: objectives, data, encoders
     runs                 compare runs
@@ -22,6 +23,7 @@
 objective: `ssl-keras pretrain autoencoder --help`.
 
 Exit codes: 0 done; 1 bad input or a failed run (one line says what); 2 wrong usage;
+75 a worker of several did not come;
 130 and 143 after Ctrl-C and SIGTERM, with the state saved: `--resume` goes on.
 """
 
@@ -40,7 +42,7 @@ import ssl_keras
 from ssl_keras import objectives
 
 Positional = tyro.conf.Positional
-COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "leaks", "list", "runs")
+COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "launch", "leaks", "list", "runs")
 
 
 def main(arguments=None):
@@ -179,8 +181,8 @@ class Evaluate:
     """Draws of labels: seeds 0, 1, …."""
     trained: bool = True
     """Include the rows that take training (fine-tuned, scratch)."""
-    strategy: str = "one"
-    """one, or mirrored: all local GPUs."""
+    strategy: str = "auto"
+    """auto (all local GPUs), one or mirrored."""
     replicas: int = 0
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
     out: str = ""
@@ -312,6 +314,14 @@ def import_command(arguments):
 
     asked = _parse(Import, "import", arguments)
     print(hugging_face.import_encoder(asked.folder, asked.out or None))
+
+
+def launch_command(arguments):
+    from ssl_keras.training import launch
+
+    first = next((i for i, argument in enumerate(arguments) if argument in launch.COMMANDS), len(arguments))
+    asked = _parse(launch.Launch, "launch", arguments[:first])
+    raise SystemExit(launch.launch(asked, arguments[first:]))
 
 
 @dataclasses.dataclass(frozen=True)

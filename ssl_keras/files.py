@@ -45,7 +45,7 @@ def make_folder(path):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable.{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # on shared storage another host may have a process of that number
     except OSError as error:
         raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error
 

@@ -9,8 +9,10 @@ import json
 import logging
 
 import safetensors
+import tensorflow as tf
 
 from ssl_keras import files
+from ssl_keras.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -50,30 +52,44 @@ class Checkpoints:
 
     Args:
         folder: where `step-0000000123.safetensors` and `best.safetensors` live.
+        workers: who trains, `Workers`; their chief writes, and all of them look whether it is what they have.
     """
 
     KEEP = 2
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, workers=None):
+        self.folder, self.workers = folder, workers or Workers(tf.distribute.get_strategy())
+        workers = self.workers
         files.make_folder(folder)
-        for leftover in folder.glob(".*.partial"):  # a writer that was killed
-            leftover.unlink()
+        if workers.is_chief:
+            for leftover in folder.glob(".*.partial"):  # a writer that was killed
+                leftover.unlink()
 
     def paths(self):
         """The ordinary checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def save(self, objective, notes, best=False):
-        """Writes the state; `notes` is JSON-able. The previous file stays until this one is whole."""
-        values = read(variables(objective))
-        metadata = {"notes": json.dumps(notes), "sha256": _digest(values)}
-        content = files.tensors_to_bytes(values, metadata)
-        if best:  # first: the notes in the ordinary file already call it the best
-            files.write(self.folder / "best.safetensors", content)
-        files.write(self.folder / f"step-{int(values['step']):010d}.safetensors", content)
-        for old in self.paths()[: -self.KEEP]:
-            old.unlink()
+        """Writes the state; `notes` is JSON-able. The previous file stays until this one is whole.
+
+        Raises:
+            ValueError: a worker has another state, or does not see the file that the chief wrote.
+        """
+        values = read(variables(objective))  # by all: to read a metric is to sum it over the workers
+        digest, step = _digest(values), int(values["step"])
+        self.workers.agree(f"state at step {step}", digest)
+        path = self.folder / f"step-{step:010d}.safetensors"
+        if self.workers.is_chief:
+            content = files.tensors_to_bytes(values, {"notes": json.dumps(notes), "sha256": digest})
+            if best:  # first: the notes in the ordinary file already call it the best
+                files.write(self.folder / "best.safetensors", content)
+            files.write(path, content)
+        self.workers.wait()
+        seen = path.exists() and _metadata(path).get("sha256") == digest
+        self.workers.agree(f"checkpoint {path}", "the file that the chief wrote" if seen else "no such file")
+        if self.workers.is_chief:
+            for old in self.paths()[: -self.KEEP]:
+                old.unlink()
 
     def restore(self, objective):
         """Loads the newest whole checkpoint into the objective; returns its notes, or None.
@@ -81,18 +97,21 @@ class Checkpoints:
         A file that is damaged is named in a warning, and the one before it is taken.
 
         Raises:
-            ValueError: there are checkpoints, and none can be used.
+            ValueError: there are checkpoints, and none can be used; workers see different ones.
         """
-        reason = None
+        reason, notes, taken = None, None, "none"
         for path in reversed(self.paths()):
             try:
-                return self.load(objective, path)
+                notes, reason, taken = self.load(objective, path), None, path.name
+                break
             except ValueError as error:
                 log.warning("Skipping a checkpoint: %s", error)
                 reason = error
+        self.workers.agree(f"newest checkpoint in {self.folder}", f"{taken} {_metadata(path)['sha256']}"
+                           if notes is not None else taken)
         if reason is not None:
             raise ValueError(f"No checkpoint in {self.folder} can be used: {reason} Start again in another folder.")
-        return None
+        return notes
 
     def load(self, objective, path):
         """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""

@@ -4,19 +4,23 @@ import functools
 
 import tensorflow as tf
 
-STRATEGIES = ("one", "mirrored")
+from ssl_keras.training import workers
+
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
-def strategy(name="one", replicas=0):
+def strategy(name="auto", replicas=0):
     """A `tf.distribute` strategy; call it before TensorFlow touches a device.
 
     Args:
-        name: "one", the default device; or "mirrored", one replica on every local GPU.
+        name: "one", the default device; "mirrored", one replica on every local GPU; "auto", the one or the other, by
+            whether there are several GPUs; "multi_worker", the processes of `TF_CONFIG` or Slurm, each with
+            all its GPUs (see `workers.py`).
         replicas: with "mirrored": use that many GPUs or, where there is no GPU, that
             many logical CPUs (which share the cores: to try things out, not for speed).
 
     Raises:
-        ValueError: unknown name; fewer GPUs than replicas; replicas with "one".
+        ValueError: unknown name; fewer GPUs than replicas; replicas with "one" or "multi_worker"; no such cluster.
         RuntimeError: TensorFlow has already started with other devices.
     """
     if name not in STRATEGIES:
@@ -27,6 +31,12 @@ def strategy(name="one", replicas=0):
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # already started, and with it the choice made
             break
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 or replicas > 1 else "one"
+    if name == "multi_worker":
+        if replicas:
+            raise ValueError(f"Under multi_worker each worker takes all its GPUs. Received: replicas={replicas}")
+        return _multi_worker()
     if name == "one":
         if replicas > 1:
             raise ValueError(f"Strategy 'one' has one replica. Received: replicas={replicas}")
@@ -36,6 +46,12 @@ def strategy(name="one", replicas=0):
             raise ValueError(f"replicas={replicas}, but this machine has {len(gpus)} GPUs.")
         return _mirrored(tuple(f"GPU:{i}" for i in range(replicas or len(gpus))))
     return _mirrored(_logical_cpus(max(replicas, 1)))
+
+
+@functools.cache
+def _multi_worker():
+    resolver = workers.cluster()
+    return workers.together(resolver, lambda: tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 from ssl_keras.training.optimizer import make as make_optimizer
+from ssl_keras.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
+    workers = Workers(strategy)
     splits = data or load(training.data, training.image_size)
     splits = check_labelled(splits, folder_of_encoder, card)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
@@ -119,19 +121,21 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate, settings.frozen_steps),
         )
         # 4 Train. 5 Evaluate.
-        board = TensorBoard(folder, splits, training, asked)
-        outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
+        outcome = runs.train(objective, splits, training, folder, strategy, [*boards, *callbacks])
         test = runs.held_out(objective, splits.test, training.batch_size, strategy)
         outcome |= {f"test_{key}": value for key, value in test.items()}
-        encoders.save_encoder(
-            folder / "encoder", encoder, name=folder.name, objective=card["objective"],
-            settings=None if network else cards.settings(card),
-            spec=splits.train.spec(), head=head, classes=splits.train.classes, tokenizer=splits.train.tokenizer,
-            data={"name": splits.train.name, "examples": len(splits.train)},
-            training=asked | {"outcome": outcome},
-        )
-        board.close(objective, outcome)
-    files.write_json(folder / "summary.json", outcome)
+        if workers.is_chief:
+            encoders.save_encoder(
+                folder / "encoder", encoder, name=folder.name, objective=card["objective"],
+                settings=None if network else cards.settings(card),
+                spec=splits.train.spec(), head=head, classes=splits.train.classes, tokenizer=splits.train.tokenizer,
+                data={"name": splits.train.name, "examples": len(splits.train)},
+                training=asked | {"outcome": outcome},
+            )
+            boards[0].close(objective, outcome)
+            files.write_json(folder / "summary.json", outcome)
+        workers.wait()
     return outcome | {"folder": str(folder)}
 
 

@@ -23,12 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Keeper(keras.callbacks.Callback):
-    """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals."""
+    """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals.
 
-    def __init__(self, folder, training, total, interval):
+    Of several workers each has one; the chief's writes.
+    """
+
+    def __init__(self, folder, training, total, interval, workers):
         super().__init__()
         self.folder, self.training, self.total, self.interval = folder, training, total, interval
-        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+        self.workers = workers
+        self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", workers)
         self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None
@@ -76,7 +80,7 @@ class Keeper(keras.callbacks.Callback):
     def progress(self, step):
         """A bar on a terminal, a line every few seconds elsewhere."""
         self.started = time.monotonic()
-        quiet = not sys.stderr.isatty()
+        quiet = not (sys.stderr.isatty() and self.workers.is_chief)
         with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
             self.bar = bar
             yield
@@ -89,7 +93,7 @@ class Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
         self._show(step, logs)
-        if self.signal is not None and step % self.interval and step < self.total:
+        if step % self.interval and step < self.total and self._signalled():
             self._save(best=False)
             self._leave()
 
@@ -100,10 +104,10 @@ class Keeper(keras.callbacks.Callback):
         writer = csv.DictWriter(table, list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        files.write(self.folder / "metrics.csv", table.getvalue())
-
-        for warning in self.model.warnings(row):
-            log.warning("step %d: %s", row["step"], warning)
+        if self.workers.is_chief:
+            files.write(self.folder / "metrics.csv", table.getvalue())
+            for warning in self.model.warnings(row):
+                log.warning("step %d: %s", row["step"], warning)
         first = self.notes["best"] is None
         best = first or self.model.latest_is_best or row["val_loss"] < self.notes["best"]
         if best:
@@ -113,8 +117,14 @@ class Keeper(keras.callbacks.Callback):
         self._save(best)
         if self._patience_spent():
             self.stop = self.model.stop_training = True
-        if self.signal is not None:
+        if self._signalled():
             self._leave()
+
+    def _signalled(self):
+        """Whether a signal came to any of the workers, who then stop together."""
+        numbers = self.workers.every(self.signal or 0)
+        self.signal = int(numbers.max()) or None
+        return self.signal is not None
 
     def finish(self, objective):
         """Loads the best weights; returns the outcome."""
@@ -149,7 +159,8 @@ class Keeper(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update(step - self.bar.n if not self.bar.disable else 0)
         now = time.monotonic()
-        if self.bar.disable and (now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total):
+        late = now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total
+        if self.bar.disable and self.workers.is_chief and late:
             if self.last_line:
                 rate = (step - self.last_step) / (now - self.last_line)
                 left = (self.total - step) / rate if rate else math.inf

@@ -10,6 +10,7 @@ from ssl_keras.data.sources import Splits, load
 from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
+from ssl_keras.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
             `load_encoder(folder, network=...)`. Replicas then give what one device gives only
             without Dropout, which draws by itself on each, and with
             `BatchNormalization(synchronized=True)`.
-        callbacks: more Keras callbacks.
+        callbacks: more Keras callbacks; of several workers, each calls them.
 
     Returns:
         The outcome: a dict with the run's `folder`, losses on the held-out parts, steps
@@ -43,6 +44,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     training = module.DEFAULTS if training is None else training
     # 1 Prepare the data: three parts, of which one is learned from.
     strategy = choose_strategy(training.strategy, training.replicas)
+    workers = Workers(strategy)
     if data is not None and not isinstance(data, Splits):
         raise ValueError(
             "data must be Splits, as sources.from_arrays and text.from_texts make them. "
@@ -63,21 +65,23 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
             objective.initialised()
         runs.compile_objective(objective, training, splits)
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
-        board = TensorBoard(folder, splits, training, asked)
-        outcome = runs.train(objective, splits, training, folder, strategy, [board, *callbacks])
+        boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
+        outcome = runs.train(objective, splits, training, folder, strategy, [*boards, *callbacks])
         test = runs.held_out(objective, splits.test, training.batch_size, strategy)
         outcome |= {f"test_{key}": value for key, value in test.items()}
-        encoders.save_encoder(
-            folder / "encoder", objective.encoder, name=folder.name, objective=name,
-            settings=settings if encoder is None else None, spec=spec,
-            head=getattr(objective, "head", None) if encoder is None else None,
-            classes=splits.train.classes if getattr(settings, "labels", False) and encoder is None else (),
-            tokenizer=splits.train.tokenizer,
-            data={"name": splits.train.name, "examples": len(splits.train)},
-            training=asked | {"outcome": outcome},
-        )
-        board.close(objective, outcome)
-    files.write_json(folder / "summary.json", outcome)
+        if workers.is_chief:
+            encoders.save_encoder(
+                folder / "encoder", objective.encoder, name=folder.name, objective=name,
+                settings=settings if encoder is None else None, spec=spec,
+                head=getattr(objective, "head", None) if encoder is None else None,
+                classes=splits.train.classes if getattr(settings, "labels", False) and encoder is None else (),
+                tokenizer=splits.train.tokenizer,
+                data={"name": splits.train.name, "examples": len(splits.train)},
+                training=asked | {"outcome": outcome},
+            )
+            boards[0].close(objective, outcome)
+            files.write_json(folder / "summary.json", outcome)
+        workers.wait()
     return outcome | {"folder": str(folder)}
 
 

@@ -25,6 +25,7 @@ from ssl_keras.data.batches import Batches, check_divisible
 from ssl_keras.precision import computing_in
 from ssl_keras.training.keeper import Keeper
 from ssl_keras.training.optimizer import make as make_optimizer
+from ssl_keras.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Training:
     """Intervals between label-free and kNN measurements of the features; 0 is never."""
     init: str | None = None
     """Start from this saved encoder (a name or folder)."""
-    strategy: str = "one"
-    """one, or mirrored: all local GPUs."""
+    strategy: str = "auto"
+    """auto (all local GPUs), one, mirrored, or multi_worker: as TF_CONFIG or Slurm's variables say."""
     replicas: int = 0
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
     steps_per_execution: int = 32
@@ -146,7 +147,7 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     Raises:
         ValueError: fewer examples than a batch, or a batch that does not divide; the folder
             belongs to other settings (the difference is shown), or the run has begun and
-            `resume` is off.
+            `resume` is off; workers that differ in any of this.
         PermissionError: the folder cannot be written.
     """
     check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
@@ -158,6 +159,8 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     if splits.train.tokenizer:
         asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
     asked = json.loads(json.dumps({"kind": kind, **asked, **settings}))
+    workers = Workers(strategy)
+    workers.agree("settings and data", json.dumps(asked, sort_keys=True))
     path = folder / "settings.json"
     begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
     if path.exists() and begun:
@@ -171,8 +174,10 @@ def open_run(training, splits, strategy, kind, settings, default_name):
             raise ValueError(
                 f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
             )
+    workers.wait()  # all have looked
     files.make_folder(folder)
-    files.write_json(path, asked)
+    if workers.is_chief:
+        files.write_json(path, asked)
     return folder, asked
 
 
@@ -197,6 +202,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
 
     Raises:
         FloatingPointError: a loss that is not finite; the last checkpoint is from before it.
+        ValueError: no checkpoint can be used, or workers do not see the same one.
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
     batches = Batches(splits.train, training.batch_size, seed=training.seed, views=objective.views)
@@ -204,7 +210,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     total = total_steps(training, splits)
     interval = training.interval or max(batches.steps_per_epoch, total // 100)
 
-    keeper = Keeper(folder, training, total, interval)
+    keeper = Keeper(folder, training, total, interval, Workers(strategy))
     step = keeper.restore(objective)
     validation = held_out.dataset(0, held_out.steps_per_epoch, strategy)
     with keeper.signals(), keeper.progress(step):

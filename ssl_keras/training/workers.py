@@ -1,0 +1,166 @@
+"""Several processes that train together, on one machine or many: who they are, who writes, and that they agree.
+
+Each worker runs the same program; `TF_CONFIG`, or Slurm's variables, say which one it is:
+
+    TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+
+The first worker (or the one called chief) writes files, all of them compute. The folder of the runs must be one that
+all of them see.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
+WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
+SECONDS = 600.0
+KNOCK = 2.0  # seconds within which a worker that is there answers
+
+
+def cluster():
+    """TensorFlow's resolver of the cluster that `TF_CONFIG` or Slurm's variables describe.
+
+    Raises:
+        ValueError: neither of them; a TF_CONFIG that is no JSON, has no workers, or no task among them; the port of
+            this worker is in use.
+    """
+    if "TF_CONFIG" in os.environ:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        _check(os.environ["TF_CONFIG"])
+    elif "SLURM_PROCID" in os.environ:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        resolver.cluster_spec()  # it knows its task from then on
+    else:
+        raise ValueError(
+            "multi_worker needs TF_CONFIG or Slurm's variables (srun), and there are none. "
+            "Try it out with: ssl-keras launch --workers 2 pretrain …"
+        )
+    spec = resolver.cluster_spec()
+    port = int(spec.task_address(resolver.task_type, resolver.task_id).rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"Port {port} of {resolver.task_type} {resolver.task_id} cannot be taken: {error.strerror}. "
+                "End what holds it, an earlier run perhaps, or name another one."
+            ) from error
+    return resolver
+
+
+def _check(text):
+    """Raises ValueError where TF_CONFIG is not whole: what TensorFlow makes of it is hard to read."""
+    hint = 'Expected {"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}.'
+    try:
+        found = json.loads(text)
+        jobs, task = found["cluster"], found["task"]
+        addresses = jobs[task["type"]]
+        index = int(task["index"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"TF_CONFIG is not whole ({type(error).__name__}: {error}). {hint}") from error
+    others = sorted(jobs.keys() - {"worker", "chief"})
+    if others or task["type"] not in ("worker", "chief"):
+        raise ValueError(f"TF_CONFIG names {', '.join(others) or task['type']}. {hint}")
+    if not 0 <= index < len(addresses):
+        raise ValueError(f"TF_CONFIG: index {index}, and {len(addresses)} addresses of {task['type']}. {hint}")
+    for address in (each for job in jobs.values() for each in job):
+        if not str(address).rpartition(":")[2].isdigit():
+            raise ValueError(f"TF_CONFIG: {address!r} has no port. {hint}")
+
+
+def together(resolver, make):
+    """`make()`, which returns once all workers have come; where they do not, says which, and ends the process.
+
+    TensorFlow waits in a place that no Python exception reaches, so that the process can only be ended.
+    """
+    limit, come = float(os.environ.get(WAIT, SECONDS)), threading.Event()
+    spec = resolver.cluster_spec()
+    me = spec.task_address(resolver.task_type, resolver.task_id)
+
+    def watch():
+        if come.wait(limit):
+            return
+        silent = [
+            f"{job} {index} ({spec.task_address(job, index)})" for job in spec.jobs for index in spec.task_indices(job)
+            if spec.task_address(job, index) != me and not _answers(spec.task_address(job, index))
+        ]
+        print(
+            f"error: Not all workers have come within {limit:.0f} s. No answer from: {', '.join(silent) or 'none'}. "
+            f"Start each of them with the same cluster in TF_CONFIG, or wait longer ({WAIT}, seconds).",
+            file=sys.stderr, flush=True,
+        )
+        os._exit(EXIT_ALONE)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        return make()
+    finally:
+        come.set()
+
+
+def _answers(address):
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), KNOCK):
+            return True
+    except OSError:
+        return False
+
+
+class Workers:
+    """The workers of a strategy; of any other than multi_worker there is one.
+
+    Its methods must be called by all of them, at the same place.
+    """
+
+    def __init__(self, strategy):
+        self.strategy, self.resolver = strategy, strategy.cluster_resolver
+        self.several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self.is_chief = True
+        if self.several and self.resolver.task_type:
+            has_chief = "chief" in self.resolver.cluster_spec().jobs
+            self.is_chief = self.resolver.task_type == "chief" or not (has_chief or self.resolver.task_id)
+        self._sum = tf.function(self._placed) if self.several else None
+
+    def every(self, number):
+        """int64 (replicas,): what each replica's worker says, in order; of one process (1,)."""
+        if not self.several:
+            return np.array([number], np.int64)
+        return self._sum(tf.constant(number, tf.int64)).numpy()
+
+    def _placed(self, number):
+        def one():
+            replica = tf.distribute.get_replica_context()
+            return number * tf.one_hot(
+                replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=tf.int64
+            )
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(one), axis=None)
+
+    def wait(self):
+        """Returns once all are here."""
+        self.every(0)
+
+    def agree(self, what, value):
+        """Nothing, where all workers say the same value (a string).
+
+        Raises:
+            ValueError: they do not, on all of them.
+        """
+        if not self.several:
+            return
+        number = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7], "big")
+        numbers = self.every(number)
+        if len(set(numbers.tolist())) > 1:
+            shown = value if len(value) < 200 else hashlib.sha256(value.encode()).hexdigest()
+            raise ValueError(
+                f"The workers have not the same {what}; this one: {shown}. They must see one folder of runs, the same "
+                "data, and have the same settings."
+            )
