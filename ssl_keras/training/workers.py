@@ -21,6 +21,7 @@ import tensorflow as tf
 EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
 WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
 SECONDS = 600.0
+MOST_TASKS = 1 << 10  # of a node
 KNOCK = 2.0  # seconds within which a worker that is there answers
 
 
@@ -35,7 +36,11 @@ def cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         _check(os.environ["TF_CONFIG"])
     elif "SLURM_PROCID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        # Which GPUs a task has is Slurm's to say (--gpus-per-task): TensorFlow would count those of the node anew, and
+        # finds no task at all where there are none.
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
+        )
         resolver.cluster_spec()  # it knows its task from then on
     else:
         raise ValueError(

@@ -1,0 +1,254 @@
+"""Several processes that train together: they equal two replicas, survive, and say what is wrong."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import kills
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ssl_keras.training import launch, workers
+from ssl_keras.training.distribution import strategy
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--interval", "20",
+       "--steps-per-execution", "2", "--quality-every", "0"]
+
+
+def command(folder, *arguments, **environment):
+    """Starts `ssl-keras` in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssl_keras", *arguments], cwd=folder, text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+def ended(process, code=0):
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == code, said[-4000:]
+    return said
+
+
+def state(folder):
+    """Everything a run has come to: its last checkpoint and its metrics, to the last bit."""
+    run = folder / "runs" / "autoencoder-digits"
+    last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
+    tensors = safetensors.numpy.load_file(last)
+    return {name: array.tobytes() for name, array in tensors.items()} | {"csv": (run / "metrics.csv").read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The state of a run on two replicas in one process."""
+    folder = tmp_path_factory.mktemp("replicas")
+    ended(command(folder, *RUN, "--strategy", "mirrored", "--replicas", "2"))
+    return state(folder)
+
+
+@pytest.mark.slow
+def test_two_workers_equal_two_replicas_to_the_last_bit(undisturbed, tmp_path):
+    ended(command(tmp_path, "launch", "--workers", "2", *RUN))
+    assert state(tmp_path) == undisturbed
+    run = tmp_path / "runs" / "autoencoder-digits"
+    assert len(list((run / "tensorboard").glob("events*"))) == 1  # the chief's
+    assert (run / "encoder" / "card.json").exists()
+    assert json.loads((run / "summary.json").read_text())["step"] == 60
+
+
+@pytest.mark.slow
+def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
+    process = command(tmp_path, "launch", "--workers", "2", *RUN)
+    assert step_reached(process, tmp_path, 20) == 20
+    process.send_signal(signal.SIGTERM)
+    said = ended(process, 128 + signal.SIGTERM)
+    assert "Saved" in said
+    ended(command(tmp_path, "launch", "--workers", "2", *RUN, "--resume"))
+    assert state(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
+    ended(command(tmp_path, "launch", "--workers", "2", *RUN))
+    whole = state(tmp_path)
+    run = tmp_path / "runs" / "autoencoder-digits"
+    (run / "checkpoints" / "step-0000000060.safetensors").unlink()
+    ended(command(tmp_path, *RUN, "--resume"))
+    ours = state(tmp_path)
+    assert ours.keys() == whole.keys()
+    for name in whole.keys() - {"csv"}:
+        if name.startswith("weights"):
+            a, b = (np.frombuffer(x[name], np.float32) for x in (ours, whole))
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def step_reached(process, folder, step):
+    """Waits for the checkpoint of a step; returns the newest step."""
+    while process.poll() is None:
+        found = newest(folder)
+        if found >= step:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[0][-4000:])
+
+
+def newest(folder):
+    """The step of the newest checkpoint, or -1."""
+    paths = (folder / "runs" / "autoencoder-digits" / "checkpoints").glob("step-*.safetensors")
+    return max((int(re.search(r"\d+", path.name).group()) for path in paths), default=-1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_come_is_named(tmp_path):
+    config = {"cluster": {"worker": launch._addresses(2)}, "task": {"type": "worker", "index": 0}}
+    process = command(
+        tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config), SSL_KERAS_WAIT="3"
+    )
+    said = ended(process, workers.EXIT_ALONE)
+    assert f"worker 1 ({config['cluster']['worker'][1]})" in said
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = {"cluster": {"worker": [address, "127.0.0.1:9"]}, "task": {"type": "worker", "index": 0}}
+        said = ended(command(tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config)), 1)
+    assert f"Port {address.partition(':')[2]}" in said
+
+
+@pytest.mark.slow
+def test_workers_with_other_settings_are_refused(tmp_path):
+    addresses = launch._addresses(2)
+    processes = [
+        command(
+            tmp_path, *RUN, "--strategy", "multi_worker", "--learning-rate", rate,
+            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
+        ) for index, rate in enumerate(("0.001", "0.002"))
+    ]
+    for process in processes:
+        assert "not the same settings and data" in ended(process, 1)
+
+
+@pytest.mark.parametrize(("config", "reason"), [
+    ("{", "not whole"),
+    ("[]", "not whole"),
+    ('{"cluster": {"worker": ["a:1"]}}', "not whole"),
+    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
+    ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+    ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
+    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),
+])
+def test_a_bad_cluster_is_refused(config, reason, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=reason):
+        strategy("multi_worker")
+
+
+def test_no_cluster_is_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ValueError, match="needs TF_CONFIG or Slurm"):
+        strategy("multi_worker")
+    with pytest.raises(ValueError, match="replicas=2"):
+        strategy("multi_worker", 2)
+
+
+def test_slurm_says_who_is_who(monkeypatch):
+    for name, value in {
+        "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NUM_TASKS": "2", "CUDA_VISIBLE_DEVICES": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    resolver = workers.cluster()
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+    assert len(resolver.cluster_spec().as_dict()["worker"]) == 2
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    ([], "Received: none"), (["evaluate", "x"], "Received: evaluate"),
+    (["pretrain", "autoencoder", "--strategy", "one"], "--strategy"),
+    (["pretrain", "autoencoder", "--replicas=2"], "--replicas"),
+])
+def test_what_cannot_be_launched_is_refused(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        launch.launch(launch.Launch(), arguments)
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers must be"):
+        launch.Launch(workers=0)
+    with pytest.raises(ValueError, match="restarts"):
+        launch.Launch(restarts=-1)
+
+
+@pytest.mark.slow
+def test_fifty_kills_leave_no_trace(tmp_path):
+    """The weights, optimizer, metrics and metrics.csv are, to the last bit, those of a run that nobody disturbed."""
+    count = int(os.environ.get("KILLS", "50"))
+    process = kills.start(tmp_path / "killed", count)
+    done = kills.kill(process, tmp_path / "killed", count)
+    log = tmp_path / "killed" / "log"
+    assert process.wait(timeout=900) == 0, log.read_text()[-4000:]
+    assert "Skipping a checkpoint" not in log.read_text()
+    assert sum(each.progress for each in done) >= 0.8 * count
+    assert sum(each.writing for each in done) >= 0.2 * count
+    assert {each.kind for each in done} == set(kills.KINDS)
+    ended(command(
+        tmp_path / "calm", *kills.RUN, "--steps", str(kills.steps(count)), "--strategy", "mirrored", "--replicas", "2"
+    ))
+    assert state(tmp_path / "killed") == state(tmp_path / "calm")
+
+
+@pytest.mark.slow
+def test_a_writer_that_leaves_half_a_file_is_caught(tmp_path):
+    """The test above can fail: so it does where a checkpoint is not written whole or not at all."""
+    process = kills.start(tmp_path, 1, writer="in place")
+    folder = tmp_path / "runs" / kills.NAME / "checkpoints"
+    chief, _ = kills.wait_for(process, kills.both, process)
+    kills.wait_for(process, lambda: (folder / "step-0000000020.safetensors").exists(), pause=0.001)
+    os.kill(chief, signal.SIGKILL)
+    process.wait(timeout=900)
+    assert "Skipping a checkpoint" in (tmp_path / "log").read_text()
+
+
+class Processes:
+    """Stands in for workers: each pair of runs has its exit codes."""
+
+    def __init__(self, *runs):
+        self.runs, self.asked = list(runs), []
+
+    def __call__(self, count, arguments):
+        self.asked.append(list(arguments))
+        return self.runs.pop(0)
+
+
+@pytest.mark.parametrize(("codes", "outcome", "starts"), [
+    ((0,), 0, 1), ((137, 0), 0, 2), ((137, 134, 139), 139, 3), ((1,), 1, 1), ((75,), 75, 1), ((143,), 143, 1),
+    ((130,), 130, 1),
+])
+def test_only_what_died_is_started_again(codes, outcome, starts, monkeypatch):
+    processes = Processes(*codes)
+    monkeypatch.setattr(launch, "_once", processes)
+    assert launch.launch(launch.Launch(restarts=2), ["pretrain", "autoencoder"]) == outcome
+    assert len(processes.asked) == starts
+    assert ["--resume" in asked for asked in processes.asked] == [False] + [True] * (starts - 1)
+
+
+def test_one_process_agrees_with_itself():
+    alone = workers.Workers(strategy("one"))
+    assert alone.is_chief
+    assert alone.every(7).tolist() == [7]
+    alone.agree("weather", "rain")
