@@ -67,7 +67,7 @@ else:
         width=IMAGE_WIDTH, text_architecture="gpt2", text_layers=TEXT_LAYERS, text_heads=TEXT_HEADS,
         text_width=TEXT_WIDTH, context=CONTEXT, vocabulary=VOCABULARY, projection=PROJECTION, **VIEWS
     )
-    PICTURES = contrastive.Settings(width=IMAGE_WIDTH, places=4, **VIEWS)
+    PICTURES = contrastive.Settings(width=IMAGE_WIDTH, places=2, **VIEWS)
     WORDS = masked_lm.Settings(
         layers=TEXT_LAYERS, heads=TEXT_HEADS, width=TEXT_WIDTH, context=64, tokenizer="wordpiece", vocabulary=4096
     )

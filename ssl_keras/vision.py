@@ -28,7 +28,8 @@ class Settings(Augmentation):
     width: int = 0
     """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
     places: int = 1
-    """Places along each side over which the last stage is averaged; more keeps where something is."""
+    """Places along each side over which the last stage is averaged; more keeps where something is. A run that starts
+    from an encoder may ask for others than that has: they have no weights."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,7 +42,7 @@ class Settings(Augmentation):
 
 
 # What a network that starts from a saved encoder takes over from it.
-NETWORK = ("network", "width", "places")
+NETWORK = ("network", "width")
 
 
 def prepare(settings, splits, init=None):
@@ -69,6 +70,8 @@ def _like(settings, init):
     if not isinstance(saved, Settings):
         return settings  # of another kind: `initialise` takes what fits, and says what does not
     network = taken_over(settings, saved, NETWORK, init)
+    if settings.places == Settings.places:  # else asked for
+        network["places"] = saved.places
     log.info("The network is that of %s: %s", init, network)
     return dataclasses.replace(settings, **network)
 
