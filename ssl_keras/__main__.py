@@ -198,6 +198,8 @@ def evaluate_command(arguments):
     from ssl_keras.training.distribution import strategy
 
     asked = _parse(Evaluate, "evaluate", arguments)
+    if asked.strategy == "multi_worker":
+        raise ValueError("evaluate runs on one machine. Expected the strategy auto, one or mirrored.")
     names = [cards.read(encoders.find(encoder))["name"] for encoder in asked.encoders]
     if not names:
         raise ValueError("Expected at least one encoder: ssl-keras evaluate NAME … --data …")

@@ -14,6 +14,7 @@ import kills
 import numpy as np
 import pytest
 import safetensors.numpy
+import yaml
 
 from ssl_keras.training import launch, workers
 from ssl_keras.training.distribution import strategy
@@ -185,6 +186,24 @@ def test_slurm_says_who_is_who(monkeypatch):
 def test_what_cannot_be_launched_is_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         launch.launch(launch.Launch(), arguments)
+
+
+def test_the_cluster_files_can_be_read():
+    cluster = PACKAGE / "docs" / "cluster"
+    subprocess.run(["bash", "-n", str(cluster / "slurm.sh")], check=True)
+    service, job = yaml.safe_load_all((cluster / "kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    assert service["metadata"]["name"] == pod["subdomain"]
+    script = pod["containers"][0]["args"][0]
+    # What the shell makes of it is a cluster of ours, and the command is one that we have.
+    shown = script.replace("exec ssl-keras", 'printf "%s\\n" "$TF_CONFIG"')
+    config = subprocess.run(
+        ["/bin/sh", "-c", shown], check=True, capture_output=True, text=True, env={"JOB_COMPLETION_INDEX": "3"}
+    ).stdout.partition("\npretrain")[0]
+    workers._check(config)
+    found = json.loads(config)
+    assert found["task"]["index"] == 3
+    assert len(found["cluster"]["worker"]) == job["spec"]["completions"]
 
 
 def test_no_workers_are_refused():
