@@ -38,6 +38,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full; their data are download
 	$(BIN)/python tutorials/09_seq2seq.py
 	$(BIN)/python tutorials/10_speech.py
 	$(BIN)/python tutorials/11_image_text.py
+	$(BIN)/python tutorials/12_many_devices.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

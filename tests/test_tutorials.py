@@ -11,8 +11,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
-# Their short forms take about a minute each; the same paths are tested by test_seq2seq, test_speech, test_image_text.
-LONG = ("09_seq2seq", "10_speech", "11_image_text")
+# Their short forms take about a minute each; the same paths are tested by test_seq2seq, test_speech, test_image_text,
+# test_workers.
+LONG = ("09_seq2seq", "10_speech", "11_image_text", "12_many_devices")
 
 
 @pytest.mark.parametrize("script", [
@@ -38,7 +39,7 @@ def test_smoke(script, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("tutorial", "promises"), [
     ("01_autoencoder", 3), ("02_causal_lm", 2), ("03_masked_lm", 2), ("04_classifier", 3), ("05_jigsaw", 3),
     ("06_contrastive", 3), ("07_few_labels", 4), ("08_dcgan", 4), ("09_seq2seq", 4), ("10_speech", 4),
-    ("11_image_text", 2),
+    ("11_image_text", 2), ("12_many_devices", 3),
 ])
 def test_in_full(tutorial, promises, fashion_mnist, tfds_folder, tmp_path):
     """Its numbers land where its first lines say."""
