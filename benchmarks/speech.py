@@ -6,8 +6,6 @@
     python benchmarks/speech.py speakers       who speaks: a quarter of an hour on one core
     python benchmarks/speech.py --quick        all of it in two minutes, to see that it runs; keeps nothing
 
-Of `digits` one speaker has been measured with the present front end, the rest not; the times are estimates.
-
 The numbers go into benchmarks/speech.json after every measurement. What is there is not measured again, and a
 run that was cut off goes on from its checkpoint (in `runs/`).
 

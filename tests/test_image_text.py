@@ -325,6 +325,20 @@ def test_a_caption_is_drawn_by_position():
     np.testing.assert_array_equal(held_out["tokens"], first)
 
 
+def test_without_blocks_the_text_is_a_mean_of_its_tokens():
+    """Each of length 1, from a table that few steps can turn round; and nothing projects it."""
+    settings = image_text.Settings(tokenizer="characters", text_layers=0, text_width=16, projection=0)
+    settings, splits = image_text.prepare(settings, shapes())
+    objective = image_text.build(settings, splits.train.spec())
+    table = image_text.text_network(objective.head).get_layer("embeddings").tokens.numpy()
+    assert np.std(table) == pytest.approx(image_text.FIRST_TABLE, rel=0.1)
+    ids = splits.train.column("captions")[:5, 0]
+    _, made = objective.head([tf.zeros((5, objective.encoder.output_shape[-1])), tf.constant(ids)])
+    expected = [normalised(table)[row[row >= 0]].mean(0) for row in ids]
+    np.testing.assert_allclose(made, expected, rtol=1e-2, atol=1e-3)  # the norm's epsilon
+    assert not any("of_text" in layer.name for layer in objective.head.layers)
+
+
 def test_recalls_count_ties_against(rng):
     x, own = normalised(rng.normal(size=(50, 8))), np.arange(50)
     assert retrieval.recalls(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}
@@ -473,6 +487,12 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     saved = encoders.named_variables(encoders.load_encoder("seen"))
     for key, variable in encoders.named_variables(encoders.load_encoder(outcome["folder"])).items():
         np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # the batch statistics, too
+    finer, _ = image_text.prepare(image_text.Settings(init_image="seen", places=2), splits)
+    assert (finer.width, finer.places) == (4, 2)  # places have no weights
+    network = image_text.build(finer, prepared.train.spec()).encoder
+    assert network.output_shape[-1] == 4 * objective.encoder.output_shape[-1]
+    for key, variable in encoders.named_variables(network).items():
+        np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
     with pytest.raises(ValueError, match="locked leaves the image network"):
         image_text.prepare(image_text.Settings(locked=True), splits)
     with pytest.raises(ValueError, match="Leave out text_width"):
