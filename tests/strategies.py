@@ -4,6 +4,9 @@ set of logical devices a process. `tests/test_strategies.py` runs it.
     python tests/strategies.py replicas OUT.json      two logical CPUs against one device
     python tests/strategies.py more OUT.json          the same of variants, and of the other optimizer
     python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
+    python tests/strategies.py all-one OUT.npz        the weights of every case, on one device,
+    python tests/strategies.py all-two OUT.npz        on two replicas,
+    python tests/strategies.py all-workers OUT.npz    and of one of two workers
 """
 
 import dataclasses
@@ -179,8 +182,24 @@ def exactly(strategy):
     return report
 
 
+def every_case(strategy, out):
+    """Writes what each case comes to in five steps, its weights and held-out loss."""
+    arrays = {}
+    for name in CASES:
+        objective, _, held_out = train(CASES[name], strategy, optimizer="sgd")
+        arrays |= {f"{name}/{index}": weights.numpy() for index, weights in enumerate(objective.weights)}
+        arrays[f"{name}/held out"] = np.float32(held_out["loss"])
+    np.savez(out, **arrays)
+
+
 if __name__ == "__main__":
     mode, out = sys.argv[1:]
+    if mode.startswith("all-"):
+        # One thread: what several threads add up, they add up in an order that changes.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        chosen = {"one": ("one",), "two": ("mirrored", 2), "workers": ("multi_worker",)}[mode.removeprefix("all-")]
+        every_case(strategy(*chosen), out)
+        sys.exit()
     made = {
         "replicas": replicas, "more": more, "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy())
     }

@@ -107,19 +107,48 @@ def test_float16_scales_the_loss_under_replicas(replicas):
     assert replicas["float16"]["moved"] == 0
 
 
-def test_two_workers_equal_two_replicas_to_the_last_bit(replicas, tmp_path):
+def run_workers(mode, *outs):
+    """Two workers, each with a report of its own."""
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0))
         b.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
     workers = [
-        start("worker", tmp_path / f"{index}.json", TF_CONFIG=json.dumps(
+        start(mode, out, TF_CONFIG=json.dumps(
             {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         ))
-        for index in range(2)
+        for index, out in enumerate(outs)
     ]
     for process in workers:
         finish(process)
+
+
+@pytest.mark.slow
+def test_every_case_comes_to_the_same_however_it_is_spread(tmp_path):
+    """Two workers and two replicas to the last bit, and one device but for the rounding of sums."""
+    for mode in ("one", "two"):
+        finish(start(f"all-{mode}", tmp_path / f"{mode}.npz"))
+    run_workers("all-workers", tmp_path / "first.npz", tmp_path / "second.npz")
+    state = {name: np.load(tmp_path / f"{name}.npz") for name in ("one", "two", "first", "second")}
+    names = state["one"].files
+    rows = {}
+    for name in names:
+        case = name.rpartition("/")[0]
+        a, b, c, d = (state[each][name] for each in state)
+        furthest, same = rows.get(case, (0.0, True))
+        rows[case] = (
+            max(furthest, float(np.abs(a - b).max(initial=0.0))),
+            same and b.tobytes() == c.tobytes() == d.tobytes(),
+        )
+    for case, (furthest, same) in rows.items():
+        print(f"| {case} | {furthest:.1e} | {'yes' if same else 'no'} |")
+    assert len(rows) > 15
+    assert max(furthest for furthest, _ in rows.values()) <= 1e-5
+    assert [case for case, (_, same) in rows.items() if not same] == []
+
+
+def test_two_workers_equal_two_replicas_to_the_last_bit(replicas, tmp_path):
+    run_workers("worker", tmp_path / "0.json", tmp_path / "1.json")
     first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
     assert first == second
     two = replicas["two replicas"]
