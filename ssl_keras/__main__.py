@@ -15,6 +15,7 @@
     search ENCODER WORDS       find pictures by words, or words by a picture, with an encoder of image_text
     recall ENCODER       how often it finds the right ones
     launch COMMAND       pretrain or finetune on several local processes; starts them again when one dies
+    plan causal_lm       what pretraining a language model costs: memory, hours
     leaks                near duplicates on both sides of a data set's split
     list                 what there is: objectives, data, encoders
     runs                 compare runs
@@ -42,7 +43,7 @@ import ssl_keras
 from ssl_keras import objectives
 
 Positional = tyro.conf.Positional
-COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "launch", "leaks", "list", "runs")
+COMMANDS = ("pretrain", "finetune", "evaluate", "embed", "import", "export", "launch", "leaks", "list", "plan", "runs")
 
 
 def main(arguments=None):
@@ -316,6 +317,21 @@ def import_command(arguments):
 
     asked = _parse(Import, "import", arguments)
     print(hugging_face.import_encoder(asked.folder, asked.out or None))
+
+
+def plan_command(arguments):
+    from ssl_keras import planning
+
+    models = ("causal_lm", "masked_lm")
+    if not arguments or arguments[0] not in models:
+        raise ValueError(f"Expected one of {', '.join(models)}: ssl-keras plan causal_lm --size gpt2 --gpus 64")
+    module = objectives.module(arguments[0])
+    flags = dataclasses.make_dataclass("Planned", [
+        ("settings", module.Settings, dataclasses.field(default=module.Settings())),
+        ("plan", planning.Plan, dataclasses.field(default=planning.Plan())),
+    ])
+    asked = _parse(flags, f"plan {arguments[0]}", arguments[1:], description=planning.__doc__)
+    print(planning.shown(planning.plan(asked.settings.filled(), asked.plan, arguments[0] == "masked_lm")))
 
 
 def launch_command(arguments):
