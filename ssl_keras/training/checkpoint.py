@@ -7,6 +7,7 @@ step. The data position is no state: batch `step` is a function of (seed, step).
 import hashlib
 import json
 import logging
+import time
 
 import safetensors
 import tensorflow as tf
@@ -14,6 +15,7 @@ import tensorflow as tf
 from ssl_keras import files
 from ssl_keras.training.workers import Workers
 
+LATE = 60.0  # seconds; NFS looks anew for a file after that, as it is usually set up
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +87,7 @@ class Checkpoints:
                 files.write(self.folder / "best.safetensors", content)
             files.write(path, content)
         self.workers.wait()
-        seen = path.exists() and _metadata(path).get("sha256") == digest
+        seen = _seen(path, digest)
         self.workers.agree(f"checkpoint {path}", "the file that the chief wrote" if seen else "no such file")
         if self.workers.is_chief:
             for old in self.paths()[: -self.KEEP]:
@@ -129,6 +131,16 @@ class Checkpoints:
 def _numpy_dtype(variable):
     dtype = variable.dtype
     return dtype if isinstance(dtype, str) else dtype.as_numpy_dtype
+
+
+def _seen(path, digest):
+    """Whether a checkpoint is there and has this digest; shared storage may show a new file late."""
+    until = time.monotonic() + LATE
+    while not (path.exists() and _metadata(path).get("sha256") == digest):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _metadata(path):
