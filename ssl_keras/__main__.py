@@ -78,8 +78,10 @@ def main(arguments=None):
             raise  # a bug: where it happened matters
         if os.environ.get("SSL_KERAS_TRACEBACK"):
             raise
+        from ssl_keras.training import workers
+
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0

@@ -22,6 +22,7 @@ def strategy(name="auto", replicas=0):
     Raises:
         ValueError: unknown name; fewer GPUs than replicas; replicas with "one" or "multi_worker"; no such cluster.
         RuntimeError: TensorFlow has already started with other devices.
+        TimeoutError: a worker did not come.
     """
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
@@ -51,7 +52,8 @@ def strategy(name="auto", replicas=0):
 @functools.cache
 def _multi_worker():
     resolver = workers.cluster()
-    return workers.together(resolver, lambda: tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
+    workers.gather(resolver)
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 @functools.cache

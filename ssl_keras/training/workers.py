@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import socket
-import sys
-import threading
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -22,15 +21,14 @@ EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
 WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
 SECONDS = 600.0
 MOST_TASKS = 1 << 10  # of a node
-KNOCK = 2.0  # seconds within which a worker that is there answers
+KNOCK, ANSWER = 0.2, 5.0  # seconds between questions whether a worker is there, and within which one that is answers
 
 
 def cluster():
     """TensorFlow's resolver of the cluster that `TF_CONFIG` or Slurm's variables describe.
 
     Raises:
-        ValueError: neither of them; a TF_CONFIG that is no JSON, has no workers, or no task among them; the port of
-            this worker is in use.
+        ValueError: neither of them; a TF_CONFIG that is no JSON, has no workers, or no task among them.
     """
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -47,17 +45,6 @@ def cluster():
             "multi_worker needs TF_CONFIG or Slurm's variables (srun), and there are none. "
             "Try it out with: ssl-keras launch --workers 2 pretrain …"
         )
-    spec = resolver.cluster_spec()
-    port = int(spec.task_address(resolver.task_type, resolver.task_id).rpartition(":")[2])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise ValueError(
-                f"Port {port} of {resolver.task_type} {resolver.task_id} cannot be taken: {error.strerror}. "
-                "End what holds it, an earlier run perhaps, or name another one."
-            ) from error
     return resolver
 
 
@@ -81,40 +68,45 @@ def _check(text):
             raise ValueError(f"TF_CONFIG: {address!r} has no port. {hint}")
 
 
-def together(resolver, make):
-    """`make()`, which returns once all workers have come; where they do not, says which, and ends the process.
+def gather(resolver):
+    """Returns once every worker of the cluster answers at its address, this one too meanwhile.
 
-    TensorFlow waits in a place that no Python exception reaches, so that the process can only be ended.
+    TensorFlow itself waits for them in a place that no exception and no signal reaches; so they are all there before
+    it is asked.
+
+    Raises:
+        ValueError: the port of this worker is in use.
+        TimeoutError: some do not come within SSL_KERAS_WAIT seconds; they are named.
     """
-    limit, come = float(os.environ.get(WAIT, SECONDS)), threading.Event()
-    spec = resolver.cluster_spec()
-    me = spec.task_address(resolver.task_type, resolver.task_id)
-
-    def watch():
-        if come.wait(limit):
-            return
-        silent = [
-            f"{job} {index} ({spec.task_address(job, index)})" for job in spec.jobs for index in spec.task_indices(job)
-            if spec.task_address(job, index) != me and not _answers(spec.task_address(job, index))
-        ]
-        print(
-            f"error: Not all workers have come within {limit:.0f} s. No answer from: {', '.join(silent) or 'none'}. "
-            f"Start each of them with the same cluster in TF_CONFIG, or wait longer ({WAIT}, seconds).",
-            file=sys.stderr, flush=True,
-        )
-        os._exit(EXIT_ALONE)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        return make()
-    finally:
-        come.set()
+    spec, limit = resolver.cluster_spec(), float(os.environ.get(WAIT, SECONDS))
+    address = {f"{job} {index}": spec.task_address(job, index) for job in spec.jobs for index in spec.task_indices(job)}
+    me = f"{resolver.task_type} {resolver.task_id}"
+    port = int(address[me].rpartition(":")[2])
+    with socket.socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            own.bind(("", port))
+            own.listen(len(address))
+        except OSError as error:
+            raise ValueError(
+                f"Port {port} of {me} cannot be taken: {error.strerror}. End what holds it, an earlier run perhaps, or "
+                "name another one."
+            ) from error
+        missing, until = [name for name in address if name != me], time.monotonic() + limit
+        while missing := [name for name in missing if not _answers(address[name])]:
+            if time.monotonic() > until:
+                raise TimeoutError(
+                    f"Not all workers have come within {limit:.0f} s. No answer from: "
+                    + ", ".join(f"{name} ({address[name]})" for name in missing)
+                    + f". Start each of them with the same cluster, or wait longer ({WAIT}, seconds)."
+                )
+            time.sleep(KNOCK)
 
 
 def _answers(address):
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), KNOCK):
+        with socket.create_connection((host, int(port)), ANSWER):
             return True
     except OSError:
         return False
