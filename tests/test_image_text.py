@@ -339,6 +339,12 @@ def test_without_blocks_the_text_is_a_mean_of_its_tokens():
     assert not any("of_text" in layer.name for layer in objective.head.layers)
 
 
+def test_captions_of_a_part_are_those_of_its_rows():
+    part = load("digits").train.take(np.array([5, 3, 8]))
+    assert captions.names_of(captions.with_captions(part, ["five", "three", "eight"])) == ["five", "three", "eight"]
+    assert captions.names_of(captions.with_captions(part, ["a", "b", "c"]).take(np.array([2, 0]))) == ["c", "a"]
+
+
 def test_recalls_count_ties_against(rng):
     x, own = normalised(rng.normal(size=(50, 8))), np.arange(50)
     assert retrieval.recalls(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}

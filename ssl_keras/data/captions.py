@@ -163,8 +163,8 @@ def with_captions(source, captions):
     empty = [index for index, text in enumerate(joined) if not text or not all(text.split("\n"))]
     if empty:
         raise ValueError(f"{name}: {len(empty)} images have an empty caption, the first is number {empty[0]}.")
-    column = np.empty(len(joined), object)
-    column[:] = joined
+    column = np.full(len(next(iter(source.arrays.values()))), "", object)
+    column[slice(None) if source.rows is None else source.rows] = joined
     return dataclasses.replace(source, arrays=source.arrays | {"caption": column})
 
 
