@@ -4,8 +4,7 @@ set of logical devices a process. `tests/test_strategies.py` runs it.
     python tests/strategies.py replicas OUT.json      two logical CPUs against one device
     python tests/strategies.py more OUT.json          the same of variants, and of the other optimizer
     python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
-    python tests/strategies.py all-one OUT.npz        the weights of every case, on one device,
-    python tests/strategies.py all-two OUT.npz        on two replicas,
+    python tests/strategies.py all-two OUT.npz        the weights of every case, on two replicas,
     python tests/strategies.py all-workers OUT.npz    and of one of two workers
 """
 
@@ -197,7 +196,7 @@ if __name__ == "__main__":
     if mode.startswith("all-"):
         # One thread: what several threads add up, they add up in an order that changes.
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        chosen = {"one": ("one",), "two": ("mirrored", 2), "workers": ("multi_worker",)}[mode.removeprefix("all-")]
+        chosen = {"two": ("mirrored", 2), "workers": ("multi_worker",)}[mode.removeprefix("all-")]
         every_case(strategy(*chosen), out)
         sys.exit()
     made = {
