@@ -3,12 +3,10 @@
 import json
 import os
 import pathlib
-import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import kills
 import numpy as np
@@ -42,7 +40,7 @@ def ended(process, code=0):
 
 def state(folder):
     """Everything a run has come to: its last checkpoint and its metrics, to the last bit."""
-    run = folder / "runs" / "autoencoder-digits"
+    run = folder / "runs" / kills.NAME
     last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
     tensors = safetensors.numpy.load_file(last)
     return {name: array.tobytes() for name, array in tensors.items()} | {"csv": (run / "metrics.csv").read_bytes()}
@@ -60,7 +58,7 @@ def undisturbed(tmp_path_factory):
 def test_two_workers_equal_two_replicas_to_the_last_bit(undisturbed, tmp_path):
     ended(command(tmp_path, "launch", "--workers", "2", *RUN))
     assert state(tmp_path) == undisturbed
-    run = tmp_path / "runs" / "autoencoder-digits"
+    run = tmp_path / "runs" / kills.NAME
     assert len(list((run / "tensorboard").glob("events*"))) == 1  # the chief's
     assert (run / "encoder" / "card.json").exists()
     assert json.loads((run / "summary.json").read_text())["step"] == 60
@@ -69,7 +67,8 @@ def test_two_workers_equal_two_replicas_to_the_last_bit(undisturbed, tmp_path):
 @pytest.mark.slow
 def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
     process = command(tmp_path, "launch", "--workers", "2", *RUN)
-    assert step_reached(process, tmp_path, 20) == 20
+    kills.wait_for(process, kills.reached, tmp_path, 20)
+    assert kills.newest(tmp_path) == 20
     process.send_signal(signal.SIGTERM)
     said = ended(process, 128 + signal.SIGTERM)
     assert "Saved" in said
@@ -81,7 +80,7 @@ def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
 def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
     ended(command(tmp_path, "launch", "--workers", "2", *RUN))
     whole = state(tmp_path)
-    run = tmp_path / "runs" / "autoencoder-digits"
+    run = tmp_path / "runs" / kills.NAME
     (run / "checkpoints" / "step-0000000060.safetensors").unlink()
     ended(command(tmp_path, *RUN, "--resume"))
     ours = state(tmp_path)
@@ -90,22 +89,6 @@ def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
         if name.startswith("weights"):
             a, b = (np.frombuffer(x[name], np.float32) for x in (ours, whole))
             np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def step_reached(process, folder, step):
-    """Waits for the checkpoint of a step; returns the newest step."""
-    while process.poll() is None:
-        found = newest(folder)
-        if found >= step:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(process.communicate()[0][-4000:])
-
-
-def newest(folder):
-    """The step of the newest checkpoint, or -1."""
-    paths = (folder / "runs" / "autoencoder-digits" / "checkpoints").glob("step-*.safetensors")
-    return max((int(re.search(r"\d+", path.name).group()) for path in paths), default=-1)
 
 
 @pytest.mark.slow
@@ -244,7 +227,7 @@ def test_a_writer_that_leaves_half_a_file_is_caught(tmp_path):
 
 
 class Processes:
-    """Stands in for workers: each pair of runs has its exit codes."""
+    """Stands in for workers: each start of them all has its exit code."""
 
     def __init__(self, *runs):
         self.runs, self.asked = list(runs), []
