@@ -2,8 +2,9 @@
 
     python tests/interrupted.py HOW FLAGS…
 
-HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `write`,
-killed with half of a checkpoint's bytes written; `resume`, several runs one after the other.
+HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `due`, the same
+where it is always time for a checkpoint; `write`, killed with half of a checkpoint's bytes written; `resume`,
+several runs one after the other.
 """
 
 import builtins
@@ -62,9 +63,10 @@ if __name__ == "__main__":
     start_tensorflow()
     if how == "write":
         files.open = HalfWritten
-    elif how.startswith("SIG"):
-        plain = run.train
-        run.train = lambda *arguments: plain(*arguments[:5], [*arguments[5], Interrupt(getattr(signal, how))])
+    elif how.startswith("SIG") or how == "due":
+        plain, number = run.train, getattr(signal, how, signal.SIGKILL)
+        run.train = lambda *arguments: plain(*arguments[:5], [*arguments[5], Interrupt(number)])
+        flags += ["--save-minutes", "1e-9"] if how == "due" else []
     if how == "resume":
         sys.exit(max(main([*flags, "--resume", "--run", name]) for name in os.environ["RUNS"].split()))
     sys.exit(main(flags))

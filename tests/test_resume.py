@@ -20,7 +20,7 @@ GAME = [
     "--interval", "20", "--steps-per-execution", "1", "--quality-every", "0", "--deterministic",
     "--strategy", "mirrored", "--replicas", "2",
 ]
-INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
+INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "due": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
 
 
 def start(how, folder, run=None, runs="", flags=FLAGS, step=13):
@@ -57,6 +57,7 @@ def test_it_was_interrupted(runs, how):
     assert "step-0000000030.safetensors" not in checkpoints
     saved_first = how in ("SIGTERM", "SIGINT")
     assert ("step-0000000013.safetensors" in checkpoints) == saved_first
+    assert ("step-0000000012.safetensors" in checkpoints) == (how == "due")
     assert ("Saved" in output and "--resume goes on from there" in output) == saved_first
 
 

@@ -18,6 +18,7 @@ from ssl_keras.training import checkpoint
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
+DUE = 1  # what a worker says to the others where no signal came, and it is time to save
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Keeper(keras.callbacks.Callback):
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None
         self.bar, self.started, self.last_line = None, time.monotonic(), 0.0
+        self.saved = self.started
 
     def restore(self, objective):
         """Loads the newest checkpoint, if any; returns the step."""
@@ -79,7 +81,7 @@ class Keeper(keras.callbacks.Callback):
     @contextlib.contextmanager
     def progress(self, step):
         """A bar on a terminal, a line every few seconds elsewhere."""
-        self.started = time.monotonic()
+        self.started = self.saved = time.monotonic()
         quiet = not (sys.stderr.isatty() and self.workers.is_chief)
         with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
             self.bar = bar
@@ -93,9 +95,12 @@ class Keeper(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
         self._show(step, logs)
-        if step % self.interval and step < self.total and self._signalled():
-            self._save(best=False)
-            self._leave()
+        if step % self.interval and step < self.total:
+            said = self._said()
+            if said:
+                self._save(best=False)
+            if said > DUE:
+                self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"step": int(self.model.step.numpy())} | {k: float(v) for k, v in sorted(logs.items())}
@@ -117,14 +122,17 @@ class Keeper(keras.callbacks.Callback):
         self._save(best)
         if self._patience_spent():
             self.stop = self.model.stop_training = True
-        if self._signalled():
+        if self._said() > DUE:
             self._leave()
 
-    def _signalled(self):
-        """Whether a signal came to any of the workers, who then stop together."""
-        numbers = self.workers.every(self.signal or 0)
-        self.signal = int(numbers.max()) or None
-        return self.signal is not None
+    def _said(self):
+        """0, or the signal that came to any of the workers, who then stop together, or DUE."""
+        minutes = self.training.save_minutes
+        due = minutes and time.monotonic() - self.saved > 60 * minutes
+        number = int(self.workers.every(self.signal or (DUE if due else 0)).max())
+        if number > DUE:
+            self.signal = number
+        return number
 
     def finish(self, objective):
         """Loads the best weights; returns the outcome."""
@@ -147,6 +155,7 @@ class Keeper(keras.callbacks.Callback):
         self.notes["seconds"] += now - self.started
         self.started = now
         self.checkpoints.save(self.model, self.notes, best)
+        self.saved = time.monotonic()
 
     def _leave(self):
         log.warning("Saved %s at step %d; --resume goes on from there.", self.folder, int(self.model.step.numpy()))

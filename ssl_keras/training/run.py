@@ -70,6 +70,8 @@ class Training:
     """Keys weights, order, and every draw."""
     interval: int = 0
     """Steps between evaluations and checkpoints; 0 is an epoch, or a hundredth of the run if that is longer."""
+    save_minutes: float = 5.0
+    """The most that a kill may cost: a checkpoint is written after so long also between evaluations; 0 is never."""
     patience: int = 0
     """Stop after so many intervals without a better validation loss; 0 is never."""
     quality_every: int = 10
@@ -102,7 +104,10 @@ class Training:
         for name in ("batch_size", "accumulate", "steps_per_execution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1. Received: {getattr(self, name)}")
-        for name in ("epochs", "steps", "interval", "patience", "quality_every", "replicas", "warmup", "weight_decay"):
+        for name in (
+            "epochs", "steps", "interval", "save_minutes", "patience", "quality_every", "replicas", "warmup",
+            "weight_decay",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
@@ -127,7 +132,7 @@ class Training:
 
 # Settings that say where and how fast a run goes, not what it learns: they may change on resume.
 DATA = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
-HOW = {"strategy", "replicas", "steps_per_execution", "run", "runs", "resume"}
+HOW = {"strategy", "replicas", "steps_per_execution", "save_minutes", "run", "runs", "resume"}
 
 
 def open_run(training, splits, strategy, kind, settings, default_name):
