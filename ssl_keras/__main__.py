@@ -14,7 +14,7 @@
     export ENCODER       write a SavedModel, or that layout
     search ENCODER WORDS       find pictures by words, or words by a picture, with an encoder of image_text
     recall ENCODER       how often it finds the right ones
-    launch COMMAND       pretrain or finetune on several local processes; starts them again when one dies
+    launch COMMAND       pretrain, finetune or evaluate on several local processes; starts them again when one dies
     plan causal_lm       what pretraining a language model costs: memory, hours
     leaks                near duplicates on both sides of a data set's split
     list                 what there is: objectives, data, encoders
@@ -185,7 +185,7 @@ class Evaluate:
     trained: bool = True
     """Include the rows that take training (fine-tuned, scratch)."""
     strategy: str = "auto"
-    """auto (all local GPUs), one or mirrored."""
+    """auto (all local GPUs), one, mirrored, or multi_worker: as TF_CONFIG or Slurm's variables say."""
     replicas: int = 0
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
     out: str = ""
@@ -199,10 +199,11 @@ def evaluate_command(arguments):
     from ssl_keras import downstream, encoders, files
     from ssl_keras.data.sources import load
     from ssl_keras.training.distribution import strategy
+    from ssl_keras.training.workers import Workers
 
     asked = _parse(Evaluate, "evaluate", arguments)
-    if asked.strategy == "multi_worker":
-        raise ValueError("evaluate runs on one machine. Expected the strategy auto, one or mirrored.")
+    chosen = strategy(asked.strategy, asked.replicas)
+    workers = Workers(chosen)
     names = [cards.read(encoders.find(encoder))["name"] for encoder in asked.encoders]
     if not names:
         raise ValueError("Expected at least one encoder: ssl-keras evaluate NAME … --data …")
@@ -210,18 +211,19 @@ def evaluate_command(arguments):
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{'+'.join(names)}-{splits.train.short_name}")
     files.make_folder(folder)
-    chosen = strategy(asked.strategy, asked.replicas)
+    workers.agree("data", " ".join(source.fingerprint() for source in splits))
     with chosen.scope():
         table = downstream.evaluate(
             asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
         )
-    print(downstream.markdown(table))
-    seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
-    downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
-    print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
-    if asked.record:
-        for encoder in asked.encoders:
+    if workers.is_chief:
+        print(downstream.markdown(table))
+        seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
+        downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
+        print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
+        for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # whole: what was measured together belongs together
+    workers.wait()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,12 @@ def executions(objective, step_function, training):
 
     @tf.autograph.experimental.do_not_convert
     def one_step(batch):
-        strategy.run(step_function, args=(as_batch(batch),))
+        strategy.run(replica_step, args=(as_batch(batch),))
+
+    def replica_step(batch):
+        if training and objective.rows is not None:  # a distributed iterator has forgotten how many there are
+            batch = {key: tf.ensure_shape(x, (objective.rows, *x.shape[1:])) for key, x in batch.items()}
+        step_function(batch)
 
     if objective.jit_compile and not objective.run_eagerly:
         one_step = tf.function(one_step, jit_compile=True, reduce_retracing=True)
@@ -34,6 +39,7 @@ def executions(objective, step_function, training):
             one_step(optional.get_value())
             if training:
                 objective.step.assign_add(1)
+                objective.step_graph = tf.compat.v1.get_default_graph()
             return tf.constant(1)
 
         ran = tf.cond(optional.has_value(), run, lambda: tf.constant(0))

@@ -40,6 +40,7 @@ class Objective(keras.Model):
     looks_across_examples = False
     least_batch = 1  # examples; a batch of one has nothing to be told apart from
     not_taken_over = ()  # weights of the head that mean something else in the encoder that a run starts from
+    tokens = 0  # of an example that is a window of text
     latest_is_best = False  # for a game, whose held-out loss does not say how good it is
     # Loss scaling as in Micikevicius et al. 2018 (section 3.2), with the usual constants.
     LOSS_SCALE_START = 2.0**15
@@ -65,6 +66,8 @@ class Objective(keras.Model):
         self.player_norms = [self.gradient_norm]  # of a game: for each player, that of its own gradient
         self._steps_per_epoch = self._validation_steps = None
         self._steps_done = 0
+        self.step_graph = None  # of one step of training, as `fit` has traced it
+        self.rows = None  # of a replica's part of a batch to train on, where a run knows them
         # Nothing is left to build: the networks are functional. Keras must not try,
         # since its symbolic build fails under MultiWorkerMirroredStrategy.
         self.built = True
@@ -221,7 +224,7 @@ class Objective(keras.Model):
         _, sums = tf.while_loop(
             lambda k, _: k < self.accumulate,
             lambda k, sums: (k + 1, [s + new for s, new in zip(sums, weighted(k))]),
-            (1, weighted(0)), parallel_iterations=1,
+            (1, weighted(0)), parallel_iterations=1, maximum_iterations=self.accumulate - 1,
         )
         gradients, totals, weight = sums[: len(variables)], sums[len(variables) : -1], sums[-1]
         everywhere = over_replicas(weight)

@@ -3,7 +3,8 @@
 Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
 metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
 and the features' standard deviation, which is 0 when they collapse, their uniformity and, of
-images, the alignment of two crops; `speed/…`. Besides: `pictures/…`, among them validation images
+images, the alignment of two crops; `speed/…`, examples and tokens a second and the share of the devices' peak
+(MFU). Besides: `pictures/…`, among them validation images
 over their nearest neighbours, `sounds/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the
 settings and outcome (HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
 and of the token embeddings.
@@ -27,6 +28,7 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.files import write
 from ssl_keras.objective import Objective
+from ssl_keras.training import speed
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
 FEW = 256  # of text and sound: one takes as long as many images
@@ -64,15 +66,16 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         step = int(self.model.step.numpy())
-        rate = (step - self.first_step) / self.training_seconds
+        seconds = self.training_seconds / (step - self.first_step)
         with self.writer.as_default(step=step):
             for key, value in logs.items():
                 tf.summary.scalar(_tag(key), value)
             for warning in self.model.warnings(logs):
                 tf.summary.text("health/warning", warning)
             tf.summary.scalar("loss/learning_rate", self.model.optimizer.learning_rate)
-            tf.summary.scalar("speed/examples_per_second", rate * self.training.batch_size)
-            tf.summary.scalar("speed/milliseconds_per_step", 1e3 / rate)
+            tf.summary.scalar("speed/milliseconds_per_step", 1e3 * seconds)
+            for name, value in speed.rates(self.model, self.training, seconds).items():
+                tf.summary.scalar(f"speed/{name}", value)
             every = self.training.quality_every
             if every and epoch % every == 0:
                 self._slow()

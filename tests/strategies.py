@@ -4,8 +4,8 @@ set of logical devices a process. `tests/test_strategies.py` runs it.
     python tests/strategies.py replicas OUT.json      two logical CPUs against one device
     python tests/strategies.py more OUT.json          the same of variants, and of the other optimizer
     python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
-    python tests/strategies.py all-two OUT.npz        the weights of every case, on two replicas,
-    python tests/strategies.py all-workers OUT.npz    and of one of two workers
+    python tests/strategies.py all-HOW OUT.npz        the weights of every case: HOW in `HOWS`
+    python tests/strategies.py commands OUT.json      the commands, on one of two workers
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from contract import CASES, compile_objective, train, weighted
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 from ssl_keras import losses
 from ssl_keras.data.batches import Batches
@@ -54,7 +55,7 @@ def replicas():
     with unittest.mock.patch.multiple(losses, **ALONE):
         report["local negatives"] = compared(CASES["contrastive"], one, two, optimizer="sgd")
     report["metric sums"] = {"one": metric_sums(one), "two": metric_sums(two)}
-    report["flow"] = flow()
+    report["flow"] = flow(one=[], two=["--strategy", "mirrored", "--replicas", "2"])
     report["two replicas"] = exactly(two)
     report["float16"] = float16(two)
     return report
@@ -150,8 +151,8 @@ def metric_sums(where):
         return [float(v.numpy()) for metric in objective.metrics for v in metric.variables]
 
 
-def flow():
-    """pretrain, finetune and evaluate from the command line on two replicas, and on one device."""
+def flow(**hows):
+    """pretrain, finetune and evaluate from the command line: {name: exit codes and results}."""
     from ssl_keras import downstream
     from ssl_keras.__main__ import main
 
@@ -159,7 +160,7 @@ def flow():
     downstream.GRIDS["dense"] = dataclasses.replace(downstream.GRIDS["dense"], **quick)
     flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
     outcome = {}
-    for where, how in (("one", []), ("two", ["--strategy", "mirrored", "--replicas", "2"])):
+    for where, how in hows.items():
         codes = [
             main(["pretrain", "autoencoder", *flags, *how, "--run", where]),
             main(["finetune", where, *flags, *how, "--run", f"tuned-{where}"]),
@@ -181,6 +182,23 @@ def exactly(strategy):
     return report
 
 
+HOWS = {
+    "one": lambda: strategy("one"), "two": lambda: strategy("mirrored", 2), "four": lambda: strategy("mirrored", 4),
+    "workers": lambda: strategy("multi_worker"), "two-by-two": lambda: two_by_two(),
+}
+
+
+def two_by_two():
+    """A worker with two logical CPUs: TensorFlow gives it all its GPUs, but of CPUs one."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    with unittest.mock.patch.object(
+        CollectiveAllReduceExtended, "_initialize_local_devices",
+        lambda self, resolver, worker: (tuple(f"{worker}/device:CPU:{i}" for i in range(2)), "CPU"),
+    ):
+        return strategy("multi_worker")
+
+
 def every_case(strategy, out):
     """Writes what each case comes to in five steps, its weights and held-out loss."""
     arrays = {}
@@ -196,11 +214,11 @@ if __name__ == "__main__":
     if mode.startswith("all-"):
         # One thread: what several threads add up, they add up in an order that changes.
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        chosen = {"two": ("mirrored", 2), "workers": ("multi_worker",)}[mode.removeprefix("all-")]
-        every_case(strategy(*chosen), out)
+        every_case(HOWS[mode.removeprefix("all-")](), out)
         sys.exit()
     made = {
-        "replicas": replicas, "more": more, "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy())
+        "replicas": replicas, "more": more, "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy()),
+        "commands": lambda: flow(workers=["--strategy", "multi_worker"]),
     }
     result = made[mode]()
     pathlib.Path(out).write_text(json.dumps(result))

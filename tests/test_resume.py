@@ -20,7 +20,8 @@ GAME = [
     "--interval", "20", "--steps-per-execution", "1", "--quality-every", "0", "--deterministic",
     "--strategy", "mirrored", "--replicas", "2",
 ]
-INTERRUPTIONS = {"SIGKILL": -signal.SIGKILL, "due": -signal.SIGKILL, "write": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130}
+KILLED = -signal.SIGKILL
+INTERRUPTIONS = {"SIGKILL": KILLED, "due": KILLED, "write": KILLED, "SIGTERM": 143, "SIGINT": 130}
 
 
 def start(how, folder, run=None, runs="", flags=FLAGS, step=13):

@@ -70,6 +70,7 @@ def test_unequal_weights_were_put_to_the_test(replicas):
 def test_the_commands_work_on_two_replicas_and_find_the_same(replicas):
     one, two = replicas["flow"]["one"], replicas["flow"]["two"]
     assert one["codes"] == two["codes"] == [0, 0, 0]
+    assert min(each["results"][0]["mfu"] for each in (one, two)) > 0
     for key in ("val_loss", "test_loss", "test_mse"):
         assert two["results"][0][key] == pytest.approx(one["results"][0][key], abs=1e-5)
     assert two["results"][1]["test_loss"] == pytest.approx(one["results"][1]["test_loss"], abs=1e-4)
@@ -142,6 +143,22 @@ def test_every_case_comes_to_the_same_on_two_workers_as_on_two_replicas(tmp_path
     assert len(furthest) > 15
     assert max(furthest.values()) <= 1e-5
     assert not any(furthest[case] for case in furthest if case.partition(",")[0] in TO_THE_LAST_BIT)
+
+
+@pytest.mark.slow
+def test_the_commands_work_on_two_workers_and_find_the_same(replicas, tmp_path):
+    run_workers("commands", tmp_path / "0.json", tmp_path / "1.json")
+    first, second = (json.loads((tmp_path / f"{index}.json").read_text())["workers"] for index in range(2))
+    assert first == second
+    assert first["codes"] == [0, 0, 0]
+    ours, theirs = first["results"], replicas["flow"]["two"]["results"]
+    for index, key in ((0, "test_loss"), (0, "test_mse"), (1, "test_loss"), (1, "test_accuracy")):
+        assert ours[index][key] == pytest.approx(theirs[index][key], abs=1e-5), key
+    for row, columns in theirs[2].items():
+        for column, (mean, _) in columns.items():
+            tolerance = 0.003 if column not in ("RankMe", "feature sd") else 0.01 * mean
+            found = ours[2][row.replace("two", "workers", 1)][column][0]
+            assert found == pytest.approx(mean, abs=tolerance), (row, column)
 
 
 def test_two_workers_equal_two_replicas_to_the_last_bit(replicas, tmp_path):

@@ -162,7 +162,7 @@ def test_slurm_says_who_is_who(monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [
-    ([], "Received: none"), (["evaluate", "x"], "Received: evaluate"),
+    ([], "Received: none"), (["embed", "x"], "Received: embed"),
     (["pretrain", "autoencoder", "--strategy", "one"], "--strategy"),
     (["pretrain", "autoencoder", "--replicas=2"], "--replicas"),
 ])

@@ -247,7 +247,7 @@ def unroll(cell, x, kernel, bias, valid, start):
 
         _, last, befores, products = tf.while_loop(
             lambda t, *_: t < steps, forward, (0, start, tuple(array() for _ in start), array()),
-            parallel_iterations=1,
+            parallel_iterations=1, maximum_iterations=x.shape[0],
         )
         befores, products = [before.stack() for before in befores], products.stack()
 
@@ -268,6 +268,7 @@ def unroll(cell, x, kernel, bias, valid, start):
             _, earlier, from_x, from_product = tf.while_loop(
                 lambda t, *_: t > 0, backward,
                 (steps, tuple(tf.zeros_like(part) for part in start), array(), array()), parallel_iterations=1,
+                maximum_iterations=x.shape[0],
             )
             from_product = tf.reshape(from_product.stack(), (-1, kernel.shape[1]))  # (T·B, G·u)
             from_kernel = tf.matmul(tf.reshape(befores[0], (-1, kernel.shape[0])), from_product, transpose_a=True)

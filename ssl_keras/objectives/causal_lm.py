@@ -79,6 +79,7 @@ class CausalLM(Objective):
     def __init__(self, settings, encoder):
         super().__init__(name="causal_lm")
         self.settings, self.encoder = settings, encoder
+        self.tokens = settings.filled().length
         self.generator = generation.Generator(encoder)
         self.perplexity = Perplexity("perplexity")
         self.bits_per_byte = keras.metrics.Mean("bits_per_byte")

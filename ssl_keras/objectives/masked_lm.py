@@ -102,6 +102,7 @@ class MaskedLM(Objective):
     def __init__(self, settings, encoder, head):
         super().__init__(name="masked_lm")
         self.settings, self.encoder, self.head = settings.filled(), encoder, head
+        self.tokens = self.settings.length
         self.accuracy = keras.metrics.Mean("accuracy")
 
     def views(self, batch, draws):

@@ -14,7 +14,7 @@ import keras
 from tqdm import tqdm
 
 from ssl_keras import files
-from ssl_keras.training import checkpoint
+from ssl_keras.training import checkpoint, speed
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
@@ -38,7 +38,7 @@ class Keeper(keras.callbacks.Callback):
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None
         self.bar, self.started, self.last_line = None, time.monotonic(), 0.0
-        self.saved = self.started
+        self.saved, self.clock = self.started, speed.Clock()
 
     def restore(self, objective):
         """Loads the newest checkpoint, if any; returns the step."""
@@ -92,8 +92,12 @@ class Keeper(keras.callbacks.Callback):
             checkpoint.assign(checkpoint.metric_variables(self.model), self.metrics_to_restore)
             self.metrics_to_restore = None
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began = time.monotonic()
+
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
+        self.clock.tick(step, time.monotonic() - self.began)
         self._show(step, logs)
         if step % self.interval and step < self.total:
             said = self._said()
@@ -142,6 +146,9 @@ class Keeper(keras.callbacks.Callback):
         except ValueError as error:
             log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
+        seconds = self.clock.per_step()
+        if seconds:
+            last |= speed.rates(objective, self.training, seconds)
         return last | {
             "step": step, "best_step": self.notes["best_step"], "best_val_loss": self.notes["best"],
             "seconds": round(self.notes["seconds"], 1), "stopped_early": step < self.total,

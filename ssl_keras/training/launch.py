@@ -16,7 +16,7 @@ import time
 
 from ssl_keras.training.workers import EXIT_ALONE
 
-COMMANDS = ("pretrain", "finetune")
+COMMANDS = ("pretrain", "finetune", "evaluate")
 MOST = 64  # workers
 REFUSED = (1, 2, EXIT_ALONE)  # exit codes of a request that would be refused again
 LOOK, MERCY = 0.1, 60.0  # seconds between looks; for workers to save themselves
@@ -47,11 +47,11 @@ def launch(settings, arguments):
         arguments: the command with its flags, ["pretrain", "autoencoder", …].
 
     Raises:
-        ValueError: another command than pretrain or finetune; a strategy of its own.
+        ValueError: a command that trains nothing; a strategy of its own.
     """
     if not arguments or arguments[0] not in COMMANDS:
         raise ValueError(
-            f"Expected a command to launch: {' or '.join(COMMANDS)}, after the flags of launch. "
+            f"Expected a command to launch: {', '.join(COMMANDS)}, after the flags of launch. "
             f"Received: {' '.join(arguments[:1]) or 'none'}"
         )
     own = [a for a in arguments if a.partition("=")[0] in ("--strategy", "--replicas")]
@@ -63,7 +63,7 @@ def launch(settings, arguments):
         if code == 0 or code in REFUSED or code in (128 + signal.SIGINT, 128 + signal.SIGTERM) or not left:
             return code
         log.warning("A worker died (exit code %d). Starting all of them again; %d restarts are left.", code, left - 1)
-        if "--resume" not in arguments:
+        if arguments[0] != "evaluate" and "--resume" not in arguments:  # which begins anew
             arguments.append("--resume")
     return code
 

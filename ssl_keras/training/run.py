@@ -217,6 +217,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
 
     keeper = Keeper(folder, training, total, interval, Workers(strategy))
     step = keeper.restore(objective)
+    objective.rows = training.batch_size // strategy.num_replicas_in_sync
     validation = held_out.dataset(0, held_out.steps_per_epoch, strategy)
     with keeper.signals(), keeper.progress(step):
         while step < total and not keeper.stop:

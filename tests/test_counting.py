@@ -1,0 +1,116 @@
+"""Operations against arithmetic by hand, and what becomes of them in a run."""
+
+import json
+import pathlib
+
+import pytest
+import tensorflow as tf
+from contract import CASES, ONE, plain_run, train
+
+from ssl_keras import counting
+from ssl_keras.networks.recurrent import gru, unroll
+from ssl_keras.training import speed
+from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.run import Training
+
+
+def graph_of(function, *shapes):
+    return tf.function(function).get_concrete_function(*(tf.TensorSpec(shape) for shape in shapes)).graph
+
+
+@pytest.mark.parametrize(("function", "shapes", "expected"), [
+    (tf.matmul, ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
+    (lambda a, b: tf.matmul(a, b, transpose_a=True), ((4, 3), (4, 5)), 2 * 3 * 4 * 5),
+    (tf.matmul, ((7, 3, 4), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
+    (lambda a, b: tf.matmul(a, b, adjoint_a=True), ((7, 4, 3), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
+    (lambda a, b: tf.einsum("bthd,bshd->bhts", a, b), ((2, 5, 3, 4), (2, 6, 3, 4)), 2 * 2 * 3 * 5 * 6 * 4),
+    (lambda a: tf.einsum("ij->ji", a), ((2, 5),), 0),
+    (lambda a, b: tf.nn.conv2d(a, b, 2, "SAME"), ((2, 8, 8, 3), (3, 3, 3, 5)), 2 * 2 * 4 * 4 * 3 * 3 * 3 * 5),
+    (lambda a: a + 1, ((9, 9),), 0),
+    (lambda a, b: tf.cond(a[0, 0] > 0, lambda: tf.matmul(a, b), lambda: a @ b @ tf.transpose(b)),
+     ((3, 4), (4, 5)), 2 * 2 * 3 * 4 * 5),
+    (lambda a, b: tf.function(tf.matmul)(a, b), ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
+    (tf.matmul, ((None, 4), (4, 5)), None),
+])
+def test_operations_are_those_of_the_products(function, shapes, expected):
+    assert counting.operations(graph_of(function, *shapes)) == expected
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_both_gradients_of_a_convolution_cost_what_it_costs(stride):
+    def gradients(x, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = tf.nn.conv2d(x, kernel, stride, "SAME")
+        return tape.gradient(y, [x, kernel])
+
+    shapes = ((2, 8, 8, 3), (3, 3, 3, 5))
+    forward = counting.operations(graph_of(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, "SAME"), *shapes))
+    assert counting.operations(graph_of(gradients, *shapes)) == 3 * forward
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """The network reads T steps one by one, forward and backward, and its kernel's gradient is one product."""
+    steps, batch, units = 6, 2, 4
+
+    def read(x, kernel, bias):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel, bias])
+            y = unroll(gru, x, kernel, bias, tf.ones((steps, batch, 1), tf.bool), (tf.zeros((batch, units)),))
+        return tape.gradient(y, [x, kernel, bias])
+
+    graph = graph_of(read, (steps, batch, 3 * units), (units, 3 * units), (3 * units,))
+    assert counting.operations(graph) == 3 * steps * 2 * batch * units * 3 * units
+
+
+def test_a_step_of_the_autoencoder():
+    """Three products for each layer, one of them not needed for the first: nobody wants the gradient of an image."""
+    count = counting.operations(plain_run("autoencoder")[0].step_graph)
+    pairs = [(784, 64), (64, 32), (32, 64), (64, 784)]
+    assert count == 60 * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
+
+
+def test_micro_batches_cost_the_same():
+    whole = counting.operations(plain_run("causal_lm")[0].step_graph)
+    assert counting.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=3)[0].step_graph) == whole > 0
+
+
+def test_what_varies_in_length_is_not_counted():
+    assert counting.operations(plain_run("speech")[0].step_graph) is None
+
+
+def test_the_peak_is_more_than_a_small_product_reaches():
+    most, source = counting.peak()
+    assert 1e9 < most < 1e15
+    assert source
+
+
+def test_rates_are_arithmetic(monkeypatch):
+    monkeypatch.setattr(counting, "peak", lambda precision: (1e9, "a test"))
+    objective = plain_run("autoencoder")[0]
+    made = speed.rates(objective, Training(batch_size=60), 0.5)
+    assert made == {
+        "examples_per_second": 120.0, "mfu": pytest.approx(counting.operations(objective.step_graph) / 0.5 / 1e9)
+    }
+    language = plain_run("causal_lm")[0]
+    assert speed.rates(language, Training(batch_size=60), 0.5)["tokens_per_second"] == 120 * 12
+
+
+def test_the_clock_leaves_the_first_execution_out():
+    clock = speed.Clock()
+    assert clock.per_step() is None
+    clock.tick(32, 100.0)
+    assert clock.per_step() is None
+    clock.tick(64, 3.2)
+    clock.tick(70, 0.6)
+    assert clock.per_step() == pytest.approx(0.1)
+
+
+def test_a_run_says_how_fast_it_was(tmp_path):
+    quick = {"steps": 30, "interval": 10, "steps_per_execution": 5, "batch_size": 60, "quality_every": 0}
+    training = Training(**quick, runs=str(tmp_path))
+    outcome = pretrain("autoencoder", training=training)
+    assert outcome["examples_per_second"] > 0
+    assert 0 < outcome["mfu"] < 1
+    saved = json.loads((pathlib.Path(outcome["folder"]) / "summary.json").read_text())
+    assert saved["mfu"] == outcome["mfu"]
