@@ -15,7 +15,7 @@
     search ENCODER WORDS       find pictures by words, or words by a picture, with an encoder of image_text
     recall ENCODER       how often it finds the right ones
     launch COMMAND       pretrain, finetune or evaluate on several local processes; starts them again when one dies
-    plan causal_lm       what pretraining a language model costs: memory, hours
+    plan OBJECTIVE       what pretraining costs on so many GPUs: memory, hours
     leaks                near duplicates on both sides of a data set's split
     list                 what there is: objectives, data, encoders
     runs                 compare runs
@@ -326,16 +326,25 @@ def import_command(arguments):
 def plan_command(arguments):
     from ssl_keras import planning
 
-    models = ("causal_lm", "masked_lm")
-    if not arguments or arguments[0] not in models:
-        raise ValueError(f"Expected one of {', '.join(models)}: ssl-keras plan causal_lm --size gpt2 --gpus 64")
-    module = objectives.module(arguments[0])
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("Expected an objective: ssl-keras plan causal_lm --size gpt2 --gpus 64")
+    name, *rest = arguments
+    module, words = objectives.module(name), name in ("causal_lm", "masked_lm")
+    length = planning.Tokens() if words else planning.Passes()
     flags = dataclasses.make_dataclass("Planned", [
         ("settings", module.Settings, dataclasses.field(default=module.Settings())),
         ("plan", planning.Plan, dataclasses.field(default=planning.Plan())),
+        ("length", type(length), dataclasses.field(default=length)),
     ])
-    asked = _parse(flags, f"plan {arguments[0]}", arguments[1:], description=planning.__doc__)
-    print(planning.shown(planning.plan(asked.settings.filled(), asked.plan, arguments[0] == "masked_lm")))
+    asked = _parse(flags, f"plan {name}", rest, description=planning.__doc__)
+    if words:
+        work = planning.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")
+    else:
+        from ssl_keras.data.sources import load
+
+        prepared = module.prepare(asked.settings, load(asked.length.data, asked.length.image_size))
+        work = planning.of_traced(module, *prepared, asked.plan, asked.length)
+    print(planning.shown(planning.plan(work, asked.plan)))
 
 
 def launch_command(arguments):

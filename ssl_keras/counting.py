@@ -23,6 +23,7 @@ GPUS = {
     "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbours": 450e9, "node": 400e9},
     "h200": {"16": 989e12, "32": 494e12, "memory": 141e9, "neighbours": 450e9, "node": 400e9},
 }
+ALIASES = {"Identity", "IdentityN", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "EnsureShape"}
 SIDE, TRIES = 1024, 5  # of the product that a CPU's peak is measured with
 
 
@@ -98,6 +99,37 @@ def _loop(op, graph):
         return inside
     most = tf.get_static_value(op.inputs[1])
     return None if most is None or most < 0 else inside * int(most)
+
+
+def live_bytes(graph):
+    """The most bytes of tensors that are needed at a time where a graph runs in the order in which it was made: of a
+    step, the activations at the end of the forward pass and what joins them.
+
+    Variables are not among them, nor what a loop keeps for its gradient, nor tensors whose shape is known only as they
+    are made.
+    """
+    last, source, size = {}, {}, {}
+    order = graph.get_operations()
+    for place, op in enumerate(order):
+        aliased = op.type in ALIASES and op.inputs
+        for output in op.outputs:
+            # What only looks at another tensor has that one's memory.
+            source[output.ref()] = source[op.inputs[0].ref()] if aliased else output.ref()
+            if aliased or op.type in ("ReadVariableOp", "Const") or output.dtype in (tf.resource, tf.variant):
+                continue
+            size[output.ref()] = (output.shape.num_elements() or 0) * output.dtype.size
+            last[output.ref()] = place
+        for tensor in op.inputs:
+            last[source[tensor.ref()]] = place
+    ends = {}
+    for ref, place in last.items():
+        ends.setdefault(place, []).append(size.get(ref, 0))
+    now = most = 0
+    for place, op in enumerate(order):
+        now += sum(size.get(output.ref(), 0) for output in op.outputs)
+        most = max(most, now)
+        now -= sum(ends.get(place, ()))
+    return most
 
 
 @functools.cache

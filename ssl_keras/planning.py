@@ -1,4 +1,7 @@
-"""What pretraining a language model costs, before it is begun: parameters, memory, operations, hours.
+"""What pretraining costs, before it is begun: parameters, memory, operations, hours.
+
+Of a language model all follows from formulas, so that networks can be planned that no machine here holds. Any other
+objective is built, and one step of it traced on examples of the data, but not run.
 
 Sources of the formulas:
 
@@ -7,23 +10,27 @@ Sources of the formulas:
 - activations: Korthikanti et al. 2022, equation 2, without the masks of dropout, which ours has none of;
 - tokens that a budget of operations is best spent on: Hoffmann et al. 2022 (Chinchilla), section 3.3, with the
   constants that Besiroglu et al. 2024 found in the same data;
-- adding up gradients: a ring sends 2·(n−1)/n of them (Patarasuk & Yuan 2009). Ours begins when all gradients are there:
-  its time comes on top of the computing's;
+- adding up: a ring sends 2·(n−1)/n of what is added (Patarasuk & Yuan 2009). Of gradients it begins when all are there:
+  its time comes on top of the computing's. What replicas see of each other's examples (contrastive losses) is added up
+  twice, forward and back;
 - checkpoints: the interval at which as much is lost to writing as to failures (Young 1974).
 
-Shapes: `L` layers, `D` width, `H` hidden, `T` tokens of a window, `V` vocabulary, `B` windows of a global batch.
+Shapes: `L` layers, `D` width, `H` hidden, `T` tokens of a window, `V` vocabulary, `B` examples of a global batch.
 """
 
 import dataclasses
 import math
+import typing
+
+import tensorflow as tf
+
+from ssl_keras import counting
+from ssl_keras.counting import GPUS
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.draws import Draws
+from ssl_keras.precision import computing_in
 
 BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
-# Dense operations/s in 16 bit and in 32 (of GPUs: TF32); bytes of memory; bytes/s of a GPU to its neighbours, and of a
-# node of eight to the others: the makers' figures for A100 SXM with 8 × 200 Gb/s, H100 SXM with 8 × 400 Gb/s.
-GPUS = {
-    "a100": {"16": 312e12, "32": 156e12, "memory": 80e9, "neighbours": 300e9, "node": 200e9},
-    "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbours": 450e9, "node": 400e9},
-}
 NODE = 8  # GPUs
 HOURS_TO_FAILURE = 50_000.0  # of a GPU: 419 interruptions of 16,384 in 54 days (Dubey et al. 2024, Llama 3, table 5)
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -36,15 +43,13 @@ class Plan:
     gpus: int = 8
     """Replicas, in nodes of eight."""
     gpu: str = "h100"
-    """a100 or h100."""
-    windows: int = 512
-    """B, the global batch: windows of T tokens."""
-    tokens: float = 0.0
-    """To be trained on; 0 is what is best for a network of this size."""
+    """a100, h100 or h200."""
+    batch_size: int = 512
+    """B, the global batch."""
     precision: str = "mixed_bfloat16"
     """float32, mixed_bfloat16 or mixed_float16."""
     utilisation: float = 0.4
-    """Of the peak, what computing comes to (MFU): measure yours with a short run."""
+    """Of the peak, what computing comes to (MFU): measure yours with a short run, which tells it at its end."""
     disk: float = 1e9
     """Bytes/s to the shared storage."""
 
@@ -53,12 +58,56 @@ class Plan:
             raise ValueError(f"gpu must be one of {', '.join(GPUS)}. Received: {self.gpu!r}")
         if self.precision not in BYTES:
             raise ValueError(f"precision must be one of {', '.join(BYTES)}. Received: {self.precision!r}")
-        if self.gpus < 1 or self.windows < 1 or self.windows % self.gpus:
-            raise ValueError(f"windows must be a multiple of gpus. Received: {self.windows}, {self.gpus}")
+        if self.gpus < 1 or self.batch_size < 1 or self.batch_size % self.gpus:
+            raise ValueError(f"batch_size must be a multiple of gpus. Received: {self.batch_size}, {self.gpus}")
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"utilisation must be in (0, 1]. Received: {self.utilisation}")
-        if not (0 <= self.tokens < math.inf and 0 < self.disk < math.inf):
-            raise ValueError(f"tokens and disk must be positive. Received: {self.tokens}, {self.disk}")
+        if not 0 < self.disk < math.inf:
+            raise ValueError(f"disk must be positive. Received: {self.disk}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """How long a language model is trained."""
+
+    tokens: float = 0.0
+    """To be trained on; 0 is what is best for a network of this size."""
+
+    def __post_init__(self):
+        if not 0 <= self.tokens < math.inf:
+            raise ValueError(f"tokens must be positive, or 0. Received: {self.tokens}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """How long any other network is trained, and on what."""
+
+    data: str = "digits"
+    """As of pretrain: its examples say what a step takes."""
+    image_size: int | None = None
+    """Of images: side length in pixels to resize to."""
+    examples: int = 0
+    """How many there will be; 0 is as many as in this data."""
+    epochs: float = 100.0
+    """Passes over them."""
+
+    def __post_init__(self):
+        if self.examples < 0 or not 0 < self.epochs < math.inf:
+            raise ValueError(
+                f"epochs must be positive, and examples positive or 0. Received: {self.epochs}, {self.examples}"
+            )
+
+
+class Work(typing.NamedTuple):
+    """What training asks of each GPU: counts of `rows` examples, a GPU's part of the batch."""
+
+    parameters: int
+    operations: float  # of an example
+    examples: float  # in the whole run
+    memory: dict  # {what: bytes} of rows, and of what does not depend on them
+    read: float  # bytes of an example, as it comes from the disk
+    seen: float = 0.0  # bytes of an example that all replicas see
+    tokens: int = 0  # of an example
 
 
 def parameters(settings, masked=False):
@@ -114,38 +163,83 @@ def memory(settings, windows, precision, masked=False):
         settings.layers * (layer + scores)
     )
     logits = 3 * windows * t * settings.vocabulary * 4 * (settings.share if masked else 1.0)
-    state = {"weights": 4 * count, "gradients": 4 * count, "Adam's moments": 8 * count}
-    if size == 2:
-        state["weights in 16 bit"] = 2 * count
-    return state | {"activations": layers, "logits": logits}
+    return state(count, precision) | {"activations": layers, "logits": logits}
 
 
-def plan(settings, asked, masked=False):
-    """{what: number} of a filled `language.Settings` and a `Plan`; seconds, bytes and hours."""
-    gpu, n = GPUS[asked.gpu], asked.gpus
+def state(count, precision):
+    """Bytes of a replica whatever it computes, {what: bytes}."""
+    kept = {"weights": 4 * count, "gradients": 4 * count, "Adam's moments": 8 * count}
+    return kept | ({"weights in 16 bit": 2 * count} if BYTES[precision] == 2 else {})
+
+
+def of_language(settings, asked, tokens=0.0, masked=False):
+    """The `Work` of a filled `language.Settings`; tokens 0 are the best number."""
     count, _ = parameters(settings, masked)
-    step_tokens = asked.windows * settings.length
-    tokens = asked.tokens or best_tokens(count)
+    return Work(
+        count, settings.length * operations(settings, masked), (tokens or best_tokens(count)) / settings.length,
+        memory(settings, asked.batch_size // asked.gpus, asked.precision, masked),
+        read=4 * settings.length, tokens=settings.length,
+    )
+
+
+def of_traced(module, settings, splits, asked, passes):
+    """The `Work` of any objective: of one step, traced on as many examples as each GPU has."""
+    rows = asked.batch_size // asked.gpus
+    source = splits.train
+    with computing_in(asked.precision):
+        objective = module.build(settings, source.spec())
+        objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
+    some = Batches(source, min(rows, len(source)), shuffle=False)
+    batch = {key: tf.constant(value) for key, value in some.numpy(0).items()}
+    batch = objective.views(batch, Draws(0, 0, 0, some.batch_size))
+    specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
+    graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
+    count = counting.operations(graph)
+    if count is None:
+        raise ValueError(f"{objective.name} cannot be planned on {source.name}: its shapes vary as it runs.")
+    weights = sum(v.shape.num_elements() for v in objective.trainable_variables)
+    seen = sum(
+        op.outputs[0].shape.num_elements() * op.outputs[0].dtype.size
+        for op in graph.get_operations() if op.type == "Identity" and "gathered" in op.name.rpartition("/")[2]
+    )
+    read = sum(x.nbytes for x in some.numpy(0).values()) / some.batch_size
+    held = state(weights, asked.precision) | {"activations": counting.live_bytes(graph)}
+    del held["gradients"]  # the graph has them
+    return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen / rows)
+
+
+def plan(work, asked):
+    """{what: number} of a `Work` and a `Plan`; seconds, bytes and hours."""
+    gpu, n = GPUS[asked.gpu], asked.gpus
     peak = gpu["32" if asked.precision == "float32" else "16"]
-    computing = step_tokens * operations(settings, masked) / (n * peak * asked.utilisation)
+    computing = asked.batch_size * work.operations / (n * peak * asked.utilisation)
     link = gpu["neighbours"] if n <= NODE else gpu["node"]
-    adding = 2 * (n - 1) / n * 4 * count / link
-    held = memory(settings, asked.windows // n, asked.precision, masked)
-    checkpoint = 12 * count
+    ring = 2 * (n - 1) / n / link  # seconds for each byte that is added up
+    adding, seeing = ring * 4 * work.parameters, 2 * ring * asked.batch_size * work.seen
+    checkpoint = 12 * work.parameters
     hours_to_failure = HOURS_TO_FAILURE / n
     interval = math.sqrt(2 * (checkpoint / asked.disk) * hours_to_failure * 3600)
-    steps = tokens / step_tokens
-    step = computing + adding
+    steps = work.examples / asked.batch_size
+    step = computing + adding + seeing
     lost = checkpoint / asked.disk / interval + interval / 2 / (hours_to_failure * 3600)
-    return {
-        "parameters": count, "tokens": tokens, "steps": steps, "operations": tokens * operations(settings, masked),
-        "bytes of a GPU": sum(held.values()), "bytes that a GPU has": gpu["memory"],
+    rate = asked.batch_size / step
+    made = {"parameters": work.parameters}
+    if work.tokens:
+        made |= {"tokens": work.examples * work.tokens, "tokens/s": rate * work.tokens}
+    made |= {
+        "examples": work.examples, "examples/s": rate, "steps": steps, "operations": work.examples * work.operations,
+        "bytes of a GPU": sum(work.memory.values()), "bytes that a GPU has": gpu["memory"],
         "seconds of a step": step, "of them adding up gradients": adding / step,
-        "tokens/s": step_tokens / step, "MFU": asked.utilisation * computing / step,
-        "hours": steps * step / 3600 * (1 + lost), "bytes of a checkpoint": checkpoint,
-        "hours to a failure": hours_to_failure, "minutes between checkpoints": interval / 60,
-        "lost to checkpoints and failures": lost, "loss by the law": loss(count, tokens),
+        "of them seeing other replicas' examples": seeing / step, "bytes/s of examples": rate * work.read,
+        "MFU": asked.utilisation * computing / step, "hours": steps * step / 3600 * (1 + lost),
+        "bytes of a checkpoint": checkpoint, "hours to a failure": hours_to_failure,
+        "minutes between checkpoints": interval / 60, "lost to checkpoints and failures": lost,
     }
+    return made | ({"loss by the law": loss(work.parameters, made["tokens"])} if work.tokens else {})
+
+
+SHARES = ("of them adding up gradients", "of them seeing other replicas' examples", "MFU",
+          "lost to checkpoints and failures")
 
 
 def shown(made):
@@ -153,17 +247,18 @@ def shown(made):
     lines = []
     for name, value in made.items():
         if name.startswith("bytes"):
-            text = f"{value / 1e9:,.2f} GB"
-        elif name in ("of them adding up gradients", "MFU", "lost to checkpoints and failures"):
+            text = f"{value / 1e9:,.3g} GB" + "/s" * ("/s" in name)
+        elif name in SHARES:
             text = f"{value:.1%}"
         elif value >= 1e12:
             text = f"{value:.2e}"
         else:
             text = f"{value:,.0f}" if value >= 1000 else f"{value:,.3g}"
-        lines.append(f"{name:34} {text}")
+        lines.append(f"{name:40} {text}")
     if made["bytes of a GPU"] > made["bytes that a GPU has"]:
         lines.append(
-            "It does not fit: fewer --windows for each GPU, --remat, --precision mixed_bfloat16, or a smaller network. "
-            "What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelism), which is not here."
+            "It does not fit: a smaller --batch-size, --precision mixed_bfloat16, of transformers --remat, or a "
+            "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelism), "
+            "which is not here."
         )
     return "\n".join(lines)

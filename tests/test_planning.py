@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from contract import CASES, every_case_in_time, plain_run, prepared
 
-from ssl_keras import language, planning
+from ssl_keras import counting, language, planning
 from ssl_keras.__main__ import main
 from ssl_keras.networks import transformer
 from ssl_keras.objectives import causal_lm, masked_lm
@@ -69,8 +71,8 @@ def test_the_best_tokens_are_where_the_law_is_lowest():
 
 def test_a_plan_by_hand():
     settings = causal_lm.Settings(size="gpt2", architecture="gpt2").filled()
-    asked = planning.Plan(gpus=8, windows=512, tokens=10e9, utilisation=0.5)
-    made = planning.plan(settings, asked)
+    asked = planning.Plan(gpus=8, batch_size=512, utilisation=0.5)
+    made = planning.plan(planning.of_language(settings, asked, 10e9), asked)
     per_token = 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 1024 * 768
     computing = 512 * 1024 * per_token / (8 * 989e12 * 0.5)
     adding = 2 * 7 / 8 * 4 * 124_439_808 / 450e9
@@ -82,7 +84,8 @@ def test_a_plan_by_hand():
 
 def test_more_gpus_take_fewer_hours_and_add_more():
     settings = causal_lm.Settings(size="gpt2").filled()
-    plans = [planning.plan(settings, planning.Plan(gpus=n, windows=1024)) for n in (1, 8, 64, 1024)]
+    asked = [planning.Plan(gpus=n, batch_size=1024) for n in (1, 8, 64, 1024)]
+    plans = [planning.plan(planning.of_language(settings, each), each) for each in asked]
     for fewer, more in zip(plans, plans[1:]):
         assert more["hours"] < fewer["hours"]
         assert more["of them adding up gradients"] > fewer["of them adding up gradients"]
@@ -100,15 +103,85 @@ def test_what_saves_memory_does():
     assert fewer < bytes_of[False]
 
 
+def traced(name, asked):
+    case = CASES[name]
+    module = types.SimpleNamespace(build=lambda settings, spec: case.build(spec))
+    return planning.of_traced(module, None, case.splits(), asked, planning.Passes())
+
+
+@every_case_in_time
+def test_every_objective_can_be_planned(name):
+    """A plan's step has the operations that the run's has, where that one can be counted."""
+    if name == "finetune":
+        return  # it is no pretraining
+    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
+    work = traced(name, asked)
+    objective = plain_run(name)[0]
+    assert work.parameters == sum(v.shape.num_elements() for v in objective.trainable_variables)
+    counted = counting.operations(objective.step_graph)
+    if counted is None:
+        assert work.operations > 0
+    else:
+        assert work.operations * 60 == pytest.approx(counted)
+    assert work.memory["activations"] > 60 * work.read / 4
+    assert planning.plan(work, asked)["hours"] > 0
+
+
+def test_what_is_traced_is_what_the_formula_says():
+    """Those of a language model: the formula leaves out nothing that is more than a few percent."""
+    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
+    settings = prepared(causal_lm)[0].filled()
+    settings = dataclasses.replace(settings, vocabulary=CASES["causal_lm"].splits().train.tokenizer.vocabulary)
+    formula = planning.of_language(settings, asked)
+    assert traced("causal_lm", asked).operations == pytest.approx(formula.operations, rel=0.1)
+
+
+def test_what_replicas_see_of_each_other():
+    """Two views' projections of 8 features and a weight, and once more for the metric; others see nothing."""
+    asked = planning.Plan(gpus=8, batch_size=64)
+    assert traced("autoencoder", asked).seen == 0
+    work = traced("contrastive", asked)
+    assert work.seen == 4 * (2 * 8 + 1) + 4 * (8 + 1)
+    made = planning.plan(work, asked)
+    both = 2 * 2 * 7 / 8 * 64 * work.seen / 450e9
+    assert made["of them seeing other replicas' examples"] * made["seconds of a step"] == pytest.approx(both)
+
+
+def test_the_bytes_that_a_step_holds():
+    """Of a chain of products the forward pass keeps each link for the gradient."""
+    def chain(x, *kernels):
+        for kernel in kernels:
+            x = tf.tanh(x @ kernel)
+        return x
+
+    shapes = [tf.TensorSpec((100, 10)), *[tf.TensorSpec((10, 10))] * 3]
+    forward = tf.function(chain).get_concrete_function(*shapes).graph
+    weights = 3 * 10 * 10 * 4
+    # Without a gradient two links are there at a time, one of them being made of the other.
+    assert counting.live_bytes(forward) == weights + 2 * 4_000
+
+    def step(x, *kernels):
+        with tf.GradientTape() as tape:
+            tape.watch(kernels)
+            y = chain(x, *kernels)
+        return tape.gradient(y, kernels)
+
+    held = counting.live_bytes(tf.function(step).get_concrete_function(*shapes).graph)
+    assert weights + 4 * 4_000 <= held <= weights + 8 * 4_000
+
+
 def test_the_command(capsys):
     assert main(["plan", "causal_lm", "--size", "gpt2", "--gpus", "64"]) == 0
     said = capsys.readouterr().out
     assert "parameters" in said
     assert "hours" in said
-    assert main(["plan", "masked_lm", "--size", "bert-base", "--gpus", "8", "--windows", "8192"]) == 0
+    assert main(["plan", "masked_lm", "--size", "bert-base", "--gpus", "8", "--batch-size", "8192"]) == 0
     assert "It does not fit" in capsys.readouterr().out
+    assert main(["plan", "contrastive", "--network", "cnn", "--examples", "1000000", "--gpus", "8"]) == 0
+    assert "seeing other replicas' examples" in capsys.readouterr().out
     for wrong, reason in (
-        (["plan", "dcgan"], "Expected one of causal_lm"), (["plan", "causal_lm", "--gpus", "3"], "multiple of gpus"),
+        (["plan"], "Expected an objective"), (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),
+        (["plan", "causal_lm", "--gpus", "3"], "multiple of gpus"),
         (["plan", "causal_lm", "--gpu", "b1"], "gpu must be"),
         (["plan", "causal_lm", "--utilisation", "2"], "utilisation"),
     ):
