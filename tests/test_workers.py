@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,6 +90,83 @@ def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
         if name.startswith("weights"):
             a, b = (np.frombuffer(x[name], np.float32) for x in (ours, whole))
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_all_and_leaves_the_last_checkpoint(undisturbed, tmp_path):
+    writers = os.pathsep.join([str(kills.HERE / "writers"), os.environ.get("PYTHONPATH", "")])
+    both = ["launch", "--workers", "2", *RUN]
+    process = command(tmp_path, *both, PYTHONPATH=f"{PACKAGE}{os.pathsep}{writers}", TEST_WRITER="full disk")
+    assert "No space left on device" in ended(process, 1)
+    assert kills.newest(tmp_path) == 20
+    assert not kills.partial(tmp_path)
+    ended(command(tmp_path, *both, "--resume"))
+    assert state(tmp_path) == undisturbed
+
+
+def pair(folder, *arguments):
+    """Two workers, each with a folder of runs of its own, `0` and `1`."""
+    addresses = launch._addresses(2)
+    return [
+        command(
+            folder, *arguments, "--strategy", "multi_worker", "--runs", str(index),
+            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
+        ) for index in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that has come to its end, its last two checkpoints there."""
+    folder = tmp_path_factory.mktemp("stopped")
+    ended(command(folder, *RUN, "--strategy", "one"))
+    return folder / "runs"
+
+
+def spoil(checkpoints, how):
+    newest = sorted(checkpoints.glob("step-*.safetensors"))[-1]
+    content = bytearray(newest.read_bytes())
+    if how == "missing":
+        newest.unlink()
+    elif how == "truncated":
+        newest.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        content[-9] ^= 1
+        newest.write_bytes(content)
+    elif how == "all missing":
+        for path in checkpoints.iterdir():
+            path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "all missing"])
+@pytest.mark.parametrize("where", [0, 1])
+def test_workers_that_see_different_checkpoints_are_refused(how, where, stopped, tmp_path):
+    for index in range(2):
+        shutil.copytree(stopped, tmp_path / str(index))
+    spoil(tmp_path / str(where) / kills.NAME / "checkpoints", how)
+    for process in pair(tmp_path, *RUN, "--resume"):
+        assert "not the same newest checkpoint" in ended(process, 1)
+
+
+@pytest.mark.slow
+def test_half_a_file_of_settings_is_named(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "runs")
+    path = tmp_path / "runs" / kills.NAME / "settings.json"
+    path.write_text(path.read_text()[:100])
+    assert "settings.json is damaged" in ended(command(tmp_path, *RUN, "--resume"), 1)
+
+
+@pytest.mark.slow
+def test_half_a_table_of_metrics_costs_its_last_row(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "runs")
+    run = tmp_path / "runs" / kills.NAME
+    whole = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(whole[: whole.index("\n40,") + 9])
+    (run / "checkpoints" / "step-0000000060.safetensors").unlink()
+    said = ended(command(tmp_path, *RUN, "--resume"))
+    assert "metrics.csv is damaged" in said
+    assert (run / "metrics.csv").read_text().splitlines()[-1] == whole.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -101,22 +101,34 @@ class Checkpoints:
         Raises:
             ValueError: there are checkpoints, and none can be used; workers see different ones.
         """
-        reason, notes, taken = None, None, "none"
+        reason, found = None, None
         for path in reversed(self.paths()):
             try:
-                notes, reason, taken = self.load(objective, path), None, path.name
+                found, reason = (path.name, *self._read(objective, path)), None
                 break
             except ValueError as error:
                 log.warning("Skipping a checkpoint: %s", error)
                 reason = error
-        self.workers.agree(f"newest checkpoint in {self.folder}", f"{taken} {_metadata(path)['sha256']}"
-                           if notes is not None else taken)
+        # Before any of it is taken over: to set a variable is for all workers at once.
+        self.workers.agree(
+            f"newest checkpoint in {self.folder}", "none" if found is None else f"{found[0]} {_digest(found[1])}"
+        )
         if reason is not None:
             raise ValueError(f"No checkpoint in {self.folder} can be used: {reason} Start again in another folder.")
+        if found is None:
+            return None
+        _, values, notes = found
+        assign(variables(objective), values)
         return notes
 
     def load(self, objective, path):
         """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""
+        values, notes = self._read(objective, path)
+        assign(variables(objective), values)
+        return notes
+
+    def _read(self, objective, path):
+        """({name: array}, notes) of a file that fits an objective."""
         state = variables(objective)
         expected = {name: (tuple(v.shape), _numpy_dtype(v)) for name, v in state.items()}
         content = path.read_bytes()
@@ -124,8 +136,7 @@ class Checkpoints:
         metadata = _metadata(path)
         if metadata.get("sha256") != _digest(values):
             raise ValueError(f"{path.name}: its content does not match its checksum.")
-        assign(state, values)
-        return json.loads(metadata["notes"])
+        return values, json.loads(metadata["notes"])
 
 
 def _numpy_dtype(variable):

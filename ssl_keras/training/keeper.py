@@ -52,8 +52,10 @@ class Keeper(keras.callbacks.Callback):
             log.info("Resuming %s at step %d of %d", self.folder, step, self.total)
         path = self.folder / "metrics.csv"
         if path.exists():  # rows from after the checkpoint are written again
-            with open(path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            table, _, rest = path.read_text("utf-8").rpartition("\n")
+            if rest:
+                log.warning("%s is damaged: it ends within a line, which is left out.", path)
+            self.rows = [row for row in csv.DictReader(table.splitlines()) if int(row["step"]) <= step]
         return step
 
     @contextlib.contextmanager

@@ -169,16 +169,21 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     path = folder / "settings.json"
     begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
     if path.exists() and begun:
-        there = json.loads(path.read_text("utf-8"))
+        try:
+            there = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}). Put it back from a copy; or, with the same flags as before, remove it."
+            ) from error
         keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
             what = "on other data" if set(keys) <= DATA else "with other settings"
             raise ValueError(f"{folder} belongs to a run {what}:{difference}\nChoose another --run name (run=).")
-        if not training.resume:
-            raise ValueError(
-                f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
-            )
+    if begun and not training.resume:
+        raise ValueError(
+            f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
+        )
     workers.wait()  # all have looked
     files.make_folder(folder)
     if workers.is_chief:

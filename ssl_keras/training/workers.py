@@ -8,6 +8,7 @@ The first worker (or the one called chief) writes files, all of them compute. Th
 all of them see.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -156,6 +157,9 @@ class Workers:
         number = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7], "big")
         numbers = self.every(number)
         if len(set(numbers.tolist())) > 1:
+            # Whoever leaves now may leave before another has heard; that one has, who comes here too.
+            with contextlib.suppress(tf.errors.OpError):
+                self.wait()
             shown = value if len(value) < 200 else hashlib.sha256(value.encode()).hexdigest()
             raise ValueError(
                 f"The workers have not the same {what}; this one: {shown}. They must see one folder of runs, the same "

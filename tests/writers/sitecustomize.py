@@ -1,5 +1,6 @@
 """Python runs this as it starts, where this folder is in PYTHONPATH: the tests' processes write slowly, or badly."""
 
+import errno
 import os
 import time
 
@@ -22,6 +23,11 @@ if WRITERS:
             file.write(content[len(content) // 2 :])
         os.unlink(source)
 
-    os.fsync = slow_fsync
+    def full(descriptor):
+        if "step-0000000040" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    os.fsync = full if WRITERS == "full disk" else slow_fsync
     if WRITERS == "in place":
         os.replace = in_place
