@@ -38,7 +38,7 @@ def test_smoke(script, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("tutorial", "promises"), [
     ("01_autoencoder", 3), ("02_causal_lm", 2), ("03_masked_lm", 2), ("04_classifier", 3), ("05_jigsaw", 3),
-    ("06_contrastive", 3), ("07_few_labels", 4), ("08_dcgan", 4), ("09_seq2seq", 4), ("10_speech", 4),
+    ("06_contrastive", 3), ("07_few_labels", 4), ("08_dcgan", 4), ("09_seq2seq", 4), ("10_speech", 5),
     ("11_image_text", 2), ("12_many_devices", 3),
 ])
 def test_in_full(tutorial, promises, fashion_mnist, tfds_folder, tmp_path):
