@@ -6,7 +6,7 @@
 # Radford et al. 2021). Nobody labels anything: captions come with pictures. Then a picture is found by words
 # that no training example had, and words are found by a picture.
 #
-#     python tutorials/11_image_text.py emoji:FOLDER     1,911 emoji with their names, some 8 minutes of one core
+#     python tutorials/11_image_text.py emoji:FOLDER     1,911 emoji with their names, 4 minutes on 2 busy cores
 #     python tutorials/11_image_text.py captions:FILE    your own pictures, see the README
 #     python tutorials/11_image_text.py --smoke          drawn shapes, half a minute
 #
