@@ -9,14 +9,14 @@
 # What is to be seen: how many there are does not change what is learned, and neither does a worker that is
 # killed. It is not to be seen how much faster it becomes: the two share your cores.
 #
-#     python tutorials/12_many_devices.py            Fashion-MNIST, about five minutes on 2 cores
+#     python tutorials/12_many_devices.py            Fashion-MNIST, four minutes on 2 busy cores
 #     python tutorials/12_many_devices.py --smoke    the digits, a minute and a half
 #
 # What it must find:
 
 # %%
 AT_MOST = {
-    "largest difference of a weight, two replicas and one device": 1e-5,
+    "largest difference of the validation loss, two replicas and one device, as a share of it": 0.01,
     "tensors that differ, two workers and two replicas": 0,
     "tensors that differ, killed and started again": 0,
 }
@@ -117,8 +117,10 @@ print("The launcher:", re.search(r"A worker died.*", said).group())
 # ## The same?
 #
 # A checkpoint holds all that a run is: weights, both moments of Adam, metrics, the step. Two replicas add the two
-# halves of a batch's gradient in another order than one device: in float32 that is a difference of the last digits. Two
-# workers add the same two halves as two replicas, and so each bit is the same.
+# halves of a batch's gradient in another order than one device: in float32 that is a difference of the last digits.
+# Training makes it grow, as it would any other (after five steps it is below 1e-5, see `tests/test_strategies.py`; after
+# three hundred the weights are others, and as good). Two workers add the same two halves as two replicas: there each
+# bit stays the same.
 
 # %%
 state = {
@@ -131,12 +133,15 @@ def different(one, other):
     return sum(state[one][name].tobytes() != state[other][name].tobytes() for name in state[one])
 
 
-def furthest(one, other):
-    """The largest difference of a weight."""
-    return max(float(np.abs(state[one][n] - state[other][n]).max()) for n in state[one] if n.startswith("weights/"))
+def losses(way):
+    """Steps, and validation losses, of a way."""
+    with open(RUNS / way / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return tuple(np.array([float(row[key]) for row in rows]) for key in ("step", "val_loss"))
 
 
-found["largest difference of a weight, two replicas and one device"] = furthest("one", "two-replicas")
+apart = np.abs(losses("two-replicas")[1] / losses("one")[1] - 1).max()
+found["largest difference of the validation loss, two replicas and one device, as a share of it"] = apart
 found["tensors that differ, two workers and two replicas"] = different("two-workers", "two-replicas")
 found["tensors that differ, killed and started again"] = different("killed", "two-workers")
 
@@ -147,10 +152,7 @@ found["tensors that differ, killed and started again"] = different("killed", "tw
 figure = matplotlib.figure.Figure(figsize=(6, 4))
 axes = figure.subplots()
 for (way, style) in zip(WAYS, ("C0-", "C1--", "C2-.", "C3:")):
-    with open(RUNS / way / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    steps, losses = ([float(row[key]) for row in rows] for key in ("step", "val_loss"))
-    axes.plot(steps, losses, style, lw=2 + 2 * (way == "one"), label=f"{way}: {seconds[way]:.0f} s")
+    axes.plot(*losses(way), style, lw=2 + 2 * (way == "one"), label=f"{way}: {seconds[way]:.0f} s")
 axes.axvline(2 * INTERVAL, color="0.7", lw=0.8)
 axes.annotate("killed", (2 * INTERVAL, axes.get_ylim()[1]), ha="right", va="top", rotation=90, color="0.4")
 axes.set_xlabel("step")
