@@ -1,6 +1,6 @@
 """What each switch costs and saves, of every objective; the overhead of `fit` and of checkpoints.
 
-    python benchmarks/cost.py switches      every objective and switch: three quarters of an hour on 2 cores
+    python benchmarks/cost.py switches      every objective and switch: an hour on 2 cores
     python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 8 minutes
     python benchmarks/cost.py checkpoints   seconds and bytes of a checkpoint: 2 minutes
     python benchmarks/cost.py --quick       all of it in five minutes, to see that it runs; keeps nothing
@@ -10,8 +10,8 @@ The numbers go into benchmarks/cost.json after every measurement; what is there 
 - `switches`: the same network, batches and seed with one switch changed. `loss` is that of the held-out part (of
   DCGAN the discriminator's of the last steps) after so many steps; `memory` by how much the process has grown since
   before the network was built, at its highest; `time` the median of the ratios of interleaved rounds to `plain`, with
-  the range that holds the true one with 94% confidence. `operations` and `activations` are those that
-  `ssl-keras plan` counts.
+  the range that holds the true one with 94% confidence. `planned` is what `ssl-keras plan` says of an example's
+  operations and of the memory, to compare with what was measured; `peak` what a large product of matrices reaches.
 - `fit`: `Objective.fit` with its defaults, and what one would write without Keras: a loop in Python that calls
   `tf.function(train_step)` on the batches of the same data set. Interleaved rounds.
 - `checkpoints`: `Checkpoints.save` of a whole state, the median of five, and its share of five minutes, between which
@@ -40,7 +40,7 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 import tensorflow as tf
 from contenders import Process, interval, main, medians
 
-from ssl_keras import counting, objectives
+from ssl_keras import counting, objectives, planning
 from ssl_keras.data import captions
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import Splits, load
@@ -84,7 +84,7 @@ class Plan:
     objectives: tuple[str, ...] = tuple(OBJECTIVES)
     steps: int = 60  # after which the loss is compared
     rounds: int = 5
-    seconds: float = 3.0
+    seconds: float = 1.0
     fit: tuple[str, ...] = FIT
     fit_rounds: int = 9
     fit_seconds: float = 8.0
@@ -131,12 +131,12 @@ class Contender:
         plain = {"jit": False, "quality_every": 0, "steps": 1000, "epochs": 0, "warmup": 0, "schedule": "constant",
                  "steps_per_execution": 16, "seed": self.seed}
         self.training = dataclasses.replace(self.module.DEFAULTS, **plain | training | switch)
-        settings, self.splits = self.module.prepare(
+        self.settings, self.splits = self.module.prepare(
             settings, digits_with_names() if data == "captions" else load(data)
         )
         self.before = grown()
         with runs.conditions(self.training):
-            self.model = self.module.build(settings, self.splits.train.spec())
+            self.model = self.module.build(self.settings, self.splits.train.spec())
             runs.compile_objective(self.model, self.training, self.splits)
         self.model.rows = self.training.batch_size
         self.batches = Batches(self.splits.train, self.training.batch_size, views=self.model.views)
@@ -165,8 +165,11 @@ class Contender:
         last = float(self.model.loss_metric.result())
         found = {"loss": last if self.objective == "dcgan" else held["loss"], "memory": grown() - self.before}
         if self.switch == PLAIN:
-            found["operations"] = counting.operations(self.model.step_graph)
-            found["activations"] = counting.live_bytes(self.model.step_graph)
+            asked = planning.Plan(gpus=1, batch_size=self.training.batch_size, precision="float32")
+            work = planning.of_traced(self.module, self.settings, self.splits, asked, planning.Passes())
+            found["planned"] = {"operations": work.operations, "memory": sum(work.memory.values())}
+            found["parameters"], found["batch"] = work.parameters, self.training.batch_size
+            found["peak"] = counting.peak()[0]
         (pathlib.Path(folder) / f"{self.objective}-{self.switch}.json").write_text(json.dumps(found))
 
 
@@ -219,19 +222,28 @@ def found(objective, switch, plan, folder, plain):
 
 
 def markdown(measured):
-    """A row for each objective and switch."""
+    """A row for each objective and switch; and what was planned beside what was measured."""
     lines = ["| objective | switch | time, times that of `plain` | memory, MB | loss |", "|---|---|---:|---:|---:|"]
+    checked = [
+        "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for objective, rows in measured.items():
         for switch, row in rows.items() if isinstance(rows, dict) else ():
             if "refused" in row:
                 lines.append(f"| {objective} | {switch} | refused | | |")
                 continue
             ratio = row.get("time")
-            spent = f"{row['examples/s']:,.0f} examples/s" if ratio is None else (
-                f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-            )
+            spent = "1" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
             lines.append(f"| {objective} | {switch} | {spent} | {row['memory'] / 1e6:,.0f} | {row['loss']:.4f} |")
-    return "\n".join(lines)
+            if switch == PLAIN:
+                rate, planned = row["examples/s"], row["planned"]
+                checked.append(
+                    f"| {objective} | {row['batch']} | {row['parameters']:,} | {planned['operations'] / 1e6:,.1f} | "
+                    f"{rate:,.0f} | {rate * planned['operations'] / row['peak']:.0%} | "
+                    f"{planned['memory'] / 1e6:,.0f} | {row['memory'] / 1e6:,.0f} |"
+                )
+    return "\n".join([*lines, "", *checked])
 
 
 def fit(plan, report, data, folder, keep):

@@ -9,17 +9,15 @@ import logging
 import math
 
 from ssl_keras import card as cards
-from ssl_keras import encoders, files
+from ssl_keras import encoders
 from ssl_keras.data import inputs
 from ssl_keras.data.augment import Augmentation
 from ssl_keras.data.sources import few_labels, load
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier, check_softening
-from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 from ssl_keras.training.optimizer import make as make_optimizer
-from ssl_keras.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,6 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
-    workers = Workers(strategy)
     splits = data or load(training.data, training.image_size)
     splits = check_labelled(splits, folder_of_encoder, card)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
@@ -120,12 +117,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             objective, training, splits, make_optimizer(training, total, head.trainable_variables),
             make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate, settings.frozen_steps),
         )
-        # 4 Train. 5 Evaluate.
-        boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
-        outcome = runs.train(objective, splits, training, folder, strategy, [*boards, *callbacks])
-        test = runs.held_out(objective, splits.test, training.batch_size, strategy)
-        outcome |= {f"test_{key}": value for key, value in test.items()}
-        if workers.is_chief:
+
+        def save(outcome):
             encoders.save_encoder(
                 folder / "encoder", encoder, name=folder.name, objective=card["objective"],
                 settings=None if network else cards.settings(card),
@@ -133,10 +126,9 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
                 data={"name": splits.train.name, "examples": len(splits.train)},
                 training=asked | {"outcome": outcome},
             )
-            boards[0].close(objective, outcome)
-            files.write_json(folder / "summary.json", outcome)
-        workers.wait()
-    return outcome | {"folder": str(folder)}
+
+        # 4 Train. 5 Evaluate.
+        return runs.train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save)
 
 
 def check_labelled(splits, folder, card):

@@ -5,12 +5,10 @@ import logging
 
 import numpy as np
 
-from ssl_keras import encoders, files, objectives
+from ssl_keras import encoders, objectives
 from ssl_keras.data.sources import Splits, load
-from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
-from ssl_keras.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,6 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     training = module.DEFAULTS if training is None else training
     # 1 Prepare the data: three parts, of which one is learned from.
     strategy = choose_strategy(training.strategy, training.replicas)
-    workers = Workers(strategy)
     if data is not None and not isinstance(data, Splits):
         raise ValueError(
             "data must be Splits, as sources.from_arrays and text.from_texts make them. "
@@ -64,12 +61,8 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
             initialise(objective.encoder, training.init, getattr(objective, "head", None), objective.not_taken_over)
             objective.initialised()
         runs.compile_objective(objective, training, splits)
-        # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
-        boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
-        outcome = runs.train(objective, splits, training, folder, strategy, [*boards, *callbacks])
-        test = runs.held_out(objective, splits.test, training.batch_size, strategy)
-        outcome |= {f"test_{key}": value for key, value in test.items()}
-        if workers.is_chief:
+
+        def save(outcome):
             encoders.save_encoder(
                 folder / "encoder", objective.encoder, name=folder.name, objective=name,
                 settings=settings if encoder is None else None, spec=spec,
@@ -79,10 +72,9 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
                 data={"name": splits.train.name, "examples": len(splits.train)},
                 training=asked | {"outcome": outcome},
             )
-            boards[0].close(objective, outcome)
-            files.write_json(folder / "summary.json", outcome)
-        workers.wait()
-    return outcome | {"folder": str(folder)}
+
+        # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
+        return runs.train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save)
 
 
 def initialise(encoder, name, head=None, fresh=()):

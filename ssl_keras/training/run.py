@@ -23,6 +23,7 @@ import tensorflow as tf
 from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
 from ssl_keras.precision import computing_in
+from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training.keeper import Keeper
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.workers import Workers
@@ -238,6 +239,31 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
             if objective.stop_training:  # a callback's wish
                 break
     return keeper.finish(objective)
+
+
+def train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save):
+    """Trains with TensorBoard, evaluates on held-out data, and leaves what the run has come to: of several workers the
+    chief's doing.
+
+    Args:
+        objective, splits, training, folder, strategy, callbacks: as of `train`.
+        asked: the run's settings, a flat dict.
+        save: function of the outcome that saves the encoder.
+
+    Returns:
+        The outcome: a dict with the run's `folder`.
+    """
+    workers = Workers(strategy)
+    boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
+    outcome = train(objective, splits, training, folder, strategy, [*boards, *callbacks])
+    test = held_out(objective, splits.test, training.batch_size, strategy)
+    outcome |= {f"test_{key}": value for key, value in test.items()}
+    if workers.is_chief:
+        save(outcome)
+        boards[0].close(objective, outcome)
+        files.write_json(folder / "summary.json", outcome)
+    workers.wait()
+    return outcome | {"folder": str(folder)}
 
 
 def total_steps(training, splits):
