@@ -66,6 +66,13 @@ def test_two_workers_equal_two_replicas_to_the_last_bit(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_workers_equal_four_replicas_to_the_last_bit(tmp_path):
+    ended(command(tmp_path / "replicas", *RUN, "--strategy", "mirrored", "--replicas", "4"))
+    ended(command(tmp_path / "workers", "launch", "--workers", "4", *RUN))
+    assert state(tmp_path / "workers") == state(tmp_path / "replicas")
+
+
+@pytest.mark.slow
 def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
     process = command(tmp_path, "launch", "--workers", "2", *RUN)
     kills.wait_for(process, kills.reached, tmp_path, 20)
