@@ -211,7 +211,9 @@ def evaluate_command(arguments):
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{'+'.join(names)}-{splits.train.short_name}")
     files.make_folder(folder)
-    workers.agree("data", " ".join(source.fingerprint() for source in splits))
+    weights = [cards.read(encoders.find(encoder))["weights"]["sha256"] for encoder in asked.encoders]
+    same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
+    workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():
         table = downstream.evaluate(
             asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
@@ -327,10 +329,11 @@ def plan_command(arguments):
     from ssl_keras import planning
 
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("Expected an objective: ssl-keras plan causal_lm --size gpt2 --gpus 64")
+        print(f"usage: ssl-keras plan OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
+        raise SystemExit(0 if arguments else 2)
     name, *rest = arguments
     module, words = objectives.module(name), name in ("causal_lm", "masked_lm")
-    length = planning.Tokens() if words else planning.Passes()
+    length = planning.Tokens() if words else planning.Passes(data=module.DEFAULTS.data)
     flags = dataclasses.make_dataclass("Planned", [
         ("settings", module.Settings, dataclasses.field(default=module.Settings())),
         ("plan", planning.Plan, dataclasses.field(default=planning.Plan())),
@@ -340,11 +343,9 @@ def plan_command(arguments):
     if words:
         work = planning.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")
     else:
-        from ssl_keras.data.sources import load
-
-        prepared = module.prepare(asked.settings, load(asked.length.data, asked.length.image_size))
+        prepared = module.prepare(asked.settings, asked.length.load())
         work = planning.of_traced(module, *prepared, asked.plan, asked.length)
-    print(planning.shown(planning.plan(work, asked.plan)))
+    print(planning.shown(planning.plan(work, asked.plan), remat=hasattr(asked.settings, "remat")))
 
 
 def launch_command(arguments):

@@ -2,7 +2,8 @@
 PaLM, appendix B).
 
 Counted are products of matrices and convolutions, two operations for each multiplication and addition; all else is a
-few percent of them. What is counted is what the graph does: with `remat` that is a third more than the network needs.
+few percent of them. What is counted is what the graph does: with `remat` that is a third more than the network needs,
+with Muon there are the products that make its updates orthogonal.
 """
 
 import functools
@@ -23,6 +24,7 @@ GPUS = {
     "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbours": 450e9, "node": 400e9},
     "h200": {"16": 989e12, "32": 494e12, "memory": 141e9, "neighbours": 450e9, "node": 400e9},
 }
+OTHERS = ("pcie", "nvl")  # cards of these names that are slower than SXM's
 ALIASES = {"Identity", "IdentityN", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "EnsureShape"}
 SIDE, TRIES = 1024, 5  # of the product that a CPU's peak is measured with
 
@@ -132,9 +134,29 @@ def live_bytes(graph):
     return most
 
 
+def learns(tensor):
+    """Whether a tensor depends on a variable in a way that a gradient can take back."""
+    seen, waiting = set(), [tensor]
+    while waiting:
+        op = waiting.pop().op
+        if op.type == "ReadVariableOp":
+            return True
+        if op.name not in seen and op.type != "StopGradient":
+            seen.add(op.name)
+            waiting += [each for each in op.inputs if each.dtype.is_floating or each.dtype == tf.resource]
+    return False
+
+
+def devices(strategy):
+    """How many GPUs of this process a strategy uses; 1 where there are none."""
+    if not tf.config.list_physical_devices("GPU") or strategy.num_replicas_in_sync == 1:
+        return 1
+    return len(strategy.extended.worker_devices)
+
+
 @functools.cache
 def peak(precision="float32"):
-    """(operations/s that this machine's devices could do together, where the number is from).
+    """(operations/s that a GPU of this machine could do, or its CPU; where the number is from).
 
     Of a known GPU the maker's figure; else what a large product of matrices reaches here.
     """
@@ -143,8 +165,8 @@ def peak(precision="float32"):
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "")
         for key, figures in GPUS.items():
-            if key in name.lower():
-                return len(gpus) * figures["16" if sixteen else "32"], f"{len(gpus)} × {name}, as its maker says"
+            if key in name.lower() and not any(other in name.lower() for other in OTHERS):
+                return figures["16" if sixteen else "32"], f"{name}, as its maker says"
     dtype = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, tf.float32)
     side = 8 * SIDE if gpus else SIDE
     matrix = tf.random.stateless_normal((side, side), (0, 0), dtype=dtype)
@@ -155,4 +177,4 @@ def peak(precision="float32"):
         start = time.perf_counter()
         product().numpy()
         best = min(best, time.perf_counter() - start)
-    return max(len(gpus), 1) * 2 * side**3 / best, "measured: a large product of matrices"
+    return 2 * side**3 / best, "measured: a large product of matrices"

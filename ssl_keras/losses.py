@@ -64,7 +64,8 @@ def nt_xent(first, second, weight, temperature):
 def matched(first, second, weight, same=None):
     """float32 (b,): whether of all second embeddings (b, D) an example's own, or one of its concept (`same` as of
     `clip`), is the nearest to its first."""
-    similarity = tf.matmul(unit(first), gathered(unit(second)), transpose_b=True)  # (b, B)
+    everyone = gathered(tf.stop_gradient(unit(second)))
+    similarity = tf.matmul(unit(first), everyone, transpose_b=True)  # (b, B)
     nearest = tf.argmax(tf.where(gathered(weight) > 0, similarity, FAR), axis=1, output_type=tf.int32)
     if same is None:
         return tf.cast(tf.equal(nearest, own_rows(tf.shape(first)[0])), tf.float32)

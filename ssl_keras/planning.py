@@ -22,16 +22,21 @@ import dataclasses
 import math
 import typing
 
+import numpy as np
 import tensorflow as tf
 
 from ssl_keras import counting
 from ssl_keras.counting import GPUS
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
+from ssl_keras.data.sources import load
 from ssl_keras.precision import computing_in
 
 BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 NODE = 8  # GPUs
+SAVE_MINUTES = 5.0  # of a run, unless it is told otherwise
+FEW = 4  # examples that say of what shape all are
+OUTSIDE = ("weights", "Adam's moments")  # what the graph of a step holds no copy of
 HOURS_TO_FAILURE = 50_000.0  # of a GPU: 419 interruptions of 16,384 in 54 days (Dubey et al. 2024, Llama 3, table 5)
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
 
@@ -86,16 +91,23 @@ class Passes:
     """As of pretrain: its examples say what a step takes."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
+    channels: int = 0
+    """Of grey images: as if they had so many, 3 for colour."""
     examples: int = 0
     """How many there will be; 0 is as many as in this data."""
     epochs: float = 100.0
     """Passes over them."""
 
     def __post_init__(self):
-        if self.examples < 0 or not 0 < self.epochs < math.inf:
+        if self.examples < 0 or self.channels < 0 or not 0 < self.epochs < math.inf:
             raise ValueError(
-                f"epochs must be positive, and examples positive or 0. Received: {self.epochs}, {self.examples}"
+                "epochs must be positive, examples and channels positive or 0. "
+                f"Received: {self.epochs}, {self.examples}, {self.channels}"
             )
+
+    def load(self):
+        """The data, `Splits`."""
+        return load(self.data, self.image_size)
 
 
 class Work(typing.NamedTuple):
@@ -107,7 +119,9 @@ class Work(typing.NamedTuple):
     memory: dict  # {what: bytes} of rows, and of what does not depend on them
     read: float  # bytes of an example, as it comes from the disk
     seen: float = 0.0  # bytes of an example that all replicas see
+    returned: float = 0.0  # of these, bytes whose gradient comes back
     tokens: int = 0  # of an example
+    twice: float = 1.0  # operations done over those needed: rematerialisation does the forward pass again
 
 
 def parameters(settings, masked=False):
@@ -157,7 +171,7 @@ def memory(settings, windows, precision, masked=False):
     """Bytes of a replica with so many windows at a time: {what: bytes}."""
     count, _ = parameters(settings, masked)
     size, d, t = BYTES[precision], settings.width, settings.length
-    layer = windows * t * d * size * (16 + (settings.hidden / d) * 2)
+    layer = windows * t * d * size * (8 + (settings.hidden / d) * 2)
     scores = 2 * windows * settings.heads * t * t * 4  # in float32, before and after the softmax
     layers = settings.layers * windows * t * d * size + layer + scores if settings.remat else (
         settings.layers * (layer + scores)
@@ -178,18 +192,18 @@ def of_language(settings, asked, tokens=0.0, masked=False):
     return Work(
         count, settings.length * operations(settings, masked), (tokens or best_tokens(count)) / settings.length,
         memory(settings, asked.batch_size // asked.gpus, asked.precision, masked),
-        read=4 * settings.length, tokens=settings.length,
+        read=4 * settings.length, tokens=settings.length, twice=4 / 3 if settings.remat else 1.0,
     )
 
 
 def of_traced(module, settings, splits, asked, passes):
     """The `Work` of any objective: of one step, traced on as many examples as each GPU has."""
     rows = asked.batch_size // asked.gpus
-    source = splits.train
+    source = splits.train if not passes.channels else _coloured(splits.train, passes.channels)
     with computing_in(asked.precision):
         objective = module.build(settings, source.spec())
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
-    some = Batches(source, min(rows, len(source)), shuffle=False)
+    some = Batches(source, min(FEW, len(source)), shuffle=False)
     batch = {key: tf.constant(value) for key, value in some.numpy(0).items()}
     batch = objective.views(batch, Draws(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
@@ -198,30 +212,45 @@ def of_traced(module, settings, splits, asked, passes):
     if count is None:
         raise ValueError(f"{objective.name} cannot be planned on {source.name}: its shapes vary as it runs.")
     weights = sum(v.shape.num_elements() for v in objective.trainable_variables)
-    seen = sum(
-        op.outputs[0].shape.num_elements() * op.outputs[0].dtype.size
-        for op in graph.get_operations() if op.type == "Identity" and "gathered" in op.name.rpartition("/")[2]
+    gathered = [
+        op.outputs[0] for op in graph.get_operations()
+        if op.type == "Identity" and "gathered" in op.name.rpartition("/")[2]
+    ]
+    seen, returned = (
+        sum(x.shape.num_elements() * x.dtype.size for x in tensors) / rows
+        for tensors in (gathered, [x for x in gathered if counting.learns(x)])
     )
     read = sum(x.nbytes for x in some.numpy(0).values()) / some.batch_size
-    held = state(weights, asked.precision) | {"activations": counting.live_bytes(graph)}
-    del held["gradients"]  # the graph has them
-    return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen / rows)
+    held = {"activations": counting.live_bytes(graph)}
+    held |= {what: size for what, size in state(weights, asked.precision).items() if what in OUTSIDE}
+    return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen, returned)
+
+
+def _coloured(source, channels):
+    """A source of grey images, with so many channels, all alike."""
+    images = source.column("image")
+    if images.shape[-1] != 1:
+        raise ValueError(f"channels is for grey images. {source.name} has {images.shape[-1]} channels.")
+    return dataclasses.replace(source, arrays=source.arrays | {"image": np.repeat(images, channels, -1)})
 
 
 def plan(work, asked):
     """{what: number} of a `Work` and a `Plan`; seconds, bytes and hours."""
     gpu, n = GPUS[asked.gpu], asked.gpus
     peak = gpu["32" if asked.precision == "float32" else "16"]
-    computing = asked.batch_size * work.operations / (n * peak * asked.utilisation)
+    computing = asked.batch_size * work.operations * work.twice / (n * peak * asked.utilisation)
     link = gpu["neighbours"] if n <= NODE else gpu["node"]
     ring = 2 * (n - 1) / n / link  # seconds for each byte that is added up
-    adding, seeing = ring * 4 * work.parameters, 2 * ring * asked.batch_size * work.seen
+    adding, seeing = ring * 4 * work.parameters, ring * asked.batch_size * (work.seen + work.returned)
     checkpoint = 12 * work.parameters
     hours_to_failure = HOURS_TO_FAILURE / n
     interval = math.sqrt(2 * (checkpoint / asked.disk) * hours_to_failure * 3600)
     steps = work.examples / asked.batch_size
     step = computing + adding + seeing
-    lost = checkpoint / asked.disk / interval + interval / 2 / (hours_to_failure * 3600)
+    lost, usual = (
+        checkpoint / asked.disk / seconds + seconds / 2 / (hours_to_failure * 3600)
+        for seconds in (interval, 60 * SAVE_MINUTES)
+    )
     rate = asked.batch_size / step
     made = {"parameters": work.parameters}
     if work.tokens:
@@ -231,24 +260,24 @@ def plan(work, asked):
         "bytes of a GPU": sum(work.memory.values()), "bytes that a GPU has": gpu["memory"],
         "seconds of a step": step, "of them adding up gradients": adding / step,
         "of them seeing other replicas' examples": seeing / step, "bytes/s of examples": rate * work.read,
-        "MFU": asked.utilisation * computing / step, "hours": steps * step / 3600 * (1 + lost),
+        "MFU": asked.utilisation * computing / work.twice / step, "hours": steps * step / 3600 * (1 + lost),
         "bytes of a checkpoint": checkpoint, "hours to a failure": hours_to_failure,
-        "minutes between checkpoints": interval / 60, "lost to checkpoints and failures": lost,
+        "best --save-minutes": interval / 60, "lost to checkpoints and failures": lost,
+        f"the same with --save-minutes {SAVE_MINUTES:g}": usual,
     }
     return made | ({"loss by the law": loss(work.parameters, made["tokens"])} if work.tokens else {})
 
 
-SHARES = ("of them adding up gradients", "of them seeing other replicas' examples", "MFU",
-          "lost to checkpoints and failures")
+SHARES = ("of them", "MFU", "lost", "the same")  # how the names of shares begin
 
 
-def shown(made):
-    """The plan, a line for each number, as people read them."""
+def shown(made, remat=False):
+    """The plan, a line for each number, as people read them; `remat` says whether there is such a setting."""
     lines = []
     for name, value in made.items():
         if name.startswith("bytes"):
             text = f"{value / 1e9:,.3g} GB" + "/s" * ("/s" in name)
-        elif name in SHARES:
+        elif name.startswith(SHARES):
             text = f"{value:.1%}"
         elif value >= 1e12:
             text = f"{value:.2e}"
@@ -257,7 +286,7 @@ def shown(made):
         lines.append(f"{name:40} {text}")
     if made["bytes of a GPU"] > made["bytes that a GPU has"]:
         lines.append(
-            "It does not fit: a smaller --batch-size, --precision mixed_bfloat16, of transformers --remat, or a "
+            f"It does not fit: a smaller --batch-size, --precision mixed_bfloat16, {'--remat, ' if remat else ''}or a "
             "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelism), "
             "which is not here."
         )

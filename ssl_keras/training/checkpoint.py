@@ -121,6 +121,22 @@ class Checkpoints:
         assign(variables(objective), values)
         return notes
 
+    def restore_best(self, objective):
+        """Loads the best state, and says whether it could be read; all workers do, or none.
+
+        Raises:
+            ValueError: workers see different ones.
+        """
+        values = None
+        try:
+            values, _ = self._read(objective, self.folder / "best.safetensors")
+        except (ValueError, OSError) as error:
+            log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
+        self.workers.agree("best checkpoint", "none" if values is None else _digest(values))
+        if values is not None:
+            assign(variables(objective), values)
+        return values is not None
+
     def load(self, objective, path):
         """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""
         values, notes = self._read(objective, path)

@@ -143,16 +143,12 @@ class Keeper(keras.callbacks.Callback):
     def finish(self, objective):
         """Loads the best weights; returns the outcome."""
         step = int(objective.step.numpy())
-        try:
-            self.checkpoints.load(objective, self.checkpoints.folder / "best.safetensors")
-        except ValueError as error:
-            log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
-        seconds = self.clock.per_step()
-        if seconds:
-            last |= speed.rates(objective, self.training, seconds)
-        return last | {
-            "step": step, "best_step": self.notes["best_step"], "best_val_loss": self.notes["best"],
+        best_step, best = self.notes["best_step"], self.notes["best"]
+        if not self.checkpoints.restore_best(objective):
+            best_step, best = step, last.get("val_loss")
+        return last | self.notes.get("speed", {}) | {
+            "step": step, "best_step": best_step, "best_val_loss": best,
             "seconds": round(self.notes["seconds"], 1), "stopped_early": step < self.total,
         }
 
@@ -163,6 +159,9 @@ class Keeper(keras.callbacks.Callback):
         now = time.monotonic()
         self.notes["seconds"] += now - self.started
         self.started = now
+        seconds = self.clock.per_step()
+        if seconds:
+            self.notes["speed"] = speed.rates(self.model, self.training, seconds)
         self.checkpoints.save(self.model, self.notes, best)
         self.saved = time.monotonic()
 

@@ -132,8 +132,10 @@ def _watch(workers, asked):
             failed = [code for code in ended if code]
             if failed and told is None:
                 return _exit_code(failed[0])
-            if len(ended) == len(workers) or (until is not None and time.monotonic() > until):
+            if len(ended) == len(workers):
                 return _exit_code(failed[0]) if failed else 0
+            if until is not None and time.monotonic() > until:
+                return 128 + told
             time.sleep(LOOK)
         except KeyboardInterrupt:  # the terminal has sent it to the workers too, who save and leave
             told, until = signal.SIGINT, time.monotonic() + MERCY

@@ -72,7 +72,7 @@ class Training:
     interval: int = 0
     """Steps between evaluations and checkpoints; 0 is an epoch, or a hundredth of the run if that is longer."""
     save_minutes: float = 5.0
-    """The most that a kill may cost: a checkpoint is written after so long also between evaluations; 0 is never."""
+    """Of training, what a kill may cost: a checkpoint is written after so long also between evaluations; 0 is never."""
     patience: int = 0
     """Stop after so many intervals without a better validation loss; 0 is never."""
     quality_every: int = 10
@@ -166,7 +166,9 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
     asked = json.loads(json.dumps({"kind": kind, **asked, **settings}))
     workers = Workers(strategy)
-    workers.agree("settings and data", json.dumps(asked, sort_keys=True))
+    # What may change on resume must still be the same for all of them: who reads metrics when the others do not waits.
+    alike = [asked, folder.name, training.resume, training.steps_per_execution]
+    workers.agree("settings and data", json.dumps(alike, sort_keys=True))
     path = folder / "settings.json"
     begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
     if path.exists() and begun:

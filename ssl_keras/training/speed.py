@@ -7,20 +7,22 @@ def rates(objective, training, seconds):
     """{name: number} of a run whose steps take so many seconds.
 
     `examples_per_second`, of windows of text also `tokens_per_second`, both of all replicas; and, where the shapes of
-    batches do not change, `mfu`: the operations of this process over what its devices could do (`counting.py`).
+    batches do not change, `mfu`: the operations of this process over what its devices could do (`counting.py`). Logical
+    CPUs are one device.
     """
     made = {"examples_per_second": training.batch_size / seconds}
     if objective.tokens:
         made["tokens_per_second"] = training.batch_size * objective.tokens / seconds
     count = None if objective.step_graph is None else counting.operations(objective.step_graph)
     if count:
-        made["mfu"] = count / seconds / counting.peak(training.precision)[0]
+        devices = counting.devices(objective.distribute_strategy)
+        made["mfu"] = count / seconds / (devices * counting.peak(training.precision)[0])
     return made
 
 
 class Clock:
-    """The seconds of a run's steps alone, not of evaluation nor of what callbacks do; the first execution, which is
-    traced and compiled, is left out."""
+    """The seconds of a run's steps, without evaluation and what is done at the end of an interval; the first execution,
+    which is traced and compiled, is left out."""
 
     def __init__(self):
         self.seconds, self.steps, self.before = 0.0, 0, None
