@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import itertools
 import pydoc_data.topics
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import objectives
+from ssl_keras import objectives, planning
 from ssl_keras.data import audio, captions, pairs, text
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import Splits, hold_out, load
@@ -272,6 +273,13 @@ def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, execution
             steps=held_out.steps_per_epoch, verbose=0, return_dict=True,
         )
     return objective, {key: values[-1] for key, values in history.items()}, result
+
+
+def planned(name, asked):
+    """The `planning.Work` of a case."""
+    case = CASES[name]
+    module = types.SimpleNamespace(build=lambda settings, spec: case.build(spec))
+    return planning.of_traced(module, None, case.splits(), asked, planning.Passes())
 
 
 ONE = tf.distribute.get_strategy()

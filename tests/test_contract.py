@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import CASES, ONE, compile_objective, every_case, every_objective, plain_run, train, uncovered
+from contract import CASES, ONE, compile_objective, every_case, every_objective, plain_run, planned, train, uncovered
 
-from ssl_keras import encoders
+from ssl_keras import counting, encoders, planning
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 
@@ -24,6 +24,24 @@ def test_finite_loss_and_every_variable_moves(name):
     assert np.isfinite([*logs.values(), *held_out.values()]).all()
     for before, after in zip(before_objective.trainable_variables, objective.trainable_variables):
         assert np.abs(after.numpy() - before.numpy()).max() > 0, after.path
+
+
+@every_case
+def test_it_can_be_planned(name):
+    """A plan's step has the operations that the run's has, where that one can be counted."""
+    if name == "finetune":
+        return  # it is no pretraining
+    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
+    work = planned(name, asked)
+    objective = plain_run(name, steps=1, optimizer="sgd")[0]
+    assert work.parameters == sum(v.shape.num_elements() for v in objective.trainable_variables)
+    counted = counting.operations(objective.step_graph)
+    if counted is None:  # lengths vary from batch to batch
+        assert work.operations > 0
+    else:
+        assert work.operations * 60 == pytest.approx(counted)
+    assert work.memory["activations"] > 60 * work.read / 4
+    assert planning.plan(work, asked)["hours"] > 0
 
 
 @every_objective

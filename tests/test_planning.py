@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import CASES, every_case_in_time, plain_run, prepared
+from contract import CASES, planned, prepared
 
 from ssl_keras import counting, language, planning
 from ssl_keras.__main__ import main
@@ -104,37 +103,13 @@ def test_what_saves_memory_does():
     assert fewer < bytes_of[False]
 
 
-def traced(name, asked):
-    case = CASES[name]
-    module = types.SimpleNamespace(build=lambda settings, spec: case.build(spec))
-    return planning.of_traced(module, None, case.splits(), asked, planning.Passes())
-
-
-@every_case_in_time
-def test_every_objective_can_be_planned(name):
-    """A plan's step has the operations that the run's has, where that one can be counted."""
-    if name == "finetune":
-        return  # it is no pretraining
-    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
-    work = traced(name, asked)
-    objective = plain_run(name)[0]
-    assert work.parameters == sum(v.shape.num_elements() for v in objective.trainable_variables)
-    counted = counting.operations(objective.step_graph)
-    if counted is None:
-        assert work.operations > 0
-    else:
-        assert work.operations * 60 == pytest.approx(counted)
-    assert work.memory["activations"] > 60 * work.read / 4
-    assert planning.plan(work, asked)["hours"] > 0
-
-
 def test_what_is_traced_is_what_the_formula_says():
     """Those of a language model: the formula leaves out nothing that is more than a few percent."""
     asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
     settings = prepared(causal_lm)[0].filled()
     settings = dataclasses.replace(settings, vocabulary=CASES["causal_lm"].splits().train.tokenizer.vocabulary)
     formula = planning.of_language(settings, asked)
-    assert traced("causal_lm", asked).operations == pytest.approx(formula.operations, rel=0.1)
+    assert planned("causal_lm", asked).operations == pytest.approx(formula.operations, rel=0.1)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -153,10 +128,10 @@ def test_the_formula_of_memory_is_near_what_the_graph_holds(precision, remat):
 def test_what_replicas_see_of_each_other():
     """Two views' projections of 8 features and a weight, and once more for the metric; others see nothing."""
     asked = planning.Plan(gpus=8, batch_size=64)
-    assert traced("autoencoder", asked).seen == 0
-    game = traced("dcgan", asked)
+    assert planned("autoencoder", asked).seen == 0
+    game = planned("dcgan", asked)
     assert game.seen > game.returned == 0  # its measure of diversity only looks
-    work = traced("contrastive", asked)
+    work = planned("contrastive", asked)
     assert work.seen == 4 * (2 * 8 + 1) + 4 * (8 + 1)
     assert work.returned == 4 * 2 * 8  # the projections', forth and back
     made = planning.plan(work, asked)
