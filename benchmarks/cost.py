@@ -87,7 +87,7 @@ class Plan:
     seconds: float = 1.0
     fit: tuple[str, ...] = FIT
     fit_rounds: int = 9
-    fit_seconds: float = 8.0
+    fit_seconds: float = 4.0
     states: tuple[str, ...] = tuple(STATES)
     saves: int = 5
 
