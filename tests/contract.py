@@ -284,8 +284,7 @@ def planned(name, asked):
 
 ONE = tf.distribute.get_strategy()
 every_objective = pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
-every_case = pytest.mark.parametrize("name", CASES)  # variants too, where their mathematics matters
-# The same, the variants only with the long proofs: they take minutes, and share the code that is tested.
+# Variants too, but only with the long proofs: they take minutes, and share the code that is tested.
 every_case_in_time = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if "," in name else []) for name in CASES]
 )

@@ -6,7 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import CASES, ONE, compile_objective, every_case, every_objective, plain_run, planned, train, uncovered
+from contract import (
+    CASES,
+    ONE,
+    compile_objective,
+    every_case_in_time,
+    every_objective,
+    plain_run,
+    planned,
+    train,
+    uncovered,
+)
 
 from ssl_keras import counting, encoders, planning
 from ssl_keras.data.batches import Batches
@@ -17,7 +27,7 @@ def test_every_objective_has_a_case():
     assert not uncovered()
 
 
-@every_case
+@every_case_in_time
 def test_finite_loss_and_every_variable_moves(name):
     before_objective, *_ = plain_run(name, steps=1, optimizer="sgd")
     objective, logs, held_out = train(CASES[name], ONE, steps=3, optimizer="sgd")
@@ -26,7 +36,7 @@ def test_finite_loss_and_every_variable_moves(name):
         assert np.abs(after.numpy() - before.numpy()).max() > 0, after.path
 
 
-@every_case
+@every_case_in_time
 def test_it_can_be_planned(name):
     """A plan's step has the operations that the run's has, where that one can be counted."""
     if name == "finetune":
@@ -66,7 +76,7 @@ def test_metrics_are_documented(name):
     assert set(held_out) == {name for name in documented if not name.endswith("gradient_norm")}
 
 
-@every_case
+@every_case_in_time
 def test_encoder_round_trip_is_exact(name, tmp_path):
     source = CASES[name].splits().train
     objective, *_ = plain_run(name, steps=1)
