@@ -155,7 +155,7 @@ class Contender:
         self.model.fit(self.batches.dataset(done), steps_per_epoch=count, verbose=0)
 
     def train(self, until):
-        """PLANNED steps, however long they take."""
+        """As many steps as the plan says, however long they take."""
         count = int(os.environ["COST_STEPS"])
         self.steps(count)
         return count

@@ -204,14 +204,15 @@ def evaluate_command(arguments):
     asked = _parse(Evaluate, "evaluate", arguments)
     chosen = strategy(asked.strategy, asked.replicas)
     workers = Workers(chosen)
-    names = [cards.read(encoders.find(encoder))["name"] for encoder in asked.encoders]
+    about = [cards.read(encoders.find(encoder)) for encoder in asked.encoders]
+    names = [card["name"] for card in about]
     if not names:
         raise ValueError("Expected at least one encoder: ssl-keras evaluate NAME … --data …")
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{'+'.join(names)}-{splits.train.short_name}")
     files.make_folder(folder)
-    weights = [cards.read(encoders.find(encoder))["weights"]["sha256"] for encoder in asked.encoders]
+    weights = [card["weights"]["sha256"] for card in about]
     same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
     workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():

@@ -71,14 +71,14 @@ def _product(*sides):
 
 
 def _einsum(op):
-    inputs, _, output = op.get_attr("equation").decode().partition("->")
+    if len(op.inputs) == 1:  # a transposition or a sum
+        return 0
+    inputs = op.get_attr("equation").decode().partition("->")[0]
     sides = {}
     for labels, tensor in zip(inputs.split(","), op.inputs):
         if "..." in labels or tensor.shape.rank is None:
             return None
         sides |= {label: side for label, side in zip(labels, tensor.shape) if sides.get(label) is None}
-    if len(op.inputs) == 1:  # a transposition or a sum
-        return 0
     return _product(*sides.values())
 
 

@@ -31,10 +31,10 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.draws import Draws
 from ssl_keras.data.sources import load
 from ssl_keras.precision import computing_in
+from ssl_keras.training.run import Training
 
 BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 NODE = 8  # GPUs
-SAVE_MINUTES = 5.0  # of a run, unless it is told otherwise
 FEW = 4  # examples that say of what shape all are
 OUTSIDE = ("weights", "Adam's moments")  # what the graph of a step holds no copy of
 HOURS_TO_FAILURE = 50_000.0  # of a GPU: 419 interruptions of 16,384 in 54 days (Dubey et al. 2024, Llama 3, table 5)
@@ -204,8 +204,8 @@ def of_traced(module, settings, splits, asked, passes):
         objective = module.build(settings, source.spec())
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)
-    batch = {key: tf.constant(value) for key, value in some.numpy(0).items()}
-    batch = objective.views(batch, Draws(0, 0, 0, some.batch_size))
+    raw = some.numpy(0)
+    batch = objective.views({key: tf.constant(value) for key, value in raw.items()}, Draws(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
     graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
     count = counting.operations(graph)
@@ -220,7 +220,7 @@ def of_traced(module, settings, splits, asked, passes):
         sum(x.shape.num_elements() * x.dtype.size for x in tensors) / rows
         for tensors in (gathered, [x for x in gathered if counting.learns(x)])
     )
-    read = sum(x.nbytes for x in some.numpy(0).values()) / some.batch_size
+    read = sum(x.nbytes for x in raw.values()) / some.batch_size
     held = {"activations": counting.live_bytes(graph)}
     held |= {what: size for what, size in state(weights, asked.precision).items() if what in OUTSIDE}
     return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen, returned)
@@ -249,7 +249,7 @@ def plan(work, asked):
     step = computing + adding + seeing
     lost, usual = (
         checkpoint / asked.disk / seconds + seconds / 2 / (hours_to_failure * 3600)
-        for seconds in (interval, 60 * SAVE_MINUTES)
+        for seconds in (interval, 60 * Training.save_minutes)
     )
     rate = asked.batch_size / step
     made = {"parameters": work.parameters}
@@ -263,7 +263,7 @@ def plan(work, asked):
         "MFU": asked.utilisation * computing / work.twice / step, "hours": steps * step / 3600 * (1 + lost),
         "bytes of a checkpoint": checkpoint, "hours to a failure": hours_to_failure,
         "best --save-minutes": interval / 60, "lost to checkpoints and failures": lost,
-        f"the same with --save-minutes {SAVE_MINUTES:g}": usual,
+        f"the same with --save-minutes {Training.save_minutes:g}": usual,
     }
     return made | ({"loss by the law": loss(work.parameters, made["tokens"])} if work.tokens else {})
 

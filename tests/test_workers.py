@@ -118,14 +118,14 @@ def test_a_full_disk_stops_all_and_leaves_the_last_checkpoint(undisturbed, tmp_p
     assert state(tmp_path) == undisturbed
 
 
-def pair(folder, *arguments):
-    """Two workers, each with a folder of runs of its own, `0` and `1`."""
-    addresses = launch._addresses(2)
+def each_with(folder, *flags):
+    """Workers of one run, each with flags of its own."""
+    addresses = launch._addresses(len(flags))
     return [
         command(
-            folder, *arguments, "--strategy", "multi_worker", "--runs", str(index),
+            folder, *RUN, "--strategy", "multi_worker", *own,
             TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
-        ) for index in range(2)
+        ) for index, own in enumerate(flags)
     ]
 
 
@@ -159,7 +159,7 @@ def test_workers_that_see_different_checkpoints_are_refused(how, where, stopped,
     for index in range(2):
         shutil.copytree(stopped, tmp_path / str(index))
     spoil(tmp_path / str(where) / kills.NAME / "checkpoints", how)
-    for process in pair(tmp_path, *RUN, "--resume"):
+    for process in each_with(tmp_path, ["--resume", "--runs", "0"], ["--resume", "--runs", "1"]):
         assert "not the same newest checkpoint" in ended(process, 1)
 
 
@@ -206,14 +206,7 @@ def test_a_port_in_use_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_workers_with_other_settings_are_refused(tmp_path):
-    addresses = launch._addresses(2)
-    processes = [
-        command(
-            tmp_path, *RUN, "--strategy", "multi_worker", "--learning-rate", rate,
-            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
-        ) for index, rate in enumerate(("0.001", "0.002"))
-    ]
-    for process in processes:
+    for process in each_with(tmp_path, ["--learning-rate", "0.001"], ["--learning-rate", "0.002"]):
         assert "not the same settings and data" in ended(process, 1)
 
 
