@@ -11,8 +11,8 @@ demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fi
 test: $(VENV)/.installed  ## every check but the long proofs
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-all: $(VENV)/.bench-installed  ## every check, the peers' too
-	$(BIN)/python -m pytest
+test-all: $(VENV)/.bench-installed  ## every check, the peers' and the long proofs too
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -26,7 +26,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/speech.py
 	$(BIN)/python benchmarks/image_text.py
 
-tutorials: $(VENV)/.installed  ## the tutorials in full; their data are downloaded once
+tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep what it promises; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
 	$(BIN)/python tutorials/02_causal_lm.py
 	$(BIN)/python tutorials/03_masked_lm.py

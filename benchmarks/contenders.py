@@ -9,7 +9,9 @@ done; and `keep(folder)`, which leaves what it has learned there as arrays. It h
 import argparse
 import dataclasses
 import importlib.metadata
+import itertools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -30,8 +32,16 @@ def machine():
 
 
 def interval(ratios):
-    """The median of n ratios, and the range that holds the true median with 1 − 2^(1−n) confidence."""
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    """The median of ratios, and the two of them between which the true median lies with 15/16 confidence.
+
+    As many are left out at either end as that allows: none of five to eight, one of nine, five of twenty-one. Fewer
+    than five have no range of that confidence; theirs is that of all.
+    """
+    count, ordered = len(ratios), sorted(ratios)
+    # The true median lies below all but k of them as often as at most k of `count` tosses of a coin are heads.
+    tails = itertools.accumulate(math.comb(count, k) for k in range(count // 2))
+    left_out = max((k for k, tail in enumerate(tails) if 32 * tail <= 2**count), default=0)
+    return {"median": statistics.median(ordered), "low": ordered[left_out], "high": ordered[-1 - left_out]}
 
 
 def serve(one, folder):

@@ -1,11 +1,12 @@
 """What each switch costs and saves, of every objective; the overhead of `fit` and of checkpoints.
 
     python benchmarks/cost.py switches      every objective and switch: an hour on 2 cores
-    python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 8 minutes
+    python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 15 minutes
     python benchmarks/cost.py checkpoints   seconds and bytes of a checkpoint: 2 minutes
     python benchmarks/cost.py --quick       all of it in five minutes, to see that it runs; keeps nothing
 
-The numbers go into benchmarks/cost.json after every measurement; what is there is not measured again.
+The numbers go into benchmarks/cost.json after every measurement; what is there is not measured again. At its end each
+prints the tables that are in docs/cost.md.
 
 - `switches`: the same network, batches and seed with one switch changed. `loss` is that of the held-out part (of
   DCGAN the discriminator's of the last steps) after so many steps; `memory` by how much the process has grown since
@@ -72,6 +73,7 @@ SWITCHES = {
 }
 TRANSFORMERS = ("causal_lm", "masked_lm")
 BARE = "bare loop"
+OVERHEAD = "time over the bare loop's"
 FIT = ("autoencoder", "contrastive", "causal_lm")
 STATES = {"autoencoder": {}, "causal_lm": {"size": "small"}, "causal_lm, medium": {"size": "medium"}}
 FIVE_MINUTES = 300.0
@@ -86,8 +88,8 @@ class Plan:
     rounds: int = 5
     seconds: float = 1.0
     fit: tuple[str, ...] = FIT
-    fit_rounds: int = 9
-    fit_seconds: float = 4.0
+    fit_rounds: int = 21
+    fit_seconds: float = 5.0
     states: tuple[str, ...] = tuple(STATES)
     saves: int = 5
 
@@ -192,7 +194,7 @@ def switches(plan, report, data, folder, keep):
                 keep()
                 print(objective, switch, measured[switch], flush=True)
         plain.close()
-    print(markdown(report["switches"]))
+    print(table_of_switches(report["switches"]), table_of_plans(report["switches"]), sep="\n\n")
 
 
 def found(objective, switch, plan, folder, plain):
@@ -221,29 +223,62 @@ def found(objective, switch, plan, folder, plain):
             process.close()
 
 
-def markdown(measured):
-    """A row for each objective and switch; and what was planned beside what was measured."""
+def of_objectives(measured):
+    """(objective, what was measured of it), without the notes beside them."""
+    return [(name, rows) for name, rows in measured.items() if isinstance(rows, dict)]
+
+
+def ranged(ratio):
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def table_of_switches(measured):
     lines = ["| objective | switch | time, times that of `plain` | memory, MB | loss |", "|---|---|---:|---:|---:|"]
-    checked = [
-        "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for objective, rows in measured.items():
-        for switch, row in rows.items() if isinstance(rows, dict) else ():
+    for objective, rows in of_objectives(measured):
+        for switch, row in rows.items():
             if "refused" in row:
                 lines.append(f"| {objective} | {switch} | refused | | |")
                 continue
-            ratio = row.get("time")
-            spent = "1" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            spent = ranged(row["time"]) if "time" in row else "1"
             lines.append(f"| {objective} | {switch} | {spent} | {row['memory'] / 1e6:,.0f} | {row['loss']:.4f} |")
-            if switch == PLAIN:
-                rate, planned = row["examples/s"], row["planned"]
-                checked.append(
-                    f"| {objective} | {row['batch']} | {row['parameters']:,} | {planned['operations'] / 1e6:,.1f} | "
-                    f"{rate:,.0f} | {rate * planned['operations'] / row['peak']:.0%} | "
-                    f"{planned['memory'] / 1e6:,.0f} | {row['memory'] / 1e6:,.0f} |"
-                )
-    return "\n".join([*lines, "", *checked])
+    return "\n".join(lines)
+
+
+def table_of_plans(measured):
+    """What was planned beside what was measured."""
+    lines = [
+        "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for objective, rows in of_objectives(measured):
+        row = rows[PLAIN]
+        rate, planned = row["examples/s"], row["planned"]
+        lines.append(
+            f"| {objective} | {row['batch']} | {row['parameters']:,} | {planned['operations'] / 1e6:,.1f} | "
+            f"{rate:,.0f} | {rate * planned['operations'] / row['peak']:.0%} | "
+            f"{planned['memory'] / 1e6:,.0f} | {row['memory'] / 1e6:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def table_of_fit(measured):
+    lines = [
+        "| objective | `fit`, examples/s | bare loop | time of `fit`, times that of the loop |", "|---|---:|---:|---:|",
+    ]
+    for objective, row in of_objectives(measured):
+        rates = row["examples/s"]
+        lines.append(
+            f"| {objective} | {rates[PLAIN]:,.0f} | {rates[BARE]:,.0f} | {ranged(row[OVERHEAD])} |"
+        )
+    return "\n".join(lines)
+
+
+def table_of_checkpoints(measured):
+    lines = ["| | MB | s | share of five minutes |", "|---|---:|---:|---:|"]
+    for name, row in of_objectives(measured):
+        size, share = row["bytes"] / 1e6, row["share of five minutes"]
+        lines.append(f"| {name} | {size:,.0f} | {row['seconds']:.2f} | {share:.2%} |")
+    return "\n".join(lines)
 
 
 def fit(plan, report, data, folder, keep):
@@ -262,11 +297,12 @@ def fit(plan, report, data, folder, keep):
             for process in processes.values():
                 process.close()
         done = measured["rounds"]
-        measured |= {"examples/s": medians(done), "time over the bare loop's": interval(
-            [each[BARE] / each[PLAIN] for each in done]
-        )}
+        measured |= {
+            "examples/s": medians(done), OVERHEAD: interval([each[BARE] / each[PLAIN] for each in done]),
+        }
         report["fit"][objective] = measured
-        print(objective, measured["time over the bare loop's"], flush=True)
+        print(objective, measured[OVERHEAD], flush=True)
+    print(table_of_fit(report["fit"]))
 
 
 def checkpoints(plan, report, data, folder, keep):
@@ -289,6 +325,7 @@ def checkpoints(plan, report, data, folder, keep):
         median = statistics.median(seconds)
         report["checkpoints"][name] = {"bytes": size, "seconds": median, "share of five minutes": median / FIVE_MINUTES}
         keep()
+    print(table_of_checkpoints(report["checkpoints"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras import downstream, objectives
-from ssl_keras.__main__ import _defaults, main
+from ssl_keras.__main__ import main
+from ssl_keras.commands import _defaults
 from ssl_keras.data.sources import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.networks.dense import classifier_head

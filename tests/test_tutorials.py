@@ -1,10 +1,8 @@
-"""The tutorials run, in their short form, and at length as a reader would run them."""
+"""The tutorials run, in short form; at length `make tutorials` runs them, and fails where a promise is not kept."""
 
 import logging
-import os
 import pathlib
 import runpy
-import subprocess
 import sys
 
 import pytest
@@ -33,23 +31,3 @@ def test_smoke(script, tmp_path, monkeypatch):
         logging.getLogger("absl").setLevel(level)
     assert code == 0
     assert list(tmp_path.rglob("*.png"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("tutorial", "promises"), [
-    ("01_autoencoder", 3), ("02_causal_lm", 2), ("03_masked_lm", 2), ("04_classifier", 3), ("05_jigsaw", 3),
-    ("06_contrastive", 3), ("07_few_labels", 4), ("08_dcgan", 4), ("09_seq2seq", 4), ("10_speech", 5),
-    ("11_image_text", 2), ("12_many_devices", 3),
-])
-def test_in_full(tutorial, promises, fashion_mnist, tfds_folder, tmp_path):
-    """Its numbers land where its first lines say."""
-    emoji = pathlib.Path(os.environ.get("SSL_KERAS_DATA", "/nowhere")) / "emoji_pairs"
-    if tutorial == "11_image_text" and not emoji.is_dir():
-        pytest.skip("real data: $SSL_KERAS_DATA holds no emoji_pairs")
-    script = ROOT / "tutorials" / f"{tutorial}.py"
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True,
-        text=True, timeout=2400,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count(": yes") == promises
