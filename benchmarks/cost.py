@@ -71,7 +71,8 @@ SWITCHES = {
     "float16": {"precision": "mixed_float16"}, "accumulate 4": {"accumulate": 4}, "remat": {"remat": True},
     "XLA": {"jit": True},
 }
-TRANSFORMERS = ("causal_lm", "masked_lm")
+TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialise
+OF_MANY_LENGTHS = ("speech", "recogniser")  # XLA compiles each length of a batch anew: minutes for 60 steps
 BARE = "bare loop"
 OVERHEAD = "time over the bare loop's"
 FIT = ("autoencoder", "contrastive", "causal_lm")
@@ -184,7 +185,10 @@ def switches(plan, report, data, folder, keep):
     os.environ["COST_STEPS"] = str(plan.steps)
     for objective in plan.objectives:
         measured = report["switches"].setdefault(objective, {})
-        wanted = [switch for switch in SWITCHES if switch != "remat" or objective in TRANSFORMERS]
+        wanted = [
+            switch for switch in SWITCHES if (switch != "remat" or objective in TRANSFORMERS)
+            and (switch != "XLA" or objective not in OF_MANY_LENGTHS)
+        ]
         if all(switch in measured for switch in wanted):
             continue
         plain = Process(str(HERE), f"{objective}|{PLAIN}", folder)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import threading
+import types
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ from ssl_keras.training.compare import compare
 from ssl_keras.training.distribution import strategy
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import initialise, pretrain
-from ssl_keras.training.run import Training
+from ssl_keras.training.run import Training, compile_objective
 
 QUICK = {"steps": 20, "interval": 5, "quality_every": 0}
 FLAGS = ["--steps", "20", "--interval", "5", "--quality-every", "0"]
@@ -298,6 +299,20 @@ def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name)
     assert _defaults(defaults, ["--steps", "3"]).epochs == 0
     assert _defaults(defaults, ["--epochs=3"]).steps == 0
     assert _defaults(defaults, ["--run", "x"]) == defaults
+
+
+@pytest.mark.parametrize(("lengths", "compiles", "told"), [
+    (None, True, False), (np.arange(90), False, False), (np.arange(90), True, True),
+])
+def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, told, caplog):
+    """Not with a real objective: where operations are deterministic, as here, Keras compiles none."""
+    splits = digits._replace(train=dataclasses.replace(digits.train, lengths=lengths))
+    objective = types.SimpleNamespace(
+        name="", least_batch=1, latest_is_best=False, optimizers=lambda make: [], jit_compile=compiles,
+        compile=lambda **_: None,
+    )
+    compile_objective(objective, Training(), splits)
+    assert ("compiles a step anew for each length" in caplog.text) == told
 
 
 @pytest.mark.parametrize("arguments", [

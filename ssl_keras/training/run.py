@@ -14,6 +14,7 @@ data's epoch follows from the step.
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 
@@ -27,6 +28,8 @@ from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training.keeper import Keeper
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.workers import Workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +299,11 @@ def compile_objective(objective, training, splits, *optimizers):
         *(optimizers or objective.optimizers(make)), clip_norm=training.clip_norm, accumulate=training.accumulate,
         steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
     )
+    if objective.jit_compile and splits.train.lengths is not None:
+        log.warning(
+            "XLA compiles a step anew for each length of a batch, and %s has many: a run that is short is faster "
+            "without jit.", splits.train.name,
+        )
 
 
 def held_out(objective, source, batch_size, strategy, views=None):
