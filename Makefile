@@ -12,7 +12,7 @@ test: $(VENV)/.installed  ## every check but the long proofs
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.bench-installed  ## every check, the peers' and the long proofs too
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 150
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -25,6 +25,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/seq2seq.py
 	$(BIN)/python benchmarks/speech.py
 	$(BIN)/python benchmarks/image_text.py
+	$(BIN)/python benchmarks/cost.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep what it promises; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py

@@ -25,6 +25,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import resource
 import statistics
 import sys
@@ -210,7 +211,7 @@ def found(objective, switch, plan, folder, plain):
         plain.ask("round", min(plan.seconds, 2.0))
         if switch == PLAIN:
             rates = [process.ask("round", plan.seconds)["images/s"] for _ in range(plan.rounds)]
-            return made | {"examples/s": statistics.median(rates)}
+            return made | {"examples/s": statistics.median(rates), "processor": processor()}
         process.ask("round", min(plan.seconds, 2.0))
         ratios = []
         for _ in range(plan.rounds):
@@ -225,6 +226,14 @@ def found(objective, switch, plan, folder, plain):
     finally:
         if process is not plain:
             process.close()
+
+
+def processor():
+    """What Linux calls it, and whether it has instructions for bfloat16, which decide whether that is faster."""
+    told = pathlib.Path("/proc/cpuinfo")
+    text = told.read_text() if told.exists() else ""
+    name = re.search(r"^model name\s*: (.*)", text, re.M)
+    return f"{name[1] if name else 'unknown'}, {'with' if 'bf16' in text else 'without'} bfloat16"
 
 
 def of_objectives(measured):
@@ -251,8 +260,8 @@ def table_of_switches(measured):
 def table_of_plans(measured):
     """What was planned beside what was measured."""
     lines = [
-        "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured | on |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for objective, rows in of_objectives(measured):
         row = rows[PLAIN]
@@ -260,7 +269,7 @@ def table_of_plans(measured):
         lines.append(
             f"| {objective} | {row['batch']} | {row['parameters']:,} | {planned['operations'] / 1e6:,.1f} | "
             f"{rate:,.0f} | {rate * planned['operations'] / row['peak']:.0%} | "
-            f"{planned['memory'] / 1e6:,.0f} | {row['memory'] / 1e6:,.0f} |"
+            f"{planned['memory'] / 1e6:,.0f} | {row['memory'] / 1e6:,.0f} | {row['processor']} |"
         )
     return "\n".join(lines)
 

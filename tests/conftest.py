@@ -24,7 +24,7 @@ tf.config.experimental.enable_op_determinism()
 
 
 # The longest first: two processes share the files, and neither is to wait for the other's last one.
-LONGEST = ("strategies", "tutorials", "contract", "contract_training")
+LONGEST = ("strategies", "workers", "tutorials", "contract", "contract_training")
 
 
 def pytest_collection_modifyitems(items):

@@ -186,7 +186,7 @@ def exactly(strategy):
 
 HOWS = {
     "one": lambda: strategy("one"), "two": lambda: strategy("mirrored", 2), "workers": lambda: strategy("multi_worker"),
-    "two-by-two": lambda: two_by_two(),
+    "two-by-two": lambda: two_by_two(), "accumulated": lambda: strategy("one"), "bfloat16": lambda: strategy("one"),
 }
 
 
@@ -201,17 +201,22 @@ def two_by_two():
         return strategy("multi_worker")
 
 
-def every_case(strategy, out):
+def every_case(how, out):
     """Writes what each case comes to in five steps, its weights and held-out loss.
 
     With softplus in the place of ReLU, at whose kink a difference of the last digit may become one of 1e-4.
     """
-    arrays = {}
-    for name in CASES:
+    where, arrays = HOWS[how](), {}
+    if how == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    for name, case in CASES.items():
+        if how == "accumulated" and not case.accumulates:
+            continue
+        options = {"accumulate": 4} if how == "accumulated" else {}
         # At the usual rate a critic without clipping soon has weights in the hundreds.
         rate = 1e-3 if "wasserstein" in name else 1e-2
         with unittest.mock.patch.dict(ALL_OBJECTS_DICT, relu=keras.activations.softplus):
-            objective, _, held_out = train(CASES[name], strategy, optimizer=keras.optimizers.SGD(rate))
+            objective, _, held_out = train(case, where, optimizer=keras.optimizers.SGD(rate), **options)
         arrays |= {f"{name}/{index}": weights.numpy() for index, weights in enumerate(objective.weights)}
         loss = held_out["loss"]
         arrays[f"{name}/held out"] = np.float32(loss / max(1.0, abs(loss)))
@@ -223,7 +228,7 @@ if __name__ == "__main__":
     if mode.startswith("all-"):
         # One thread: what several threads add up, they add up in an order that changes.
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        every_case(HOWS[mode.removeprefix("all-")](), out)
+        every_case(mode.removeprefix("all-"), out)
         sys.exit()
     made = {
         "replicas": replicas, "more": more, "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy()),

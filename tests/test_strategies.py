@@ -126,32 +126,40 @@ def run_workers(mode, *outs):
         finish(process)
 
 
+ROUNDED = 0.02  # bfloat16 has eight binary digits
 # Two workers and two replicas: whose sums do not depend on what else a process's threads do (those of convolutions do).
 TO_THE_LAST_BIT = ("autoencoder", "finetune", "dcgan", "causal_lm", "masked_lm")
 
 
 @pytest.mark.slow
 def test_every_case_comes_to_the_same_everywhere(tmp_path):
-    """One device, two replicas, two workers, two workers of two replicas each. Workers have the same bits, always."""
-    for how in ("one", "two"):
+    """One device, two replicas, two workers, two workers of two replicas each; micro-batches; 16 bit.
+
+    Workers have the same bits, always.
+    """
+    for how in ("one", "two", "accumulated", "bfloat16"):
         finish(start(f"all-{how}", tmp_path / f"{how}.npz"))
     for how in ("workers", "two-by-two"):
         run_workers(f"all-{how}", tmp_path / f"{how}.npz", tmp_path / f"{how}, second.npz")
     found = {path.stem: np.load(path) for path in tmp_path.glob("*.npz")}
-    pairs = (("two", "one"), ("workers", "two"), ("two-by-two", "one"))
+    pairs = (("two", "one"), ("workers", "two"), ("two-by-two", "one"), ("accumulated", "one"), ("bfloat16", "one"))
     furthest = {}
     for name in found["one"].files:
         for how in ("workers", "two-by-two"):
             assert found[how][name].tobytes() == found[f"{how}, second"][name].tobytes(), name
-        apart = furthest.setdefault(name.rpartition("/")[0], dict.fromkeys(pairs, 0.0))
-        for pair in pairs:
+        apart = furthest.setdefault(name.rpartition("/")[0], {pair: 0.0 for pair in pairs if name in found[pair[0]]})
+        for pair in apart:
             a, b = (found[each][name] for each in pair)
             apart[pair] = max(apart[pair], float(np.abs(a - b).max(initial=0.0)))
     print("| | " + " | ".join(f"{a} and {b}" for a, b in pairs) + " |")
-    print("\n".join(f"| {case} | " + " | ".join(f"{apart[pair]:.1e}" for pair in pairs) + " |"
-                    for case, apart in furthest.items()))
+    print("\n".join(f"| {case} | " + " | ".join(f"{apart[pair]:.1e}" if pair in apart else "refused" for pair in pairs)
+                    + " |" for case, apart in furthest.items()))
     assert len(furthest) > 15
+    rounded = [apart.pop(("bfloat16", "one")) for apart in furthest.values()]
+    assert max(rounded) <= ROUNDED
+    assert min(rounded) > 1e-5
     assert max(max(apart.values()) for apart in furthest.values()) <= 1e-5
+    assert sum(("accumulated", "one") in apart for apart in furthest.values()) > 5
     exact = [apart["workers", "two"] for case, apart in furthest.items() if case.partition(",")[0] in TO_THE_LAST_BIT]
     assert len(exact) > 5
     assert not any(exact)
