@@ -1,7 +1,7 @@
 """What each switch costs and saves, of every objective; the overhead of `fit` and of checkpoints.
 
     python benchmarks/cost.py switches      every objective and switch: an hour on 2 cores
-    python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 15 minutes
+    python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 10 minutes
     python benchmarks/cost.py checkpoints   seconds and bytes of a checkpoint: 2 minutes
     python benchmarks/cost.py --quick       all of it in five minutes, to see that it runs; keeps nothing
 
@@ -14,7 +14,8 @@ prints the tables that are in docs/cost.md.
   the range that holds the true one with 94% confidence. `planned` is what `ssl-keras plan` says of an example's
   operations and of the memory, to compare with what was measured; `peak` what a large product of matrices reaches.
 - `fit`: `Objective.fit` with its defaults, and what one would write without Keras: a loop in Python that calls
-  `tf.function(train_step)` on the batches of the same data set. Interleaved rounds.
+  `tf.function(train_step)` on the batches of the same data set. Interleaved rounds; either begins each of them with a
+  new iterator.
 - `checkpoints`: `Checkpoints.save` of a whole state, the median of five, and its share of five minutes, between which
   a run saves.
 
@@ -90,7 +91,7 @@ class Plan:
     rounds: int = 5
     seconds: float = 1.0
     fit: tuple[str, ...] = FIT
-    fit_rounds: int = 21
+    fit_rounds: int = 15
     fit_seconds: float = 5.0
     states: tuple[str, ...] = tuple(STATES)
     saves: int = 5
@@ -146,17 +147,17 @@ class Contender:
         self.batches = Batches(self.splits.train, self.training.batch_size, views=self.model.views)
         if self.switch == BARE:
             step = tf.function(lambda batch: self.model.train_step(batch), autograph=False)
-            self.data, self.bare = iter(self.batches.dataset()), step
+            self.bare = step
         return self.model.count_params()
 
     def steps(self, count):
+        data = self.batches.dataset(int(self.model.step))
         if self.switch == BARE:
-            for _ in range(count):
-                self.bare(next(self.data))
+            for batch in data.take(count):
+                self.bare(batch)
             self.model.loss_metric.result().numpy()  # until all is done
             return
-        done = int(self.model.step)
-        self.model.fit(self.batches.dataset(done), steps_per_epoch=count, verbose=0)
+        self.model.fit(data, steps_per_epoch=count, verbose=0)
 
     def train(self, until):
         """As many steps as the plan says, however long they take."""
