@@ -150,14 +150,16 @@ def test_every_case_comes_to_the_same_everywhere(tmp_path):
         apart = furthest.setdefault(name.rpartition("/")[0], {pair: 0.0 for pair in pairs if name in found[pair[0]]})
         for pair in apart:
             a, b = (found[each][name] for each in pair)
-            apart[pair] = max(apart[pair], float(np.abs(a - b).max(initial=0.0)))
+            # A loss of hundreds cannot agree to 1e-5; its digits can.
+            unit = max(1.0, abs(float(b))) if name.endswith("held out") else 1.0
+            apart[pair] = max(apart[pair], float(np.abs(a - b).max(initial=0.0)) / unit)
     print("| | " + " | ".join(f"{a} and {b}" for a, b in pairs) + " |")
     print("\n".join(f"| {case} | " + " | ".join(f"{apart[pair]:.1e}" if pair in apart else "refused" for pair in pairs)
                     + " |" for case, apart in furthest.items()))
     assert len(furthest) > 15
     rounded = [apart.pop(("bfloat16", "one")) for apart in furthest.values()]
     assert max(rounded) <= ROUNDED
-    assert min(rounded) > 1e-5
+    assert min(rounded) > 1e-6  # 16 bit it was
     assert max(max(apart.values()) for apart in furthest.values()) <= 1e-5
     assert sum(("accumulated", "one") in apart for apart in furthest.values()) > 5
     exact = [apart["workers", "two"] for case, apart in furthest.items() if case.partition(",")[0] in TO_THE_LAST_BIT]
