@@ -64,9 +64,12 @@ def _check(text):
         raise ValueError(f"TF_CONFIG names {', '.join(others) or task['type']}. {hint}")
     if not 0 <= index < len(addresses):
         raise ValueError(f"TF_CONFIG: index {index}, and {len(addresses)} addresses of {task['type']}. {hint}")
-    for address in (each for job in jobs.values() for each in job):
-        if not str(address).rpartition(":")[2].isdigit():
+    named = [str(address) for job in jobs.values() for address in job]
+    for address in named:
+        if not address.rpartition(":")[2].isdigit():
             raise ValueError(f"TF_CONFIG: {address!r} has no port. {hint}")
+        if named.count(address) > 1:  # it would answer for another, who never comes
+            raise ValueError(f"TF_CONFIG: {address!r} is there more than once. Each worker needs an address of its own.")
 
 
 def gather(resolver):
