@@ -69,7 +69,7 @@ def _check(text):
         if not address.rpartition(":")[2].isdigit():
             raise ValueError(f"TF_CONFIG: {address!r} has no port. {hint}")
         if named.count(address) > 1:  # it would answer for another, who never comes
-            raise ValueError(f"TF_CONFIG: {address!r} is there more than once. Each worker needs an address of its own.")
+            raise ValueError(f"TF_CONFIG: {address!r} is there twice. Each worker needs an address of its own.")
 
 
 def gather(resolver):
