@@ -33,8 +33,8 @@ from ssl_keras.data.sources import load
 from ssl_keras.training.distribution import strategy
 
 THOROUGH = ("autoencoder", "dcgan")  # without `more`: one of each kind
-XLA = ("autoencoder", "causal_lm", "contrastive")
-MORE_XLA = ("masked_lm", "dcgan", "seq2seq")
+XLA = ("autoencoder", "causal_lm")
+MORE_XLA = ("contrastive", "masked_lm", "dcgan", "seq2seq")
 ALONE = {"gathered": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
 OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
 
