@@ -32,7 +32,7 @@ def pretrain_command(arguments):
 
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: ssl-keras pretrain OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
-        raise SystemExit(0 if arguments else 2)
+        raise SystemExit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     name, *rest = arguments
     module = objectives.module(name)
     flags = dataclasses.make_dataclass("Pretrain", [
@@ -221,7 +221,7 @@ def plan_command(arguments):
 
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: ssl-keras plan OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
-        raise SystemExit(0 if arguments else 2)
+        raise SystemExit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     name, *rest = arguments
     module, words = objectives.module(name), name in ("causal_lm", "masked_lm")
     length = planning.Tokens() if words else planning.Passes(data=module.DEFAULTS.data)

@@ -91,7 +91,7 @@ class Passes:
     """As of pretrain: its examples say what a step takes."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
-    channels: int = 0
+    image_channels: int = 0
     """Of grey images: as if they had so many, 3 for colour."""
     examples: int = 0
     """How many there will be; 0 is as many as in this data."""
@@ -99,10 +99,10 @@ class Passes:
     """Passes over them."""
 
     def __post_init__(self):
-        if self.examples < 0 or self.channels < 0 or not 0 < self.epochs < math.inf:
+        if self.examples < 0 or self.image_channels < 0 or not 0 < self.epochs < math.inf:
             raise ValueError(
-                "epochs must be positive, examples and channels positive or 0. "
-                f"Received: {self.epochs}, {self.examples}, {self.channels}"
+                "epochs must be positive, examples and image_channels positive or 0. "
+                f"Received: {self.epochs}, {self.examples}, {self.image_channels}"
             )
 
     def load(self):
@@ -199,7 +199,7 @@ def of_language(settings, asked, tokens=0.0, masked=False):
 def of_traced(module, settings, splits, asked, passes):
     """The `Work` of any objective: of one step, traced on as many examples as each GPU has."""
     rows = asked.batch_size // asked.gpus
-    source = splits.train if not passes.channels else _coloured(splits.train, passes.channels)
+    source = splits.train if not passes.image_channels else _coloured(splits.train, passes.image_channels)
     with computing_in(asked.precision):
         objective = module.build(settings, source.spec())
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
@@ -230,7 +230,7 @@ def _coloured(source, channels):
     """A source of grey images, with so many channels, all alike."""
     images = source.column("image")
     if images.shape[-1] != 1:
-        raise ValueError(f"channels is for grey images. {source.name} has {images.shape[-1]} channels.")
+        raise ValueError(f"image_channels is for grey images. {source.name} has {images.shape[-1]} channels.")
     return dataclasses.replace(source, arrays=source.arrays | {"image": np.repeat(images, channels, -1)})
 
 

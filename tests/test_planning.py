@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from contract import CASES, planned, prepared
 
-from ssl_keras import counting, language, planning
+from ssl_keras import counting, language, objectives, planning
 from ssl_keras.__main__ import main
 from ssl_keras.data.sources import load
 from ssl_keras.networks import transformer
@@ -160,6 +160,20 @@ def test_the_bytes_that_a_step_holds():
 
     held = counting.live_bytes(tf.function(step).get_concrete_function(*shapes).graph)
     assert weights + 4 * 4_000 <= held <= weights + 8 * 4_000
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_the_command_has_flags_for_every_objective(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["plan", name, "--help"])
+    assert "--gpus" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["plan"], ["plan", "--gpus", "8", "jigsaw"], ["pretrain", "--steps", "5", "jigsaw"]])
+def test_flags_before_the_objective_are_wrong_usage(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(wrong)
+    assert "usage: ssl-keras" in capsys.readouterr().out
 
 
 def test_the_command(capsys):

@@ -216,6 +216,7 @@ def test_workers_with_other_settings_are_refused(tmp_path):
     ('{"cluster": {"worker": ["a:1"]}}', "not whole"),
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
     ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+    ('{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}', "no port"),
     ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
     ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),

@@ -1,11 +1,14 @@
 """Strategies by name."""
 
 import functools
+import logging
+import os
 
 import tensorflow as tf
 
 from ssl_keras.training import workers
 
+log = logging.getLogger(__name__)
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
@@ -33,6 +36,8 @@ def strategy(name="auto", replicas=0):
         except RuntimeError:  # already started, and with it the choice made
             break
     if name == "auto":
+        if "TF_CONFIG" in os.environ:
+            log.warning("TF_CONFIG is left aside: --strategy auto is for one machine, multi_worker for several.")
         name = "mirrored" if len(gpus) > 1 or replicas > 1 else "one"
     if name == "multi_worker":
         if replicas:

@@ -128,8 +128,9 @@ def _watch(workers, asked):
                     worker.send_signal(told)
             codes = [worker.poll() for worker in workers]
             ended = [code for code in codes if code is not None]
-            # What died first is what happened; the others fail because of it.
-            failed = [code for code in ended if code]
+            # What died first is what happened; the others fail because of it. Of several that are found dead together
+            # it was one that a signal ended.
+            failed = sorted((code for code in ended if code), key=lambda code: code > 0)
             if failed and told is None:
                 return _exit_code(failed[0])
             if len(ended) == len(workers):

@@ -66,8 +66,9 @@ def _check(text):
         raise ValueError(f"TF_CONFIG: index {index}, and {len(addresses)} addresses of {task['type']}. {hint}")
     named = [str(address) for job in jobs.values() for address in job]
     for address in named:
-        if not address.rpartition(":")[2].isdigit():
-            raise ValueError(f"TF_CONFIG: {address!r} has no port. {hint}")
+        port = address.rpartition(":")[2]
+        if not (port.isdigit() and int(port) < 1 << 16):
+            raise ValueError(f"TF_CONFIG: {address!r} has no port of 0 to 65535. {hint}")
         if named.count(address) > 1:  # it would answer for another, who never comes
             raise ValueError(f"TF_CONFIG: {address!r} is there twice. Each worker needs an address of its own.")
 
