@@ -37,6 +37,8 @@ import tempfile
 import ssl_keras
 from ssl_keras import commands, objectives
 
+# What TensorFlow says, among forty lines, where a worker that it adds up with is gone.
+LOST = ("Collective ops is aborted", "tasks are unhealthy", "Connection reset by peer")
 
 def main(arguments=None):
     """Runs a command; returns its exit code."""
@@ -72,6 +74,8 @@ def main(arguments=None):
             raise
         from ssl_keras.training import workers
 
+        if any(sign in str(error) for sign in LOST):
+            error = "Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint."
         print(f"error: {error}", file=sys.stderr)
         return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import downstream, objectives
+from ssl_keras import commands, downstream, objectives
 from ssl_keras.__main__ import main
 from ssl_keras.commands import _defaults
 from ssl_keras.data.sources import from_arrays
@@ -291,6 +291,17 @@ def test_bad_requests_end_with_one_line(capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
+    def lost(arguments):
+        raise tf.errors.InternalError(None, None, "Graph execution error:\n\n …\nCollective ops is aborted by …")
+
+    monkeypatch.setattr(commands, "list_command", lost)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == (
+        "error: Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint.\n"
+    )
 
 
 @pytest.mark.parametrize("name", objectives.names())
