@@ -167,7 +167,7 @@ def test_transformers_has_the_same_losses(rng):
     first, second = (x.numpy() for x in pair(rng, 9, 8))
     logits = torch.tensor(3.0 * normalised(second) @ normalised(first).T)  # per text
     ours = losses.clip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0)
-    assert float(tf.reduce_mean(ours)) == pytest.approx(float(clip.clip_loss(logits)), abs=1e-4)
+    assert float(tf.reduce_mean(ours)) == pytest.approx(float(clip.image_text_contrastive_loss(logits)), abs=1e-4)
     # As its SiglipModel's forward has it.
     eye = torch.eye(9)
     theirs = -torch.nn.functional.logsigmoid((2 * eye - 1) * (logits - 1.0)).sum(-1).mean()
