@@ -210,6 +210,20 @@ def test_workers_with_other_settings_are_refused(tmp_path):
         assert "not the same settings and data" in ended(process, 1)
 
 
+def test_another_worker_at_an_address_is_told():
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        own.listen()
+        address = f"127.0.0.1:{own.getsockname()[1]}"
+        with workers._greeting(own, "ssl_keras worker 0 of 2"):
+            assert workers._answers(address, "worker 0 of 2")
+            for expected in ("worker 1 of 2", "worker 0 of 3"):
+                with pytest.raises(ValueError, match="It says that it is worker 0"):
+                    workers._answers(address, expected)
+        assert workers._answers(address, "worker 1 of 2")  # it has nothing to say: TensorFlow, perhaps
+    assert not workers._answers(address, "worker 0 of 2")
+
+
 @pytest.mark.parametrize(("config", "reason"), [
     ("{", "not whole"),
     ("[]", "not whole"),

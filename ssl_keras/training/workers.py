@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 import time
 
 import numpy as np
@@ -22,6 +23,7 @@ EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
 WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
 SECONDS = 600.0
 MOST_TASKS = 1 << 10  # of a node
+GREETING, GREETED = "ssl_keras ", 1.0  # seconds within which it is there
 KNOCK, ANSWER = 0.2, 5.0  # seconds between questions whether a worker is there, and within which one that is answers
 
 
@@ -76,11 +78,12 @@ def _check(text):
 def gather(resolver):
     """Returns once every worker of the cluster answers at its address, this one too meanwhile.
 
-    TensorFlow itself waits for them in a place that no exception and no signal reaches; so they are all there before
-    it is asked.
+    Each says who it takes itself to be, of how many; one that has gone on has TensorFlow answer in its place,
+    which says nothing of the kind. TensorFlow itself waits for them in a place that no exception and no signal reaches;
+    so they are all there before it is asked.
 
     Raises:
-        ValueError: the port of this worker is in use.
+        ValueError: the port of this worker is in use; another takes itself for somebody else.
         TimeoutError: some do not come within SSL_KERAS_WAIT seconds; they are named.
     """
     spec, limit = resolver.cluster_spec(), float(os.environ.get(WAIT, SECONDS))
@@ -98,20 +101,51 @@ def gather(resolver):
                 "name another one."
             ) from error
         missing, until = [name for name in address if name != me], time.monotonic() + limit
-        while missing := [name for name in missing if not _answers(address[name])]:
-            if time.monotonic() > until:
-                raise TimeoutError(
-                    f"Not all workers have come within {limit:.0f} s. No answer from: "
-                    + ", ".join(f"{name} ({address[name]})" for name in missing)
-                    + f". Start each of them with the same cluster, or wait longer ({WAIT}, seconds)."
-                )
-            time.sleep(KNOCK)
+        with _greeting(own, f"{GREETING}{me} of {len(address)}"):
+            while missing := [name for name in missing if not _answers(address[name], f"{name} of {len(address)}")]:
+                if time.monotonic() > until:
+                    raise TimeoutError(
+                        f"Not all workers have come within {limit:.0f} s. No answer from: "
+                        + ", ".join(f"{name} ({address[name]})" for name in missing)
+                        + f". Start each of them with the same cluster, or wait longer ({WAIT}, seconds)."
+                    )
+                time.sleep(KNOCK)
 
 
-def _answers(address):
+@contextlib.contextmanager
+def _greeting(own, greeting):
+    """Meanwhile whoever knocks at the listening socket is told it."""
+    own.settimeout(KNOCK)  # a socket that somebody waits at is not freed when it is closed
+    ended = threading.Event()
+
+    def greet():
+        while not ended.is_set():
+            # One who knocks and leaves, or nobody for a while.
+            with contextlib.suppress(OSError), own.accept()[0] as caller:
+                caller.sendall(f"{greeting}\n".encode())
+
+    thread = threading.Thread(target=greet, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _answers(address, expected):
+    """Whether somebody is there; ValueError where it says that it is another than the expected one."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), ANSWER):
+        with socket.create_connection((host, int(port)), ANSWER) as line:
+            line.settimeout(GREETED)
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                said = line.makefile("rb").readline(1024).decode(errors="replace").strip()
+                if said.startswith(GREETING) and said != GREETING + expected:
+                    raise ValueError(
+                        f"At {address} there should be {expected}. It says that it is {said.removeprefix(GREETING)}. "
+                        "Give all workers one cluster, and each its own index."
+                    )
             return True
     except OSError:
         return False
