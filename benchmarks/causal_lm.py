@@ -39,6 +39,7 @@ with contextlib.suppress(ImportError):
 import keras
 import numpy as np
 import tensorflow as tf
+from contenders import interval
 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
@@ -69,11 +70,6 @@ OURS_TRAINING = dataclasses.replace(
 SEEDS = (0, 1, 2)
 LONG_SETTINGS = dataclasses.replace(OURS, layers=4)
 LONG_TRAINING = dataclasses.replace(OURS_TRAINING, steps=6_000, weight_decay=0.1)
-
-
-def interval(ratios):
-    """The median of n ratios, and the range that holds the true median with 1 − 2^(1−n) confidence."""
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 # ----- steps

@@ -146,8 +146,7 @@ class Contender:
         self.model.rows = self.training.batch_size
         self.batches = Batches(self.splits.train, self.training.batch_size, views=self.model.views)
         if self.switch == BARE:
-            step = tf.function(lambda batch: self.model.train_step(batch), autograph=False)
-            self.bare = step
+            self.bare = tf.function(lambda batch: self.model.train_step(batch), autograph=False)
         return self.model.count_params()
 
     def steps(self, count):
@@ -281,9 +280,7 @@ def table_of_fit(measured):
     ]
     for objective, row in of_objectives(measured):
         rates = row["examples/s"]
-        lines.append(
-            f"| {objective} | {rates[PLAIN]:,.0f} | {rates[BARE]:,.0f} | {ranged(row[OVERHEAD])} |"
-        )
+        lines.append(f"| {objective} | {rates[PLAIN]:,.0f} | {rates[BARE]:,.0f} | {ranged(row[OVERHEAD])} |")
     return "\n".join(lines)
 
 

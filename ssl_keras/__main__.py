@@ -68,13 +68,14 @@ def main(arguments=None):
         return 0
     except Exception as error:
         expected = (ValueError, RuntimeError, OSError, FloatingPointError)
-        if not isinstance(error, (*expected, sys.modules["tensorflow"].errors.OpError)):
+        of_tensorflow = isinstance(error, sys.modules["tensorflow"].errors.OpError)
+        if not (of_tensorflow or isinstance(error, expected)):
             raise  # a bug: where it happened matters
         if os.environ.get("SSL_KERAS_TRACEBACK"):
             raise
         from ssl_keras.training import workers
 
-        if any(sign in str(error) for sign in LOST):
+        if of_tensorflow and any(sign in str(error) for sign in LOST):
             error = "Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint."
         print(f"error: {error}", file=sys.stderr)
         return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1

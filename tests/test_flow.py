@@ -304,6 +304,15 @@ def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
     )
 
 
+def test_a_lost_connection_of_another_kind_is_no_lost_worker(monkeypatch, capsys):
+    def lost(arguments):
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(commands, "list_command", lost)
+    assert main(["list"]) == 1
+    assert capsys.readouterr().err == "error: Connection reset by peer\n"
+
+
 @pytest.mark.parametrize("name", objectives.names())
 def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name):
     defaults = objectives.module(name).DEFAULTS
