@@ -32,10 +32,10 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 
 import ssl_keras
 from ssl_keras import commands, objectives
+from ssl_keras.startup import start_tensorflow
 
 # What TensorFlow says, among forty lines, where a worker that it adds up with is gone.
 LOST = ("Collective ops is aborted", "tasks are unhealthy", "Connection reset by peer")
@@ -82,31 +82,6 @@ def main(arguments=None):
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
-
-
-def start_tensorflow():
-    """Imports TensorFlow without its start-up notes, which no setting turns off and which bury our lines.
-
-    What it wrote is shown where the import fails.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def _objective_command(command, modules, arguments):

@@ -189,7 +189,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
     grid = grid or GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
     objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
-    start = checkpoint.read(checkpoint.variables(objective))
+    start = files.read_variables(checkpoint.variables(objective))
     row = {}
     for budget in (ALL, *budgets):
         best, best_score = None, -1.0
@@ -199,10 +199,10 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
             objective.augmentation = augmentation
             runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
             for seed in chosen:
-                checkpoint.assign(checkpoint.variables(objective), start)
+                files.assign_variables(checkpoint.variables(objective), start)
                 objective.optimizer.learning_rate = rate  # it is among what was just assigned
                 for mark in _train(objective, splits, grid, budget, seed):
-                    weights = checkpoint.read(checkpoint.variables(objective))
+                    weights = files.read_variables(checkpoint.variables(objective))
                     accuracy = _accuracy(objective, splits.validation, strategy)
                     runs.setdefault(mark, []).append((accuracy, weights))
             for mark, outcomes in runs.items():
@@ -214,7 +214,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
         log.info("%s: chose learning rate %g, %d steps, %saugmented", _per_class(budget), rate, mark, "not " * plain)
         scores = []
         for one in weights:
-            checkpoint.assign(checkpoint.variables(objective), one)
+            files.assign_variables(checkpoint.variables(objective), one)
             scores.append(_accuracy(objective, splits.test, strategy))
         row[_per_class(budget)] = _mean_sd(scores)
         if budget == ALL and "image" in splits.train.arrays:

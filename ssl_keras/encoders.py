@@ -26,7 +26,6 @@ from ssl_keras.networks import conv, dcgan, recurrent, waveform  # noqa: F401  #
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
 from ssl_keras.precision import computing_in
-from ssl_keras.training import checkpoint
 
 PREPROCESSING = {
     "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
@@ -61,7 +60,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
         ValueError: weights that are not finite (the folder is left as it was).
     """
     folder = pathlib.Path(folder)
-    tensors = checkpoint.read(_tensors(encoder, head, settings is not None))
+    tensors = files.read_variables(_tensors(encoder, head, settings is not None))
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
@@ -335,7 +334,7 @@ def _load(folder, network):
     encoder, head = make()
     variables = _tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
-    checkpoint.assign(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
+    files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
     return encoder, head, card
 
 

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and read with care."""
 
+
 import json
 import os
 
@@ -86,3 +87,14 @@ def bytes_to_tensors(content, expected, name):
         if tensor.dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensor).all():
             raise ValueError(f"{name}: {key} holds numbers that are not finite. Train again, or use another file.")
     return tensors
+
+
+def read_variables(state):
+    """{name: array}: the values of {name: variable}."""
+    return {name: v.numpy() for name, v in state.items()}
+
+
+def assign_variables(state, values):
+    """Sets {name: variable} from {name: array}."""
+    for name, variable in state.items():
+        variable.assign(values[name])

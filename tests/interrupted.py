@@ -15,7 +15,8 @@ import sys
 import keras
 
 from ssl_keras import files
-from ssl_keras.__main__ import main, start_tensorflow
+from ssl_keras.__main__ import main
+from ssl_keras.startup import start_tensorflow
 from ssl_keras.training import run
 
 STEP = int(os.environ.get("STEP", "13"))

@@ -27,7 +27,7 @@ def objective(digits):
 
 
 def state(model):
-    return checkpoint.read(checkpoint.variables(model))
+    return files.read_variables(checkpoint.variables(model))
 
 
 def test_everything_is_in_it(objective):

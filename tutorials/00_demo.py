@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 
-from ssl_keras.__main__ import start_tensorflow
+from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 

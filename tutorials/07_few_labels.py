@@ -27,7 +27,7 @@ import pathlib
 import sys
 import tempfile
 
-from ssl_keras.__main__ import start_tensorflow
+from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 

@@ -28,7 +28,7 @@ import os
 import pathlib
 import sys
 
-from ssl_keras.__main__ import start_tensorflow
+from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 

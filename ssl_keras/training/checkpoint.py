@@ -13,6 +13,7 @@ import safetensors
 import tensorflow as tf
 
 from ssl_keras import files
+from ssl_keras.files import assign_variables, read_variables
 from ssl_keras.training.workers import Workers
 
 LATE = 60.0  # seconds; NFS looks anew for a file after that, as it is usually set up
@@ -36,17 +37,6 @@ def metric_variables(objective):
         f"metrics/{metric.name}/{i}": v
         for metric in objective.metrics for i, v in enumerate(metric.variables)
     }
-
-
-def read(state):
-    """{name: array}: the values of {name: variable}."""
-    return {name: v.numpy() for name, v in state.items()}
-
-
-def assign(state, values):
-    """Sets {name: variable} from {name: array}."""
-    for name, variable in state.items():
-        variable.assign(values[name])
 
 
 class Checkpoints:
@@ -77,7 +67,7 @@ class Checkpoints:
         Raises:
             ValueError: a worker has another state, or does not see the file that the chief wrote.
         """
-        values = read(variables(objective))  # by all: to read a metric is to sum it over the workers
+        values = read_variables(variables(objective))  # by all: to read a metric is to sum it over the workers
         digest, step = _digest(values), int(values["step"])
         self.workers.agree(f"state at step {step}", digest)
         path = self.folder / f"step-{step:010d}.safetensors"
@@ -118,7 +108,7 @@ class Checkpoints:
         if found is None:
             return None
         _, values, notes = found
-        assign(variables(objective), values)
+        assign_variables(variables(objective), values)
         return notes
 
     def restore_best(self, objective):
@@ -134,13 +124,13 @@ class Checkpoints:
             log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
         self.workers.agree("best checkpoint", "none" if values is None else _digest(values))
         if values is not None:
-            assign(variables(objective), values)
+            assign_variables(variables(objective), values)
         return values is not None
 
     def load(self, objective, path):
         """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""
         values, notes = self._read(objective, path)
-        assign(variables(objective), values)
+        assign_variables(variables(objective), values)
         return notes
 
     def _read(self, objective, path):

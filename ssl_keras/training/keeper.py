@@ -48,7 +48,7 @@ class Keeper(keras.callbacks.Callback):
             self.notes = notes
             self.stop = self._patience_spent()
             if step % self.interval and step < self.total:  # `fit` resets the metrics; they go on after that
-                self.metrics_to_restore = checkpoint.read(checkpoint.metric_variables(objective))
+                self.metrics_to_restore = files.read_variables(checkpoint.metric_variables(objective))
             log.info("Resuming %s at step %d of %d", self.folder, step, self.total)
         path = self.folder / "metrics.csv"
         if path.exists():  # rows from after the checkpoint are written again
@@ -91,7 +91,7 @@ class Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.metrics_to_restore is not None:
-            checkpoint.assign(checkpoint.metric_variables(self.model), self.metrics_to_restore)
+            files.assign_variables(checkpoint.metric_variables(self.model), self.metrics_to_restore)
             self.metrics_to_restore = None
 
     def on_train_batch_begin(self, batch, logs=None):

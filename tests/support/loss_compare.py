@@ -11,7 +11,6 @@ Exit codes: 0 all equal; 1 a case differs, or is missing.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import subprocess
