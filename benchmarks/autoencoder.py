@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from ssl_keras.data import sources
 from ssl_keras.data.batches import Batches
+from ssl_keras.data.splits import images
 from ssl_keras.objectives import autoencoder
 from ssl_keras.training.distribution import strategy
 from ssl_keras.training.optimizer import Adam
@@ -49,7 +50,7 @@ def source():
     except RuntimeError as error:
         print(f"{error}\nUsing random bytes instead.", file=sys.stderr)
         image = np.random.default_rng(0).integers(0, 256, (55_000, 28, 28, 1), np.uint8)
-        return sources.images("random", image)
+        return images("random", image)
 
 
 def stock(train):

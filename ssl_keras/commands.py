@@ -142,7 +142,8 @@ def embed_command(arguments):
 
     from ssl_keras import card as cards
     from ssl_keras import encoders, evaluation, files
-    from ssl_keras.data.sources import Splits, load
+    from ssl_keras.data.sources import load
+    from ssl_keras.data.splits import Splits
 
     asked = _parse(Embed, "embed", arguments)
     if asked.split not in Splits._fields:
@@ -264,13 +265,13 @@ class Leaks:
 
 
 def leaks_command(arguments):
-    from ssl_keras.data import leakage
+    from ssl_keras.data import near_duplicates
     from ssl_keras.data.sources import load
 
     asked = _parse(Leaks, "leaks", arguments)
     splits = load(asked.data, asked.image_size)
     count = 0
-    for (part, kind), pairs in leakage.leaks(splits, asked.similar_text, asked.similar_image).items():
+    for (part, kind), pairs in near_duplicates.leaks(splits, asked.similar_text, asked.similar_image).items():
         held_out = getattr(splits, part)
         found = len(set(pairs[:, 1]))
         count += found

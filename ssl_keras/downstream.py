@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
-from ssl_keras.data.augment import Augmentation
+from ssl_keras.data.augment_audio import AudioAugmentation
+from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sound import Changes
-from ssl_keras.data.sources import few_label_indices, few_labels
+from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.recurrent import Recurrent
@@ -50,7 +50,7 @@ class Grid:
     all_label_epochs: tuple[int, ...]
     few_label_batch: int
     all_label_batch: int
-    augmentations: tuple[Augmentation | Changes, ...] = (Augmentation(),)
+    augmentations: tuple[Augmentation | AudioAugmentation, ...] = (Augmentation(),)
 
 
 GRIDS = {
@@ -62,7 +62,7 @@ GRIDS = {
     "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
     "sound": Grid(
-        (3e-4, 1e-3, 3e-3), (50, 150, 400), (2, 6, 20), 64, 64, (Changes(), Changes(speed=0.15, shift=0.05, noise=0.1))
+        (3e-4, 1e-3, 3e-3), (50, 150, 400), (2, 6, 20), 64, 64, (AudioAugmentation(), AudioAugmentation(speed=0.15, shift=0.05, noise=0.1))
     ),
 }
 ALL = "all"
@@ -134,7 +134,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
 
 def _changes(grid):
     """What the grid trains on in place of a clip, None where that is the clip itself."""
-    made = [each for each in grid.augmentations if isinstance(each, Changes) and each != Changes()]
+    made = [each for each in grid.augmentations if isinstance(each, AudioAugmentation) and each != AudioAugmentation()]
     return made[-1] if made else None
 
 
@@ -210,7 +210,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
                 if score > best_score:
                     best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
         rate, augmentation, mark, weights = best
-        plain = augmentation in (Augmentation(), Changes())
+        plain = augmentation in (Augmentation(), AudioAugmentation())
         log.info("%s: chose learning rate %g, %d steps, %saugmented", _per_class(budget), rate, mark, "not " * plain)
         scores = []
         for one in weights:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
-from ssl_keras.data.augment import Augmentation, augment, interpolation, mapped
+from ssl_keras.data.augment_images import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input, signature
@@ -59,7 +59,7 @@ def features(network, source, batch_size=512, views=None):
 
 
 def copies(network, source, changes):
-    """COPIES arrays like that of `features`, of waveforms that `sound.Changes` change anew for each; none for None."""
+    """COPIES arrays like that of `features`, of waveforms that `AudioAugmentation` change anew for each; none for None."""
     if changes is None:
         return []
     return list(_passes(network, source, 512, lambda batch, draws: changed(batch, draws, changes, source.rate), COPIES))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ssl_keras import card as cards
 from ssl_keras import encoders
-from ssl_keras.data import audio, sound
+from ssl_keras.data import audio, augment_audio
 from ssl_keras.networks import waveform
 from ssl_keras.settings import taken_over, within
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(sound.Changes):
+class Settings(augment_audio.AudioAugmentation):
     """A network for waveforms, and how these are changed."""
 
     rate: int = 0

@@ -28,7 +28,7 @@ import tensorflow as tf
 from ssl_keras import counting
 from ssl_keras.counting import GPUS
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.precision import computing_in
 from ssl_keras.training.run import Training
@@ -205,7 +205,7 @@ def of_traced(module, settings, splits, asked, passes):
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)
     raw = some.numpy(0)
-    batch = objective.views({key: tf.constant(value) for key, value in raw.items()}, Draws(0, 0, 0, some.batch_size))
+    batch = objective.views({key: tf.constant(value) for key, value in raw.items()}, BatchRandom(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
     graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
     count = counting.operations(graph)

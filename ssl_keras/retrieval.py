@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_keras import card as cards
-from ssl_keras.data import captions, leakage
+from ssl_keras.data import near_duplicates
+from ssl_keras.data.readers import captions
 
 log = logging.getLogger(__name__)
 RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")
@@ -55,7 +56,7 @@ def chance(concepts, ranks=RANKS):
 
 def concepts_of(names):
     """int (N,): names that are the same without case and punctuation have one number."""
-    return np.unique([leakage.folded(name) for name in names], return_inverse=True)[1]
+    return np.unique([near_duplicates.folded(name) for name in names], return_inverse=True)[1]
 
 
 def baseline(splits):
@@ -68,7 +69,7 @@ def baseline(splits):
     rows = np.repeat(np.arange(len(listed)), [len(each) for each in listed])
     words = TfidfVectorizer(analyzer=_parts_of_text, sublinear_tf=True, min_df=2)
     x = words.fit_transform([text for each in listed for text in each])
-    thumbnails = [leakage.thumbnails(part.column("image")).reshape(len(part), -1) for part in splits]
+    thumbnails = [near_duplicates.thumbnails(part.column("image")).reshape(len(part), -1) for part in splits]
     scaler = StandardScaler().fit(thumbnails[0])
     components = TruncatedSVD(min(DIRECTIONS, thumbnails[0].shape[1] - 1), random_state=0)
     train = components.fit_transform(scaler.transform(thumbnails[0]))

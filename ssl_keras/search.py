@@ -12,9 +12,10 @@ from sklearn.preprocessing import normalize
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, files
-from ssl_keras.data import folder, tokens
+from ssl_keras.data import tokens
 from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.readers import images as image_reader
 
 TOGETHER = 256  # pictures embedded at a time
 ACROSS = 8  # pictures in a row of the answer
@@ -71,7 +72,7 @@ class Finder:
         kept = cache_folder() / f"{key}.npz"
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
-        images, rows = folder.read("images", paths, self.shape)
+        images, rows = image_reader.read("images", paths, self.shape)
         if not len(rows):
             raise ValueError(f"None of {len(paths)} images can be read; the first is {paths[0]}.")
         embeddings, content = self.of_images(images), io.BytesIO()

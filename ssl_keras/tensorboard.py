@@ -23,9 +23,9 @@ from tensorboard.plugins.hparams import api as hparams
 
 from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.files import write
 from ssl_keras.objective import Objective
 from ssl_keras.training import speed
@@ -157,7 +157,7 @@ class TensorBoard(keras.callbacks.Callback):
         source = _some(self.splits.validation, count)
         batch = Batches(source, len(source), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
-        return views(tensors, Draws(self.training.seed, 0, 0, len(batch["weight"])))
+        return views(tensors, BatchRandom(self.training.seed, 0, 0, len(batch["weight"])))
 
     def _project(self, objective):
         tokenizer = self.splits.train.tokenizer

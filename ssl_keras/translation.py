@@ -2,7 +2,8 @@
 
 from ssl_keras import card as cards
 from ssl_keras import decoding, encoders
-from ssl_keras.data import pairs, sequences
+from ssl_keras.data import sequences
+from ssl_keras.data.readers import pairs
 
 
 class Translator:

@@ -10,7 +10,7 @@ import keras
 
 from ssl_keras import card as cards
 from ssl_keras import encoders
-from ssl_keras.data.augment import Augmentation
+from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.networks import conv
 from ssl_keras.settings import taken_over
 

@@ -15,9 +15,11 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras import objectives, planning
-from ssl_keras.data import audio, captions, pairs, text
+from ssl_keras.data import audio
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import Splits, hold_out, load
+from ssl_keras.data.readers import captions, pairs, text
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import Splits, hold_out
 from ssl_keras.networks.dense import classifier_head, dense_encoder
 from ssl_keras.objectives import (
     autoencoder,

@@ -10,9 +10,11 @@ import soundfile
 import tensorflow as tf
 from contract import tones
 
-from ssl_keras.data import audio, espeak, sound, sources
+from ssl_keras.data import audio, augment_audio, sources
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.readers import audio as audio_reader
+from ssl_keras.data.readers import espeak
 
 RATE = 8_000
 
@@ -42,7 +44,7 @@ def test_a_folder_of_many_kinds(tmp_path):
     write(tmp_path / "one" / "c.wav", tone(0.5, 16_000), 16_000, subtype="FLOAT")
     write(tmp_path / "two" / "d.wav", tone(0.3, 44_100), 44_100, subtype="PCM_24")
     write(tmp_path / "two" / "e.ogg", tone(0.5))
-    whole = audio._read(tmp_path)
+    whole = audio_reader._read(tmp_path)
     assert whole.rate == RATE
     assert whole.classes == ("one", "two")
     assert list(whole.column("name")) == ["one/a.wav", "one/b.flac", "one/c.wav", "two/d.wav", "two/e.ogg"]
@@ -79,12 +81,12 @@ def test_bad_files_are_named(tmp_path, caplog):
     for i in range(5):
         write(tmp_path / f"{i}.wav", tone(0.1))
     (tmp_path / "empty.wav").write_bytes(b"")
-    audio.load(tmp_path)
+    audio_reader.load(tmp_path)
     assert "skipped 1 of 6 clips that cannot be read" in caplog.text
     assert "empty.wav" in caplog.text
     (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(range(200)))
     with pytest.raises(ValueError, match="2 of 7 clips cannot be read.*noise.wav"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
     (tmp_path / "noise.wav").unlink()
     whole = (tmp_path / "0.wav").read_bytes()
     (tmp_path / "cut.flac").write_bytes(b"")
@@ -94,16 +96,16 @@ def test_bad_files_are_named(tmp_path, caplog):
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
     write(tmp_path / "loud.wav", np.full(800, 900.0), subtype="FLOAT")
     with pytest.raises(ValueError, match="(?s)2 clips cannot be read.*cut.flac.*loud.wav.*up to 900"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
     (tmp_path / "cut.flac").unlink()
     (tmp_path / "loud.wav").unlink()
     write(tmp_path / "click.wav", tone(0.01))
     with pytest.raises(ValueError, match="shorter than 0.02 s, the first is click.wav"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: audio.load("nowhere"), "no such folder"),
+    (lambda: audio_reader.load("nowhere"), "no such folder"),
     (lambda: audio.clips("c", [], RATE), "no examples"),
     (lambda: audio.clips("c", [np.zeros(0)], RATE, ["a.wav"]), "shorter than 0.02 s, the first is a.wav"),
     (lambda: audio.clips("c", [np.zeros((100, 2))], RATE), "one channel"),
@@ -118,13 +120,13 @@ def test_bad_sound_is_refused(make, message):
 
 def test_a_folder_without_sound_and_one_that_is_mixed(tmp_path):
     with pytest.raises(ValueError, match="no examples"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
     (tmp_path / "a.wav").write_bytes(b"")
     with pytest.raises(ValueError, match="none of its 1 files"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
     write(tmp_path / "sub" / "b.wav", tone(0.1))
     with pytest.raises(ValueError, match="lies beside sub-folders"):
-        audio.load(tmp_path)
+        audio_reader.load(tmp_path)
 
 
 def test_silence_is_said(caplog):
@@ -197,13 +199,13 @@ def batch_of(*lengths):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_a_function_of_seed_step_and_position(name):
-    x, changes = batch_of(800, 500, 300, 1_000), sound.Changes(**CHANGES[name])
-    made = sound.change(x, Draws(1, 5, 0, 4), changes, RATE, 1_000)
-    again = tf.function(lambda x: sound.change(x, Draws(1, 5, 0, 4), changes, RATE, 1_000))(x)
+    x, changes = batch_of(800, 500, 300, 1_000), augment_audio.AudioAugmentation(**CHANGES[name])
+    made = augment_audio.change(x, BatchRandom(1, 5, 0, 4), changes, RATE, 1_000)
+    again = tf.function(lambda x: augment_audio.change(x, BatchRandom(1, 5, 0, 4), changes, RATE, 1_000))(x)
     np.testing.assert_allclose(made, again, atol=1e-6)
-    part = sound.change(x[2:], Draws(1, 5, 2, 2), changes, RATE, 1_000)
+    part = augment_audio.change(x[2:], BatchRandom(1, 5, 2, 2), changes, RATE, 1_000)
     np.testing.assert_array_equal(part, made[2:])
-    other = sound.change(x, Draws(1, 6, 0, 4), changes, RATE, 1_000)
+    other = augment_audio.change(x, BatchRandom(1, 6, 0, 4), changes, RATE, 1_000)
     assert not np.array_equal(made, other)
     # The clip comes first, its padding after it, and no sample is taken for padding.
     for row in made.numpy():
@@ -216,9 +218,9 @@ def test_a_change_is_a_function_of_seed_step_and_position(name):
 
 def test_speed_is_speed():
     """A clip at twice the speed is half as long and an octave higher."""
-    draws = Draws(0, 0, 0, 64)
+    draws = BatchRandom(0, 0, 0, 64)
     x = batch_of(*[4_000] * 64)
-    made = sound.faster(x, 1.5, draws).numpy()
+    made = augment_audio.faster(x, 1.5, draws).numpy()
     factors = 1.5 ** (2 * draws.uniform("speed", (1,)).numpy()[:, 0] - 1)
     assert factors.min() < 0.72
     assert factors.max() > 1.4
@@ -229,8 +231,8 @@ def test_speed_is_speed():
 
 
 def test_shift_gain_and_noise_in_their_ranges():
-    x, draws = batch_of(*[2_000] * 200), Draws(0, 0, 0, 200)
-    moved = sound.moved(x, 5, draws).numpy()
+    x, draws = batch_of(*[2_000] * 200), BatchRandom(0, 0, 0, 200)
+    moved = augment_audio.moved(x, 5, draws).numpy()
     counts = (moved > -1).sum(1) - 2_000
     assert set(counts) == set(range(-5, 6))
     for row, by in zip(moved, counts):
@@ -239,11 +241,11 @@ def test_shift_gain_and_noise_in_their_ranges():
             np.testing.assert_array_equal(row[by : 2_000 + by], x[0])
         else:
             np.testing.assert_array_equal(row[: 2_000 + by], x[0][-by:])
-    louder = sound.change(0.1 * x, draws, sound.Changes(gain=6), RATE, 2_000).numpy()
+    louder = augment_audio.change(0.1 * x, draws, augment_audio.AudioAugmentation(gain=6), RATE, 2_000).numpy()
     decibels = 20 * np.log10(louder.std(1) / np.std(0.1 * x[0]))
     assert -6.01 < decibels.min() < -5.5
     assert 5.5 < decibels.max() < 6.01
-    noise = sound.change(0.1 * x, draws, sound.Changes(noise=0.5), RATE, 2_000).numpy() - 0.1 * x
+    noise = augment_audio.change(0.1 * x, draws, augment_audio.AudioAugmentation(noise=0.5), RATE, 2_000).numpy() - 0.1 * x
     shares = noise.numpy().std(1) / np.std(0.1 * x[0])
     assert shares.min() < 0.05
     assert 0.45 < shares.max() < 0.53
@@ -253,7 +255,7 @@ def test_shift_gain_and_noise_in_their_ranges():
 def test_long_clips_are_cut():
     x = np.tile(np.linspace(-0.5, 0.5, 5_000, dtype=np.float32), (100, 1))  # a sample says where it is from
     x[0, 900:], x[1, 300:] = -1, -1
-    made = sound.cut(x, 1_000, Draws(0, 0, 0, 100)).numpy()
+    made = augment_audio.cut(x, 1_000, BatchRandom(0, 0, 0, 100)).numpy()
     assert made.shape == (100, 1_000)
     np.testing.assert_array_equal(made[:2], x[:2, :1_000])
     firsts = np.rint((made[2:, 0] + 0.5) * 4_999).astype(int)
@@ -261,13 +263,13 @@ def test_long_clips_are_cut():
         np.testing.assert_array_equal(row, x[2, first : first + 1_000])
     assert firsts.min() < 200
     assert firsts.max() > 3_800
-    assert sound.cut(x[:2], 1_000, Draws(0, 0, 0, 2)).shape == (2, 900)
+    assert augment_audio.cut(x[:2], 1_000, BatchRandom(0, 0, 0, 2)).shape == (2, 900)
 
 
 @pytest.mark.parametrize("changes", [{"speed": -0.1}, {"noise": np.inf}, {"gain": np.nan}])
 def test_bad_changes_are_refused(changes):
     with pytest.raises(ValueError, match="at least 0 and finite"):
-        sound.Changes(**changes)
+        augment_audio.AudioAugmentation(**changes)
 
 
 def test_clips_of_a_length_share_a_batch():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras.data import augment as module
-from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data import augment_images as module
+from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import images
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.splits import images
 
 EVERYTHING = Augmentation(crop=0.3, flip=True, shift=0.1, colour=1.0, grey=0.3, blur=0.5, cutout=0.3)
 ONE_EACH = [
@@ -26,7 +26,7 @@ def some(rng, count=64, shape=(12, 10, 3)):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("options", [Augmentation(), EVERYTHING, *ONE_EACH])
 def test_shape_dtype_and_range(rng, options, channels):
-    view = augment(some(rng, shape=(12, 10, channels)), Draws(0, 1, 0, 64), options)
+    view = augment(some(rng, shape=(12, 10, channels)), BatchRandom(0, 1, 0, 64), options)
     assert view.dtype == tf.float32
     assert view.shape == (64, 12, 10, channels)
     assert view.numpy().min() >= 0
@@ -35,20 +35,20 @@ def test_shape_dtype_and_range(rng, options, channels):
 
 def test_nothing_asked_for_changes_nothing(rng):
     image = some(rng)
-    np.testing.assert_array_equal(augment(image, Draws(0, 1, 0, 64), Augmentation()), image.numpy() / np.float32(255))
+    np.testing.assert_array_equal(augment(image, BatchRandom(0, 1, 0, 64), Augmentation()), image.numpy() / np.float32(255))
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
 def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
     image = some(rng)
-    whole = augment(image, Draws(5, 7, 0, 64), options, "view_a")
-    part = augment(image[16:48], Draws(5, 7, 16, 32), options, "view_a")
+    whole = augment(image, BatchRandom(5, 7, 0, 64), options, "view_a")
+    part = augment(image[16:48], BatchRandom(5, 7, 16, 32), options, "view_a")
     np.testing.assert_array_equal(whole[16:48], part)
     if options.grey == 1.0:
         return  # all grey, whatever is drawn
-    for other in (Draws(6, 7, 0, 64), Draws(5, 8, 0, 64), Draws(5, 7, 1, 64)):
+    for other in (BatchRandom(6, 7, 0, 64), BatchRandom(5, 8, 0, 64), BatchRandom(5, 7, 1, 64)):
         assert np.abs(augment(image, other, options, "view_a") - whole).max() > 0.01
-    assert np.abs(augment(image, Draws(5, 7, 0, 64), options, "view_b") - whole).max() > 0.01
+    assert np.abs(augment(image, BatchRandom(5, 7, 0, 64), options, "view_b") - whole).max() > 0.01
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
@@ -56,7 +56,7 @@ def test_eager_equals_tf_data(rng, options):
     source = images("mine", some(rng, 32).numpy())
     batches = Batches(source, 16, seed=3, views=lambda b, draws: b | {"view": augment(b["image"], draws, options)})
     for step, batch in enumerate(batches.dataset(0, 4)):
-        eager = augment(tf.constant(batches.numpy(step)["image"]), Draws(3, step, 0, 16), options)
+        eager = augment(tf.constant(batches.numpy(step)["image"]), BatchRandom(3, step, 0, 16), options)
         np.testing.assert_allclose(batch["view"], eager, atol=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_crop_equals_a_slow_loop(rng):
 def test_crop_equals_tensorflows(rng):
     image = some(rng, 8, (14, 14, 3))
     options = Augmentation(crop=0.3)
-    draws = Draws(0, 0, 0, 8)
+    draws = BatchRandom(0, 0, 0, 8)
     rows, columns = module._matrices(draws.uniform("view/geometry", (9,)), options, 14, 14)
     view = augment(image, draws, options).numpy()
     # The boxes, read off the first and last row of the two maps.
@@ -91,7 +91,7 @@ def test_crop_equals_tensorflows(rng):
 
 
 def test_crop_areas_and_aspects():
-    draws = Draws(0, 0, 0, 4000).uniform("view/geometry", (9,))
+    draws = BatchRandom(0, 0, 0, 4000).uniform("view/geometry", (9,))
     rows, columns = module._matrices(draws, Augmentation(crop=0.25), 28, 28)
     place = np.arange(28)
     high, wide = ((m.numpy()[:, -2] @ place - m.numpy()[:, 1] @ place) / 25 for m in (rows, columns))
@@ -105,7 +105,7 @@ def test_crop_areas_and_aspects():
 
 def test_flip_mirrors_half(rng):
     image = some(rng, 400)
-    view, plain = augment(image, Draws(0, 0, 0, 400), Augmentation(flip=True)).numpy(), image.numpy() / np.float32(255)
+    view, plain = augment(image, BatchRandom(0, 0, 0, 400), Augmentation(flip=True)).numpy(), image.numpy() / np.float32(255)
     same = np.array([np.abs(v - p).max() < 1e-6 for v, p in zip(view, plain)])
     mirrored = np.array([np.abs(v - p[:, ::-1]).max() < 1e-6 for v, p in zip(view, plain)])
     assert (same | mirrored).all()
@@ -113,7 +113,7 @@ def test_flip_mirrors_half(rng):
 
 
 def test_shift_brings_in_black():
-    view = augment(tf.ones((500, 20, 20, 1)), Draws(0, 0, 0, 500), Augmentation(shift=0.2)).numpy()[..., 0]
+    view = augment(tf.ones((500, 20, 20, 1)), BatchRandom(0, 0, 0, 500), Augmentation(shift=0.2)).numpy()[..., 0]
     lost = (view == 0).all(2).sum(1)  # rows that came in
     assert lost.max() == 4
     assert lost.min() == 0
@@ -122,11 +122,11 @@ def test_shift_brings_in_black():
 
 def test_colours_have_their_closed_forms(rng):
     image = rng.random((300, 6, 6, 3)).astype(np.float32) * 0.2 + 0.4
-    grey = augment(tf.constant(image), Draws(0, 0, 0, 300), Augmentation(grey=1.0)).numpy()
+    grey = augment(tf.constant(image), BatchRandom(0, 0, 0, 300), Augmentation(grey=1.0)).numpy()
     np.testing.assert_allclose(grey, np.repeat(image @ np.float32(module.LUMA)[:, None], 3, 3), atol=1e-5)
     # A grey image keeps its hue, which is none.
     flat = np.repeat(image[..., :1], 3, 3)
-    view = augment(tf.constant(flat), Draws(0, 0, 0, 300), Augmentation(colour=0.3)).numpy()
+    view = augment(tf.constant(flat), BatchRandom(0, 0, 0, 300), Augmentation(colour=0.3)).numpy()
     np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-5)
     # Brightness and contrast in one: the mean is multiplied by the brightness, distances by both.
     means, spreads = view.mean((1, 2, 3)) / flat.mean((1, 2, 3)), view.std((1, 2, 3)) / flat.std((1, 2, 3))
@@ -152,15 +152,15 @@ def test_blur_keeps_the_mean_inside_and_lowers_the_spread(rng):
     centre = np.exp(-0.5 * (np.arange(15) - 7) ** 2 / 0.8**2)
     np.testing.assert_allclose(matrix[7], centre / centre.sum(), atol=1e-6)
     image = some(rng, 200)
-    view = augment(image, Draws(0, 0, 0, 200), Augmentation(blur=1.0)).numpy()
+    view = augment(image, BatchRandom(0, 0, 0, 200), Augmentation(blur=1.0)).numpy()
     assert view.std() < 0.9 * (image.numpy() / 255).std()
-    half = augment(image, Draws(0, 0, 0, 200), Augmentation(blur=0.5)).numpy()
+    half = augment(image, BatchRandom(0, 0, 0, 200), Augmentation(blur=0.5)).numpy()
     untouched = [np.abs(v - i / 255).max() < 1e-5 for v, i in zip(half, image.numpy())]
     assert 0.35 < np.mean(untouched) < 0.65
 
 
 def test_cutout_hides_at_most_its_square():
-    view = augment(tf.ones((500, 20, 20, 1)), Draws(0, 0, 0, 500), Augmentation(cutout=0.5)).numpy()[..., 0]
+    view = augment(tf.ones((500, 20, 20, 1)), BatchRandom(0, 0, 0, 500), Augmentation(cutout=0.5)).numpy()[..., 0]
     hidden = (view == 0.5).sum((1, 2))
     assert set(np.unique(view)) == {0.5, 1.0}
     assert hidden.max() == 100

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import autoencoder
 from ssl_keras.objectives.autoencoder import Settings, build, pixel_cross_entropy
@@ -143,7 +143,7 @@ def test_noise_is_what_it_says_and_the_target_stays_clean(digits):
     clean = images["image"].numpy() / np.float32(255)
 
     def noisy(**settings):
-        batch = build(Settings(**settings), SPEC).views(images, Draws(0, 3, 0, 200))
+        batch = build(Settings(**settings), SPEC).views(images, BatchRandom(0, 3, 0, 200))
         np.testing.assert_array_equal(batch["image"], images["image"])
         return batch["noisy"].numpy()
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras.data.batches import Batches, check_divisible, epoch_order
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import images
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.splits import images
 
 
 def sorted_source(count, classes=10):
@@ -124,25 +124,25 @@ def test_uniform_draws_equal_a_slow_reference():
     for position in range(first, first + rows):
         words = [w for block in range(2) for w in philox(key, [position * 2 + block, 0, step, 0])]
         expected.append([(w & 0x7FFFFF) / 2**23 for w in words[:size]])  # the low 23 bits are the mantissa
-    drawn = Draws(seed, step, first, rows).uniform("mask", (size,))
+    drawn = BatchRandom(seed, step, first, rows).uniform("mask", (size,))
     np.testing.assert_array_equal(drawn, np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize("shape", [(7,), (28, 28, 1), ()])
 def test_draws_depend_on_the_position_alone(shape):
-    whole = Draws(1, 9, 0, 12)
+    whole = BatchRandom(1, 9, 0, 12)
     for kind in ("uniform", "normal"):
         drawn = getattr(whole, kind)("x", shape)
-        part = getattr(Draws(1, 9, 5, 4), kind)("x", shape)
+        part = getattr(BatchRandom(1, 9, 5, 4), kind)("x", shape)
         np.testing.assert_array_equal(drawn[5:9], part)
-        for other in (Draws(2, 9, 0, 12), Draws(1, 8, 0, 12)):
+        for other in (BatchRandom(2, 9, 0, 12), BatchRandom(1, 8, 0, 12)):
             assert np.mean(getattr(other, kind)("x", shape) == drawn) < 0.1
         assert np.mean(getattr(whole, kind)("y", shape) == drawn) < 0.1
     assert len(np.unique(whole.uniform("x", (100,)).numpy())) > 1190  # no row repeats another
 
 
 def test_draws_have_the_right_moments():
-    draws = Draws(0, 0, 0, 1000)
+    draws = BatchRandom(0, 0, 0, 1000)
     uniform, normal = draws.uniform("u", (100,)).numpy(), draws.normal("n", (100,)).numpy()
     assert uniform.min() >= 0
     assert uniform.max() < 1
@@ -153,9 +153,9 @@ def test_draws_have_the_right_moments():
 
 
 def test_draws_work_inside_tf_data_as_they_do_outside():
-    dataset = tf.data.Dataset.range(4, 6).map(lambda step: Draws(3, step, 2, 5).normal("n", (4,)))
+    dataset = tf.data.Dataset.range(4, 6).map(lambda step: BatchRandom(3, step, 2, 5).normal("n", (4,)))
     for step, inside in zip((4, 5), dataset):
-        np.testing.assert_array_equal(inside, Draws(3, step, 2, 5).normal("n", (4,)))
+        np.testing.assert_array_equal(inside, BatchRandom(3, step, 2, 5).normal("n", (4,)))
 
 
 def test_examples_of_a_length_share_a_batch():

@@ -9,8 +9,9 @@ import scipy.stats
 import tensorflow as tf
 
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import few_labels, from_arrays, load
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_labels, from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import Classifier, Settings, turned
@@ -61,7 +62,7 @@ def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
     settings = Settings(labels=True, classes=10, mixup=0.4, **SMALL)
     objective = classifier.build(settings, source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 400).numpy(0).items()}
-    mixed = objective.views(batch, Draws(0, 0, 0, 400))
+    mixed = objective.views(batch, BatchRandom(0, 0, 0, 400))
     share, image = mixed["share"].numpy(), batch["image"].numpy() / 255
     partner = np.arange(400) ^ 1
     expected = share[:, None, None, None] * image + (1 - share)[:, None, None, None] * image[partner]
@@ -74,7 +75,7 @@ def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
     of = lambda label: tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits).numpy()  # noqa: E731
     expected = np.sum(share * of(mixed["label"]) + (1 - share) * of(mixed["partner"]))
     assert float(total) == pytest.approx(expected, rel=1e-4)
-    odd = objective.views({k: v[:3] for k, v in batch.items()}, Draws(0, 0, 0, 3))
+    odd = objective.views({k: v[:3] for k, v in batch.items()}, BatchRandom(0, 0, 0, 3))
     np.testing.assert_array_equal(odd["partner"], batch["label"].numpy()[[1, 0, 2]])  # the last has no neighbour
 
 
@@ -87,7 +88,7 @@ def test_what_is_evaluated_is_not_augmented():
     source = load("digits", 8).train
     objective = classifier.build(Settings(labels=True, classes=10, crop=0.2, mixup=1.0, **SMALL), source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 8).numpy(0).items()}
-    assert objective.held_out_views(batch, Draws(0, 0, 0, 8)) is batch
+    assert objective.held_out_views(batch, BatchRandom(0, 0, 0, 8)) is batch
 
 
 @pytest.mark.parametrize(("bad", "message"), [
@@ -163,7 +164,7 @@ def test_the_encoder_stands_still_at_first():
 
 
 def test_augmentation_of_text_is_refused():
-    from ssl_keras.data import text
+    from ssl_keras.data.readers import text
     splits = text.from_texts(["one two", "three four"] * 40, [0, 1] * 40, classes=("a", "b"))
     with pytest.raises(ValueError, match="takes images"):
         finetune("autoencoder-fashion_mnist", FinetuneSettings(crop=0.5), Training(steps=2), data=splits)

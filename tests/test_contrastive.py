@@ -10,9 +10,9 @@ import tensorflow as tf
 from ssl_keras import card as cards
 from ssl_keras import downstream, encoders, evaluation, losses
 from ssl_keras.__main__ import main
-from ssl_keras.data.augment import Augmentation
+from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import load_encoder
 from ssl_keras.networks.dense import dense_encoder
@@ -27,10 +27,10 @@ SMALL = {"width": 8, "projection": (32, 16)}
 def test_two_different_views_of_each_image(rng):
     objective = contrastive.build(Settings(**SMALL), {"image": ((16, 16, 1), tf.uint8)})
     image = tf.constant(rng.integers(0, 256, (8, 16, 16, 1), np.uint8))
-    batch = objective.views({"image": image}, Draws(0, 0, 0, 8))
+    batch = objective.views({"image": image}, BatchRandom(0, 0, 0, 8))
     assert batch["view_a"].shape == batch["view_b"].shape == image.shape
     assert np.abs(batch["view_a"] - batch["view_b"]).max((1, 2, 3)).min() > 0.01
-    again = objective.views({"image": image}, Draws(0, 0, 0, 8))
+    again = objective.views({"image": image}, BatchRandom(0, 0, 0, 8))
     np.testing.assert_array_equal(batch["view_a"], again["view_a"])
     assert [len(row) for row in objective.pictures(batch)["views"]] == [8] * 3
 
@@ -118,7 +118,7 @@ def test_held_out_loss_does_not_count_padding(rng):
     source = load("digits", 16).test.take(np.arange(12))
     objective = contrastive.build(Settings(**SMALL), source.spec())
     objective.compile("adam")
-    views = lambda batch, draws: objective.views(batch, Draws(0, 0, 0, draws.rows))  # noqa: E731
+    views = lambda batch, draws: objective.views(batch, BatchRandom(0, 0, 0, draws.rows))  # noqa: E731
     results = []
     for size in (12, 16):  # whole, and with four rows of padding
         batches = Batches(source, size, views=views, shuffle=False)

@@ -13,9 +13,9 @@ from PIL import Image
 from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.__main__ import main
-from ssl_keras.data.augment import Augmentation, augment, drawn
+from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Drawn, Draws
+from ssl_keras.data.random import BatchRandom, ReplayedRandom
 from ssl_keras.networks import conv
 from ssl_keras.networks import dcgan as networks
 from ssl_keras.objectives import dcgan
@@ -184,9 +184,9 @@ def test_running_statistics_are_those_of_real_images():
 def test_made_images_are_changed_like_real_ones(rng):
     options = Augmentation(shift=0.2, colour=0.5, cutout=0.3, flip=True)
     image = rng.random((6, 16, 16, 1)).astype(np.float32)
-    draws = Draws(1, 2, 3, 6)
+    draws = BatchRandom(1, 2, 3, 6)
     there = augment(image, draws, options, "fake")
-    np.testing.assert_array_equal(augment(image, Drawn(drawn(draws, "fake")), options, "fake"), there)
+    np.testing.assert_array_equal(augment(image, ReplayedRandom(drawn(draws, "fake")), options, "fake"), there)
     with tf.GradientTape() as tape:
         x = tf.constant(image)
         tape.watch(x)
@@ -201,7 +201,7 @@ def test_made_images_are_augmented_in_the_game():
     batch = batch_of(objective)
     (critic, generator), count = objective.play(batch)
     made = objective.generator(batch["latent"][:, 0], training=True)
-    changed = augment(made, Drawn(batch), Augmentation(**options), "fake")
+    changed = augment(made, ReplayedRandom(batch), Augmentation(**options), "fake")
     assert np.abs(changed - made).max() > 0.01
     real, fake = (objective.discriminator(x, training=True) for x in (batch["image"], changed))
     np.testing.assert_allclose(critic, tf.reduce_sum(tf.nn.softplus(-real) + tf.nn.softplus(fake)), rtol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_keras import evaluation
-from ssl_keras.data.sources import images
+from ssl_keras.data.splits import images
 from ssl_keras.networks.dense import dense_encoder
 
 

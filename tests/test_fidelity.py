@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from ssl_keras import fidelity
-from ssl_keras.data.sources import from_arrays
+from ssl_keras.data.splits import from_arrays
 
 
 def test_frechet_of_one_set_with_itself_is_zero(rng):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from ssl_keras import commands, downstream, objectives
 from ssl_keras.__main__ import main
 from ssl_keras.commands import _defaults
-from ssl_keras.data.sources import from_arrays
+from ssl_keras.data.splits import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.autoencoder import Settings

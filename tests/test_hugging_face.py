@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from ssl_keras import encoders, hugging_face, language
 from ssl_keras.__main__ import main
-from ssl_keras.data import text, tokens
-from ssl_keras.data.sources import hold_out
+from ssl_keras.data import tokens
+from ssl_keras.data.readers import text
+from ssl_keras.data.splits import hold_out
 from ssl_keras.objectives import masked_lm
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import Training

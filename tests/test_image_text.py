@@ -13,9 +13,11 @@ from PIL import Image
 
 from ssl_keras import encoders, losses, retrieval, search
 from ssl_keras.__main__ import main
-from ssl_keras.data import captions, leakage, text
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import hold_out, load
+from ssl_keras.data import near_duplicates
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.readers import captions, text
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import hold_out
 from ssl_keras.objectives import classifier, image_text, masked_lm
 from ssl_keras.training.pretrain import pretrain
 
@@ -138,7 +140,7 @@ def test_captions_are_drawn_joined_and_thinned():
     ids = np.full((64, 3, 4), -1, np.int32)
     ids[:, 0, :2], ids[:, 1, :1], ids[32:, 2] = (10, 11), (20,), (30, 31, 32, 33)
     one, joined, thin = (
-        image_text.drawn(tf.constant(ids), Draws(0, 0, 0, 64), image_text.Settings(context=6, **asked)).numpy()
+        image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, **asked)).numpy()
         for asked in ({}, {"joined": 3}, {"joined": 3, "omitted": 0.9})
     )
 
@@ -156,7 +158,7 @@ def test_captions_are_drawn_joined_and_thinned():
     assert all(len(row) >= 1 for row in rows(thin))
     assert np.mean([len(row) for row in rows(thin)]) < 1.6
     assert all(set(row) <= {token for each in whole for token in each} for row in rows(thin))
-    again = image_text.drawn(tf.constant(ids), Draws(0, 0, 0, 64), image_text.Settings(context=6, joined=3)).numpy()
+    again = image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, joined=3)).numpy()
     np.testing.assert_array_equal(again, joined)
 
 
@@ -177,35 +179,35 @@ def test_transformers_has_the_same_losses(rng):
 
 def test_near_duplicates_are_found():
     texts = ["Grinning face", "grinning  FACE!", "grinning faces", "crocodile", "Café", "cafe"]
-    found = {tuple(map(int, each)) for each in leakage.similar_texts(texts)}
+    found = {tuple(map(int, each)) for each in near_duplicates.similar_texts(texts)}
     assert found == {(0, 1), (0, 2), (1, 2), (4, 5)}
-    assert leakage.similar_texts(texts[:1], texts[3:]).size == 0
-    assert leakage.similar_texts(["a crocodile"], texts).tolist() == [[0, 3]]
+    assert near_duplicates.similar_texts(texts[:1], texts[3:]).size == 0
+    assert near_duplicates.similar_texts(["a crocodile"], texts).tolist() == [[0, 3]]
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
     images[3] = np.clip(images[1].astype(int) + random.integers(-5, 6, images[1].shape), 0, 255)
     images[4] = images[0] // 2 + 60  # darker and flatter: the same picture
-    assert {tuple(map(int, each)) for each in leakage.similar_images(images)} == {(1, 3), (0, 4)}
+    assert {tuple(map(int, each)) for each in near_duplicates.similar_images(images)} == {(1, 3), (0, 4)}
     flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
-    assert leakage.similar_images(flat).tolist() == [[0, 2]]
+    assert near_duplicates.similar_images(flat).tolist() == [[0, 2]]
     grey = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 128, 255, 250)])
-    assert leakage.similar_images(grey).tolist() == [[2, 3]]
+    assert near_duplicates.similar_images(grey).tolist() == [[2, 3]]
 
 
 def test_groups_stay_whole():
-    group = leakage.groups(7, np.array([[0, 1], [1, 4]]), np.array([[5, 6]]))
+    group = near_duplicates.groups(7, np.array([[0, 1], [1, 4]]), np.array([[5, 6]]))
     assert group[0] == group[1] == group[4]
     assert len(set(group)) == 4
     random = np.random.default_rng(0)
     group = np.concatenate([np.full(100, 400), random.integers(0, 400, 900)])
     group = np.unique(group, return_inverse=True)[1]
     names = ["".join(random.choice(list("abcdefgh"), 9)) for _ in group]
-    part = leakage.parts_of(group, names, 20)
+    part = near_duplicates.parts_of(group, names, 20)
     assert all(len(set(part[group == one])) == 1 for one in set(group))
     assert set(part[:100]) == {-1}  # more than a part's share: in no part
     assert np.bincount(part[100:]).min() > 15
     order = random.permutation(len(group))[:700]  # others that go, and another numbering, move none
-    again = leakage.parts_of(np.unique(group[order], return_inverse=True)[1], [names[i] for i in order], 20)
+    again = near_duplicates.parts_of(np.unique(group[order], return_inverse=True)[1], [names[i] for i in order], 20)
     first = {one: min(name for g, name in zip(group, names) if g == one) for one in set(group)}
     same = [first[group[i]] in {names[j] for j in order if group[j] == group[i]} for i in order]
     assert (again == part[order])[same].all()
@@ -261,9 +263,9 @@ def test_splits_by_concept(tmp_path, rng):
     for fold in range(5):
         train, validation, test = load(f"captions:{path}[{fold}]")
         held_out = captions.names_of(validation) + captions.names_of(test)
-        assert not leakage.similar_texts(captions.names_of(train), held_out).size
-        assert not leakage.similar_texts([t for each in captions.captions_of(train) for t in each], held_out).size
-        assert not any(map(len, leakage.leaks(captions.Splits(train, validation, test)).values()))
+        assert not near_duplicates.similar_texts(captions.names_of(train), held_out).size
+        assert not near_duplicates.similar_texts([t for each in captions.captions_of(train) for t in each], held_out).size
+        assert not any(map(len, near_duplicates.leaks(captions.Splits(train, validation, test)).values()))
         tested += captions.names_of(test)
     assert sorted(tested) == sorted(row["caption"][0] for row in listed)
 
@@ -316,12 +318,12 @@ def test_a_caption_is_drawn_by_position():
     objective = image_text.build(settings, splits.train.spec())
     rows = np.arange(40)
     batch = {k: tf.constant(v) for k, v in splits.train.gather(rows).items()} | {"weight": tf.ones(40)}
-    made, again = (objective.views(batch, Draws(1, step, 0, 40))["tokens"].numpy() for step in (0, 0))
+    made, again = (objective.views(batch, BatchRandom(1, step, 0, 40))["tokens"].numpy() for step in (0, 0))
     np.testing.assert_array_equal(made, again)
     first = batch["captions"].numpy()[:, 0]
     share = (made == first).all(1).mean()
     assert 0.2 < share < 0.8
-    held_out = objective.held_out_views(batch, Draws(1, 0, 0, 40))
+    held_out = objective.held_out_views(batch, BatchRandom(1, 0, 0, 40))
     np.testing.assert_array_equal(held_out["tokens"], first)
 
 
@@ -453,7 +455,7 @@ def test_leaks_are_found(tmp_path, capsys):
     assert "1 of 1 images of test" in found.out
     assert "1 near duplicates of training examples" in found.err
     with pytest.raises(ValueError, match="neither images nor texts"):
-        leakage.leaks(captions.Splits(*(
+        near_duplicates.leaks(captions.Splits(*(
             dataclasses.replace(part, arrays={"label": part.arrays["label"]}) for part in load("digits")
         )))
 
@@ -465,7 +467,7 @@ def test_real_drawings_are_apart_at_any_size(size):
         pytest.skip("real data: $SSL_KERAS_DATA holds no emoji_pairs")
     splits = load(f"emoji:{folder}", size)
     assert [len(part) for part in splits] == [1305, 160, 446]
-    assert not any(map(len, leakage.leaks(splits).values()))
+    assert not any(map(len, near_duplicates.leaks(splits).values()))
 
 
 def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import from_arrays
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.splits import from_arrays
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import jigsaw
 from ssl_keras.objectives.jigsaw import Settings, permutation_set
@@ -50,7 +50,7 @@ def test_grid_and_permutations_follow_the_size(side, grid, count):
 def test_a_puzzle_put_right_is_the_image(side, rng):
     objective = objective_of(side, gap=0.0)
     image = tf.constant(rng.integers(0, 256, (5, side, side, 1), np.uint8))
-    batch = objective.views({"image": image}, Draws(0, 3, 0, 5))
+    batch = objective.views({"image": image}, BatchRandom(0, 3, 0, 5))
     grid, size = objective.settings.grid, side // objective.settings.grid
     for one, tiles, index in zip(image.numpy(), batch["tiles"].numpy(), batch["permutation"].numpy()):
         right = np.empty_like(tiles)
@@ -63,7 +63,7 @@ def test_tiles_lie_in_their_cells_with_jitter_and_gap():
     side, objective = 30, objective_of(30, gap=0.2)
     place = np.arange(side * side, dtype=np.float32).reshape(1, side, side, 1) / side**2
     image = tf.constant(np.repeat(place, 600, 0))
-    batch = objective.views({"image": image}, Draws(0, 0, 0, 600))
+    batch = objective.views({"image": image}, BatchRandom(0, 0, 0, 600))
     size = 12
     assert batch["tiles"].shape == (600, 4, size, size, 1)
     corner = np.rint(batch["tiles"].numpy()[:, :, 0, 0, 0] * side**2).astype(int)
@@ -80,8 +80,8 @@ def test_tiles_lie_in_their_cells_with_jitter_and_gap():
 def test_puzzles_belong_to_their_positions(rng):
     objective = objective_of(28)
     image = tf.constant(rng.integers(0, 256, (16, 28, 28, 1), np.uint8))
-    whole = objective.views({"image": image}, Draws(0, 3, 0, 16))
-    part = objective.views({"image": image[4:8]}, Draws(0, 3, 4, 4))
+    whole = objective.views({"image": image}, BatchRandom(0, 3, 0, 16))
+    part = objective.views({"image": image[4:8]}, BatchRandom(0, 3, 4, 4))
     np.testing.assert_array_equal(whole["tiles"][4:8], part["tiles"])
     np.testing.assert_array_equal(whole["permutation"][4:8], part["permutation"])
 

@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from ssl_keras import language
 from ssl_keras.__main__ import main
-from ssl_keras.data import text
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import hold_out, load
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.readers import text
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import hold_out
 from ssl_keras.objectives import causal_lm, masked_lm
 from ssl_keras.training import pretrain as pretraining
 from ssl_keras.training.pretrain import pretrain
@@ -96,7 +97,7 @@ def test_training_windows_are_cut_anywhere_and_held_out_ones_are_not(splits):
     starts = set()
     for step in range(200):
         part = model.views(
-            {k: tf.constant(v) for k, v in source.gather(np.array([0])).items()}, Draws(0, step, 0, 1)
+            {k: tf.constant(v) for k, v in source.gather(np.array([0])).items()}, BatchRandom(0, step, 0, 1)
         )
         ids, lengths = part["tokens"].numpy()[0], part["bytes"].numpy()[0]
         start = next(s for s in range(16) if (whole[s : s + 17] == ids).all())
@@ -118,7 +119,7 @@ def test_masks_are_as_many_and_of_the_kinds_they_should_be(splits):
     for step in range(250):
         rows = np.arange(8) % len(data.train)
         raw = {k: tf.constant(v) for k, v in data.train.gather(rows).items()} | {"weight": tf.ones(8)}
-        draws = Draws(3, step, 0, 8)
+        draws = BatchRandom(3, step, 0, 8)
         plain = language.crop(raw, draws, 64)["tokens"].numpy()
         batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
         given += int((~np.isin(plain, list(tokenizer.special.values()))).sum())
@@ -152,7 +153,7 @@ def test_special_tokens_and_padding_are_never_chosen(splits):
     special = np.isin(ids, list(tokenizer.special.values()))
     raw = {"tokens": tf.constant(ids), "special": tf.constant(special.astype(np.int32)), "weight": tf.ones(4)}
     for step in range(50):
-        batch = model.views(raw, Draws(0, step, 0, 4))
+        batch = model.views(raw, BatchRandom(0, step, 0, 4))
         target = batch["target"].numpy()
         assert (target[0] >= 0).sum() == 1  # at least one, of the one there is
         assert target[0].max() == 20
@@ -166,7 +167,7 @@ def test_whole_words_are_chosen_together(splits):
     parts = 0
     for step in range(40):
         raw = {k: tf.constant(v) for k, v in data.train.gather(np.arange(4)).items()} | {"weight": tf.ones(4)}
-        draws = Draws(1, step, 0, 4)
+        draws = BatchRandom(1, step, 0, 4)
         plain = language.crop(raw, draws, 64)["tokens"].numpy()
         batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
         for b in range(4):

@@ -14,6 +14,7 @@ from contract import prepared_sayings, tones
 from ssl_keras.__main__ import main
 from ssl_keras.data import audio, sources
 from ssl_keras.data.batches import Batches
+from ssl_keras.data.splits import Splits
 from ssl_keras.objectives import recogniser, speech
 from ssl_keras.training import pretrain
 
@@ -114,9 +115,9 @@ def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
     waveforms = [np.full(1_600, 0.1), np.full(1_600, 0.1), np.full(40_000, 0.1)]  # 10 frames, 10, 250
 
     def prepared(texts, **options):
-        samples = [audio._samples("x", w) for w in waveforms]
+        samples = [audio.as_int16("x", w) for w in waveforms]
         part = audio.source("c", np.concatenate(samples), [len(s) for s in samples], rate, names, target=texts)
-        return recogniser.prepare(recogniser.Settings(**options), sources.Splits(part, part, part))[1].train
+        return recogniser.prepare(recogniser.Settings(**options), Splits(part, part, part))[1].train
 
     assert len(prepared(["abcabcabca", "aaaaa", "b"])) == 3  # "aaaaa" takes nine
     with caplog.at_level(logging.WARNING):
@@ -169,7 +170,7 @@ def test_connected_clips(monkeypatch):
             assert len(each) * (shortest + 400) + 400 <= length <= len(each) * (longest + 2_400) + 2_400
     unlabelled = [dataclasses.replace(part, arrays={"waveform": part.arrays["waveform"]}) for part in tones()]
     with pytest.raises(ValueError, match="no labels"):
-        audio.connected(sources.Splits(*unlabelled))
+        audio.connected(Splits(*unlabelled))
 
 
 def test_the_whole_way(tmp_path, monkeypatch, capsys):

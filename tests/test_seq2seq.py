@@ -10,8 +10,11 @@ from contract import CASES, PAIRS, prepared_sequences, train
 
 from ssl_keras import decoding, encoders, translation
 from ssl_keras.__main__ import main
-from ssl_keras.data import from_tfds, pairs, sequences, sources, text
-from ssl_keras.data.draws import Draws
+from ssl_keras.data import sequences, sources
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.readers import pairs, text
+from ssl_keras.data.readers import tfds as tfds_reader
+from ssl_keras.data.splits import Splits
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training import pretrain
@@ -105,7 +108,7 @@ def test_error_rates():
 def test_hidden_spans():
     rows, length, span = 4000, 12, 3
     tokens = tf.constant(np.where(np.arange(16) < length, 1, -1) * np.ones((rows, 1)), tf.int32)
-    covered = seq2seq.hidden(tokens, 9, 0.3, span, Draws(0, 1, 0, rows)).numpy()
+    covered = seq2seq.hidden(tokens, 9, 0.3, span, BatchRandom(0, 1, 0, rows)).numpy()
     assert set(np.unique(covered)) == {-1, 1, 9}
     assert ((covered == -1) == (tokens.numpy() == -1)).all()
     share = (covered[:, :length] == 9).mean()
@@ -119,7 +122,7 @@ def test_continuations():
     """Every place to cut is drawn; the target begins `horizon` places on."""
     rows = np.tile(np.arange(6, dtype=np.int32), (500, 1))
     rows[250:, 4:] = -1
-    source, target = (x.numpy() for x in seq2seq.divided(tf.constant(rows), 2, Draws(0, 0, 0, 500)))
+    source, target = (x.numpy() for x in seq2seq.divided(tf.constant(rows), 2, BatchRandom(0, 0, 0, 500)))
     cuts = (source >= 0).sum(1)
     assert set(cuts[:250]) == {1, 2, 3, 4}
     assert set(cuts[250:]) == {1, 2}
@@ -131,7 +134,7 @@ def test_continuations():
 
 
 def test_a_row_shorter_than_the_horizon():
-    source, target = seq2seq.divided(tf.constant([[5, -1, -1]]), 2, Draws(0, 0, 0, 1))
+    source, target = seq2seq.divided(tf.constant([[5, -1, -1]]), 2, BatchRandom(0, 0, 0, 1))
     assert source.numpy().tolist() == [[5, -1, -1]]
     assert target.numpy().tolist() == [[-1, -1, -1]]
 
@@ -169,7 +172,7 @@ def test_dropout_is_that_of_the_layers():
     objective = seq2seq.build(settings, splits.train.spec())
     batch = splits.train.gather(np.arange(8))
     batch = {name: tf.constant(value) for name, value in batch.items()} | {"weight": tf.ones(8)}
-    batch = objective.views(batch, Draws(0, 0, 0, 8))
+    batch = objective.views(batch, BatchRandom(0, 0, 0, 8))
     ones = objective.logits(batch, lambda x: x)
     np.testing.assert_allclose(ones, objective.logits(batch), atol=1e-6)
     seen = []
@@ -310,21 +313,21 @@ def test_tfds_translations_are_pairs(tmp_path):
 
     builder = TwoLanguages(data_dir=tmp_path)
     builder.download_and_prepare()
-    source = from_tfds._split(tfds, builder, "train", None)
+    source = tfds_reader._split(tfds, builder, "train", None)
     assert sorted(zip(source.column("text"), source.column("target"))) == [(f"Wort {i}", f"word {i}") for i in range(5)]
 
 
 def test_words_and_sentences():
     source = text.documents("t", ["One word. Two words!\n\nIt's 3 o'clock; a Word"])
     other, last = text.documents("t", ["one more. It rains? Yes."]), text.documents("t", ["Rains, one day"])
-    splits = sequences.cut(sources.Splits(source, other, last), "words")
+    splits = sequences.cut(Splits(source, other, last), "words")
     assert list(splits.train.column("text")) == ["one", "word", "two", "words", "it's", "o'clock"]
     assert list(splits.validation.column("text")) == ["more", "it", "rains", "yes"]
     assert list(splits.test.column("text")) == ["day"]
-    splits = sequences.cut(sources.Splits(source, other, last), "sentences")
+    splits = sequences.cut(Splits(source, other, last), "sentences")
     assert list(splits.train.column("text")) == ["One word.", "Two words!", "It's 3 o'clock; a Word"]
     with pytest.raises(ValueError, match="no words of its own"):
-        sequences.cut(sources.Splits(source, source, other), "words")
+        sequences.cut(Splits(source, source, other), "words")
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_keras.data import cache, from_tfds, sources
+from ssl_keras.data import cache
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.sources import few_labels, from_arrays, hold_out, images, load
+from ssl_keras.data.readers import tfds as tfds_reader
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import (
+    SPLIT_SEED,
+    TEST_FRACTION,
+    VALIDATION_FRACTION,
+    few_labels,
+    from_arrays,
+    hold_out,
+    images,
+)
 
 
 def contents(source):
@@ -125,12 +135,12 @@ def test_offline_and_not_prepared_says_what_to_do(monkeypatch, tmp_path):
         raise socket.gaierror("Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", offline)
-    monkeypatch.setattr(from_tfds.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(tfds_reader.urllib.request, "getproxies", dict)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("mnist", data_dir=tmp_path)
     with pytest.raises(RuntimeError, match=f"not prepared in {tmp_path}.*\n.*\n.*tfds build mnist"):
-        from_tfds._prepare(builder, "mnist")
+        tfds_reader._prepare(builder, "mnist")
 
 
 # ----- a folder of images ---------------------------------------------------
@@ -288,4 +298,4 @@ def test_reading_that_fails_leaves_no_cache(tmp_path):
 
 def test_split_constants_stand():
     """Every published number rests on these."""
-    assert (sources.SPLIT_SEED, sources.TEST_FRACTION, sources.VALIDATION_FRACTION) == (20240229, 0.2, 0.1)
+    assert (SPLIT_SEED, TEST_FRACTION, VALIDATION_FRACTION) == (20240229, 0.2, 0.1)

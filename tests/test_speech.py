@@ -10,9 +10,9 @@ from contract import CASES, ONE, prepared_sounds, tones, train
 
 from ssl_keras import downstream, encoders, evaluation
 from ssl_keras.__main__ import main
-from ssl_keras.data import sound
+from ssl_keras.data import augment_audio
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.networks import waveform
 from ssl_keras.objectives import speech
@@ -114,7 +114,7 @@ def test_the_use_of_codes():
 
 def test_what_is_hidden():
     valid = tf.sequence_mask([50] * 400 + [1, 2, 3] * 200, 50)
-    mask = speech.hidden(valid, 60, 0.5, 5, Draws(0, 0, 0, 1_000)).numpy()
+    mask = speech.hidden(valid, 60, 0.5, 5, BatchRandom(0, 0, 0, 1_000)).numpy()
     assert not np.any(mask & ~valid.numpy())
     assert np.all(mask.any(1))
     assert 0.42 < mask[:400].mean() < 0.5  # at the beginning fewer spans reach in
@@ -122,7 +122,7 @@ def test_what_is_hidden():
     runs = np.diff(np.flatnonzero(np.diff(np.pad(mask[:400], ((0, 0), (1, 1))).astype(int).ravel())))[::2]
     assert np.mean(runs >= 5) > 0.9
     # The same positions have the same, and another step others.
-    again = speech.hidden(valid[500:700], 60, 0.5, 5, Draws(0, 0, 500, 200)).numpy()
+    again = speech.hidden(valid[500:700], 60, 0.5, 5, BatchRandom(0, 0, 500, 200)).numpy()
     np.testing.assert_array_equal(again, mask[500:700])
 
 
@@ -157,7 +157,7 @@ def test_codes_by_gumbel_softmax():
     quantiser.build((None, None, 3), (None, None, 5))
     x = tf.random.stateless_normal((1, 1, 3), (0, 1))
     many = tf.tile(x, (20_000, 1, 1))
-    u = Draws(0, 0, 0, 20_000).uniform("gumbel", (1, 2, 4))
+    u = BatchRandom(0, 0, 0, 20_000).uniform("gumbel", (1, 2, 4))
     hard, soft = quantiser.choose(many, -tf.math.log(-tf.math.log(u + 1e-7)), 0.7)
     np.testing.assert_allclose(tf.reduce_mean(hard, 0), soft[0], atol=0.015)
     assert set(np.unique(hard.numpy().round(5))) == {0.0, 1.0}
@@ -247,7 +247,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     quick = finetune.runs.Training(steps=2, batch_size=10, run="tuned")
     tuned = finetune.finetune("sounds", training=quick, data=tones())
     assert 0 <= tuned["test_accuracy"] <= 1
-    grid = downstream.Grid((1e-3,), (2,), (1,), 8, 16, (sound.Changes(speed=0.1),))
+    grid = downstream.Grid((1e-3,), (2,), (1,), 8, 16, (augment_audio.AudioAugmentation(speed=0.1),))
     monkeypatch.setitem(downstream.GRIDS, "sound", grid)
     table = downstream.evaluate("sounds", tones(), budgets=(2,), seeds=(0,))
     assert list(table) == ["log-mel", "random init", "sounds, frozen", "sounds, fine-tuned", "scratch"]
@@ -270,7 +270,7 @@ def test_log_mel_tells_tones_apart():
 def test_changed_copies_keep_their_order():
     """Each is another, the same each time; a probe that learns of them alone knows the clips."""
     source, *held_out = speech.prepare(speech.Settings(), tones())[1]
-    changes = sound.Changes(speed=0.1, noise=0.1)
+    changes = augment_audio.AudioAugmentation(speed=0.1, noise=0.1)
     log_mel = evaluation.log_mel(8_000)
     first, second, *others = evaluation.copies(log_mel, source, changes)
     assert len(others) == evaluation.COPIES - 2

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssl_keras.data import text, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.data.folder import files_below
-from ssl_keras.data.sources import hold_out, load
+from ssl_keras.data import tokens
+from ssl_keras.data.readers import text
+from ssl_keras.data.readers.images import files_below
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import hold_out
 
 ANIMALS = ["cat", "dog", "cow", "hen", "fox", "bat"]
 SENTENCES = [f"The {word} sat on the mat, number {i}.\n" for i, word in enumerate(ANIMALS * 5)]

@@ -34,9 +34,11 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras import evaluation
-from ssl_keras.data import text, tokens
+from ssl_keras.data import tokens
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import few_label_indices, few_labels, hold_out, load
+from ssl_keras.data.readers import text
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_label_indices, few_labels, hold_out
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import masked_lm
 from ssl_keras.objectives.classifier import Classifier

@@ -36,10 +36,11 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras import evaluation
-from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import few_label_indices, load
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_label_indices
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import TURNS, turned
 from ssl_keras.tensorboard import picture_grid
@@ -148,7 +149,7 @@ rows = {"as it is": Augmentation()} | {
         ("crop", 0.3), ("flip", True), ("shift", 0.2), ("colour", 1.0), ("grey", 0.5), ("blur", 1.0), ("cutout", 0.4)
     )
 } | {"several": Augmentation(crop=0.5, flip=True, shift=0.1, colour=0.5, grey=0.2)}
-views = [augment(coloured, Draws(0, 0, 0, len(coloured)), options) for options in rows.values()]
+views = [augment(coloured, BatchRandom(0, 0, 0, len(coloured)), options) for options in rows.values()]
 side = shown.shape[1]
 figure = matplotlib.figure.Figure(figsize=(7, 8))
 axes = figure.subplots()

@@ -38,8 +38,9 @@ import tensorflow as tf
 
 from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.draws import Draws
-from ssl_keras.data.sources import few_label_indices, load
+from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_label_indices
 from ssl_keras.objectives import jigsaw
 from ssl_keras.objectives.jigsaw import Jigsaw, permutation_set
 from ssl_keras.training.run import compile_objective
@@ -99,7 +100,7 @@ for name, some in (("4 tiles, all 24", four), ("9 tiles, 64 chosen", nine), ("9 
 # %%
 batch = {"image": tf.constant(splits.test.column("image")[:8])}
 touching, apart = model_of(gap=0.0), model_of(settings.gap)
-puzzles = {name: m.views(batch, Draws(0, 0, 0, 8)) for name, m in (("touching", touching), ("apart", apart))}
+puzzles = {name: m.views(batch, BatchRandom(0, 0, 0, 8)) for name, m in (("touching", touching), ("apart", apart))}
 cell, size = splits.test.spec()["image"][0][0] // settings.grid, puzzles["apart"]["tiles"].shape[2]
 print(f"        tiles {puzzles['apart']['tiles'].shape}: {size} of a cell's {cell} pixels, at one of "
       f"{(cell - size + 1) ** 2} places in it")

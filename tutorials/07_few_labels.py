@@ -33,7 +33,8 @@ start_tensorflow()
 
 from ssl_keras import card as cards
 from ssl_keras import downstream, encoders
-from ssl_keras.data.sources import few_labels, load
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_labels
 from ssl_keras.objectives import classifier, contrastive
 from ssl_keras.training.pretrain import pretrain
 

@@ -37,7 +37,8 @@ import tensorflow as tf
 
 from ssl_keras import evaluation, fidelity
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import few_label_indices, load
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_label_indices
 from ssl_keras.networks.dcgan import between, sample
 from ssl_keras.objectives import classifier, dcgan
 from ssl_keras.tensorboard import picture_grid

@@ -39,8 +39,8 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras import ngram, translation
-from ssl_keras.data import pairs
 from ssl_keras.data.batches import Batches, epoch_order
+from ssl_keras.data.readers import pairs
 from ssl_keras.data.sources import load
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq

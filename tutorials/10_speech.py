@@ -40,10 +40,10 @@ import soundfile
 import tensorflow as tf
 
 from ssl_keras import downstream, hearing
-from ssl_keras.data import sound
+from ssl_keras.data import augment_audio
 from ssl_keras.data.audio import unit_range
 from ssl_keras.data.batches import Batches, epoch_order
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.objectives import recogniser, speech
 from ssl_keras.training.pretrain import pretrain
@@ -172,9 +172,9 @@ found["the same, pretrained"] = right["pretrained"][-1]
 # %%
 encoder, head, card = recogniser.load(made["folder"])
 clip = next(iter(Batches(splits.train, 8, shuffle=False).dataset(0, 1)))
-draws, (settings, _) = Draws(0, 0, 0, 8), speech.prepare(settings, splits)
-x = unit_range(sound.cut(clip["waveform"], settings.samples, draws))
-changed = sound.change(x, draws, settings, splits.train.rate, settings.samples)
+draws, (settings, _) = BatchRandom(0, 0, 0, 8), speech.prepare(settings, splits)
+x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
+changed = augment_audio.change(x, draws, settings, splits.train.rate, settings.samples)
 valid = encoder.get_layer("frames")(x) >= 0
 mask = speech.hidden(valid, settings.frames, settings.share, settings.span, draws)
 views = {

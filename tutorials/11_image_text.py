@@ -36,7 +36,8 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras import retrieval, search
-from ssl_keras.data import captions, leakage
+from ssl_keras.data import near_duplicates
+from ssl_keras.data.readers import captions
 from ssl_keras.data.sources import load
 from ssl_keras.objectives import contrastive, image_text
 from ssl_keras.training.pretrain import pretrain
@@ -83,7 +84,7 @@ splits = drawn() if SMOKE else load(DATA, 32)
 print("Step 1:", ", ".join(f"{part.name.rpartition('[')[2][:-1]}: {len(part):,} pictures" for part in splits))
 for listed in captions.captions_of(splits.train)[:3]:
     print("       ", " | ".join(listed))
-leaks = leakage.leaks(splits)
+leaks = near_duplicates.leaks(splits)
 print("        near duplicates on both sides:",
       ", ".join(f"{len(pairs)} {kind} in {part}" for (part, kind), pairs in leaks.items()))
 found = {

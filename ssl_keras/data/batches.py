@@ -9,7 +9,7 @@ Shapes: `N` examples in the source, `B` global batch.
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 
 WINDOW = 64  # batches among which examples of a length are put together; of a small source, an eighth of an epoch
 
@@ -113,7 +113,7 @@ class Batches:
                 batch[key] = array
             if self.views is None:
                 return batch
-            return self.views(batch, Draws(self.seed, step, first, rows))
+            return self.views(batch, BatchRandom(self.seed, step, first, rows))
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
         # Gathering is one NumPy call; two in flight hide it, and the order stays. Nothing is

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from ssl_keras.data import audio, sound
+from ssl_keras.data import audio, augment_audio
 from ssl_keras.data.images import unit_range
 
 COLUMNS = ("image", "tokens", "waveform")
@@ -25,14 +25,14 @@ def network_input(batch):
     (−1, 1) (B, L), as short as the longest."""
     name = column(batch)
     if name == "waveform":
-        return sound.trimmed(audio.unit_range(batch[name]))
+        return augment_audio.trimmed(audio.unit_range(batch[name]))
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 
 def changed(batch, draws, changes, rate):
-    """The batch with its waveforms changed as `sound.Changes` say; `rate` in Hz."""
+    """The batch with its waveforms changed as `AudioAugmentation` say; `rate` in Hz."""
     longest = batch["waveform"].shape[1]
-    return batch | {"waveform": sound.change(network_input(batch), draws, changes, rate, longest)}
+    return batch | {"waveform": augment_audio.change(network_input(batch), draws, changes, rate, longest)}
 
 
 def signature(network):

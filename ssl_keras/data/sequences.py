@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-from ssl_keras.data.sources import Splits
-from ssl_keras.data.text import documents
+from ssl_keras.data.readers.text import documents
+from ssl_keras.data.splits import Splits
 from ssl_keras.data.tokens import texts_of, warn_of_unknown
 
 UNITS = ("words", "sentences", "rows")

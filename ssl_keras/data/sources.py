@@ -1,137 +1,20 @@
-"""Sources: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `captions:FILE`, `emoji:FOLDER`,
-`audio:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`, and arrays from Python.
-
-Every source is a set of arrays addressed by index. `load` returns three of them, and the
-split is made here, once: what is held out is held out for pretraining, fine-tuning and
-every evaluation alike.
-
-Shapes: `N` examples, `H W C` image.
+"""Opens a data set by name: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `captions:FILE`,
+`emoji:FOLDER`, `audio:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`.
 """
 
-import dataclasses
-import hashlib
-import math
 import pathlib
 import re
-import typing
 
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data.batches import epoch_order
+from ssl_keras.data.splits import hold_out, images
 
-# The hold-out order is keyed by a constant of its own: a run's seed cannot move it.
-SPLIT_SEED = 20240229
-TEST_FRACTION, TEST_MOST = 0.2, 10_000
-VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 NAMES = (
     "digits or folder:PATH (images), captions:FILE or emoji:FOLDER (images with captions), pydoc or text:PATH (text), "
     "table:FILE (text with labels), pairs:FILE or cmudict (texts with targets), audio:PATH, transcripts:FILE, "
     "connected:DATA or espeak (sound; espeak is synthetic), or tfds:NAME (images, captions, text, translations, sound)"
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """Examples by index.
-
-    Attributes:
-        name: for messages and cards.
-        arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
-            or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; or "waveform"
-            (N, L) int16 (`data/audio.py`); and "label" (N,) int64, where there are labels. What has a shape, a
-            dtype, and rows by index may be a column.
-        classes: the label names, or empty.
-        tokenizer: what made its tokens, or None.
-        rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
-        lengths: (n,) integers, the tokens or samples of each of its examples where these are padded, else None.
-        rate: of sound, samples per second, else 0.
-    """
-
-    name: str
-    arrays: dict[str, np.ndarray]
-    classes: tuple[str, ...] = ()
-    rows: np.ndarray | None = None
-    tokenizer: object = None
-    lengths: np.ndarray | None = None
-    rate: int = 0
-
-    def __len__(self):
-        return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
-
-    def gather(self, indices):
-        """{name: array (len(indices), …)} of many examples at once."""
-        rows = indices if self.rows is None else self.rows[indices]
-        return {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
-
-    def spec(self):
-        """{name: (shape of one example, tf dtype)}."""
-        return {name: (array.shape[1:], tf.as_dtype(array.dtype)) for name, array in self.arrays.items()}
-
-    def column_spec(self, name):
-        """(shape of one example, tf dtype) of a column. Raises ValueError where the source has none of that name."""
-        if name not in self.arrays:
-            raise ValueError(
-                f"{self.name} has no {name}s. Expected a column {name!r}; it has: {', '.join(self.arrays)}. "
-                "Choose other --data."
-            )
-        return self.spec()[name]
-
-    def take(self, indices):
-        """The source of these examples alone."""
-        rows = np.asarray(indices) if self.rows is None else self.rows[indices]
-        lengths = None if self.lengths is None else self.lengths[indices]
-        return dataclasses.replace(self, rows=rows, lengths=lengths)
-
-    @property
-    def base(self):
-        """The name without its split: "tfds:fashion_mnist"."""
-        return re.sub(r"\[(train|validation|test)\]$", "", self.name)
-
-    @property
-    def short_name(self):
-        """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
-        base = self.base
-        fold = re.search(r"\[\d\]$", base) if {"caption", "captions"} & self.arrays.keys() else None
-        if fold:
-            return f"{dataclasses.replace(self, name=base[: fold.start()]).short_name}-{fold[0][1]}"
-        if self.rate:  # brackets hold the pattern of what is held out
-            base = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), base)
-        kind, _, rest = base.partition(":")
-        if kind in ("folder", "captions", "emoji", "audio", "transcripts", "text", "table", "pairs"):
-            path = pathlib.Path(rest).absolute()
-            return path.name if path.is_dir() else path.stem
-        return (rest or kind).rpartition(":")[2].strip("/").replace("/", "-")
-
-    def fingerprint(self):
-        """A checksum of 64 examples spread over the source (of tokens, of all): tells one data set from another."""
-        tokens = self.arrays.get("tokens")
-        if hasattr(tokens, "digest"):
-            return tokens.digest()[:16]
-        digest = hashlib.sha256()
-        some = np.arange(len(self)) if tokens is not None else np.linspace(0, len(self) - 1, 64).astype(np.int64)
-        for array in self.gather(some).values():
-            text = array.dtype == object
-            digest.update("\0".join(array).encode() if text else np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
-
-    def column(self, name):
-        """(N, …) array of one column, all examples.
-
-        Raises:
-            ValueError: the source has no such column (no labels, say).
-        """
-        self.column_spec(name)
-        array = self.arrays[name]
-        return np.asarray(array[:]) if self.rows is None else np.asarray(array[self.rows])
-
-
-class Splits(typing.NamedTuple):
-    """train to learn from, validation to choose by, test to report on."""
-
-    train: Source
-    validation: Source
-    test: Source
 
 
 def load(spec, image_size=None):
@@ -153,7 +36,16 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import audio, captions, espeak, folder, from_tfds, pairs, text  # they import this module
+    from ssl_keras.data import audio
+    from ssl_keras.data.readers import audio as audio_reader
+    from ssl_keras.data.readers import (
+        captions,
+        espeak,
+        pairs,
+        text,  # they import this module
+    )
+    from ssl_keras.data.readers import images as image_reader
+    from ssl_keras.data.readers import tfds as tfds_reader
 
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
@@ -169,16 +61,16 @@ def load(spec, image_size=None):
     if spec == "digits":
         return hold_out(digits(image_size or 28))
     if kind == "tfds" and argument:
-        return from_tfds.load(argument, image_size)
+        return tfds_reader.load(argument, image_size)
     if kind == "folder" and argument:
-        return folder.load(argument, image_size)
+        return image_reader.load(argument, image_size)
     if kind in ("captions", "emoji") and argument:
         read = captions.load if kind == "captions" else captions.emoji
         return read(argument, image_size, int(fold[2]) if fold else 0)
     if kind == "audio" and argument:
-        return audio.load(argument)
+        return audio_reader.load(argument)
     if kind == "transcripts" and argument:
-        return audio.transcripts(argument)
+        return audio_reader.transcripts(argument)
     if spec == "pydoc":
         return text.pydoc()
     if kind == "text" and argument:
@@ -204,139 +96,3 @@ def digits(image_size=28):
     image = tf.image.resize(grey, (image_size, image_size), "bicubic")
     image = np.clip(np.rint(image.numpy()), 0, 255).astype(np.uint8)
     return images("digits", image, data.target, [str(name) for name in data.target_names])
-
-
-def from_arrays(image, label=None, *, test=None, classes=(), name="arrays"):
-    """`Splits` from arrays in memory.
-
-    Args:
-        image: (N, H, W[, C]) uint8 in 0..255, or float in [0, 1].
-        label: (N,) integers, or None.
-        test: (image, label) to report on; None cuts it from `image`.
-        classes: label names; default "0", "1", ….
-
-    Raises:
-        ValueError: as `images`.
-    """
-    train = images(name, image, label, classes)
-    if test is not None:
-        test = images(f"{name}[test]", test[0], test[1], train.classes)
-    return hold_out(train, test=test)
-
-
-def images(name, image, label=None, classes=()):
-    """A checked `Source`.
-
-    Raises:
-        ValueError: no example; wrong rank, size or dtype; values out of range; NaN;
-            labels that are not integers in range, or not one per image.
-    """
-    image = np.asanyarray(image)
-    if image.ndim == 3:
-        image = image[..., None]
-    if image.ndim != 4:
-        raise ValueError(
-            f"{name}: expected images of shape (N, H, W) or (N, H, W, C). Received: shape {image.shape}"
-        )
-    if 0 in image.shape:
-        raise ValueError(f"{name} has no examples. Expected at least one. Received: shape {image.shape}")
-    if image.dtype.kind == "f":
-        image = image.astype(np.float32, copy=False)
-        low, high = float(image.min()), float(image.max())  # NaN if any is
-        if math.isnan(low):
-            bad = np.unique(np.nonzero(np.isnan(image))[0])
-            raise ValueError(f"{name}: {len(bad)} images contain NaN, the first is number {bad[0]}. Remove them.")
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"{name}: expected float images in [0, 1]. Received: values from {low:g} to {high:g}. "
-                "Divide by the largest value, or pass uint8."
-            )
-    elif image.dtype != np.uint8:
-        raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: {image.dtype}")
-    arrays = {"image": image}
-    if label is not None:
-        arrays["label"], classes = check_labels(name, label, len(image), classes)
-    return Source(name, arrays, tuple(classes))
-
-
-def check_labels(name, label, count, classes):
-    """(int64 labels, class names), checked: one integer for each of `count` examples, from 0 on."""
-    label = np.asarray(label)
-    if label.dtype.kind not in "iu" or label.shape != (count,):
-        raise ValueError(
-            f"{name}: expected one integer label per example, shape ({count},). "
-            f"Received: {label.dtype}, shape {label.shape}"
-        )
-    label = label.astype(np.int64)
-    if label.min() < 0 or not classes and label.max() >= max(count, 2):
-        raise ValueError(
-            f"{name}: expected labels that number the classes from 0. "
-            f"Received: labels from {label.min()} to {label.max()}"
-        )
-    classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
-    if label.max() >= len(classes):
-        raise ValueError(
-            f"{name}: expected labels in 0..{len(classes) - 1}. "
-            f"Received: labels from {label.min()} to {label.max()}"
-        )
-    return label, classes
-
-
-def hold_out(train, validation=None, test=None):
-    """Cuts the splits that are missing from `train`, in an order that no setting changes.
-
-    Raises:
-        ValueError: too few examples to leave one in each split.
-    """
-    for other in (validation, test):
-        if other is not None and (_shapes(other), other.rate) != (_shapes(train), train.rate):
-            raise ValueError(
-                f"{other.name} does not go with {train.name}: expected {train.spec()}. Received: {other.spec()}"
-            )
-    order = epoch_order(len(train), SPLIT_SEED, 0)
-    cut_test = 0 if test is not None else min(TEST_MOST, max(1, int(len(train) * TEST_FRACTION)))
-    rest = len(train) - cut_test
-    cut_validation = 0 if validation is not None else min(VALIDATION_MOST, max(1, int(rest * VALIDATION_FRACTION)))
-    if rest - cut_validation < 1:
-        raise ValueError(
-            f"{train.name} has {len(train)} examples: too few to hold out a validation and a test part. "
-            "Expected at least 3."
-        )
-    test = test or train.take(np.sort(order[:cut_test]))
-    validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
-    train = train.take(np.sort(order[cut_test + cut_validation :]))
-    return Splits(*(
-        dataclasses.replace(source, name=f"{source.base}[{split}]")
-        for source, split in zip((train, validation, test), Splits._fields)
-    ))
-
-
-def _shapes(source):
-    return {name: shape if name != "waveform" else () for name, (shape, _) in source.spec().items()}
-
-
-def few_labels(source, per_class, seed):
-    """The part of a labelled source with `per_class` examples of each class, drawn by `seed`."""
-    return source.take(few_label_indices(source, per_class, seed))
-
-
-def few_label_indices(source, per_class, seed):
-    """The indices into a labelled source that `few_labels` takes, sorted.
-
-    Raises:
-        ValueError: a class with fewer examples than that.
-    """
-    if per_class < 1:
-        raise ValueError(f"Expected at least 1 label per class. Received: {per_class}")
-    labels = source.column("label")
-    order = epoch_order(len(labels), seed, 0)
-    chosen = []
-    for index, name in enumerate(source.classes):
-        members = order[labels[order] == index]
-        if len(members) < per_class:
-            raise ValueError(
-                f"{source.name}: class {name!r} has {len(members)} examples; expected at least {per_class}. "
-                "Ask for fewer labels per class (--budgets, --labels-per-class)."
-            )
-        chosen.append(members[:per_class])
-    return np.sort(np.concatenate(chosen))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ssl_keras import files
 from ssl_keras.data.cache import cache_folder
-from ssl_keras.data.sources import Splits
+from ssl_keras.data.splits import Splits
 
 TOGETHER = 4 << 20  # characters tokenised at a time
 DOCUMENTS = 256  # read at a time

@@ -16,7 +16,7 @@ Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 import keras
 import tensorflow as tf
 
-from ssl_keras.data.draws import Draws
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.networks.conv import BatchNorm
 
 KERNEL, STRIDE, SLOPE, SD = 5, 2, 0.2, 0.02
@@ -122,7 +122,7 @@ def discriminator(encoder, judged, spectral=False, bias=True, name="discriminato
 
 def latents(count, size, seed, start=0):
     """float32 (count, Z) in [−1, 1]: number i depends on the seed, in 0..2³²−1, and i alone."""
-    return 2 * Draws(seed, 0, start, count).uniform("sample", (size,)) - 1
+    return 2 * BatchRandom(seed, 0, start, count).uniform("sample", (size,)) - 1
 
 
 def sample(generator, count, seed=0, batch=500):

@@ -31,8 +31,8 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import vision
-from ssl_keras.data import sound
-from ssl_keras.data.augment import Augmentation, augment
+from ssl_keras.data import augment_audio
+from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
 from ssl_keras.networks import conv, waveform
@@ -127,7 +127,7 @@ class Classifier(Objective):
     Args:
         encoder: functional graph to (B, D), or of tokens to (B, T, D).
         head: functional graph from features to logits.
-        augmentation: of images `Augmentation`, of waveforms `sound.Changes`.
+        augmentation: of images `Augmentation`, of waveforms `AudioAugmentation`.
         turns: predict turns; labels are not looked at.
         smoothing: label smoothing.
         mixup: α of mixup; 0 is none.
@@ -159,7 +159,7 @@ class Classifier(Objective):
 
     def views(self, batch, draws):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
-        if "waveform" in batch and isinstance(self.augmentation, sound.Changes):
+        if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
             return changed(batch, draws, self.augmentation, rate)
         if "image" not in batch:

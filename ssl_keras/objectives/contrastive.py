@@ -11,7 +11,7 @@ equation 5). One network, one step, and a choice of the loss, see `losses.py`:
 - `vicreg`: no negatives; views agree, features vary, and do not repeat each other (Bardes et al. 2022).
 
 Departures: Adam instead of LARS (batches are small); a batch norm after the projection's hidden
-layers alone; AMDIM's own network and its 5→5 pairs are not used; augmentation see `data/augment.py`.
+layers alone; AMDIM's own network and its 5→5 pairs are not used; augmentation see `data/augment_images.py`.
 
 Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` places.
 
@@ -28,7 +28,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import losses, vision
-from ssl_keras.data.augment import augment
+from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.networks.conv import BatchNorm
 from ssl_keras.objective import Objective, example_weight

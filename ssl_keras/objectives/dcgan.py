@@ -47,9 +47,9 @@ from PIL import Image
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, fidelity, files, losses, vision
-from ssl_keras.data.augment import Augmentation, augment, drawn
-from ssl_keras.data.draws import Drawn
+from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.data.sources import load
 from ssl_keras.networks import conv, dcgan
 from ssl_keras.objective import Objective, example_weight
@@ -239,7 +239,7 @@ class DCGAN(Objective):
     def play(self, batch, turn=0):
         """One pass: the players' summed losses, and the number of images; updates the metrics."""
         made = self.generator(batch["latent"][:, turn], training=True)
-        changed = augment(made, Drawn(batch), self.settings, "fake")
+        changed = augment(made, ReplayedRandom(batch), self.settings, "fake")
         real = self.discriminator(batch["image"], training=True)
         with conv.statistics_kept():
             fake = self.discriminator(changed, training=True)

@@ -34,10 +34,12 @@ import tyro
 
 from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files, language, losses, retrieval, search, vision
-from ssl_keras.data import captions, folder, sources
+from ssl_keras.data import sources
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.data.augment import augment
+from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.readers import captions
+from ssl_keras.data.readers import images as image_reader
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import taken_over, within
@@ -403,23 +405,23 @@ def search_command(arguments):
     finder = search.Finder(asked.encoder)
     if asked.texts:
         texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
-        picture = folder.decode(pathlib.Path(asked.query), finder.shape)
+        picture = image_reader.decode(pathlib.Path(asked.query), finder.shape)
         if picture is None or not texts:
             raise ValueError(f"{asked.query if texts else asked.texts}: expected {'a picture' if texts else 'texts'}.")
         query = finder.of_images(picture[None])[0]
         for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
             print(f"{similarity:.3f}  {texts[row]}")
         return
-    paths = folder.files_below(pathlib.Path(asked.images).expanduser(), folder.EXTENSIONS)
+    paths = image_reader.files_below(pathlib.Path(asked.images).expanduser(), image_reader.EXTENSIONS)
     if not paths:
-        raise ValueError(f"{asked.images} has no images. Expected files ending in {', '.join(folder.EXTENSIONS)}.")
+        raise ValueError(f"{asked.images} has no images. Expected files ending in {', '.join(image_reader.EXTENSIONS)}.")
     query = finder.of_query(asked.query)
     embeddings, paths = finder.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
     for row, similarity in found:
         print(f"{similarity:.3f}  {paths[row]}")
     titles = [f"{paths[row].name}\n{similarity:.2f}" for row, similarity in found]
-    shown = [folder.decode(paths[row], finder.shape) for row, _ in found]
+    shown = [image_reader.decode(paths[row], finder.shape) for row, _ in found]
     content = io.BytesIO()
     search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
     files.write(out, content.getvalue())

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras import vision
-from ssl_keras.data.augment import augment
+from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.training.run import Training

@@ -29,9 +29,11 @@ import tyro
 
 from ssl_keras import card as cards
 from ssl_keras import decoding, encoders, evaluation, hearing, scoring
-from ssl_keras.data import audio, sequences, sound, sources
+from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
+from ssl_keras.data.readers import audio as audio_reader
+from ssl_keras.data.splits import Splits
 from ssl_keras.networks import waveform
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.training.run import Training
@@ -106,7 +108,7 @@ def prepare(settings, splits, init=None):
             )
         settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
     ids = {symbol: 1 + index for index, symbol in enumerate(settings.symbols)}
-    return settings, sources.Splits(*(_with_targets(part, each, ids, settings) for part, each in zip(splits, cut)))
+    return settings, Splits(*(_with_targets(part, each, ids, settings) for part, each in zip(splits, cut)))
 
 
 def _with_targets(part, cut, ids, settings):
@@ -164,7 +166,7 @@ class Recogniser(Objective):
     def views(self, batch, draws):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
         made, settings = self.held_out_views(batch, draws), self.settings
-        return made | {"waveform": sound.change(made["waveform"], draws, settings, settings.rate, settings.samples)}
+        return made | {"waveform": augment_audio.change(made["waveform"], draws, settings, settings.rate, settings.samples)}
 
     def held_out_views(self, batch, draws):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
@@ -298,7 +300,7 @@ def transcribe_command(arguments):
         raise ValueError("Expected one file or more.")
     encoder, head, settings = load(asked.encoder)
     for file in asked.files:
-        x = audio.unit_range(tf.constant(audio.read(file, settings.rate)))[None]
+        x = audio.unit_range(tf.constant(audio_reader.read(file, settings.rate)))[None]
         if x.shape[1] > hearing.LONGEST * settings.rate:
             raise ValueError(f"{file} is longer than {hearing.LONGEST:g} s. Cut it where nobody speaks.")
         print(f"{file}: {text_of(settings, greedy(*frame_logits(encoder, head, x))[0])}")

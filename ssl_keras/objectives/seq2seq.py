@@ -37,8 +37,9 @@ import tyro
 
 from ssl_keras import card as cards
 from ssl_keras import decoding, encoders, evaluation, language, scoring, translation
-from ssl_keras.data import sequences, sources, tokens
+from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.splits import Splits
 from ssl_keras.language import Resolved
 from ssl_keras.networks import recurrent
 from ssl_keras.objective import Objective, example_weight
@@ -161,7 +162,7 @@ def prepare(settings, splits, init=None):
         unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
         splits = sequences.cut(splits, unit)
     if settings.task != "pairs":
-        splits = sources.Splits(*(_without_targets(source) for source in splits))
+        splits = Splits(*(_without_targets(source) for source in splits))
     if init is not None:
         settings, tokenizer = _from(init, settings)
     elif settings.tokenizer in tokenizers.KINDS:

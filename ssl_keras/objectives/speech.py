@@ -29,7 +29,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import hearing, losses
-from ssl_keras.data import audio, sound
+from ssl_keras.data import audio, augment_audio
 from ssl_keras.networks import waveform
 from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import within
@@ -168,7 +168,7 @@ class Speech(Objective):
     def views(self, batch, draws):
         """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
         settings = self.settings
-        x = sound.change(self._cut(batch, draws), draws, settings, settings.rate, settings.samples)
+        x = augment_audio.change(self._cut(batch, draws), draws, settings, settings.rate, settings.samples)
         made = self._hidden(x, batch, draws)
         u = draws.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
         u = u[:, : tf.shape(made["mask"])[1]]
@@ -180,7 +180,7 @@ class Speech(Objective):
         return self._hidden(self._cut(batch, draws), batch, draws)
 
     def _cut(self, batch, draws):
-        return audio.unit_range(sound.cut(batch["waveform"], self.settings.samples, draws))
+        return audio.unit_range(augment_audio.cut(batch["waveform"], self.settings.samples, draws))
 
     def _hidden(self, x, batch, draws):
         settings = self.settings

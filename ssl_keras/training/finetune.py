@@ -11,8 +11,9 @@ import math
 from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data import inputs
-from ssl_keras.data.augment import Augmentation
-from ssl_keras.data.sources import few_labels, load
+from ssl_keras.data.augment_images import Augmentation
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import few_labels
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier, check_softening
 from ssl_keras.training import run as runs

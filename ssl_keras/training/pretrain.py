@@ -6,7 +6,8 @@ import logging
 import numpy as np
 
 from ssl_keras import encoders, objectives
-from ssl_keras.data.sources import Splits, load
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import Splits
 from ssl_keras.training import run as runs
 from ssl_keras.training.distribution import strategy as choose_strategy
 
@@ -21,7 +22,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         settings: its `Settings`; None takes the defaults.
         training: `Training`; None takes the objective's `DEFAULTS`, which `dataclasses.replace`
             changes in part. `training.data` names the data.
-        data: `Splits` instead of `training.data` (`sources.from_arrays`).
+        data: `Splits` instead of `training.data` (`splits.from_arrays`).
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. It is saved without settings, and loads with
             `load_encoder(folder, network=...)`. Replicas then give what one device gives only

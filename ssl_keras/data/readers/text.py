@@ -11,8 +11,8 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.folder import HELD_OUT, files_below
-from ssl_keras.data.sources import Source, check_labels, hold_out
+from ssl_keras.data.readers.images import HELD_OUT, files_below
+from ssl_keras.data.splits import Source, check_labels, hold_out
 
 PIECE = 1 << 20  # bytes
 FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be held out

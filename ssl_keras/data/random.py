@@ -15,7 +15,7 @@ WORDS_PER_COUNT = 4
 PHILOX = tf.random.Algorithm.PHILOX.value
 
 
-class Draws:
+class BatchRandom:
     """Draws for the rows `first .. first + rows` of the global batch of one step.
 
     Args:
@@ -52,8 +52,8 @@ class Draws:
         return tf.reshape(flat[:, :size], (self.rows, *shape))
 
 
-class Drawn:
-    """Numbers that `Draws` drew in tf.data, taken out of a batch again inside a step, which knows no positions."""
+class ReplayedRandom:
+    """Numbers that `BatchRandom` drew in tf.data, taken out of a batch again inside a step, which knows no positions."""
 
     def __init__(self, batch):
         self.batch = batch

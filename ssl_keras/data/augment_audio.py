@@ -1,6 +1,6 @@
 """Changes of waveforms, on whole batches and stateless: speed, shift, gain, noise; and cutting to length.
 
-Every draw is keyed by (seed, step, position), see `data/draws.py`. Waveforms are float32 in (−1, 1), and
+Every draw is keyed by (seed, step, position), see `data/random.py`. Waveforms are float32 in (−1, 1), and
 −1 is padding after the clip; no change touches it.
 
 Shapes: `B` batch, `L` samples.
@@ -18,7 +18,7 @@ DECIBELS = 20.0  # for a factor of ten
 
 
 @dataclasses.dataclass(frozen=True)
-class Changes:
+class AudioAugmentation:
     """How much a waveform is changed; 0 is not at all."""
 
     speed: float = 0.0
@@ -40,7 +40,7 @@ def change(x, draws, changes, rate, longest):
     """Waveforms (B, L) -> changed ones (B, L or more): first speed, then shift, gain, noise.
 
     Args:
-        x: the batch. draws: `Draws` of its rows. changes: `Changes`. rate: Hz.
+        x: the batch. draws: `BatchRandom` of its rows. changes: `AudioAugmentation`. rate: Hz.
         longest: int, the most that L can be.
     """
     if changes.speed:

@@ -61,7 +61,7 @@ def augment(image, draws, options, stream="view"):
 
     Args:
         image: the batch.
-        draws: `Draws` of its rows.
+        draws: `BatchRandom` of its rows.
         options: `Augmentation`.
         stream: names the view; other names give independent ones.
     """
@@ -81,7 +81,7 @@ def _numbers(draws, stream, part):
 
 
 def drawn(draws, stream="view"):
-    """All the numbers that `augment` takes, for a batch: with `Drawn` it changes images that a step makes."""
+    """All the numbers that `augment` takes, for a batch: with `ReplayedRandom` it changes images that a step makes."""
     return {f"{stream}/{part}": _numbers(draws, stream, part) for part in NUMBERS}
 
 

@@ -17,8 +17,8 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.sources import Splits
-from ssl_keras.data.text import documents, lines_of
+from ssl_keras.data.readers.text import documents, lines_of
+from ssl_keras.data.splits import Splits
 
 PARTS, TEST, VALIDATION = 20, (0, 1), (2,)
 log = logging.getLogger(__name__)

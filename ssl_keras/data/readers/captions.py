@@ -2,7 +2,7 @@
 
 A source of these has the columns "image" and "caption": (N,) strings, an image's captions one in each line, its
 name first. Held-out parts are cut by concept, so that no name, no near duplicate of one and no near duplicate of
-an image (`data/leakage.py`) is on both sides; `…[K]`, K from 0 to 4, holds out another fifth of the concepts.
+an image (`data/near_duplicates.py`) is on both sides; `…[K]`, K from 0 to 4, holds out another fifth of the concepts.
 
 Shapes: `N` examples, `H W C` image.
 """
@@ -16,8 +16,10 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from ssl_keras.data import folder, leakage, text, tokens
-from ssl_keras.data.sources import Splits, images
+from ssl_keras.data import near_duplicates, tokens
+from ssl_keras.data.readers import images as image_reader
+from ssl_keras.data.readers import text
+from ssl_keras.data.splits import Splits, images
 
 FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
 COLUMNS = ("image", "caption")
@@ -65,11 +67,11 @@ def load(path, image_size=None, fold=0):
         raise ValueError(f"{name}: {len(missing)} captions have no image: {some}. Expected paths relative to the file.")
     if not files:
         raise ValueError(f"{name} has no examples. Expected at least one row.")
-    shape = folder.first_shape(name, files)
+    shape = image_reader.first_shape(name, files)
     shape = shape if image_size is None else (image_size, image_size, shape[2])
-    image, kept = folder.read(name, files, shape)
+    image, kept = image_reader.read(name, files, shape)
     # Compared at one size, whatever size is asked for: so that the split is the same.
-    compared, _ = folder.read(name, files, (COMPARED, COMPARED, shape[2]))
+    compared, _ = image_reader.read(name, files, (COMPARED, COMPARED, shape[2]))
     texts = list(captions.values())
     return by_concept(source(name, image, [texts[row] for row in kept]), fold, compared)
 
@@ -198,9 +200,9 @@ def by_concept(source, fold=0, compared=None):
     """
     check_fold(fold)
     names, images = names_of(source), source.column("image") if compared is None else compared
-    alike = leakage.similar_images(images, least=leakage.SIMILAR_IMAGE - MARGIN)
-    group = leakage.groups(len(source), leakage.similar_texts(names), alike)
-    part = leakage.parts_of(group, names, PARTS)
+    alike = near_duplicates.similar_images(images, least=near_duplicates.SIMILAR_IMAGE - MARGIN)
+    group = near_duplicates.groups(len(source), near_duplicates.similar_texts(names), alike)
+    part = near_duplicates.parts_of(group, names, PARTS)
     place = (part - fold * (PARTS // FOLDS)) % PARTS
     held_out = part >= 0  # groups of more than a part's share are learned from in every fold
     parts = [np.flatnonzero(chosen) for chosen in (
@@ -226,7 +228,7 @@ def without(column, rows, names):
     column = column.copy()
     listed = {row: column[row].split("\n") for row in rows}
     others = sorted({text for each in listed.values() for text in each[1:]})
-    near = {others[index] for index in leakage.similar_texts(others, names)[:, 0]} if others else set()
+    near = {others[index] for index in near_duplicates.similar_texts(others, names)[:, 0]} if others else set()
     for row, captions in listed.items():
         column[row] = "\n".join([captions[0], *(text for text in captions[1:] if text not in near)])
     return column

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.sources import hold_out, images
+from ssl_keras.data.splits import hold_out, images
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error

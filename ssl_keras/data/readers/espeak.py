@@ -14,7 +14,7 @@ import importlib.util
 import numpy as np
 
 from ssl_keras.data import audio
-from ssl_keras.data.sources import hold_out
+from ssl_keras.data.splits import hold_out
 
 NAME, RATE = "espeak (synthetic)", 8_000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -9,10 +9,11 @@ import urllib.request
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import audio, captions, pairs
+from ssl_keras.data import audio
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.sources import hold_out, images
-from ssl_keras.data.text import documents
+from ssl_keras.data.readers import captions, pairs
+from ssl_keras.data.readers.text import documents
+from ssl_keras.data.splits import hold_out, images
 
 CHUNK = 1024  # examples decoded at a time
 CAPTIONS = ("caption", "captions", "text")  # what they are called
