@@ -59,8 +59,9 @@ else:
     from ssl_keras import evaluation
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
+    from ssl_keras.engine.config import Training
     from ssl_keras.objectives import contrastive
-    from ssl_keras.training.run import Training, compile_objective
+    from ssl_keras.training.run import compile_objective
 
 DATA, BATCH, RATE, TEMPERATURE = "tfds:fashion_mnist", 256, 1e-3, 0.2
 WIDTH, PROJECTION = 32, (256, 128)

@@ -22,10 +22,10 @@ from ssl_keras import card as cards
 from ssl_keras import files, objectives
 from ssl_keras.data import audio, inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.networks import conv, dcgan, recurrent, waveform  # noqa: F401  # registers layers, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
-from ssl_keras.precision import computing_in
 
 PREPROCESSING = {
     "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
@@ -106,7 +106,7 @@ def _in_float32(encoder, objective, settings, spec):
     """The same encoder computing in float32, whatever precision it was trained in."""
     if encoder.compute_dtype == "float32" or settings is None:
         return encoder
-    with computing_in("float32"):
+    with dtype_policy("float32"):
         plain = objectives.module(objective).encoder(settings, spec)
     plain.set_weights(encoder.get_weights())
     return plain
@@ -163,13 +163,13 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
                 "load_encoder(path, trusted=True). Or load the folder with card.json and encoder.safetensors."
             )
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    with computing_in(precision):
+    with dtype_policy(precision):
         return _load(find(name), network)[0]
 
 
 def load_with_head(name, network=None):
     """(encoder, head, card): as `load_encoder`, with the head that it was saved with, or None."""
-    with computing_in("float32"):
+    with dtype_policy("float32"):
         return _load(find(name), network)
 
 
@@ -233,7 +233,7 @@ def load_classifier(name):
     Raises:
         ValueError: as `load_encoder`, and where there is no head.
     """
-    with computing_in("float32"):
+    with dtype_policy("float32"):
         encoder, head, card = _load(find(name), None)
         if card["head"] != "classifier":
             raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")

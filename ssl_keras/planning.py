@@ -30,8 +30,8 @@ from ssl_keras.counting import GPUS
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
-from ssl_keras.precision import computing_in
-from ssl_keras.training.run import Training
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.precision import dtype_policy
 
 BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 NODE = 8  # GPUs
@@ -200,7 +200,7 @@ def of_traced(module, settings, splits, asked, passes):
     """The `Work` of any objective: of one step, traced on as many examples as each GPU has."""
     rows = asked.batch_size // asked.gpus
     source = splits.train if not passes.image_channels else _coloured(splits.train, passes.image_channels)
-    with computing_in(asked.precision):
+    with dtype_policy(asked.precision):
         objective = module.build(settings, source.spec())
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)

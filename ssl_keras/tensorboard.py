@@ -26,8 +26,8 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.data.random import BatchRandom
+from ssl_keras.engine.objective import Objective
 from ssl_keras.files import write
-from ssl_keras.objective import Objective
 from ssl_keras.training import speed
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs

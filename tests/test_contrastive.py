@@ -15,11 +15,11 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import load_encoder
+from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import classifier, contrastive
 from ssl_keras.objectives.contrastive import Settings
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import Training
 
 SMALL = {"width": 8, "projection": (32, 16)}
 

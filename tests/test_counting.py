@@ -8,10 +8,10 @@ import tensorflow as tf
 from contract import CASES, ONE, plain_run, train
 
 from ssl_keras import counting
+from ssl_keras.engine.config import Training
 from ssl_keras.networks.recurrent import gru, unroll
 from ssl_keras.training import speed
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import Training
 
 
 def graph_of(function, *shapes):

@@ -18,9 +18,9 @@ from ssl_keras.__main__ import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out
+from ssl_keras.engine.config import Training
 from ssl_keras.objectives import masked_lm
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import Training
 
 CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
 every_family = pytest.mark.parametrize("family", ["gpt2", "bert"])

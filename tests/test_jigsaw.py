@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.splits import from_arrays
+from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import jigsaw
 from ssl_keras.objectives.jigsaw import Settings, permutation_set
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import Training
 
 
 def distances(chosen):

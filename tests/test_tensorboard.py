@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_keras.engine.config import Training
 from ssl_keras.tensorboard import neighbours, picture_grid
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import Training
 
 RUN = "autoencoder-digits/tensorboard"
 

@@ -26,9 +26,9 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.images import unit_range
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks.dense import dense_decoder, dense_encoder
-from ssl_keras.objective import Objective, example_weight
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training()
 

@@ -29,8 +29,8 @@ import tyro
 
 from ssl_keras import encoders, files, generation, language
 from ssl_keras.data import tokens
-from ssl_keras.objective import Objective, example_weight
-from ssl_keras.training.run import Training
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,

@@ -35,11 +35,11 @@ from ssl_keras.data import augment_audio
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import conv, waveform
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import pool
-from ssl_keras.objective import Objective, example_weight
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-2)

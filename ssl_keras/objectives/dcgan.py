@@ -51,11 +51,11 @@ from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.data.sources import load
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import conv, dcgan
-from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import within
 from ssl_keras.tensorboard import picture_grid
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")

@@ -40,11 +40,11 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import captions
 from ssl_keras.data.readers import images as image_reader
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
-from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import taken_over, within
 from ssl_keras.training.pretrain import initialise
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,

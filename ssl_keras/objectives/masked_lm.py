@@ -24,9 +24,9 @@ import tyro
 
 from ssl_keras import encoders, language
 from ssl_keras.data import tokens
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import transformer
-from ssl_keras.objective import Objective, example_weight
-from ssl_keras.training.run import Training
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
 NEVER = 2.0  # a key above every other: not to be chosen

@@ -34,9 +34,9 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.splits import Splits
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import waveform
-from ssl_keras.objective import Objective, example_weight
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training(
     data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",

@@ -40,11 +40,11 @@ from ssl_keras import decoding, encoders, evaluation, language, scoring, transla
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.language import Resolved
 from ssl_keras.networks import recurrent
-from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import taken_over, within
-from ssl_keras.training.run import Training
 
 TASKS = ("next", "denoise", "continue", "pairs")
 MOST_LAYERS, MOST_CONTEXT, MOST_SYMBOLS = 64, 1 << 12, 10_000

@@ -30,10 +30,10 @@ import tensorflow as tf
 
 from ssl_keras import hearing, losses
 from ssl_keras.data import audio, augment_audio
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import waveform
-from ssl_keras.objective import Objective, example_weight
 from ssl_keras.settings import within
-from ssl_keras.training.run import Training
 
 DEFAULTS = Training(
     data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",

@@ -14,6 +14,7 @@ from ssl_keras.data import inputs
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
+from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier, check_softening
 from ssl_keras.training import run as runs
@@ -58,7 +59,7 @@ class Settings(Augmentation):
 
 
 log = logging.getLogger(__name__)
-DEFAULTS = runs.Training(steps=1000, batch_size=64)
+DEFAULTS = Training(steps=1000, batch_size=64)
 
 
 def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=None, callbacks=()):
@@ -111,7 +112,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             encoder, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup,
             frozen=settings.freeze, name="finetune",
         )
-        total = runs.total_steps(training, splits)
+        total = total_steps(training, splits)
         if settings.frozen_steps >= total:
             log.warning("The encoder stands still for %d steps, and the run has %d.", settings.frozen_steps, total)
         runs.compile_objective(

@@ -6,7 +6,7 @@ import keras
 
 
 @contextlib.contextmanager
-def computing_in(policy):
+def dtype_policy(policy):
     """Builds what is built inside under this Keras dtype policy, and puts the old one back."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from ssl_keras.execution import executions
+from ssl_keras.engine.steps import make_step_function
 
 
 class Objective(keras.Model):
@@ -299,11 +299,11 @@ class Objective(keras.Model):
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
-            self.train_function = executions(self, self.train_step, training=True)
+            self.train_function = make_step_function(self, self.train_step, training=True)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = executions(self, self.test_step, training=False)
+            self.test_function = make_step_function(self, self.test_step, training=False)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing to build; see `__init__`."""

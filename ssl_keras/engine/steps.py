@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 
-def executions(objective, step_function, training):
+def make_step_function(objective, step_function, training):
     """A function of an iterator that runs at most `steps_per_execution` steps in one graph.
 
     Args:
