@@ -43,11 +43,12 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 import tensorflow as tf
 from contenders import Process, interval, main, medians
 
-from ssl_keras import counting, objectives, planning
+from ssl_keras import objectives
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import captions
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
+from ssl_keras.planning import cost, flops
 from ssl_keras.training import run as runs
 from ssl_keras.training.checkpoint import Checkpoints
 
@@ -170,11 +171,11 @@ class Contender:
         last = float(self.model.loss_metric.result())
         found = {"loss": last if self.objective == "dcgan" else held["loss"], "memory": grown() - self.before}
         if self.switch == PLAIN:
-            asked = planning.Plan(gpus=1, batch_size=self.training.batch_size, precision="float32")
-            work = planning.of_traced(self.module, self.settings, self.splits, asked, planning.Passes())
+            asked = cost.Plan(gpus=1, batch_size=self.training.batch_size, precision="float32")
+            work = cost.of_traced(self.module, self.settings, self.splits, asked, cost.Passes())
             found["planned"] = {"operations": work.operations, "memory": sum(work.memory.values())}
             found["parameters"], found["batch"] = work.parameters, self.training.batch_size
-            found["peak"] = counting.peak()[0]
+            found["peak"] = flops.peak()[0]
         (pathlib.Path(folder) / f"{self.objective}-{self.switch}.json").write_text(json.dumps(found))
 
 

@@ -218,26 +218,26 @@ def import_command(arguments):
 
 
 def plan_command(arguments):
-    from ssl_keras import planning
+    from ssl_keras.planning import cost
 
     if not arguments or arguments[0].startswith("-"):
         print(f"usage: ssl-keras plan OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
         raise SystemExit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     name, *rest = arguments
     module, words = objectives.module(name), name in ("causal_lm", "masked_lm")
-    length = planning.Tokens() if words else planning.Passes(data=module.DEFAULTS.data)
+    length = cost.Tokens() if words else cost.Passes(data=module.DEFAULTS.data)
     flags = dataclasses.make_dataclass("Planned", [
         ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-        ("plan", planning.Plan, dataclasses.field(default=planning.Plan())),
+        ("plan", cost.Plan, dataclasses.field(default=cost.Plan())),
         ("length", type(length), dataclasses.field(default=length)),
     ])
-    asked = _parse(flags, f"plan {name}", rest, description=planning.__doc__)
+    asked = _parse(flags, f"plan {name}", rest, description=cost.__doc__)
     if words:
-        work = planning.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")
+        work = cost.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")
     else:
         prepared = module.prepare(asked.settings, asked.length.load())
-        work = planning.of_traced(module, *prepared, asked.plan, asked.length)
-    print(planning.shown(planning.plan(work, asked.plan), remat=hasattr(asked.settings, "remat")))
+        work = cost.of_traced(module, *prepared, asked.plan, asked.length)
+    print(cost.shown(cost.plan(work, asked.plan), remat=hasattr(asked.settings, "remat")))
 
 
 def launch_command(arguments):

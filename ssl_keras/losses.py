@@ -16,7 +16,7 @@ def gathered(x):
     """(b, …) -> (B, …): the rows of all replicas in order; its gradient goes back to where they came from."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
-        return tf.identity(x, "gathered")  # `planning.py` looks for the name
+        return tf.identity(x, "gathered")  # `planning/cost.py` looks for the name
     # A sum of rows at their places, and zeros elsewhere: TensorFlow's all_gather fails under
     # MultiWorkerMirroredStrategy inside the loop over steps.
     place = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=x.dtype)

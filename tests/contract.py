@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import objectives, planning
+from ssl_keras import objectives
 from ssl_keras.data import audio
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import captions, pairs, text
@@ -34,6 +34,7 @@ from ssl_keras.objectives import (
     seq2seq,
     speech,
 )
+from ssl_keras.planning import cost
 from ssl_keras.training.optimizer import Adam
 
 
@@ -281,7 +282,7 @@ def planned(name, asked):
     """The `planning.Work` of a case."""
     case = CASES[name]
     module = types.SimpleNamespace(build=lambda settings, spec: case.build(spec))
-    return planning.of_traced(module, None, case.splits(), asked, planning.Passes())
+    return cost.of_traced(module, None, case.splits(), asked, cost.Passes())
 
 
 ONE = tf.distribute.get_strategy()

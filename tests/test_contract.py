@@ -18,9 +18,10 @@ from contract import (
     uncovered,
 )
 
-from ssl_keras import counting, encoders, planning
+from ssl_keras import encoders
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
+from ssl_keras.planning import cost, flops
 
 
 def test_every_objective_has_a_case():
@@ -41,17 +42,17 @@ def test_it_can_be_planned(name):
     """A plan's step has the operations that the run's has, where that one can be counted."""
     if name == "finetune":
         return  # it is no pretraining
-    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
+    asked = cost.Plan(gpus=1, batch_size=60, precision="float32")
     work = planned(name, asked)
     objective = plain_run(name, steps=1, optimizer="sgd")[0]
     assert work.parameters == sum(v.shape.num_elements() for v in objective.trainable_variables)
-    counted = counting.operations(objective.step_graph)
+    counted = flops.operations(objective.step_graph)
     if counted is None:  # lengths vary from batch to batch
         assert work.operations > 0
     else:
         assert work.operations * 60 == pytest.approx(counted)
     assert work.memory["activations"] > 60 * work.read / 4
-    assert planning.plan(work, asked)["hours"] > 0
+    assert cost.plan(work, asked)["hours"] > 0
 
 
 @every_objective

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from contract import CASES, ONE, plain_run, train
 
-from ssl_keras import counting
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.recurrent import gru, unroll
+from ssl_keras.planning import flops
 from ssl_keras.training import speed
 from ssl_keras.training.pretrain import pretrain
 
@@ -33,7 +33,7 @@ def graph_of(function, *shapes):
     (tf.matmul, ((None, 4), (4, 5)), None),
 ])
 def test_operations_are_those_of_the_products(function, shapes, expected):
-    assert counting.operations(graph_of(function, *shapes)) == expected
+    assert flops.operations(graph_of(function, *shapes)) == expected
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -45,8 +45,8 @@ def test_both_gradients_of_a_convolution_cost_what_it_costs(stride):
         return tape.gradient(y, [x, kernel])
 
     shapes = ((2, 8, 8, 3), (3, 3, 3, 5))
-    forward = counting.operations(graph_of(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, "SAME"), *shapes))
-    assert counting.operations(graph_of(gradients, *shapes)) == 3 * forward
+    forward = flops.operations(graph_of(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, "SAME"), *shapes))
+    assert flops.operations(graph_of(gradients, *shapes)) == 3 * forward
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -60,37 +60,37 @@ def test_a_loop_counts_as_often_as_it_runs():
         return tape.gradient(y, [x, kernel, bias])
 
     graph = graph_of(read, (steps, batch, 3 * units), (units, 3 * units), (3 * units,))
-    assert counting.operations(graph) == 3 * steps * 2 * batch * units * 3 * units
+    assert flops.operations(graph) == 3 * steps * 2 * batch * units * 3 * units
 
 
 def test_a_step_of_the_autoencoder():
     """Three products for each layer, one of them not needed for the first: nobody wants the gradient of an image."""
-    count = counting.operations(plain_run("autoencoder")[0].step_graph)
+    count = flops.operations(plain_run("autoencoder")[0].step_graph)
     pairs = [(784, 64), (64, 32), (32, 64), (64, 784)]
     assert count == 60 * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
 
 
 def test_micro_batches_cost_the_same():
-    whole = counting.operations(plain_run("causal_lm")[0].step_graph)
-    assert counting.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=3)[0].step_graph) == whole > 0
+    whole = flops.operations(plain_run("causal_lm")[0].step_graph)
+    assert flops.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=3)[0].step_graph) == whole > 0
 
 
 def test_what_varies_in_length_is_not_counted():
-    assert counting.operations(plain_run("speech")[0].step_graph) is None
+    assert flops.operations(plain_run("speech")[0].step_graph) is None
 
 
 def test_the_peak_is_more_than_a_small_product_reaches():
-    most, source = counting.peak()
+    most, source = flops.peak()
     assert 1e9 < most < 1e15
     assert source
 
 
 def test_rates_are_arithmetic(monkeypatch):
-    monkeypatch.setattr(counting, "peak", lambda precision: (1e9, "a test"))
+    monkeypatch.setattr(flops, "peak", lambda precision: (1e9, "a test"))
     objective = plain_run("autoencoder")[0]
     made = speed.rates(objective, Training(batch_size=60), 0.5)
     assert made == {
-        "examples_per_second": 120.0, "mfu": pytest.approx(counting.operations(objective.step_graph) / 0.5 / 1e9)
+        "examples_per_second": 120.0, "mfu": pytest.approx(flops.operations(objective.step_graph) / 0.5 / 1e9)
     }
     language = plain_run("causal_lm")[0]
     assert speed.rates(language, Training(batch_size=60), 0.5)["tokens_per_second"] == 120 * 12

@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 from contract import CASES, planned, prepared
 
-from ssl_keras import counting, language, objectives, planning
+from ssl_keras import language, objectives
 from ssl_keras.__main__ import main
 from ssl_keras.data.sources import load
 from ssl_keras.networks import transformer
 from ssl_keras.objectives import causal_lm, masked_lm
+from ssl_keras.planning import cost, flops
 
 SMALL = {"layers": 3, "heads": 2, "width": 16, "hidden": 40, "context": 24, "vocabulary": 50}
 
@@ -20,7 +21,7 @@ SMALL = {"layers": 3, "heads": 2, "width": 16, "hidden": 40, "context": 24, "voc
 @pytest.mark.parametrize("architecture", transformer.ARCHITECTURES)
 def test_parameters_are_those_of_the_network(architecture):
     settings = language.Settings(architecture=architecture, **SMALL).filled()
-    assert planning.parameters(settings)[0] == language.trunk(settings, causal=True).count_params()
+    assert cost.parameters(settings)[0] == language.trunk(settings, causal=True).count_params()
 
 
 @pytest.mark.parametrize("architecture", masked_lm.Settings.ARCHITECTURES)
@@ -28,11 +29,11 @@ def test_and_those_of_berts_head(architecture):
     settings = masked_lm.Settings(architecture=architecture, **SMALL).filled()
     network = language.trunk(settings, causal=False)
     whole = network.count_params() + transformer.masked_head(50, 16).count_params()
-    assert planning.parameters(settings, masked=True)[0] == whole
+    assert cost.parameters(settings, masked=True)[0] == whole
 
 
 def test_gpt2_has_124_million():
-    assert planning.parameters(causal_lm.Settings(size="gpt2", architecture="gpt2").filled())[0] == 124_439_808
+    assert cost.parameters(causal_lm.Settings(size="gpt2", architecture="gpt2").filled())[0] == 124_439_808
 
 
 def test_operations_are_those_that_tensorflow_counts():
@@ -55,24 +56,24 @@ def test_operations_are_those_that_tensorflow_counts():
         assert kernel.rank == 2
         counted += 2 * rows * int(np.prod([side for side in kernel if side is not None]))
     attention = 4 * 3 * 24 * 16 * rows
-    assert 3 * (counted + attention) == pytest.approx(rows * planning.operations(settings))
+    assert 3 * (counted + attention) == pytest.approx(rows * cost.operations(settings))
 
 
 def test_the_best_tokens_are_where_the_law_is_lowest():
     """No other division of the same operations has a lower loss; it is some twenty tokens a parameter."""
     for count in (1e8, 1e9, 7e10):
-        tokens = planning.best_tokens(count)
+        tokens = cost.best_tokens(count)
         budget = count * tokens
-        best = planning.loss(count, tokens)
-        others = [planning.loss(count * k, budget / (count * k)) for k in (0.5, 0.9, 1.1, 2.0)]
+        best = cost.loss(count, tokens)
+        others = [cost.loss(count * k, budget / (count * k)) for k in (0.5, 0.9, 1.1, 2.0)]
         assert min(others) > best
         assert 10 < tokens / count < 40
 
 
 def test_a_plan_by_hand():
     settings = causal_lm.Settings(size="gpt2", architecture="gpt2").filled()
-    asked = planning.Plan(gpus=8, batch_size=512, utilisation=0.5)
-    made = planning.plan(planning.of_language(settings, asked, 10e9), asked)
+    asked = cost.Plan(gpus=8, batch_size=512, utilisation=0.5)
+    made = cost.plan(cost.of_language(settings, asked, 10e9), asked)
     per_token = 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 1024 * 768
     computing = 512 * 1024 * per_token / (8 * 989e12 * 0.5)
     adding = 2 * 7 / 8 * 4 * 124_439_808 / 450e9
@@ -84,8 +85,8 @@ def test_a_plan_by_hand():
 
 def test_more_gpus_take_fewer_hours_and_add_more():
     settings = causal_lm.Settings(size="gpt2").filled()
-    asked = [planning.Plan(gpus=n, batch_size=1024) for n in (1, 8, 64, 1024)]
-    plans = [planning.plan(planning.of_language(settings, each), each) for each in asked]
+    asked = [cost.Plan(gpus=n, batch_size=1024) for n in (1, 8, 64, 1024)]
+    plans = [cost.plan(cost.of_language(settings, each), each) for each in asked]
     for fewer, more in zip(plans, plans[1:]):
         assert more["hours"] < fewer["hours"]
         assert more["of them adding up gradients"] > fewer["of them adding up gradients"]
@@ -95,20 +96,20 @@ def test_more_gpus_take_fewer_hours_and_add_more():
 def test_what_saves_memory_does():
     settings = causal_lm.Settings(size="gpt2").filled()
     bytes_of = {
-        remat: sum(planning.memory(dataclasses.replace(settings, remat=remat), 16, "mixed_bfloat16").values())
+        remat: sum(cost.memory(dataclasses.replace(settings, remat=remat), 16, "mixed_bfloat16").values())
         for remat in (False, True)
     }
     assert bytes_of[True] < 0.7 * bytes_of[False]
-    fewer = sum(planning.memory(settings, 8, "mixed_bfloat16").values())
+    fewer = sum(cost.memory(settings, 8, "mixed_bfloat16").values())
     assert fewer < bytes_of[False]
 
 
 def test_what_is_traced_is_what_the_formula_says():
     """Those of a language model: the formula leaves out nothing that is more than a few percent."""
-    asked = planning.Plan(gpus=1, batch_size=60, precision="float32")
+    asked = cost.Plan(gpus=1, batch_size=60, precision="float32")
     settings = prepared(causal_lm)[0].filled()
     settings = dataclasses.replace(settings, vocabulary=CASES["causal_lm"].splits().train.tokenizer.vocabulary)
-    formula = planning.of_language(settings, asked)
+    formula = cost.of_language(settings, asked)
     assert planned("causal_lm", asked).operations == pytest.approx(formula.operations, rel=0.1)
 
 
@@ -118,23 +119,23 @@ def test_the_formula_of_memory_is_near_what_the_graph_holds(precision, remat):
     """TensorFlow, which fuses little, keeps up to twice as much; with rematerialisation up to one and a half times."""
     small = {"layers": 4, "heads": 4, "width": 128, "context": 128, "tokenizer": "characters"}
     settings, splits = causal_lm.prepare(causal_lm.Settings(architecture="gpt2", remat=remat, **small), load("pydoc"))
-    asked = planning.Plan(gpus=1, batch_size=16, precision=precision)
-    held = planning.of_traced(causal_lm, settings, splits, asked, planning.Passes()).memory["activations"]
-    formula = planning.of_language(settings.filled(), asked).memory
+    asked = cost.Plan(gpus=1, batch_size=16, precision=precision)
+    held = cost.of_traced(causal_lm, settings, splits, asked, cost.Passes()).memory["activations"]
+    formula = cost.of_language(settings.filled(), asked).memory
     ratio = held / (formula["activations"] + formula["logits"] + formula["gradients"])
     assert 0.8 < ratio < (1.6 if remat else 2.0)
 
 
 def test_what_replicas_see_of_each_other():
     """Two views' projections of 8 features and a weight, and once more for the metric; others see nothing."""
-    asked = planning.Plan(gpus=8, batch_size=64)
+    asked = cost.Plan(gpus=8, batch_size=64)
     assert planned("autoencoder", asked).seen == 0
     game = planned("dcgan", asked)
     assert game.seen > game.returned == 0  # its measure of diversity only looks
     work = planned("contrastive", asked)
     assert work.seen == 4 * (2 * 8 + 1) + 4 * (8 + 1)
     assert work.returned == 4 * 2 * 8  # the projections', forth and back
-    made = planning.plan(work, asked)
+    made = cost.plan(work, asked)
     both = 2 * 7 / 8 * 64 * (work.seen + work.returned) / 450e9
     assert made["of them seeing other replicas' examples"] * made["seconds of a step"] == pytest.approx(both)
 
@@ -150,7 +151,7 @@ def test_the_bytes_that_a_step_holds():
     forward = tf.function(chain).get_concrete_function(*shapes).graph
     weights = 3 * 10 * 10 * 4
     # Without a gradient two links are there at a time, one of them being made of the other.
-    assert counting.live_bytes(forward) == weights + 2 * 4_000
+    assert flops.live_bytes(forward) == weights + 2 * 4_000
 
     def step(x, *kernels):
         with tf.GradientTape() as tape:
@@ -158,7 +159,7 @@ def test_the_bytes_that_a_step_holds():
             y = chain(x, *kernels)
         return tape.gradient(y, kernels)
 
-    held = counting.live_bytes(tf.function(step).get_concrete_function(*shapes).graph)
+    held = flops.live_bytes(tf.function(step).get_concrete_function(*shapes).graph)
     assert weights + 4 * 4_000 <= held <= weights + 8 * 4_000
 
 

@@ -1,22 +1,22 @@
 """How fast a run is: examples, tokens and operations a second, and which share of what the devices could do."""
 
-from ssl_keras import counting
+from ssl_keras.planning import flops
 
 
 def rates(objective, training, seconds):
     """{name: number} of a run whose steps take so many seconds.
 
     `examples_per_second`, of windows of text also `tokens_per_second`, both of all replicas; and, where the shapes of
-    batches do not change, `mfu`: the operations of this process over what its devices could do (`counting.py`). Logical
+    batches do not change, `mfu`: the operations of this process over what its devices could do (`planning/flops.py`). Logical
     CPUs are one device.
     """
     made = {"examples_per_second": training.batch_size / seconds}
     if objective.tokens:
         made["tokens_per_second"] = training.batch_size * objective.tokens / seconds
-    count = None if objective.step_graph is None else counting.operations(objective.step_graph)
+    count = None if objective.step_graph is None else flops.operations(objective.step_graph)
     if count:
-        devices = counting.devices(objective.distribute_strategy)
-        made["mfu"] = count / seconds / (devices * counting.peak(training.precision)[0])
+        devices = flops.devices(objective.distribute_strategy)
+        made["mfu"] = count / seconds / (devices * flops.peak(training.precision)[0])
     return made
 
 

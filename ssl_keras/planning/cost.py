@@ -25,13 +25,13 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import counting
-from ssl_keras.counting import GPUS
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.precision import dtype_policy
+from ssl_keras.planning import flops
+from ssl_keras.planning.flops import GPUS
 
 BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
 NODE = 8  # GPUs
@@ -208,7 +208,7 @@ def of_traced(module, settings, splits, asked, passes):
     batch = objective.views({key: tf.constant(value) for key, value in raw.items()}, BatchRandom(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
     graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
-    count = counting.operations(graph)
+    count = flops.operations(graph)
     if count is None:
         raise ValueError(f"{objective.name} cannot be planned on {source.name}: its shapes vary as it runs.")
     weights = sum(v.shape.num_elements() for v in objective.trainable_variables)
@@ -218,10 +218,10 @@ def of_traced(module, settings, splits, asked, passes):
     ]
     seen, returned = (
         sum(x.shape.num_elements() * x.dtype.size for x in tensors) / rows
-        for tensors in (gathered, [x for x in gathered if counting.learns(x)])
+        for tensors in (gathered, [x for x in gathered if flops.learns(x)])
     )
     read = sum(x.nbytes for x in raw.values()) / some.batch_size
-    held = {"activations": counting.live_bytes(graph)}
+    held = {"activations": flops.live_bytes(graph)}
     held |= {what: size for what, size in state(weights, asked.precision).items() if what in OUTSIDE}
     return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen, returned)
 

@@ -1,0 +1,1 @@
+"""Planning: what training costs, before it begins and while it runs."""
