@@ -86,8 +86,8 @@ def main(arguments=None):
 
 def _objective_command(command, modules, arguments):
     """A command that objectives bring with them; the encoder that it names says which one's."""
-    from ssl_keras import card as cards
     from ssl_keras import encoders
+    from ssl_keras.encoders import card as cards
 
     name = modules[0]
     if arguments and not arguments[0].startswith("-"):

@@ -85,9 +85,9 @@ class Evaluate:
 
 
 def evaluate_command(arguments):
-    from ssl_keras import card as cards
     from ssl_keras import downstream, encoders, files
     from ssl_keras.data.sources import load
+    from ssl_keras.encoders import card as cards
     from ssl_keras.training.distribution import strategy
     from ssl_keras.training.workers import Workers
 
@@ -140,17 +140,17 @@ def embed_command(arguments):
 
     import numpy as np
 
-    from ssl_keras import card as cards
     from ssl_keras import encoders, evaluation, files
     from ssl_keras.data.sources import load
     from ssl_keras.data.splits import Splits
+    from ssl_keras.encoders import card as cards
 
     asked = _parse(Embed, "embed", arguments)
     if asked.split not in Splits._fields:
         raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
     folder = encoders.find(asked.encoder)
-    splits = encoders.prepare(folder, cards.read(folder), load(asked.data, asked.image_size))
+    splits = encoders.adapt(folder, cards.read(folder), load(asked.data, asked.image_size))
     features = evaluation.features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
     content = io.BytesIO()
     np.save(content, features)
@@ -176,8 +176,8 @@ class Export:
 def export_command(arguments):
     import shutil
 
-    from ssl_keras import card as cards
     from ssl_keras import encoders
+    from ssl_keras.encoders import card as cards
 
     asked = _parse(Export, "export", arguments)
     if asked.hugging_face:
@@ -292,9 +292,9 @@ class List:
 
 def list_command(arguments):
     """Says what there is."""
-    from ssl_keras import card as cards
     from ssl_keras import encoders
     from ssl_keras.data.sources import NAMES
+    from ssl_keras.encoders import card as cards
 
     _parse(List, "list", arguments)
     print("objectives:", ", ".join(objectives.names()))

@@ -23,13 +23,13 @@ import tensorflow as tf
 from scipy.sparse import issparse
 from tqdm import tqdm
 
-from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
+from ssl_keras.encoders import card as cards
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Embeddings

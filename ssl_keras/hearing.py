@@ -9,9 +9,9 @@ import logging
 import keras
 import tensorflow as tf
 
-from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio
+from ssl_keras.encoders import card as cards
 from ssl_keras.networks import waveform
 from ssl_keras.settings import taken_over, within
 

@@ -16,9 +16,9 @@ import numpy as np
 import safetensors
 import tensorflow as tf
 
-from ssl_keras import card as cards
 from ssl_keras import encoders, files
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.encoders import card as cards
 from ssl_keras.objectives import causal_lm, masked_lm
 
 CONFIG_BYTES = 1 << 20

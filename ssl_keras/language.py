@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
+from ssl_keras.encoders import card as cards
 from ssl_keras.networks import transformer
 from ssl_keras.settings import taken_over
 

@@ -11,9 +11,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler, normalize
 
-from ssl_keras import card as cards
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.readers import captions
+from ssl_keras.encoders import card as cards
 
 log = logging.getLogger(__name__)
 RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 from sklearn.preprocessing import normalize
 
-from ssl_keras import card as cards
 from ssl_keras import encoders, files
 from ssl_keras.data import tokens
 from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import images as image_reader
+from ssl_keras.encoders import card as cards
 
 TOGETHER = 256  # pictures embedded at a time
 ACROSS = 8  # pictures in a row of the answer

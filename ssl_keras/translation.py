@@ -1,9 +1,9 @@
 """What a saved encoder with its decoder is for: targets of texts, and how many of them are right."""
 
-from ssl_keras import card as cards
 from ssl_keras import decoding, encoders
 from ssl_keras.data import sequences
 from ssl_keras.data.readers import pairs
+from ssl_keras.encoders import card as cards
 
 
 class Translator:

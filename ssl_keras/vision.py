@@ -8,9 +8,9 @@ import logging
 
 import keras
 
-from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data.augment_images import Augmentation
+from ssl_keras.encoders import card as cards
 from ssl_keras.networks import conv
 from ssl_keras.settings import taken_over
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import card as cards
 from ssl_keras import downstream, encoders, evaluation, losses
 from ssl_keras.__main__ import main
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import load_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import dense_encoder

@@ -10,12 +10,12 @@ import tensorflow as tf
 from contract import CASES, compile_objective, small_digits, train
 from PIL import Image
 
-from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.__main__ import main
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom
+from ssl_keras.encoders import card as cards
 from ssl_keras.networks import conv
 from ssl_keras.networks import dcgan as networks
 from ssl_keras.objectives import dcgan
@@ -382,7 +382,7 @@ def test_it_goes_on_from_saved_networks(tmp_path):
     encoders.save_encoder(
         tmp_path / "saved", objective.encoder, objective="dcgan", settings=settings, spec=spec, head=objective.head
     )
-    from ssl_keras.training.pretrain import initialise
+    from ssl_keras.encoders.initialise import initialise
 
     fresh = dcgan.build(settings, spec)
     initialise(fresh.encoder, tmp_path / "saved", fresh.head)

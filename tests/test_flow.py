@@ -18,6 +18,7 @@ from ssl_keras.__main__ import main
 from ssl_keras.commands import _defaults
 from ssl_keras.data.splits import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
+from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.autoencoder import Settings
@@ -26,7 +27,7 @@ from ssl_keras.training import finetune
 from ssl_keras.training.compare import compare
 from ssl_keras.training.distribution import strategy
 from ssl_keras.training.optimizer import make
-from ssl_keras.training.pretrain import initialise, pretrain
+from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 
 QUICK = {"steps": 20, "interval": 5, "quality_every": 0}

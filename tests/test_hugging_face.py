@@ -200,7 +200,7 @@ def test_real_sentence_embeddings(minilm):
     mask = given["attention_mask"][..., None]
     expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)).numpy()
 
-    splits = encoders.prepare(ours, encoders.cards.read(ours), hold_out(
+    splits = encoders.adapt(ours, encoders.cards.read(ours), hold_out(
         text.documents("x", ["filler"] * 3), test=text.documents("y", sentences)
     ))
     network = encoders.load_encoder(ours)

@@ -16,9 +16,9 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
+from ssl_keras.encoders import initialise as pretraining
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives import causal_lm, masked_lm
-from ssl_keras.training import pretrain as pretraining
 from ssl_keras.training.pretrain import pretrain
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "seven", "wizards", "box"]

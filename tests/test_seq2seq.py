@@ -15,6 +15,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import pairs, text
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits
+from ssl_keras.encoders import initialise
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training import pretrain
@@ -429,7 +430,7 @@ def test_initialising_leaves_the_alphabet_fresh(tmp_path):
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}
-    pretrain.initialise(other.encoder, tmp_path / "saved", other.head, other.not_taken_over)
+    initialise.initialise(other.encoder, tmp_path / "saved", other.head, other.not_taken_over)
     saved, now = encoders.named_variables(objective.head), encoders.named_variables(other.head)
     assert saved.keys() == now.keys()
     for name, variable in now.items():

@@ -31,10 +31,10 @@ from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 
-from ssl_keras import card as cards
 from ssl_keras import downstream, encoders
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
+from ssl_keras.encoders import card as cards
 from ssl_keras.objectives import classifier, contrastive
 from ssl_keras.training.pretrain import pretrain
 

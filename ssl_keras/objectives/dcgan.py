@@ -45,12 +45,12 @@ import tensorflow as tf
 import tyro
 from PIL import Image
 
-from ssl_keras import card as cards
 from ssl_keras import encoders, fidelity, files, losses, vision
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.data.sources import load
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import conv, dcgan

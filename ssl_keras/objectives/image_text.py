@@ -32,7 +32,6 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import card as cards
 from ssl_keras import encoders, evaluation, files, language, losses, retrieval, search, vision
 from ssl_keras.data import sources
 from ssl_keras.data import tokenizer as tokenizers
@@ -40,11 +39,12 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import captions
 from ssl_keras.data.readers import images as image_reader
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
 from ssl_keras.settings import taken_over, within
-from ssl_keras.training.pretrain import initialise
 
 DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,

@@ -27,13 +27,13 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import card as cards
 from ssl_keras import decoding, encoders, evaluation, hearing, scoring
 from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.splits import Splits
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.networks import waveform

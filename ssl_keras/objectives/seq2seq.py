@@ -35,11 +35,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import card as cards
 from ssl_keras import decoding, encoders, evaluation, language, scoring, translation
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.language import Resolved

@@ -8,12 +8,12 @@ import dataclasses
 import logging
 import math
 
-from ssl_keras import card as cards
 from ssl_keras import encoders
 from ssl_keras.data import inputs
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier, check_softening
@@ -141,4 +141,4 @@ def check_labelled(splits, folder, card):
     """
     for source in splits:
         source.column_spec("label")
-    return encoders.prepare(folder, card, splits)
+    return encoders.adapt(folder, card, splits)

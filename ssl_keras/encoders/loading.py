@@ -1,138 +1,22 @@
-"""Saved encoders: a card and safetensors, rebuilt through our own code.
+"""Loads saved encoders: rebuilds the graph from the card, then reads the numbers."""
 
-`FOLDER/card.json` says what the encoder is; `FOLDER/encoder.safetensors` holds its
-numbers; `FOLDER/encoder.keras` is the same for plain Keras and is never read here,
-since a `.keras` file can carry code.
-"""
-
-import dataclasses
-import datetime
 import hashlib
 import math
 import pathlib
-import shutil
 
 import keras
 import numpy as np
 import safetensors
 import tensorflow as tf
 
-import ssl_keras
-from ssl_keras import card as cards
 from ssl_keras import files, objectives
-from ssl_keras.data import audio, inputs, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.catalogue import find
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.networks import conv, dcgan, recurrent, waveform  # noqa: F401  # registers layers, for `.keras` files
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import Pool
-
-PREPROCESSING = {
-    "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
-    "waveform": "int16 samples are divided by 32768; -1 is padding",
-}
-LONGEST_TEXT = 512  # tokens, for an encoder whose card does not say its context
-
-
-def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), tokenizer=None,
-                 name=None, data=None, training=None):
-    """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
-
-    Args:
-        folder: where to.
-        encoder: functional graph from images (B, H, W, C) or waveforms to features (B, D), or from tokens
-            (B, T) to hidden states (B, T, D).
-        objective: name of the objective that trained it.
-        settings: that objective's settings dataclass; None for an encoder of another
-            architecture than the objective's own, which then loads with `network=`.
-        spec: the source's `spec()`.
-        head: functional graph from features to logits (B, classes); without `classes`, the
-            objective's own, as its `head(settings, spec)` makes it; or None.
-        classes: the class names of a classifier's head.
-        tokenizer: the `Tokenizer` of an encoder of text.
-        name: the encoder's name; default the folder's last part.
-        data, training: JSON-able notes for the card.
-
-    Returns:
-        The card, a dict.
-
-    Raises:
-        ValueError: weights that are not finite (the folder is left as it was).
-    """
-    folder = pathlib.Path(folder)
-    tensors = files.read_variables(_tensors(encoder, head, settings is not None))
-    broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
-    if broken:
-        raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
-    content = files.tensors_to_bytes(tensors)
-    card = {
-        "format": cards.FORMAT,
-        "name": cards.safe_name(name or folder.name),
-        "objective": objective,
-        "settings": None if settings is None else dataclasses.asdict(settings),
-        "input": cards.input_of(spec),
-        "preprocessing": PREPROCESSING[inputs.column(spec)],
-        "tokenizer": tokenizer and {"file": "tokenizer.json", "sha256": tokenizer.sha256},
-        "features": int(encoder.output_shape[-1]),
-        "head": None if head is None else "classifier" if classes else "objective",
-        "classes": list(classes) if classes else None,
-        "parameters": int(sum(value.size for value in tensors.values())),
-        "weights": {
-            "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
-        },
-        "data": data or {},
-        "training": training or {},
-        "versions": {"ssl_keras": ssl_keras.__version__, "tensorflow": tf.__version__, "keras": keras.__version__},
-        "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "results": {},
-    }
-    _recover(folder)
-    partial = _beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
-    files.make_folder(partial)
-    try:
-        files.write(partial / "encoder.safetensors", content)
-        _in_float32(encoder, objective, settings, spec).save(partial / "encoder.keras")
-        if tokenizer is not None:
-            files.write(partial / "tokenizer.json", tokenizer.json)
-        files.write_json(partial / "card.json", card)
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
-    return card
-
-
-def _in_float32(encoder, objective, settings, spec):
-    """The same encoder computing in float32, whatever precision it was trained in."""
-    if encoder.compute_dtype == "float32" or settings is None:
-        return encoder
-    with dtype_policy("float32"):
-        plain = objectives.module(objective).encoder(settings, spec)
-    plain.set_weights(encoder.get_weights())
-    return plain
-
-
-def _beside(folder, what):
-    return folder.with_name(f".{folder.name}.{what}")
-
-
-def _swap(new, folder):
-    """Puts `new` in the place of `folder`; what was there goes only when the new one stands."""
-    old = _beside(folder, "old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)  # killed before this: `_recover` puts the old one back
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(folder):
-    """Puts back an encoder whose successor never came."""
-    old = _beside(folder, "old")
-    if old.is_dir():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
 
 
 def load_encoder(name, *, network=None, trusted=False, precision="float32"):
@@ -198,32 +82,6 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def prepare(folder, card, splits):
-    """The splits as an encoder takes them: images of its shape, sound at its rate, or text as its tokens.
-
-    Raises:
-        ValueError: they do not fit.
-    """
-    kind = inputs.column(card["input"])
-    if kind == "image":
-        cards.check_images(card, splits.train)
-        return splits
-    if kind == "waveform":
-        splits.train.column_spec("waveform")
-        rate = cards.settings(card).rate if card["settings"] else splits.train.rate
-        if not rate:
-            raise ValueError(f"{card['name']} does not say at what rate it hears. Expected one in its settings.")
-        return audio.prepared(splits, rate)
-    if "text" not in splits.train.arrays:
-        raise ValueError(
-            f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
-            "Choose other --data."
-        )
-    tokenizer = load_tokenizer(folder)
-    context = card["settings"]["context"] if card["settings"] else LONGEST_TEXT
-    return tokens.padded(splits, tokenizer, context)
-
-
 def load_classifier(name):
     """Loads a fine-tuned encoder with its head, as one model.
 
@@ -241,44 +99,6 @@ def load_classifier(name):
         if len(features.shape) == 3:
             features = Pool(name="pool")(features, encoder.input)
         return keras.Model(encoder.input, head(features), name="classifier")
-
-
-def record(name, data, results):
-    """Writes measured results on a data set into an encoder's card."""
-    folder = find(name)
-    card = cards.read(folder)
-    card["results"][data] = results
-    files.write_json(folder / "card.json", card)
-
-
-def find(name):
-    """The folder of an encoder, by name or path. Raises ValueError saying which there are."""
-    path = pathlib.Path(name)
-    tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
-    for folder in tries:
-        _recover(folder)
-        if (folder / "card.json").is_file():
-            return folder
-    raise ValueError(
-        f"Unknown encoder {str(name)!r}. There are: {', '.join(sorted(available())) or 'none'}; "
-        "or give the path of a folder with a card.json."
-    )
-
-
-def roots():
-    """Where encoders are looked up by name: `./saved_models`, then those that ship with the package."""
-    package = pathlib.Path(ssl_keras.__file__).parent
-    # Installed, the shipped encoders lie inside the package; in a checkout, beside it.
-    places = (pathlib.Path(), package, package.parent)
-    return [place / "saved_models" for place in places if (place / "saved_models").is_dir()]
-
-
-def available():
-    """{name: folder} of the encoders that `load_encoder` knows by name."""
-    found = {run.parents[1].name: run.parent for run in pathlib.Path("runs").glob("[!.]*/encoder/card.json")}
-    for root in reversed(roots()):
-        found |= {card.parent.name: card.parent for card in root.glob("[!.]*/card.json")}
-    return found
 
 
 def build(card, head=True):
@@ -303,7 +123,7 @@ def named_variables(network):
     return named
 
 
-def _tensors(encoder, head, ours=True):
+def named_tensors(encoder, head, ours=True):
     """{name: variable}; of an architecture not ours by position, since Keras numbers unnamed layers anew."""
     tensors = named_variables(encoder)
     if not ours:
@@ -327,12 +147,12 @@ def _load(folder, network):
     # A card may ask for any size: build it first where nothing is allocated.
     with tf.Graph().as_default():
         try:
-            variables = _tensors(*make(), ours)
+            variables = named_tensors(*make(), ours)
         except (TypeError, OverflowError, RecursionError, tf.errors.OpError) as error:
             raise ValueError(f"{folder}: no encoder can be built from its card: {error}") from error
         _check_shapes(path, variables, card)
     encoder, head = make()
-    variables = _tensors(encoder, head, ours)
+    variables = named_tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
     files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
     return encoder, head, card

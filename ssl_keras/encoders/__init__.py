@@ -1,0 +1,30 @@
+"""Saved encoders."""
+
+from ssl_keras.encoders.catalogue import available, find, roots
+from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.inputs import adapt
+from ssl_keras.encoders.loading import (
+    build,
+    load_classifier,
+    load_encoder,
+    load_tokenizer,
+    load_with_head,
+    named_variables,
+)
+from ssl_keras.encoders.saving import record, save_encoder
+
+__all__ = [
+    "adapt",
+    "available",
+    "build",
+    "find",
+    "initialise",
+    "load_classifier",
+    "load_encoder",
+    "load_tokenizer",
+    "load_with_head",
+    "named_variables",
+    "record",
+    "roots",
+    "save_encoder",
+]
