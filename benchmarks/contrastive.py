@@ -56,10 +56,11 @@ else:
     import keras
     import tensorflow as tf
 
-    from ssl_keras import evaluation
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
     from ssl_keras.engine.config import Training
+    from ssl_keras.evaluation import probes
+    from ssl_keras.evaluation.features import compiled, pixels
     from ssl_keras.objectives import contrastive
     from ssl_keras.training.run import compile_objective
 
@@ -128,7 +129,7 @@ class Ours(Contender):
         return int(self.model.step.numpy())
 
     def features(self, image):
-        run = evaluation.compiled(self.model.encoder)
+        run = compiled(self.model.encoder)
         return np.concatenate([run(part.astype(np.float32) / 255).numpy() for part in chunks(image)])
 
 
@@ -288,7 +289,7 @@ def quality(plan, report, splits, folder, keep):
             answer = process.ask("train", plan.budget)
             process.close()
             known_x, validation_x = (np.load(folder / f"{which}-features.npy") for which in parts)
-            accuracy = evaluation.knn(
+            accuracy = probes.knn(
                 known_x, known.column("label"), validation_x, validation.column("label"), NEIGHBOURS
             )
             runs.append({"name": name, "seed": seed, "kNN accuracy": accuracy, **answer})
@@ -298,8 +299,8 @@ def quality(plan, report, splits, folder, keep):
     accuracies = {name: [run["kNN accuracy"] for run in runs if run["name"] == name] for name in (OURS, theirs)}
     part["kNN accuracy"] = {name: interval(values) for name, values in accuracies.items()}
     part["ours − theirs"] = interval([a - b for a, b in zip(accuracies[OURS], accuracies[theirs])])
-    pixels = [evaluation.pixels(source) for source in parts.values()]
-    part["kNN accuracy of pixels"] = evaluation.knn(
+    pixels = [pixels(source) for source in parts.values()]
+    part["kNN accuracy of pixels"] = probes.knn(
         pixels[0], known.column("label"), pixels[1], validation.column("label"), NEIGHBOURS
     )
 

@@ -53,9 +53,9 @@ else:
     import keras
     import tensorflow as tf
 
-    from ssl_keras import fidelity
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
+    from ssl_keras.evaluation import generative
     from ssl_keras.networks import dcgan as networks
     from ssl_keras.objectives import dcgan
     from ssl_keras.training.run import compile_objective
@@ -285,9 +285,9 @@ def speed(plan, report, splits, folder, keep):
 def quality(plan, report, splits, folder, keep):
     part = report.setdefault("quality", {})
     runs = part.setdefault("runs", [])
-    eye = fidelity.Eye(CLASSIFIER)
+    eye = generative.FeatureClassifier(CLASSIFIER)
     test, train = (eye.features(each.column("image")) for each in (splits.test, splits.train))
-    part |= eye.about | {"FID of 10,000 training images": fidelity.frechet(test, train[:SAMPLES])}
+    part |= eye.about | {"FID of 10,000 training images": generative.frechet(test, train[:SAMPLES])}
     validation = eye.features(splits.validation.column("image"))
     pilots = part.setdefault("FID of pilots, validation images", {})
     for kind in KINDS:
@@ -295,7 +295,7 @@ def quality(plan, report, splits, folder, keep):
             name = f"{kind} at {rate}"
             if name not in pilots:
                 trained(name, folder, 0, plan.pilot)
-                pilots[name] = fidelity.frechet(validation, eye.features(np.load(folder / f"{kind}.npy")))
+                pilots[name] = generative.frechet(validation, eye.features(np.load(folder / f"{kind}.npy")))
                 keep()
                 print(name, pilots[name], flush=True)
     for seed in plan.seeds:
@@ -306,10 +306,10 @@ def quality(plan, report, splits, folder, keep):
             answer = trained(f"{kind} at {rate}", folder, seed, plan.budget)
             for name in (kind, RAW) if kind == OURS else (kind,):
                 made = eye.features(np.load(folder / f"{name}.npy"))
-                precision, recall = fidelity.precision_recall(test, made)
+                precision, recall = generative.precision_recall(test, made)
                 runs.append({
-                    "name": name, "rate": rate, "seed": seed, "FID": fidelity.frechet(test, made),
-                    "KID": fidelity.kernel_distance(test, made)[0], "precision": precision, "recall": recall, **answer,
+                    "name": name, "rate": rate, "seed": seed, "FID": generative.frechet(test, made),
+                    "KID": generative.kernel_distance(test, made)[0], "precision": precision, "recall": recall, **answer,
                 })
                 print(runs[-1], flush=True)
             keep()

@@ -140,10 +140,11 @@ def embed_command(arguments):
 
     import numpy as np
 
-    from ssl_keras import encoders, evaluation, files
+    from ssl_keras import encoders, files
     from ssl_keras.data.sources import load
     from ssl_keras.data.splits import Splits
     from ssl_keras.encoders import card as cards
+    from ssl_keras.evaluation.features import extract_features
 
     asked = _parse(Embed, "embed", arguments)
     if asked.split not in Splits._fields:
@@ -151,7 +152,7 @@ def embed_command(arguments):
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
     folder = encoders.find(asked.encoder)
     splits = encoders.adapt(folder, cards.read(folder), load(asked.data, asked.image_size))
-    features = evaluation.features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
+    features = extract_features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
     content = io.BytesIO()
     np.save(content, features)
     files.write(pathlib.Path(asked.out), content.getvalue())

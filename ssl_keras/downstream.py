@@ -23,13 +23,26 @@ import tensorflow as tf
 from scipy.sparse import issparse
 from tqdm import tqdm
 
-from ssl_keras import encoders, evaluation, files
+from ssl_keras import encoders, files
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.encoders import card as cards
+from ssl_keras.evaluation import collapse, probes
+from ssl_keras.evaluation.features import (
+    at_once,
+    augmented_copies,
+    compiled,
+    cropped,
+    extract_features,
+    log_mel,
+    noisy,
+    pixels,
+    shifted,
+    tf_idf,
+)
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Embeddings
@@ -67,7 +80,7 @@ GRIDS = {
 }
 ALL = "all"
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
-DISTURBED = {"noise": evaluation.noisy, "shift": evaluation.shifted}  # test images, all labels
+DISTURBED = {"noise": noisy, "shift": shifted}  # test images, all labels
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +119,12 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         few_label_indices(splits.train, budget, seeds[0])  # refused before any work
     changes = _changes(grid or GRIDS["sound"])
     if "text" in splits.train.arrays:
-        table = {"TF-IDF": _frozen(evaluation.tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
+        table = {"TF-IDF": _frozen(tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     elif "waveform" in splits.train.arrays:
-        table = {"log-mel": _probed(evaluation.log_mel(splits.train.rate), splits, budgets, seeds, changes)}
+        table = {"log-mel": _probed(log_mel(splits.train.rate), splits, budgets, seeds, changes)}
     else:
-        disturbed = [evaluation.pixels(splits.test, views) for views in DISTURBED.values()]
-        table = {"pixels": _frozen([*map(evaluation.pixels, splits), *disturbed], splits, budgets, seeds)}
+        disturbed = [pixels(splits.test, views) for views in DISTURBED.values()]
+        table = {"pixels": _frozen([*map(pixels, splits), *disturbed], splits, budgets, seeds)}
     known = {}  # architecture: what its baselines' rows are called
     each = list(zip(folders, about, prepared))
     for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
@@ -140,13 +153,13 @@ def _changes(grid):
 
 def _probed(network, splits, budgets, seeds, changes):
     """The row of a frozen network: of images also the test part disturbed, and cropped; of sound changed copies."""
-    embed = evaluation.compiled(network) if isinstance(network, keras.Model) else network
-    arrays, copies = [evaluation.features(embed, source) for source in splits], ()
+    embed = compiled(network) if isinstance(network, keras.Model) else network
+    arrays, copies = [extract_features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
-        views = (*DISTURBED.values(), evaluation.cropped)
-        arrays += [evaluation.features(embed, splits.test, views=each) for each in views]
+        views = (*DISTURBED.values(), cropped)
+        arrays += [extract_features(embed, splits.test, views=each) for each in views]
     elif "waveform" in splits.train.arrays:
-        copies = evaluation.copies(embed, splits.train, changes)
+        copies = augmented_copies(embed, splits.train, changes)
     return _frozen(arrays, splits, budgets, seeds, copies)
 
 
@@ -160,23 +173,23 @@ def _frozen(arrays, splits, budgets, seeds, copies=()):
         x = np.concatenate([each[rows] for each in (train, *copies)]) if copies else train[rows]
         return x, np.tile(train_y[rows], 1 + len(copies))
 
-    probe, strength = evaluation.fit_probe(*learned_from(np.arange(len(train_y))), validation, validation_y)
+    probe, strength = probes.fit_probe(*learned_from(np.arange(len(train_y))), validation, validation_y)
     log.info("linear probe on %d labels: C = %g", len(train_y), strength)
-    row = {"kNN": (evaluation.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
+    row = {"kNN": (probes.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
     for budget in budgets:
         scores = []
         for seed in seeds:
             few = few_label_indices(splits.train, budget, seed)
-            score, _ = evaluation.linear_probe(*learned_from(few), validation, validation_y, test, test_y)
+            score, _ = probes.linear_probe(*learned_from(few), validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
     row |= {name: (probe.score(x, test_y), 0.0) for name, x in zip(DISTURBED, more)}
     if issparse(test):
         return row
-    row |= {"feature sd": (evaluation.feature_sd(test), 0.0), "RankMe": (evaluation.rankme(test), 0.0)}
-    row["uniformity"] = (evaluation.uniformity(test), 0.0)
+    row |= {"feature sd": (collapse.feature_sd(test), 0.0), "RankMe": (collapse.rankme(test), 0.0)}
+    row["uniformity"] = (collapse.uniformity(test), 0.0)
     if len(more) > len(DISTURBED):
-        row["alignment"] = (evaluation.alignment(test, more[-1]), 0.0)
+        row["alignment"] = (collapse.alignment(test, more[-1]), 0.0)
     return row
 
 
@@ -255,7 +268,7 @@ def _kind(network):
 
 
 def _accuracy(objective, source, strategy, views=None):
-    batch = evaluation.at_once(source, 500) * strategy.num_replicas_in_sync
+    batch = at_once(source, 500) * strategy.num_replicas_in_sync
     return held_out(objective, source, batch, strategy, views)["accuracy"]
 
 

@@ -21,12 +21,13 @@ from sklearn.preprocessing import normalize
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams
 
-from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.engine.objective import Objective
+from ssl_keras.evaluation import collapse, probes
+from ssl_keras.evaluation.features import compiled, cropped, extract_features, spread
 from ssl_keras.files import write
 from ssl_keras.training import speed
 
@@ -59,7 +60,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.first_step = int(self.model.step.numpy())
         if self.embed is None:
-            self.embed = evaluation.compiled(self.model.encoder)
+            self.embed = compiled(self.model.encoder)
             with self.writer.as_default(step=self.first_step):
                 hparams.hparams(self.settings)
                 tf.summary.graph(self._graph())
@@ -91,7 +92,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def close(self, objective, outcome):
         """Writes the last pictures, the outcome and the projector."""
-        self.embed = self.embed or evaluation.compiled(objective.encoder)
+        self.embed = self.embed or compiled(objective.encoder)
         with self.writer.as_default(step=outcome["step"]):
             self._slow(objective)
             for key, value in outcome.items():
@@ -131,18 +132,18 @@ class TensorBoard(keras.callbacks.Callback):
                 tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
         slow = self.splits.train.tokenizer or self.splits.train.rate
         validation = _some(self.splits.validation, FEW if slow else KNN_VALIDATION)
-        features = evaluation.features(self.embed, validation)
-        tf.summary.scalar("health/feature_sd", evaluation.feature_sd(features))
-        tf.summary.scalar("health/uniformity", evaluation.uniformity(features))
-        tf.summary.scalar("quality/rankme", evaluation.rankme(features))
+        features = extract_features(self.embed, validation)
+        tf.summary.scalar("health/feature_sd", collapse.feature_sd(features))
+        tf.summary.scalar("health/uniformity", collapse.uniformity(features))
+        tf.summary.scalar("quality/rankme", collapse.rankme(features))
         if "image" in validation.arrays:
-            crops = evaluation.features(self.embed, validation, views=evaluation.cropped)
-            tf.summary.scalar("health/alignment", evaluation.alignment(features, crops))
+            crops = extract_features(self.embed, validation, views=cropped)
+            tf.summary.scalar("health/alignment", collapse.alignment(features, crops))
             self._picture("neighbours", neighbours(validation.column("image"), features))
         if "label" in validation.arrays:
             train = _some(self.splits.train, FEW if slow else KNN_TRAIN)
-            accuracy = evaluation.knn(
-                evaluation.features(self.embed, train), train.column("label"),
+            accuracy = probes.knn(
+                extract_features(self.embed, train), train.column("label"),
                 features, validation.column("label"),
             )
             tf.summary.scalar("quality/knn_accuracy", accuracy)
@@ -170,7 +171,7 @@ class TensorBoard(keras.callbacks.Callback):
         if "tokens" in source.arrays:
             texts = [tokenizer.decode(row) for row in source.column("tokens")]
             columns["text"] = [text[:SHOWN_CHARACTERS] for text in texts]
-        features = evaluation.features(self.embed, source)
+        features = extract_features(self.embed, source)
         embedding = self._embedding(config, "validation features", features, columns)
         if "image" in source.arrays:
             _sprite(source.column("image")).save(self.folder / "thumbnails.png")
@@ -211,7 +212,7 @@ def _tag(key):
 
 
 def _some(source, count):
-    return source.take(evaluation.spread(len(source), count))
+    return source.take(spread(len(source), count))
 
 
 def picture_grid(rows):
@@ -227,7 +228,7 @@ def neighbours(images, features):
         features: (N, D).
     """
     unit = normalize(features)
-    some = evaluation.spread(len(unit), PICTURES)
+    some = spread(len(unit), PICTURES)
     similarity = unit[some] @ unit.T
     similarity[np.arange(len(some)), some] = -np.inf  # itself
     order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]

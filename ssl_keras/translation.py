@@ -1,9 +1,11 @@
 """What a saved encoder with its decoder is for: targets of texts, and how many of them are right."""
 
-from ssl_keras import decoding, encoders
+from ssl_keras import encoders
 from ssl_keras.data import sequences
 from ssl_keras.data.readers import pairs
 from ssl_keras.encoders import card as cards
+from ssl_keras.evaluation.edit_distance import error_rates
+from ssl_keras.inference import beam_search
 
 
 class Translator:
@@ -23,7 +25,7 @@ class Translator:
             raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
         self.name, self.settings = card["name"], cards.settings(card)
         self.tokenizer = encoders.load_tokenizer(name)
-        self.decoder = decoding.Decoder(network, output, self.settings.end, self.settings.context, beams)
+        self.decoder = beam_search.Decoder(network, output, self.settings.end, self.settings.context, beams)
 
     def __call__(self, texts):
         """A list of texts -> their targets, texts.
@@ -48,7 +50,7 @@ class Translator:
         """A list of texts -> a list of target ids each; of any texts, read as far as they can be, as in training."""
         encoded = self.tokenizer.encode(texts)
         width = min(self.settings.context, max(1, *map(len, encoded)))
-        made = decoding.write(self.decoder, sequences.padded_rows(encoded, width))
+        made = beam_search.write(self.decoder, sequences.padded_rows(encoded, width))
         return [target if ids else [] for target, ids in zip(made, encoded)]
 
     def read(self, target):
@@ -70,7 +72,7 @@ def score(translator, source):
         raise ValueError(f"{translator.name} was trained for the task {translator.settings.task}, not on pairs.")
     right = pairs.references(source)
     references = [[translator.read(target) for target in targets] for targets in right.values()]
-    rates = decoding.error_rates(translator.targets(list(right)), references)
+    rates = error_rates(translator.targets(list(right)), references)
     return {"texts": len(right), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import downstream, encoders, evaluation, losses
+from ssl_keras import downstream, encoders, losses
 from ssl_keras.__main__ import main
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
@@ -16,6 +16,8 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import load_encoder
 from ssl_keras.engine.config import Training
+from ssl_keras.evaluation import probes
+from ssl_keras.evaluation.features import extract_features
 from ssl_keras.networks.dense import dense_encoder
 from ssl_keras.objectives import classifier, contrastive
 from ssl_keras.objectives.contrastive import Settings
@@ -72,8 +74,8 @@ def test_it_learns_features_better_than_random_ones(loss):
     fresh = contrastive.encoder(Settings(**SMALL), splits.train.spec())
     accuracy = []
     for network in (load_encoder(outcome["folder"]), fresh):
-        train, test = (evaluation.features(network, part) for part in (splits.train, splits.test))
-        accuracy.append(evaluation.knn(train, splits.train.column("label"), test, splits.test.column("label")))
+        train, test = (extract_features(network, part) for part in (splits.train, splits.test))
+        accuracy.append(probes.knn(train, splits.train.column("label"), test, splits.test.column("label")))
     assert accuracy[0] > accuracy[1] + 0.01
 
 

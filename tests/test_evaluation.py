@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ssl_keras import evaluation
 from ssl_keras.data.splits import images
+from ssl_keras.evaluation import collapse, probes
+from ssl_keras.evaluation.features import NOISE, compiled, cropped, extract_features, noisy, pixels, shifted, spread
 from ssl_keras.networks.dense import dense_encoder
 
 
@@ -16,27 +17,27 @@ def test_knn_equals_a_slow_loop(rng):
         cosine = [np.dot(x, t) / np.linalg.norm(x) / np.linalg.norm(t) for t in train_x]
         votes = np.bincount(train_y[np.argsort(cosine)[-7:]], minlength=3)
         hits += int(np.argmax(votes)) == y
-    assert evaluation.knn(train_x, train_y, test_x, test_y, k=7) == hits / 20
+    assert probes.knn(train_x, train_y, test_x, test_y, k=7) == hits / 20
     # The length of a vector plays no part in cosine similarity.
     scaled = train_x * rng.uniform(0.1, 10, (60, 1))
-    assert evaluation.knn(scaled, train_y, test_x, test_y, k=7) == hits / 20
+    assert probes.knn(scaled, train_y, test_x, test_y, k=7) == hits / 20
 
 
 def test_rankme_closed_forms(rng):
-    assert evaluation.rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
-    assert evaluation.rankme(np.outer(rng.normal(size=50), rng.normal(size=8))) == pytest.approx(1, rel=1e-3)
-    assert evaluation.rankme(np.zeros((5, 3))) == 0
+    assert collapse.rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
+    assert collapse.rankme(np.outer(rng.normal(size=50), rng.normal(size=8))) == pytest.approx(1, rel=1e-3)
+    assert collapse.rankme(np.zeros((5, 3))) == 0
     half = np.diag([1.0, 1, 1, 0, 0, 0])
-    assert evaluation.rankme(half) == pytest.approx(3, rel=1e-3)
+    assert collapse.rankme(half) == pytest.approx(3, rel=1e-3)
     x = rng.normal(size=(40, 6))
     rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
-    assert evaluation.rankme(x @ rotation) == pytest.approx(evaluation.rankme(3 * x), rel=1e-4)
+    assert collapse.rankme(x @ rotation) == pytest.approx(collapse.rankme(3 * x), rel=1e-4)
 
 
 def test_feature_sd_closed_forms(rng):
-    assert evaluation.feature_sd(np.ones((9, 4))) == pytest.approx(0, abs=1e-7)
-    assert evaluation.feature_sd(rng.normal(size=(20_000, 16))) == pytest.approx(1, abs=0.02)
-    assert evaluation.feature_sd(np.concatenate([np.eye(4), -np.eye(4)])) == pytest.approx(1)
+    assert collapse.feature_sd(np.ones((9, 4))) == pytest.approx(0, abs=1e-7)
+    assert collapse.feature_sd(rng.normal(size=(20_000, 16))) == pytest.approx(1, abs=0.02)
+    assert collapse.feature_sd(np.concatenate([np.eye(4), -np.eye(4)])) == pytest.approx(1)
 
 
 def test_linear_probe(rng):
@@ -45,20 +46,20 @@ def test_linear_probe(rng):
         return rng.normal(size=(count, 6)) + 4 * np.eye(6)[y], y
 
     parts = [a for count in (200, 50, 500) for a in sample(count)]
-    accuracy, strength = evaluation.linear_probe(*parts)
+    accuracy, strength = probes.linear_probe(*parts)
     assert accuracy > 0.95
-    assert strength in evaluation.PROBE_STRENGTHS
+    assert strength in probes.PROBE_STRENGTHS
     # Labels that mean nothing are not learned: the test part was not seen.
     parts[5] = rng.permutation(parts[5])
-    assert evaluation.linear_probe(*parts)[0] < 0.5
+    assert probes.linear_probe(*parts)[0] < 0.5
 
 
 def test_the_probe_is_chosen_on_the_validation_part(rng):
     """With a validation part whose labels are turned round, the weakest probe looks best."""
     x, y = rng.normal(size=(400, 30)), rng.integers(0, 2, 400)
     x[:, 0] += 3 * y
-    _, honest = evaluation.linear_probe(x[:100], y[:100], x[100:200], y[100:200], x[200:], y[200:])
-    _, fooled = evaluation.linear_probe(x[:100], y[:100], x[100:200], 1 - y[100:200], x[200:], y[200:])
+    _, honest = probes.linear_probe(x[:100], y[:100], x[100:200], y[100:200], x[200:], y[200:])
+    _, fooled = probes.linear_probe(x[:100], y[:100], x[100:200], 1 - y[100:200], x[200:], y[200:])
     assert honest != fooled
 
 
@@ -66,57 +67,57 @@ def test_features_are_in_order_and_complete(rng):
     source = images("mine", rng.integers(0, 256, (23, 6, 6, 1), np.uint8))
     network = dense_encoder((6, 6, 1), (5,))
     expected = network(source.column("image") / np.float32(255))
-    for network_or_function in (network, evaluation.compiled(network)):
-        np.testing.assert_allclose(evaluation.features(network_or_function, source, 10), expected, atol=1e-6)
-    np.testing.assert_allclose(evaluation.pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)
+    for network_or_function in (network, compiled(network)):
+        np.testing.assert_allclose(extract_features(network_or_function, source, 10), expected, atol=1e-6)
+    np.testing.assert_allclose(pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)
 
 
 def test_the_probe_on_random_labels_is_at_chance(rng):
     x, y = rng.normal(size=(900, 20)), rng.integers(0, 10, 900)
-    accuracy, _ = evaluation.linear_probe(x[:300], y[:300], x[300:500], y[300:500], x[500:], y[500:])
+    accuracy, _ = probes.linear_probe(x[:300], y[:300], x[300:500], y[300:500], x[500:], y[500:])
     assert accuracy == pytest.approx(0.1, abs=0.06)
 
 
 def test_alignment_closed_forms(rng):
     x = rng.normal(size=(50, 6))
-    assert evaluation.alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
-    assert evaluation.alignment(x, -x) == pytest.approx(4)
-    assert evaluation.alignment(np.eye(4), np.roll(np.eye(4), 1, 0)) == pytest.approx(2)
+    assert collapse.alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
+    assert collapse.alignment(x, -x) == pytest.approx(4)
+    assert collapse.alignment(np.eye(4), np.roll(np.eye(4), 1, 0)) == pytest.approx(2)
 
 
 def test_uniformity_equals_a_slow_loop_and_its_closed_forms(rng):
     x = rng.normal(size=(12, 5))
     unit = [row / np.linalg.norm(row) for row in x]
     pairs = [np.exp(-2 * np.sum((unit[i] - unit[j]) ** 2)) for i in range(12) for j in range(i)]
-    assert evaluation.uniformity(x) == pytest.approx(np.log(np.mean(pairs)))
-    assert evaluation.uniformity(np.ones((9, 3))) == pytest.approx(0, abs=1e-9)  # collapsed
-    assert evaluation.uniformity(np.zeros((9, 3))) == pytest.approx(0, abs=1e-9)
-    assert evaluation.uniformity(np.eye(6)) == pytest.approx(-4)  # all at right angles
+    assert collapse.uniformity(x) == pytest.approx(np.log(np.mean(pairs)))
+    assert collapse.uniformity(np.ones((9, 3))) == pytest.approx(0, abs=1e-9)  # collapsed
+    assert collapse.uniformity(np.zeros((9, 3))) == pytest.approx(0, abs=1e-9)
+    assert collapse.uniformity(np.eye(6)) == pytest.approx(-4)  # all at right angles
 
 
 def disturbed(source, views):
     """What a network gets: (N, H, W, C)."""
-    flat = evaluation.pixels(source, views)
+    flat = pixels(source, views)
     return flat.reshape(len(flat), *source.spec()["image"][0])
 
 
 def test_disturbed_images(rng):
     source = images("mine", np.full((400, 28, 28, 1), 128, np.uint8))
     some = source.take(np.arange(10, 310))
-    noise = disturbed(some, evaluation.noisy)
-    assert noise.std() == pytest.approx(evaluation.NOISE, rel=0.01)
-    black = disturbed(some, evaluation.shifted)[..., 0] == 0
+    noise = disturbed(some, noisy)
+    assert noise.std() == pytest.approx(NOISE, rel=0.01)
+    black = disturbed(some, shifted)[..., 0] == 0
     assert set(black.all(2).sum(1)) == set(black.all(1).sum(1)) == {2}  # two rows and two columns came in
     top, left = black[:, 0].all(1), black[:, :, 0].all(1)
     assert 0.4 < top.mean() < 0.6
     assert 0.4 < left.mean() < 0.6
-    for views in (evaluation.noisy, evaluation.shifted, evaluation.cropped):
+    for views in (noisy, shifted, cropped):
         np.testing.assert_array_equal(disturbed(some, views), disturbed(some, views))
 
 
 def test_a_shift_moves_what_is_there(rng):
     source = images("mine", rng.integers(1, 256, (40, 14, 14, 3), np.uint8))
-    before, after = source.column("image") / np.float32(255), disturbed(source, evaluation.shifted)
+    before, after = source.column("image") / np.float32(255), disturbed(source, shifted)
     for one, moved in zip(before, after):
         wanted = [np.roll(one, (down, right), (0, 1)) for down in (1, -1) for right in (1, -1)]
         inside = np.s_[1:-1, 1:-1]
@@ -124,5 +125,5 @@ def test_a_shift_moves_what_is_there(rng):
 
 
 def test_some_are_taken_from_all_over():
-    assert evaluation.spread(100, 5).tolist() == [0, 24, 49, 74, 99]
-    assert evaluation.spread(3, 5).tolist() == [0, 1, 2]
+    assert spread(100, 5).tolist() == [0, 24, 49, 74, 99]
+    assert spread(3, 5).tolist() == [0, 1, 2]

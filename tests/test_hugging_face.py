@@ -204,9 +204,9 @@ def test_real_sentence_embeddings(minilm):
         text.documents("x", ["filler"] * 3), test=text.documents("y", sentences)
     ))
     network = encoders.load_encoder(ours)
-    from ssl_keras import evaluation
+    from ssl_keras.evaluation.features import extract_features
 
-    features = evaluation.features(network, splits.test)
+    features = extract_features(network, splits.test)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(features, expected, atol=1e-4)
     assert features[0] @ features[1] > 0.6 > features[0] @ features[2] + 0.3

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from contract import CASES, PAIRS, prepared_sequences, train
 
-from ssl_keras import decoding, encoders, translation
+from ssl_keras import encoders, translation
 from ssl_keras.__main__ import main
 from ssl_keras.data import sequences, sources
 from ssl_keras.data.random import BatchRandom
@@ -16,6 +16,8 @@ from ssl_keras.data.readers import pairs, text
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import initialise
+from ssl_keras.evaluation.edit_distance import error_rates
+from ssl_keras.inference import beam_search
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training import pretrain
@@ -64,7 +66,7 @@ def numpy_beam(encoder, head, source, width, most):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_beam_of_one_is_greedy(cell):
     encoder, head = some_network(cell)
-    decoder = decoding.Decoder(encoder, head, END, 6)
+    decoder = beam_search.Decoder(encoder, head, END, 6)
     greedy = decoder.greedy(TOKENS).numpy()
     np.testing.assert_array_equal(decoder.beam(TOKENS)[0][:, 0], greedy)
     assert len({tuple(row) for row in greedy}) > 1
@@ -74,7 +76,7 @@ def test_beam_of_one_is_greedy(cell):
 def test_beams_are_those_of_the_definition(cell):
     """And their scores are the log-probabilities of what they say."""
     encoder, head = some_network(cell)
-    made, totals = decoding.Decoder(encoder, head, END, 5, beams=3).beam(TOKENS)
+    made, totals = beam_search.Decoder(encoder, head, END, 5, beams=3).beam(TOKENS)
     ended = 0
     for row in range(len(TOKENS)):
         source = TOKENS[row : row + 1]
@@ -90,20 +92,20 @@ def test_beams_are_those_of_the_definition(cell):
 
 def test_decoding_many_texts_is_decoding_each():
     encoder, head = some_network()
-    decoder = decoding.Decoder(encoder, head, END, 6, beams=2)
+    decoder = beam_search.Decoder(encoder, head, END, 6, beams=2)
     many = np.tile(TOKENS.numpy(), (100, 1))  # more than are decoded together
-    rows = decoding.write(decoder, many)
+    rows = beam_search.write(decoder, many)
     assert len(rows) == 300
-    assert rows[:3] == rows[297:] == decoding.write(decoder, TOKENS.numpy())
+    assert rows[:3] == rows[297:] == beam_search.write(decoder, TOKENS.numpy())
     with pytest.raises(ValueError, match="at least 1 beam"):
-        decoding.Decoder(encoder, head, END, 6, beams=0)
+        beam_search.Decoder(encoder, head, END, 6, beams=0)
 
 
 def test_error_rates():
-    assert decoding.error_rates([["a", "b"], ["c"]], [[["a", "b"]], [["c"]]]) == (0.0, 0.0)
+    assert error_rates([["a", "b"], ["c"]], [[["a", "b"]], [["c"]]]) == (0.0, 0.0)
     # The nearest of two right ones counts: one edit of three symbols, and one exact of one.
     made, right = [["a", "x", "c"], ["d"]], [[["q", "q"], ["a", "b", "c"]], [["d"]]]
-    assert decoding.error_rates(made, right) == (1 / 4, 1 / 2)
+    assert error_rates(made, right) == (1 / 4, 1 / 2)
 
 
 def test_hidden_spans():

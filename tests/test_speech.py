@@ -8,12 +8,14 @@ import pytest
 import tensorflow as tf
 from contract import CASES, ONE, prepared_sounds, tones, train
 
-from ssl_keras import downstream, encoders, evaluation
+from ssl_keras import downstream, encoders
 from ssl_keras.__main__ import main
 from ssl_keras.data import augment_audio
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.evaluation import probes
+from ssl_keras.evaluation.features import COPIES, augmented_copies, extract_features, log_mel
 from ssl_keras.networks import waveform
 from ssl_keras.objectives import speech
 from ssl_keras.training import finetune, pretrain
@@ -260,10 +262,10 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
 
 def test_log_mel_tells_tones_apart():
     splits = speech.prepare(speech.Settings(), tones())[1]
-    x = [evaluation.features(evaluation.log_mel(8_000), part) for part in splits]
+    x = [extract_features(log_mel(8_000), part) for part in splits]
     assert x[0].shape[1] == 12 * 40
     labels = [part.column("label") for part in splits]
-    accuracy, _ = evaluation.linear_probe(x[0], labels[0], x[1], labels[1], x[2], labels[2])
+    accuracy, _ = probes.linear_probe(x[0], labels[0], x[1], labels[1], x[2], labels[2])
     assert accuracy > 0.8
 
 
@@ -271,18 +273,18 @@ def test_changed_copies_keep_their_order():
     """Each is another, the same each time; a probe that learns of them alone knows the clips."""
     source, *held_out = speech.prepare(speech.Settings(), tones())[1]
     changes = augment_audio.AudioAugmentation(speed=0.1, noise=0.1)
-    log_mel = evaluation.log_mel(8_000)
-    first, second, *others = evaluation.copies(log_mel, source, changes)
-    assert len(others) == evaluation.COPIES - 2
-    np.testing.assert_array_equal(first, evaluation.copies(log_mel, source, changes)[0])
+    embed = log_mel(8_000)
+    first, second, *others = augmented_copies(embed, source, changes)
+    assert len(others) == COPIES - 2
+    np.testing.assert_array_equal(first, augmented_copies(embed, source, changes)[0])
     assert np.abs(first - second).mean() > 0.01
-    validation, test = (evaluation.features(log_mel, part) for part in held_out)
+    validation, test = (extract_features(embed, part) for part in held_out)
     labels = [part.column("label") for part in (source, *held_out)]
-    accuracy, _ = evaluation.linear_probe(
+    accuracy, _ = probes.linear_probe(
         np.concatenate([first, second]), np.tile(labels[0], 2), validation, labels[1], test, labels[2]
     )
     assert accuracy > 0.8
-    assert not evaluation.copies(log_mel, source, None)
+    assert not augmented_copies(embed, source, None)
 
 
 @pytest.mark.slow

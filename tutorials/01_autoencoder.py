@@ -31,9 +31,10 @@ import keras
 import matplotlib.figure
 import numpy as np
 
-from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
+from ssl_keras.evaluation import probes
+from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.objectives.autoencoder import Settings, build
 from ssl_keras.tensorboard import picture_grid
 
@@ -76,7 +77,7 @@ print(f"Step 2: {model.encoder.count_params() + model.decoder.count_params():,} 
 
 # %%
 model.compile(keras.optimizers.Adam(), steps_per_execution=32)
-pixels = evaluation.pixels(splits.validation).astype(np.float64)
+pixels = pixels(splits.validation).astype(np.float64)
 inside = np.clip(pixels, 1e-12, 1 - 1e-12)
 floor = float(np.mean(-inside * np.log(inside) - (1 - inside) * np.log(1 - inside)))
 print(f"Step 3: binary cross-entropy; no reconstruction is below {floor:.4f} nats per pixel")
@@ -115,10 +116,10 @@ untrained = build(Settings(), splits.train.spec()).encoder
 labels = [part.column("label") for part in splits]
 accuracy = {}
 for name, network in (("the codes", model.encoder), ("an untrained network", untrained)):
-    embed = evaluation.compiled(network)
-    features = [evaluation.features(embed, part) for part in splits]
+    embed = compiled(network)
+    features = [extract_features(embed, part) for part in splits]
     pairs = [array for pair in zip(features, labels) for array in pair]
-    accuracy[name], _ = evaluation.linear_probe(*pairs)
+    accuracy[name], _ = probes.linear_probe(*pairs)
     print(f"Step 5: linear probe on {name}: {accuracy[name]:.1%}")
 found = {
     "test loss, nats per pixel": result["loss"],

@@ -33,12 +33,13 @@ import keras
 import matplotlib.figure
 import numpy as np
 
-from ssl_keras import evaluation
 from ssl_keras.data import tokens
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices, few_labels, hold_out
+from ssl_keras.evaluation import probes
+from ssl_keras.evaluation.features import tf_idf
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import masked_lm
 from ssl_keras.objectives.classifier import Classifier
@@ -151,10 +152,10 @@ for name, weights in (("pretrained", pretrained), ("from scratch", start)):
     accuracy[name] = tuned.evaluate(
         test.dataset(0, test.steps_per_epoch), steps=test.steps_per_epoch, verbose=0, return_dict=True
     )["accuracy"]
-words = evaluation.tf_idf(*(list(tokens.texts_of(part)) for part in source))
+words = tf_idf(*(list(tokens.texts_of(part)) for part in source))
 rows = few_label_indices(source.train, per_class, 0)
 labels = [part.column("label") for part in source]
-accuracy["TF-IDF"], _ = evaluation.linear_probe(
+accuracy["TF-IDF"], _ = probes.linear_probe(
     words[0][rows], labels[0][rows], words[1], labels[1], words[2], labels[2]
 )
 for name, value in accuracy.items():

@@ -36,11 +36,12 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import evaluation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
+from ssl_keras.evaluation import probes
+from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.objectives import jigsaw
 from ssl_keras.objectives.jigsaw import Jigsaw, permutation_set
 from ssl_keras.training.run import compile_objective
@@ -191,17 +192,17 @@ def probe(features):
     accuracy = []
     for seed in label_seeds:
         few = few_label_indices(splits.train, per_class, seed)
-        accuracy.append(evaluation.linear_probe(
+        accuracy.append(probes.linear_probe(
             features[0][few], labels[0][few], features[1], labels[1], features[2], labels[2]
         )[0])
     return np.mean(accuracy), np.std(accuracy, ddof=1)
 
 
-known = {"pixels": probe([evaluation.pixels(part) for part in splits])}
+known = {"pixels": probe([pixels(part) for part in splits])}
 untrained = model_of(settings.gap).encoder
 for name, network in (("random init", untrained), ("touching", touching.encoder), ("apart", apart.encoder)):
-    embed = evaluation.compiled(network)
-    known[name] = probe([evaluation.features(embed, part) for part in splits])
+    embed = compiled(network)
+    known[name] = probe([extract_features(embed, part) for part in splits])
 for name, (mean, sd) in known.items():
     print(f"Linear probe, {per_class} labels per class, {name}: {mean:.1%} ± {sd:.1%}")
 found = {

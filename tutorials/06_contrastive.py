@@ -35,10 +35,12 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import evaluation, losses
+from ssl_keras import losses
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
+from ssl_keras.evaluation import collapse, probes
+from ssl_keras.evaluation.features import compiled, cropped, extract_features, pixels
 from ssl_keras.objectives import contrastive
 from ssl_keras.tensorboard import neighbours, picture_grid
 from ssl_keras.training.run import compile_objective
@@ -134,8 +136,8 @@ measured = Batches(splits.test.take(np.arange(whole)), training.batch_size, view
 def measures(features, cropped):
     """{name: value} of test features (N, D) and those of crops."""
     return {
-        "feature sd": evaluation.feature_sd(features), "RankMe": evaluation.rankme(features),
-        "alignment": evaluation.alignment(features, cropped), "uniformity": evaluation.uniformity(features),
+        "feature sd": collapse.feature_sd(features), "RankMe": collapse.rankme(features),
+        "alignment": collapse.alignment(features, cropped), "uniformity": collapse.uniformity(features),
     }
 
 
@@ -155,9 +157,9 @@ def mutual_information():
 
 def state():
     """The encoder's features of train, validation and test; its measures."""
-    embed = evaluation.compiled(model.encoder)
-    features = [evaluation.features(embed, part) for part in splits]
-    crops = evaluation.features(embed, splits.test, views=evaluation.cropped)
+    embed = compiled(model.encoder)
+    features = [extract_features(embed, part) for part in splits]
+    crops = extract_features(embed, splits.test, views=cropped)
     return features, measures(features[2], crops) | {"bound, nats": mutual_information()}
 
 
@@ -203,12 +205,12 @@ print(f"        of {training.batch_size} candidates the bound is at most {math.l
 # %%
 per_class, label_seeds = 10, (0, 1) if SMOKE else (0, 1, 2, 3, 4)
 known = {}
-pixels = [evaluation.pixels(part) for part in splits]
+pixels = [pixels(part) for part in splits]
 for name, features in (("pixels", pixels), ("random init", before), ("contrastive", after)):
     accuracy = []
     for seed in label_seeds:
         few = few_label_indices(splits.train, per_class, seed)
-        accuracy.append(evaluation.linear_probe(
+        accuracy.append(probes.linear_probe(
             features[0][few], labels[0][few], features[1], labels[1], features[2], labels[2]
         )[0])
     known[name] = np.mean(accuracy), np.std(accuracy, ddof=1)

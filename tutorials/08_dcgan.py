@@ -35,10 +35,11 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import evaluation, fidelity
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
+from ssl_keras.evaluation import generative, probes
+from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.networks.dcgan import between, sample
 from ssl_keras.objectives import classifier, dcgan
 from ssl_keras.tensorboard import picture_grid
@@ -111,20 +112,20 @@ if SMOKE:
         classifier.DEFAULTS, epochs=0, steps=60, batch_size=64, warmup=5, quality_every=0, run="eye", runs=str(OUT / "runs"),
         resume=True,
     ), data=splits)
-    eye = fidelity.Eye(f"{seen['folder']}/encoder")
+    eye = generative.FeatureClassifier(f"{seen['folder']}/encoder")
 else:
-    eye = fidelity.Eye("classifier-fashion_mnist")
+    eye = generative.FeatureClassifier("classifier-fashion_mnist")
 print(f"        {eye.card['name']} looks, and is right on {eye.card['training']['outcome']['test_accuracy']:.1%} of the test images")
 count = 200 if SMOKE else 10_000
 
 
 def measured():
     """The table of samples and of real images."""
-    return fidelity.measure(eye, sample(model.head, count).numpy(), splits)
+    return generative.measure(eye, sample(model.head, count).numpy(), splits)
 
 
-embed = evaluation.compiled(model.encoder)
-untrained, features_before = measured()["made"], [evaluation.features(embed, part) for part in splits]
+embed = compiled(model.encoder)
+untrained, features_before = measured()["made"], [extract_features(embed, part) for part in splits]
 
 # %% [markdown]
 # ## Step 4: train
@@ -165,7 +166,7 @@ history = model.fit(
 # %%
 table = measured()
 print("Step 5:")
-print(fidelity.markdown({"untrained": untrained, "trained": table["made"], "real": table["real"]}))
+print(generative.markdown({"untrained": untrained, "trained": table["made"], "real": table["real"]}))
 
 # %% [markdown]
 # Then the encoder, as in the paper's section 5: the maxima of every stage of the discriminator on a
@@ -173,16 +174,16 @@ print(fidelity.markdown({"untrained": untrained, "trained": table["made"], "real
 
 # %%
 labels = [part.column("label") for part in splits]
-features = [evaluation.features(embed, part) for part in splits]
+features = [extract_features(embed, part) for part in splits]
 per_class, label_seeds = (20, (0, 1)) if SMOKE else (60, (0, 1, 2, 3, 4))
 known = {}
 for name, x in (
-    ("pixels", [evaluation.pixels(part) for part in splits]), ("random init", features_before), ("discriminator", features)
+    ("pixels", [pixels(part) for part in splits]), ("random init", features_before), ("discriminator", features)
 ):
     accuracy = []
     for seed in label_seeds:
         few = few_label_indices(splits.train, per_class, seed)
-        accuracy.append(evaluation.linear_probe(x[0][few], labels[0][few], x[1], labels[1], x[2], labels[2])[0])
+        accuracy.append(probes.linear_probe(x[0][few], labels[0][few], x[1], labels[1], x[2], labels[2])[0])
     known[name] = np.mean(accuracy), np.std(accuracy, ddof=1)
     print(f"Linear probe, {per_class} labels per class, {name}: {known[name][0]:.1%} ± {known[name][1]:.1%}")
 found = {
@@ -209,7 +210,7 @@ def picture(rows, title, name):
 picture(grown, "the same latents, before training and after each epoch", "growing.png")
 picture(between(model.head, 6, 12), "from one latent to another", "between.png")
 made = (255 * sample(model.head, 10).numpy()).astype(np.uint8)
-rows = fidelity.neighbours(eye, made, splits.train.column("image"))
+rows = generative.neighbours(eye, made, splits.train.column("image"))
 picture(rows, "samples, and the training images nearest to each", "neighbours.png")
 
 figure = matplotlib.figure.Figure(figsize=(10, 3.5))

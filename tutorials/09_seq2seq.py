@@ -38,10 +38,11 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import ngram, translation
+from ssl_keras import translation
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.sources import load
+from ssl_keras.evaluation import ngrams
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training.pretrain import pretrain
@@ -85,7 +86,7 @@ for horizon in HORIZONS:
         model.fit(batches.dataset(), steps_per_epoch=training.steps, verbose=0)
     loss = held_out(model, splits.test, 64, tf.distribute.get_strategy())["loss"]
     streams = [source.arrays["tokens"].stream for source in splits]
-    losses = [ngram.nats(streams[0], part, settings.vocabulary, ORDERS, horizon) for part in streams[1:]]
+    losses = [ngrams.nats(streams[0], part, settings.vocabulary, ORDERS, horizon) for part in streams[1:]]
     best = int(np.argmin(losses[0]))
     table.append((losses[1][0], losses[1][1], losses[1][best], loss))
     print(

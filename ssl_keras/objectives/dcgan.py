@@ -45,7 +45,7 @@ import tensorflow as tf
 import tyro
 from PIL import Image
 
-from ssl_keras import encoders, fidelity, files, losses, vision
+from ssl_keras import encoders, files, losses, vision
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
@@ -53,6 +53,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.evaluation import generative
 from ssl_keras.networks import conv, dcgan
 from ssl_keras.settings import within
 from ssl_keras.tensorboard import picture_grid
@@ -335,15 +336,15 @@ class DCGAN(Objective):
             return {}
         real = splits.validation.column("image")
         a, b = self.eye.features(real), self.eye.features(dcgan.sample(self.head, len(real), seed=0))
-        covered, _ = fidelity.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))
+        covered, _ = generative.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))
         return {
-            "quality/fid": fidelity.frechet(a, b), "quality/kid": fidelity.kernel_distance(a, b)[0],
+            "quality/fid": generative.frechet(a, b), "quality/kid": generative.kernel_distance(a, b)[0],
             "quality/classes_covered": covered,
         }
 
     @functools.cached_property
     def eye(self):
-        return fidelity.Eye(self.settings.classifier)
+        return generative.FeatureClassifier(self.settings.classifier)
 
 
 def apart(images, weight):
@@ -464,24 +465,24 @@ def fidelity_command(arguments):
     """Prints and saves FID, KID, precision and recall, coverage, and the nearest training images."""
     asked = tyro.cli(Fidelity, prog="ssl-keras fidelity", args=arguments)
     check_seed(asked.seed)
-    generator, eye = load_generator(asked.encoder), fidelity.Eye(asked.classifier)
+    generator, eye = load_generator(asked.encoder), generative.FeatureClassifier(asked.classifier)
     card = cards.read(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
     for each in (card, eye.card):
         cards.check_images(each, splits.train)
-    fidelity.check(asked.count, splits)
+    generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
     files.make_folder(folder)
     made = in_bytes(dcgan.sample(generator, asked.count, asked.seed))
-    table = fidelity.measure(eye, made, splits)
+    table = generative.measure(eye, made, splits)
     about = eye.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
-    text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{fidelity.markdown(table)}"
+    text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{generative.markdown(table)}"
     print(text)
     files.write(folder / "table.md", f"{card['name']}; {text}")
     result = {"measured with": about, "table": table}
     files.write_json(folder / "table.json", result)
     files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
-    files.write(folder / "neighbours.png", png(fidelity.neighbours(eye, made, splits.train.column("image"))))
+    files.write(folder / "neighbours.png", png(generative.neighbours(eye, made, splits.train.column("image"))))
     print(f"Saved in {folder}: table.md, table.json, samples.png, neighbours.png")
     if asked.record:
         encoders.record(asked.encoder, f"fidelity, {asked.data}", result)

@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, evaluation, files, language, losses, retrieval, search, vision
+from ssl_keras import encoders, files, language, losses, search, vision
 from ssl_keras.data import sources
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment_images import augment
@@ -43,6 +43,8 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.evaluation import retrieval
+from ssl_keras.evaluation.features import spread
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
 from ssl_keras.settings import taken_over, within
 
@@ -322,7 +324,7 @@ class ImageText(Objective):
     def galleries(self, splits):
         """For TensorBoard: in each column a picture, below it those that its name finds first."""
         source, image, text = self._judged(splits)
-        chosen = evaluation.spread(len(source), SHOWN)
+        chosen = spread(len(source), SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :SHOWN]
         images = source.column("image")
         return {"found by name": [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]}
@@ -337,7 +339,7 @@ class ImageText(Objective):
 
     def _judged(self, splits):
         """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
-        source = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
+        source = splits.validation.take(spread(len(splits.validation), JUDGED))
         return (
             source, search.embeddings_of_images(self.encoder, self.head, source.column("image")),
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),

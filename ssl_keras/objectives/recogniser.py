@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import decoding, encoders, evaluation, hearing, scoring
+from ssl_keras import encoders, hearing, scoring
 from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
@@ -36,6 +36,8 @@ from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.evaluation.edit_distance import error_rates
+from ssl_keras.evaluation.features import at_once, spread
 from ssl_keras.networks import waveform
 
 DEFAULTS = Training(
@@ -193,9 +195,9 @@ class Recogniser(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight * tf.cast(count, tf.float32))
 
     def qualities(self, splits):
-        some = splits.validation.take(evaluation.spread(len(splits.validation), JUDGED))
+        some = splits.validation.take(spread(len(splits.validation), JUDGED))
         right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
-        rates = decoding.error_rates(heard(self.encoder, self.head, some), right)
+        rates = error_rates(heard(self.encoder, self.head, some), right)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def pictures(self, batch):
@@ -240,7 +242,7 @@ def heard(encoder, head, source, batch_size=64):
     run = tf.function(
         lambda x: frame_logits(encoder, head, x), input_signature=[tf.TensorSpec((None, None), tf.float32)]
     )
-    batches = Batches(source, min(evaluation.at_once(source, batch_size), len(source)), shuffle=False)
+    batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False)
     made = []
     for batch in batches.dataset(0, batches.steps_per_epoch):
         made += greedy(*run(network_input(batch)))
@@ -266,7 +268,7 @@ def score(name, source):
     made = [text_of(settings, ids) for ids in heard(encoder, head, source)]
 
     def rates(cut):
-        return decoding.error_rates([cut(text) for text in made], [[cut(text)] for text in right])
+        return error_rates([cut(text) for text in made], [[cut(text)] for text in right])
 
     symbols, sequences = rates(settings.cut)
     return {

@@ -35,13 +35,16 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import decoding, encoders, evaluation, language, scoring, translation
+from ssl_keras import encoders, language, scoring, translation
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.evaluation.edit_distance import error_rates
+from ssl_keras.evaluation.features import spread
+from ssl_keras.inference import beam_search
 from ssl_keras.language import Resolved
 from ssl_keras.networks import recurrent
 from ssl_keras.settings import taken_over, within
@@ -257,7 +260,7 @@ class Seq2Seq(Objective):
         super().__init__(name="seq2seq")
         self.settings, self.encoder, self.head = settings, encoder, head
         self.accuracy = keras.metrics.Mean("accuracy")
-        self.decoder = head and decoding.Decoder(encoder, head, settings.end, settings.context)
+        self.decoder = head and beam_search.Decoder(encoder, head, settings.end, settings.context)
         self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
 
     def views(self, batch, draws):
@@ -380,9 +383,9 @@ class Seq2Seq(Objective):
         right = {}  # all targets of each source
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
             right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
-        some = [list(right)[index] for index in evaluation.spread(len(right), JUDGED)]
-        made = decoding.write(self.decoder, np.array(some, np.int32))
-        rates = decoding.error_rates(made, [right[source] for source in some])
+        some = [list(right)[index] for index in spread(len(right), JUDGED)]
+        made = beam_search.write(self.decoder, np.array(some, np.int32))
+        rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def projections(self, splits):

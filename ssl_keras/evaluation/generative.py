@@ -12,8 +12,9 @@ import scipy.linalg
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from ssl_keras import encoders, evaluation
+from ssl_keras import encoders
 from ssl_keras.data.images import unit_range
+from ssl_keras.evaluation.features import compiled
 
 SUBSET, SUBSETS = 1_000, 10  # of the kernel distance
 NEAREST = 3  # whose distance is the radius of an image's neighbourhood
@@ -21,7 +22,7 @@ COVERED = 0.1  # a class counts as covered by so much of its share in the real i
 SHOWN, NEIGHBOURS = 10, 5  # in the picture of nearest neighbours
 
 
-class Eye:
+class FeatureClassifier:
     """A saved classifier, as the one who looks.
 
     Args:
@@ -38,7 +39,7 @@ class Eye:
                 f"{self.card['name']} is no classifier. Expected one that was trained with labels: "
                 "ssl-keras pretrain classifier --labels --data …"
             )
-        self.embed = evaluation.compiled(encoder)
+        self.embed = compiled(encoder)
 
     def features(self, image):
         """float32 (N, D) of images (N, H, W, C), uint8 or float in [0, 1]."""

@@ -5,7 +5,6 @@ Shapes: `B` batch, `T` source tokens, `U` most target tokens, `K` beams, `D` wid
 
 import numpy as np
 import tensorflow as tf
-from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from ssl_keras.networks import recurrent
@@ -126,21 +125,3 @@ def write(decoder, tokens):
         made = decoder.greedy(part) if decoder.beams == 1 else decoder.beam(part)[0][:, 0]
         rows += [[int(i) for i in row if i >= 0] for row in made.numpy()]
     return rows[: len(tokens)]
-
-
-def error_rates(made, references):
-    """How far sequences are from what is right, of several right ones from the nearest.
-
-    Args:
-        made: a list of N sequences of symbols.
-        references: a list of N lists of such sequences.
-
-    Returns:
-        (symbol error rate: insertions, deletions and substitutions over the symbols of the nearest
-        references, all texts together; sequence error rate: the share of texts that are not one of them).
-    """
-    edits = symbols = wrong = 0
-    for sequence, right in zip(made, references, strict=True):
-        distance, length = min((Levenshtein.distance(sequence, each), len(each)) for each in right)
-        edits, symbols, wrong = edits + distance, symbols + length, wrong + (distance > 0)
-    return edits / max(symbols, 1), wrong / max(len(made), 1)

@@ -1,0 +1,1 @@
+"""Inference: what trained networks are used for."""
