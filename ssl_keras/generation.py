@@ -6,7 +6,7 @@ Shapes: `B` texts, `P` tokens of the prompt, `C` context, `V` vocabulary.
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import language
+from ssl_keras.modalities import language
 
 SURE = 1e-6  # a temperature below it is 0: logits over it would overflow
 

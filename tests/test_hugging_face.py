@@ -13,12 +13,13 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from ssl_keras import encoders, hugging_face, language
+from ssl_keras import encoders, hugging_face
 from ssl_keras.__main__ import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out
 from ssl_keras.engine.config import Training
+from ssl_keras.modalities import language
 from ssl_keras.objectives import masked_lm
 from ssl_keras.training.pretrain import pretrain
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import language
 from ssl_keras.__main__ import main
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
@@ -18,6 +17,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
 from ssl_keras.encoders import initialise as pretraining
 from ssl_keras.engine.config import Training
+from ssl_keras.modalities import language
 from ssl_keras.objectives import causal_lm, masked_lm
 from ssl_keras.training.pretrain import pretrain
 

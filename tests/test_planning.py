@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from contract import CASES, planned, prepared
 
-from ssl_keras import language, objectives
+from ssl_keras import objectives
 from ssl_keras.__main__ import main
 from ssl_keras.data.sources import load
+from ssl_keras.modalities import language
 from ssl_keras.networks import transformer
 from ssl_keras.objectives import causal_lm, masked_lm
 from ssl_keras.planning import cost, flops

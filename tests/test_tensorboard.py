@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ssl_keras.engine.config import Training
-from ssl_keras.tensorboard import neighbours, picture_grid
+from ssl_keras.pictures import neighbours, picture_grid
 from ssl_keras.training.pretrain import pretrain
 
 RUN = "autoencoder-digits/tensorboard"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import language
+from ssl_keras.modalities import language
 from ssl_keras.networks import transformer as tr
 
 every_architecture = pytest.mark.parametrize("architecture", tr.ARCHITECTURES)

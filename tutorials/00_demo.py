@@ -25,7 +25,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives.autoencoder import Settings
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.pictures import picture_grid
 from ssl_keras.training.finetune import Settings as FinetuneSettings
 from ssl_keras.training.finetune import finetune
 from ssl_keras.training.pretrain import pretrain

@@ -36,7 +36,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.objectives.autoencoder import Settings, build
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.pictures import picture_grid
 
 SMOKE = "--smoke" in sys.argv
 OUT = pathlib.Path("results/01_autoencoder")

@@ -44,7 +44,7 @@ from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import TURNS, turned
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.pictures import picture_grid
 from ssl_keras.training.run import compile_objective
 
 SMOKE = "--smoke" in sys.argv

@@ -42,7 +42,7 @@ from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import compiled, cropped, extract_features, pixels
 from ssl_keras.objectives import contrastive
-from ssl_keras.tensorboard import neighbours, picture_grid
+from ssl_keras.pictures import neighbours, picture_grid
 from ssl_keras.training.run import compile_objective
 
 SMOKE = "--smoke" in sys.argv

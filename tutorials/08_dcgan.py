@@ -42,7 +42,7 @@ from ssl_keras.evaluation import generative, probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.networks.dcgan import between, sample
 from ssl_keras.objectives import classifier, dcgan
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.pictures import picture_grid
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 

@@ -39,12 +39,13 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from ssl_keras import downstream, hearing
+from ssl_keras import downstream
 from ssl_keras.data import augment_audio
 from ssl_keras.data.audio import unit_range
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.modalities import sound
 from ssl_keras.objectives import recogniser, speech
 from ssl_keras.training.pretrain import pretrain
 
@@ -185,7 +186,7 @@ figure = matplotlib.figure.Figure(figsize=(11, 6))
 grid = figure.add_gridspec(2, 3)
 for column, (title, (waveform, shown)) in enumerate(views.items()):
     axes = figure.add_subplot(grid[0, column])
-    axes.imshow(hearing.spectrograms(encoder, splits.train.rate, waveform, shown)[0, ..., 0], cmap="magma", aspect="auto")
+    axes.imshow(sound.spectrograms(encoder, splits.train.rate, waveform, shown)[0, ..., 0], cmap="magma", aspect="auto")
     axes.set_title(title, fontsize="medium")
     axes.axis("off")
 part = few.test.take(np.arange(1))

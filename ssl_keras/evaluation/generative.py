@@ -180,7 +180,7 @@ def markdown(table):
 
 
 def neighbours(eye, made, images):
-    """Rows for `tensorboard.picture_grid`: some made images, then the real ones nearest to each, best first.
+    """Rows for `pictures.picture_grid`: some made images, then the real ones nearest to each, best first.
 
     Args:
         eye: an `Eye`.

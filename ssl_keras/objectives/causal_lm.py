@@ -27,10 +27,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, files, generation, language
+from ssl_keras import encoders, files, generation
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import language
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,

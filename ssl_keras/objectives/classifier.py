@@ -30,13 +30,13 @@ import scipy.stats
 import tensorflow as tf
 import tyro
 
-from ssl_keras import vision
 from ssl_keras.data import augment_audio
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import vision
 from ssl_keras.networks import conv, waveform
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.networks.transformer import pool

@@ -27,11 +27,12 @@ import math
 import keras
 import tensorflow as tf
 
-from ssl_keras import losses, vision
+from ssl_keras import losses
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import vision
 from ssl_keras.networks.conv import BatchNorm
 
 DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,

@@ -45,7 +45,7 @@ import tensorflow as tf
 import tyro
 from PIL import Image
 
-from ssl_keras import encoders, files, losses, vision
+from ssl_keras import encoders, files, losses
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
@@ -54,9 +54,10 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation import generative
+from ssl_keras.modalities import vision
+from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import conv, dcgan
-from ssl_keras.settings import within
-from ssl_keras.tensorboard import picture_grid
+from ssl_keras.pictures import picture_grid
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
@@ -102,7 +103,7 @@ class Settings(Augmentation):
                 "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
                 "others': choose normalisation layer or spectral. Received: batch"
             )
-        within(self, ("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100))
+        check_ranges(self, ("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100))
         if not 0 <= self.penalty < np.inf:
             raise ValueError(f"penalty must be at least 0. Received: {self.penalty}")
         if not 0 < self.generator_rate < np.inf:

@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, files, language, losses, search, vision
+from ssl_keras import encoders, files, losses, search
 from ssl_keras.data import sources
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment_images import augment
@@ -45,8 +45,9 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
+from ssl_keras.modalities import language, vision
+from ssl_keras.modalities.settings import check_ranges, network_settings_from
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
-from ssl_keras.settings import taken_over, within
 
 DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
@@ -104,7 +105,7 @@ class Settings(vision.Settings):
         for name, choices in (("loss", tuple(LOSSES)), ("text_architecture", ARCHITECTURES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}")
-        within(
+        check_ranges(
             self, ("projection", 0, 1 << 14), ("text_layers", 0, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
             ("joined", 1, captions.MOST),
@@ -146,7 +147,7 @@ def prepare(settings, splits, init=None):
         saved = cards.settings(cards.read(encoders.find(init)))
         if not isinstance(saved, Settings):
             raise ValueError(f"{init} is no encoder of image_text. Its encoder alone is taken by --init-image.")
-        settings = dataclasses.replace(settings, **taken_over(settings, saved, TEXT_NETWORK, init))
+        settings = dataclasses.replace(settings, **network_settings_from(settings, saved, TEXT_NETWORK, init))
     elif settings.init_text:
         settings = _with_text(settings, settings.init_text)
     if source:
@@ -175,7 +176,7 @@ def _with_text(settings, init):
         "text_width": saved.width, "text_hidden": saved.hidden, "context": saved.context, "epsilon": saved.epsilon,
         "vocabulary": saved.vocabulary, "causal": card["objective"] == "causal_lm",
     }
-    return dataclasses.replace(settings, **taken_over(settings, Settings(**theirs), tuple(theirs), init))
+    return dataclasses.replace(settings, **network_settings_from(settings, Settings(**theirs), tuple(theirs), init))
 
 
 encoder = vision.encoder

@@ -27,11 +27,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import vision
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import vision
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-4)

@@ -22,10 +22,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, language
+from ssl_keras import encoders
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import language
 from ssl_keras.networks import transformer
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay

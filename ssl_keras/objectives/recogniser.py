@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, hearing, scoring
+from ssl_keras import encoders, scoring
 from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
@@ -38,6 +38,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import at_once, spread
+from ssl_keras.modalities import sound
 from ssl_keras.networks import waveform
 
 DEFAULTS = Training(
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(hearing.Settings):
+class Settings(sound.Settings):
     """A network for waveforms, and what is read off its states."""
 
     seconds: float = 10.0
@@ -94,7 +95,7 @@ def prepare(settings, splits, init=None):
             f"{splits.train.base} has no transcripts. Expected --data transcripts:FILE, or connected:DATA of "
             "labelled clips."
         )
-    settings, splits = hearing.prepare(settings, splits, init)
+    settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
         saved = cards.settings(cards.read(encoders.find(init)))
         if isinstance(saved, Settings):
@@ -143,7 +144,7 @@ def _with_targets(part, cut, ids, settings):
     return dataclasses.replace(part, arrays={"waveform": clips, "target": targets}, rows=None, classes=())
 
 
-encoder = hearing.encoder
+encoder = sound.encoder
 
 
 def head(settings, spec=None):
@@ -155,7 +156,7 @@ def head(settings, spec=None):
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return Recogniser(settings, hearing.chosen_encoder(settings, spec, encoder), head(settings))
+    return Recogniser(settings, sound.chosen_encoder(settings, spec, encoder), head(settings))
 
 
 class Recogniser(Objective):
@@ -205,7 +206,7 @@ class Recogniser(Objective):
         x = batch["waveform"]
         logits, _ = frame_logits(self.encoder, self.head, x)
         said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
-        return {"alignment": [hearing.spectrograms(self.encoder, self.settings.rate, x), hearing.framed(said)]}
+        return {"alignment": [sound.spectrograms(self.encoder, self.settings.rate, x), sound.framed(said)]}
 
     def sounds(self, batch):
         return {"clips": (batch["waveform"], self.settings.rate)}
@@ -303,8 +304,8 @@ def transcribe_command(arguments):
     encoder, head, settings = load(asked.encoder)
     for file in asked.files:
         x = audio.unit_range(tf.constant(audio_reader.read(file, settings.rate)))[None]
-        if x.shape[1] > hearing.LONGEST * settings.rate:
-            raise ValueError(f"{file} is longer than {hearing.LONGEST:g} s. Cut it where nobody speaks.")
+        if x.shape[1] > sound.LONGEST * settings.rate:
+            raise ValueError(f"{file} is longer than {sound.LONGEST:g} s. Cut it where nobody speaks.")
         print(f"{file}: {text_of(settings, greedy(*frame_logits(encoder, head, x))[0])}")
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, language, scoring, translation
+from ssl_keras import encoders, scoring, translation
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
@@ -45,9 +45,10 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import beam_search
-from ssl_keras.language import Resolved
+from ssl_keras.modalities import language
+from ssl_keras.modalities.language import Resolved
+from ssl_keras.modalities.settings import check_ranges, network_settings_from
 from ssl_keras.networks import recurrent
-from ssl_keras.settings import taken_over, within
 
 TASKS = ("next", "denoise", "continue", "pairs")
 MOST_LAYERS, MOST_CONTEXT, MOST_SYMBOLS = 64, 1 << 12, 10_000
@@ -109,7 +110,7 @@ class Settings:
                 raise ValueError(
                     f"{name} must be one of {', '.join(filter(None, choices))}. Received: {getattr(self, name)!r}"
                 )
-        within(
+        check_ranges(
             self, ("horizon", 1, MOST_CONTEXT), ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16),
             ("context", 2, MOST_CONTEXT), ("vocabulary", 2, 1 << 24), ("span", 1, MOST_CONTEXT),
         )
@@ -220,7 +221,7 @@ def _from(init, settings):
             f"{'one way' if saved.task == 'next' else 'both ways'}. For the task {settings.task} another is needed: "
             f"pretrain it with --task {'next' if settings.task == 'next' else 'denoise'}."
         )
-    kept = taken_over(settings, saved, NETWORK, init)
+    kept = network_settings_from(settings, saved, NETWORK, init)
     if settings.symbols and saved.symbols:
         kept["alphabet"] = saved.alphabet
     kept["fresh_targets"] = settings.symbols != saved.symbols  # the same numbers would mean something else

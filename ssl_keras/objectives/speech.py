@@ -28,12 +28,13 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from ssl_keras import hearing, losses
+from ssl_keras import losses
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import sound
+from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import waveform
-from ssl_keras.settings import within
 
 DEFAULTS = Training(
     data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",
@@ -44,7 +45,7 @@ COLLAPSED = 1.5  # codes in use
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(hearing.Settings):
+class Settings(sound.Settings):
     """A network for waveforms, what is hidden of them, and what hidden frames are told from."""
 
     share: float = 0.5
@@ -72,7 +73,7 @@ class Settings(hearing.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        within(
+        check_ranges(
             self, ("span", 1, 100), ("codebooks", 1, 64), ("codes", 2, 1 << 14), ("projection", 1, 1 << 12),
             ("others", 0, 1 << 10),
         )
@@ -87,13 +88,13 @@ class Settings(hearing.Settings):
             raise ValueError(f"cooling must be in (0, 1]. Received: {self.cooling}")
 
 
-prepare = hearing.prepare
-encoder = hearing.encoder
+prepare = sound.prepare
+encoder = sound.encoder
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    network = hearing.chosen_encoder(settings, spec, encoder)
+    network = sound.chosen_encoder(settings, spec, encoder)
     return Speech(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
 
 
@@ -232,7 +233,7 @@ class Speech(Objective):
         """For TensorBoard: spectrograms, below them the same without the hidden frames."""
         shown = (None, ~batch["mask"])
         return {"hidden": [
-            hearing.spectrograms(self.encoder, self.settings.rate, batch["waveform"], each) for each in shown
+            sound.spectrograms(self.encoder, self.settings.rate, batch["waveform"], each) for each in shown
         ]}
 
     def sounds(self, batch):
@@ -270,9 +271,9 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
     """
     states, targets = losses.unit(states), losses.unit(targets)
     positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
-    within = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
+    check_ranges = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
     distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # its own code is none
-    logits = [positive[..., None], tf.where(distractor, within, losses.FAR)]
+    logits = [positive[..., None], tf.where(distractor, check_ranges, losses.FAR)]
     if pool.shape[1]:
         frames = tf.cast(tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1, keepdims=True), tf.float32)
         chosen = tf.cast(pool * frames, tf.int32)  # (b, others)

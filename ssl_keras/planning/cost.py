@@ -125,7 +125,7 @@ class Work(typing.NamedTuple):
 
 
 def parameters(settings, masked=False):
-    """(all weights, those of them that each token is multiplied by) of a filled `language.Settings`.
+    """(all weights, those of them that each token is multiplied by) of a filled `modalities.language.Settings`.
 
     Args:
         masked: whether BERT's head is there, which sees only the chosen tokens; the second number counts it by their
@@ -187,7 +187,7 @@ def state(count, precision):
 
 
 def of_language(settings, asked, tokens=0.0, masked=False):
-    """The `Work` of a filled `language.Settings`; tokens 0 are the best number."""
+    """The `Work` of a filled `modalities.language.Settings`; tokens 0 are the best number."""
     count, _ = parameters(settings, masked)
     return Work(
         count, settings.length * operations(settings, masked), (tokens or best_tokens(count)) / settings.length,

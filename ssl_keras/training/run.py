@@ -24,9 +24,9 @@ from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.tensorboard import TensorBoard
 from ssl_keras.training.keeper import Keeper
 from ssl_keras.training.optimizer import make as make_optimizer
+from ssl_keras.training.tensorboard import TensorBoard
 from ssl_keras.training.workers import Workers
 
 log = logging.getLogger(__name__)

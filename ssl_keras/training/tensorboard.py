@@ -17,24 +17,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from sklearn.preprocessing import normalize
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hparams
 
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import signature
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.engine.objective import Objective
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import compiled, cropped, extract_features, spread
 from ssl_keras.files import write
+from ssl_keras.pictures import PICTURES, neighbours, picture_grid
 from ssl_keras.training import speed
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
 FEW = 256  # of text and sound: one takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
-PICTURES, NEIGHBOURS = 8, 5
 HISTOGRAM_MOST, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
@@ -213,26 +211,6 @@ def _tag(key):
 
 def _some(source, count):
     return source.take(spread(len(source), count))
-
-
-def picture_grid(rows):
-    """R rows of images, each (B, H, W, C) float in [0, 1] -> one image (R·H, B·W, C)."""
-    return tf.concat([tf.concat(tf.unstack(row), axis=1) for row in rows], axis=0)
-
-
-def neighbours(images, features):
-    """Rows for `picture_grid`: some of the images (N, H, W, C), then the nearest to each by cosine, best first.
-
-    Args:
-        images: uint8, or float in [0, 1].
-        features: (N, D).
-    """
-    unit = normalize(features)
-    some = spread(len(unit), PICTURES)
-    similarity = unit[some] @ unit.T
-    similarity[np.arange(len(some)), some] = -np.inf  # itself
-    order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]
-    return [unit_range(tf.constant(images[rows])) for rows in (some, *order.T)]
 
 
 def _sprite(images):

@@ -1,14 +1,14 @@
 """What the settings of several objectives are checked for."""
 
 
-def within(settings, *ranges):
+def check_ranges(settings, *ranges):
     """Raises ValueError where a number is out of its range; `ranges` are (name, least, most)."""
     for name, least, most in ranges:
         if not least <= getattr(settings, name) <= most:
             raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(settings, name)}")
 
 
-def taken_over(settings, saved, names, init):
+def network_settings_from(settings, saved, names, init):
     """{name: value} of the network that a run takes over from the encoder `init`, whose settings are `saved`.
 
     Raises:

@@ -15,8 +15,8 @@ from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
 from ssl_keras.encoders import card as cards
+from ssl_keras.modalities.settings import network_settings_from
 from ssl_keras.networks import transformer
-from ssl_keras.settings import taken_over
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
@@ -104,7 +104,7 @@ def prepare(settings, splits, init=None):
             raise ValueError(
                 f"{init} has the architecture {saved.architecture}. Expected {' or '.join(settings.ARCHITECTURES)}."
             )
-        taken_over(settings, saved, NETWORK[1:-1], init)
+        network_settings_from(settings, saved, NETWORK[1:-1], init)
         settings = dataclasses.replace(
             settings, tokenizer=str(init), **{name: getattr(saved, name) for name in NETWORK}
         )

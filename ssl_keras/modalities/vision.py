@@ -11,8 +11,8 @@ import keras
 from ssl_keras import encoders
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.encoders import card as cards
+from ssl_keras.modalities.settings import network_settings_from
 from ssl_keras.networks import conv
-from ssl_keras.settings import taken_over
 
 FINEST = 16  # places along each side
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _like(settings, init):
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
         return settings  # of another kind: `initialise` takes what fits, and says what does not
-    network = taken_over(settings, saved, NETWORK, init)
+    network = network_settings_from(settings, saved, NETWORK, init)
     if settings.places == Settings.places:  # else asked for
         network["places"] = saved.places
     log.info("The network is that of %s: %s", init, network)

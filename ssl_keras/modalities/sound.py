@@ -12,8 +12,8 @@ import tensorflow as tf
 from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.encoders import card as cards
+from ssl_keras.modalities.settings import check_ranges, network_settings_from
 from ssl_keras.networks import waveform
-from ssl_keras.settings import taken_over, within
 
 NETWORK = ("rate", "front", "context", "channels", "width", "layers", "heads", "stretches")  # what comes with `init`
 MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
@@ -52,7 +52,7 @@ class Settings(augment_audio.AudioAugmentation):
                 raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
         if self.rate not in (0, *waveform.STRIDES):
             raise ValueError(f"rate must be {' or '.join(map(str, waveform.STRIDES))}, or 0. Received: {self.rate}")
-        within(
+        check_ranges(
             self, ("channels", 1, MOST_CHANNELS), ("width", 2, MOST_CHANNELS), ("layers", 1, MOST_LAYERS),
             ("heads", 1, MOST_CHANNELS), ("stretches", 1, MOST_STRETCHES),
         )
@@ -92,7 +92,7 @@ def _like(settings, init):
     saved = saved["settings"] and cards.settings(saved)
     if not isinstance(saved, Settings):
         raise ValueError(f"{init} is no encoder of sound. Expected one that pretraining with speech saved.")
-    kept = taken_over(settings, saved, NETWORK, init)
+    kept = network_settings_from(settings, saved, NETWORK, init)
     log.info("The network is that of %s: %s", init, kept)
     return dataclasses.replace(settings, **kept)
 

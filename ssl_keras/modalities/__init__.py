@@ -1,0 +1,1 @@
+"""Modalities: what the objectives of one kind of data share."""
