@@ -44,7 +44,7 @@ from contenders import interval
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.engine.config import Training
-from ssl_keras.generation import Generator
+from ssl_keras.inference.generation import Generator
 from ssl_keras.networks.transformer import transformer
 from ssl_keras.objectives import causal_lm
 from ssl_keras.training.distribution import strategy as choose_strategy

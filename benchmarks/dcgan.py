@@ -56,6 +56,7 @@ else:
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.sources import load
     from ssl_keras.evaluation import generative
+    from ssl_keras.inference import sampling
     from ssl_keras.networks import dcgan as networks
     from ssl_keras.objectives import dcgan
     from ssl_keras.training.run import compile_objective
@@ -107,7 +108,7 @@ class Ours:
 
     def keep(self, folder):
         for name, generator in ((OURS, self.model.head), (RAW, self.model.generator)):
-            np.save(folder / f"{name}.npy", networks.sample(generator, SAMPLES, seed=self.seed).numpy())
+            np.save(folder / f"{name}.npy", sampling.sample(generator, SAMPLES, seed=self.seed).numpy())
 
 
 def stopping(model, until):
@@ -148,7 +149,7 @@ class KerasRecipe(Ours):
         return int(self.model.d_optimizer.iterations)
 
     def keep(self, folder):
-        made = networks.sample(self.model.generator, SAMPLES, seed=self.seed)
+        made = sampling.sample(self.model.generator, SAMPLES, seed=self.seed)
         np.save(folder / f"{KERAS}.npy", made.numpy())
 
 

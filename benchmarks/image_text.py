@@ -52,12 +52,12 @@ if IS_PYTORCH:
 else:
     import keras
 
-    from ssl_keras import search
     from ssl_keras.data.batches import Batches
     from ssl_keras.data.readers import captions as by_captions
     from ssl_keras.data.readers import text
     from ssl_keras.data.sources import load
     from ssl_keras.evaluation import retrieval as measures
+    from ssl_keras.inference import search
     from ssl_keras.objectives import classifier, contrastive, image_text, masked_lm
     from ssl_keras.training.pretrain import pretrain
     from ssl_keras.training.run import compile_objective

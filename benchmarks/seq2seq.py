@@ -41,9 +41,9 @@ import tensorflow as tf
 from contenders import interval, main, medians, rounds
 from keras import layers
 
-from ssl_keras import translation
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.sources import load
+from ssl_keras.inference import translation
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective

@@ -58,6 +58,7 @@ else:
     from ssl_keras.data.augment_audio import AudioAugmentation
     from ssl_keras.data.batches import Batches, epoch_order
     from ssl_keras.data.sources import load
+    from ssl_keras.inference import ctc
     from ssl_keras.objectives import recogniser, speech
     from ssl_keras.training.pretrain import pretrain
     from ssl_keras.training.run import compile_objective
@@ -237,7 +238,7 @@ def recognised(plan, splits, folder, key, init):
         run=f"recogniser-{key}".replace(", ", "-").replace(" ", "-"), runs=folder,
     )
     settings = recogniser.Settings(words=True, front="mel", speed=0.15, noise=0.1, gain=6.0)
-    return recogniser.score(pretrain("recogniser", settings, training, data=splits)["folder"], splits.test)
+    return ctc.score(pretrain("recogniser", settings, training, data=splits)["folder"], splits.test)
 
 
 def speakers(plan, report, splits, folder, keep):

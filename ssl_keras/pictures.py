@@ -1,8 +1,11 @@
 """Pictures of images side by side."""
 
+import io
+import math
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 from sklearn.preprocessing import normalize
 
 from ssl_keras.data.images import unit_range
@@ -29,3 +32,22 @@ def neighbours(images, features):
     similarity[np.arange(len(some)), some] = -np.inf  # itself
     order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]
     return [unit_range(tf.constant(images[rows])) for rows in (some, *order.T)]
+
+
+def grid_of(images):
+    """Rows of a square picture of images (N, H, W, C), the last one filled up with black."""
+    side = math.ceil(math.sqrt(len(images)))
+    filled = tf.pad(images, [(0, -len(images) % side), (0, 0), (0, 0), (0, 0)])
+    return tf.split(filled, len(filled) // side)
+
+
+def png(rows):
+    """Rows of images, each (N, H, W, C) float in [0, 1], as the bytes of a PNG file."""
+    grid, content = as_uint8(picture_grid(rows)), io.BytesIO()
+    Image.fromarray(grid[..., 0] if grid.shape[-1] < 3 else grid[..., :3]).save(content, "png")
+    return content.getvalue()
+
+
+def as_uint8(images):
+    """uint8 from [0, 1]."""
+    return np.rint(np.asarray(images) * 255).astype(np.uint8)

@@ -16,6 +16,7 @@ from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom
 from ssl_keras.encoders import card as cards
+from ssl_keras.inference import sampling
 from ssl_keras.networks import conv
 from ssl_keras.networks import dcgan as networks
 from ssl_keras.objectives import dcgan
@@ -262,13 +263,13 @@ def test_the_average_follows_the_generator():
 
 def test_samples_depend_on_seed_and_number_alone():
     generator = networks.generator((16, 16, 1), 8, 4)
-    many = networks.sample(generator, 20, seed=5, batch=7)
-    np.testing.assert_allclose(networks.sample(generator, 9, seed=5), many[:9], atol=1e-6)
-    assert np.abs(networks.sample(generator, 9, seed=6) - many[:9]).max() > 1e-4
-    latents = networks.latents(1000, 8, 0).numpy()
+    many = sampling.sample(generator, 20, seed=5, batch=7)
+    np.testing.assert_allclose(sampling.sample(generator, 9, seed=5), many[:9], atol=1e-6)
+    assert np.abs(sampling.sample(generator, 9, seed=6) - many[:9]).max() > 1e-4
+    latents = sampling.latents(1000, 8, 0).numpy()
     assert -1 <= latents.min() < -0.99
     assert 0.99 < latents.max() <= 1
-    first, last = networks.between(generator, 1, 5, seed=5)[0][0], networks.between(generator, 1, 5, seed=5)[0][-1]
+    first, last = sampling.between(generator, 1, 5, seed=5)[0][0], sampling.between(generator, 1, 5, seed=5)[0][-1]
     np.testing.assert_allclose(first, many[0], atol=1e-6)
     np.testing.assert_allclose(last, many[1], atol=1e-6)
 
@@ -387,7 +388,7 @@ def test_it_goes_on_from_saved_networks(tmp_path):
     fresh = dcgan.build(settings, spec)
     initialise(fresh.encoder, tmp_path / "saved", fresh.head)
     fresh.initialised()
-    for network in (fresh.generator, fresh.head, dcgan.load_generator(tmp_path / "saved")):
+    for network in (fresh.generator, fresh.head, sampling.load_generator(tmp_path / "saved")):
         for a, b in zip(network.variables, objective.head.variables):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from ssl_keras import generation
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.inference import generation
 from ssl_keras.modalities import language
 from ssl_keras.networks import transformer as tr
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ssl_keras import encoders, losses, search
+from ssl_keras import encoders, losses
 from ssl_keras.__main__ import main
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.random import BatchRandom
@@ -19,6 +19,7 @@ from ssl_keras.data.readers import captions, text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
 from ssl_keras.evaluation import retrieval
+from ssl_keras.inference import search
 from ssl_keras.objectives import classifier, image_text, masked_lm
 from ssl_keras.training.pretrain import pretrain
 

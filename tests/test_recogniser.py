@@ -15,6 +15,7 @@ from ssl_keras.__main__ import main
 from ssl_keras.data import audio, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import Splits
+from ssl_keras.inference import ctc
 from ssl_keras.objectives import recogniser, speech
 from ssl_keras.training import pretrain
 
@@ -30,7 +31,7 @@ def objective_and_batch(**options):
 
 
 def collapsed(path):
-    return [symbol for symbol, _ in itertools.groupby(path) if symbol != recogniser.BLANK]
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol != ctc.BLANK]
 
 
 def test_the_loss_is_that_of_all_paths():
@@ -44,7 +45,7 @@ def test_the_loss_is_that_of_all_paths():
         return tf.math.log(share), tf.constant(frames)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recogniser, "frame_logits", given)
+        patch.setattr(ctc, "frame_logits", given)
         for row in range(3):
             weight = np.eye(3, dtype=np.float32)[row]
             total, count = objective.errors({"waveform": None, "target": tf.constant(targets), "weight": weight})
@@ -74,11 +75,11 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
     assert expected > 750
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            recogniser, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
+            ctc, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
         )
         batch = {"waveform": None, "target": tf.constant(target[None], tf.int32), "weight": tf.ones(1)}
         assert float(objective.errors(batch)[0]) == pytest.approx(expected, rel=1e-4)
-        patch.setattr(recogniser, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
+        patch.setattr(ctc, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
         with pytest.raises(tf.errors.InvalidArgumentError, match="Not enough time"):
             objective.errors(batch)
 
@@ -86,7 +87,7 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
 def test_what_is_heard():
     """Repetitions go, then blanks; frames of padding say nothing."""
     path = [[0, 1, 1, 0, 1, 2, 2, 3], [3, 3, 3, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
-    made = recogniser.greedy(tf.one_hot(path, 4), [8, 5, 8])
+    made = ctc.greedy(tf.one_hot(path, 4), [8, 5, 8])
     assert made == [[1, 1, 2, 3], [3], []]
     assert made == [collapsed(row[:count]) for row, count in zip(path, [8, 5, 8])]
 
@@ -104,10 +105,10 @@ def test_padding_changes_nothing():
 def test_characters_and_words():
     letters = recogniser.Settings(alphabet="␣ a b")
     assert letters.cut("ab  a ") == ["a", "b", "␣", "a"]
-    assert recogniser.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
+    assert ctc.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
     words = recogniser.Settings(words=True, alphabet="one two")
     assert words.cut("two one") == ["two", "one"]
-    assert recogniser.text_of(words, [2, 1]) == "two one"
+    assert ctc.text_of(words, [2, 1]) == "two one"
 
 
 def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):

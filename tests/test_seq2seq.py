@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from contract import CASES, PAIRS, prepared_sequences, train
 
-from ssl_keras import encoders, translation
+from ssl_keras import encoders
 from ssl_keras.__main__ import main
 from ssl_keras.data import sequences, sources
 from ssl_keras.data.random import BatchRandom
@@ -17,7 +17,7 @@ from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import initialise
 from ssl_keras.evaluation.edit_distance import error_rates
-from ssl_keras.inference import beam_search
+from ssl_keras.inference import beam_search, translation
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training import pretrain

@@ -34,9 +34,9 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import generation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
+from ssl_keras.inference import generation
 from ssl_keras.modalities import language
 from ssl_keras.objectives import causal_lm
 from ssl_keras.training.run import compile_objective

@@ -40,6 +40,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices, few_labels, hold_out
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import tf_idf
+from ssl_keras.inference import generation
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import masked_lm
 from ssl_keras.objectives.classifier import Classifier
@@ -124,7 +125,7 @@ last = Batches(corpus.test, 32, views=model.views, shuffle=False)
 result = model.evaluate(last.dataset(0, last.steps_per_epoch), steps=last.steps_per_epoch, verbose=0, return_dict=True)
 print(f"Step 5: {result['loss']:.3f} nats per hidden token, {result['accuracy']:.1%} right")
 question = "Who [MASK] the king of number 3 ?" if SMOKE else "What is the [MASK] of France ?"
-for guess, probability in masked_lm.fill(model.encoder, model.head, tokenizer, question)[0]:
+for guess, probability in generation.fill(model.encoder, model.head, tokenizer, question)[0]:
     print(f"        {question.replace('[MASK]', '[' + guess + ']')}  {probability:.1%}")
 
 # %% [markdown]

@@ -40,7 +40,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import generative, probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
-from ssl_keras.networks.dcgan import between, sample
+from ssl_keras.inference.sampling import between, sample
 from ssl_keras.objectives import classifier, dcgan
 from ssl_keras.pictures import picture_grid
 from ssl_keras.training.pretrain import pretrain

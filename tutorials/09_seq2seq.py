@@ -38,11 +38,11 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import translation
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import ngrams
+from ssl_keras.inference import translation
 from ssl_keras.networks import recurrent
 from ssl_keras.objectives import seq2seq
 from ssl_keras.training.pretrain import pretrain

@@ -45,6 +45,7 @@ from ssl_keras.data.audio import unit_range
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
 from ssl_keras.objectives import recogniser, speech
 from ssl_keras.training.pretrain import pretrain
@@ -156,7 +157,7 @@ for steps, interval in ((2, 2), (4, 2)) if SMOKE else ((150, 50), (400, 100)):
         init = outcome["folder"] if start == "pretrained" else None
         run = dataclasses.replace(tuning, steps=steps, interval=interval, run=f"{start}-{steps}", init=init)
         made = pretrain("recogniser", recogniser.Settings(words=True, **changes, **network), run, data=few)
-        rates = recogniser.score(made["folder"], few.test)
+        rates = ctc.score(made["folder"], few.test)
         right.setdefault(start, []).append(1 - rates["word error rate"])
         print(f"{start:>10}, {steps} steps: {rates['word error rate']:.1%} of the words wrong, {rates['clips']} clips",
               flush=True)
@@ -171,7 +172,7 @@ found["the same, pretrained"] = right["pretrained"][-1]
 # Above a clip, the same changed, and with its hidden frames; below, what the recogniser hears when.
 
 # %%
-encoder, head, card = recogniser.load(made["folder"])
+encoder, head, card = ctc.load(made["folder"])
 clip = next(iter(Batches(splits.train, 8, shuffle=False).dataset(0, 1)))
 draws, (settings, _) = BatchRandom(0, 0, 0, 8), speech.prepare(settings, splits)
 x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
@@ -191,12 +192,12 @@ for column, (title, (waveform, shown)) in enumerate(views.items()):
     axes.axis("off")
 part = few.test.take(np.arange(1))
 said = unit_range(part.column("waveform")[:, : part.lengths[0]])
-logits, _ = recogniser.frame_logits(encoder, head, tf.constant(said))
+logits, _ = ctc.frame_logits(encoder, head, tf.constant(said))
 axes = figure.add_subplot(grid[1, :])
 axes.imshow(tf.transpose(tf.nn.softmax(logits[0])[:, 1:]), cmap="gray_r", aspect="auto", vmin=0, vmax=1)
 axes.set_yticks(range(len(card.symbols)), card.symbols)
 axes.set_xlabel("frames of 20 ms")
-heard = recogniser.text_of(card, recogniser.greedy(logits, [logits.shape[1]])[0])
+heard = ctc.text_of(card, ctc.greedy(logits, [logits.shape[1]])[0])
 axes.set_title(f"said: {part.column('target')[0]}   heard: {heard}", fontsize="medium")
 figure.tight_layout()
 figure.savefig(OUT / "speech.png", dpi=120, bbox_inches="tight")

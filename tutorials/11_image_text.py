@@ -35,11 +35,11 @@ start_tensorflow()
 import matplotlib.figure
 import numpy as np
 
-from ssl_keras import search
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.readers import captions
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import retrieval
+from ssl_keras.inference import search
 from ssl_keras.objectives import contrastive, image_text
 from ssl_keras.training.pretrain import pretrain
 

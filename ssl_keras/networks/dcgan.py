@@ -16,7 +16,6 @@ Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 import keras
 import tensorflow as tf
 
-from ssl_keras.data.random import BatchRandom
 from ssl_keras.networks.conv import BatchNorm
 
 KERNEL, STRIDE, SLOPE, SD = 5, 2, 0.2, 0.02
@@ -118,28 +117,6 @@ def discriminator(encoder, judged, spectral=False, bias=True, name="discriminato
     unit = SpectralDense if spectral else keras.layers.Dense
     x = unit(1, use_bias=bias, kernel_initializer=normal(), dtype="float32", name="discriminator_logit")(x)
     return keras.Model(encoder.input, x[:, 0], name=name)
-
-
-def latents(count, size, seed, start=0):
-    """float32 (count, Z) in [−1, 1]: number i depends on the seed, in 0..2³²−1, and i alone."""
-    return 2 * BatchRandom(seed, 0, start, count).uniform("sample", (size,)) - 1
-
-
-def sample(generator, count, seed=0, batch=500):
-    """Images (count, H, W, C) float32 in [0, 1]; the first ones of a larger count are the same."""
-    size = generator.input_shape[-1]
-    parts = [
-        generator(latents(min(batch, count - start), size, seed, start), training=False)
-        for start in range(0, count, batch)
-    ]
-    return tf.concat(parts, axis=0)
-
-
-def between(generator, rows, steps, seed=0):
-    """Rows of images on the lines from one latent to another: `rows` tensors (steps, H, W, C)."""
-    ends = tf.reshape(latents(2 * rows, generator.input_shape[-1], seed), (rows, 2, -1))
-    share = tf.linspace(0.0, 1.0, steps)[:, None]
-    return [generator((1 - share) * first + share * last, training=False) for first, last in tf.unstack(ends)]
 
 
 @keras.saving.register_keras_serializable("ssl_keras")

@@ -27,10 +27,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, files, generation
+from ssl_keras import encoders, files
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.inference import generation
 from ssl_keras.modalities import language
 
 DEFAULTS = Training(

@@ -43,7 +43,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tyro
-from PIL import Image
 
 from ssl_keras import encoders, files, losses
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
@@ -54,10 +53,12 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation import generative
+from ssl_keras.inference import sampling
+from ssl_keras.inference.sampling import check_seed, load_generator
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import conv, dcgan
-from ssl_keras.pictures import picture_grid
+from ssl_keras.pictures import as_uint8, grid_of, png
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
@@ -322,13 +323,13 @@ class DCGAN(Objective):
 
     def pictures(self, batch):
         """For TensorBoard: images, and a grid of samples from latents that stay the same."""
-        made = dcgan.sample(self.head, SHOWN**2, seed=0)
+        made = sampling.sample(self.head, SHOWN**2, seed=0)
         return {"real": [unit_range(batch["image"])], "samples": tf.split(made, SHOWN)}
 
     def histograms(self, batch):
         """For TensorBoard: what the discriminator says of held-out images and of samples, logits."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
-        made = dcgan.sample(self.head, len(real), seed=0)
+        made = sampling.sample(self.head, len(real), seed=0)
         return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
 
     def qualities(self, splits):
@@ -336,7 +337,7 @@ class DCGAN(Objective):
         if not self.settings.classifier:
             return {}
         real = splits.validation.column("image")
-        a, b = self.eye.features(real), self.eye.features(dcgan.sample(self.head, len(real), seed=0))
+        a, b = self.eye.features(real), self.eye.features(sampling.sample(self.head, len(real), seed=0))
         covered, _ = generative.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))
         return {
             "quality/fid": generative.frechet(a, b), "quality/kid": generative.kernel_distance(a, b)[0],
@@ -361,18 +362,6 @@ def apart(images, weight):
     nearest = tf.sqrt(tf.maximum(tf.reduce_min(distance, axis=1), 0.0))
     nearest, weight = losses.gathered(nearest), losses.gathered(weight)
     return tf.reduce_sum(weight * nearest) / tf.reduce_sum(weight)
-
-
-def load_generator(name):
-    """The generator of a saved DCGAN: latent (B, Z) in [−1, 1] -> image (B, H, W, C) in [0, 1].
-
-    Raises:
-        ValueError: unknown name; an encoder of another objective, or saved without its generator.
-    """
-    _, generator, card = encoders.load_with_head(name)
-    if card["objective"] != "dcgan" or card["head"] != "objective":
-        raise ValueError(f"{card['name']} has no generator. Expected a DCGAN as pretraining saves it.")
-    return generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,36 +391,17 @@ def sample_command(arguments):
         raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")
     generator = load_generator(asked.encoder)
     if asked.steps:
-        rows = dcgan.between(generator, asked.count, asked.steps, asked.seed)
+        rows = sampling.between(generator, asked.count, asked.steps, asked.seed)
     else:
-        rows = grid_of(dcgan.sample(generator, asked.count, asked.seed))
+        rows = grid_of(sampling.sample(generator, asked.count, asked.seed))
     files.make_folder(out.absolute().parent)
     if out.suffix == ".png":
         files.write(out, png(rows))
     else:
         content = io.BytesIO()
-        np.save(content, in_bytes(tf.concat(rows, 0)[: asked.count * max(asked.steps, 1)]))
+        np.save(content, as_uint8(tf.concat(rows, 0)[: asked.count * max(asked.steps, 1)]))
         files.write(out, content.getvalue())
     print(out)
-
-
-def grid_of(images):
-    """Rows of a square picture of images (N, H, W, C), the last one filled up with black."""
-    side = math.ceil(math.sqrt(len(images)))
-    filled = tf.pad(images, [(0, -len(images) % side), (0, 0), (0, 0), (0, 0)])
-    return tf.split(filled, len(filled) // side)
-
-
-def png(rows):
-    """Rows of images, each (N, H, W, C) float in [0, 1], as the bytes of a PNG file."""
-    grid, content = in_bytes(picture_grid(rows)), io.BytesIO()
-    Image.fromarray(grid[..., 0] if grid.shape[-1] < 3 else grid[..., :3]).save(content, "png")
-    return content.getvalue()
-
-
-def in_bytes(images):
-    """uint8 from [0, 1]."""
-    return np.rint(np.asarray(images) * 255).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -456,12 +426,6 @@ class Fidelity:
     """Write the results into the encoder's card as well."""
 
 
-def check_seed(seed):
-    """Raises ValueError for a seed that would be another one's."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in 0..2³²−1. Received: {seed}")
-
-
 def fidelity_command(arguments):
     """Prints and saves FID, KID, precision and recall, coverage, and the nearest training images."""
     asked = tyro.cli(Fidelity, prog="ssl-keras fidelity", args=arguments)
@@ -474,7 +438,7 @@ def fidelity_command(arguments):
     generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
     files.make_folder(folder)
-    made = in_bytes(dcgan.sample(generator, asked.count, asked.seed))
+    made = as_uint8(sampling.sample(generator, asked.count, asked.seed))
     table = generative.measure(eye, made, splits)
     about = eye.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
     text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{generative.markdown(table)}"

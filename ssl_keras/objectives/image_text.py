@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, files, losses, search
+from ssl_keras import encoders, files, losses
 from ssl_keras.data import sources
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment_images import augment
@@ -45,6 +45,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
+from ssl_keras.inference import search
 from ssl_keras.modalities import language, vision
 from ssl_keras.modalities.settings import check_ranges, network_settings_from
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer

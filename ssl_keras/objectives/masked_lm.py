@@ -26,6 +26,7 @@ from ssl_keras import encoders
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.inference.generation import fill
 from ssl_keras.modalities import language
 from ssl_keras.networks import transformer
 
@@ -214,27 +215,3 @@ def fill_command(arguments):
     tokenizer = encoders.load_tokenizer(asked.encoder)
     for number, guesses in enumerate(fill(network, output, tokenizer, asked.text, asked.top), 1):
         print(f"[MASK] {number}: " + ", ".join(f"{text!r} {share:.1%}" for text, share in guesses))
-
-
-def fill(network, output, tokenizer, text, top=5):
-    """[[(token's text, probability), … the `top` likeliest] for each mask of the text].
-
-    Raises:
-        ValueError: a text without a mask, or longer than the context.
-    """
-    if top < 1:
-        raise ValueError(f"top must be at least 1. Received: {top}")
-    ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
-    places = np.flatnonzero(ids == tokenizer.mask)
-    if tokenizer.mask < 0 or not len(places):
-        raise ValueError(f"Expected a text with a mask, such as \"the [MASK] sat\". Received: {text!r}")
-    context = network.get_layer("embeddings").context
-    if len(ids) > context:
-        raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")
-    hidden = tf.gather(network(ids[None])[0], places)
-    share = tf.nn.softmax(output([hidden, language.table(network)]))
-    best = tf.math.top_k(share, min(top, tokenizer.vocabulary))
-    return [
-        [(tokenizer.decode([i]), float(p)) for i, p in zip(indices, values)]
-        for indices, values in zip(best.indices.numpy(), best.values.numpy())
-    ]

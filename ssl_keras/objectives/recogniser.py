@@ -29,7 +29,6 @@ import tyro
 
 from ssl_keras import encoders, scoring
 from ssl_keras.data import audio, augment_audio, sequences
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.splits import Splits
@@ -37,7 +36,8 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
-from ssl_keras.evaluation.features import at_once, spread
+from ssl_keras.evaluation.features import spread
+from ssl_keras.inference.ctc import BLANK, frame_logits, greedy, heard, load, score, text_of
 from ssl_keras.modalities import sound
 from ssl_keras.networks import waveform
 
@@ -45,7 +45,6 @@ DEFAULTS = Training(
     data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",
     final_rate=0.01, warmup=200, clip_norm=1.0, interval=200, quality_every=1,
 )
-BLANK = 0  # symbols are numbered from 1
 SPACE = "␣"  # what stands for a space among characters
 MOST_SYMBOLS = 1_000
 JUDGED = 256  # validation clips that are decoded now and then
@@ -218,72 +217,6 @@ class Recogniser(Objective):
         for target, ids in zip(batch["target"].numpy(), made):
             lines.append(f"| {text_of(self.settings, target)} | {text_of(self.settings, ids)} |")
         return {"heard": "\n".join(lines)}
-
-
-def frame_logits(encoder, head, x):
-    """(logits (B, T, 1 + V), frames (B,) int32) of waveforms (B, L)."""
-    features, places = waveform.features(encoder, x)
-    logits = head(waveform.context(encoder, features, places))
-    return tf.cast(logits, tf.float32), tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1)
-
-
-def greedy(logits, frames):
-    """A list of B lists of ids: the likeliest symbol of each frame, without repetitions, then without blanks."""
-    path = tf.argmax(logits, -1, tf.int32).numpy()
-    made = []
-    for row, count in zip(path, np.asarray(frames)):
-        row = row[:count]
-        kept = row[np.flatnonzero(np.diff(row, prepend=-1))]
-        made.append([int(i) for i in kept if i != BLANK])
-    return made
-
-
-def heard(encoder, head, source, batch_size=64):
-    """What is heard in every clip of a source: a list of lists of ids."""
-    run = tf.function(
-        lambda x: frame_logits(encoder, head, x), input_signature=[tf.TensorSpec((None, None), tf.float32)]
-    )
-    batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False)
-    made = []
-    for batch in batches.dataset(0, batches.steps_per_epoch):
-        made += greedy(*run(network_input(batch)))
-    return made[: len(source)]
-
-
-def text_of(settings, ids):
-    """The transcript of ids, without padding."""
-    return settings.join([settings.symbols[i - 1] for i in ids if i > 0])
-
-
-def score(name, source):
-    """{"clips", "word error rate", "symbol error rate", "sequence error rate"} of a saved recogniser on transcribed
-    clips.
-
-    Raises:
-        ValueError: an encoder that is no recogniser; data without transcripts.
-    """
-    encoder, head, settings = load(name)
-    source.column_spec("target")
-    source = audio.at_rate(source, settings.rate)
-    right = [" ".join(text.split()) for text in source.column("target")]
-    made = [text_of(settings, ids) for ids in heard(encoder, head, source)]
-
-    def rates(cut):
-        return error_rates([cut(text) for text in made], [[cut(text)] for text in right])
-
-    symbols, sequences = rates(settings.cut)
-    return {
-        "clips": len(source), "word error rate": rates(str.split)[0], "symbol error rate": symbols,
-        "sequence error rate": sequences,
-    }
-
-
-def load(name):
-    """(encoder, head, settings) of a saved recogniser. Raises ValueError where it is none."""
-    encoder, head, card = encoders.load_with_head(name)
-    if card["objective"] != "recogniser" or card["head"] != "objective":
-        raise ValueError(f"{card['name']} recognises nothing. Expected what pretraining with recogniser saved.")
-    return encoder, head, cards.settings(card)
 
 
 @dataclasses.dataclass(frozen=True)

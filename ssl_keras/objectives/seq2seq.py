@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, scoring, translation
+from ssl_keras import encoders, scoring
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
@@ -44,7 +44,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
-from ssl_keras.inference import beam_search
+from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import language
 from ssl_keras.modalities.language import Resolved
 from ssl_keras.modalities.settings import check_ranges, network_settings_from

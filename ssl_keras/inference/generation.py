@@ -3,6 +3,7 @@
 Shapes: `B` texts, `P` tokens of the prompt, `C` context, `V` vocabulary.
 """
 
+
 import numpy as np
 import tensorflow as tf
 
@@ -176,3 +177,27 @@ def continuation(tokenizer, begin, ids):
     """The text of `ids` where they come after `begin`: a WordPiece's space depends on what was before."""
     before, both = tokenizer.decode(begin), tokenizer.decode([*begin, *ids])
     return both.removeprefix(before) if both.startswith(before) else tokenizer.decode(ids)
+
+
+def fill(network, output, tokenizer, text, top=5):
+    """[[(token's text, probability), … the `top` likeliest] for each mask of the text].
+
+    Raises:
+        ValueError: a text without a mask, or longer than the context.
+    """
+    if top < 1:
+        raise ValueError(f"top must be at least 1. Received: {top}")
+    ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
+    places = np.flatnonzero(ids == tokenizer.mask)
+    if tokenizer.mask < 0 or not len(places):
+        raise ValueError(f"Expected a text with a mask, such as \"the [MASK] sat\". Received: {text!r}")
+    context = network.get_layer("embeddings").context
+    if len(ids) > context:
+        raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")
+    hidden = tf.gather(network(ids[None])[0], places)
+    share = tf.nn.softmax(output([hidden, language.table(network)]))
+    best = tf.math.top_k(share, min(top, tokenizer.vocabulary))
+    return [
+        [(tokenizer.decode([i]), float(p)) for i, p in zip(indices, values)]
+        for indices, values in zip(best.indices.numpy(), best.values.numpy())
+    ]
