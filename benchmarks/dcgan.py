@@ -310,7 +310,8 @@ def quality(plan, report, splits, folder, keep):
                 precision, recall = generative.precision_recall(test, made)
                 runs.append({
                     "name": name, "rate": rate, "seed": seed, "FID": generative.frechet(test, made),
-                    "KID": generative.kernel_distance(test, made)[0], "precision": precision, "recall": recall, **answer,
+                    "KID": generative.kernel_distance(test, made)[0], "precision": precision, "recall": recall,
+                    **answer,
                 })
                 print(runs[-1], flush=True)
             keep()

@@ -15,7 +15,7 @@ import sys
 import keras
 
 from ssl_keras import files
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.startup import start_tensorflow
 from ssl_keras.training import run
 

@@ -156,7 +156,7 @@ def metric_sums(where):
 def flow(**hows):
     """pretrain, finetune and evaluate from the command line: {name: exit codes and results}."""
     from ssl_keras import downstream
-    from ssl_keras.__main__ import main
+    from ssl_keras.cli import main
 
     quick = {"few_label_steps": (5, 10, 20), "all_label_epochs": (1, 1, 1)}
     downstream.GRIDS["dense"] = dataclasses.replace(downstream.GRIDS["dense"], **quick)

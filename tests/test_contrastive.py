@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras import downstream, encoders, losses
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom

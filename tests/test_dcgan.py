@@ -11,7 +11,7 @@ from contract import CASES, compile_objective, small_digits, train
 from PIL import Image
 
 from ssl_keras import encoders
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import commands, downstream, objectives
-from ssl_keras.__main__ import main
-from ssl_keras.commands import _defaults
+from ssl_keras import downstream, objectives
+from ssl_keras.cli import main
+from ssl_keras.cli.flags import defaults as with_defaults
 from ssl_keras.data.splits import from_arrays
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.encoders.initialise import initialise
@@ -299,7 +299,7 @@ def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
     def lost(arguments):
         raise tf.errors.InternalError(None, None, "Graph execution error:\n\n …\nCollective ops is aborted by …")
 
-    monkeypatch.setattr(commands, "list_command", lost)
+    monkeypatch.setattr("ssl_keras.cli.encoders.list_command", lost)
     assert main(["list"]) == 1
     assert capsys.readouterr().err == (
         "error: Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint.\n"
@@ -310,7 +310,7 @@ def test_a_lost_connection_of_another_kind_is_no_lost_worker(monkeypatch, capsys
     def lost(arguments):
         raise ConnectionResetError("Connection reset by peer")
 
-    monkeypatch.setattr(commands, "list_command", lost)
+    monkeypatch.setattr("ssl_keras.cli.encoders.list_command", lost)
     assert main(["list"]) == 1
     assert capsys.readouterr().err == "error: Connection reset by peer\n"
 
@@ -318,9 +318,9 @@ def test_a_lost_connection_of_another_kind_is_no_lost_worker(monkeypatch, capsys
 @pytest.mark.parametrize("name", objectives.names())
 def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name):
     defaults = objectives.module(name).DEFAULTS
-    assert _defaults(defaults, ["--steps", "3"]).epochs == 0
-    assert _defaults(defaults, ["--epochs=3"]).steps == 0
-    assert _defaults(defaults, ["--run", "x"]) == defaults
+    assert with_defaults(defaults, ["--steps", "3"]).epochs == 0
+    assert with_defaults(defaults, ["--epochs=3"]).steps == 0
+    assert with_defaults(defaults, ["--run", "x"]) == defaults
 
 
 @pytest.mark.parametrize(("lengths", "compiles", "told"), [

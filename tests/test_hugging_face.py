@@ -14,7 +14,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from ssl_keras import encoders, hugging_face
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out

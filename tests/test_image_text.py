@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ssl_keras import encoders, losses
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import captions, text
@@ -160,8 +160,8 @@ def test_captions_are_drawn_joined_and_thinned():
     assert all(len(row) >= 1 for row in rows(thin))
     assert np.mean([len(row) for row in rows(thin)]) < 1.6
     assert all(set(row) <= {token for each in whole for token in each} for row in rows(thin))
-    again = image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, joined=3)).numpy()
-    np.testing.assert_array_equal(again, joined)
+    again = image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, joined=3))
+    np.testing.assert_array_equal(again.numpy(), joined)
 
 
 @pytest.mark.slow
@@ -266,7 +266,8 @@ def test_splits_by_concept(tmp_path, rng):
         train, validation, test = load(f"captions:{path}[{fold}]")
         held_out = captions.names_of(validation) + captions.names_of(test)
         assert not near_duplicates.similar_texts(captions.names_of(train), held_out).size
-        assert not near_duplicates.similar_texts([t for each in captions.captions_of(train) for t in each], held_out).size
+        learned = [text for each in captions.captions_of(train) for text in each]
+        assert not near_duplicates.similar_texts(learned, held_out).size
         assert not any(map(len, near_duplicates.leaks(captions.Splits(train, validation, test)).values()))
         tested += captions.names_of(test)
     assert sorted(tested) == sorted(row["caption"][0] for row in listed)

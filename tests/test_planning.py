@@ -9,7 +9,7 @@ import tensorflow as tf
 from contract import CASES, planned, prepared
 
 from ssl_keras import objectives
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data.sources import load
 from ssl_keras.modalities import language
 from ssl_keras.networks import transformer

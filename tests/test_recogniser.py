@@ -11,7 +11,7 @@ import soundfile
 import tensorflow as tf
 from contract import prepared_sayings, tones
 
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data import audio, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import Splits

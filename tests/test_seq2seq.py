@@ -9,7 +9,7 @@ import tensorflow as tf
 from contract import CASES, PAIRS, prepared_sequences, train
 
 from ssl_keras import encoders
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data import sequences, sources
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import pairs, text

@@ -9,7 +9,7 @@ import tensorflow as tf
 from contract import CASES, ONE, prepared_sounds, tones, train
 
 from ssl_keras import downstream, encoders
-from ssl_keras.__main__ import main
+from ssl_keras.cli import main
 from ssl_keras.data import augment_audio
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom

@@ -53,7 +53,7 @@ class BatchRandom:
 
 
 class ReplayedRandom:
-    """Numbers that `BatchRandom` drew in tf.data, taken out of a batch again inside a step, which knows no positions."""
+    """Replays in a step, which knows no positions, the numbers that `BatchRandom` drew for its batch in tf.data."""
 
     def __init__(self, batch):
         self.batch = batch

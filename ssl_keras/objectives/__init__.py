@@ -1,9 +1,7 @@
 """Objectives, one file per system; the file's name is the objective's name."""
 
 import importlib
-import pathlib
 import pkgutil
-import re
 
 
 def names():
@@ -16,16 +14,3 @@ def module(name):
     if name not in names():
         raise ValueError(f"Unknown objective {name!r}. There are: {', '.join(names())}.")
     return importlib.import_module(f"{__name__}.{name}")
-
-
-def commands():
-    """{command: [the objectives whose modules define `command_command(arguments)`]}.
-
-    Read from the source text: to import an objective takes TensorFlow, which takes seconds.
-    """
-    found = {}
-    for name in names():
-        source = pathlib.Path(__path__[0], f"{name}.py").read_text("utf-8")
-        for command in re.findall(r"^def (\w+)_command\(", source, re.M):
-            found.setdefault(command, []).append(name)
-    return found

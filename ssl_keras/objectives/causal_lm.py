@@ -19,15 +19,12 @@ byte of UTF-8 text, which tokenizers with other vocabularies can be compared by;
 
 import dataclasses
 import math
-import pathlib
 import typing
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tyro
 
-from ssl_keras import encoders, files
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
@@ -147,46 +144,3 @@ class CausalLM(Objective):
 
 def _code(text):
     return "`" + text.replace("`", "'").replace("\n", "⏎") + "`"
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Writes text with a causal language model."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    prompt: str = ""
-    """How the text begins; nothing: where a document begins."""
-    length: int = 200
-    """Tokens to write."""
-    count: int = 1
-    """Texts to write."""
-    temperature: float = 1.0
-    """Divides the logits: lower is surer; 0 takes the likeliest token every time."""
-    top_k: int = 0
-    """Draw from the k likeliest tokens; 0 is all."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that have this probability together."""
-    seed: int = 0
-    """Which draws."""
-    stop: str = ""
-    """End a text where this comes up."""
-    jit: bool = False
-    """Compile with XLA: worth it for long texts; the draws are others."""
-    out: str = ""
-    """Write them to this JSON file as well."""
-
-
-def sample_command(arguments):
-    """Writes text."""
-    asked = tyro.cli(Sample, prog="ssl-keras sample", args=arguments)
-    network = encoders.load_encoder(asked.encoder)
-    tokenizer = encoders.load_tokenizer(asked.encoder)
-    texts = generation.write(
-        network, tokenizer, asked.prompt, asked.length, count=asked.count, temperature=asked.temperature,
-        top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed, stop=asked.stop,
-        jit=asked.jit,
-    )
-    print("\n\n".join(texts))
-    if asked.out:
-        files.write_json(pathlib.Path(asked.out), texts)

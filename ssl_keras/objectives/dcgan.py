@@ -35,30 +35,24 @@ that never come, `--classifier` tells); `gradient_norm` of the discriminator and
 
 import dataclasses
 import functools
-import io
 import math
-import pathlib
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tyro
 
-from ssl_keras import encoders, files, losses
+from ssl_keras import encoders, losses
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
-from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import sampling
-from ssl_keras.inference.sampling import check_seed, load_generator
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import conv, dcgan
-from ssl_keras.pictures import as_uint8, grid_of, png
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
@@ -362,92 +356,3 @@ def apart(images, weight):
     nearest = tf.sqrt(tf.maximum(tf.reduce_min(distance, axis=1), 0.0))
     nearest, weight = losses.gathered(nearest), losses.gathered(weight)
     return tf.reduce_sum(weight * nearest) / tf.reduce_sum(weight)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Makes images with a saved DCGAN."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    count: int = 64
-    """Images to make; with --steps, rows."""
-    seed: int = 0
-    """Which latents; image i depends on the seed and i alone."""
-    steps: int = 0
-    """Go from one image to another in so many steps, a row each; 0 makes images that have nothing in common."""
-    out: str = "samples.png"
-    """The picture to write; or NAME.npy, uint8 (N, H, W, C)."""
-
-
-def sample_command(arguments):
-    """Makes images."""
-    asked = tyro.cli(Sample, prog="ssl-keras sample", args=arguments)
-    out = pathlib.Path(asked.out)
-    if asked.count < 1 or asked.steps == 1 or asked.steps < 0:
-        raise ValueError(f"Expected count of at least 1, steps 0 or at least 2. Received: {asked.count}, {asked.steps}")
-    check_seed(asked.seed)
-    if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")
-    generator = load_generator(asked.encoder)
-    if asked.steps:
-        rows = sampling.between(generator, asked.count, asked.steps, asked.seed)
-    else:
-        rows = grid_of(sampling.sample(generator, asked.count, asked.seed))
-    files.make_folder(out.absolute().parent)
-    if out.suffix == ".png":
-        files.write(out, png(rows))
-    else:
-        content = io.BytesIO()
-        np.save(content, as_uint8(tf.concat(rows, 0)[: asked.count * max(asked.steps, 1)]))
-        files.write(out, content.getvalue())
-    print(out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fidelity:
-    """Measures the images of a saved DCGAN beside real ones, as a saved classifier sees them."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    classifier: str
-    """A saved classifier's name or path: ssl-keras pretrain classifier --labels makes one."""
-    data: str = "digits"
-    """digits, folder:PATH, or tfds:NAME."""
-    image_size: int | None = None
-    """Side length in pixels to resize to."""
-    count: int = 10_000
-    """Images to make."""
-    seed: int = 0
-    """Which latents."""
-    out: str = ""
-    """Folder for the table and pictures; default results/ENCODER-fidelity."""
-    record: bool = False
-    """Write the results into the encoder's card as well."""
-
-
-def fidelity_command(arguments):
-    """Prints and saves FID, KID, precision and recall, coverage, and the nearest training images."""
-    asked = tyro.cli(Fidelity, prog="ssl-keras fidelity", args=arguments)
-    check_seed(asked.seed)
-    generator, eye = load_generator(asked.encoder), generative.FeatureClassifier(asked.classifier)
-    card = cards.read(encoders.find(asked.encoder))
-    splits = load(asked.data, asked.image_size)
-    for each in (card, eye.card):
-        cards.check_images(each, splits.train)
-    generative.check(asked.count, splits)
-    folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
-    files.make_folder(folder)
-    made = as_uint8(sampling.sample(generator, asked.count, asked.seed))
-    table = generative.measure(eye, made, splits)
-    about = eye.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
-    text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{generative.markdown(table)}"
-    print(text)
-    files.write(folder / "table.md", f"{card['name']}; {text}")
-    result = {"measured with": about, "table": table}
-    files.write_json(folder / "table.json", result)
-    files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
-    files.write(folder / "neighbours.png", png(generative.neighbours(eye, made, splits.train.column("image"))))
-    print(f"Saved in {folder}: table.md, table.json, samples.png, neighbours.png")
-    if asked.record:
-        encoders.record(asked.encoder, f"fidelity, {asked.data}", result)

@@ -22,9 +22,7 @@ in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and
 
 import dataclasses
 import hashlib
-import io
 import math
-import pathlib
 import typing
 
 import keras
@@ -32,13 +30,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, files, losses
-from ssl_keras.data import sources
+from ssl_keras import encoders, losses
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import captions
-from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
@@ -59,7 +55,7 @@ MOST_SCALE, HOTTEST = 100.0, 100.0
 FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language model begins with
 BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
-PICTURED_PIXELS, SHOWN, JUDGED, MOST_SHOWN = 8, 8, 500, 200
+PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,84 +373,3 @@ def concept(ids):
     # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps. Padding, -1, adds nothing.
     powers = tf.math.cumprod(tf.tile(tf.constant([BASES], tf.uint32), (tf.shape(ids)[1], 1)), exclusive=True)
     return tf.reduce_sum((ids + 1)[..., None] * tf.bitcast(powers, tf.int32), 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """Finds pictures by words, or the words for a picture."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    query: tyro.conf.Positional[str]
-    """Words; or the file of a picture, with --texts."""
-    images: str = ""
-    """The folder of pictures to search."""
-    texts: str = ""
-    """A file with a text in each line, to search for a picture."""
-    count: int = 8
-    """How many to show."""
-    out: str = "found.png"
-    """The picture to write, of what was found by words."""
-
-
-def search_command(arguments):
-    """Finds pictures by words, or the words for a picture."""
-    asked = tyro.cli(Search, prog="ssl-keras search", args=arguments)
-    if bool(asked.images) == bool(asked.texts):
-        raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
-    if not 1 <= asked.count <= MOST_SHOWN:
-        raise ValueError(f"count must be 1 to {MOST_SHOWN}. Received: {asked.count}")
-    out = pathlib.Path(asked.out)
-    files.make_folder(out.absolute().parent)
-    finder = search.Finder(asked.encoder)
-    if asked.texts:
-        texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
-        picture = image_reader.decode(pathlib.Path(asked.query), finder.shape)
-        if picture is None or not texts:
-            raise ValueError(f"{asked.query if texts else asked.texts}: expected {'a picture' if texts else 'texts'}.")
-        query = finder.of_images(picture[None])[0]
-        for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
-            print(f"{similarity:.3f}  {texts[row]}")
-        return
-    paths = image_reader.files_below(pathlib.Path(asked.images).expanduser(), image_reader.EXTENSIONS)
-    if not paths:
-        raise ValueError(f"{asked.images} has no images. Expected files ending in {', '.join(image_reader.EXTENSIONS)}.")
-    query = finder.of_query(asked.query)
-    embeddings, paths = finder.of_files(paths)
-    found = search.nearest(query, embeddings, asked.count)
-    for row, similarity in found:
-        print(f"{similarity:.3f}  {paths[row]}")
-    titles = [f"{paths[row].name}\n{similarity:.2f}" for row, similarity in found]
-    shown = [image_reader.decode(paths[row], finder.shape) for row, _ in found]
-    content = io.BytesIO()
-    search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
-    files.write(out, content.getvalue())
-    print(out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recall:
-    """How often the right picture is among the first found by its name, and the right name by its picture."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    data: str
-    """With captions: captions:FILE, emoji:FOLDER, or a caption set of tfds."""
-    image_size: int | None = None
-    """Side length in pixels to resize to."""
-    part: str = "test"
-    """validation or test."""
-    record: bool = False
-    """Write the result into the encoder's card."""
-
-
-def recall_command(arguments):
-    """How often the right picture is found by its name, and the right name by its picture."""
-    asked = tyro.cli(Recall, prog="ssl-keras recall", args=arguments)
-    if asked.part not in ("validation", "test"):
-        raise ValueError(f"part must be validation or test. Received: {asked.part!r}")
-    splits = sources.load(asked.data, asked.image_size)
-    table = retrieval.evaluate(search.Finder(asked.encoder), splits, asked.part)
-    print(retrieval.markdown(table))
-    if asked.record:
-        encoders.record(asked.encoder, getattr(splits, asked.part).name, table)

@@ -20,13 +20,10 @@ import dataclasses
 import keras
 import numpy as np
 import tensorflow as tf
-import tyro
 
-from ssl_keras import encoders
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
-from ssl_keras.inference.generation import fill
 from ssl_keras.modalities import language
 from ssl_keras.networks import transformer
 
@@ -192,26 +189,3 @@ def whole(chosen_key, key, wanted):
     upto = tf.reduce_sum(tf.cast(key[:, None] <= chosen_key[..., None], tf.float32), axis=-1)  # (B, M)
     # The first word is taken anyhow, or a text of one long word would teach nothing.
     return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class Fill:
-    """Guesses the [MASK]s of a text."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    text: tyro.conf.Positional[str]
-    """With [MASK] in the place of each hidden token."""
-    top: int = 5
-    """Guesses for each."""
-
-
-def fill_command(arguments):
-    """Guesses the [MASK]s of a text."""
-    asked = tyro.cli(Fill, prog="ssl-keras fill", args=arguments)
-    network, output, card = encoders.load_with_head(asked.encoder)
-    if card["head"] != "objective":
-        raise ValueError(f"{card['name']} has no head for masked tokens. Pretrain it: --init {asked.encoder}")
-    tokenizer = encoders.load_tokenizer(asked.encoder)
-    for number, guesses in enumerate(fill(network, output, tokenizer, asked.text, asked.top), 1):
-        print(f"[MASK] {number}: " + ", ".join(f"{text!r} {share:.1%}" for text, share in guesses))

@@ -27,17 +27,16 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, scoring
+from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.inputs import network_input
-from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
-from ssl_keras.inference.ctc import BLANK, frame_logits, greedy, heard, load, score, text_of
+from ssl_keras.inference.ctc import BLANK, frame_logits, greedy, heard, text_of
 from ssl_keras.modalities import sound
 from ssl_keras.networks import waveform
 
@@ -168,7 +167,8 @@ class Recogniser(Objective):
     def views(self, batch, draws):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
         made, settings = self.held_out_views(batch, draws), self.settings
-        return made | {"waveform": augment_audio.change(made["waveform"], draws, settings, settings.rate, settings.samples)}
+        changed = augment_audio.change(made["waveform"], draws, settings, settings.rate, settings.samples)
+        return made | {"waveform": changed}
 
     def held_out_views(self, batch, draws):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
@@ -217,31 +217,3 @@ class Recogniser(Objective):
         for target, ids in zip(batch["target"].numpy(), made):
             lines.append(f"| {text_of(self.settings, target)} | {text_of(self.settings, ids)} |")
         return {"heard": "\n".join(lines)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Transcribe:
-    """Writes what is said in sound files."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved recogniser's name or path."""
-    files: tyro.conf.Positional[tuple[str, ...]]
-    """One or more files: WAV, FLAC, OGG or MP3, of any rate."""
-
-
-def transcribe_command(arguments):
-    """Writes what is said in sound files."""
-    asked = tyro.cli(Transcribe, prog="ssl-keras transcribe", args=arguments)
-    if not asked.files:
-        raise ValueError("Expected one file or more.")
-    encoder, head, settings = load(asked.encoder)
-    for file in asked.files:
-        x = audio.unit_range(tf.constant(audio_reader.read(file, settings.rate)))[None]
-        if x.shape[1] > sound.LONGEST * settings.rate:
-            raise ValueError(f"{file} is longer than {sound.LONGEST:g} s. Cut it where nobody speaks.")
-        print(f"{file}: {text_of(settings, greedy(*frame_logits(encoder, head, x))[0])}")
-
-
-def score_command(arguments):
-    """Measures transcripts against the right ones."""
-    scoring.command(scoring.Score, arguments, lambda asked, source: score(asked.encoder, source))

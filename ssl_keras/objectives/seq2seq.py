@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, scoring
+from ssl_keras import encoders
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.splits import Splits
@@ -434,41 +434,3 @@ def divided(tokens, horizon, draws):
     place = tf.range(width) + cut[:, None] + horizon - 1
     after = tf.gather(tokens, tf.minimum(place, width - 1), batch_dims=1)
     return before, tf.where(place < width, after, -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Translate:
-    """Writes the targets of texts: pronunciations, translations, what comes next."""
-
-    encoder: tyro.conf.Positional[str]
-    """A saved encoder's name or path."""
-    text: tyro.conf.Positional[tuple[str, ...]]
-    """One or more texts."""
-    beams: int = 5
-    """Targets that beam search follows at a time; 1 is greedy."""
-
-
-def translate_command(arguments):
-    """Writes the targets of texts."""
-    asked = tyro.cli(Translate, prog="ssl-keras translate", args=arguments)
-    if not asked.text:
-        raise ValueError("Expected one text or more.")
-    for line in translation.Translator(asked.encoder, asked.beams)(list(asked.text)):
-        print(line)
-
-
-@dataclasses.dataclass(frozen=True)
-class Score(scoring.Score):
-    """Measures decoded targets against the right ones: the share of wrong symbols and of wrong sequences."""
-
-    beams: int = 5
-    """Targets that beam search follows at a time; 1 is greedy."""
-
-
-def score_command(arguments):
-    """Measures decoded targets against the right ones."""
-    scoring.command(
-        Score, arguments,
-        lambda asked, source: translation.score(translation.Translator(asked.encoder, asked.beams), source),
-        lambda asked, source: f"{source.name}, {asked.beams} beams",
-    )

@@ -205,7 +205,8 @@ def of_traced(module, settings, splits, asked, passes):
         objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)
     raw = some.numpy(0)
-    batch = objective.views({key: tf.constant(value) for key, value in raw.items()}, BatchRandom(0, 0, 0, some.batch_size))
+    tensors = {key: tf.constant(value) for key, value in raw.items()}
+    batch = objective.views(tensors, BatchRandom(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
     graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
     count = flops.operations(graph)

@@ -7,8 +7,8 @@ def rates(objective, training, seconds):
     """{name: number} of a run whose steps take so many seconds.
 
     `examples_per_second`, of windows of text also `tokens_per_second`, both of all replicas; and, where the shapes of
-    batches do not change, `mfu`: the operations of this process over what its devices could do (`planning/flops.py`). Logical
-    CPUs are one device.
+    batches do not change, `mfu`: the operations of this process over what its devices could do
+    (`planning/flops.py`). Logical CPUs are one device.
     """
     made = {"examples_per_second": training.batch_size / seconds}
     if objective.tokens:

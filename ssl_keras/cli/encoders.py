@@ -1,0 +1,81 @@
+"""Commands on saved encoders: `export`, `import`, `list`."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+from ssl_keras import encoders, hugging_face, objectives
+from ssl_keras.cli.flags import Positional, parse
+from ssl_keras.data.sources import NAMES
+from ssl_keras.encoders import card as cards
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes a TensorFlow SavedModel for serving (images in [0, 1], tokens or waveforms, to features or to
+    logits), or a language model's checkpoint in the Hugging Face layout."""
+
+    encoder: Positional[str]
+    """A saved encoder's name or path."""
+    out: str = ""
+    """The folder to write; default ENCODER.savedmodel, or ENCODER.hugging-face."""
+    hugging_face: bool = False
+    """Write config.json, model.safetensors and tokenizer.json."""
+    classifier: bool = False
+    """Export a fine-tuned encoder with its head."""
+
+
+def export_command(arguments):
+    asked = parse(Export, "export", arguments)
+    if asked.hugging_face:
+        print(hugging_face.export(asked.encoder, asked.out or None))
+        return
+    model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
+    name = cards.read(encoders.find(asked.encoder))["name"]
+    example = model.input.name
+    out = pathlib.Path(asked.out or f"{name}.savedmodel")
+    if out.exists():
+        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        model.export(partial, verbose=False)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+    print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve({example})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Takes over a GPT-2 or BERT checkpoint in the Hugging Face layout as an encoder of ours."""
+
+    folder: Positional[str]
+    """With config.json, model.safetensors and tokenizer.json."""
+    out: str = ""
+    """The folder to write; default saved_models/FOLDER."""
+
+
+def import_command(arguments):
+    asked = parse(Import, "import", arguments)
+    print(hugging_face.import_encoder(asked.folder, asked.out or None))
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Says what there is: objectives, data, encoders."""
+
+
+def list_command(arguments):
+    """Says what there is."""
+    parse(List, "list", arguments)
+    print("objectives:", ", ".join(objectives.names()))
+    print("data:", NAMES)
+    print("encoders:" if encoders.available() else "encoders: none yet")
+    for name, folder in sorted(encoders.available().items()):
+        try:
+            card = cards.read(folder)
+        except ValueError as error:
+            print(f"  {name:40} broken: {error}")
+            continue
+        print(f"  {name:40} {card['features']:5} features, {card['parameters']:,} parameters  {folder}")

@@ -1,0 +1,18 @@
+"""The command `finetune`."""
+
+import dataclasses
+import json
+
+from ssl_keras.cli.flags import Positional, defaults, parse
+from ssl_keras.engine.config import Training
+from ssl_keras.training import finetune as tuning
+
+
+def finetune_command(arguments):
+    flags = dataclasses.make_dataclass("Finetune", [
+        ("encoder", Positional[str]),
+        ("settings", tuning.Settings, dataclasses.field(default=tuning.Settings())),
+        ("training", Training, dataclasses.field(default=defaults(tuning.DEFAULTS, arguments))),
+    ])
+    asked = parse(flags, "finetune", arguments, description=tuning.__doc__)
+    print(json.dumps(tuning.finetune(asked.encoder, asked.settings, asked.training), indent=2))

@@ -1,0 +1,26 @@
+"""Commands on runs: `launch`, `runs`."""
+
+import dataclasses
+import pathlib
+
+from ssl_keras.cli.flags import Positional, parse
+from ssl_keras.training import launch
+from ssl_keras.training.compare import compare
+
+
+def launch_command(arguments):
+    first = next((i for i, argument in enumerate(arguments) if argument in launch.COMMANDS), len(arguments))
+    asked = parse(launch.Launch, "launch", arguments[:first])
+    raise SystemExit(launch.launch(asked, arguments[first:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Compares runs: their outcomes, and the settings in which they differ."""
+
+    folder: Positional[str] = "runs"
+    """Folder that holds the runs."""
+
+
+def runs_command(arguments):
+    print(compare(pathlib.Path(parse(Runs, "runs", arguments).folder)))
