@@ -34,8 +34,8 @@ from ssl_keras.data import sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import images
 from ssl_keras.objectives import autoencoder
-from ssl_keras.training.distribution import strategy
 from ssl_keras.training.optimizer import Adam
+from ssl_keras.training.strategy import strategy
 
 BATCH = 256
 WIDTHS = (784, 256, 128, 64, 128, 256, 784)

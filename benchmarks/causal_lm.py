@@ -47,9 +47,9 @@ from ssl_keras.engine.config import Training
 from ssl_keras.inference.generation import Generator
 from ssl_keras.networks.transformer import transformer
 from ssl_keras.objectives import causal_lm
-from ssl_keras.training.distribution import strategy as choose_strategy
 from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import compile_objective, held_out
+from ssl_keras.training.strategy import strategy as choose_strategy
 
 ROUNDS = 5
 STEP_SIZES = {"4×4×128, 12×64": (4, 4, 128, 12, 64), "4×4×256, 16×128": (4, 4, 256, 16, 128)}

@@ -30,7 +30,7 @@ from tensorflow.python.distribute.collective_all_reduce_strategy import Collecti
 from ssl_keras import losses
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
-from ssl_keras.training.distribution import strategy
+from ssl_keras.training.strategy import strategy
 
 THOROUGH = ("autoencoder", "dcgan")  # without `more`: one of each kind
 XLA = ("autoencoder", "causal_lm")

@@ -25,10 +25,10 @@ from ssl_keras.objectives.autoencoder import Settings
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import finetune
 from ssl_keras.training.compare import compare
-from ssl_keras.training.distribution import strategy
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
+from ssl_keras.training.strategy import strategy
 
 QUICK = {"steps": 20, "interval": 5, "quality_every": 0}
 FLAGS = ["--steps", "20", "--interval", "5", "--quality-every", "0"]

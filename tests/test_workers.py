@@ -16,7 +16,7 @@ import safetensors.numpy
 import yaml
 
 from ssl_keras.training import launch, workers
-from ssl_keras.training.distribution import strategy
+from ssl_keras.training.strategy import strategy
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--interval", "20",

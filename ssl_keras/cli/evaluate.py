@@ -13,7 +13,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import extract_features
-from ssl_keras.training.distribution import strategy
+from ssl_keras.training.strategy import strategy
 from ssl_keras.training.workers import Workers
 
 

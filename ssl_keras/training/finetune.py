@@ -18,8 +18,9 @@ from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier, check_softening
 from ssl_keras.training import run as runs
-from ssl_keras.training.distribution import strategy as choose_strategy
 from ssl_keras.training.optimizer import make as make_optimizer
+from ssl_keras.training.run_folder import open_run
+from ssl_keras.training.strategy import strategy as choose_strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
-    folder, asked = runs.open_run(training, splits, strategy, "finetune", asked, default_name)
+    folder, asked = open_run(training, splits, strategy, "finetune", asked, default_name)
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
     with strategy.scope(), runs.conditions(training):

@@ -8,7 +8,8 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.training import run as runs
-from ssl_keras.training.distribution import strategy as choose_strategy
+from ssl_keras.training.run_folder import open_run
+from ssl_keras.training.strategy import strategy as choose_strategy
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     settings, splits = module.prepare(settings, splits, training.init)
     spec = splits.train.spec()
     asked = dataclasses.asdict(settings)
-    folder, asked = runs.open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
+    folder, asked = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
     with strategy.scope(), runs.conditions(training):
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.

@@ -23,7 +23,7 @@ DUE = 1  # what a worker says to the others where no signal came, and it is time
 log = logging.getLogger(__name__)
 
 
-class Keeper(keras.callbacks.Callback):
+class RunCallback(keras.callbacks.Callback):
     """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals.
 
     Of several workers each has one; the chief's writes.
