@@ -32,10 +32,12 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import downstream, files, objectives
+from ssl_keras import files, objectives
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
+from ssl_keras.downstream import grids, report
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 
@@ -47,7 +49,7 @@ SETTINGS = {
     "classifier": {"crop": 0.5, "flip": True, "colour": 0.5},  # without labels: turns
 }
 SEEDS = (0, 1, 2)
-GRID = downstream.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
+GRID = grids.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
 MEASURED_STEPS = 30
 RESULT = HERE.with_suffix(".json")
 
@@ -133,9 +135,9 @@ def main():
     for seed in asked.seeds:
         encoders = [pretrained(name, seed, splits) for name in asked.objectives]
         if str(seed) not in results()["tables"] and not asked.only_pretrain:
-            note("tables", str(seed), downstream.evaluate(encoders, splits, (per_class,), (seed,), grid=GRID))
+            note("tables", str(seed), evaluate(encoders, splits, (per_class,), (seed,), grid=GRID))
     if results()["tables"]:
-        print(downstream.markdown(summary(results()["tables"])))
+        print(report.markdown(summary(results()["tables"])))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ if IS_PYTORCH:
 else:
     import keras
 
-    from ssl_keras import downstream
     from ssl_keras.data.augment_audio import AudioAugmentation
     from ssl_keras.data.batches import Batches, epoch_order
     from ssl_keras.data.sources import load
+    from ssl_keras.downstream import grids
+    from ssl_keras.downstream.table import evaluate
     from ssl_keras.inference import ctc
     from ssl_keras.objectives import recogniser, speech
     from ssl_keras.training.pretrain import pretrain
@@ -186,19 +187,19 @@ def digits(plan, report, splits, folder, keep):
     part = report.setdefault("digits", {})
     folds = part.setdefault("folds", {})
     augmentation = AudioAugmentation(speed=0.2, shift=0.05, noise=0.1)
-    grid = downstream.Grid((RATE,), (plan.tuning_steps,), (6,), 64, 64, (augmentation,))
+    grid = grids.Grid((RATE,), (plan.tuning_steps,), (6,), 64, 64, (augmentation,))
     for speaker in plan.speakers:
         if speaker in folds:
             continue
         data = f"{DATA}[*_{speaker}_*]"
         outcome = pretrained(plan, folder, data, f"speech-{speaker}")
-        table = downstream.evaluate(
+        table = evaluate(
             outcome["folder"], load(data), plan.budgets, plan.seeds, grid=grid
         )
         rows = {row.rpartition(", ")[2]: columns for row, columns in table.items()}
         folds[speaker] = {"pretraining": {key: outcome[key] for key in ("seconds", "test_loss", "test_codes")}} | rows
         keep()
-        print(speaker, downstream.markdown(table), flush=True)
+        print(speaker, report.markdown(table), flush=True)
     rows = [row for row in folds[plan.speakers[0]] if row != "pretraining"]
     part["mean over speakers"] = {
         row: {
@@ -247,8 +248,8 @@ def speakers(plan, report, splits, folder, keep):
         return
     outcome = pretrained(plan, folder, DATA, "speech-all")
     splits = type(splits)(*(by_speaker(source) for source in splits))
-    part["table"] = downstream.evaluate(outcome["folder"], splits, plan.budgets, plan.seeds, trained=False)
-    print(downstream.markdown(part["table"]), flush=True)
+    part["table"] = evaluate(outcome["folder"], splits, plan.budgets, plan.seeds, trained=False)
+    print(report.markdown(part["table"]), flush=True)
     keep()
 
 

@@ -155,11 +155,11 @@ def metric_sums(where):
 
 def flow(**hows):
     """pretrain, finetune and evaluate from the command line: {name: exit codes and results}."""
-    from ssl_keras import downstream
     from ssl_keras.cli import main
+    from ssl_keras.downstream import grids
 
     quick = {"few_label_steps": (5, 10, 20), "all_label_epochs": (1, 1, 1)}
-    downstream.GRIDS["dense"] = dataclasses.replace(downstream.GRIDS["dense"], **quick)
+    grids.GRIDS["dense"] = dataclasses.replace(grids.GRIDS["dense"], **quick)
     flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
     outcome = {}
     for where, how in hows.items():

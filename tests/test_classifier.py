@@ -12,12 +12,12 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels, from_arrays
+from ssl_keras.downstream.finetune import Settings as FinetuneSettings
+from ssl_keras.downstream.finetune import finetune
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import Classifier, Settings, turned
-from ssl_keras.training.finetune import Settings as FinetuneSettings
-from ssl_keras.training.finetune import finetune
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
 

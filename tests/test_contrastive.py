@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import downstream, encoders, losses
+from ssl_keras import encoders, losses
 from ssl_keras.cli import main
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.downstream import grids
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import load_encoder
 from ssl_keras.engine.config import Training
@@ -81,7 +82,7 @@ def test_it_learns_features_better_than_random_ones(loss):
 
 def test_one_table_of_several_encoders(monkeypatch, capsys):
     """Encoders of one architecture share their baselines; another's has its own."""
-    monkeypatch.setitem(downstream.GRIDS, "convolution", downstream.Grid(
+    monkeypatch.setitem(grids.GRIDS, "convolution", grids.Grid(
         (3e-3,), (5, 10), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))
     ))
     training = Training(data="digits", image_size=16, steps=20, interval=20, batch_size=64, quality_every=0)

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import downstream, objectives
+from ssl_keras import objectives
 from ssl_keras.cli import main
 from ssl_keras.cli.flags import defaults as with_defaults
 from ssl_keras.data.splits import from_arrays
+from ssl_keras.downstream import finetune, grids, report
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.autoencoder import Settings
 from ssl_keras.objectives.classifier import Classifier
-from ssl_keras.training import finetune
 from ssl_keras.training.compare import compare
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
@@ -152,7 +153,7 @@ def test_arrays_and_an_encoder_of_ones_own(rng):
     quick = Training(steps=4, batch_size=20)
     tuned = finetune.finetune(outcome["folder"], training=quick, data=labelled, network=fresh)
     assert load_encoder(tuned["folder"], network=fresh()).output_shape == (None, 5)
-    table = downstream.evaluate(outcome["folder"], labelled, (3,), (0,), trained=False, network=fresh)
+    table = evaluate(outcome["folder"], labelled, (3,), (0,), trained=False, network=fresh)
     assert list(table)[-1] == "autoencoder-arrays, frozen"
 
 
@@ -223,9 +224,9 @@ def test_finetuning_refuses_what_does_not_fit(run, rng):
 
 
 def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
-    quick = dataclasses.replace(downstream.GRIDS["dense"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
-    monkeypatch.setitem(downstream.GRIDS, "dense", quick)
-    table = downstream.evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
+    quick = dataclasses.replace(grids.GRIDS["dense"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
+    monkeypatch.setitem(grids.GRIDS, "dense", quick)
+    table = evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
     assert list(table) == [
         "pixels", "random init", "autoencoder-digits, frozen", "autoencoder-digits, fine-tuned", "scratch"
     ]
@@ -233,8 +234,8 @@ def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
         assert row["all"][0] > 0.6, name
         assert 0.3 < row["5 per class"][0] <= row["all"][0], name
     assert sum(row["5 per class"][1] > 0 for row in table.values()) >= 4  # two draws may tie
-    assert all(len(grid.rates) * len(grid.few_label_steps) >= 6 for grid in downstream.GRIDS.values())
-    downstream.save(table, tmp_path / "out", "digits")
+    assert all(len(grid.rates) * len(grid.few_label_steps) >= 6 for grid in grids.GRIDS.values())
+    report.save(table, tmp_path / "out", "digits")
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == {
         row: {column: list(value) for column, value in columns.items()} for row, columns in table.items()
     }

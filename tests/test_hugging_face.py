@@ -13,11 +13,12 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from ssl_keras import encoders, hugging_face
+from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out
+from ssl_keras.downstream import hugging_face
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
 from ssl_keras.objectives import masked_lm

@@ -358,14 +358,15 @@ def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
 
 
 def test_the_downstream_table_of_texts(runs, monkeypatch):
-    from ssl_keras import downstream
+    from ssl_keras.downstream import grids, report
+    from ssl_keras.downstream.table import evaluate
 
-    quick = downstream.Grid((1e-3, 1e-2), (2, 4, 60), (1, 1, 1), 64, 64)
-    monkeypatch.setitem(downstream.GRIDS, "transformer", quick)
+    quick = grids.Grid((1e-3, 1e-2), (2, 4, 60), (1, 1, 1), 64, 64)
+    monkeypatch.setitem(grids.GRIDS, "transformer", quick)
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
     texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]
-    table = downstream.evaluate(
+    table = evaluate(
         "masked_lm-nonsense", text.from_texts(texts, label), budgets=(5, 20), seeds=(0, 1)
     )
     name = "masked_lm-nonsense"
@@ -373,7 +374,7 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
     assert table["TF-IDF"]["all"][0] == 1
     assert "RankMe" not in table["TF-IDF"]
     assert table[f"{name}, fine-tuned"]["20 per class"][0] > 0.8
-    assert "| TF-IDF |" in downstream.markdown(table)
+    assert "| TF-IDF |" in report.markdown(table)
 
 
 def test_resuming_with_other_text_is_refused(runs, splits):

@@ -8,17 +8,19 @@ import pytest
 import tensorflow as tf
 from contract import CASES, ONE, prepared_sounds, tones, train
 
-from ssl_keras import downstream, encoders
+from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.data import augment_audio
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.downstream import finetune, grids
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import COPIES, augmented_copies, extract_features, log_mel
 from ssl_keras.networks import waveform
 from ssl_keras.objectives import speech
-from ssl_keras.training import finetune, pretrain
+from ssl_keras.training import pretrain
 
 
 def example(clips=3, frames=6, others=2, seed=0):
@@ -249,9 +251,9 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     quick = finetune.runs.Training(steps=2, batch_size=10, run="tuned")
     tuned = finetune.finetune("sounds", training=quick, data=tones())
     assert 0 <= tuned["test_accuracy"] <= 1
-    grid = downstream.Grid((1e-3,), (2,), (1,), 8, 16, (augment_audio.AudioAugmentation(speed=0.1),))
-    monkeypatch.setitem(downstream.GRIDS, "sound", grid)
-    table = downstream.evaluate("sounds", tones(), budgets=(2,), seeds=(0,))
+    grid = grids.Grid((1e-3,), (2,), (1,), 8, 16, (augment_audio.AudioAugmentation(speed=0.1),))
+    monkeypatch.setitem(grids.GRIDS, "sound", grid)
+    table = evaluate("sounds", tones(), budgets=(2,), seeds=(0,))
     assert list(table) == ["log-mel", "random init", "sounds, frozen", "sounds, fine-tuned", "scratch"]
     assert table["log-mel"]["all"][0] > 0.6  # chance is 1/6
     assert main(["export", "sounds"]) == 0

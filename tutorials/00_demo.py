@@ -20,14 +20,15 @@ start_tensorflow()
 import matplotlib.figure
 import numpy as np
 
-from ssl_keras import downstream
 from ssl_keras.data.sources import load
+from ssl_keras.downstream import report
+from ssl_keras.downstream.finetune import Settings as FinetuneSettings
+from ssl_keras.downstream.finetune import finetune
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives.autoencoder import Settings
 from ssl_keras.pictures import picture_grid
-from ssl_keras.training.finetune import Settings as FinetuneSettings
-from ssl_keras.training.finetune import finetune
 from ssl_keras.training.pretrain import pretrain
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -55,9 +56,9 @@ print(f"   reconstruction loss on held-out digits: {outcome['test_loss']:.4f} na
 # %%
 print("2. Measuring it with 10 labels per class, beside its baselines")
 name, digits = outcome["folder"], load("digits")
-table = downstream.evaluate(name, digits, budgets=(10,), seeds=(0,) if SMOKE else (0, 1, 2), trained=not SMOKE)
-print(downstream.markdown(table))
-downstream.save(table, RUNS / "table", "autoencoder on digits, test accuracy, label seeds 0–2")
+table = evaluate(name, digits, budgets=(10,), seeds=(0,) if SMOKE else (0, 1, 2), trained=not SMOKE)
+print(report.markdown(table))
+report.save(table, RUNS / "table", "autoencoder on digits, test accuracy, label seeds 0–2")
 
 # %% [markdown]
 # ## 3 Load it: a plain functional Keras model

@@ -31,9 +31,11 @@ from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 
-from ssl_keras import downstream, encoders
+from ssl_keras import encoders
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
+from ssl_keras.downstream import report
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
 from ssl_keras.objectives import classifier, contrastive
 from ssl_keras.training.pretrain import pretrain
@@ -101,10 +103,10 @@ for name in names:
 # scratch: both are tuned over the same grid, which is what makes it long.
 
 # %%
-table = downstream.evaluate(names, splits, budgets, label_seeds, trained=TRAINED)
-print(downstream.markdown(table))
+table = evaluate(names, splits, budgets, label_seeds, trained=TRAINED)
+print(report.markdown(table))
 title = f"{splits.train.base}, test accuracy, label seeds 0–{label_seeds[-1]}"
-downstream.save(table, OUT, title)
+report.save(table, OUT, title)
 
 # %% [markdown]
 # ## How to read it

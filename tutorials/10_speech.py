@@ -39,12 +39,13 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from ssl_keras import downstream
 from ssl_keras.data import augment_audio
 from ssl_keras.data.audio import unit_range
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
+from ssl_keras.downstream import report
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
 from ssl_keras.objectives import recogniser, speech
@@ -124,10 +125,10 @@ found = {"hidden frames told apart, over guessing": outcome["val_accuracy"] - 1 
 
 # %%
 budgets, seeds = ((1, 2), (0, 1)) if SMOKE else ((10, 1), (0, 1, 2, 3, 4))
-table = downstream.evaluate(outcome["folder"], splits, budgets, seeds, trained=False)
+table = evaluate(outcome["folder"], splits, budgets, seeds, trained=False)
 print("Step 5:")
-print(downstream.markdown(table))
-downstream.save(table, OUT, f"{splits.train.base}, a speaker never heard, label seeds 0–{seeds[-1]}")
+print(report.markdown(table))
+report.save(table, OUT, f"{splits.train.base}, a speaker never heard, label seeds 0–{seeds[-1]}")
 ten = {name: columns[f"{budgets[0]} per class"][0] for name, columns in table.items()}
 pretrained = ten["speech, frozen"]
 found["digits right, 10 labels each: pretrained over random init"] = pretrained - ten["random init"]

@@ -5,9 +5,10 @@ import os
 import pathlib
 import shutil
 
-from ssl_keras import encoders, hugging_face, objectives
+from ssl_keras import encoders, objectives
 from ssl_keras.cli.flags import Positional, parse
 from ssl_keras.data.sources import NAMES
+from ssl_keras.downstream import hugging_face
 from ssl_keras.encoders import card as cards
 
 

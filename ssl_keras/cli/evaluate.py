@@ -7,10 +7,12 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras import downstream, encoders, files
+from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, DeviceFlags, Positional, RecordFlag, parse
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
+from ssl_keras.downstream import report
+from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.training.strategy import strategy
@@ -49,13 +51,13 @@ def evaluate_command(arguments):
     same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
     workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():
-        table = downstream.evaluate(
+        table = evaluate(
             asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
         )
     if workers.is_chief:
-        print(downstream.markdown(table))
+        print(report.markdown(table))
         seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
-        downstream.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
+        report.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
         print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
         for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # whole: what was measured together belongs together

@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 from ssl_keras.cli.flags import Positional, defaults, parse
+from ssl_keras.downstream import finetune as tuning
 from ssl_keras.engine.config import Training
-from ssl_keras.training import finetune as tuning
 
 
 def finetune_command(arguments):

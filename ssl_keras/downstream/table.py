@@ -9,15 +9,11 @@ changed copies of the clips, too, as training does.
 Everything is chosen on the validation part, and what is chosen is reported on the test part.
 """
 
-import csv
-import dataclasses
-import io
 import itertools
 import logging
 import os
 
 import keras
-import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 from scipy.sparse import issparse
@@ -29,6 +25,9 @@ from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
+from ssl_keras.downstream.finetune import check_labelled
+from ssl_keras.downstream.grids import GRIDS, kind_of
+from ssl_keras.downstream.report import DISTURBED
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
@@ -38,50 +37,16 @@ from ssl_keras.evaluation.features import (
     cropped,
     extract_features,
     log_mel,
-    noisy,
     pixels,
-    shifted,
     tf_idf,
 )
 from ssl_keras.networks.dense import classifier_head
-from ssl_keras.networks.recurrent import Recurrent
-from ssl_keras.networks.transformer import Embeddings
-from ssl_keras.networks.waveform import Frames
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
-from ssl_keras.training.finetune import check_labelled
 from ssl_keras.training.optimizer import Adam
 from ssl_keras.training.run import held_out
 
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """What fine-tuning and scratch, both alike, choose among by validation accuracy: all combinations."""
-
-    rates: tuple[float, ...]  # Adam's learning rate, encoder and head alike
-    few_label_steps: tuple[int, ...]
-    all_label_epochs: tuple[int, ...]
-    few_label_batch: int
-    all_label_batch: int
-    augmentations: tuple[Augmentation | AudioAugmentation, ...] = (Augmentation(),)
-
-
-GRIDS = {
-    "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
-    # A step takes longer, and fewer are enough; with few labels augmentation may help as much as pretraining.
-    "convolution": Grid(
-        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, colour=0.8, cutout=0.4))
-    ),
-    "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
-    "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
-    "sound": Grid(
-        (3e-4, 1e-3, 3e-3), (50, 150, 400), (2, 6, 20), 64, 64,
-        (AudioAugmentation(), AudioAugmentation(speed=0.15, shift=0.05, noise=0.1)),
-    ),
-}
 ALL = "all"
-MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
-DISTURBED = {"noise": noisy, "shift": shifted}  # test images, all labels
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +164,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
     strategy = tf.distribute.get_strategy()
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Classifier(encoder, head)
-    kind = _kind(encoder)
+    kind = kind_of(encoder)
     grid = grid or GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
     objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
@@ -257,17 +222,6 @@ def _train(objective, splits, grid, budget, seed):
         yield mark
 
 
-def _kind(network):
-    """Which grid suits a network."""
-    if any(isinstance(layer, Frames) for layer in network.layers):
-        return "sound"
-    if any(isinstance(layer, Embeddings) for layer in network.layers):
-        return "transformer"
-    if any(isinstance(layer, Recurrent) for layer in network.layers):
-        return "recurrent"
-    return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) else "dense"
-
-
 def _accuracy(objective, source, strategy, views=None):
     batch = at_once(source, 500) * strategy.num_replicas_in_sync
     return held_out(objective, source, batch, strategy, views)["accuracy"]
@@ -279,57 +233,3 @@ def _per_class(budget):
 
 def _mean_sd(scores):
     return float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
-
-
-def markdown(table):
-    """The table as Markdown; accuracies in percent, ± the standard deviation over label seeds."""
-    columns = list(dict.fromkeys(column for row in table.values() for column in row))
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name, row in table.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(c, row.get(c)) for c in columns) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(column, value):
-    if value is None:
-        return "–"
-    mean, sd = value
-    if column in MEASURES:
-        return f"{mean:.2f}"
-    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd else "")
-
-
-def save(table, folder, title):
-    """Writes table.md, table.csv, table.json and table.png into a folder."""
-    files.make_folder(folder)
-    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
-    files.write_json(folder / "table.json", table)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "mean", "sd"])
-    for row, columns in table.items():
-        writer.writerows([row, column, *value] for column, value in columns.items())
-    files.write(folder / "table.csv", text.getvalue())
-    image = io.BytesIO()
-    plot(table, title).savefig(image, format="png", dpi=120, bbox_inches="tight")
-    files.write(folder / "table.png", image.getvalue())
-
-
-def plot(table, title):
-    """A bar chart of the accuracies: a group per number of labels, a bar per row."""
-    columns = [c for c in next(iter(table.values())) if c not in ("kNN", *DISTURBED, *MEASURES)]
-    figure = matplotlib.figure.Figure(figsize=(9, 4))
-    axes = figure.subplots()
-    width = 0.8 / len(table)
-    for index, (name, row) in enumerate(table.items()):
-        x = np.arange(len(columns)) + (index - (len(table) - 1) / 2) * width
-        mean, sd = zip(*(row[column] for column in columns))
-        axes.bar(x, 100 * np.array(mean), width, yerr=100 * np.array(sd), label=name, capsize=2)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_xlabel("labels")
-    low = min(mean for row in table.values() for c, (mean, _) in row.items() if c in columns)
-    axes.set_ylim(max(0, 100 * low - 10), 100)
-    axes.set_ylabel("test accuracy, %")
-    axes.set_title(title)
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure

@@ -1,0 +1,1 @@
+"""Labels on a saved encoder: fine-tuning, and the table of what it is worth."""

@@ -1,0 +1,70 @@
+"""The table of an evaluation as Markdown, CSV, JSON and a chart."""
+
+import csv
+import io
+
+import matplotlib.figure
+import numpy as np
+
+from ssl_keras import files
+from ssl_keras.evaluation.features import (
+    noisy,
+    shifted,
+)
+
+MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
+DISTURBED = {"noise": noisy, "shift": shifted}  # test images, all labels
+
+
+def markdown(table):
+    """The table as Markdown; accuracies in percent, ± the standard deviation over label seeds."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in table.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(c, row.get(c)) for c in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(column, value):
+    if value is None:
+        return "–"
+    mean, sd = value
+    if column in MEASURES:
+        return f"{mean:.2f}"
+    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd else "")
+
+
+def save(table, folder, title):
+    """Writes table.md, table.csv, table.json and table.png into a folder."""
+    files.make_folder(folder)
+    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
+    files.write_json(folder / "table.json", table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "column", "mean", "sd"])
+    for row, columns in table.items():
+        writer.writerows([row, column, *value] for column, value in columns.items())
+    files.write(folder / "table.csv", text.getvalue())
+    image = io.BytesIO()
+    plot(table, title).savefig(image, format="png", dpi=120, bbox_inches="tight")
+    files.write(folder / "table.png", image.getvalue())
+
+
+def plot(table, title):
+    """A bar chart of the accuracies: a group per number of labels, a bar per row."""
+    columns = [c for c in next(iter(table.values())) if c not in ("kNN", *DISTURBED, *MEASURES)]
+    figure = matplotlib.figure.Figure(figsize=(9, 4))
+    axes = figure.subplots()
+    width = 0.8 / len(table)
+    for index, (name, row) in enumerate(table.items()):
+        x = np.arange(len(columns)) + (index - (len(table) - 1) / 2) * width
+        mean, sd = zip(*(row[column] for column in columns))
+        axes.bar(x, 100 * np.array(mean), width, yerr=100 * np.array(sd), label=name, capsize=2)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xlabel("labels")
+    low = min(mean for row in table.values() for c, (mean, _) in row.items() if c in columns)
+    axes.set_ylim(max(0, 100 * low - 10), 100)
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(title)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
