@@ -50,7 +50,7 @@ def extract_features(network, source, batch_size=512, views=None):
 
 
 def augmented_copies(network, source, changes):
-    """COPIES arrays like that of `extract_features`, of waveforms augmented afresh for each; none where `changes` is None."""
+    """COPIES arrays like that of `extract_features`, of waveforms augmented afresh for each; none without `changes`."""
     if changes is None:
         return []
     return list(_passes(network, source, 512, lambda batch, draws: changed(batch, draws, changes, source.rate), COPIES))
