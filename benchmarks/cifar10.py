@@ -46,7 +46,7 @@ CHANGED = {"crop": 0.3, "flip": True, "colour": 0.5, "grey": 0.2}
 SETTINGS = {
     "contrastive": CHANGED,
     "jigsaw": {"flip": True, "colour": 0.5, "grey": 0.2},
-    "classifier": {"crop": 0.5, "flip": True, "colour": 0.5},  # without labels: turns
+    "rotation": {"crop": 0.5, "flip": True, "colour": 0.5},
 }
 SEEDS = (0, 1, 2)
 GRID = grids.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
@@ -103,7 +103,7 @@ def summary(tables):
     gathered = {}
     for seed, table in tables.items():
         for row, columns in table.items():
-            name = row.replace("cifar10-", "").replace(f"-{seed},", ",").replace("classifier", "rotation")
+            name = row.replace("cifar10-", "").replace(f"-{seed},", ",")
             for column, (mean, _) in columns.items():
                 gathered.setdefault(name, {}).setdefault(column, []).append(mean)
     def mean_sd(values):

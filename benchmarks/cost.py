@@ -56,16 +56,15 @@ SMALL = {"network": "cnn", "width": 16}
 # Of every objective a network that a laptop trains, and data that it finds: (settings, data, training).
 OBJECTIVES = {
     "autoencoder": ({}, "digits", {}),
-    "classifier": (SMALL, "digits", {"batch_size": 128}),
+    "rotation": (SMALL, "digits", {"batch_size": 128}),
     "jigsaw": (SMALL, "digits", {"batch_size": 128}),
     "contrastive": (SMALL, "digits", {"batch_size": 128}),
     "dcgan": ({"width": 16}, "digits", {"batch_size": 64}),
     "causal_lm": ({}, "pydoc", {}),
     "masked_lm": ({}, "pydoc", {}),
-    "seq2seq": ({"width": 128, "layers": 1}, "pydoc", {"batch_size": 64}),
-    "speech": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "tfds:spoken_digit", {"batch_size": 32}),
-    "recogniser": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "connected:tfds:spoken_digit",
-                   {"batch_size": 16}),
+    "recurrent_lm": ({"width": 128, "layers": 1}, "pydoc", {"batch_size": 64}),
+    "wav2vec2": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "tfds:spoken_digit", {"batch_size": 32}),
+    "ctc": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "connected:tfds:spoken_digit", {"batch_size": 16}),
     "image_text": ({"width": 16, "text_width": 64, "text_heads": 2, "tokenizer": "characters"}, "captions",
                    {"batch_size": 128}),
 }
@@ -76,7 +75,7 @@ SWITCHES = {
     "XLA": {"jit": True},
 }
 TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialise
-OF_MANY_LENGTHS = ("speech", "recogniser")  # XLA compiles each length of a batch anew: minutes for 60 steps
+OF_MANY_LENGTHS = ("wav2vec2", "ctc")  # XLA compiles each length of a batch anew: minutes for 60 steps
 BARE = "bare loop"
 OVERHEAD = "time over the bare loop's"
 FIT = ("autoencoder", "contrastive", "causal_lm")

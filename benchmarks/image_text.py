@@ -78,7 +78,7 @@ else:
     BLOCKS = {"text_layers": TEXT_LAYERS, "text_heads": TEXT_HEADS, "text_width": TEXT_WIDTH}
     TRAINING = dataclasses.replace(image_text.DEFAULTS, epochs=0, batch_size=BATCH)
     CLASSES = image_text.Settings(width=16, places=2, shift=0.1, text_layers=1, text_width=64)
-    LABELS = classifier.Settings(labels=True, width=16, places=2, shift=0.1)
+    LABELS = classifier.Settings(width=16, places=2, shift=0.1)
 
 
 @dataclasses.dataclass(frozen=True)

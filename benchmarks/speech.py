@@ -19,7 +19,7 @@ The data are those of `tfds:spoken_digit` (Free Spoken Digit Dataset: 5 speakers
   `downstream.evaluate` measures it on the speaker it never heard, with label seeds 0 to 4; probes, too, learn of
   changed copies of the labelled clips. Nothing is chosen
   on them: the changes of clips, learning rate and steps are those of trials without `theo`, judged on `nicolas`.
-- `recognition`: connected digits (`connected:`) from the same four speakers; `recogniser` from that encoder, and
+- `recognition`: connected digits (`connected:`) from the same four speakers; `ctc` from that encoder, and
   from scratch, each with the weights of its lowest loss on validation clips; words wrong, of the fifth speaker.
 - `speakers`: an encoder pretrained on the training clips of all five; which of them speaks in the test clips.
 """
@@ -59,8 +59,8 @@ else:
     from ssl_keras.data.sources import load
     from ssl_keras.downstream import grids
     from ssl_keras.downstream.table import evaluate
-    from ssl_keras.inference import ctc
-    from ssl_keras.objectives import recogniser, speech
+    from ssl_keras.inference import ctc as decoding
+    from ssl_keras.objectives import ctc, wav2vec2
     from ssl_keras.training.pretrain import pretrain
     from ssl_keras.training.run import compile_objective
 
@@ -88,7 +88,7 @@ QUICK = Plan(
 
 
 class Ours:
-    """`Speech`, through `fit`, on the endless data set of `Batches`."""
+    """`Wav2Vec2`, through `fit`, on the endless data set of `Batches`."""
 
     batch, steps_per_execution = BATCH, 8
 
@@ -97,13 +97,13 @@ class Ours:
 
     def build(self):
         keras.utils.set_random_seed(self.seed)
-        settings = speech.Settings(
+        settings = wav2vec2.Settings(
             channels=CHANNELS, width=WIDTH, layers=LAYERS, heads=HEADS, codes=CODES, projection=WIDTH, **CHANGES
         )
-        settings, splits = speech.prepare(settings, load(DATA))
-        self.model = speech.build(settings, splits.train.spec())
+        settings, splits = wav2vec2.prepare(settings, load(DATA))
+        self.model = wav2vec2.build(settings, splits.train.spec())
         training = dataclasses.replace(
-            speech.DEFAULTS, batch_size=BATCH, steps=10_000, steps_per_execution=self.steps_per_execution
+            wav2vec2.DEFAULTS, batch_size=BATCH, steps=10_000, steps_per_execution=self.steps_per_execution
         )
         compile_objective(self.model, training, splits)
         self.batches = Batches(splits.train, BATCH, views=self.model.views)
@@ -175,12 +175,12 @@ def speed(plan, report, splits, folder, keep):
 
 def pretrained(plan, folder, data, run):
     """The folder of an encoder that has heard the training part of these data."""
-    settings = speech.Settings(front="mel", shift=0.05, **CHANGES)
+    settings = wav2vec2.Settings(front="mel", shift=0.05, **CHANGES)
     training = dataclasses.replace(
-        speech.DEFAULTS, data=data, batch_size=BATCH, steps=plan.steps, interval=max(plan.steps // 10, 1), warmup=100,
+        wav2vec2.DEFAULTS, data=data, batch_size=BATCH, steps=plan.steps, interval=max(plan.steps // 10, 1), warmup=100,
         quality_every=0, resume=True, run=run, runs=runs(plan, folder),
     )
-    return pretrain("speech", settings, training)
+    return pretrain("wav2vec2", settings, training)
 
 
 def digits(plan, report, splits, folder, keep):
@@ -234,12 +234,12 @@ def recognition(plan, report, splits, folder, keep):
 def recognised(plan, splits, folder, key, init):
     """Words wrong on the test clips."""
     training = dataclasses.replace(
-        recogniser.DEFAULTS, data=splits.train.name, steps=plan.recogniser_steps, learning_rate=plan.recogniser_rate,
+        ctc.DEFAULTS, data=splits.train.name, steps=plan.recogniser_steps, learning_rate=plan.recogniser_rate,
         warmup=50, batch_size=32, interval=max(plan.recogniser_steps // 6, 1), quality_every=0, resume=True, init=init,
         run=f"recogniser-{key}".replace(", ", "-").replace(" ", "-"), runs=folder,
     )
-    settings = recogniser.Settings(words=True, front="mel", speed=0.15, noise=0.1, gain=6.0)
-    return ctc.score(pretrain("recogniser", settings, training, data=splits)["folder"], splits.test)
+    settings = ctc.Settings(words=True, front="mel", speed=0.15, noise=0.1, gain=6.0)
+    return decoding.score(pretrain("ctc", settings, training, data=splits)["folder"], splits.test)
 
 
 def speakers(plan, report, splits, folder, keep):

@@ -1,4 +1,4 @@
-"""Losses that compare views of the same examples, over the examples of all replicas.
+"""Losses that objectives share; most compare views of the same examples, over the examples of all replicas.
 
 Each replica has its own examples as anchors, and all replicas' as candidates: two replicas then
 have the loss and the gradient of one. `weight` 0 marks padding, which is no candidate.
@@ -35,6 +35,16 @@ def own_rows(count):
     replica = tf.distribute.get_replica_context()
     index = 0 if replica is None else replica.replica_id_in_sync_group
     return index * count + tf.range(count)
+
+
+def smoothed_cross_entropy(label, logits, smoothing=0.0):
+    """Softmax cross-entropy in nats of labels (…,) and logits (…, Y): (…,); a share `smoothing` of the target is spread
+    over all classes (Szegedy et al. 2016, section 7)."""
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+    if not smoothing:
+        return loss
+    uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)  # mean of -log P over classes
+    return (1 - smoothing) * loss + smoothing * uniform
 
 
 def nt_xent(first, second, weight, temperature):

@@ -26,13 +26,15 @@ from ssl_keras.objectives import (
     causal_lm,
     classifier,
     contrastive,
+    ctc,
     dcgan,
     image_text,
     jigsaw,
     masked_lm,
-    recogniser,
+    recurrent_lm,
+    rotation,
     seq2seq,
-    speech,
+    wav2vec2,
 )
 from ssl_keras.planning import cost
 from ssl_keras.training.optimizer import Adam
@@ -95,16 +97,16 @@ PAIRS = [(word, " ".join(word[::2].upper())) for word in sorted(set("".join(pydo
 
 
 @functools.cache
-def prepared_sequences(**options):
+def prepared_sequences(module, **options):
     """(settings, splits) of recurrent networks: on words, or on words with every other letter of theirs."""
     splits = pairs.split(pairs.named("words", *zip(*PAIRS)))
-    return seq2seq.prepare(seq2seq.Settings(width=16, context=12, **options), splits)
+    return module.prepare(module.Settings(width=16, context=12, **options), splits)
 
 
-def recurrent(overfit, **options):
+def recurrent(module, overfit, **options):
     return Case(
-        seq2seq, lambda spec: seq2seq.build(prepared_sequences(**options)[0], spec), overfit,
-        splits=lambda: prepared_sequences(**options)[1],
+        module, lambda spec: module.build(prepared_sequences(module, **options)[0], spec), overfit,
+        splits=lambda: prepared_sequences(module, **options)[1],
     )
 
 
@@ -129,7 +131,7 @@ def prepared_sounds(**options):
     """(settings, splits) of a small network for tones."""
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2,
              "others": 4}
-    return speech.prepare(speech.Settings(**small | options), tones())
+    return wav2vec2.prepare(wav2vec2.Settings(**small | options), tones())
 
 
 @functools.cache
@@ -140,12 +142,12 @@ def prepared_sayings(**options):
         target = np.array(part.classes, object)[part.arrays["label"]]
         parts.append(dataclasses.replace(part, arrays=part.arrays | {"target": target}))
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
-    return recogniser.prepare(recogniser.Settings(**small | options), Splits(*parts))
+    return ctc.prepare(ctc.Settings(**small | options), Splits(*parts))
 
 
 def sound(overfit, **options):
     return Case(
-        speech, lambda spec: speech.build(prepared_sounds(**options)[0], spec), overfit,
+        wav2vec2, lambda spec: wav2vec2.build(prepared_sounds(**options)[0], spec), overfit,
         splits=lambda: prepared_sounds(**options)[1], accumulates=False,
     )
 
@@ -201,8 +203,8 @@ CASES = {
     ),
     "finetune": Case(classifier, build_finetune),
     # Without crops all backgrounds are the same black, and rounding tips many ReLUs over at once.
-    "classifier": vision(classifier, 0.5, crop=0.6),
-    "classifier, labels": vision(classifier, 0.5, labels=True, classes=10, mixup=0.4, shift=0.1),
+    "rotation": vision(rotation, 0.5, crop=0.6),
+    "classifier": vision(classifier, 0.5, classes=10, mixup=0.4, shift=0.1),
     "jigsaw": vision(jigsaw, 0.8, hidden=16),
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
@@ -217,15 +219,15 @@ CASES = {
     # Ten names for the examples of a batch: what is alike is no negative, and few are left.
     "image_text": image_and_text(0.9),
     "image_text, sigmoid": image_and_text(0.9, loss="sigmoid"),
-    "speech": sound(0.9, speed=0.1, noise=0.1),
-    "speech, mel": sound(0.9, front="mel", context="recurrent"),
-    "recogniser": Case(
-        recogniser, lambda spec: recogniser.build(prepared_sayings()[0], spec), 0.5,
+    "wav2vec2": sound(0.9, speed=0.1, noise=0.1),
+    "wav2vec2, mel": sound(0.9, front="mel", context="recurrent"),
+    "ctc": Case(
+        ctc, lambda spec: ctc.build(prepared_sayings()[0], spec), 0.5,
         splits=lambda: prepared_sayings()[1],
     ),
-    "seq2seq": recurrent(0.9, layers=1),
-    "seq2seq, pairs": recurrent(
-        0.5, task="pairs", symbols=True, layers=1, dropout=0.1, sampling=0.2, smoothing=0.1
+    "recurrent_lm": recurrent(recurrent_lm, 0.9, layers=1),
+    "seq2seq": recurrent(
+        seq2seq, 0.5, task="pairs", symbols=True, layers=1, dropout=0.1, sampling=0.2, smoothing=0.1
     ),
 }
 

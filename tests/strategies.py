@@ -34,7 +34,7 @@ from ssl_keras.training.strategy import strategy
 
 THOROUGH = ("autoencoder", "dcgan")  # without `more`: one of each kind
 XLA = ("autoencoder", "causal_lm")
-MORE_XLA = ("contrastive", "masked_lm", "dcgan", "seq2seq")
+MORE_XLA = ("contrastive", "masked_lm", "dcgan", "recurrent_lm")
 ALONE = {"gathered": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
 OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
 

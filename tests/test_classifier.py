@@ -1,4 +1,4 @@
-"""The classifier: turns, labels, smoothing, mixup; and what pretraining with it saves."""
+"""The classifier: labels, smoothing, mixup; and what pretraining with it saves."""
 
 import dataclasses
 
@@ -17,33 +17,11 @@ from ssl_keras.downstream.finetune import finetune
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives import classifier
-from ssl_keras.objectives.classifier import Classifier, Settings, turned
+from ssl_keras.objectives.classifier import Classifier, Settings
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
 
 SMALL = {"network": "cnn", "width": 4}
-
-
-def test_turned_images_are_numpys(rng):
-    image = rng.random((3, 5, 5, 2), np.float32)
-    for turns, part in enumerate(tf.split(turned(tf.constant(image)), 4)):
-        np.testing.assert_array_equal(part, np.rot90(image, turns, (1, 2)))
-
-
-def test_turns_are_the_classes(rng):
-    """A head that reads off the brightest corner knows every turn of an image with one bright corner."""
-    image = np.zeros((6, 8, 8, 1), np.float32)
-    image[:, :2, :2] = 1
-    corners = tf.constant(np.stack([np.rot90(image[0, ..., 0], k).ravel() for k in range(4)], 1))
-    inputs = keras.Input((8, 8, 1))
-    encoder = keras.Model(inputs, keras.layers.Flatten()(inputs))
-    head = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, use_bias=False)])
-    head.layers[0].kernel.assign(100 * corners)
-    objective = Classifier(encoder, head, turns=True)
-    total, count = objective.errors({"image": tf.constant(image)}, training=False)
-    assert float(objective.accuracy.result()) == 1.0
-    assert float(total) == pytest.approx(0, abs=1e-6)
-    assert float(count) == 6
 
 
 def test_smoothing_equals_keras(rng):
@@ -59,7 +37,7 @@ def test_smoothing_equals_keras(rng):
 
 def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
     source = load("digits", 8).train
-    settings = Settings(labels=True, classes=10, mixup=0.4, **SMALL)
+    settings = Settings(classes=10, mixup=0.4, **SMALL)
     objective = classifier.build(settings, source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 400).numpy(0).items()}
     mixed = objective.views(batch, BatchRandom(0, 0, 0, 400))
@@ -80,20 +58,20 @@ def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
 
 
 def test_labels_need_their_number():
-    with pytest.raises(ValueError, match="labels need the number of classes"):
-        classifier.build(Settings(labels=True, **SMALL), load("digits", 8).train.spec())
+    with pytest.raises(ValueError, match="Expected the number of classes"):
+        classifier.build(Settings(**SMALL), load("digits", 8).train.spec())
 
 
 def test_what_is_evaluated_is_not_augmented():
     source = load("digits", 8).train
-    objective = classifier.build(Settings(labels=True, classes=10, crop=0.2, mixup=1.0, **SMALL), source.spec())
+    objective = classifier.build(Settings(classes=10, crop=0.2, mixup=1.0, **SMALL), source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 8).numpy(0).items()}
     assert objective.held_out_views(batch, BatchRandom(0, 0, 0, 8)) is batch
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ({"smoothing": 1.0}, "smoothing must be"), ({"labels": True, "mixup": -1.0}, "mixup must be"),
-    ({"mixup": 1.0}, "mixup needs labels"), ({"network": "vgg"}, "network must be one of"),
+    ({"smoothing": 1.0}, "smoothing must be"), ({"mixup": -1.0}, "mixup must be"),
+    ({"network": "vgg"}, "network must be one of"),
     ({"width": -1}, "width must be"),
 ])
 def test_settings_are_checked(bad, message):
@@ -101,12 +79,10 @@ def test_settings_are_checked(bad, message):
         Settings(**bad)
 
 
-def test_what_it_cannot_learn_from_is_refused(rng):
-    oblong = from_arrays(rng.integers(0, 256, (50, 8, 10), np.uint8))
-    with pytest.raises(ValueError, match="only if it is square"):
-        pretrain("classifier", Settings(**SMALL), Training(steps=2, batch_size=8), data=oblong)
+def test_data_without_labels_are_refused(rng):
+    unlabelled = from_arrays(rng.integers(0, 256, (50, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="has no labels"):
-        pretrain("classifier", Settings(labels=True, **SMALL), Training(steps=2, batch_size=8), data=oblong)
+        pretrain("classifier", Settings(**SMALL), Training(steps=2, batch_size=8), data=unlabelled)
 
 
 @pytest.fixture
@@ -114,36 +90,14 @@ def quick():
     return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
 
 
-def test_with_labels_the_head_is_saved(quick):
+def test_the_head_is_saved(quick):
     splits = load("digits", 16)
     training = dataclasses.replace(quick, steps=150, interval=50)
-    outcome = pretrain("classifier", Settings(labels=True, shift=0.1, width=8), training, data=splits)
+    outcome = pretrain("classifier", Settings(shift=0.1, width=8), training, data=splits)
     model = load_classifier(outcome["folder"])
     predicted = model.predict(splits.test.column("image") / np.float32(255), verbose=0).argmax(1)
     assert np.mean(predicted == splits.test.column("label")) == pytest.approx(outcome["test_accuracy"])
     assert outcome["test_accuracy"] > 0.5
-
-
-def test_without_labels_it_learns_turns_and_goes_on_from_them(quick):
-    splits = load("digits", 16)
-    unlabelled = splits._replace(**{
-        name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()
-    })
-    outcome = pretrain("classifier", Settings(**SMALL), quick, data=unlabelled)
-    assert outcome["test_accuracy"] > 0.4  # chance is 0.25
-    again = pretrain(
-        "classifier", Settings(),
-        dataclasses.replace(quick, init=outcome["folder"], run="again", steps=1, interval=1, learning_rate=1e-9),
-        data=unlabelled,
-    )
-    assert again["test_accuracy"] == pytest.approx(outcome["test_accuracy"], abs=0.02)  # network and head taken over
-    tuned = finetune(
-        outcome["folder"],
-        FinetuneSettings(labels_per_class=20, encoder_rate=1.0, shift=0.05, smoothing=0.1, mixup=0.2, frozen_steps=10),
-        dataclasses.replace(quick, run="tuned", steps=150, interval=75, learning_rate=1e-2), data=splits,
-    )
-    assert tuned["test_accuracy"] > 0.4  # chance is 0.1
-    assert load_classifier(tuned["folder"]).output_shape == (None, 10)
 
 
 def test_the_encoder_stands_still_at_first():
@@ -174,7 +128,7 @@ def test_augmentation_of_text_is_refused():
 def test_supervised_fashion_mnist(fashion_mnist):
     """Enough to see that it learns; the README's number takes longer."""
     outcome = pretrain(
-        "classifier", Settings(labels=True, flip=True, shift=0.1),
+        "classifier", Settings(flip=True, shift=0.1),
         dataclasses.replace(classifier.DEFAULTS, epochs=2, quality_every=0), data=fashion_mnist,
     )
     assert outcome["test_accuracy"] > 0.87

@@ -20,7 +20,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.networks.dense import dense_encoder
-from ssl_keras.objectives import classifier, contrastive
+from ssl_keras.objectives import contrastive, rotation
 from ssl_keras.objectives.contrastive import Settings
 from ssl_keras.training.pretrain import pretrain
 
@@ -89,7 +89,7 @@ def test_one_table_of_several_encoders(monkeypatch, capsys):
     pretrain("contrastive", Settings(**SMALL), training)
     pretrain("contrastive", Settings(**SMALL, loss="vicreg"), dataclasses.replace(training, run="other"))
     pretrain("contrastive", Settings(**SMALL, places=2), dataclasses.replace(training, run="places"))
-    pretrain("classifier", classifier.Settings(width=4), dataclasses.replace(training, run="narrow"))
+    pretrain("rotation", rotation.Settings(width=4), dataclasses.replace(training, run="narrow"))
     names = ["contrastive-digits", "other", "narrow", "places"]
     flags = ["--image-size", "16", "--seeds", "2", "--record", "--budgets"]
     assert main(["evaluate", *names[:1], *flags, "5"]) == 0

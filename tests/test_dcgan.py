@@ -348,7 +348,7 @@ def test_bad_settings_are_refused(options, message):
 def test_from_the_command_line(tmp_path, capsys):
     """pretrain, sample, go on from the saved networks, measure."""
     common = ["--image-size", "16", "--width", "4", "--steps", "4", "--interval", "2", "--batch-size", "32"]
-    labels = ["--labels", "--network", "cnn", "--run", "eye", "--quality-every", "0", "--warmup", "0"]
+    labels = ["--network", "cnn", "--run", "eye", "--quality-every", "0", "--warmup", "0"]
     assert main(["pretrain", "classifier", *common, *labels]) == 0
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--classifier", "eye", "--run", "game"]) == 0
     assert main(["sample", "game", "--count", "5", "--seed", "3", "--out", "a.npy"]) == 0

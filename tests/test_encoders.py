@@ -1,5 +1,6 @@
 """Saved encoders: what comes back is what went in, and what is broken is refused."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -246,6 +247,26 @@ def test_an_architecture_of_ones_own(tmp_path, digits):
         load_encoder(tmp_path / "mine")
     with pytest.raises(ValueError, match="does not fit its card"):
         load_encoder(tmp_path / "mine", network=dense_encoder((28, 28, 1)))
+
+
+@pytest.mark.parametrize(("old", "settings", "new", "kept"), [
+    ("classifier", {"labels": False, "classes": 0, "mixup": 0.0, "smoothing": 0.0, "width": 4}, "rotation",
+     {"width": 4}),
+    ("classifier", {"labels": True, "classes": 7, "width": 4}, "classifier", {"classes": 7, "width": 4}),
+    ("classifier", {"classes": 7}, "classifier", {"classes": 7}),
+    ("seq2seq", {"task": "next", "horizon": 3, "fresh_targets": True, "end_token": 3}, "recurrent_lm", {"horizon": 3}),
+    ("seq2seq", {"task": "pairs", "symbols": True}, "seq2seq", {"task": "pairs", "symbols": True}),
+    ("speech", {"codes": 8}, "wav2vec2", {"codes": 8}),
+    ("speech", None, "wav2vec2", None),
+    ("recogniser", {"words": True}, "ctc", {"words": True}),
+])
+def test_a_card_with_an_objectives_old_name_is_read_as_the_new_one(saved, old, settings, new, kept):
+    folder, _ = saved
+    edit(folder, objective=old, settings=settings)
+    card = encoders.card.read(folder)
+    assert (card["objective"], card["settings"]) == (new, kept)
+    if kept:
+        assert dataclasses.asdict(encoders.card.settings(card)).items() >= kept.items()
 
 
 def test_keras_files_load_only_when_trusted(saved):

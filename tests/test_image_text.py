@@ -20,7 +20,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
-from ssl_keras.objectives import classifier, image_text, masked_lm
+from ssl_keras.objectives import image_text, masked_lm, rotation
 from ssl_keras.training.pretrain import pretrain
 
 SHAPES = ("square", "disc", "cross", "bar", "ring")
@@ -478,8 +478,8 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     splits = shapes()
     tiny = {"steps": 2, "interval": 2, "quality_every": 0, "batch_size": 16, "warmup": 0}
-    pretrain("classifier", classifier.Settings(width=4), dataclasses.replace(
-        classifier.DEFAULTS, run="seen", epochs=0, **tiny), data=splits)
+    pretrain("rotation", rotation.Settings(width=4), dataclasses.replace(
+        rotation.DEFAULTS, run="seen", epochs=0, **tiny), data=splits)
     said = hold_out(text.documents("said", [each[0] for part in splits for each in captions.captions_of(part)]))
     pretrain("masked_lm", masked_lm.Settings(
         layers=1, heads=2, width=16, hidden=32, context=8, tokenizer="wordpiece", vocabulary=60

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
 # Their short forms take up to a minute each; the same paths are tested by test_language, test_flow, test_seq2seq,
-# test_speech, test_image_text, test_workers.
+# test_wav2vec2, test_image_text, test_workers.
 LONG = ("03_masked_lm", "07_few_labels", "09_seq2seq", "10_speech", "11_image_text", "12_many_devices")
 
 

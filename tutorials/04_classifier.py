@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 4 Image classification, without labels and with them
 #
-# The tutorial counts classification among the self-supervised tasks where the classes come from the
+# The tutorial's section 4.2: the objective `rotation` (was `classifier` without labels), then `classifier` (was
+# `classifier --labels`). The tutorial counts classification among the self-supervised tasks where the classes come from the
 # image itself. Here they are four: the image is turned by 0, 90, 180 or 270 degrees, and the network
 # says by how far (RotNet). To see which way is up it must see what the image shows. Then the same
 # network learns the labels, with augmentation; last, both questions meet: how much do the features
@@ -42,8 +43,8 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
-from ssl_keras.objectives import classifier
-from ssl_keras.objectives.classifier import TURNS, turned
+from ssl_keras.objectives import classifier, rotation
+from ssl_keras.objectives.rotation import TURNS, turned
 from ssl_keras.pictures import picture_grid
 from ssl_keras.training.run import compile_objective
 
@@ -55,17 +56,16 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 # %% [markdown]
 # ## Step 1: prepare the data
 #
-# Images as uint8; labels are there, and turning does not look at them. `classifier.prepare` fills in
-# the number of classes: without `labels`, the four turns. `places=2` keeps four places of the last stage
-# apart, since these images are all framed alike; small shifts keep the network from counting on it.
+# Images as uint8; labels are there, and turning does not look at them. `places=2` keeps four places of the
+# last stage apart, since these images are all framed alike; small shifts keep the network from counting on it.
 
 # %%
 splits = load("digits", 16) if SMOKE else load("tfds:fashion_mnist")
 print("Step 1:", ", ".join(f"{part.name}: {len(part):,} images" for part in splits))
-settings, splits = classifier.prepare(classifier.Settings(width=4 if SMOKE else 16, places=2, shift=0.1), splits)
+settings, splits = rotation.prepare(rotation.Settings(width=4 if SMOKE else 16, places=2, shift=0.1), splits)
 # All four turns of an image are in the batch: 256 images are 1024 for the network.
 training = dataclasses.replace(
-    classifier.DEFAULTS, epochs=2 if SMOKE else 4, batch_size=64 if SMOKE else 256, warmup=10 if SMOKE else 100,
+    rotation.DEFAULTS, epochs=2 if SMOKE else 4, batch_size=64 if SMOKE else 256, warmup=10 if SMOKE else 100,
     steps_per_execution=10 if SMOKE else 32,
 )
 
@@ -77,7 +77,7 @@ training = dataclasses.replace(
 
 # %%
 keras.utils.set_random_seed(training.seed)
-model = classifier.build(settings, splits.train.spec())
+model = rotation.build(settings, splits.train.spec())
 print(f"Step 2: {model.encoder.count_params() + model.head.count_params():,} weights at random, "
       f"{model.encoder.output_shape[-1]} features")
 
@@ -93,7 +93,7 @@ print(f"Step 3: cross-entropy; guessing costs log {TURNS} = {math.log(TURNS):.3f
 # %% [markdown]
 # ## Step 4: train
 #
-# `ssl-keras pretrain classifier` does the same with checkpoints that resume exactly, and TensorBoard.
+# `ssl-keras pretrain rotation` does the same with checkpoints that resume exactly, and TensorBoard.
 
 # %%
 def fit(model):
@@ -163,12 +163,12 @@ figure.savefig(OUT / "augmentation.png", dpi=120, bbox_inches="tight")
 # %% [markdown]
 # ## The same five steps, with labels
 #
-# Another head and another question; data, network and training stay. Shifts, and for clothes mirror
+# The objective `classifier`: another head and another question; data, network and training stay. Shifts, and for clothes mirror
 # images, change no label; so they are free examples. (A mirrored digit is another sign.) Here all
 # labels are used: what few are worth is tutorial 7.
 
 # %%
-asked = classifier.Settings(width=settings.width, places=2, labels=True, shift=0.1, flip=not SMOKE)
+asked = classifier.Settings(width=settings.width, places=2, shift=0.1, flip=not SMOKE)
 asked, splits = classifier.prepare(asked, splits)
 keras.utils.set_random_seed(training.seed)
 supervised = classifier.build(asked, splits.train.spec())
@@ -201,7 +201,7 @@ def probe(features):
 
 
 keras.utils.set_random_seed(training.seed)
-untrained = classifier.encoder(settings, splits.train.spec())
+untrained = rotation.encoder(settings, splits.train.spec())
 known = {"pixels": probe([pixels(part) for part in splits])}
 for name, network in (("random init", untrained), ("turns", model.encoder)):
     embed = compiled(network)

@@ -37,7 +37,7 @@ from ssl_keras.data.splits import few_labels
 from ssl_keras.downstream import report
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
-from ssl_keras.objectives import classifier, contrastive
+from ssl_keras.objectives import contrastive, rotation
 from ssl_keras.training.pretrain import pretrain
 
 SMOKE, TRAINED = "--smoke" in sys.argv, "--trained" in sys.argv
@@ -70,10 +70,10 @@ if SMOKE:
     folder = tempfile.TemporaryDirectory()  # gone with the script
     names = []
     for objective, settings in (
-        ("classifier", classifier.Settings(width=4)), ("contrastive", contrastive.Settings(width=4, flip=False)),
+        ("rotation", rotation.Settings(width=4)), ("contrastive", contrastive.Settings(width=4, flip=False)),
     ):
         training = dataclasses.replace(
-            classifier.DEFAULTS, epochs=0, steps=40, interval=40, batch_size=64, warmup=10, quality_every=0,
+            rotation.DEFAULTS, epochs=0, steps=40, interval=40, batch_size=64, warmup=10, quality_every=0,
             runs=folder.name,
         )
         names.append(pretrain(objective, settings, training, data=splits)["folder"])

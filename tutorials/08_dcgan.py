@@ -107,7 +107,7 @@ compile_objective(model, training, splits)
 
 # %%
 if SMOKE:
-    look = classifier.Settings(width=8, labels=True)
+    look = classifier.Settings(width=8)
     seen = pretrain("classifier", look, dataclasses.replace(
         classifier.DEFAULTS, epochs=0, steps=60, batch_size=64, warmup=5, quality_every=0, run="eye", runs=str(OUT / "runs"),
         resume=True,

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 9 Sequence to sequence: what comes two places on, and how words are spoken
 #
-# The tutorial's section 4.3, to the letter first: a recurrent network g reads x₁…x_t, and says what
+# The tutorial's section 4.3, to the letter first: `recurrent_lm` (was `seq2seq --task next`). A recurrent network g reads x₁…x_t, and says what
 # x_{t+2} is: a softmax over the inner products of g(x₁…x_t) with each token's embedding. Two is a setting,
 # the horizon; here it is 1, 2 and 4, beside n-grams that look as far ahead.
 #
-# Then what such networks are used for: an encoder and a decoder, pretrained on words without anything
+# Then what such networks are used for, `seq2seq`: an encoder and a decoder, pretrained on words without anything
 # else (some letters are hidden, the word is to be restored), and fine-tuned on few words with their
 # pronunciations.
 #
@@ -44,7 +44,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.evaluation import ngrams
 from ssl_keras.inference import translation
 from ssl_keras.networks import recurrent
-from ssl_keras.objectives import seq2seq
+from ssl_keras.objectives import recurrent_lm, seq2seq
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective, conditions, held_out
 
@@ -64,7 +64,7 @@ found = {}
 text = load("pydoc" if SMOKE else "tfds:tiny_shakespeare")
 small = {"layers": 1, "width": 32 if SMOKE else 256, "context": 32 if SMOKE else 64}
 training = dataclasses.replace(
-    seq2seq.DEFAULTS, steps=20 if SMOKE else 1500, batch_size=16 if SMOKE else 64, warmup=5 if SMOKE else 100,
+    recurrent_lm.DEFAULTS, steps=20 if SMOKE else 1500, batch_size=16 if SMOKE else 64, warmup=5 if SMOKE else 100,
 )
 HORIZONS = (1, 2) if SMOKE else (1, 2, 4)
 ORDERS = 2 if SMOKE else 5
@@ -78,9 +78,9 @@ ORDERS = 2 if SMOKE else 5
 # %%
 table = []
 for horizon in HORIZONS:
-    settings, splits = seq2seq.prepare(seq2seq.Settings(horizon=horizon, **small), text)
+    settings, splits = recurrent_lm.prepare(recurrent_lm.Settings(horizon=horizon, **small), text)
     with conditions(training):
-        model = seq2seq.build(settings, splits.train.spec())
+        model = recurrent_lm.build(settings, splits.train.spec())
         compile_objective(model, training, splits)
         batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
         model.fit(batches.dataset(), steps_per_epoch=training.steps, verbose=0)

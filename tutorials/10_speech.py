@@ -46,9 +46,9 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.downstream import report
 from ssl_keras.downstream.table import evaluate
-from ssl_keras.inference import ctc
+from ssl_keras.inference import ctc as decoding
 from ssl_keras.modalities import sound
-from ssl_keras.objectives import recogniser, speech
+from ssl_keras.objectives import ctc, wav2vec2
 from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
@@ -92,7 +92,7 @@ print(f"        {splits.train.lengths.sum() / splits.train.rate / 60:.1f} minute
       f"{splits.train.lengths.mean() / splits.train.rate:.2f} s a clip, {splits.train.rate} Hz")
 changes = {"speed": 0.25, "noise": 0.1, "gain": 6.0}
 mel = {"front": "mel"} | ({"channels": 16, "width": 16, "layers": 1, "heads": 2, "projection": 16} if SMOKE else {})
-settings = speech.Settings(shift=0.05, **changes, **mel)
+settings = wav2vec2.Settings(shift=0.05, **changes, **mel)
 
 # %% [markdown]
 # ## Step 2: initialise, step 3: choose the loss, step 4: train
@@ -100,16 +100,16 @@ settings = speech.Settings(shift=0.05, **changes, **mel)
 # The front end is a log-mel spectrogram here, a frame of 32 ms every 20 ms; convolutions on the samples
 # (`front="convolution"`) are the default, and the paper's way. About half of all frames are hidden, in spans
 # of five. From the others a transformer predicts what each was: the code that its features have in a
-# codebook, among the codes of other frames (`objectives/speech.py`).
+# codebook, among the codes of other frames (`objectives/wav2vec2.py`).
 #
 # Guessing would be right as often as the true one is the first of all.
 
 # %%
 training = dataclasses.replace(
-    speech.DEFAULTS, data=DATA, steps=30 if SMOKE else 800, batch_size=32 if SMOKE else 64, warmup=5 if SMOKE else 100,
-    interval=10 if SMOKE else 200, quality_every=0, run="speech", runs=str(OUT / "runs"), resume=True,
+    wav2vec2.DEFAULTS, data=DATA, steps=30 if SMOKE else 800, batch_size=32 if SMOKE else 64, warmup=5 if SMOKE else 100,
+    interval=10 if SMOKE else 200, quality_every=0, run="wav2vec2", runs=str(OUT / "runs"), resume=True,
 )
-outcome = pretrain("speech", settings, training, data=splits)
+outcome = pretrain("wav2vec2", settings, training, data=splits)
 print(f"Steps 2 to 4: {outcome['seconds']:.0f} s; of hidden frames, {outcome['val_accuracy']:.1%} told apart, "
       f"{outcome['val_codes']:.1f} of {settings.codes} codes in even use")
 # All hidden frames of a clip, half of them, and some of each of the others.
@@ -130,7 +130,7 @@ print("Step 5:")
 print(report.markdown(table))
 report.save(table, OUT, f"{splits.train.base}, a speaker never heard, label seeds 0–{seeds[-1]}")
 ten = {name: columns[f"{budgets[0]} per class"][0] for name, columns in table.items()}
-pretrained = ten["speech, frozen"]
+pretrained = ten["wav2vec2, frozen"]
 found["digits right, 10 labels each: pretrained over random init"] = pretrained - ten["random init"]
 found["digits right, 10 labels each: pretrained over log-mel"] = pretrained - ten["log-mel"]
 
@@ -148,7 +148,7 @@ few = joined._replace(train=joined.train.take(np.sort(epoch_order(len(joined.tra
 if SMOKE:
     few = few._replace(validation=few.validation.take(np.arange(10)), test=few.test.take(np.arange(10)))
 tuning = dataclasses.replace(
-    recogniser.DEFAULTS, data=f"connected:{DATA}", batch_size=8 if SMOKE else 32, warmup=1 if SMOKE else 50,
+    ctc.DEFAULTS, data=f"connected:{DATA}", batch_size=8 if SMOKE else 32, warmup=1 if SMOKE else 50,
     learning_rate=2e-3, quality_every=0, runs=str(OUT / "runs"), resume=True,
 )
 network = {name: value for name, value in mel.items() if name != "projection"}
@@ -157,8 +157,8 @@ for steps, interval in ((2, 2), (4, 2)) if SMOKE else ((150, 50), (400, 100)):
     for start in ("scratch", "pretrained"):
         init = outcome["folder"] if start == "pretrained" else None
         run = dataclasses.replace(tuning, steps=steps, interval=interval, run=f"{start}-{steps}", init=init)
-        made = pretrain("recogniser", recogniser.Settings(words=True, **changes, **network), run, data=few)
-        rates = ctc.score(made["folder"], few.test)
+        made = pretrain("ctc", ctc.Settings(words=True, **changes, **network), run, data=few)
+        rates = decoding.score(made["folder"], few.test)
         right.setdefault(start, []).append(1 - rates["word error rate"])
         print(f"{start:>10}, {steps} steps: {rates['word error rate']:.1%} of the words wrong, {rates['clips']} clips",
               flush=True)
@@ -170,16 +170,16 @@ found["the same, pretrained"] = right["pretrained"][-1]
 #
 # ## Look at it
 #
-# Above a clip, the same changed, and with its hidden frames; below, what the recogniser hears when.
+# Above a clip, the same changed, and with its hidden frames; below, what the network trained with CTC hears when.
 
 # %%
-encoder, head, card = ctc.load(made["folder"])
+encoder, head, card = decoding.load(made["folder"])
 clip = next(iter(Batches(splits.train, 8, shuffle=False).dataset(0, 1)))
-draws, (settings, _) = BatchRandom(0, 0, 0, 8), speech.prepare(settings, splits)
+draws, (settings, _) = BatchRandom(0, 0, 0, 8), wav2vec2.prepare(settings, splits)
 x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
 changed = augment_audio.change(x, draws, settings, splits.train.rate, settings.samples)
 valid = encoder.get_layer("frames")(x) >= 0
-mask = speech.hidden(valid, settings.frames, settings.share, settings.span, draws)
+mask = wav2vec2.hidden(valid, settings.frames, settings.share, settings.span, draws)
 views = {
     "a clip, as log-mel": (x, None), "faster or slower, louder or quieter, noisy": (changed, None),
     "what pretraining hears of it": (x, ~mask),
@@ -193,12 +193,12 @@ for column, (title, (waveform, shown)) in enumerate(views.items()):
     axes.axis("off")
 part = few.test.take(np.arange(1))
 said = unit_range(part.column("waveform")[:, : part.lengths[0]])
-logits, _ = ctc.frame_logits(encoder, head, tf.constant(said))
+logits, _ = decoding.frame_logits(encoder, head, tf.constant(said))
 axes = figure.add_subplot(grid[1, :])
 axes.imshow(tf.transpose(tf.nn.softmax(logits[0])[:, 1:]), cmap="gray_r", aspect="auto", vmin=0, vmax=1)
 axes.set_yticks(range(len(card.symbols)), card.symbols)
 axes.set_xlabel("frames of 20 ms")
-heard = ctc.text_of(card, ctc.greedy(logits, [logits.shape[1]])[0])
+heard = decoding.text_of(card, decoding.greedy(logits, [logits.shape[1]])[0])
 axes.set_title(f"said: {part.column('target')[0]}   heard: {heard}", fontsize="medium")
 figure.tight_layout()
 figure.savefig(OUT / "speech.png", dpi=120, bbox_inches="tight")

@@ -105,7 +105,7 @@ class Fidelity(DataFlags, RecordFlag):
     encoder: Positional[str]
     """A saved encoder's name or path."""
     classifier: str
-    """A saved classifier's name or path: ssl-keras pretrain classifier --labels makes one."""
+    """A saved classifier's name or path: ssl-keras pretrain classifier makes one."""
     count: int = 10_000
     """Images to make."""
     seed: int = 0

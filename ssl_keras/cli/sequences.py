@@ -39,7 +39,7 @@ class Transcribe:
     """Writes what is said in sound files."""
 
     encoder: Positional[str]
-    """A saved recogniser's name or path."""
+    """The name or path of a saved encoder of ctc."""
     files: Positional[tuple[str, ...]]
     """One or more files: WAV, FLAC, OGG or MP3, of any rate."""
 
@@ -76,14 +76,14 @@ BEAMS = 5
 def score_command(arguments):
     asked = parse(Score, "score", arguments)
     kind = cards.read(encoders.find(asked.encoder))["objective"]
-    if kind not in ("recogniser", "seq2seq"):
-        raise ValueError(f"score is for encoders of recogniser, seq2seq. {asked.encoder} is of {kind}.")
-    if kind == "recogniser" and asked.beams:
-        raise ValueError(f"{asked.encoder} is a recogniser, which decodes greedily. Leave out --beams.")
+    if kind not in ("ctc", "seq2seq"):
+        raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is of {kind}.")
+    if kind == "ctc" and asked.beams:
+        raise ValueError(f"{asked.encoder} is of ctc, which decodes greedily. Leave out --beams.")
     source = held_out_part(load(asked.data), asked.part)
     source.column_spec("target")
     title = source.name
-    if kind == "recogniser":
+    if kind == "ctc":
         result = ctc.score(asked.encoder, source)
     else:
         beams = asked.beams or BEAMS

@@ -39,6 +39,7 @@ class Source:
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
         lengths: (n,) integers, the tokens or samples of each of its examples where these are padded, else None.
         rate: of sound, samples per second, else 0.
+        converted: from what to what its images were converted for an encoder ("32×32×3 → 28×28×1"), or nothing.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     tokenizer: object = None
     lengths: np.ndarray | None = None
     rate: int = 0
+    converted: str = ""
 
     def __len__(self):
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)

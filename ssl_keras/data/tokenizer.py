@@ -140,6 +140,20 @@ class Tokenizer:
         return hashlib.sha256(self.json.encode()).hexdigest()
 
 
+def obtain(asked, vocabulary, corpus):
+    """The tokenizer that settings ask for: of a kind of `KINDS`, trained on a run's text, or one from a file.
+
+    Args:
+        asked: characters, bpe, wordpiece, or the path of a tokenizer.json.
+        vocabulary: tokens that it may learn.
+        corpus: function to (texts, what tells these texts from others), called where it is trained.
+    """
+    if asked not in KINDS:
+        return load(asked)
+    texts, content = corpus()
+    return train(asked, texts, vocabulary, content)
+
+
 def load(path):
     """The tokenizer in a `tokenizer.json`, or in a folder's. Raises ValueError where it is none of a known kind."""
     path = pathlib.Path(path)

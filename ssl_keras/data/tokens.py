@@ -161,6 +161,14 @@ def _tokenise(source, tokenizer, path, dtype):
         log.warning("%s: %d of %d tokens are unknown to the tokenizer", source.name, unknown, count)
 
 
+def without_targets(splits):
+    """The splits without the column "target": sources alone."""
+    return Splits(*(
+        dataclasses.replace(source, arrays={name: array for name, array in source.arrays.items() if name != "target"})
+        for source in splits
+    ))
+
+
 def texts_of(source):
     """The documents of a source of text, one after the other, as strings."""
     return (text for text, _ in _documents(source))

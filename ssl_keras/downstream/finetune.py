@@ -15,7 +15,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
-from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks import Network
 from ssl_keras.objectives.classifier import Classifier, check_softening
 from ssl_keras.training import run as runs
 from ssl_keras.training.optimizer import make as make_optimizer
@@ -104,11 +104,11 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
     with strategy.scope(), runs.conditions(training):
-        make = network or (lambda: encoders.build(card, head=False)[0])
         # Loaded first in any case: that checks the card before a graph of its making is built.
         encoder = encoders.load_encoder(folder_of_encoder, network=network and network(), precision=training.precision)
-        encoder = make() if settings.scratch else encoder
-        head = classifier_head(card["features"], len(splits.train.classes))
+        if settings.scratch:
+            encoder = network() if network else cards.network(card).build()
+        head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
         objective = Classifier(
             encoder, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup,
             frozen=settings.freeze, name="finetune",
@@ -123,11 +123,15 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
         def save(outcome):
             encoders.save_encoder(
-                folder / "encoder", encoder, name=folder.name, objective=card["objective"],
-                settings=None if network else cards.settings(card),
-                spec=splits.train.spec(), head=head, classes=splits.train.classes, tokenizer=splits.train.tokenizer,
-                data={"name": splits.train.name, "examples": len(splits.train)},
-                training=asked | {"outcome": outcome},
+                folder / "encoder", encoder, name=folder.name, spec=splits.train.spec(), head=head,
+                classes=splits.train.classes, tokenizer=splits.train.tokenizer,
+                context=card["input"].get("tokens", {}).get("context"), licences=card["licences"],
+                trained_by={
+                    "objective": "finetune", "settings": asked, "outcome": outcome,
+                    "data": {
+                        "name": splits.train.name, "examples": len(splits.train), "converted": splits.train.converted,
+                    },
+                },
             )
 
         # 4 Train. 5 Evaluate.

@@ -4,11 +4,10 @@ import dataclasses
 
 import keras
 
+from ssl_keras.data import inputs
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.networks.recurrent import Recurrent
-from ssl_keras.networks.transformer import Embeddings
-from ssl_keras.networks.waveform import Frames
+from ssl_keras.networks import description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +37,13 @@ GRIDS = {
 }
 
 
-def kind_of(network):
-    """Which grid suits a network."""
-    if any(isinstance(layer, Frames) for layer in network.layers):
-        return "sound"
-    if any(isinstance(layer, Embeddings) for layer in network.layers):
-        return "transformer"
-    if any(isinstance(layer, Recurrent) for layer in network.layers):
-        return "recurrent"
-    return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in network.layers) else "dense"
+def kind_of(encoder):
+    """The kind of an encoder, which chooses its grid: as its builder declares it or, of another architecture, by its
+    input and layers."""
+    network = description(encoder)
+    if network is not None:
+        return network.kind
+    kind = inputs.column([encoder.input.name])
+    if kind != "image":
+        return {"tokens": "transformer", "waveform": "sound"}[kind]
+    return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in encoder.layers) else "dense"

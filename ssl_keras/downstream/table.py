@@ -96,7 +96,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
         encoder = encoders.load_encoder(folder, network=network and network())
         keras.utils.set_random_seed(seeds[0])
-        fresh = network() if network else encoders.build(card, head=False)[0]
+        fresh = network() if network else cards.network(card).build()
         shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
         architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
         new = architecture not in known

@@ -1,18 +1,28 @@
-"""An encoder's card: what it is, checked before anything is built or allocated on its word."""
+"""An encoder's card: what it is, checked before anything is built or allocated on its word.
 
-import dataclasses
+    {"format": 2, "name": "contrastive-fashion_mnist",
+     "network": {"builder": "cnn", "image_shape": [28, 28, 1], "width": 48, "pool_grid": 2},
+     "head": null, "classes": null, "decoding": null,
+     "input": {"image": {"shape": [28, 28, 1], "dtype": "float32", "range": [0, 1]}}, "features": 768, …,
+     "trained_by": {"objective": "contrastive", "settings": {…}, "data": {…}, "outcome": {…}}}
+
+`network` and `head` name a builder of `networks.BUILDERS` and its keywords; `network` is null for an encoder of an
+architecture of one's own. `trained_by` is a note: nothing is built from it.
+"""
+
 import json
 import re
 
 import tensorflow as tf
 
-from ssl_keras import objectives
 from ssl_keras.data import inputs
+from ssl_keras.encoders import card_v1
+from ssl_keras.networks import Network, description
 
 CARD_BYTES = 1 << 20
 NAME = re.compile(r"\w[\w. +-]*")  # no path, and nothing hidden
-LONGEST_SETTING = 1_000  # entries of a tuple, such as the widths of layers
-FORMAT = 1
+MAX_SYMBOLS = 10_000
+FORMAT = 2
 
 
 def read(folder):
@@ -22,34 +32,94 @@ def read(folder):
         raise ValueError(f"{folder} holds no encoder: expected a card.json of at most {CARD_BYTES} bytes.")
     try:
         card = json.loads(path.read_text("utf-8"))
+        if card["format"] == card_v1.FORMAT:
+            card = card_v1.upgraded(card)
         if card["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}. Received: {card['format']}")
-        weights = card["weights"]
-        kind = inputs.column(card["input"])
-        shape = card["input"][kind]["shape"]
-        captioned = card["objective"] == "image_text"  # takes images, and knows what they are called
-        rules = {  # what a value must be for the code that reads it to be safe
-            "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
-            "objective": isinstance(card["objective"], str),
-            "settings": card["settings"] is None or isinstance(card["settings"], dict),
-            "input shape": shape == [None] if kind != "image" else (
-                len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
-            ),
-            "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
-            "head": card["head"] in (None, "classifier", "objective"),
-            "features": _counts(card["features"], 1 << 24),
-            "classes": card["head"] != "classifier" or all(isinstance(name, str) for name in card["classes"]),
-            "parameters": _counts(card["parameters"], 1 << 48),
-            "weights": weights["file"] == "encoder.safetensors" and _counts(weights["bytes"], 1 << 50)
-            and isinstance(weights["sha256"], str),
-            "results": isinstance(card["results"], dict),
-        }
+        wrong = [name for name, holds in _rules(card).items() if not holds]
+        for key in ("network", "head"):
+            _network_of(card, key)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a card: {type(error).__name__} {error}.") from error
-    wrong = [name for name, holds in rules.items() if not holds]
     if wrong:
         raise ValueError(f"{path} is not a card: unexpected {', '.join(wrong)}.")
     return card
+
+
+def _rules(card):
+    """{entry: whether it is what the code that reads it needs to be safe}."""
+    weights, kind = card["weights"], inputs.column(card["input"])
+    entry = card["input"][kind]
+    shape = entry["shape"]
+    captioned = is_a(card, "towers")  # takes images, and knows what they are called
+    decoding = card["decoding"]
+    return {
+        "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
+        "input shape": shape == [None] if kind != "image" else (
+            len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
+        ),
+        "input": all(_counts(entry.get(key, 1), 1 << 20) for key in ("context", "rate")),
+        "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
+        "features": _counts(card["features"], 1 << 24),
+        "classes": card["classes"] is None
+        or (is_a(card, "classifier_head") and all(isinstance(name, str) for name in card["classes"])),
+        "decoding": decoding is None or _decodes(decoding),
+        "parameters": _counts(card["parameters"], 1 << 48),
+        "weights": weights["file"] == "encoder.safetensors" and _counts(weights["bytes"], 1 << 50)
+        and isinstance(weights["sha256"], str),
+        "trained_by": isinstance(card["trained_by"], dict),
+        "results": isinstance(card["results"], dict),
+    }
+
+
+def _decodes(decoding):
+    """Whether an entry says how a head's outputs are read, as `Objective.decoding` does."""
+    symbols = decoding.get("symbols")
+    return (
+        (symbols is None or len(symbols) <= MAX_SYMBOLS and all(isinstance(symbol, str) for symbol in symbols))
+        and isinstance(decoding.get("words", False), bool) and isinstance(decoding.get("task", ""), str)
+        and _counts(decoding.get("context", 1), 1 << 20) and _counts(decoding.get("end", 0) + 1, 1 << 24)
+    )
+
+
+def _network_of(card, key):
+    return None if card[key] is None else Network.from_json(card[key])
+
+
+def network(card):
+    """The encoder as a `Network`.
+
+    Raises:
+        ValueError: an encoder of an architecture of one's own.
+    """
+    if card["network"] is None:
+        raise ValueError(
+            f"{card['name']} is an encoder of another architecture: pass a fresh one, load_encoder(name, network=...)."
+        )
+    return Network.from_json(card["network"])
+
+
+def head(card):
+    """The head that the encoder was saved with as a `Network`, or None."""
+    return _network_of(card, "head")
+
+
+def is_a(card, builder):
+    """Whether the encoder's network or head is of this builder."""
+    return any((card[key] or {}).get("builder") == builder for key in ("network", "head"))
+
+
+def is_classifier(card):
+    """Whether the encoder was saved with a head for named classes."""
+    return card["classes"] is not None
+
+
+def keyword(card, name):
+    """A keyword of the encoder's network or, where that has none of this name, of its head; else None."""
+    for key in ("network", "head"):
+        if name in (card[key] or {}):
+            return card[key][name]
+    return None
 
 
 def safe_name(name):
@@ -57,29 +127,22 @@ def safe_name(name):
     return re.sub(r"^\W+|[^\w. +-]", "-", name).lstrip("-") or "encoder"
 
 
-def settings(card):
-    """The `Settings` that a card holds. Raises ValueError where they are none of the objective's."""
-    module = objectives.module(card["objective"])
-    if card["settings"] is None:
-        raise ValueError(
-            f"{card['name']} is an encoder of another architecture: pass a fresh one, load_encoder(name, network=...)."
-        )
-    defaults = dataclasses.asdict(module.Settings())
-    unknown = card["settings"].keys() - defaults.keys()
-    if unknown:
-        raise ValueError(f"{card['name']}: {card['objective']} has no settings {sorted(unknown)}.")
-    for key, value in card["settings"].items():
-        if not _like(value, defaults[key]):
-            raise ValueError(f"{card['name']}: expected {key} like {defaults[key]!r}. Received: {str(value)[:100]}")
-    return module.Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["settings"].items()})
+def input_of(spec, encoder, context=None):
+    """What a card says of the network's input.
 
-
-def input_of(spec):
-    """What a card says of the network's input, from a source's spec."""
+    Args:
+        spec: a source's.
+        encoder: the graph.
+        context: the most tokens that it was trained on, where the graph itself does not say so.
+    """
     kind = inputs.column(spec)
-    if kind != "image":
-        return {kind: {"shape": [None], "dtype": "int32" if kind == "tokens" else "float32", "padding": -1}}
-    return {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}}
+    if kind == "image":
+        return {"image": {"shape": list(spec["image"][0]), "dtype": "float32", "range": [0, 1]}}
+    entry = {"shape": [None], "dtype": "int32" if kind == "tokens" else "float32", "padding": -1}
+    keywords = getattr(description(encoder), "keywords", {})
+    entry |= {"context": context or keywords.get("context"), "rate": keywords.get("rate")}
+    wanted = "context" if kind == "tokens" else "rate"
+    return {kind: {k: v for k, v in entry.items() if k not in ("context", "rate") or (k == wanted and v)}}
 
 
 def spec_of(card):
@@ -90,7 +153,7 @@ def spec_of(card):
 
 
 def check_images(card, source):
-    """Raises ValueError where a source's images are not of the shape that an encoder takes."""
+    """Raises ValueError where an encoder does not take images, or a source has none."""
     if "image" not in card["input"]:
         raise ValueError(f"{card['name']} takes {', '.join(card['input'])}. Expected an encoder of images.")
     if "image" not in source.arrays:
@@ -98,6 +161,11 @@ def check_images(card, source):
             f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. "
             "Choose other --data."
         )
+
+
+def check_image_shape(card, source):
+    """Raises ValueError where a source's images are not of just the shape that an encoder was trained on."""
+    check_images(card, source)
     expected, received = tuple(card["input"]["image"]["shape"]), tuple(source.spec()["image"][0])
     if expected != received:
         hint = f" Try --image-size {expected[0]}." if expected[2:] == received[2:] else ""
@@ -108,12 +176,3 @@ def check_images(card, source):
 
 def _counts(value, most):
     return type(value) is int and 1 <= value <= most
-
-
-def _like(value, default):
-    """Whether a value from JSON is of the kind of a setting's default."""
-    if isinstance(default, tuple):
-        return isinstance(value, list) and len(value) <= LONGEST_SETTING and all(_like(v, default[0]) for v in value)
-    if isinstance(default, float):
-        return type(value) in (int, float)
-    return type(value) is type(default)

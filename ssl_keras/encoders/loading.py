@@ -9,13 +9,12 @@ import numpy as np
 import safetensors
 import tensorflow as tf
 
-from ssl_keras import files, objectives
+from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalogue import find
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import conv, dcgan, recurrent, waveform  # noqa: F401  # registers layers, for `.keras` files
-from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks import gives_states
 from ssl_keras.networks.transformer import Pool
 
 
@@ -65,8 +64,6 @@ def load_tokenizer(name):
     """
     folder = find(name)
     card = cards.read(folder)
-    if card["settings"] is not None:
-        cards.settings(card)  # checks them
     if card["tokenizer"] is None:
         raise ValueError(f"{card['name']} takes {', '.join(card['input'])}, and has no tokenizer.")
     tokenizer = tokenizers.load(folder / "tokenizer.json")
@@ -74,10 +71,11 @@ def load_tokenizer(name):
         raise ValueError(
             f"{folder / 'tokenizer.json'} does not belong to this encoder: its sha256 is not the card's. Get it again."
         )
-    if card["settings"] and tokenizer.vocabulary > card["settings"]["vocabulary"]:
+    trained = cards.keyword(card, "vocabulary")
+    if trained is not None and tokenizer.vocabulary > trained:
         raise ValueError(
-            f"{card['name']}: its tokenizer has {tokenizer.vocabulary} tokens, and it was trained with "
-            f"{card['settings']['vocabulary']}. Expected the tokenizer that belongs to it."
+            f"{card['name']}: its tokenizer has {tokenizer.vocabulary} tokens, and it was trained with {trained}. "
+            "Expected the tokenizer that belongs to it."
         )
     return tokenizer
 
@@ -93,25 +91,18 @@ def load_classifier(name):
     """
     with dtype_policy("float32"):
         encoder, head, card = _load(find(name), None)
-        if card["head"] != "classifier":
+        if not cards.is_classifier(card):
             raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
         features = encoder.output
-        if len(features.shape) == 3:
+        if gives_states(encoder):
             features = Pool(name="pool")(features, encoder.input)
         return keras.Model(encoder.input, head(features), name="classifier")
 
 
-def build(card, head=True):
-    """Fresh (encoder, head or None) as the card describes them."""
-    module, settings, spec = objectives.module(card["objective"]), cards.settings(card), cards.spec_of(card)
-    encoder = module.encoder(settings, spec)
-    if not head or card["head"] is None:
-        return encoder, None
-    if card["head"] == "classifier":
-        return encoder, classifier_head(card["features"], len(card["classes"]))
-    if not hasattr(module, "head"):
-        raise ValueError(f"{card['name']}: {card['objective']} has no head, and its card says that there is one.")
-    return encoder, module.head(settings, spec)
+def build(card, network=None):
+    """Fresh (encoder, head or None) as the card describes them; `network` is an encoder of one's own instead."""
+    head = cards.head(card)
+    return network or cards.network(card).build(), head and head.build()
 
 
 def named_variables(network):
@@ -135,23 +126,16 @@ def named_tensors(encoder, head, ours=True):
 
 def _load(folder, network):
     card = cards.read(folder)
-    path, ours = folder / card["weights"]["file"], card["settings"] is not None
+    path, ours = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
-
-    def make():
-        if network is None:
-            return build(card)
-        classifier = card["head"] == "classifier"
-        return network, classifier_head(card["features"], len(card["classes"])) if classifier else None
-
     # A card may ask for any size: build it first where nothing is allocated.
     with tf.Graph().as_default():
         try:
-            variables = named_tensors(*make(), ours)
+            variables = named_tensors(*build(card, network), ours)
         except (TypeError, OverflowError, RecursionError, tf.errors.OpError) as error:
             raise ValueError(f"{folder}: no encoder can be built from its card: {error}") from error
         _check_shapes(path, variables, card)
-    encoder, head = make()
+    encoder, head = build(card, network)
     variables = named_tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
     files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))

@@ -1,6 +1,5 @@
 """Saves encoders, whole or not at all."""
 
-import dataclasses
 import datetime
 import hashlib
 import pathlib
@@ -11,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 import ssl_keras
-from ssl_keras import files, objectives
+from ssl_keras import files
 from ssl_keras.data import inputs
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalogue import _beside, _recover, find
 from ssl_keras.encoders.loading import named_tensors
 from ssl_keras.engine.precision import dtype_policy
+from ssl_keras.networks import description
 
 PREPROCESSING = {
     "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
@@ -24,33 +24,35 @@ PREPROCESSING = {
 }
 
 
-def save_encoder(folder, encoder, *, objective, settings, spec, head=None, classes=(), tokenizer=None,
-                 name=None, data=None, training=None):
+def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None, name=None, context=None,
+                 decoding=None, trained_by=None, licences=None):
     """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
 
     Args:
         folder: where to.
         encoder: functional graph from images (B, H, W, C) or waveforms to features (B, D), or from tokens
-            (B, T) to hidden states (B, T, D).
-        objective: name of the objective that trained it.
-        settings: that objective's settings dataclass; None for an encoder of another
-            architecture than the objective's own, which then loads with `network=`.
+            (B, T) to hidden states (B, T, D). One that a `networks.Network` built is described in the card;
+            one of another architecture then loads with `load_encoder(folder, network=...)`.
         spec: the source's `spec()`.
-        head: functional graph from features to logits (B, classes); without `classes`, the
-            objective's own, as its `head(settings, spec)` makes it; or None.
+        head: graph that a `Network` built, on top of the encoder; or None.
         classes: the class names of a classifier's head.
         tokenizer: the `Tokenizer` of an encoder of text.
         name: the encoder's name; default the folder's last part.
-        data, training: JSON-able notes for the card.
+        context: the most tokens that it was trained on, where its network does not say so.
+        decoding: JSON-able dict that says how the head's outputs are read, see `Objective.decoding`.
+        trained_by: JSON-able note: objective, settings, data, outcome.
+        licences: {"data": …, "teacher": …}, the licences of what it was trained on, where they are known.
 
     Returns:
         The card, a dict.
 
     Raises:
-        ValueError: weights that are not finite (the folder is left as it was).
+        ValueError: weights that are not finite (the folder is left as it was); a head that no `Network` built.
     """
     folder = pathlib.Path(folder)
-    tensors = files.read_variables(named_tensors(encoder, head, settings is not None))
+    if head is not None and description(head) is None:
+        raise ValueError(f"The head {head.name} must be built by a networks.Network, such as classifier_head.")
+    tensors = files.read_variables(named_tensors(encoder, head, description(encoder) is not None))
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
         raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
@@ -58,20 +60,20 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     card = {
         "format": cards.FORMAT,
         "name": cards.safe_name(name or folder.name),
-        "objective": objective,
-        "settings": None if settings is None else dataclasses.asdict(settings),
-        "input": cards.input_of(spec),
+        "network": _entry(encoder),
+        "head": _entry(head),
+        "classes": list(classes) if classes else None,
+        "decoding": decoding,
+        "input": cards.input_of(spec, encoder, context),
         "preprocessing": PREPROCESSING[inputs.column(spec)],
         "tokenizer": tokenizer and {"file": "tokenizer.json", "sha256": tokenizer.sha256},
         "features": int(encoder.output_shape[-1]),
-        "head": None if head is None else "classifier" if classes else "objective",
-        "classes": list(classes) if classes else None,
         "parameters": int(sum(value.size for value in tensors.values())),
         "weights": {
             "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
         },
-        "data": data or {},
-        "training": training or {},
+        "trained_by": trained_by or {},
+        "licences": licences or {},
         "versions": {"ssl_keras": ssl_keras.__version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "results": {},
@@ -82,7 +84,7 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     files.make_folder(partial)
     try:
         files.write(partial / "encoder.safetensors", content)
-        _in_float32(encoder, objective, settings, spec).save(partial / "encoder.keras")
+        _in_float32(encoder).save(partial / "encoder.keras")
         if tokenizer is not None:
             files.write(partial / "tokenizer.json", tokenizer.json)
         files.write_json(partial / "card.json", card)
@@ -92,12 +94,19 @@ def save_encoder(folder, encoder, *, objective, settings, spec, head=None, class
     return card
 
 
-def _in_float32(encoder, objective, settings, spec):
+def _entry(graph):
+    """A graph's `Network` as a card holds it, or None."""
+    network = graph is not None and description(graph)
+    return network.to_json() if network else None
+
+
+def _in_float32(encoder):
     """The same encoder computing in float32, whatever precision it was trained in."""
-    if encoder.compute_dtype == "float32" or settings is None:
+    network = description(encoder)
+    if encoder.compute_dtype == "float32" or network is None:
         return encoder
     with dtype_policy("float32"):
-        plain = objectives.module(objective).encoder(settings, spec)
+        plain = network.build()
     plain.set_weights(encoder.get_weights())
     return plain
 

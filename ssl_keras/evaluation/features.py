@@ -13,8 +13,8 @@ from ssl_keras.data.augment_images import Augmentation, augment, interpolation, 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input, signature
-from ssl_keras.networks import waveform
-from ssl_keras.networks.transformer import Embeddings, pool
+from ssl_keras.networks import description, gives_states, waveform
+from ssl_keras.networks.transformer import pool
 
 SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
 COPIES = 10  # of a clip, each changed anew, that a probe learns of beside it: voices differ, and labels are few
@@ -27,12 +27,12 @@ def compiled(network):
     Hidden states (B, T, D) are averaged over the tokens that are not padding. What goes beyond a
     network's context is left out: a causal window has one token more, its last target.
     """
-    context = next((layer.context for layer in network.layers if isinstance(layer, Embeddings)), None)
+    context, states = getattr(description(network), "max_tokens", None), gives_states(network)
 
     def embed(x):
         x = x if context is None else x[:, :context]
         y = network(x, training=False)
-        return pool(y, x) if len(y.shape) == 3 else y
+        return pool(y, x) if states else y
 
     return tf.function(embed, input_signature=[signature(network)])
 

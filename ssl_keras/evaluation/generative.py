@@ -37,7 +37,7 @@ class FeatureClassifier:
         if self.card["head"] != "classifier":
             raise ValueError(
                 f"{self.card['name']} is no classifier. Expected one that was trained with labels: "
-                "ssl-keras pretrain classifier --labels --data …"
+                "ssl-keras pretrain classifier --data …"
             )
         self.embed = compiled(encoder)
 

@@ -52,11 +52,11 @@ def text_of(settings, ids):
 
 
 def score(name, source):
-    """{"clips", "word error rate", "symbol error rate", "sequence error rate"} of a saved recogniser on transcribed
-    clips.
+    """{"clips", "word error rate", "symbol error rate", "sequence error rate"} of a saved encoder of ctc on
+    transcribed clips.
 
     Raises:
-        ValueError: an encoder that is no recogniser; data without transcripts.
+        ValueError: an encoder of another objective; data without transcripts.
     """
     encoder, head, settings = load(name)
     source.column_spec("target")
@@ -75,8 +75,8 @@ def score(name, source):
 
 
 def load(name):
-    """(encoder, head, settings) of a saved recogniser. Raises ValueError where it is none."""
+    """(encoder, head, settings) of a saved encoder of ctc. Raises ValueError where it is of another objective."""
     encoder, head, card = encoders.load_with_head(name)
-    if card["objective"] != "recogniser" or card["head"] != "objective":
-        raise ValueError(f"{card['name']} recognises nothing. Expected what pretraining with recogniser saved.")
+    if card["objective"] != "ctc" or card["head"] != "objective":
+        raise ValueError(f"{card['name']} recognises nothing. Expected what pretraining with ctc saved.")
     return encoder, head, cards.settings(card)

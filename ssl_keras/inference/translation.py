@@ -12,7 +12,7 @@ class Translator:
     """A function from texts to texts, with a saved encoder and its decoder.
 
     Args:
-        name: a saved encoder of `seq2seq`, but not of its task next.
+        name: a saved encoder of `seq2seq`.
         beams: targets that beam search follows at a time; 1 is greedy.
 
     Raises:
@@ -22,7 +22,7 @@ class Translator:
     def __init__(self, name, beams=5):
         network, output, card = encoders.load_with_head(name)
         if card["objective"] != "seq2seq" or card["head"] != "objective":
-            raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq, not of its task next.")
+            raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq.")
         self.name, self.settings = card["name"], cards.settings(card)
         self.tokenizer = encoders.load_tokenizer(name)
         self.decoder = beam_search.Decoder(network, output, self.settings.end, self.settings.context, beams)

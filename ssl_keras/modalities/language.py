@@ -14,8 +14,7 @@ import tyro
 from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
-from ssl_keras.encoders import card as cards
-from ssl_keras.modalities.settings import network_settings_from
+from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import transformer
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
@@ -58,6 +57,7 @@ class Settings:
     end_token: Resolved = -1
 
     ARCHITECTURES: typing.ClassVar = transformer.ARCHITECTURES
+    CAUSAL: typing.ClassVar = False  # whether a token sees those before it alone
 
     def __post_init__(self):
         if self.size not in transformer.SIZES:
@@ -97,24 +97,21 @@ NETWORK = ("architecture", "layers", "heads", "width", "hidden", "context", "eps
 def prepare(settings, splits, init=None):
     """(settings, tokenizer): as asked for or, with `init`, as the saved encoder of that name has them."""
     if init is not None:
-        saved = cards.settings(cards.read(encoders.find(init)))
-        if not isinstance(saved, Settings):
-            raise ValueError(f"{init} is no language model's encoder. Expected one that pretraining on text saved.")
+        kept, saved = start_from(
+            init, settings, Settings, NETWORK,
+            "is no language model's encoder. Expected one that pretraining with causal_lm or masked_lm saved.",
+        )
         if saved.architecture not in settings.ARCHITECTURES:
             raise ValueError(
                 f"{init} has the architecture {saved.architecture}. Expected {' or '.join(settings.ARCHITECTURES)}."
             )
-        network_settings_from(settings, saved, NETWORK[1:-1], init)
-        settings = dataclasses.replace(
-            settings, tokenizer=str(init), **{name: getattr(saved, name) for name in NETWORK}
-        )
+        settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
         tokenizer = encoders.load_tokenizer(init)
-    elif settings.tokenizer in tokenizers.KINDS:
-        asked = settings.filled().vocabulary
-        content = tokens.content_of(splits.train)
-        tokenizer = tokenizers.train(settings.tokenizer, tokens.texts_of(splits.train), asked, content)
     else:
-        tokenizer = tokenizers.load(settings.tokenizer)
+        tokenizer = tokenizers.obtain(
+            settings.tokenizer, settings.filled().vocabulary,
+            lambda: (tokens.texts_of(splits.train), tokens.content_of(splits.train)),
+        )
     filled = settings.filled()
     if init is None and filled.architecture != "modern" and filled.length < filled.context:
         log.warning(

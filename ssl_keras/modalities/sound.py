@@ -4,23 +4,17 @@ Shapes: `B` batch, `L` samples, `T` frames of 20 ms, `D` width.
 """
 
 import dataclasses
-import logging
 
 import keras
 import tensorflow as tf
 
-from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio
-from ssl_keras.encoders import card as cards
-from ssl_keras.modalities.settings import check_ranges, network_settings_from
+from ssl_keras.modalities.settings import check_ranges, start_from
 from ssl_keras.networks import waveform
 
 NETWORK = ("rate", "front", "context", "channels", "width", "layers", "heads", "stretches")  # what comes with `init`
 MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
 PIXELS = 2  # a frame's and a band's side in a picture
-
-log = logging.getLogger(__name__)
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings(augment_audio.AudioAugmentation):
@@ -80,21 +74,15 @@ def prepare(settings, splits, init=None):
     """
     splits.train.column_spec("waveform")
     if init is not None:
-        settings = _like(settings, init)
+        kept, _ = start_from(
+            init, settings, Settings, NETWORK,
+            "is no encoder of sound. Expected one that pretraining with wav2vec2 or ctc saved.",
+        )
+        settings = dataclasses.replace(settings, **kept)
     if not settings.rate:
         rate = splits.train.rate if splits.train.rate in waveform.STRIDES else max(waveform.STRIDES)
         settings = dataclasses.replace(settings, rate=rate)
     return settings, audio.prepared(splits, settings.rate)
-
-
-def _like(settings, init):
-    saved = cards.read(encoders.find(init))
-    saved = saved["settings"] and cards.settings(saved)
-    if not isinstance(saved, Settings):
-        raise ValueError(f"{init} is no encoder of sound. Expected one that pretraining with speech saved.")
-    kept = network_settings_from(settings, saved, NETWORK, init)
-    log.info("The network is that of %s: %s", init, kept)
-    return dataclasses.replace(settings, **kept)
 
 
 def encoder(settings, spec):

@@ -4,18 +4,14 @@ Shapes: `B` batch, `H W C` image, `D` features.
 """
 
 import dataclasses
-import logging
 
 import keras
 
-from ssl_keras import encoders
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.encoders import card as cards
-from ssl_keras.modalities.settings import network_settings_from
+from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import conv
 
 FINEST = 16  # places along each side
-log = logging.getLogger(__name__)
 WIDEST = 1 << 12  # channels of the first stage that a card may ask for
 
 
@@ -53,7 +49,11 @@ def prepare(settings, splits, init=None):
     """
     shape, _ = splits.train.column_spec("image")
     if init is not None:
-        settings = _like(settings, init)
+        # Of another kind: `initialise` takes what fits, and says what does not.
+        kept, saved = start_from(init, settings, Settings, NETWORK)
+        if saved is not None and settings.places == Settings.places:  # else asked for
+            kept["places"] = saved.places
+        settings = dataclasses.replace(settings, **kept)
     side = min(conv.last_map(shape, settings.network))
     if settings.places > side:
         raise ValueError(
@@ -61,19 +61,6 @@ def prepare(settings, splits, init=None):
             f"Received: {settings.places}"
         )
     return settings, splits
-
-
-def _like(settings, init):
-    """The settings with the network of the encoder that a run starts from."""
-    saved = cards.read(encoders.find(init))
-    saved = saved["settings"] and cards.settings(saved)
-    if not isinstance(saved, Settings):
-        return settings  # of another kind: `initialise` takes what fits, and says what does not
-    network = network_settings_from(settings, saved, NETWORK, init)
-    if settings.places == Settings.places:  # else asked for
-        network["places"] = saved.places
-    log.info("The network is that of %s: %s", init, network)
-    return dataclasses.replace(settings, **network)
 
 
 def encoder(settings, spec):

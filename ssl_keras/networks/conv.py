@@ -15,9 +15,13 @@ Shapes: `B` batch, `H W C` image, `D` features.
 
 import contextlib
 import contextvars
+import re
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
+
+from ssl_keras.data.ranges import ImageShape, Range
 
 BLOCKS = {  # network: (kind of block, blocks in each stage, its default width)
     "cnn": ("plain", (1, 1, 1), 32),
@@ -28,19 +32,24 @@ BLOCKS = {  # network: (kind of block, blocks in each stage, its default width)
 }
 SMALL_IMAGE = 64  # pixels: up to here the first convolution keeps the size
 EXPANSION = 4  # of a bottleneck: its output over its width
+STAGE = re.compile(r"stage_\d+")
+MAX_POOL_GRID = 16  # cells along each side
 MOMENTUM = 0.9  # of batch statistics: a run of some hundred steps must be able to forget its first
 
 
-def conv_encoder(image_shape, network="cnn", width=0, places=1, name="encoder"):
+def conv_encoder(
+    image_shape: ImageShape, network: Literal[*BLOCKS] = "cnn", width: Annotated[int, Range(0, 1 << 12)] = 0,
+    pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1, name="encoder",
+):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
 
-    D is places² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
+    D is pool_grid² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
 
     Args:
         image_shape: (H, W, C) to be trained on; the longer side chooses the stem, C is fixed.
         network: one of BLOCKS.
         width: channels of the first stage, doubled at each of the next; 0 is the network's own.
-        places: along each side, over which the last stage is averaged; 1 is the whole. More
+        pool_grid: cells along each side, over each of which the last stage is averaged; 1 is the whole. More
             keep where something is, which tells much where all images are framed alike.
         name: of the graph.
     """
@@ -62,22 +71,33 @@ def conv_encoder(image_shape, network="cnn", width=0, places=1, name="encoder"):
             x = BLOCK[kind](
                 x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None
             )
-    x = PlacePool(places, dtype="float32", name="features")(x)  # (B, D)
+    x = PlacePool(pool_grid, dtype="float32", name="features")(x)  # (B, D)
     return keras.Model(image, x, name=name)
 
 
-def last_map(image_shape, network):
-    """(h, w) of the last stage for images of this shape."""
-    kind, stages, _ = BLOCKS[network]
-    stem = 4 if max(image_shape[:2]) > SMALL_IMAGE else 1
-    stride = stem * 2 ** (len(stages) - (kind != "plain"))
-    return tuple(-(-side // stride) for side in image_shape[:2])
+def builder_of(network):
+    """`conv_encoder` of one of BLOCKS, with that network's own width as the default."""
+
+    def build(
+        image_shape: ImageShape, width: Annotated[int, Range(1, 1 << 12)] = BLOCKS[network][2],
+        pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1, name="encoder",
+    ):
+        return conv_encoder(image_shape, network, width, pool_grid, name)
+
+    return build
 
 
-def features(network, width=0, places=1):
-    """D, how many features such an encoder has."""
-    kind, stages, own = BLOCKS[network]
-    return places**2 * (width or own) * 2 ** (len(stages) - 1) * (EXPANSION if kind == "bottleneck" else 1)
+def stage_maps(encoder):
+    """The outputs (B, h, w, channels) of a graph's layers `stage_0`, `stage_1`, …, in their order.
+
+    Raises:
+        ValueError: a graph without such layers.
+    """
+    stages = {int(layer.name[6:]): layer.output for layer in encoder.layers if STAGE.fullmatch(layer.name)}
+    if not stages:
+        names = [layer.name for layer in encoder.layers][:5]
+        raise ValueError(f"Expected a graph with layers stage_0, stage_1, …. Received: layers {names}")
+    return [stages[index] for index in sorted(stages)]
 
 
 def normalised(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):

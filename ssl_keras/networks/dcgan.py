@@ -13,9 +13,12 @@ image judged by itself) the discriminator has no batch normalisation.
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 """
 
+from typing import Annotated, Literal
+
 import keras
 import tensorflow as tf
 
+from ssl_keras.data.ranges import ImageShape, Range
 from ssl_keras.networks.conv import BatchNorm
 
 KERNEL, STRIDE, SLOPE, SD = 5, 2, 0.2, 0.02
@@ -46,7 +49,10 @@ def normal(mean=0.0):
     return keras.initializers.RandomNormal(mean, SD)
 
 
-def generator(image_shape, latent, width, name="generator"):
+def generator(
+    image_shape: ImageShape, latent: Annotated[int, Range(1, 1 << 16)], width: Annotated[int, Range(1, 1 << 12)],
+    name="generator",
+):
     """Latent (B, Z) in [−1, 1] -> image (B, H, W, C) float32 in [0, 1]."""
     count = stages(image_shape)
     height, wide = (side // 2**count for side in image_shape[:2])
@@ -71,7 +77,10 @@ def generator(image_shape, latent, width, name="generator"):
     return keras.Model(z, keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="image")(x), name=name)
 
 
-def trunk(image_shape, width, normalisation="batch", name="encoder"):
+def trunk(
+    image_shape: ImageShape, width: Annotated[int, Range(1, 1 << 12)],
+    normalisation: Literal[*NORMALISATIONS] = "batch", name="encoder",
+):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32: every stage's maxima on a 4×4 grid.
 
     The stages are the layers `stage_0`, `stage_1`, …; D is 16·width·(2^stages − 1).

@@ -4,11 +4,16 @@ Shapes: `B` batch, `H W C` image, `P = H·W·C` pixels, `D` features.
 """
 
 import math
+from typing import Annotated
 
 import keras
 
+from ssl_keras.data.ranges import ImageShape, Range
 
-def dense_encoder(image_shape, widths=(256, 128, 64), name="encoder"):
+
+def dense_encoder(
+    image_shape: ImageShape, widths: tuple[Annotated[int, Range(1, 1 << 20)], ...] = (256, 128, 64), name="encoder"
+):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]), ReLU throughout."""
     image = keras.Input(image_shape, name="image")
     x = keras.layers.Flatten(name="pixels")(image)  # (B, P)
@@ -32,7 +37,9 @@ def dense_decoder(features, image_shape, widths=(128, 256), name="decoder"):
     return keras.Model(code, {"logits": logits, "image": image}, name=name)
 
 
-def classifier_head(features, classes, name="head"):
+def classifier_head(
+    features: Annotated[int, Range(1, 1 << 24)], classes: Annotated[int, Range(1, 1 << 20)], name="head"
+):
     """Features (B, D) -> logits (B, classes) float32, linear."""
     x = keras.Input((features,), name="features")
     logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)

@@ -12,16 +12,24 @@ Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `u` units of a dire
 """
 
 import math
+import typing
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
 
+from ssl_keras.data.ranges import Range
 from ssl_keras.networks.transformer import HIDDEN, token_logits
 
 GATES = {"gru": 3, "lstm": 4}
+MAX_LAYERS = 64
 
 
-def recurrent_encoder(vocabulary, width, layers, *, cell="gru", both_ways=True, name="encoder"):
+def recurrent_encoder(
+    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(2, 1 << 16)],
+    layers: Annotated[int, Range(1, MAX_LAYERS)], *, cell: Literal[*GATES] = "gru", bidirectional: bool = True,
+    name="encoder",
+):
     """Tokens (B, T) int32, -1 for padding -> states (B, T, width) float32.
 
     Args:
@@ -29,19 +37,23 @@ def recurrent_encoder(vocabulary, width, layers, *, cell="gru", both_ways=True, 
         width: D; of a network that reads both ways, half of it for each.
         layers: recurrent layers, one on the other.
         cell: "gru" or "lstm".
-        both_ways: read from both ends (Schuster & Paliwal 1997); else from the first token on, so that
+        bidirectional: read from both ends (Schuster & Paliwal 1997); else from the first token on, so that
             a position knows only those up to itself.
         name: of the graph.
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = TokenVectors(vocabulary, width, name="embeddings")(tokens)
     for index in range(layers):
-        x = Recurrent(width, cell, both_ways, name=f"recurrent_{index}")(x, tokens)
+        x = Recurrent(width, cell, bidirectional, name=f"recurrent_{index}")(x, tokens)
     x = keras.layers.Activation("linear", dtype="float32", name="states")(x)
     return keras.Model(tokens, x, name=name)
 
 
-def attending_decoder(vocabulary, width, layers, source_width, *, cell="gru", name="head"):
+def attending_decoder(
+    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(2, 1 << 16)],
+    layers: Annotated[int, Range(1, MAX_LAYERS)], source_width: Annotated[int, Range(1, 1 << 16)], *,
+    cell: Literal[*GATES] = "gru", name="head",
+):
     """Target tokens so far, and the source's states -> states whose products with the embeddings are logits.
 
     In each layer the recurrent network reads on, and then looks at the source by attention (Luong et al.
@@ -70,6 +82,25 @@ def attending_decoder(vocabulary, width, layers, source_width, *, cell="gru", na
         x = Attention(name=f"attention_{index}")(x, states, tokens)
     x = keras.layers.Activation("linear", dtype="float32", name="out")(x)
     return keras.Model([target, states, tokens], x, name=name)
+
+
+class Parts(typing.NamedTuple):
+    """The parts of a graph of this file: its token vectors, and its recurrent layers in order."""
+
+    embeddings: "TokenVectors"
+    layers: list
+
+
+def parts(network):
+    """The `Parts` of a graph. Raises ValueError where it is not one of this file's."""
+    layers = {layer.name: layer for layer in network.layers}
+    recurrent = layers_of(network, Recurrent)
+    if "embeddings" not in layers or not recurrent:
+        raise ValueError(
+            "The encoder must be a graph of networks.recurrent.recurrent_encoder: its parts are needed for more than "
+            f"calling it. Received: layers {sorted(layers)[:5]}"
+        )
+    return Parts(layers["embeddings"], recurrent)
 
 
 def encode(encoder, tokens, drop):

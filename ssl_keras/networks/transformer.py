@@ -16,10 +16,14 @@ Shapes: `B` batch, `T` tokens, `S` keys, `D` width, `H` heads, `d = D/H`, `V` vo
 """
 
 import math
+import typing
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from ssl_keras.data.ranges import Range
 
 ARCHITECTURES = ("gpt2", "bert", "modern")
 SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
@@ -29,13 +33,19 @@ SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
     "gpt2": (12, 12, 768),  # 124M with GPT-2's vocabulary and context
     "bert-base": (12, 12, 768),  # 110M with BERT's
 }
+MAX_LAYERS, MAX_CONTEXT = 128, 1 << 20
 SEGMENTS = 2  # of the `bert` architecture; single texts are segment 0
 HIDDEN = -1e9  # added to a score that must not count; finite, so that a row of padding stays finite
 ROTARY_BASE = 10_000.0
 
 
-def transformer(vocabulary, context, layers, heads, width, *, architecture, causal, hidden=0, epsilon=1e-5,
-                remat=False, name="encoder"):
+def transformer(
+    vocabulary: Annotated[int, Range(1, 1 << 24)], context: Annotated[int, Range(1, MAX_CONTEXT)],
+    layers: Annotated[int, Range(0, MAX_LAYERS)], heads: Annotated[int, Range(1, 1 << 10)],
+    width: Annotated[int, Range(1, 1 << 16)], *, architecture: Literal[*ARCHITECTURES], causal: bool,
+    hidden: Annotated[int, Range(0, 1 << 20)] = 0, epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
+    remat: bool = False, name="encoder",
+):
     """Tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
 
     Args:
@@ -62,6 +72,26 @@ def transformer(vocabulary, context, layers, heads, width, *, architecture, caus
         )(x, tokens)
     x = FinalNorm(architecture, epsilon, dtype="float32", name="norm")(x)
     return keras.Model(tokens, x, name=name)
+
+
+class Parts(typing.NamedTuple):
+    """The parts of a graph of `transformer`: its first layer, its blocks in order, its last layer."""
+
+    embeddings: "Embeddings"
+    blocks: list
+    norm: "FinalNorm"
+
+
+def parts(encoder):
+    """The `Parts` of a graph. Raises ValueError where it is not one of `transformer`'s."""
+    layers = {layer.name: layer for layer in encoder.layers}
+    blocks = [layer for layer in encoder.layers if isinstance(layer, Block)]
+    if not {"embeddings", "norm"} <= layers.keys():
+        raise ValueError(
+            "The encoder must be a graph of networks.transformer.transformer: its parts are needed for more than "
+            f"calling it. Received: layers {sorted(layers)[:5]}"
+        )
+    return Parts(layers["embeddings"], blocks, layers["norm"])
 
 
 def token_logits(hidden, table, compute_dtype="float32"):
@@ -336,7 +366,10 @@ class FinalNorm(keras.layers.Layer):
         return super().get_config() | {"architecture": self.architecture, "epsilon": self.epsilon}
 
 
-def masked_head(vocabulary, width, epsilon=1e-12, name="head"):
+def masked_head(
+    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(1, 1 << 16)],
+    epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-12, name="head",
+):
     """BERT's output (Devlin et al. 2018): hidden (M, D), embedding table (V, D) -> logits (M, V) float32."""
     hidden = keras.Input((width,), name="hidden")
     table = keras.Input(batch_shape=(vocabulary, width), name="table")

@@ -22,10 +22,13 @@ Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the fr
 """
 
 import math
+import typing
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
 
+from ssl_keras.data.ranges import Range
 from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Block, FinalNorm, rms_norm
 
@@ -38,30 +41,35 @@ MEL_BINS, MEL_WINDOW = 40, 0.032  # of the spectrogram: bands, seconds
 # an untrained network 7 to 12 points at telling digits by a voice that its probe has not heard.
 LEAST_POWER = 1e-2
 EPSILON = 1e-5
+MAX_LAYERS, MAX_SEGMENTS = 64, 64
 SILENCE = 1e-4  # standard deviation below which a clip is not made louder
 
 
-def waveform_encoder(rate, width, layers, heads, *, channels=64, front="convolution", context="transformer",
-                     stretches=4, name="encoder"):
-    """Waveforms (B, L) float32 in (−1, 1), −1 for padding -> features (B, stretches·width) float32.
+def waveform_encoder(
+    rate: Literal[*STRIDES], width: Annotated[int, Range(2, 1 << 12)], layers: Annotated[int, Range(1, MAX_LAYERS)],
+    heads: Annotated[int, Range(1, 1 << 12)], *, channels: Annotated[int, Range(1, 1 << 12)] = 64,
+    frontend: Literal[*FRONTS] = "convolution", context: Literal[*CONTEXTS] = "transformer",
+    pool_segments: Annotated[int, Range(1, MAX_SEGMENTS)] = 4, name="encoder",
+):
+    """Waveforms (B, L) float32 in (−1, 1), −1 for padding -> features (B, pool_segments·width) float32.
 
     Args:
         rate: 8000 or 16000 Hz.
         width: D. layers, heads: of the context network (a recurrent one has no heads).
         channels: C.
-        front: "convolution" or "mel". context: "transformer" or "recurrent".
-        stretches: P.
+        frontend: "convolution" or "mel". context: "transformer" or "recurrent".
+        pool_segments: P, equal parts of a clip over each of which the states are averaged.
         name: of the graph.
     """
     if rate not in STRIDES:
         raise ValueError(f"rate must be {' or '.join(map(str, STRIDES))} Hz. Received: {rate}")
-    for value, choices, what in ((front, FRONTS, "front"), (context, CONTEXTS, "context")):
+    for value, choices, what in ((frontend, FRONTS, "frontend"), (context, CONTEXTS, "context")):
         if value not in choices:
             raise ValueError(f"{what} must be {' or '.join(choices)}. Received: {value!r}")
     waveform = keras.Input((None,), dtype="float32", name="waveform")
     places = Frames(rate // FRAMES_PER_SECOND, name="frames")(waveform)
     x = Normalised(name="normalised")(waveform)
-    x = Convolutions(channels, STRIDES[rate], name="front")(x) if front == "convolution" else (
+    x = Convolutions(channels, STRIDES[rate], name="front")(x) if frontend == "convolution" else (
         Spectrogram(channels, rate, name="front")(x, places)
     )
     x = FinalNorm("gpt2", EPSILON, dtype="float32", name="features")(x)  # (B, T, C), what targets are made of
@@ -73,25 +81,64 @@ def waveform_encoder(rate, width, layers, heads, *, channels=64, front="convolut
             block = Recurrent(width, "gru", True, name=f"recurrent_{index}")
         x = block(x, places)
     x = FinalNorm("gpt2", EPSILON, dtype="float32", name="norm")(x)
-    return keras.Model(waveform, Stretches(stretches, dtype="float32", name="stretches")(x, places), name=name)
+    return keras.Model(waveform, Stretches(pool_segments, dtype="float32", name="stretches")(x, places), name=name)
+
+
+class Parts(typing.NamedTuple):
+    """The named layers of a graph of `waveform_encoder`; `blocks` are those of its context network, in order."""
+
+    frames: "Frames"
+    normalised: "Normalised"
+    front: keras.layers.Layer
+    features: keras.layers.Layer
+    project: keras.layers.Layer
+    blocks: list
+    norm: keras.layers.Layer
+
+
+def parts(encoder):
+    """The `Parts` of a graph. Raises ValueError where it is not one of `waveform_encoder`'s."""
+    layers = {layer.name: layer for layer in encoder.layers}
+    names = [name for name in Parts._fields if name != "blocks"]
+    if not set(names) <= layers.keys():
+        raise ValueError(
+            "The encoder must be a graph of networks.waveform.waveform_encoder: its parts are needed for more than "
+            f"calling it. Received: layers {sorted(layers)[:5]}"
+        )
+    blocks = [layer for layer in encoder.layers if isinstance(layer, Block | Recurrent)]
+    return Parts(**{name: layers[name] for name in names}, blocks=blocks)
+
+
+def rate_of(encoder):
+    """The sampling rate, in Hz, of the clips that a graph takes."""
+    return parts(encoder).frames.hop * FRAMES_PER_SECOND
+
+
+def frame_classifier(
+    width: Annotated[int, Range(1, 1 << 16)], symbols: Annotated[int, Range(1, 1 << 16)], name="head"
+):
+    """States (B, T, width) -> logits (B, T, 1 + symbols) float32 of each frame, the blank first."""
+    states = keras.Input((None, width), name="states")
+    logits = keras.layers.Dense(1 + symbols, dtype="float32", name="logits")(states)
+    return keras.Model(states, logits, name=name)
 
 
 def features(encoder, waveform):
     """(features (B, T, C), places (B, T) int32 0, or −1 for padding) of waveforms (B, L): the front end alone."""
-    places = encoder.get_layer("frames")(waveform)
-    x, front = encoder.get_layer("normalised")(waveform), encoder.get_layer("front")
-    x = front(x) if isinstance(front, Convolutions) else front(x, places)
-    return encoder.get_layer("features")(x), places
+    named = parts(encoder)
+    places, x = named.frames(waveform), named.normalised(waveform)
+    x = named.front(x) if isinstance(named.front, Convolutions) else named.front(x, places)
+    return named.features(x), places
 
 
 def context(encoder, features, places, hide=None):
     """The rest: hidden states (B, T, D); `hide` is done to the projected features (B, T, D) before."""
-    x = encoder.get_layer("project")(features)
+    named = parts(encoder)
+    x = named.project(features)
     x = x if hide is None else hide(x)
-    for layer in encoder.layers:
-        if isinstance(layer, Block | Recurrent):
-            x = layer(x, places)
-    return encoder.get_layer("norm")(x)
+    for block in named.blocks:
+        x = block(x, places)
+    return named.norm(x)
 
 
 def field(strides):

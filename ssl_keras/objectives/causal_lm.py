@@ -45,6 +45,7 @@ class Settings(language.Settings):
     """modern, or gpt2."""
 
     ARCHITECTURES: typing.ClassVar = ("modern", "gpt2")
+    CAUSAL: typing.ClassVar = True
 
 
 def prepare(settings, splits, init=None):

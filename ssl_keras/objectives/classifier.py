@@ -1,10 +1,7 @@
-"""Image classification: of how far an image was turned or, with labels, of what it shows.
+"""Classifier: predict an image's label, supervised; `downstream/finetune.py` trains its class from saved encoders.
 
-The tutorial counts classification among the self-supervised tasks where the classes come from
-the image itself. So without labels an image is turned by 0, 90, 180 and 270 degrees, and the
-network says by how far (RotNet, Gidaris et al. 2018, "Unsupervised representation learning by
-predicting image rotations", equations 1 to 3: all four turns of an image are in the batch). With
-labels it is the supervised network, and what fine-tuning trains.
+The tutorial's section 4.2 without labels, by how far an image was turned, is `rotation`; this is what
+was `classifier --labels`.
 
 The loss is the softmax cross-entropy in nats, averaged over images:
 
@@ -17,7 +14,7 @@ random anyhow, and a replica or worker then needs no other's images.
 Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D)
 are averaged (in fine-tuning).
 
-Metrics: `loss`, nats per example; `accuracy`, in [0, 1] (chance is 1/Y, of turns 1/4);
+Metrics: `loss`, nats per example; `accuracy`, in [0, 1] (chance is 1/Y);
 `gradient_norm`, global norm before clipping (training only).
 """
 
@@ -30,6 +27,7 @@ import scipy.stats
 import tensorflow as tf
 import tyro
 
+from ssl_keras import losses
 from ssl_keras.data import augment_audio
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
@@ -43,7 +41,6 @@ from ssl_keras.networks.transformer import pool
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-2)
-TURNS = 4
 NONE = Augmentation()
 MOST_CLASSES = 1 << 20
 BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
@@ -51,23 +48,19 @@ BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """What is learned, and with which help against learning it by heart."""
+    """A convolutional network, and what keeps it from learning images by heart."""
 
-    labels: bool = False
-    """Learn the data's labels; without, by how far an image was turned."""
     smoothing: float = 0.0
     """Label smoothing: the share of the target that is spread over all classes."""
     mixup: float = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
-    classes: typing.Annotated[int, tyro.conf.Suppress] = 0  # with labels; no flag: `prepare` fills it in
+    classes: typing.Annotated[int, tyro.conf.Suppress] = 0  # no flag: `prepare` fills it in
 
     def __post_init__(self):
         super().__post_init__()
         check_softening(self.smoothing, self.mixup)
         if not 0 <= self.classes <= MOST_CLASSES:
             raise ValueError(f"classes must be 0 to {MOST_CLASSES}. Received: {self.classes}")
-        if self.mixup and not self.labels:
-            raise ValueError("mixup needs labels: a mixed image is turned by two angles at once. Set labels too.")
 
 
 def check_softening(smoothing, mixup):
@@ -82,42 +75,33 @@ def prepare(settings, splits, init=None):
     """Images as they are; the settings with the number of classes.
 
     Raises:
-        ValueError: no images; no labels, where these are learned; oblong images, where turns are.
+        ValueError: no images; no labels.
     """
     settings, splits = vision.prepare(settings, splits, init)
-    shape, _ = splits.train.column_spec("image")
-    if settings.labels:
-        splits.train.column_spec("label")
-        return dataclasses.replace(settings, classes=len(splits.train.classes)), splits
-    if shape[0] != shape[1]:
-        raise ValueError(f"Turned images keep their shape only if it is square: set image_size. Received: {shape}")
-    return settings, splits
+    splits.train.column_spec("label")
+    return dataclasses.replace(settings, classes=len(splits.train.classes)), splits
 
 
 encoder = vision.encoder
 
 
-def _classes(settings):
-    if settings.labels and not settings.classes:
-        raise ValueError("labels need the number of classes: prepare(settings, splits) fills it in, or set classes.")
-    return settings.classes if settings.labels else TURNS
-
-
 def head(settings, spec=None):
     """A fresh head: features (B, D) -> logits (B, Y)."""
-    return classifier_head(conv.features(settings.network, settings.width, settings.places), _classes(settings))
+    return classifier_head(conv.features(settings.network, settings.width, settings.places), settings.classes)
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: a given encoder whose input or output does not fit; the number of classes is not set.
     """
+    if not settings.classes:
+        raise ValueError("Expected the number of classes: prepare(settings, splits) fills it in, or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
     return Classifier(
-        network, classifier_head(network.output_shape[-1], _classes(settings)), augmentation=settings,
-        turns=not settings.labels, smoothing=settings.smoothing, mixup=settings.mixup,
+        network, classifier_head(network.output_shape[-1], settings.classes), augmentation=settings,
+        smoothing=settings.smoothing, mixup=settings.mixup,
     )
 
 
@@ -128,19 +112,18 @@ class Classifier(Objective):
         encoder: functional graph to (B, D), or of tokens to (B, T, D).
         head: functional graph from features to logits.
         augmentation: of images `Augmentation`, of waveforms `AudioAugmentation`.
-        turns: predict turns; labels are not looked at.
         smoothing: label smoothing.
         mixup: α of mixup; 0 is none.
         frozen: leave the encoder as it is.
         name: the objective's.
     """
 
-    def __init__(self, encoder, head, *, augmentation=NONE, turns=False, smoothing=0.0, mixup=0.0, frozen=False,
+    def __init__(self, encoder, head, *, augmentation=NONE, smoothing=0.0, mixup=0.0, frozen=False,
                  name="classifier"):
         super().__init__(name=name)
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
         self.encoder.trainable = not frozen
-        self.augmentation, self.turns, self.smoothing, self.frozen = augmentation, turns, smoothing, frozen
+        self.augmentation, self.smoothing, self.frozen = augmentation, smoothing, frozen
         # The inverse of Beta(α, α)'s distribution at equally spaced points.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
@@ -191,12 +174,7 @@ class Classifier(Objective):
     def errors(self, batch, training):
         """Summed loss and number of examples; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
-        x = network_input(batch)
-        if self.turns:
-            x, label = turned(x), tf.repeat(tf.range(TURNS), tf.shape(x)[0])  # (4B, …), (4B,)
-            weight = tf.tile(weight, [TURNS]) / TURNS
-        else:
-            label = batch["label"]
+        x, label = network_input(batch), batch["label"]
         features = self.encoder(x, training=training and not self.frozen)
         if len(features.shape) == 3:
             features = pool(features, x)  # (B, D)
@@ -210,21 +188,10 @@ class Classifier(Objective):
 
     def _cross_entropy(self, label, logits, training):
         """(B,); smoothed in training alone, so that the held-out loss is that of the labels."""
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
-        if not (training and self.smoothing):
-            return loss
-        # The cross-entropy with equal shares for all classes.
-        spread = tf.reduce_logsumexp(logits, axis=1) - tf.reduce_mean(logits, axis=1)
-        return (1 - self.smoothing) * loss + self.smoothing * spread
+        return losses.smoothed_cross_entropy(label, logits, self.smoothing if training else 0.0)
 
     def pictures(self, batch):
-        """For TensorBoard: the images as they are trained on, or a row for each turn."""
+        """For TensorBoard: the images as they are trained on."""
         if "image" not in batch:
             return {}
-        image = unit_range(batch["image"])
-        return {"turns": tf.split(turned(image), TURNS)} if self.turns else {"views": [image]}
-
-
-def turned(image):
-    """(B, N, N, C) -> (4B, N, N, C): turned by 0, 90, 180 and 270 degrees against the clock, in this order."""
-    return tf.concat([tf.image.rot90(image, turns) for turns in range(TURNS)], 0)
+        return {"views": [unit_range(batch["image"])]}

@@ -35,7 +35,6 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import captions
-from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
@@ -43,7 +42,7 @@ from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import search
 from ssl_keras.modalities import language, vision
-from ssl_keras.modalities.settings import check_ranges, network_settings_from
+from ssl_keras.modalities.settings import check_ranges, start_from
 from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
 
 DEFAULTS = Training(
@@ -124,6 +123,12 @@ TEXT_NETWORK = (
     "text_architecture", "text_layers", "text_heads", "text_width", "text_hidden", "context", "causal", "epsilon",
     "vocabulary", "projection",
 )
+# Of a language model's settings that the text network is like: {ours: theirs}.
+OF_LANGUAGE_MODEL = {
+    "text_architecture": "architecture", "text_layers": "layers", "text_heads": "heads", "text_width": "width",
+    "text_hidden": "hidden", "context": "context", "epsilon": "epsilon", "vocabulary": "vocabulary",
+    "causal": "CAUSAL",
+}
 
 
 def prepare(settings, splits, init=None):
@@ -141,39 +146,27 @@ def prepare(settings, splits, init=None):
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
-        saved = cards.settings(cards.read(encoders.find(init)))
-        if not isinstance(saved, Settings):
-            raise ValueError(f"{init} is no encoder of image_text. Its encoder alone is taken by --init-image.")
-        settings = dataclasses.replace(settings, **network_settings_from(settings, saved, TEXT_NETWORK, init))
+        refusal = "is no encoder of image_text. Its encoder alone is taken by --init-image."
+        kept, _ = start_from(init, settings, Settings, TEXT_NETWORK, refusal)
     elif settings.init_text:
-        settings = _with_text(settings, settings.init_text)
+        refusal = "is no language model's encoder. Expected one of causal_lm or masked_lm."
+        kept, _ = start_from(settings.init_text, settings, language.Settings, OF_LANGUAGE_MODEL, refusal)
+    else:
+        kept = {}
     if source:
         tokenizer = encoders.load_tokenizer(source)
-        settings = dataclasses.replace(settings, tokenizer=str(source))
-    elif settings.tokenizer in tokenizers.KINDS:
-        texts = [text.lower() for each in captions.captions_of(splits.train) for text in each]
-        content = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-        tokenizer = tokenizers.train(settings.tokenizer, texts, settings.vocabulary, content)
-        settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
+        kept["tokenizer"] = str(source)
     else:
-        tokenizer = tokenizers.load(settings.tokenizer)
-        settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
+        tokenizer = tokenizers.obtain(settings.tokenizer, settings.vocabulary, lambda: _corpus(splits.train))
+        kept["vocabulary"] = tokenizer.vocabulary
+    settings = dataclasses.replace(settings, **kept)
     return settings, captions.tokenised(splits, tokenizer, settings.context)
 
 
-def _with_text(settings, init):
-    """The settings with the transformer of a saved encoder of text."""
-    card = cards.read(encoders.find(init))
-    saved = cards.settings(card)
-    if not isinstance(saved, language.Settings):
-        raise ValueError(f"{init} is no language model's encoder. Expected one of causal_lm or masked_lm.")
-    saved = saved.filled()
-    theirs = {
-        "text_architecture": saved.architecture, "text_layers": saved.layers, "text_heads": saved.heads,
-        "text_width": saved.width, "text_hidden": saved.hidden, "context": saved.context, "epsilon": saved.epsilon,
-        "vocabulary": saved.vocabulary, "causal": card["objective"] == "causal_lm",
-    }
-    return dataclasses.replace(settings, **network_settings_from(settings, Settings(**theirs), tuple(theirs), init))
+def _corpus(source):
+    """(texts that a tokenizer is trained on, what tells them from others)."""
+    texts = [text.lower() for each in captions.captions_of(source) for text in each]
+    return texts, hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 encoder = vision.encoder

@@ -1,22 +1,21 @@
-"""Sequence to sequence: a recurrent network that predicts what comes later, or from one sequence another.
+"""Sequence to sequence: an encoder that reads both ways, and a decoder that attends to it.
 
-The tutorial's section 4.3 is `--task next`: one recurrent network g reads x₁…x_t, and
-P(x_{t+h} | x₁…x_t) = softmax over the vocabulary of the inner products ⟨g(x₁…x_t), embedding of x⟩;
-the horizon h is 2. The loss is −log P, averaged over tokens.
-
-The other tasks have an encoder that reads both ways and a decoder that attends to it (Sutskever et al.
-2014; Bahdanau et al. 2015; `networks/recurrent.py` says what differs), trained with the true target as
-its input: −log P(y_u | y_1…y_{u−1}, source), averaged over target tokens, the end included.
+The tutorial's section 4.3 names sequence to sequence; what it writes down, one network and a horizon, is
+`recurrent_lm` (was the task next of this one). Here a decoder is trained with the true target as its input
+(Sutskever et al. 2014; Bahdanau et al. 2015; `networks/recurrent.py` says what differs):
+−log P(y_u | y_1…y_{u−1}, source), averaged over target tokens, the end included. The task says what is
+source and what target:
 
 - `denoise`: the source is a sequence with spans of it hidden, the target the sequence (Lewis et al. 2020).
-- `continue`: the source is x₁…x_t for a t drawn at random, the target what comes from x_{t+h} on.
+- `continue`: the source is x₁…x_t for a t drawn at random, the target what comes from x_{t+h} on,
+  h the horizon.
 - `pairs`: sources and targets from the data; this is the fine-tuning (`--init` of the two before).
 
 Departures: a hidden token is a mask each, not one for a span, and a span has one length. Dropout has one
 mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so that
 replicas change nothing; what `--sampling` mixes in comes from a pass with the true target (Mihaylova &
 Martins 2019), not from step by step decoding (Bengio et al. 2015). A batch is as long as its longest
-sequence, so XLA (`--jit`) would compile again and again: it is for `next` alone.
+sequence, so XLA (`--jit`) would compile again and again.
 
 Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `V` target vocabulary, `P` places of dropout.
 
@@ -35,24 +34,21 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders
+from ssl_keras import encoders, losses
 from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.data.splits import Splits
-from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import beam_search, translation
-from ssl_keras.modalities import language
+from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.language import Resolved
-from ssl_keras.modalities.settings import check_ranges, network_settings_from
+from ssl_keras.modalities.settings import check_ranges, start_from
 from ssl_keras.networks import recurrent
 
-TASKS = ("next", "denoise", "continue", "pairs")
-MOST_LAYERS, MOST_CONTEXT, MOST_SYMBOLS = 64, 1 << 12, 10_000
-NETWORK = ("cell", "layers", "width")  # what comes with `init`
+TASKS = ("denoise", "continue", "pairs")
+MOST_SYMBOLS = 10_000
 JUDGED = 512  # validation pairs that are decoded now and then
 SHOWN = 6
 PICTURED, PICTURED_PIXELS = 4, 8
@@ -64,39 +60,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """A recurrent network, its tokenizer, and what it learns."""
+class Settings(recurrent_text.Settings):
+    """An encoder and a decoder, their tokenizer, and what they learn."""
 
-    task: str = "next"
-    """next: the token `horizon` places on (the tutorial's); denoise, continue: an encoder and a decoder, from a
-    sequence with spans hidden or cut off; pairs: from sources to targets, of data that have them."""
+    task: str = "denoise"
+    """denoise, continue: the sequence from one with spans hidden, or from its beginning; pairs: targets from sources,
+    of data that have both."""
     horizon: int = 2
-    """Of next and continue: how many places on; 1 is the very next token."""
+    """Of continue: how many places after the source's last token the target begins; 1 is at the very next."""
     unit: str = ""
     """Of denoise and continue, what a sequence is: words or sentences of the text, or the rows of a table or
     of pairs; by default the rows of what has labels or targets, else words."""
-    cell: str = "gru"
-    """gru or lstm."""
-    layers: int = 2
-    """Recurrent layers, of the encoder and of the decoder."""
-    width: int = 256
-    """Features of a token."""
     context: int = 64
-    """The most tokens of a sequence, and of its target; of next: the tokens of a training window."""
-    tokenizer: str = "characters"
-    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
-    vocabulary: int = 2048
-    """Tokens that a tokenizer may learn."""
+    """The most tokens of a sequence, and of its target."""
     symbols: bool = False
     """Of pairs: targets are symbols between white space, phonemes say, with a vocabulary of their own."""
     share: float = 0.3
     """Of denoise: of the tokens that are hidden."""
     span: int = 2
     """Of denoise: hidden tokens in a row."""
-    dropout: float = 0.0
-    """Share of features that are dropped, between layers."""
-    smoothing: float = 0.0
-    """Share of the target's probability that all tokens get alike."""
     sampling: float = 0.0
     """Share of the decoder's inputs that are its own guesses."""
     alphabet: typing.Annotated[str, tyro.conf.Suppress] = ""
@@ -105,30 +87,25 @@ class Settings:
     end_token: Resolved = -1
 
     def __post_init__(self):
-        for name, choices in (("task", TASKS), ("cell", tuple(recurrent.GATES)), ("unit", ("", *sequences.UNITS))):
+        super().__post_init__()
+        for name, choices in (("task", TASKS), ("unit", ("", *sequences.UNITS))):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(filter(None, choices))}. Received: {getattr(self, name)!r}"
                 )
-        check_ranges(
-            self, ("horizon", 1, MOST_CONTEXT), ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16),
-            ("context", 2, MOST_CONTEXT), ("vocabulary", 2, 1 << 24), ("span", 1, MOST_CONTEXT),
-        )
+        check_ranges(self, ("horizon", 1, recurrent_text.MOST_CONTEXT), ("span", 1, recurrent_text.MOST_CONTEXT))
         for name in ("mask_token", "end_token"):
             if not -1 <= getattr(self, name) < self.vocabulary:
                 raise ValueError(f"{name} must be a token of the vocabulary, or -1. Received: {getattr(self, name)}")
-        if self.width % 2:
-            raise ValueError(f"width must be even. Received: {self.width}")
         if self.task == "continue" and self.horizon >= self.context:
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
         if not 0 < self.share < 1:
             raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
-        for name in ("dropout", "smoothing", "sampling"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
+        if not 0 <= self.sampling < 1:
+            raise ValueError(f"sampling must be in [0, 1). Received: {self.sampling}")
         for name, tasks in (
-            ("horizon", ("next", "continue")), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
-            ("share", ("denoise",)), ("span", ("denoise",)), ("sampling", TASKS[1:]),
+            ("horizon", ("continue",)), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
+            ("share", ("denoise",)), ("span", ("denoise",)),
         ):
             if getattr(self, name) != getattr(Settings, name) and self.task not in tasks:
                 raise ValueError(f"{name} is for the task {' or '.join(tasks)}. Received: task {self.task}")
@@ -162,29 +139,18 @@ def prepare(settings, splits, init=None):
             f"The task pairs needs sources with targets: --data pairs:FILE, cmudict, or a translation set of tfds. "
             f"Received: {splits.train.base}"
         )
-    if settings.task in ("denoise", "continue"):
-        unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
-        splits = sequences.cut(splits, unit)
     if settings.task != "pairs":
-        splits = Splits(*(_without_targets(source) for source in splits))
+        unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
+        splits = tokens.without_targets(sequences.cut(splits, unit))
     if init is not None:
         settings, tokenizer = _from(init, settings)
-    elif settings.tokenizer in tokenizers.KINDS:
-        read, content = tokens.texts_of(splits.train), tokens.content_of(splits.train)
-        if settings.task == "pairs" and not settings.symbols:
-            targets = list(splits.train.column("target"))
-            read = itertools.chain(read, targets)
-            content += hashlib.sha256("\0".join(targets).encode("utf-8", "surrogatepass")).hexdigest()
-        tokenizer = tokenizers.train(settings.tokenizer, read, settings.vocabulary, content)
     else:
-        tokenizer = tokenizers.load(settings.tokenizer)
+        tokenizer = tokenizers.obtain(settings.tokenizer, settings.vocabulary, lambda: _corpus(settings, splits.train))
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
         raise ValueError("The tokenizer needs a token for the end of a text, and to denoise one for the mask.")
     settings = dataclasses.replace(
         settings, vocabulary=tokenizer.vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     )
-    if settings.task == "next":
-        return settings, tokens.corpus(splits, tokenizer, settings.context, target=settings.horizon)
     if settings.symbols and not settings.alphabet:
         # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
         found = {symbol for source in splits for target in source.column("target") for symbol in target.split()}
@@ -205,23 +171,23 @@ def prepare(settings, splits, init=None):
     return settings, splits
 
 
-def _without_targets(source):
-    arrays = {name: array for name, array in source.arrays.items() if name != "target"}
-    return dataclasses.replace(source, arrays=arrays)
+def _corpus(settings, source):
+    """(texts that a tokenizer is trained on, what tells them from others): with the targets that it is to read."""
+    read, content = tokens.texts_of(source), tokens.content_of(source)
+    if settings.task == "pairs" and not settings.symbols:
+        targets = list(source.column("target"))
+        read = itertools.chain(read, targets)
+        content += hashlib.sha256("\0".join(targets).encode("utf-8", "surrogatepass")).hexdigest()
+    return read, content
 
 
 def _from(init, settings):
     """(settings, tokenizer): the network and tokenizer of the saved encoder."""
-    saved = cards.settings(cards.read(encoders.find(init)))
-    if not isinstance(saved, Settings):
-        raise ValueError(f"{init} is no encoder of seq2seq. Expected one that pretraining with seq2seq saved.")
-    if (saved.task == "next") != (settings.task == "next"):
-        raise ValueError(
-            f"{init} was trained for the task {saved.task}, and its network reads "
-            f"{'one way' if saved.task == 'next' else 'both ways'}. For the task {settings.task} another is needed: "
-            f"pretrain it with --task {'next' if settings.task == 'next' else 'denoise'}."
-        )
-    kept = network_settings_from(settings, saved, NETWORK, init)
+    kept, saved = start_from(
+        init, settings, Settings, recurrent_text.NETWORK,
+        "is no encoder of seq2seq, which reads both ways. Expected one that pretraining with seq2seq saved "
+        "(--task denoise).",
+    )
     if settings.symbols and saved.symbols:
         kept["alphabet"] = saved.alphabet
     kept["fresh_targets"] = settings.symbols != saved.symbols  # the same numbers would mean something else
@@ -230,9 +196,7 @@ def _from(init, settings):
 
 def encoder(settings, spec):
     """A fresh encoder graph: tokens (B, T) -> states (B, T, D)."""
-    return recurrent.recurrent_encoder(
-        settings.vocabulary, settings.width, settings.layers, cell=settings.cell, both_ways=settings.task != "next"
-    )
+    return recurrent.recurrent_encoder(settings.vocabulary, settings.width, settings.layers, cell=settings.cell)
 
 
 def head(settings, spec=None):
@@ -244,24 +208,17 @@ def head(settings, spec=None):
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
-    names = {layer.name for layer in network.layers}
-    if not {"embeddings", "recurrent_0"} <= names:
-        raise ValueError(
-            "The encoder must be a graph of networks.recurrent.recurrent_encoder: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(names)[:5]}"
-        )
-    return Seq2Seq(settings, network, None if settings.task == "next" else head(settings))
+    return Seq2Seq(settings, recurrent_text.chosen_encoder(settings, spec, encoder), head(settings))
 
 
 class Seq2Seq(Objective):
-    """Holds `encoder` and, but for the task next, `head`, the decoder."""
+    """Holds `encoder` and `head`, the decoder; trains both to make `batch["target"]` of `batch["tokens"]`."""
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="seq2seq")
         self.settings, self.encoder, self.head = settings, encoder, head
         self.accuracy = keras.metrics.Mean("accuracy")
-        self.decoder = head and beam_search.Decoder(encoder, head, settings.end, settings.context)
+        self.decoder = beam_search.Decoder(encoder, head, settings.end, settings.context)
         self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
 
     def views(self, batch, draws):
@@ -269,20 +226,16 @@ class Seq2Seq(Objective):
         settings = self.settings
         made = self.held_out_views(batch, draws)
         if settings.dropout:
-            networks = [self.encoder] if self.head is None else [self.encoder, self.head]
-            places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
-            made["dropout"] = draws.uniform("dropout", (places, settings.width))
+            made["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, draws)
         if settings.sampling:
             own = draws.uniform("sampling", (settings.context + 1,)) < settings.sampling
             made["own"] = own[:, : tf.shape(made["target"])[1]]
         return made
 
     def held_out_views(self, batch, draws):
-        """`tokens` (B, T) int32 the source and, but for the task next, `target` (B, U) with its end, both as
-        short as the longest of the batch."""
+        """`tokens` (B, T) int32 the source, and `target` (B, U) with its end, both as short as the longest of the
+        batch."""
         settings = self.settings
-        if settings.task == "next":
-            return language.crop(batch, draws, settings.context + settings.horizon)
         tokens, target = batch["tokens"], batch.get("target", batch["tokens"])
         if settings.task == "denoise":
             tokens = hidden(tokens, settings.mask_token, settings.share, settings.span, draws)
@@ -304,23 +257,17 @@ class Seq2Seq(Objective):
     def smoothed_errors(self, batch):
         """`errors` with dropout, the decoder's own guesses and smoothing, where they are asked for."""
         guesses = tf.argmax(self.logits(batch), -1, tf.int32) if self.settings.sampling else None
-        return self.errors(batch, self.logits(batch, self.drop(batch), guesses), self.settings.smoothing)
+        drop = recurrent_text.dropout(batch, self.settings.dropout)
+        return self.errors(batch, self.logits(batch, drop, guesses), self.settings.smoothing)
 
     def errors(self, batch, logits, smoothing=0.0):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
-        target = self.target(batch)  # (B, U)
+        target = batch["target"]  # (B, U)
         weight = tf.cast(target >= 0, tf.float32) * example_weight(batch)[:, None]
         hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
         self.accuracy.update_state(tf.cast(hit, tf.float32), weight)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(target, 0), logits)
-        if smoothing:
-            uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)  # mean of -log P over tokens
-            loss = (1 - smoothing) * loss + smoothing * uniform
+        loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
-
-    def target(self, batch):
-        """(B, U) int32, -1 is padding."""
-        return batch["tokens"][:, self.settings.horizon :] if self.head is None else batch["target"]
 
     def logits(self, batch, drop=None, guesses=None):
         """(B, U, V) float32, of target token u from the source and the target before it.
@@ -331,11 +278,7 @@ class Seq2Seq(Objective):
             guesses: (B, U) int32, to be read in place of the true target where `batch["own"]` says so.
         """
         tokens = batch["tokens"]
-        if self.head is None:
-            tokens = tokens[:, : -self.settings.horizon]
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
-        if self.head is None:
-            return recurrent.logits(self.encoder, states)
         before = self.before(batch, guesses)
         if drop:
             return recurrent.logits(self.head, recurrent.decode(self.head, before, states, tokens, drop))
@@ -348,18 +291,8 @@ class Seq2Seq(Objective):
             target = tf.where(batch["own"] & (target >= 0), guesses, target)
         return tf.pad(target[:, :-1], [[0, 0], [1, 0]], constant_values=self.settings.end)
 
-    def drop(self, batch):
-        """Dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; or None."""
-        if not self.settings.dropout:
-            return None
-        rate = self.settings.dropout
-        masks = iter(tf.unstack(tf.cast(batch["dropout"] >= rate, tf.float32) / (1 - rate), axis=1))  # P of (B, D)
-        return lambda x: x * tf.cast(next(masks), x.dtype)[:, None]
-
     def pictures(self, batch):
         """For TensorBoard: where each target token (row) looks in the source, by the last layer."""
-        if self.head is None:
-            return {}
         tokens = batch["tokens"][:PICTURED]
         weights = recurrent.alignments(self.head, self.before(batch)[:PICTURED], self.encoder(tokens), tokens)
         weights = tf.repeat(tf.repeat(weights, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
@@ -367,8 +300,6 @@ class Seq2Seq(Objective):
 
     def texts(self, batch, tokenizer):
         """For TensorBoard: what it makes of held-out sources, beside what is right."""
-        if self.head is None:
-            return {}
         made = self.decoder.greedy(batch["tokens"][:SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):

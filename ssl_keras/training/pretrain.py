@@ -64,14 +64,17 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         runs.compile_objective(objective, training, splits)
 
         def save(outcome):
+            ours = description(objective.encoder) is not None
             encoders.save_encoder(
-                folder / "encoder", objective.encoder, name=folder.name, objective=name,
-                settings=settings if encoder is None else None, spec=spec,
-                head=getattr(objective, "head", None) if encoder is None else None,
-                classes=splits.train.classes if getattr(settings, "labels", False) and encoder is None else (),
-                tokenizer=splits.train.tokenizer,
-                data={"name": splits.train.name, "examples": len(splits.train)},
-                training=asked | {"outcome": outcome},
+                folder / "encoder", objective.encoder, name=folder.name, spec=spec,
+                head=objective.head if ours else None,
+                classes=splits.train.classes if ours and objective.predicts_classes else (),
+                tokenizer=splits.train.tokenizer, context=objective.context,
+                decoding=objective.decoding if ours else None,
+                trained_by={
+                    "objective": name, "settings": asked, "outcome": outcome,
+                    "data": {"name": splits.train.name, "examples": len(splits.train)},
+                },
             )
 
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.

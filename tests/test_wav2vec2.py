@@ -1,4 +1,4 @@
-"""Speech: the loss against loops, transformers and closed forms; what is hidden; the whole way."""
+"""wav2vec 2.0: the loss against loops, transformers and closed forms; what is hidden; the whole way."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from ssl_keras.downstream.table import evaluate
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import COPIES, augmented_copies, extract_features, log_mel
 from ssl_keras.networks import waveform
-from ssl_keras.objectives import speech
+from ssl_keras.objectives import wav2vec2
 from ssl_keras.training import pretrain
 
 
@@ -66,7 +66,7 @@ def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
 def test_the_loss_against_a_loop(others):
     arrays = example(others=others)
     mask = arrays[3]
-    made, right = speech.contrast(*map(tf.constant, arrays), 0.5)
+    made, right = wav2vec2.contrast(*map(tf.constant, arrays), 0.5)
     expected, expected_right = by_loop(*arrays, 0.5)
     np.testing.assert_allclose(made.numpy()[mask], expected[mask], atol=1e-5)
     np.testing.assert_array_equal(right.numpy()[mask], expected_right[mask])
@@ -77,7 +77,7 @@ def test_the_loss_where_all_are_alike():
     clips, frames, others = 4, 5, 3
     ones = np.ones((clips, frames, 2), np.float32)
     codes = np.arange(clips * frames, dtype=np.int32).reshape(clips, frames, 1)
-    loss, right = speech.contrast(
+    loss, right = wav2vec2.contrast(
         ones, ones, tf.constant(codes), tf.ones((clips, frames), tf.bool), tf.zeros((clips, frames), tf.int32),
         tf.zeros((clips, others)), tf.ones(clips), 0.1,
     )
@@ -88,7 +88,7 @@ def test_the_loss_where_all_are_alike():
 def test_padding_and_what_is_not_hidden_are_no_distractors():
     states, targets, codes, mask, places, pool, weight = example()
     codes = np.arange(codes.size, dtype=np.int32).reshape(codes.shape)  # no two alike
-    base, _ = speech.contrast(states, targets, codes, mask, places, pool, weight, 0.5)
+    base, _ = wav2vec2.contrast(states, targets, codes, mask, places, pool, weight, 0.5)
     other = targets.copy()
     chosen = np.floor(pool * (places >= 0).sum(1, keepdims=True)).astype(int)
     free = ~mask
@@ -97,28 +97,28 @@ def test_padding_and_what_is_not_hidden_are_no_distractors():
     assert free.any()
     other[free] = 7.0
     other[-1] = 3.0  # the clip of weight 0
-    again, _ = speech.contrast(states, other, codes, mask, places, pool, weight, 0.5)
+    again, _ = wav2vec2.contrast(states, other, codes, mask, places, pool, weight, 0.5)
     np.testing.assert_array_equal(again.numpy()[:-1][mask[:-1]], base.numpy()[:-1][mask[:-1]])
 
 
 def test_the_use_of_codes():
     """Even use of V entries is V, one entry is 1; frames that are not hidden do not count."""
     even = np.eye(4, dtype=np.float32)[np.arange(8) % 4].reshape(2, 4, 1, 4)
-    np.testing.assert_allclose(speech.in_use(even, np.ones((2, 4), np.float32)), [4.0], atol=1e-4)
+    np.testing.assert_allclose(wav2vec2.in_use(even, np.ones((2, 4), np.float32)), [4.0], atol=1e-4)
     weight = np.zeros((2, 4), np.float32)
     weight[0, 1] = 2
-    np.testing.assert_allclose(speech.in_use(even, weight), [1.0], atol=1e-4)
+    np.testing.assert_allclose(wav2vec2.in_use(even, weight), [1.0], atol=1e-4)
     random = np.random.default_rng(0).dirichlet(np.ones(5), (2, 3, 2)).astype(np.float32)
     weight = np.random.default_rng(1).random((2, 3)).astype(np.float32)
     mean = (random * weight[..., None, None]).sum((0, 1)) / weight.sum()
     np.testing.assert_allclose(
-        speech.in_use(random, weight), np.exp(-(mean * np.log(mean + 1e-7)).sum(-1)), rtol=1e-5
+        wav2vec2.in_use(random, weight), np.exp(-(mean * np.log(mean + 1e-7)).sum(-1)), rtol=1e-5
     )
 
 
 def test_what_is_hidden():
     valid = tf.sequence_mask([50] * 400 + [1, 2, 3] * 200, 50)
-    mask = speech.hidden(valid, 60, 0.5, 5, BatchRandom(0, 0, 0, 1_000)).numpy()
+    mask = wav2vec2.hidden(valid, 60, 0.5, 5, BatchRandom(0, 0, 0, 1_000)).numpy()
     assert not np.any(mask & ~valid.numpy())
     assert np.all(mask.any(1))
     assert 0.42 < mask[:400].mean() < 0.5  # at the beginning fewer spans reach in
@@ -126,14 +126,14 @@ def test_what_is_hidden():
     runs = np.diff(np.flatnonzero(np.diff(np.pad(mask[:400], ((0, 0), (1, 1))).astype(int).ravel())))[::2]
     assert np.mean(runs >= 5) > 0.9
     # The same positions have the same, and another step others.
-    again = speech.hidden(valid[500:700], 60, 0.5, 5, BatchRandom(0, 0, 500, 200)).numpy()
+    again = wav2vec2.hidden(valid[500:700], 60, 0.5, 5, BatchRandom(0, 0, 500, 200)).numpy()
     np.testing.assert_array_equal(again, mask[500:700])
 
 
 def objective_and_batch(**options):
     settings, splits = prepared_sounds(**options)
     keras.utils.set_random_seed(0)
-    objective = speech.build(settings, splits.train.spec())
+    objective = wav2vec2.build(settings, splits.train.spec())
     batches = Batches(splits.train, 8, views=objective.views)
     return objective, batches.dataset(0, 1).get_single_element()
 
@@ -157,7 +157,7 @@ def test_a_hidden_frame_is_not_seen():
 
 def test_codes_by_gumbel_softmax():
     """Hard one-hot shares forward, soft backward; entries are drawn as often as their softmax says."""
-    quantiser = speech.Quantiser(2, 4, 6)
+    quantiser = wav2vec2.Quantiser(2, 4, 6)
     quantiser.build((None, None, 3), (None, None, 5))
     x = tf.random.stateless_normal((1, 1, 3), (0, 1))
     many = tf.tile(x, (20_000, 1, 1))
@@ -215,17 +215,17 @@ def test_changed_views_stay_within_the_frames_that_are_drawn_for():
 ])
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        speech.Settings(**settings)
+        wav2vec2.Settings(**settings)
 
 
 def test_sound_is_needed():
     with pytest.raises(ValueError, match="no waveforms"):
-        speech.prepare(speech.Settings(), load("digits"))
+        wav2vec2.prepare(wav2vec2.Settings(), load("digits"))
 
 
 def test_float16():
     keras.config.set_dtype_policy("mixed_float16")
-    _, logs, held_out = train(CASES["speech"], ONE, steps=2)
+    _, logs, held_out = train(CASES["wav2vec2"], ONE, steps=2)
     assert np.isfinite(logs["loss"])
     assert np.isfinite(held_out["loss"])
 
@@ -235,9 +235,9 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
     training = dataclasses.replace(
-        speech.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="sounds"
+        wav2vec2.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="sounds"
     )
-    outcome = pretrain.pretrain("speech", speech.Settings(**small, speed=0.1), training, data=tones())
+    outcome = pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, speed=0.1), training, data=tones())
     assert np.isfinite(outcome["test_loss"])
     encoder = encoders.load_encoder("sounds")
     assert encoder.output_shape == (None, 64)
@@ -245,9 +245,9 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     assert card["input"] == {"waveform": {"shape": [None], "dtype": "float32", "padding": -1}}
     assert card["settings"]["rate"] == 8_000
     again = dataclasses.replace(training, run="on", init="sounds", steps=1)
-    pretrain.pretrain("speech", speech.Settings(seconds=0.2), again, data=tones())
+    pretrain.pretrain("wav2vec2", wav2vec2.Settings(seconds=0.2), again, data=tones())
     with pytest.raises(ValueError, match="Leave out width"):
-        pretrain.pretrain("speech", speech.Settings(width=64), again, data=tones())
+        pretrain.pretrain("wav2vec2", wav2vec2.Settings(width=64), again, data=tones())
     quick = finetune.runs.Training(steps=2, batch_size=10, run="tuned")
     tuned = finetune.finetune("sounds", training=quick, data=tones())
     assert 0 <= tuned["test_accuracy"] <= 1
@@ -258,12 +258,12 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     assert table["log-mel"]["all"][0] > 0.6  # chance is 1/6
     assert main(["export", "sounds"]) == 0
     assert "model.serve(waveform)" in capsys.readouterr().out
-    assert main(["pretrain", "speech", "--data", "digits"]) == 1
+    assert main(["pretrain", "wav2vec2", "--data", "digits"]) == 1
     assert "no waveforms" in capsys.readouterr().err
 
 
 def test_log_mel_tells_tones_apart():
-    splits = speech.prepare(speech.Settings(), tones())[1]
+    splits = wav2vec2.prepare(wav2vec2.Settings(), tones())[1]
     x = [extract_features(log_mel(8_000), part) for part in splits]
     assert x[0].shape[1] == 12 * 40
     labels = [part.column("label") for part in splits]
@@ -273,7 +273,7 @@ def test_log_mel_tells_tones_apart():
 
 def test_changed_copies_keep_their_order():
     """Each is another, the same each time; a probe that learns of them alone knows the clips."""
-    source, *held_out = speech.prepare(speech.Settings(), tones())[1]
+    source, *held_out = wav2vec2.prepare(wav2vec2.Settings(), tones())[1]
     changes = augment_audio.AudioAugmentation(speed=0.1, noise=0.1)
     embed = log_mel(8_000)
     first, second, *others = augmented_copies(embed, source, changes)
@@ -300,7 +300,7 @@ def test_transformers_agrees(monkeypatch):
         num_codevectors_per_group=32, codevector_dim=6, proj_codevector_dim=6, feat_quantizer_dropout=0.0,
         diversity_loss_weight=0.3, num_conv_pos_embedding_groups=2, contrastive_logits_temperature=0.2,
     )).train()
-    quantiser = speech.Quantiser(2, 32, 6)
+    quantiser = wav2vec2.Quantiser(2, 32, 6)
     quantiser.build((None, None, channels), (None, None, width))
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -340,12 +340,12 @@ def test_transformers_agrees(monkeypatch):
     # It looks for equal vectors, which rounding makes unequal; so here none are. (See the loop for those that are.)
     codes = tf.argmax(hard, -1).numpy()
     assert all(len({tuple(code) for code in codes[clip][mask[clip]]}) == hidden for clip in range(clips))
-    loss, _ = speech.contrast(
+    loss, _ = wav2vec2.contrast(
         quantiser.states(states), quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), tf.constant(mask),
         tf.zeros((clips, frames), tf.int32), tf.zeros((clips, 0)), tf.ones(clips), 0.2,
     )
     weight = mask.astype(np.float32)
-    use = speech.in_use(soft, weight)
+    use = wav2vec2.in_use(soft, weight)
     np.testing.assert_allclose(np.sum(weight * loss), expected.contrastive_loss.item(), rtol=1e-4)
     np.testing.assert_allclose(weight.sum() * (1 - np.mean(use) / 32), expected.diversity_loss.item(), rtol=1e-4)
     total = np.sum(weight * loss) + 0.3 * weight.sum() * (1 - np.mean(use) / 32)

@@ -15,8 +15,8 @@ from ssl_keras.cli import main
 from ssl_keras.data import audio, sources
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import Splits
-from ssl_keras.inference import ctc
-from ssl_keras.objectives import recogniser, speech
+from ssl_keras.inference import ctc as decoding
+from ssl_keras.objectives import ctc, wav2vec2
 from ssl_keras.training import pretrain
 
 LETTERS = "abc"
@@ -25,13 +25,13 @@ LETTERS = "abc"
 def objective_and_batch(**options):
     settings, splits = prepared_sayings(**options)
     keras.utils.set_random_seed(0)
-    objective = recogniser.build(settings, splits.train.spec())
+    objective = ctc.build(settings, splits.train.spec())
     batches = Batches(splits.train, 6, views=objective.views)
     return objective, batches.dataset(0, 1).get_single_element()
 
 
 def collapsed(path):
-    return [symbol for symbol, _ in itertools.groupby(path) if symbol != ctc.BLANK]
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol != decoding.BLANK]
 
 
 def test_the_loss_is_that_of_all_paths():
@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_all_paths():
         return tf.math.log(share), tf.constant(frames)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctc, "frame_logits", given)
+        patch.setattr(decoding, "frame_logits", given)
         for row in range(3):
             weight = np.eye(3, dtype=np.float32)[row]
             total, count = objective.errors({"waveform": None, "target": tf.constant(targets), "weight": weight})
@@ -75,11 +75,11 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
     assert expected > 750
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            ctc, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
+            decoding, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
         )
         batch = {"waveform": None, "target": tf.constant(target[None], tf.int32), "weight": tf.ones(1)}
         assert float(objective.errors(batch)[0]) == pytest.approx(expected, rel=1e-4)
-        patch.setattr(ctc, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
+        patch.setattr(decoding, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
         with pytest.raises(tf.errors.InvalidArgumentError, match="Not enough time"):
             objective.errors(batch)
 
@@ -87,7 +87,7 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
 def test_what_is_heard():
     """Repetitions go, then blanks; frames of padding say nothing."""
     path = [[0, 1, 1, 0, 1, 2, 2, 3], [3, 3, 3, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
-    made = ctc.greedy(tf.one_hot(path, 4), [8, 5, 8])
+    made = decoding.greedy(tf.one_hot(path, 4), [8, 5, 8])
     assert made == [[1, 1, 2, 3], [3], []]
     assert made == [collapsed(row[:count]) for row, count in zip(path, [8, 5, 8])]
 
@@ -103,12 +103,12 @@ def test_padding_changes_nothing():
 
 
 def test_characters_and_words():
-    letters = recogniser.Settings(alphabet="␣ a b")
+    letters = ctc.Settings(alphabet="␣ a b")
     assert letters.cut("ab  a ") == ["a", "b", "␣", "a"]
-    assert ctc.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
-    words = recogniser.Settings(words=True, alphabet="one two")
+    assert decoding.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
+    words = ctc.Settings(words=True, alphabet="one two")
     assert words.cut("two one") == ["two", "one"]
-    assert ctc.text_of(words, [2, 1]) == "two one"
+    assert decoding.text_of(words, [2, 1]) == "two one"
 
 
 def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
@@ -118,7 +118,7 @@ def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
     def prepared(texts, **options):
         samples = [audio.as_int16("x", w) for w in waveforms]
         part = audio.source("c", np.concatenate(samples), [len(s) for s in samples], rate, names, target=texts)
-        return recogniser.prepare(recogniser.Settings(**options), Splits(part, part, part))[1].train
+        return ctc.prepare(ctc.Settings(**options), Splits(part, part, part))[1].train
 
     assert len(prepared(["abcabcabca", "aaaaa", "b"])) == 3  # "aaaaa" takes nine
     with caplog.at_level(logging.WARNING):
@@ -175,13 +175,13 @@ def test_connected_clips(monkeypatch):
 
 
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
-    """From a speech encoder to transcripts of files of any rate."""
+    """From an encoder of sound to transcripts of files of any rate."""
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(
-        speech.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, quality_every=1, run="sounds"
+        wav2vec2.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, quality_every=1, run="sounds"
     )
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
-    pretrain.pretrain("speech", speech.Settings(**small, codes=8, projection=16), training, data=tones())
+    pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, codes=8, projection=16), training, data=tones())
     for i, part in enumerate(tones().train.gather(np.arange(12))["waveform"]):
         soundfile.write(tmp_path / f"{i}.wav", part[part != audio.PADDING], 8_000)
     label = tones().train.column("label")
@@ -189,7 +189,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     (tmp_path / "said.tsv").write_text("".join(lines))
     said = ["--data", f"transcripts:{tmp_path}/said.tsv"]
     quick = ["--steps", "2", "--interval", "1", "--batch-size", "4", "--warmup", "0"]
-    assert main(["pretrain", "recogniser", *said, "--init", "sounds", "--words", "--run", "heard", *quick]) == 0
+    assert main(["pretrain", "ctc", *said, "--init", "sounds", "--words", "--run", "heard", *quick]) == 0
     soundfile.write(tmp_path / "stereo.flac", np.zeros((9_000, 2)) + 0.01, 22_050)
     capsys.readouterr()
     assert main(["transcribe", "heard", "0.wav", "stereo.flac"]) == 0
@@ -201,8 +201,8 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (["transcribe", "heard", "empty.wav"], "expected a readable"),
         (["transcribe", "heard", "none.wav"], "expected a readable"),
-        (["transcribe", "sounds", "0.wav"], "transcribe is for encoders of recogniser"),
-        (["pretrain", "recogniser", "--data", f"audio:{tmp_path}"], "has no transcripts"),
+        (["transcribe", "sounds", "0.wav"], "recognises nothing. Expected what pretraining with ctc saved"),
+        (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "has no transcripts"),
     ):
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
@@ -213,4 +213,4 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
 ])
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        recogniser.Settings(**options)
+        ctc.Settings(**options)

@@ -1,13 +1,13 @@
-"""Speech recognition: which symbols, words or characters, are said in a clip, in their order.
+"""CTC: recognise which symbols, words or characters, are said in a clip, in their order.
 
-Connectionist temporal classification (Graves et al. 2006): the network says at each frame t which of V
-symbols begins, or none (the blank); the loss is −log of the summed probability of all ways π to write
-the target with them,
+For the tutorial's section 6, which names speech recognition; was `recogniser`. Connectionist temporal
+classification (Graves et al. 2006): the network says at each frame t which of V symbols begins, or none (the
+blank); the loss is −log of the summed probability of all ways π to write the target with them,
 
     −log Σ_{π → y} Π_t P(π_t | x),   averaged over target symbols,
 
 where π → y drops repetitions, then blanks. It is how a pretrained speech encoder learns to recognise from
-few transcribed clips (Baevski et al. 2020, section 3.2): `--init` of what `speech` saved. Decoding takes the
+few transcribed clips (Baevski et al. 2020, section 3.2): `--init` of what `wav2vec2` saved. Decoding takes the
 likeliest symbol of each frame.
 
 Departure: no language model.
@@ -27,17 +27,16 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio, sequences
 from ssl_keras.data.inputs import network_input
 from ssl_keras.data.splits import Splits
-from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
-from ssl_keras.inference.ctc import BLANK, frame_logits, greedy, heard, text_of
+from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
+from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import waveform
 
 DEFAULTS = Training(
@@ -85,8 +84,8 @@ def prepare(settings, splits, init=None):
     """Clips at the encoder's rate, with the column "target" (N, U) int32, -1 for padding.
 
     Raises:
-        ValueError: no transcripts; more symbols than are usual, or others than those of the recogniser that a run
-            starts from; a part without a clip that is short enough, and long enough for what is said in it.
+        ValueError: no transcripts; more symbols than are usual, or others than those of the saved network that
+            a run starts from; a part without a clip that is short enough, and long enough for what is said in it.
     """
     if "target" not in splits.train.arrays:
         raise ValueError(
@@ -95,9 +94,8 @@ def prepare(settings, splits, init=None):
         )
     settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
-        saved = cards.settings(cards.read(encoders.find(init)))
-        if isinstance(saved, Settings):
-            settings = dataclasses.replace(settings, alphabet=saved.alphabet, words=saved.words)
+        kept, _ = start_from(init, settings, Settings, ("alphabet", "words"))
+        settings = dataclasses.replace(settings, **kept)
     cut = [[settings.cut(text) for text in part.column("target")] for part in splits]
     if not settings.alphabet:
         # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
@@ -119,7 +117,7 @@ def _with_targets(part, cut, ids, settings):
         if unknown:
             raise ValueError(
                 f"{part.name}: the transcript {settings.join(target)!r} has the unknown symbol {unknown[0]!r}. "
-                f"Expected: {settings.alphabet}. Start from an encoder of speech to learn others."
+                f"Expected: {settings.alphabet}. Start from an encoder of wav2vec2 to learn others."
             )
     # At its fastest a clip must have a frame for each symbol, and a blank between two alike.
     needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in cut])
@@ -154,14 +152,14 @@ def head(settings, spec=None):
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return Recogniser(settings, sound.chosen_encoder(settings, spec, encoder), head(settings))
+    return CTC(settings, sound.chosen_encoder(settings, spec, encoder), head(settings))
 
 
-class Recogniser(Objective):
+class CTC(Objective):
     """Holds `encoder` and `head`; trains both on `batch["waveform"]` and `batch["target"]`."""
 
     def __init__(self, settings, encoder, head):
-        super().__init__(name="recogniser")
+        super().__init__(name="ctc")
         self.settings, self.encoder, self.head = settings, encoder, head
 
     def views(self, batch, draws):
@@ -183,27 +181,27 @@ class Recogniser(Objective):
 
     def errors(self, batch):
         """Summed loss and (weighted) number of target symbols."""
-        logits, frames = frame_logits(self.encoder, self.head, batch["waveform"])
+        logits, frames = ctc.frame_logits(self.encoder, self.head, batch["waveform"])
         count = tf.reduce_sum(tf.cast(batch["target"] >= 0, tf.int32), 1)  # (B,)
         said = tf.where(batch["target"] >= 0)
         labels = tf.SparseTensor(
             said, tf.gather_nd(batch["target"], said), tf.shape(batch["target"], out_type=tf.int64)
         )
         # With sparse labels it is a kernel of its own, whose time and memory grow with T·U and not with T·U².
-        loss = tf.nn.ctc_loss(labels, logits, None, frames, logits_time_major=False, blank_index=BLANK)
+        loss = tf.nn.ctc_loss(labels, logits, None, frames, logits_time_major=False, blank_index=ctc.BLANK)
         weight = example_weight(batch)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight * tf.cast(count, tf.float32))
 
     def qualities(self, splits):
         some = splits.validation.take(spread(len(splits.validation), JUDGED))
         right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
-        rates = error_rates(heard(self.encoder, self.head, some), right)
+        rates = error_rates(ctc.heard(self.encoder, self.head, some), right)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def pictures(self, batch):
         """For TensorBoard: spectrograms, and below them where which symbol begins."""
         x = batch["waveform"]
-        logits, _ = frame_logits(self.encoder, self.head, x)
+        logits, _ = ctc.frame_logits(self.encoder, self.head, x)
         said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
         return {"alignment": [sound.spectrograms(self.encoder, self.settings.rate, x), sound.framed(said)]}
 
@@ -213,7 +211,7 @@ class Recogniser(Objective):
     def texts(self, batch, tokenizer):
         """For TensorBoard: what was heard, beside what was said."""
         lines = ["| said | heard |", "|---|---|"]
-        made = greedy(*frame_logits(self.encoder, self.head, batch["waveform"][:SHOWN]))
+        made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:SHOWN]))
         for target, ids in zip(batch["target"].numpy(), made):
-            lines.append(f"| {text_of(self.settings, target)} | {text_of(self.settings, ids)} |")
+            lines.append(f"| {ctc.text_of(self.settings, target)} | {ctc.text_of(self.settings, ids)} |")
         return {"heard": "\n".join(lines)}

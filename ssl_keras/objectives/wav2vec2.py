@@ -1,6 +1,7 @@
-"""Speech: from the frames around it, tell which of many a hidden frame of a clip was.
+"""wav2vec 2.0: from the frames around it, tell which of many a hidden frame of a clip was.
 
-wav2vec 2.0 (Baevski et al. 2020). A front end makes features z of a waveform's frames; spans of them are
+Baevski et al. 2020; for the tutorial's section 6, which names speech; was `speech`. A front end makes features
+z of a waveform's frames; spans of them are
 hidden (their section 3.1), and a context network gives states c. Each feature is quantised: of G codebooks
 with V entries one of each is taken by Gumbel softmax, straight through (equation 1), and joined to q.
 For every hidden frame t (equations 2 to 4):
@@ -95,7 +96,7 @@ encoder = sound.encoder
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     network = sound.chosen_encoder(settings, spec, encoder)
-    return Speech(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
+    return Wav2Vec2(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
 
 
 class Quantiser(keras.layers.Layer):
@@ -151,14 +152,14 @@ class Quantiser(keras.layers.Layer):
         return self._dense(tf.cast(states, tf.float32), "of_states")
 
 
-class Speech(Objective):
+class Wav2Vec2(Objective):
     """Holds `encoder` and `quantiser`; trains both to tell hidden frames of `batch["waveform"]`."""
 
     # The lowest loss of all is that of collapsed codes: where all frames have one, there is nothing to tell apart.
     looks_across_examples, least_batch, latest_is_best = True, 2, True
 
     def __init__(self, settings, encoder, quantiser):
-        super().__init__(name="speech")
+        super().__init__(name="wav2vec2")
         self.settings, self.encoder, self.quantiser = settings, encoder, quantiser
         sizes = encoder.get_layer("features").output.shape, encoder.get_layer("norm").output.shape
         quantiser.build(*sizes)

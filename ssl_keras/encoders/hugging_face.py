@@ -16,10 +16,12 @@ import numpy as np
 import safetensors
 import tensorflow as tf
 
-from ssl_keras import encoders, files
+from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
-from ssl_keras.objectives import causal_lm, masked_lm
+from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
+from ssl_keras.encoders.saving import save_encoder
+from ssl_keras.networks import Network, description
 
 CONFIG_BYTES = 1 << 20
 LARGEST = 1 << 24  # of a number in a config
@@ -73,7 +75,7 @@ def load(folder):
     """A checkpoint as our graphs.
 
     Returns:
-        (objective's name, settings, encoder, head or None, tokenizer, names left over).
+        (encoder, head or None, tokenizer, names left over).
 
     Raises:
         ValueError: a file missing or damaged; a model of another family, or with options that
@@ -82,28 +84,29 @@ def load(folder):
     folder = pathlib.Path(folder)
     config = _config(folder)
     tokenizer = tokenizers.load(folder / "tokenizer.json")
-    family, settings = _settings(config, tokenizer)
-    if tokenizer.vocabulary > settings.vocabulary:
+    network = _network(config)
+    family, vocabulary = network.keywords["architecture"], network.keywords["vocabulary"]
+    if tokenizer.vocabulary > vocabulary:
         raise ValueError(
-            f"{folder}: its tokenizer has {tokenizer.vocabulary} tokens, the model {settings.vocabulary}. "
+            f"{folder}: its tokenizer has {tokenizer.vocabulary} tokens, the model {vocabulary}. "
             "Expected a tokenizer that belongs to it."
         )
-    module = causal_lm if family == "gpt2" else masked_lm
     file, stored = _open(folder, PREFIX[family])
 
     def make():
-        head = masked_lm.head(settings) if BERT_HEAD["kernel"][0] in stored else None
-        return module.encoder(settings, SPEC), head
+        with_head = BERT_HEAD["kernel"][0] in stored
+        keywords = {name: network.keywords[name] for name in ("vocabulary", "width", "epsilon")}
+        return network.build(), Network("masked_head", **keywords).build() if with_head else None
 
     with tf.Graph().as_default():  # a config may ask for any size: first where nothing is allocated
-        for network, names in _networks(family, settings, *make()):
-            variables = encoders.named_variables(network)
+        for graph, names in _tensors_of(*make()):
+            variables = named_variables(graph)
             for name, theirs in names.items():
                 _check_shape(file, stored, theirs, name, tuple(variables[name].shape), family)
     encoder, head = make()
     left = set(stored)
-    for network, names in _networks(family, settings, encoder, head):
-        variables = encoders.named_variables(network)
+    for graph, names in _tensors_of(encoder, head):
+        variables = named_variables(graph)
         for name, theirs in names.items():
             variables[name].assign(_value(file, stored, theirs, name, family))
         left -= {name for theirs in names.values() for name in theirs}
@@ -115,18 +118,17 @@ def load(folder):
     left = sorted(name for name in left if not name.endswith(MASKS))
     if left:
         log.warning("%s: left over, since our graph has no place for them: %s", folder, ", ".join(left))
-    return module.__name__.rpartition(".")[2], settings, encoder, head, tokenizer, left
+    return encoder, head, tokenizer, left
 
 
 def import_encoder(folder, out=None):
     """Saves a checkpoint as an encoder of ours; returns its folder."""
-    objective, settings, encoder, head, tokenizer, left = load(folder)
+    encoder, head, tokenizer, left = load(folder)
     out = pathlib.Path(out or pathlib.Path("saved_models") / cards.safe_name(pathlib.Path(folder).resolve().name))
     if out.exists():
         raise ValueError(f"{out} exists. Choose another --out, or remove it.")
-    encoders.save_encoder(
-        out, encoder, objective=objective, settings=settings, spec=SPEC, head=head, tokenizer=tokenizer,
-        training={"imported": True, "left over": left},
+    save_encoder(
+        out, encoder, spec=SPEC, head=head, tokenizer=tokenizer, trained_by={"imported": True, "left over": left}
     )
     return out
 
@@ -137,21 +139,20 @@ def export(name, out=None):
     Raises:
         ValueError: an architecture that those models do not have, or a folder that exists.
     """
-    encoder, head, card = encoders.load_with_head(name)
-    if card["objective"] not in ("causal_lm", "masked_lm"):
+    encoder, head, card = load_with_head(name)
+    if not cards.is_a(card, "transformer"):
         raise ValueError(f"{card['name']} is no language model. Export it without --hugging-face.")
-    settings = cards.settings(card)
-    family = settings.architecture
+    family = cards.keyword(card, "architecture")
     if family not in PREFIX:
         raise ValueError(
             f"{card['name']} has the architecture {family!r}, which that layout does not know. "
             "Pretrain with --architecture gpt2 (causal_lm) or bert (masked_lm)."
         )
-    tokenizer = encoders.load_tokenizer(name)
-    head = head if card["head"] == "objective" else None
+    tokenizer = load_tokenizer(name)
+    head = head if cards.is_a(card, "masked_head") else None
     tensors = {}
-    for network, names in _networks(family, settings, encoder, head):
-        variables = encoders.named_variables(network)
+    for graph, names in _tensors_of(encoder, head):
+        variables = named_variables(graph)
         for ours, theirs in names.items():
             parts = np.split(np.asarray(variables[ours]), len(theirs), axis=-1)
             turn = _turned(family, ours)
@@ -166,10 +167,10 @@ def export(name, out=None):
     files.make_folder(out)
     files.write(out / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
     files.write(out / "tokenizer.json", tokenizer.json)
-    files.write_json(out / "config.json", _config_of(settings, tokenizer, head is not None))
+    files.write_json(out / "config.json", _config_of(description(encoder).keywords, tokenizer, head is not None))
     named = {f"{name.strip('[]').lower()}_token": name for name in tokenizers.SPECIAL if name in tokenizer.special}
     files.write_json(out / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": settings.context, **named
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named
     })
     return out
 
@@ -191,10 +192,9 @@ def _config(folder):
     return config
 
 
-def _settings(config, tokenizer):
-    """(family, the objective's settings) of a config."""
+def _network(config):
+    """The encoder of a config as a `Network`."""
     family = config["model_type"]
-    special = {"mask_token": tokenizer.mask, "end_token": tokenizer.end}
     if family == "gpt2":
         required = {
             "activation_function": "gelu_new", "scale_attn_weights": True,
@@ -202,7 +202,7 @@ def _settings(config, tokenizer):
         }
         names = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "n_positions",
                  "vocabulary": "vocab_size"}
-        hidden, epsilon, kind = config.get("n_inner"), "layer_norm_epsilon", causal_lm.Settings
+        hidden, epsilon = config.get("n_inner"), "layer_norm_epsilon"
     elif family == "bert":
         required = {
             "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "type_vocab_size": 2,
@@ -210,7 +210,7 @@ def _settings(config, tokenizer):
         }
         names = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "width": "hidden_size",
                  "context": "max_position_embeddings", "vocabulary": "vocab_size"}
-        hidden, epsilon, kind = config.get("intermediate_size"), "layer_norm_eps", masked_lm.Settings
+        hidden, epsilon = config.get("intermediate_size"), "layer_norm_eps"
     else:
         raise ValueError(f"Expected a model of type gpt2 or bert. Received: {family!r}")
     for option, value in required.items():
@@ -225,35 +225,35 @@ def _settings(config, tokenizer):
     small = config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)
     if type(small) not in (int, float):
         raise ValueError(f"Expected a number in config.json for {epsilon}. Received: {small!r}")
-    settings = kind(
-        architecture=family, **numbers, tokenizer="tokenizer.json", epsilon=float(small), **special,
-    )
-    return family, settings.filled()
+    return Network("transformer", architecture=family, causal=family == "gpt2", epsilon=float(small), **numbers)
 
 
-def _config_of(settings, tokenizer, with_head):
-    if settings.architecture == "gpt2":
+def _config_of(network, tokenizer, with_head):
+    """The config of a network of these keywords."""
+    if network["architecture"] == "gpt2":
         return {
-            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": settings.layers,
-            "n_head": settings.heads, "n_embd": settings.width, "n_positions": settings.context,
-            "n_inner": settings.hidden, "vocab_size": settings.vocabulary, "activation_function": "gelu_new",
-            "layer_norm_epsilon": settings.epsilon, "bos_token_id": max(tokenizer.end, 0),
+            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": network["layers"],
+            "n_head": network["heads"], "n_embd": network["width"], "n_positions": network["context"],
+            "n_inner": network["hidden"], "vocab_size": network["vocabulary"], "activation_function": "gelu_new",
+            "layer_norm_epsilon": network["epsilon"], "bos_token_id": max(tokenizer.end, 0),
             "eos_token_id": max(tokenizer.end, 0),
         }
     return {
         "model_type": "bert", "architectures": ["BertForMaskedLM" if with_head else "BertModel"],
-        "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads, "hidden_size": settings.width,
-        "max_position_embeddings": settings.context, "intermediate_size": settings.hidden,
-        "vocab_size": settings.vocabulary, "hidden_act": "gelu", "layer_norm_eps": settings.epsilon,
+        "num_hidden_layers": network["layers"], "num_attention_heads": network["heads"], "hidden_size": network["width"],
+        "max_position_embeddings": network["context"], "intermediate_size": network["hidden"],
+        "vocab_size": network["vocabulary"], "hidden_act": "gelu", "layer_norm_eps": network["epsilon"],
         "type_vocab_size": 2, "pad_token_id": max(tokenizer.special.get("[PAD]", 0), 0),
     }
 
 
-def _networks(family, settings, encoder, head):
+def _tensors_of(encoder, head):
     """[(graph, {our variable's name: their tensors' names})]."""
+    network = description(encoder).keywords
+    family = network["architecture"]
     outer, block, place = (GPT2, GPT2_BLOCK, "h.{}.") if family == "gpt2" else (BERT, BERT_BLOCK, "encoder.layer.{}.")
     names = dict(outer)
-    for index in range(settings.layers):
+    for index in range(network["layers"]):
         for ours, theirs in block.items():
             names[f"block_{index}/{ours}"] = [place.format(index) + name for name in theirs]
     networks = [(encoder, names)]

@@ -1,0 +1,123 @@
+"""Reads cards of format 1, which named an objective and its settings, as cards of format 2.
+
+Format 1 was written up to version 0.1.0. Its encoders were built from the settings of the objective that trained
+them; here the same graphs are described as builders of `networks.BUILDERS`.
+"""
+
+from ssl_keras.networks.conv import BLOCKS
+
+FORMAT = 1
+DEFAULT_RATE = 16_000  # Hz
+NUM_ROTATIONS = 4
+
+
+def upgraded(card):
+    """A card of format 1 as one of format 2. Raises KeyError, TypeError or ValueError where it is not a card."""
+    settings, objective = card["settings"], card["objective"]
+    kind = next(iter(card["input"]))
+    shape = card["input"][kind]["shape"]
+    kept = ("name", "input", "preprocessing", "tokenizer", "features", "classes", "parameters", "weights", "versions",
+            "saved", "results")
+    new = {"format": 2, **{key: card[key] for key in kept}, "network": None, "head": None, "decoding": None,
+           "licences": {}}
+    if settings is not None:
+        new["network"] = _network(objective, settings, shape)
+        if card["head"] == "objective":
+            new["head"] = _head(objective, settings, shape, card["features"])
+            new["decoding"] = _decoding(objective, settings)
+        if kind == "tokens":
+            new["input"] = {kind: card["input"][kind] | {"context": settings["context"]}}
+        if kind == "waveform":
+            new["input"] = {kind: card["input"][kind] | {"rate": settings["rate"] or DEFAULT_RATE}}
+    if card["head"] == "classifier":
+        new["head"] = {"builder": "classifier_head", "features": card["features"], "classes": len(card["classes"])}
+    training = dict(card["training"])
+    outcome = training.pop("outcome", {})
+    new["trained_by"] = {
+        "objective": _objective(objective, settings or {}), "settings": (settings or {}) | training,
+        "data": card["data"], "outcome": outcome,
+    }
+    return new
+
+
+def _objective(name, settings):
+    """What the objective is called now."""
+    if name == "classifier":
+        return "classifier" if settings.get("labels") else "rotation"
+    if name == "seq2seq":
+        return "recurrent_lm" if settings.get("task") == "next" else "seq2seq"
+    return {"speech": "wav2vec2", "recogniser": "ctc"}.get(name, name)
+
+
+def _network(objective, settings, shape):
+    """The encoder's entry."""
+    def taken(*names):
+        return {name: settings[name] for name in names}
+
+    if objective == "autoencoder":
+        return {"builder": "dense", "image_shape": shape, **taken("widths")}
+    if objective == "dcgan":
+        return {
+            "builder": "dcgan_trunk", "image_shape": shape, **taken("width"),
+            "normalisation": settings["normalisation"] or ("layer" if settings["loss"] == "wasserstein" else "batch"),
+        }
+    if objective in ("causal_lm", "masked_lm"):
+        return {
+            "builder": "transformer", "causal": objective == "causal_lm",
+            **taken("vocabulary", "context", "layers", "heads", "width", "architecture", "hidden", "epsilon", "remat"),
+        }
+    if objective == "seq2seq":
+        return {
+            "builder": "recurrent", "bidirectional": settings["task"] != "next",
+            **taken("vocabulary", "width", "layers", "cell"),
+        }
+    if objective in ("speech", "recogniser"):
+        return {
+            "builder": "waveform", "rate": settings["rate"] or DEFAULT_RATE, "frontend": settings["front"],
+            "pool_segments": settings["stretches"], **taken("width", "layers", "heads", "channels", "context"),
+        }
+    return {
+        "builder": settings["network"], "image_shape": shape, "pool_grid": settings["places"],
+        "width": settings["width"] or BLOCKS[settings["network"]][2],
+    }
+
+
+def _head(objective, settings, shape, features):
+    """The entry of a head that is the objective's own."""
+    if objective == "classifier":
+        classes = settings["classes"] if settings["labels"] else NUM_ROTATIONS
+        return {"builder": "classifier_head", "features": features, "classes": classes}
+    if objective == "masked_lm":
+        return {"builder": "masked_head", **{name: settings[name] for name in ("vocabulary", "width", "epsilon")}}
+    if objective == "dcgan":
+        return {"builder": "generator", "image_shape": shape, "latent": settings["latent"], "width": settings["width"]}
+    if objective == "recogniser":
+        symbols = len(settings["alphabet"].split())
+        return {"builder": "frame_classifier", "width": settings["width"], "symbols": symbols}
+    if objective == "seq2seq":
+        return {
+            "builder": "attending_decoder", "source_width": settings["width"],
+            "vocabulary": 1 + len(settings["alphabet"].split()) if settings["symbols"] else settings["vocabulary"],
+            **{name: settings[name] for name in ("width", "layers", "cell")},
+        }
+    if objective == "image_text":
+        names = ("vocabulary", "context", "text_layers", "text_heads", "text_width", "text_architecture", "text_hidden",
+                 "causal", "epsilon", "projection", "loss", "temperature")
+        return {"builder": "towers", "features": features} | {
+            name.removeprefix("text_"): settings[name] for name in names
+        }
+    raise ValueError(f"{objective} has no head, and its card says that there is one")
+
+
+def _decoding(objective, settings):
+    """What the head's outputs stand for, or None."""
+    symbols = settings.get("alphabet", "").split()
+    if objective == "recogniser":
+        return {"symbols": symbols, "words": settings["words"]}
+    if objective == "seq2seq":
+        end = 0 if settings["symbols"] else settings["end_token"]
+        return {
+            "task": settings["task"], "context": settings["context"], "end": end,
+            "symbols": symbols if settings["symbols"] else None,
+        }
+    return None

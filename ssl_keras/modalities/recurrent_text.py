@@ -1,0 +1,80 @@
+"""What the recurrent objectives for text share: their network as settings, its check, dropout.
+
+Shapes: `B` batch, `T` tokens, `D` width, `P` places of dropout.
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from ssl_keras.modalities.settings import check_ranges
+from ssl_keras.networks import recurrent
+
+NETWORK = ("cell", "layers", "width")  # what comes with `init`
+MOST_LAYERS, MOST_CONTEXT = 64, 1 << 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A recurrent network and its tokenizer."""
+
+    cell: str = "gru"
+    """gru or lstm."""
+    layers: int = 2
+    """Recurrent layers, of the encoder and of a decoder."""
+    width: int = 256
+    """Features of a token."""
+    context: int = 64
+    """The most tokens of a sequence."""
+    tokenizer: str = "characters"
+    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    vocabulary: int = 2048
+    """Tokens that a tokenizer may learn."""
+    dropout: float = 0.0
+    """Share of features that are dropped, between layers."""
+    smoothing: float = 0.0
+    """Label smoothing: the share of the target that is spread over all tokens."""
+
+    def __post_init__(self):
+        if self.cell not in recurrent.GATES:
+            raise ValueError(f"cell must be one of {', '.join(recurrent.GATES)}. Received: {self.cell!r}")
+        check_ranges(
+            self, ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16), ("context", 2, MOST_CONTEXT),
+            ("vocabulary", 2, 1 << 24),
+        )
+        if self.width % 2:
+            raise ValueError(f"width must be even. Received: {self.width}")
+        for name in ("dropout", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
+
+
+def chosen_encoder(settings, spec, encoder):
+    """A given functional graph, or what the function makes. Raises ValueError where its parts are not ours."""
+    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    names = {layer.name for layer in network.layers}
+    if not {"embeddings", "recurrent_0"} <= names:
+        raise ValueError(
+            "The encoder must be a graph of networks.recurrent.recurrent_encoder: its parts are needed for more than "
+            f"calling it. Received: layers {sorted(names)[:5]}"
+        )
+    return network
+
+
+def draw_dropout(networks, width, draws):
+    """(B, P, D) in [0, 1): a number for each place of the networks where dropout may be, and each feature."""
+    places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
+    return draws.uniform("dropout", (places, width))
+
+
+def dropout(batch, rate):
+    """Dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; of rate 0 None.
+
+    One mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so
+    that replicas change nothing.
+    """
+    if not rate:
+        return None
+    masks = iter(tf.unstack(tf.cast(batch["dropout"] >= rate, tf.float32) / (1 - rate), axis=1))  # P of (B, D)
+    return lambda x: x * tf.cast(next(masks), x.dtype)[:, None]

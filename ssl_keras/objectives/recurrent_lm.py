@@ -1,0 +1,135 @@
+"""Recurrent language model: predict the token h places on. The tutorial's section 4.3; was `seq2seq --task next`.
+
+One recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) = softmax over the vocabulary of the inner
+products ⟨g(x₁…x_t), embedding of x⟩; the horizon h is 2, as in the tutorial; 1 is a language model. The
+loss is −log P, averaged over tokens. `seq2seq` has the encoder and the decoder.
+
+Departure: dropout has one mask for all positions of an example (Gal & Ghahramani 2016).
+
+Shapes: `B` batch, `T` context, `W` window, `D` width, `V` vocabulary, `P` places of dropout.
+
+Metrics: `loss`, nats per target token (smoothed, if so asked, while training); `accuracy`, the share of
+target tokens that the likeliest token hits; `gradient_norm` (training only).
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from ssl_keras import encoders, losses
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data import tokens
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.modalities import language, recurrent_text
+from ssl_keras.modalities.settings import check_ranges, start_from
+from ssl_keras.networks import recurrent
+
+DEFAULTS = Training(
+    data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
+    clip_norm=1.0, interval=100, quality_every=5,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(recurrent_text.Settings):
+    """A recurrent network, its tokenizer, and how far ahead it looks."""
+
+    horizon: int = 2
+    """How many places on the predicted token is; 1 is the very next one."""
+    context: int = 64
+    """Tokens of a training window."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ranges(self, ("horizon", 1, recurrent_text.MOST_CONTEXT))
+
+
+def prepare(settings, splits, init=None):
+    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide.
+
+    Raises:
+        ValueError: a tokenizer without a token for the end of a text; an `init` of another objective.
+    """
+    splits = tokens.without_targets(splits)
+    if init is not None:
+        kept, _ = start_from(
+            init, settings, Settings, recurrent_text.NETWORK,
+            "is no encoder of recurrent_lm, which reads one way. Expected one that pretraining with recurrent_lm "
+            "saved.",
+        )
+        settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
+        tokenizer = encoders.load_tokenizer(init)
+    else:
+        tokenizer = tokenizers.obtain(
+            settings.tokenizer, settings.vocabulary,
+            lambda: (tokens.texts_of(splits.train), tokens.content_of(splits.train)),
+        )
+    if tokenizer.end < 0:
+        raise ValueError("The tokenizer needs a token for the end of a text.")
+    settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
+    return settings, tokens.corpus(splits, tokenizer, settings.context, target=settings.horizon)
+
+
+def encoder(settings, spec):
+    """A fresh encoder graph: tokens (B, T) -> states (B, T, D), each of the tokens up to it."""
+    return recurrent.recurrent_encoder(
+        settings.vocabulary, settings.width, settings.layers, cell=settings.cell, both_ways=False
+    )
+
+
+def build(settings, spec, encoder=encoder):
+    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    return RecurrentLM(settings, recurrent_text.chosen_encoder(settings, spec, encoder))
+
+
+class RecurrentLM(Objective):
+    """Holds `encoder`; trains it to predict `batch["tokens"]` from those at least `horizon` places before."""
+
+    def __init__(self, settings, encoder):
+        super().__init__(name="recurrent_lm")
+        self.settings, self.encoder = settings, encoder
+        self.accuracy = keras.metrics.Mean("accuracy")
+
+    def views(self, batch, draws):
+        """As `held_out_views`, and the numbers that dropout needs."""
+        made = self.held_out_views(batch, draws)
+        if self.settings.dropout:
+            made["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, draws)
+        return made
+
+    def held_out_views(self, batch, draws):
+        """Cuts (B, T + h) tokens out of each window at random; a held-out window has just these."""
+        return language.crop(batch, draws, self.settings.context + self.settings.horizon)
+
+    def train_step(self, batch):
+        mean, count = self.descend(self.smoothed_errors, batch)
+        self.loss_metric.update_state(mean, count)
+
+    def test_step(self, batch):
+        total, count = self.errors(batch, self.logits(batch))
+        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+
+    def smoothed_errors(self, batch):
+        """`errors` with dropout and smoothing, where they are asked for."""
+        drop = recurrent_text.dropout(batch, self.settings.dropout)
+        return self.errors(batch, self.logits(batch, drop), self.settings.smoothing)
+
+    def errors(self, batch, logits, smoothing=0.0):
+        """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
+        target = batch["tokens"][:, self.settings.horizon :]  # (B, T)
+        weight = tf.cast(target >= 0, tf.float32) * example_weight(batch)[:, None]
+        hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
+        self.accuracy.update_state(tf.cast(hit, tf.float32), weight)
+        loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def logits(self, batch, drop=None):
+        """(B, T, V) float32, of the token `horizon` places after each; `drop` is done to what layers take."""
+        tokens = batch["tokens"][:, : -self.settings.horizon]
+        states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
+        return recurrent.logits(self.encoder, states)
+
+    def projections(self, splits):
+        return language.projections(self.encoder, splits.train.tokenizer)

@@ -1,0 +1,75 @@
+"""Rotation: turned images, their classes, and what pretraining with it saves."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import from_arrays
+from ssl_keras.downstream.finetune import Settings as FinetuneSettings
+from ssl_keras.downstream.finetune import finetune
+from ssl_keras.encoders import load_classifier
+from ssl_keras.engine.config import Training
+from ssl_keras.objectives import rotation
+from ssl_keras.objectives.rotation import Rotation, turned
+from ssl_keras.training.pretrain import pretrain
+
+SMALL = {"network": "cnn", "width": 4}
+
+
+def test_turned_images_are_numpys(rng):
+    image = rng.random((3, 5, 5, 2), np.float32)
+    for turns, part in enumerate(tf.split(turned(tf.constant(image)), 4)):
+        np.testing.assert_array_equal(part, np.rot90(image, turns, (1, 2)))
+
+
+def test_turns_are_the_classes(rng):
+    """A head that reads off the brightest corner knows every turn of an image with one bright corner."""
+    image = np.zeros((6, 8, 8, 1), np.float32)
+    image[:, :2, :2] = 1
+    corners = tf.constant(np.stack([np.rot90(image[0, ..., 0], k).ravel() for k in range(4)], 1))
+    inputs = keras.Input((8, 8, 1))
+    encoder = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    head = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, use_bias=False)])
+    head.layers[0].kernel.assign(100 * corners)
+    objective = Rotation(rotation.Settings(), encoder, head)
+    total, count = objective.errors({"image": tf.constant(image)}, training=False)
+    assert float(objective.accuracy.result()) == 1.0
+    assert float(total) == pytest.approx(0, abs=1e-6)
+    assert float(count) == 6
+
+
+def test_oblong_images_are_refused(rng):
+    oblong = from_arrays(rng.integers(0, 256, (50, 8, 10), np.uint8))
+    with pytest.raises(ValueError, match="only if it is square"):
+        pretrain("rotation", rotation.Settings(**SMALL), Training(steps=2, batch_size=8), data=oblong)
+
+
+@pytest.fixture
+def quick():
+    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
+
+
+def test_it_learns_turns_and_goes_on_from_them(quick):
+    splits = load("digits", 16)
+    unlabelled = splits._replace(**{
+        name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()
+    })
+    outcome = pretrain("rotation", rotation.Settings(**SMALL), quick, data=unlabelled)
+    assert outcome["test_accuracy"] > 0.4  # chance is 0.25
+    again = pretrain(
+        "rotation", rotation.Settings(),
+        dataclasses.replace(quick, init=outcome["folder"], run="again", steps=1, interval=1, learning_rate=1e-9),
+        data=unlabelled,
+    )
+    assert again["test_accuracy"] == pytest.approx(outcome["test_accuracy"], abs=0.02)  # network and head taken over
+    tuned = finetune(
+        outcome["folder"],
+        FinetuneSettings(labels_per_class=20, encoder_rate=1.0, shift=0.05, smoothing=0.1, mixup=0.2, frozen_steps=10),
+        dataclasses.replace(quick, run="tuned", steps=150, interval=75, learning_rate=1e-2), data=splits,
+    )
+    assert tuned["test_accuracy"] > 0.4  # chance is 0.1
+    assert load_classifier(tuned["folder"]).output_shape == (None, 10)
