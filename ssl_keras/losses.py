@@ -9,6 +9,7 @@ Shapes: `b` this replica's examples, `B` all replicas', `D` features, `P` positi
 import tensorflow as tf
 
 LEAST_SQUARE = 1e-6  # of a row's length: a row of zeros keeps a gradient that float16 can hold
+GATHERED = "gathered"  # name of the ops, in a graph of one replica, whose outputs all replicas would see
 FAR = -1e9  # a score that must not count; finite, so that a row of padding stays finite
 
 
@@ -16,7 +17,7 @@ def gathered(x):
     """(b, …) -> (B, …): the rows of all replicas in order; its gradient goes back to where they came from."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
-        return tf.identity(x, "gathered")  # `planning/cost.py` looks for the name
+        return tf.identity(x, GATHERED)
     # A sum of rows at their places, and zeros elsewhere: TensorFlow's all_gather fails under
     # MultiWorkerMirroredStrategy inside the loop over steps.
     place = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=x.dtype)

@@ -131,14 +131,14 @@ def float16(name, two):
     keras.config.set_dtype_policy("mixed_float16")
     objective, logs, _ = train(CASES[name], two)
     with two.scope():
-        objective.loss_scale.assign(2.0**120)  # any gradient overflows
+        objective.state.loss_scale.assign(2.0**120)  # any gradient overflows
         state = [*objective.trainable_weights, *(v for each, _ in objective.groups() for v in each.variables)]
         before = [np.array(v) for v in state]
         batches = Batches(CASES[name].splits().train, 60, views=objective.views)
         objective.fit(batches.dataset(0, None, two), steps_per_epoch=2, verbose=0)
     keras.config.set_dtype_policy("float32")
     return {
-        "loss": logs["loss"], "scale": float(objective.loss_scale.numpy()), "optimizers": len(objective.groups()),
+        "loss": logs["loss"], "scale": float(objective.state.loss_scale.numpy()), "optimizers": len(objective.groups()),
         "moved": max(float(np.abs(np.array(v) - b).max()) for v, b in zip(state, before)),
     }
 

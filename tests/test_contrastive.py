@@ -35,7 +35,7 @@ def test_two_different_views_of_each_image(rng):
     assert np.abs(batch["view_a"] - batch["view_b"]).max((1, 2, 3)).min() > 0.01
     again = objective.views({"image": image}, BatchRandom(0, 0, 0, 8))
     np.testing.assert_array_equal(batch["view_a"], again["view_a"])
-    assert [len(row) for row in objective.pictures(batch)["views"]] == [8] * 3
+    assert [len(row) for row in objective.report(batch, None, None).images["views"]] == [8] * 3
 
 
 @pytest.mark.parametrize("loss", contrastive.LOSSES)

@@ -16,6 +16,7 @@ from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom
 from ssl_keras.encoders import card as cards
+from ssl_keras.engine import descend
 from ssl_keras.inference import sampling
 from ssl_keras.networks import conv
 from ssl_keras.networks import dcgan as networks
@@ -92,7 +93,7 @@ def test_each_player_learns_from_its_own_loss_alone(options):
     """The gradients of one pass are those of two passes, one for each player."""
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
-    gradients, totals, weight = objective._gradients(objective.play, batch, objective.groups())
+    gradients, totals, weight = descend.mean_gradients(objective.state, objective.play, batch, objective.groups())
     expected = []
     for player, (_, variables) in enumerate(objective.groups()):
         with tf.GradientTape() as tape:
@@ -214,9 +215,10 @@ def test_what_tensorboard_shows_has_latents_that_stay():
     objective = built()
     first, later = batch_of(objective, step=0), batch_of(objective, step=7)
     assert np.abs(first["latent"] - later["latent"]).max() > 0.1
-    for a, b in zip(objective.pictures(first)["samples"], objective.pictures(later)["samples"]):
+    reports = [objective.report(batch, lambda: first, small_digits()) for batch in (first, later)]
+    for a, b in zip(*(report.images["samples"] for report in reports)):
         np.testing.assert_array_equal(a, b)
-    shown = objective.histograms(first)
+    shown = reports[0].histograms
     assert shown["D(real)"].shape == shown["D(fake)"].shape == (12,)
     assert np.ptp(shown["D(real)"]) > 0
 

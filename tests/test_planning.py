@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from contract import CASES, planned, prepared
 
-from ssl_keras import objectives
+from ssl_keras import losses, objectives
 from ssl_keras.cli import main
 from ssl_keras.data.sources import load
 from ssl_keras.modalities import language
@@ -139,6 +139,13 @@ def test_what_replicas_see_of_each_other():
     made = cost.plan(work, asked)
     both = 2 * 7 / 8 * 64 * (work.seen + work.returned) / 450e9
     assert made["of them seeing other replicas' examples"] * made["seconds of a step"] == pytest.approx(both)
+
+
+def test_what_is_gathered_is_found_by_the_name_that_losses_give_it(monkeypatch):
+    asked = cost.Plan(gpus=8, batch_size=64)
+    seen = planned("contrastive", asked).seen
+    monkeypatch.setattr(losses, "GATHERED", "of_all_replicas")
+    assert planned("contrastive", asked).seen == seen > 0
 
 
 def test_the_bytes_that_a_step_holds():

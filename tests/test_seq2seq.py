@@ -397,8 +397,9 @@ def test_float16_down_to_decoding():
     objective, logs, _ = train(CASES["seq2seq"], tf.distribute.get_strategy(), steps=2)
     assert np.isfinite(logs["loss"])
     batch = {"tokens": TOKENS, "target": TOKENS, "weight": tf.ones(len(TOKENS))}
-    assert objective.texts(batch, CASES["seq2seq"].splits().train.tokenizer)
-    assert np.isfinite(objective.pictures(batch)["attention"][0]).all()
+    report = objective.report(batch, None, CASES["seq2seq"].splits())
+    assert report.texts
+    assert np.isfinite(report.images["attention"][0]).all()
 
 
 def test_initialising_leaves_the_alphabet_fresh(tmp_path):

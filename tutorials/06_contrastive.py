@@ -226,7 +226,8 @@ found = {
 
 # %%
 side = splits.test.spec()["image"][0][0]
-shown = model.pictures({k: v[:8] for k, v in measured.dataset(0, 1).get_single_element().items()})["views"]
+pairs = {k: v[:8] for k, v in measured.dataset(0, 1).get_single_element().items()}
+shown = model.report(pairs, lambda: pairs, splits).images["views"]
 figure = matplotlib.figure.Figure(figsize=(8, 3.2))
 axes = figure.subplots()
 axes.imshow(picture_grid(shown)[..., 0], cmap="gray")

@@ -122,7 +122,7 @@ def fidelity_command(arguments):
     card = cards.read(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
     for each in (card, judge.card):
-        cards.check_images(each, splits.train)
+        cards.check_image_shape(each, splits.train)
     generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
     files.make_folder(folder)

@@ -1,14 +1,34 @@
 """What Keras' `fit` and `evaluate` call: many steps in one graph, under any strategy."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
+
+
+@dataclasses.dataclass
+class StepCount:
+    """Steps asked for and steps done: `fit` and `evaluate` set it, and the functions made here count."""
+
+    train: int | None = None
+    """Steps of training in an epoch; None is as many as there is data."""
+    test: int | None = None
+    """Steps of an evaluation; None is as many as there is data."""
+    done: int = 0
+    """Steps of the present epoch or evaluation that have run."""
+
+    def limit(self, training, most):
+        """Steps that the next execution may run, at most `most`."""
+        total = self.train if training else self.test
+        return most if total is None else min(most, total - self.done)
 
 
 def make_step_function(objective, step_function, training):
     """A function of an iterator that runs at most `steps_per_execution` steps in one graph.
 
     Args:
-        objective: a compiled `Objective`.
+        objective: a compiled `Objective`. Its `step`, `step_graph` and `step_count` are written here;
+            `rows` and `failed_step` are read.
         step_function: its `train_step` or `test_step`.
         training: whether these are steps of training.
 
@@ -57,12 +77,9 @@ def make_step_function(objective, step_function, training):
         steps = tf.function(steps, reduce_retracing=True, autograph=False)
 
     def execution(iterator):
-        total = objective._steps_per_epoch if training else objective._validation_steps
-        limit = objective.steps_per_execution
-        if total is not None:
-            limit = min(limit, total - objective._steps_done)
+        limit = objective.step_count.limit(training, objective.steps_per_execution)
         done, logs = steps(iterator, tf.constant(limit))
-        objective._steps_done += int(done)
+        objective.step_count.done += int(done)
         if int(objective.failed_step.numpy()) >= 0:
             raise FloatingPointError(
                 f"The loss or its gradient is not finite at step {int(objective.failed_step.numpy())}. "

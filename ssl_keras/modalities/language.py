@@ -14,8 +14,9 @@ import tyro
 from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
+from ssl_keras.encoders import card as cards
 from ssl_keras.modalities.settings import start_from
-from ssl_keras.networks import transformer
+from ssl_keras.networks import Network, realise, transformer
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
@@ -91,19 +92,19 @@ class Settings:
 
 
 # What a network that starts from a saved encoder takes over from it.
-NETWORK = ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon")
+NETWORK = {name: name for name in ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon")}
 
 
 def prepare(settings, splits, init=None):
     """(settings, tokenizer): as asked for or, with `init`, as the saved encoder of that name has them."""
     if init is not None:
-        kept, saved = start_from(
-            init, settings, Settings, NETWORK,
+        kept, card = start_from(
+            init, settings, ("transformer",), NETWORK,
             "is no language model's encoder. Expected one that pretraining with causal_lm or masked_lm saved.",
         )
-        if saved.architecture not in settings.ARCHITECTURES:
+        if kept["architecture"] not in settings.ARCHITECTURES:
             raise ValueError(
-                f"{init} has the architecture {saved.architecture}. Expected {' or '.join(settings.ARCHITECTURES)}."
+                f"{init} has the architecture {kept['architecture']}. Expected {' or '.join(settings.ARCHITECTURES)}."
             )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
         tokenizer = encoders.load_tokenizer(init)
@@ -118,46 +119,42 @@ def prepare(settings, splits, init=None):
             "Positions from %d to the context of %d are never trained; --context %d has none of them.",
             filled.length, filled.context, filled.length,
         )
-    vocabulary = tokenizer.vocabulary if init is None else saved.vocabulary
+    vocabulary = tokenizer.vocabulary if init is None else cards.keyword(card, "vocabulary")
     return dataclasses.replace(
         filled, vocabulary=vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     ), tokenizer
 
 
 def trunk(settings, causal):
-    """The transformer that these settings describe, its weights fresh."""
+    """The transformer that these settings describe, as a `Network`."""
     settings = settings.filled()
-    return transformer.transformer(
-        settings.vocabulary, settings.context, settings.layers, settings.heads, settings.width,
-        architecture=settings.architecture, causal=causal, hidden=settings.hidden, epsilon=settings.epsilon,
-        remat=settings.remat,
+    return Network(
+        "transformer", vocabulary=settings.vocabulary, context=settings.context, layers=settings.layers,
+        heads=settings.heads, width=settings.width, architecture=settings.architecture, causal=causal,
+        hidden=settings.hidden, epsilon=settings.epsilon, remat=settings.remat,
     )
 
 
-def check(network):
-    """The network, if it is a transformer of ours; its parts are needed for more than calling it."""
-    names = {layer.name for layer in network.layers}
-    if not {"embeddings", "block_0", "norm"} <= names:
-        raise ValueError(
-            "The encoder must be a graph of networks.transformer.transformer: its embeddings are the output "
-            f"layer too. Received: layers {sorted(names)[:5]}"
-        )
+def chosen_encoder(settings, spec, encoder):
+    """The graph that `build` was given, see `realise`. Raises ValueError where its parts are not a transformer's."""
+    network = realise(encoder, settings, spec)
+    transformer.parts(network)
     return network
 
 
 def table(network):
     """The token embeddings (V, D)."""
-    return tf.convert_to_tensor(network.get_layer("embeddings").tokens)
+    return tf.convert_to_tensor(transformer.parts(network).embeddings.tokens)
 
 
 def blocks(network):
     """The transformer's blocks, in order."""
-    return [layer for layer in network.layers if isinstance(layer, transformer.Block)]
+    return transformer.parts(network).blocks
 
 
 def logits(network, hidden):
     """Hidden states (…, D) -> logits (…, V) float32, by the token embeddings."""
-    return transformer.token_logits(hidden, table(network), network.get_layer("embeddings").compute_dtype)
+    return transformer.token_logits(hidden, table(network), transformer.parts(network).embeddings.compute_dtype)
 
 
 def crop(batch, draws, length):
@@ -176,7 +173,7 @@ def crop(batch, draws, length):
 
 def attention_maps(network, ids):
     """[(B, H, T, T) float32 for each block]: how much each position (row) looks at each other."""
-    x, maps = network.get_layer("embeddings")(ids), []
+    x, maps = transformer.parts(network).embeddings(ids), []
     for block in blocks(network):
         maps.append(block.weights_of_attention(x, ids))
         x = block(x, ids)
@@ -200,4 +197,4 @@ def attention_pictures(network, ids):
 
 def projections(network, tokenizer):
     """For TensorBoard's projector: the token embeddings, and each token's text."""
-    return {"token embeddings": (table(network).numpy(), tokenizer.tokens())}
+    return {"token embeddings": lambda: (table(network).numpy(), tokenizer.tokens())}

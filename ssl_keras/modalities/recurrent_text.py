@@ -5,13 +5,12 @@ Shapes: `B` batch, `T` tokens, `D` width, `P` places of dropout.
 
 import dataclasses
 
-import keras
 import tensorflow as tf
 
 from ssl_keras.modalities.settings import check_ranges
-from ssl_keras.networks import recurrent
+from ssl_keras.networks import realise, recurrent
 
-NETWORK = ("cell", "layers", "width")  # what comes with `init`
+NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of what comes with `init`
 MOST_LAYERS, MOST_CONTEXT = 64, 1 << 12
 
 
@@ -51,14 +50,9 @@ class Settings:
 
 
 def chosen_encoder(settings, spec, encoder):
-    """A given functional graph, or what the function makes. Raises ValueError where its parts are not ours."""
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
-    names = {layer.name for layer in network.layers}
-    if not {"embeddings", "recurrent_0"} <= names:
-        raise ValueError(
-            "The encoder must be a graph of networks.recurrent.recurrent_encoder: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(names)[:5]}"
-        )
+    """The graph that `build` was given, see `realise`. Raises ValueError where its parts are not a recurrent one's."""
+    network = realise(encoder, settings, spec)
+    recurrent.parts(network)
     return network
 
 

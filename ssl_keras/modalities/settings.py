@@ -15,43 +15,33 @@ def check_ranges(settings, *ranges):
             raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(settings, name)}")
 
 
-def start_from(init, settings, kind, names, refusal=""):
-    """What a run that starts from the saved encoder `init` takes over: ({name: value}, the saved settings).
+def start_from(init, settings, builders, names, refusal="", key="network", **wanted):
+    """What a run that starts from the saved encoder `init` takes over: ({setting: value}, its card).
 
     Args:
         init: a saved encoder's name or path.
         settings: those of the run, as asked for.
-        kind: the class that the saved settings must be of.
-        names: of the settings that are taken over; a dict where they have other names in the saved ones.
-        refusal: what is said of `init` where they are of another class; without, that is ({}, None).
+        builders: the builders of `networks.BUILDERS` that the saved network may be of.
+        names: {setting: the keyword of the saved network that it is taken from}; "builder" is the builder's name.
+        refusal: what is said of `init` where its network is another one; without, that is ({}, None).
+        key: "network", or "head" for what it was saved with.
+        **wanted: keywords that the saved network must have these values of.
 
     Raises:
-        ValueError: saved settings of another class; `settings` that ask for another network.
+        ValueError: another network; `settings` that ask for another one, where those at their defaults ask for none.
     """
     card = cards.read(encoders.find(init))
-    saved = card["settings"] and cards.settings(card)
-    if not isinstance(saved, kind):
+    saved = card[key] or {"builder": ""}
+    if saved["builder"] not in builders or any(saved[name] != value for name, value in wanted.items()):
         if refusal:
             raise ValueError(f"{init} {refusal}")
         return {}, None
-    saved = saved.filled() if hasattr(saved, "filled") else saved
-    kept = network_settings_from(settings, saved, names, init)
-    log.info("The network is that of %s: %s", init, kept)
-    return kept, saved
-
-
-def network_settings_from(settings, saved, names, init):
-    """{name: value} of the network that a run takes over from the encoder `init`, whose settings are `saved`.
-
-    Raises:
-        ValueError: settings that ask for another network; those at their defaults ask for none.
-    """
-    theirs = names if isinstance(names, dict) else {name: name for name in names}
-    kept = {name: getattr(saved, theirs[name]) for name in theirs}
+    kept = {name: saved[keyword] for name, keyword in names.items()}
     other = [name for name in names if getattr(settings, name) not in (getattr(type(settings), name), kept[name])]
     if other:
         raise ValueError(
             f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
             + ", ".join(f"{name}={kept[name]}" for name in other) + "."
         )
-    return kept
+    log.info("The network is that of %s: %s", init, kept)
+    return kept, card

@@ -5,16 +5,19 @@ Shapes: `B` batch, `L` samples, `T` frames of 20 ms, `D` width.
 
 import dataclasses
 
-import keras
 import tensorflow as tf
 
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.modalities.settings import check_ranges, start_from
-from ssl_keras.networks import waveform
+from ssl_keras.networks import Network, realise, waveform
 
-NETWORK = ("rate", "front", "context", "channels", "width", "layers", "heads", "stretches")  # what comes with `init`
+NETWORK = {  # setting: keyword of the network that comes with `init`
+    "rate": "rate", "front": "frontend", "context": "context", "channels": "channels", "width": "width",
+    "layers": "layers", "heads": "heads", "stretches": "pool_segments",
+}
 MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
 PIXELS = 2  # a frame's and a band's side in a picture
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings(augment_audio.AudioAugmentation):
@@ -75,7 +78,7 @@ def prepare(settings, splits, init=None):
     splits.train.column_spec("waveform")
     if init is not None:
         kept, _ = start_from(
-            init, settings, Settings, NETWORK,
+            init, settings, ("waveform",), NETWORK,
             "is no encoder of sound. Expected one that pretraining with wav2vec2 or ctc saved.",
         )
         settings = dataclasses.replace(settings, **kept)
@@ -86,23 +89,22 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: waveforms (B, L) -> features (B, stretches·D)."""
-    return waveform.waveform_encoder(
-        settings.rate or max(waveform.STRIDES), settings.width, settings.layers, settings.heads,
-        channels=settings.channels, front=settings.front, context=settings.context, stretches=settings.stretches,
+    """The encoder, waveforms (B, L) -> features (B, stretches·D), as a `Network`."""
+    return Network(
+        "waveform", rate=settings.rate or max(waveform.STRIDES), width=settings.width, layers=settings.layers,
+        heads=settings.heads, channels=settings.channels, frontend=settings.front, context=settings.context,
+        pool_segments=settings.stretches,
     )
 
 
 def chosen_encoder(settings, spec, encoder):
-    """A given functional graph, or what the function makes. Raises ValueError where its parts are not ours."""
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
-    names = {layer.name for layer in network.layers}
-    if not {"frames", "normalised", "front", "features", "project", "norm"} <= names:
-        raise ValueError(
-            "The encoder must be a graph of networks.waveform.waveform_encoder: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(names)[:5]}"
-        )
-    rate = network.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
+    """The graph that `build` was given, see `realise`.
+
+    Raises:
+        ValueError: its parts are not a `waveform_encoder`'s; it takes another sampling rate.
+    """
+    network = realise(encoder, settings, spec)
+    rate = waveform.rate_of(network)
     if rate != settings.rate:
         raise ValueError(
             f"The encoder hears at {rate} Hz. Expected that in the settings: prepare(settings, splits) sets it. "

@@ -6,13 +6,14 @@ Shapes: `B` batch, `H W C` image, `D` features.
 import dataclasses
 
 import keras
+import tensorflow as tf
 
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.modalities.settings import start_from
-from ssl_keras.networks import conv
+from ssl_keras.networks import IMAGE_ENCODERS, Network, realise
+from ssl_keras.networks.conv import MAX_POOL_GRID, stage_maps
 
-FINEST = 16  # places along each side
-WIDEST = 1 << 12  # channels of the first stage that a card may ask for
+WIDEST = 1 << 12  # channels of the first stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +30,16 @@ class Settings(Augmentation):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.places <= FINEST:
-            raise ValueError(f"places must be 1 to {FINEST}. Received: {self.places}")
-        if self.network not in conv.BLOCKS:
-            raise ValueError(f"network must be one of {', '.join(conv.BLOCKS)}. Received: {self.network!r}")
+        if not 1 <= self.places <= MAX_POOL_GRID:
+            raise ValueError(f"places must be 1 to {MAX_POOL_GRID}. Received: {self.places}")
+        if self.network not in IMAGE_ENCODERS:
+            raise ValueError(f"network must be one of {', '.join(IMAGE_ENCODERS)}. Received: {self.network!r}")
         if not 0 <= self.width <= WIDEST:
             raise ValueError(f"width must be 0 to {WIDEST}. Received: {self.width}")
 
 
 # What a network that starts from a saved encoder takes over from it.
-NETWORK = ("network", "width")
+NETWORK = {"network": "builder", "width": "width"}
 
 
 def prepare(settings, splits, init=None):
@@ -50,31 +51,42 @@ def prepare(settings, splits, init=None):
     shape, _ = splits.train.column_spec("image")
     if init is not None:
         # Of another kind: `initialise` takes what fits, and says what does not.
-        kept, saved = start_from(init, settings, Settings, NETWORK)
-        if saved is not None and settings.places == Settings.places:  # else asked for
-            kept["places"] = saved.places
+        kept, card = start_from(init, settings, IMAGE_ENCODERS, NETWORK)
+        if card is not None and settings.places == Settings.places:  # else asked for
+            kept["places"] = card["network"]["pool_grid"]
         settings = dataclasses.replace(settings, **kept)
-    side = min(conv.last_map(shape, settings.network))
+    if settings.places > 1:
+        _check_places(settings, splits.train.spec())
+    return settings, splits
+
+
+def _check_places(settings, spec):
+    """Raises ValueError where the last stage is smaller than the grid that it is averaged over."""
+    shape = spec["image"][0]
+    with tf.Graph().as_default():  # nothing is allocated
+        graph = encoder(settings, spec).build()
+        last = keras.Model(graph.input, stage_maps(graph)[-1])
+        side = min(last.compute_output_shape((1, *shape))[1:3])
     if settings.places > side:
         raise ValueError(
             f"places must be at most {side}, the side of {settings.network}'s last stage for images {tuple(shape)}. "
             f"Received: {settings.places}"
         )
-    return settings, splits
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: image (B, H, W, C) -> features (B, D)."""
-    return conv.conv_encoder(spec["image"][0], settings.network, settings.width, settings.places)
+    """The encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
+    own_width = {"width": settings.width} if settings.width else {}
+    return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.places, **own_width)
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given or that the function it was given makes.
+    """The graph that `build` was given, as a graph, a `Network` or a function of (settings, spec) to one of these.
 
     Raises:
         ValueError: its input or output does not fit.
     """
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    network = realise(encoder, settings, spec)
     expected, received = spec["image"][0], network.input_shape[1:]
     fits = len(received) == len(expected) and all(r in (None, e) for r, e in zip(received, expected))
     if not fits or len(network.output_shape) != 2:

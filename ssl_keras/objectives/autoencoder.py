@@ -28,7 +28,9 @@ import tensorflow as tf
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
-from ssl_keras.networks.dense import dense_decoder, dense_encoder
+from ssl_keras.engine.report import Report
+from ssl_keras.networks import Network, realise
+from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
 
@@ -60,8 +62,8 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph for a source with this `spec()`: image (B, H, W, C) -> (B, D)."""
-    return dense_encoder(spec["image"][0], settings.widths)
+    """The encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
+    return Network("dense", image_shape=spec["image"][0], widths=settings.widths)
 
 
 def build(settings, spec, encoder=encoder):
@@ -71,7 +73,7 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     image_shape = spec["image"][0]
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
+    network = realise(encoder, settings, spec)
     if tuple(network.input_shape[1:]) != tuple(image_shape) or len(network.output_shape) != 2:
         raise ValueError(
             f"The encoder must map images {tuple(image_shape)} to features (D,). Received: "
@@ -122,12 +124,10 @@ class Autoencoder(Objective):
         return batch | {"noisy": noisy}
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and number of examples of a batch; updates `mse`."""
@@ -143,8 +143,8 @@ class Autoencoder(Objective):
         """Image (B, H, W, C), uint8 or float in [0, 1] -> float32 reconstruction, same shape."""
         return self.decoder(self.encoder(unit_range(image), training=False), training=False)["image"]
 
-    def pictures(self, batch):
-        """For TensorBoard: rows of the images, of what was made noisy, and of what came out."""
+    def report(self, batch, examples, splits):
+        """Rows of the images, of what was made noisy, and of what came out."""
         image = unit_range(batch["image"])
         noisy = [batch["noisy"]] if "noisy" in batch else []
-        return {"reconstructions": [image, *noisy, self.reconstruct((noisy or [image])[0])]}
+        return Report(images={"reconstructions": [image, *noisy, self.reconstruct((noisy or [image])[0])]})

@@ -28,6 +28,7 @@ import tensorflow as tf
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.inference import generation
 from ssl_keras.modalities import language
 
@@ -56,14 +57,13 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: tokens (B, T) -> hidden states (B, T, D)."""
+    """The encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
     return language.trunk(settings, causal=True)
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
-    return CausalLM(settings, language.check(network))
+    return CausalLM(settings, language.chosen_encoder(settings, spec, encoder))
 
 
 class Perplexity(keras.metrics.Mean):
@@ -93,11 +93,10 @@ class CausalLM(Objective):
         self.track(mean, count, self.bytes(batch))
 
     def test_step(self, batch):
-        total, count = self.errors(batch)
-        self.track(tf.math.divide_no_nan(total, count), count, self.bytes(batch))
+        mean, count = self.score(*self.errors(batch))
+        self.track(mean, count, self.bytes(batch))
 
     def track(self, mean, count, text_bytes):
-        self.loss_metric.update_state(mean, count)
         self.perplexity.update_state(mean, count)
         if text_bytes is not None:
             bits = mean * count / math.log(2)
@@ -126,21 +125,22 @@ class CausalLM(Objective):
         """(B, T) int32 -> (B, T, V) float32."""
         return language.logits(self.encoder, self.encoder(tokens))
 
-    def pictures(self, batch):
-        return language.attention_pictures(self.encoder, batch["tokens"][:, :-1])
+    def report(self, batch, examples, splits):
+        """Attention, how it goes on from the beginnings of held-out windows, and the token embeddings."""
+        return Report(
+            images=language.attention_pictures(self.encoder, batch["tokens"][:, :-1]),
+            texts={"samples": self._samples(batch, splits.train.tokenizer)},
+            embeddings=language.projections(self.encoder, splits.train.tokenizer),
+        )
 
-    def texts(self, batch, tokenizer):
-        """For TensorBoard: how it goes on from the beginnings of held-out windows."""
+    def _samples(self, batch, tokenizer):
         context = self.generator.context
         start = min(16, context // 2)
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)
         length = min(context, 128) - start
         made = self.generator(prompts, length, temperature=0.8)
         rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, made)]
-        return {"samples": "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)}
-
-    def projections(self, splits):
-        return language.projections(self.encoder, splits.train.tokenizer)
+        return "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)
 
 
 def _code(text):

@@ -34,9 +34,9 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.networks import conv, waveform
-from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks import Network, waveform
 from ssl_keras.networks.transformer import pool
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
@@ -85,11 +85,6 @@ def prepare(settings, splits, init=None):
 encoder = vision.encoder
 
 
-def head(settings, spec=None):
-    """A fresh head: features (B, D) -> logits (B, Y)."""
-    return classifier_head(conv.features(settings.network, settings.width, settings.places), settings.classes)
-
-
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be any function or functional graph from images to (B, D).
 
@@ -99,10 +94,8 @@ def build(settings, spec, encoder=encoder):
     if not settings.classes:
         raise ValueError("Expected the number of classes: prepare(settings, splits) fills it in, or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
-    return Classifier(
-        network, classifier_head(network.output_shape[-1], settings.classes), augmentation=settings,
-        smoothing=settings.smoothing, mixup=settings.mixup,
-    )
+    head = Network("classifier_head", features=network.output_shape[-1], classes=settings.classes).build()
+    return Classifier(network, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup)
 
 
 class Classifier(Objective):
@@ -124,6 +117,7 @@ class Classifier(Objective):
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
         self.encoder.trainable = not frozen
         self.augmentation, self.smoothing, self.frozen = augmentation, smoothing, frozen
+        self.predicts_classes = True
         # The inverse of Beta(α, α)'s distribution at equally spaced points.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
@@ -164,12 +158,10 @@ class Classifier(Objective):
         return batch
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and number of examples; updates `accuracy`."""
@@ -190,8 +182,6 @@ class Classifier(Objective):
         """(B,); smoothed in training alone, so that the held-out loss is that of the labels."""
         return losses.smoothed_cross_entropy(label, logits, self.smoothing if training else 0.0)
 
-    def pictures(self, batch):
-        """For TensorBoard: the images as they are trained on."""
-        if "image" not in batch:
-            return {}
-        return {"views": [unit_range(batch["image"])]}
+    def report(self, batch, examples, splits):
+        """The images as they are trained on."""
+        return Report(images={"views": [unit_range(batch["image"])]} if "image" in batch else {})

@@ -32,6 +32,7 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.networks.conv import BatchNorm
 
@@ -131,12 +132,10 @@ class Contrastive(Objective):
         }
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and number of images of a batch; updates the metrics."""
@@ -177,6 +176,6 @@ class Contrastive(Objective):
         a, b = tf.split(losses.unit(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 
-    def pictures(self, batch):
-        """For TensorBoard: rows of the images and of their two views."""
-        return {"views": [unit_range(batch["image"]), batch["view_a"], batch["view_b"]]}
+    def report(self, batch, examples, splits):
+        """Rows of the images and of their two views."""
+        return Report(images={"views": [unit_range(batch["image"]), batch["view_a"], batch["view_b"]]})

@@ -22,7 +22,6 @@ import dataclasses
 import logging
 import typing
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tyro
@@ -32,12 +31,13 @@ from ssl_keras.data.inputs import network_input
 from ssl_keras.data.splits import Splits
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
 from ssl_keras.modalities.settings import start_from
-from ssl_keras.networks import waveform
+from ssl_keras.networks import Network, waveform
 
 DEFAULTS = Training(
     data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",
@@ -144,15 +144,13 @@ encoder = sound.encoder
 
 
 def head(settings, spec=None):
-    """A fresh head: states (B, T, D) -> logits (B, T, 1 + V), the blank first."""
-    states = keras.Input((None, settings.width), name="states")
-    logits = keras.layers.Dense(1 + len(settings.symbols), dtype="float32", name="logits")(states)
-    return keras.Model(states, logits, name="head")
+    """The head, states (B, T, D) -> logits (B, T, 1 + V), the blank first, as a `Network`."""
+    return Network("frame_classifier", width=settings.width, symbols=len(settings.symbols))
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return CTC(settings, sound.chosen_encoder(settings, spec, encoder), head(settings))
+    return CTC(settings, sound.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
 class CTC(Objective):
@@ -172,12 +170,10 @@ class CTC(Objective):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
 
     def train_step(self, batch):
-        mean, count = self.descend(self.errors, batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(self.errors, batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch))
 
     def errors(self, batch):
         """Summed loss and (weighted) number of target symbols."""
@@ -192,26 +188,27 @@ class CTC(Objective):
         weight = example_weight(batch)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight * tf.cast(count, tf.float32))
 
-    def qualities(self, splits):
+    def report(self, batch, examples, splits):
+        """Clips, their spectrograms, below them where which symbol begins, what was heard, and error rates."""
+        x, rate = batch["waveform"], self.settings.rate
+        logits, _ = ctc.frame_logits(self.encoder, self.head, x)
+        said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
+        return Report(
+            images={"alignment": [sound.spectrograms(self.encoder, rate, x), sound.framed(said)]},
+            audio={"clips": (x, rate)}, texts={"heard": self._heard(batch)}, scalars=self._error_rates(splits),
+        )
+
+    def _error_rates(self, splits):
+        """{tag: rate} of some validation clips, decoded greedily."""
         some = splits.validation.take(spread(len(splits.validation), JUDGED))
         right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
         rates = error_rates(ctc.heard(self.encoder, self.head, some), right)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
-    def pictures(self, batch):
-        """For TensorBoard: spectrograms, and below them where which symbol begins."""
-        x = batch["waveform"]
-        logits, _ = ctc.frame_logits(self.encoder, self.head, x)
-        said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
-        return {"alignment": [sound.spectrograms(self.encoder, self.settings.rate, x), sound.framed(said)]}
-
-    def sounds(self, batch):
-        return {"clips": (batch["waveform"], self.settings.rate)}
-
-    def texts(self, batch, tokenizer):
-        """For TensorBoard: what was heard, beside what was said."""
+    def _heard(self, batch):
+        """A table of what was said and what was heard."""
         lines = ["| said | heard |", "|---|---|"]
         made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:SHOWN]))
         for target, ids in zip(batch["target"].numpy(), made):
             lines.append(f"| {ctc.text_of(self.settings, target)} | {ctc.text_of(self.settings, ids)} |")
-        return {"heard": "\n".join(lines)}
+        return "\n".join(lines)

@@ -48,11 +48,12 @@ from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import sampling
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.settings import check_ranges
-from ssl_keras.networks import conv, dcgan
+from ssl_keras.networks import Network, conv, dcgan
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
@@ -123,20 +124,20 @@ def prepare(settings, splits, init=None):
     dcgan.stages(shape)
     if settings.classifier:
         card = cards.read(encoders.find(settings.classifier))
-        if card["head"] != "classifier":
+        if not cards.is_classifier(card):
             raise ValueError(f"{settings.classifier} is no classifier. Expected one that was trained with labels.")
-        cards.check_images(card, splits.train)
+        cards.check_image_shape(card, splits.train)
     return settings, splits
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph, the discriminator's trunk: image (B, H, W, C) -> features (B, D)."""
-    return dcgan.trunk(spec["image"][0], settings.width, settings.norm)
+    """The encoder, the discriminator's trunk: image (B, H, W, C) -> features (B, D), as a `Network`."""
+    return Network("dcgan_trunk", image_shape=spec["image"][0], width=settings.width, normalisation=settings.norm)
 
 
 def head(settings, spec):
-    """What is saved beside the encoder: a fresh generator, latent (B, Z) -> image (B, H, W, C) in [0, 1]."""
-    return dcgan.generator(spec["image"][0], settings.latent, settings.width)
+    """The generator, saved beside the encoder: latent (B, Z) -> image (B, H, W, C) in [0, 1], as a `Network`."""
+    return Network("generator", image_shape=spec["image"][0], latent=settings.latent, width=settings.width)
 
 
 own_trunk = encoder
@@ -164,7 +165,7 @@ def build(settings, spec, encoder=own_trunk):
     discriminator = dcgan.discriminator(
         network, judged, settings.norm == "spectral", bias=settings.loss != "wasserstein"
     )
-    return DCGAN(settings, network, discriminator, head(settings, spec), head(settings, spec))
+    return DCGAN(settings, network, discriminator, *(head(settings, spec).build() for _ in range(2)))
 
 
 class DCGAN(Objective):
@@ -247,7 +248,7 @@ class DCGAN(Objective):
 
     def _critic_alone(self, batch, turn):
         (critic, _), count = self.play(batch, turn)
-        return critic, count
+        return [critic], count
 
     def stakes(self, real, fake):
         """The discriminator's and the generator's loss of each pair of logits (B,): (B,) each."""
@@ -315,21 +316,24 @@ class DCGAN(Objective):
             )
         return said
 
-    def pictures(self, batch):
-        """For TensorBoard: images, and a grid of samples from latents that stay the same."""
-        made = sampling.sample(self.head, SHOWN**2, seed=0)
-        return {"real": [unit_range(batch["image"])], "samples": tf.split(made, SHOWN)}
+    def report(self, batch, examples, splits):
+        """Images, a grid of samples from latents that stay the same, the logits of both, and the samples' distance."""
+        return Report(
+            images={
+                "real": [unit_range(batch["image"])],
+                "samples": tf.split(sampling.sample(self.head, SHOWN**2, seed=0), SHOWN),
+            },
+            histograms=self._logits(examples()), scalars=self._distance(splits) if self.settings.classifier else {},
+        )
 
-    def histograms(self, batch):
-        """For TensorBoard: what the discriminator says of held-out images and of samples, logits."""
+    def _logits(self, batch):
+        """What the discriminator says of held-out images and of samples."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
         made = sampling.sample(self.head, len(real), seed=0)
         return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
 
-    def qualities(self, splits):
-        """For TensorBoard: the samples' distance from the validation images, on a classifier's features."""
-        if not self.settings.classifier:
-            return {}
+    def _distance(self, splits):
+        """{tag: distance} of the samples from the validation images, on a classifier's features."""
         real = splits.validation.column("image")
         a, b = self.eye.features(real), self.eye.features(sampling.sample(self.head, len(real), seed=0))
         covered, _ = generative.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))

@@ -38,6 +38,7 @@ from ssl_keras.data.readers import captions
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import search
@@ -275,12 +276,10 @@ class ImageText(Objective):
         return {"image": image, "tokens": tokens[:, : -(-longest // STEP) * STEP], "weight": batch["weight"]}
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and (weighted) number of pairs of a batch; updates the metrics."""
@@ -296,8 +295,23 @@ class ImageText(Objective):
         self.temperature.update_state(1 / scale)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
-    def pictures(self, batch):
-        """For TensorBoard: the images, and how similar each (row) is to each caption (column), black to white."""
+    def report(self, batch, examples, splits):
+        """Pairs and their similarity, and retrieval among some validation pairs, by their names."""
+        source, image, text = self._judged(splits)
+        tokenizer = splits.train.tokenizer
+
+        def together():
+            names = [tokenizer.decode(row) for row in source.column("captions")[:, 0]]
+            return np.concatenate([image, text]), [f"image: {name}" for name in names] + names
+
+        return Report(
+            images=self._similarity(batch) | {"found by name": self._found(source, image, text)},
+            texts={"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())},
+            scalars=self._recall(source, image, text), embeddings={"images and captions": together},
+        )
+
+    def _similarity(self, batch):
+        """The images, and how similar each (row) is to each caption (column), black to white."""
         image, text = (losses.unit(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {
@@ -305,28 +319,18 @@ class ImageText(Objective):
             "similarity": [tf.repeat(tf.repeat(similarity, PICTURED_PIXELS, 1), PICTURED_PIXELS, 2)],
         }
 
-    def qualities(self, splits):
-        """Recall among some validation pairs, by their names."""
-        source, image, text = self._judged(splits)
+    def _recall(self, source, image, text):
+        """{tag: recall} both ways among validation pairs."""
         concepts = np.unique(source.column("captions")[:, 0], axis=0, return_inverse=True)[1]
         found = retrieval.both_ways(image, text, concepts)
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
-    def galleries(self, splits):
-        """For TensorBoard: in each column a picture, below it those that its name finds first."""
-        source, image, text = self._judged(splits)
+    def _found(self, source, image, text):
+        """Rows of images: in each column a picture, below it those that its name finds first."""
         chosen = spread(len(source), SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :SHOWN]
         images = source.column("image")
-        return {"found by name": [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]}
-
-    def projections(self, splits):
-        """For TensorBoard's projector: images and captions together, each with its words."""
-        source, image, text = self._judged(splits)
-        names = [splits.train.tokenizer.decode(row) for row in source.column("captions")[:, 0]]
-        return {"images and captions": (
-            np.concatenate([image, text]), [f"image: {name}" for name in names] + names
-        )}
+        return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
     def _judged(self, splits):
         """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
@@ -335,10 +339,6 @@ class ImageText(Objective):
             source, search.embeddings_of_images(self.encoder, self.head, source.column("image")),
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),
         )
-
-    def texts(self, batch, tokenizer):
-        """For TensorBoard: the captions of `pictures`."""
-        return {"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())}
 
 
 def drawn(ids, draws, settings):

@@ -31,6 +31,7 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
@@ -167,12 +168,10 @@ class Jigsaw(Objective):
         return image
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and number of images; updates `accuracy`."""
@@ -185,9 +184,9 @@ class Jigsaw(Objective):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["permutation"], logits)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
-    def pictures(self, batch):
-        """For TensorBoard: the images, and their puzzles with the tiles side by side."""
+    def report(self, batch, examples, splits):
+        """The images, and their puzzles with the tiles side by side."""
         image, tiles = unit_range(batch["image"]), batch["tiles"]
         rows = tf.split(tiles, self.settings.grid, axis=1)  # grid of (B, grid, h, w, C)
         puzzle = tf.concat([tf.concat(tf.unstack(row, axis=1), axis=2) for row in rows], axis=1)
-        return {"puzzles": [image, tf.image.resize(puzzle, image.shape[1:3], "nearest")]}
+        return Report(images={"puzzles": [image, tf.image.resize(puzzle, image.shape[1:3], "nearest")]})

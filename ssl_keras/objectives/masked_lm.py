@@ -24,8 +24,9 @@ import tensorflow as tf
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language
-from ssl_keras.networks import transformer
+from ssl_keras.networks import Network
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
 NEVER = 2.0  # a key above every other: not to be chosen
@@ -79,20 +80,21 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: tokens (B, T) -> hidden states (B, T, D)."""
+    """The encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
     return language.trunk(settings, causal=False)
 
 
 def head(settings, spec=None):
-    """A fresh head: hidden (M, D), embeddings (V, D) -> logits (M, V)."""
+    """The head, hidden (M, D), embeddings (V, D) -> logits (M, V), as a `Network`."""
     settings = settings.filled()
-    return transformer.masked_head(settings.vocabulary, settings.width, settings.epsilon)
+    return Network(
+        "masked_head", vocabulary=settings.vocabulary, width=settings.width, epsilon=settings.epsilon
+    )
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    network = encoder if isinstance(encoder, keras.Model) else encoder(settings, spec)
-    return MaskedLM(settings, language.check(network), head(settings))
+    return MaskedLM(settings, language.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
 class MaskedLM(Objective):
@@ -134,12 +136,10 @@ class MaskedLM(Objective):
         return {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
 
     def train_step(self, batch):
-        mean, count = self.descend(self.errors, batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(self.errors, batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch))
 
     def errors(self, batch):
         """Summed loss and (weighted) number of chosen tokens; updates `accuracy`."""
@@ -158,11 +158,16 @@ class MaskedLM(Objective):
         """Hidden states (M, D) -> logits (M, V)."""
         return self.head([hidden, language.table(self.encoder)])
 
-    def pictures(self, batch):
-        return language.attention_pictures(self.encoder, batch["tokens"])
+    def report(self, batch, examples, splits):
+        """Attention, what is guessed of held-out windows, and the token embeddings."""
+        return Report(
+            images=language.attention_pictures(self.encoder, batch["tokens"]),
+            texts={"guesses": self._guesses(batch, splits.train.tokenizer)},
+            embeddings=language.projections(self.encoder, splits.train.tokenizer),
+        )
 
-    def texts(self, batch, tokenizer):
-        """For TensorBoard: held-out windows with what was hidden, what it was, and what is guessed."""
+    def _guesses(self, batch, tokenizer):
+        """Held-out windows with what was hidden, what it was, and what is guessed."""
         lines = []
         for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
             shown = [tokenizer.decode([i]) for i in ids.numpy()]
@@ -172,10 +177,7 @@ class MaskedLM(Objective):
                     right, said = tokenizer.decode([true]), tokenizer.decode([guessed])
                     shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {said}]**"
             lines.append(" ".join(shown).replace("\n", "⏎"))
-        return {"guesses": "\n\n".join(lines)}
-
-    def projections(self, splits):
-        return language.projections(self.encoder, splits.train.tokenizer)
+        return "\n\n".join(lines)
 
 
 def word_keys(key, starts):

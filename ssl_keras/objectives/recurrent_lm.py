@@ -22,9 +22,10 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.settings import check_ranges, start_from
-from ssl_keras.networks import recurrent
+from ssl_keras.networks import Network, recurrent
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
@@ -55,9 +56,9 @@ def prepare(settings, splits, init=None):
     splits = tokens.without_targets(splits)
     if init is not None:
         kept, _ = start_from(
-            init, settings, Settings, recurrent_text.NETWORK,
+            init, settings, ("recurrent",), recurrent_text.NETWORK,
             "is no encoder of recurrent_lm, which reads one way. Expected one that pretraining with recurrent_lm "
-            "saved.",
+            "saved.", bidirectional=False,
         )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
         tokenizer = encoders.load_tokenizer(init)
@@ -73,9 +74,10 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: tokens (B, T) -> states (B, T, D), each of the tokens up to it."""
-    return recurrent.recurrent_encoder(
-        settings.vocabulary, settings.width, settings.layers, cell=settings.cell, both_ways=False
+    """The encoder, tokens (B, T) -> states (B, T, D), each of the tokens up to it, as a `Network`."""
+    return Network(
+        "recurrent", vocabulary=settings.vocabulary, width=settings.width, layers=settings.layers, cell=settings.cell,
+        bidirectional=False,
     )
 
 
@@ -89,7 +91,7 @@ class RecurrentLM(Objective):
 
     def __init__(self, settings, encoder):
         super().__init__(name="recurrent_lm")
-        self.settings, self.encoder = settings, encoder
+        self.settings, self.encoder, self.context = settings, encoder, settings.context
         self.accuracy = keras.metrics.Mean("accuracy")
 
     def views(self, batch, draws):
@@ -104,12 +106,10 @@ class RecurrentLM(Objective):
         return language.crop(batch, draws, self.settings.context + self.settings.horizon)
 
     def train_step(self, batch):
-        mean, count = self.descend(self.smoothed_errors, batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(self.smoothed_errors, batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, self.logits(batch))
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, self.logits(batch)))
 
     def smoothed_errors(self, batch):
         """`errors` with dropout and smoothing, where they are asked for."""
@@ -131,5 +131,6 @@ class RecurrentLM(Objective):
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
         return recurrent.logits(self.encoder, states)
 
-    def projections(self, splits):
-        return language.projections(self.encoder, splits.train.tokenizer)
+    def report(self, batch, examples, splits):
+        """The token embeddings."""
+        return Report(embeddings=language.projections(self.encoder, splits.train.tokenizer))

@@ -22,9 +22,9 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.networks import conv
-from ssl_keras.networks.dense import classifier_head
+from ssl_keras.networks import Network
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-2)
@@ -52,11 +52,6 @@ def prepare(settings, splits, init=None):
 encoder = vision.encoder
 
 
-def head(settings, spec=None):
-    """A fresh head: features (B, D) -> logits (B, 4)."""
-    return classifier_head(conv.features(settings.network, settings.width, settings.places), TURNS)
-
-
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be any function or functional graph from images to (B, D).
 
@@ -64,7 +59,8 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    return Rotation(settings, network, classifier_head(network.output_shape[-1], TURNS))
+    head = Network("classifier_head", features=network.output_shape[-1], classes=TURNS)
+    return Rotation(settings, network, head.build())
 
 
 class Rotation(Objective):
@@ -83,12 +79,10 @@ class Rotation(Objective):
         return batch
 
     def train_step(self, batch):
-        mean, count = self.descend(lambda batch: self.errors(batch, training=True), batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(lambda batch: self.errors(batch, training=True), batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, training=False)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, training=False))
 
     def errors(self, batch, training):
         """Summed loss and number of images; updates `accuracy`."""
@@ -100,9 +94,9 @@ class Rotation(Objective):
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(turn, logits)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
-    def pictures(self, batch):
-        """For TensorBoard: a row of the images for each turn."""
-        return {"turns": tf.split(turned(unit_range(batch["image"])), TURNS)}
+    def report(self, batch, examples, splits):
+        """A row of the images for each turn."""
+        return Report(images={"turns": tf.split(turned(unit_range(batch["image"])), TURNS)})
 
 
 def turned(image):

@@ -39,13 +39,14 @@ from ssl_keras.data import sequences, tokens
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.language import Resolved
 from ssl_keras.modalities.settings import check_ranges, start_from
-from ssl_keras.networks import recurrent
+from ssl_keras.networks import Network, recurrent
 
 TASKS = ("denoise", "continue", "pairs")
 MOST_SYMBOLS = 10_000
@@ -183,32 +184,36 @@ def _corpus(settings, source):
 
 def _from(init, settings):
     """(settings, tokenizer): the network and tokenizer of the saved encoder."""
-    kept, saved = start_from(
-        init, settings, Settings, recurrent_text.NETWORK,
+    kept, card = start_from(
+        init, settings, ("recurrent",), recurrent_text.NETWORK,
         "is no encoder of seq2seq, which reads both ways. Expected one that pretraining with seq2seq saved "
-        "(--task denoise).",
+        "(--task denoise).", bidirectional=True,
     )
-    if settings.symbols and saved.symbols:
-        kept["alphabet"] = saved.alphabet
-    kept["fresh_targets"] = settings.symbols != saved.symbols  # the same numbers would mean something else
+    symbols = (card["decoding"] or {}).get("symbols")
+    if settings.symbols and symbols:
+        kept["alphabet"] = " ".join(symbols)
+    kept["fresh_targets"] = settings.symbols != bool(symbols)  # the same numbers would mean something else
     return dataclasses.replace(settings, tokenizer=str(init), **kept), encoders.load_tokenizer(init)
 
 
 def encoder(settings, spec):
-    """A fresh encoder graph: tokens (B, T) -> states (B, T, D)."""
-    return recurrent.recurrent_encoder(settings.vocabulary, settings.width, settings.layers, cell=settings.cell)
+    """The encoder, tokens (B, T) -> states (B, T, D), as a `Network`."""
+    return Network(
+        "recurrent", vocabulary=settings.vocabulary, width=settings.width, layers=settings.layers, cell=settings.cell
+    )
 
 
 def head(settings, spec=None):
-    """A fresh decoder graph, see `recurrent.attending_decoder`."""
-    return recurrent.attending_decoder(
-        settings.targets, settings.width, settings.layers, settings.width, cell=settings.cell
+    """The decoder as a `Network`, see `recurrent.attending_decoder`."""
+    return Network(
+        "attending_decoder", vocabulary=settings.targets, width=settings.width, layers=settings.layers,
+        source_width=settings.width, cell=settings.cell,
     )
 
 
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return Seq2Seq(settings, recurrent_text.chosen_encoder(settings, spec, encoder), head(settings))
+    return Seq2Seq(settings, recurrent_text.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
 class Seq2Seq(Objective):
@@ -247,12 +252,10 @@ class Seq2Seq(Objective):
         }
 
     def train_step(self, batch):
-        mean, count = self.descend(self.smoothed_errors, batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(self.smoothed_errors, batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch, self.logits(batch))
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch, self.logits(batch)))
 
     def smoothed_errors(self, batch):
         """`errors` with dropout, the decoder's own guesses and smoothing, where they are asked for."""
@@ -291,27 +294,34 @@ class Seq2Seq(Objective):
             target = tf.where(batch["own"] & (target >= 0), guesses, target)
         return tf.pad(target[:, :-1], [[0, 0], [1, 0]], constant_values=self.settings.end)
 
-    def pictures(self, batch):
-        """For TensorBoard: where each target token (row) looks in the source, by the last layer."""
+    def report(self, batch, examples, splits):
+        """Attention, decoded sources, error rates of pairs, and the token embeddings."""
+        tokenizer = splits.train.tokenizer
+        return Report(
+            images={"attention": self._attention(batch)}, texts={"decoded": self._decoded(batch, tokenizer)},
+            scalars=self._error_rates(splits) if self.settings.task == "pairs" else {},
+            embeddings=language.projections(self.encoder, tokenizer),
+        )
+
+    def _attention(self, batch):
+        """Rows of pictures of where each target token (row) looks in the source, by the last layer."""
         tokens = batch["tokens"][:PICTURED]
         weights = recurrent.alignments(self.head, self.before(batch)[:PICTURED], self.encoder(tokens), tokens)
         weights = tf.repeat(tf.repeat(weights, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
-        return {"attention": [tf.pad(weights, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)[..., None]]}
+        return [tf.pad(weights, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)[..., None]]
 
-    def texts(self, batch, tokenizer):
-        """For TensorBoard: what it makes of held-out sources, beside what is right."""
+    def _decoded(self, batch, tokenizer):
+        """A table of held-out sources, their targets and what is made of them."""
         made = self.decoder.greedy(batch["tokens"][:SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
             texts = (translation.text_of(self.settings, tokenizer, ids) for ids in (target, row))
             cells = tokenizer.decode(source), *texts
             lines.append("| " + " | ".join(cell.replace("|", "¦").replace("\n", "⏎") for cell in cells) + " |")
-        return {"decoded": "\n".join(lines)}
+        return "\n".join(lines)
 
-    def qualities(self, splits):
-        """For TensorBoard: of some validation pairs, decoded greedily, how many symbols are wrong."""
-        if self.settings.task != "pairs":
-            return {}
+    def _error_rates(self, splits):
+        """{tag: rate} of some validation pairs, decoded greedily."""
         right = {}  # all targets of each source
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
             right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
@@ -319,9 +329,6 @@ class Seq2Seq(Objective):
         made = beam_search.write(self.decoder, np.array(some, np.int32))
         rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
-
-    def projections(self, splits):
-        return language.projections(self.encoder, splits.train.tokenizer)
 
 
 def ended(target, end, most):

@@ -33,6 +33,7 @@ from ssl_keras import losses
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
 from ssl_keras.modalities import sound
 from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import waveform
@@ -193,12 +194,10 @@ class Wav2Vec2(Objective):
         }
 
     def train_step(self, batch):
-        mean, count = self.descend(self.errors, batch)
-        self.loss_metric.update_state(mean, count)
+        self.descend(self.errors, batch)
 
     def test_step(self, batch):
-        total, count = self.errors(batch)
-        self.loss_metric.update_state(tf.math.divide_no_nan(total, count), count)
+        self.score(*self.errors(batch))
 
     def heat(self):
         """The Gumbel softmax's temperature at this step."""
@@ -230,20 +229,16 @@ class Wav2Vec2(Objective):
             return [f"The codebooks have collapsed: {logs['codes']:.2f} of {self.settings.codes} entries are in use."]
         return []
 
-    def pictures(self, batch):
-        """For TensorBoard: spectrograms, below them the same without the hidden frames."""
-        shown = (None, ~batch["mask"])
-        return {"hidden": [
-            sound.spectrograms(self.encoder, self.settings.rate, batch["waveform"], each) for each in shown
-        ]}
-
-    def sounds(self, batch):
-        return {"clips": (batch["waveform"], self.settings.rate)}
-
-    def histograms(self, batch):
-        features, places = waveform.features(self.encoder, batch["waveform"])
+    def report(self, batch, examples, splits):
+        """Clips, their spectrograms, below them the same without the hidden frames, and which codes are used."""
+        shown, rate = (None, ~batch["mask"]), self.settings.rate
+        features, places = waveform.features(self.encoder, examples()["waveform"])
         hard, _ = self.quantiser.choose(features, None, 1.0)
-        return {"codes": tf.reshape(tf.boolean_mask(tf.argmax(hard, -1), places >= 0), [-1])}
+        return Report(
+            images={"hidden": [sound.spectrograms(self.encoder, rate, batch["waveform"], each) for each in shown]},
+            audio={"clips": (batch["waveform"], rate)},
+            histograms={"codes": tf.reshape(tf.boolean_mask(tf.argmax(hard, -1), places >= 0), [-1])},
+        )
 
 
 def hidden(valid, frames, share, span, draws):

@@ -22,9 +22,11 @@ import dataclasses
 import math
 import typing
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras import losses
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
@@ -202,7 +204,7 @@ def of_traced(module, settings, splits, asked, passes):
     source = splits.train if not passes.image_channels else _coloured(splits.train, passes.image_channels)
     with dtype_policy(asked.precision):
         objective = module.build(settings, source.spec())
-        objective.compile(*objective.optimizers(lambda variables, *_, **__: tf.keras.optimizers.SGD()))
+        objective.compile(*objective.optimizers(lambda variables, *_, **__: keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)
     raw = some.numpy(0)
     tensors = {key: tf.constant(value) for key, value in raw.items()}
@@ -215,7 +217,7 @@ def of_traced(module, settings, splits, asked, passes):
     weights = sum(v.shape.num_elements() for v in objective.trainable_variables)
     gathered = [
         op.outputs[0] for op in graph.get_operations()
-        if op.type == "Identity" and "gathered" in op.name.rpartition("/")[2]
+        if op.type == "Identity" and losses.GATHERED in op.name.rpartition("/")[2]
     ]
     seen, returned = (
         sum(x.shape.num_elements() * x.dtype.size for x in tensors) / rows

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def variables(objective):
     """{name: variable} of all that changes in training, names stable across processes."""
-    state = {"step": objective.step, "loss_scale": objective.loss_scale, "finite_steps": objective.finite_steps}
+    state = {name: getattr(objective.state, name) for name in ("step", "loss_scale", "finite_steps")}
     # By position: Keras numbers unnamed layers anew in every network of a process.
     for place, network in enumerate(objective.layers):
         state |= {f"weights/{place}/{i:04d}/{v.name}": v for i, v in enumerate(network.variables)}

@@ -7,6 +7,7 @@ from ssl_keras import encoders, objectives
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialise import initialise
+from ssl_keras.networks import description
 from ssl_keras.training import run as runs
 from ssl_keras.training.run_folder import open_run
 from ssl_keras.training.strategy import strategy as choose_strategy
@@ -59,7 +60,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
-            initialise(objective.encoder, training.init, getattr(objective, "head", None), objective.not_taken_over)
+            initialise(objective.encoder, training.init, objective.head, objective.not_taken_over)
             objective.initialised()
         runs.compile_objective(objective, training, splits)
 

@@ -119,9 +119,11 @@ def compile_objective(objective, training, splits, *optimizers):
     if training.patience and objective.latest_is_best:
         raise ValueError(f"patience needs a loss that says how good it is; {objective.name} has none. Leave it out.")
 
+    objective.total_steps = total_steps(training, splits)
+
     def make(variables, share=1.0, updates=1):
         often = dataclasses.replace(training, warmup=training.warmup * updates)
-        return make_optimizer(often, total_steps(training, splits) * updates, variables, share)
+        return make_optimizer(often, objective.total_steps * updates, variables, share)
 
     objective.compile(
         *(optimizers or objective.optimizers(make)), clip_norm=training.clip_norm, accumulate=training.accumulate,

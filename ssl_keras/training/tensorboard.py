@@ -10,6 +10,7 @@ settings and outcome (HParams), and an embedding projector of validation images 
 and of the token embeddings.
 """
 
+import functools
 import math
 import time
 
@@ -23,7 +24,6 @@ from tensorboard.plugins.hparams import api as hparams
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import signature
 from ssl_keras.data.random import BatchRandom
-from ssl_keras.engine.objective import Objective
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import compiled, cropped, extract_features, spread
 from ssl_keras.files import write
@@ -92,11 +92,11 @@ class TensorBoard(keras.callbacks.Callback):
         """Writes the last pictures, the outcome and the projector."""
         self.embed = self.embed or compiled(objective.encoder)
         with self.writer.as_default(step=outcome["step"]):
-            self._slow(objective)
+            report = self._slow(objective)
             for key, value in outcome.items():
                 if isinstance(value, float) and math.isfinite(value):
                     tf.summary.scalar(f"outcome/{key}", value)
-        self._project(objective)
+        self._project(report.embeddings)
         self.writer.close()
 
     def _graph(self):
@@ -104,24 +104,12 @@ class TensorBoard(keras.callbacks.Callback):
         return tf.function(lambda x: encoder(x, training=False)).get_concrete_function(signature(encoder)).graph
 
     def _slow(self, objective=None):
-        """Pictures, histograms, and the quality of the features."""
+        """Writes and returns the objective's `Report`; writes weights, and the quality of the features."""
         objective = objective or self.model
         batch = self._batch(objective.views, PICTURES)
-        for name, text in objective.texts(batch, self.splits.train.tokenizer).items():
-            tf.summary.text(f"texts/{name}", text)
-        for name, rows in objective.pictures(batch).items():
-            self._picture(name, rows)
-        for name, (waveforms, rate) in objective.sounds(batch).items():
-            heard = tf.where(waveforms > -1, waveforms, 0.0)[..., None]  # -1 is padding
-            tf.summary.audio(f"sounds/{name}", heard, rate, max_outputs=PICTURES)
-        if type(objective).histograms is not Objective.histograms:
-            examples = self._batch(objective.held_out_views, HISTOGRAM_EXAMPLES)
-            for name, values in objective.histograms(examples).items():
-                tf.summary.histogram(f"health/{name}", values)
-        for name, rows in objective.galleries(self.splits).items():
-            self._picture(name, rows)
-        for tag, value in objective.qualities(self.splits).items():
-            tf.summary.scalar(tag, value)
+        examples = functools.partial(self._batch, objective.held_out_views, HISTOGRAM_EXAMPLES)
+        report = objective.report(batch, examples, self.splits)
+        self._write(report)
         for network in objective.layers:
             for variable in network.trainable_variables:
                 flat = tf.reshape(variable.value, [-1])
@@ -145,6 +133,21 @@ class TensorBoard(keras.callbacks.Callback):
                 features, validation.column("label"),
             )
             tf.summary.scalar("quality/knn_accuracy", accuracy)
+        return report
+
+    def _write(self, report):
+        """All of a `Report` but its embeddings, which wait for the end of the run."""
+        for name, text in report.texts.items():
+            tf.summary.text(f"texts/{name}", text)
+        for name, rows in report.images.items():
+            self._picture(name, rows)
+        for name, (waveforms, rate) in report.audio.items():
+            heard = tf.where(waveforms > -1, waveforms, 0.0)[..., None]  # -1 is padding
+            tf.summary.audio(f"sounds/{name}", heard, rate, max_outputs=PICTURES)
+        for name, values in report.histograms.items():
+            tf.summary.histogram(f"health/{name}", values)
+        for tag, value in report.scalars.items():
+            tf.summary.scalar(tag, value)
 
     def _picture(self, name, rows):
         grid = picture_grid(rows)[None]
@@ -158,7 +161,7 @@ class TensorBoard(keras.callbacks.Callback):
         tensors = {key: tf.constant(value) for key, value in batch.items()}
         return views(tensors, BatchRandom(self.training.seed, 0, 0, len(batch["weight"])))
 
-    def _project(self, objective):
+    def _project(self, embeddings):
         tokenizer = self.splits.train.tokenizer
         source = _some(self.splits.validation, FEW if tokenizer or self.splits.train.rate else PROJECTED)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +178,8 @@ class TensorBoard(keras.callbacks.Callback):
             _sprite(source.column("image")).save(self.folder / "thumbnails.png")
             embedding.sprite.image_path = "thumbnails.png"
             embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
-        for name, (vectors, names) in objective.projections(self.splits).items():
+        for name, made in embeddings.items():
+            vectors, names = made()
             self._embedding(config, name, vectors[:PROJECTED], {"text": names[:PROJECTED]})
         projector.visualize_embeddings(str(self.folder), config)
 

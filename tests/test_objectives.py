@@ -1,0 +1,87 @@
+"""Each file of `ssl_keras/objectives` is what `ObjectiveModule` says; so is what it builds."""
+
+import dataclasses
+import inspect
+import types
+
+import keras
+import pytest
+from contract import CASES
+
+from ssl_keras import objectives
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective
+from ssl_keras.engine.report import Report
+from ssl_keras.objectives import ObjectiveModule
+
+FUNCTIONS = ("prepare", "encoder", "build")
+every_module = pytest.mark.parametrize("name", objectives.names())
+
+
+def head(settings, spec):
+    """The optional function, as the protocol's docstring has it."""
+
+
+def departures(module):
+    """Sentences on where a module is not an `ObjectiveModule`; none where it is."""
+    wrong = [f"no {name}" for name in ("DEFAULTS", "Settings", *FUNCTIONS) if not hasattr(module, name)]
+    expected = {name: getattr(ObjectiveModule, name) for name in FUNCTIONS} | {"head": head}
+    for name, function in expected.items():
+        if hasattr(module, name):
+            wanted = inspect.signature(function).parameters.values()
+            there = list(inspect.signature(getattr(module, name)).parameters.values())
+            if [p.name for p in there[: len(wanted)]] != [p.name for p in wanted]:
+                wrong.append(f"{name} takes {[p.name for p in there]}")
+            # What the protocol leaves out may be left out, and what it does not know of.
+            required = [p.name for p in there if p.default is p.empty]
+            if not set(required) <= {p.name for p in wanted if p.default is p.empty}:
+                wrong.append(f"{name} requires {required}")
+    return wrong
+
+
+@every_module
+def test_every_module_is_an_objective_module(name):
+    module = objectives.module(name)
+    assert isinstance(module, ObjectiveModule)
+    assert departures(module) == []
+    assert isinstance(module.DEFAULTS, Training)
+    assert dataclasses.is_dataclass(module.Settings)
+    assert module.Settings.__dataclass_params__.frozen
+    module.Settings()  # each setting has a default
+
+
+@pytest.mark.parametrize("change", [
+    {"build": lambda settings, spec: None}, {"prepare": lambda splits, settings, init=None: None},
+    {"encoder": lambda settings, spec, width: None}, {"head": lambda settings: None}, {"encoder": None},
+])
+def test_the_test_above_can_fail(change):
+    names = ("DEFAULTS", "Settings", *FUNCTIONS)
+    module = types.SimpleNamespace(**{name: getattr(objectives.module("autoencoder"), name) for name in names})
+    assert departures(module) == []
+    for name, function in change.items():
+        setattr(module, name, function) if function else delattr(module, name)
+    assert departures(module)
+
+
+@every_module
+def test_what_is_built_has_the_declared_members(name):
+    objective = CASES[name].build(CASES[name].splits().train.spec())
+    assert isinstance(objective, Objective)
+    assert isinstance(objective.encoder, keras.Model)
+    assert objective.head is None or isinstance(objective.head, keras.Model)
+    assert hasattr(objectives.module(name), "head") or objective.head is None or objective.predicts_classes
+    assert objective.player_norms[0] is objective.gradient_norm
+    assert objective.total_steps is None
+
+
+def test_whether_the_head_predicts_classes():
+    said = {name: case.build(case.splits().train.spec()).predicts_classes for name, case in CASES.items()
+            if name in ("classifier", "classifier, labels", "finetune", "dcgan")}
+    assert said == {"classifier": False, "classifier, labels": True, "finetune": True, "dcgan": False}
+
+
+def test_a_report_is_empty_by_default():
+    def refused():
+        raise AssertionError("no examples are needed")
+
+    assert Objective().report({}, refused, None) == Report()
