@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -132,9 +133,26 @@ def test_a_file_stands_until_the_next_is_whole(tmp_path, monkeypatch):
 
 
 def test_leftovers_of_a_killed_writer_go(tmp_path):
-    (tmp_path / ".step-1.safetensors.99.partial").write_text("half")
-    Checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    kept = [".mine.partial", ".step-1.safetensors.partial", ".notes.safetensors.9.partial"]
+    ours = [".step-0000000001.safetensors.99.partial", ".best.safetensors.99.partial"]
+    for name in kept + ours:
+        (tmp_path / name).write_text("half")
+    checkpoints = Checkpoints(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5  # to look at them removes nothing: another process may be writing
+    checkpoints.remove_leftovers()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_copies_of_checkpoints_are_kept(objective, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(objective, {})
+    kept = tmp_path / "step-0000000000-keep.safetensors"
+    shutil.copy(checkpoints.paths()[0], kept)
+    for step in range(1, 4):
+        objective.step.assign(step)
+        checkpoints.save(objective, {})
+    assert [path.name for path in checkpoints.paths()] == [f"step-000000000{step}.safetensors" for step in (2, 3)]
+    assert kept.exists()
 
 
 def test_unwritable_folders_are_named(tmp_path):

@@ -8,6 +8,11 @@ import tensorflow as tf
 from ssl_keras.networks import conv
 
 
+def num_features(network, width):
+    """Channels of the last stage."""
+    return {"cnn": 4, "resnet18": 8, "resnet34": 8, "resnet50": 32, "resnet101": 32}[network] * width
+
+
 @pytest.mark.parametrize(("network", "shape", "parameters"), [
     ("resnet18", (224, 224, 3), 11_689_512 - 513_000),  # the paper's sizes, as torchvision counts them,
     ("resnet50", (224, 224, 3), 25_557_032 - 2_049_000),  # less the classifier
@@ -16,14 +21,14 @@ def test_the_papers_sizes(network, shape, parameters):
     with tf.Graph().as_default():
         encoder = conv.conv_encoder(shape, network)
         assert sum(int(np.prod(v.shape)) for v in encoder.trainable_variables) == parameters
-        assert encoder.output_shape == (None, conv.features(network))
+        assert encoder.output_shape == (None, num_features(network, 64))
 
 
 @pytest.mark.parametrize("network", conv.BLOCKS)
 @pytest.mark.parametrize("places", [1, 2])
 def test_every_network_makes_features_of_any_size(network, places, rng):
     encoder = conv.conv_encoder((32, 32, 3), network, 4, places)
-    assert encoder.output_shape == (None, conv.features(network, 4, places))
+    assert encoder.output_shape == (None, places**2 * num_features(network, 4))
     for side in (32, 23):
         features = encoder(rng.random((2, side, side, 3), np.float32), training=False)
         assert features.dtype == tf.float32

@@ -382,9 +382,7 @@ def test_it_goes_on_from_saved_networks(tmp_path):
     objective, *_ = train(CASES["dcgan"], ONE, steps=3)
     settings = objective.settings
     spec = small_digits().train.spec()
-    encoders.save_encoder(
-        tmp_path / "saved", objective.encoder, objective="dcgan", settings=settings, spec=spec, head=objective.head
-    )
+    encoders.save_encoder(tmp_path / "saved", objective.encoder, spec=spec, head=objective.head)
     from ssl_keras.encoders.initialise import initialise
 
     fresh = dcgan.build(settings, spec)

@@ -1,11 +1,12 @@
 """Saved encoders: what comes back is what went in, and what is broken is refused."""
 
-import dataclasses
+import contextlib
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -15,19 +16,26 @@ import tensorflow as tf
 
 import ssl_keras
 from ssl_keras import encoders
+from ssl_keras.cli import main
+from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import load_classifier, load_encoder, save_encoder
-from ssl_keras.networks.dense import classifier_head, dense_encoder
-from ssl_keras.objectives.autoencoder import Settings
+from ssl_keras.networks import Network
+from ssl_keras.networks.dense import dense_encoder
 
 SPEC = {"image": ((28, 28, 1), tf.uint8)}
+
+
+def small():
+    """A small encoder of images."""
+    return Network("dense", image_shape=(28, 28, 1), widths=(16, 8)).build()
 
 
 @pytest.fixture
 def saved(tmp_path):
     """(folder, encoder) of a small saved encoder."""
-    network = dense_encoder((28, 28, 1), (16, 8))
+    network = small()
     folder = tmp_path / "saved_models" / "small"
-    save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    save_encoder(folder, network, spec=SPEC)
     return folder, network
 
 
@@ -71,19 +79,16 @@ def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
 
 
 def test_any_folder_name_will_do(tmp_path):
-    network = dense_encoder((28, 28, 1), (16, 8))
+    network = small()
     for name, expected in (("my [1] größe", "my -1- größe"), (".hidden", "hidden"), ("***", "encoder")):
-        card = save_encoder(tmp_path / name, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+        card = save_encoder(tmp_path / name, network, spec=SPEC)
         assert card["name"] == expected
         load_encoder(tmp_path / name)
 
 
 def test_a_classifier_comes_back_with_its_head(tmp_path, digits):
-    network, head = dense_encoder((28, 28, 1), (16, 8)), classifier_head(8, 3)
-    save_encoder(
-        tmp_path / "tuned", network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC,
-        head=head, classes=("a", "b", "c"),
-    )
+    network, head = small(), Network("classifier_head", features=8, classes=3).build()
+    save_encoder(tmp_path / "tuned", network, spec=SPEC, head=head, classes=("a", "b", "c"))
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
     np.testing.assert_array_equal(load_classifier(tmp_path / "tuned")(image), head(network(image)))
     np.testing.assert_array_equal(load_encoder(tmp_path / "tuned")(image), network(image))
@@ -98,7 +103,7 @@ def test_saving_over_an_encoder_keeps_the_old_one_until_the_new_one_is_whole(sav
 
     monkeypatch.setattr(keras.Model, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+        save_encoder(folder, network, spec=SPEC)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
@@ -118,19 +123,93 @@ def test_an_encoder_killed_while_it_was_replaced_comes_back(saved, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "rename", once)
     with pytest.raises(Killed):
-        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+        save_encoder(folder, network, spec=SPEC)
     monkeypatch.undo()
     assert not folder.exists()
     load_encoder(folder)
-    save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    save_encoder(folder, network, spec=SPEC)
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", ["notes", "data", "notes/encoder", "run", "small", ".", "../saved_models/small"])
+def test_to_look_up_a_name_changes_nothing(saved, tmp_path, monkeypatch, name):
+    """Whatever lies about under the names that a writer uses."""
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "saved_models", tmp_path / "notes", tmp_path / "runs" / "run"):
+        for hidden in (".notes", ".data", ".encoder", ".run", ".small"):
+            for what in ("old", "partial"):
+                (place / f"{hidden}.{what}").mkdir(parents=True)
+                (place / f"{hidden}.{what}" / "thesis.txt").write_text("ten years")
+    before = contents(tmp_path)
+    for look_up in (encoders.find, load_encoder, encoders.load_tokenizer, load_classifier):
+        with contextlib.suppress(ValueError):  # unknown, or without a tokenizer or a head
+            look_up(name)
+    assert main(["evaluate", name, "--data", "folder:nothing"]) == 1
+    assert contents(tmp_path) == before
+
+
+def test_who_reads_while_it_is_replaced_finds_the_one_before(saved, monkeypatch):
+    folder, network = saved
+    before = network.variables[1].numpy()
+    network.variables[1].assign(before + 1)
+    rename, seen = pathlib.Path.rename, []
+
+    def slow(self, target):
+        result = rename(self, target)
+        seen.append(load_encoder("small").variables[1].numpy())
+        return result
+
+    monkeypatch.setattr(pathlib.Path, "rename", slow)
+    save_encoder(folder, network, spec=SPEC)
+    np.testing.assert_array_equal(seen[0], before)
+    np.testing.assert_array_equal(seen[1], before + 1)
+    assert [path.name for path in folder.parent.iterdir()] == ["small"]
+
+
+def test_an_encoder_is_saved_over_encoders_alone(saved, tmp_path):
+    folder, network = saved
+    (folder / "README.md").write_text("mine")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "precious.py").write_text("x = 1")
+    save_encoder(folder, network, spec=SPEC)
+    assert (folder / "README.md").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"src is no saved encoder .* The new encoder is in .*src\.unsaved"):
+        save_encoder(tmp_path / "src", network, spec=SPEC)
+    assert [path.name for path in (tmp_path / "src").iterdir()] == ["precious.py"]
+    np.testing.assert_array_equal(load_encoder(tmp_path / "src.unsaved").variables[1], network.variables[1])
+
+
+def test_results_are_recorded_in_the_card_that_is_there_then(saved, monkeypatch):
+    """Of two that write, none takes back what the other has written."""
+    folder, network = saved
+    encoders.record("small", "one", {"a": 1})
+    find = encoders.find
+    replaced = threading.Thread(target=lambda: save_encoder(
+        folder, network, spec=SPEC, trained_by={"data": {"name": "new"}}))
+
+    def slow(name):
+        found = find(name)
+        if not replaced.ident:
+            replaced.start()
+            replaced.join(0.5)
+        return found
+
+    monkeypatch.setattr(saving, "find", slow)
+    encoders.record("small", "two", {"b": 2})
+    replaced.join()
+    assert cards.read(folder)["trained_by"]["data"] == {"name": "new"}
+    load_encoder(folder)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_precision_of_training_does_not_stay_in_the_encoder(tmp_path, digits, precision):
     keras.config.set_dtype_policy(precision)
-    network = dense_encoder((28, 28, 1), (16, 8))
-    save_encoder(tmp_path / "half", network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+    network = small()
+    save_encoder(tmp_path / "half", network, spec=SPEC)
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
     plain, ours = load_encoder(tmp_path / "half" / "encoder.keras", trusted=True), load_encoder(tmp_path / "half")
     assert plain(image).dtype == ours(image).dtype == "float32"
@@ -145,7 +224,7 @@ def test_weights_that_are_not_finite_are_not_saved(saved):
     folder, network = saved
     network.variables[0].assign(np.full((784, 16), np.nan))
     with pytest.raises(ValueError, match=r"Not saved: small has weights that are not finite: \['dense_0/kernel'\]"):
-        save_encoder(folder, network, objective="autoencoder", settings=Settings((16, 8)), spec=SPEC)
+        save_encoder(folder, network, spec=SPEC)
     load_encoder(folder)
 
 
@@ -203,25 +282,32 @@ def not_safetensors(folder):
     (lambda f: (f / "card.json").write_text("{"), "is not a card"),
     (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
     (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
-    (lambda f: edit(f, format=99), "expected format 1. Received: 99"),
+    (lambda f: edit(f, format=99), "expected format 2. Received: 99"),
     (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected weights"),
     (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected weights"),
     (lambda f: edit(f, name="/../../escape"), "is not a card: unexpected name"),
-    (lambda f: edit(f, settings=[1]), "is not a card: unexpected settings"),
-    (lambda f: edit(f, head="classifier", classes=3), "is not a card"),
-    (lambda f: edit(f, head="other"), "is not a card: unexpected head"),
+    (lambda f: edit(f, trained_by=[1]), "is not a card: unexpected trained_by"),
+    (lambda f: edit(f, network=[1]), "is not a card: ValueError Expected a network"),
+    (lambda f: edit(f, classes=["a"]), "is not a card: unexpected classes"),
+    (lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 1}, classes=3), "is not a card"),
+    (lambda f: edit(f, head="other"), "is not a card: ValueError Expected a network"),
+    (lambda f: edit(f, decoding={"symbols": [1]}), "is not a card: unexpected decoding"),
+    (lambda f: edit(f, decoding={"end": "x"}), "is not a card"),
     (lambda f: edit(f, tokenizer={}), "is not a card: unexpected tokenizer"),
     (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
     (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
-    (lambda f: edit(f, settings__widths="ab"), r"expected widths like \(256, 128, 64\). Received: ab"),
-    (lambda f: edit(f, settings__widths=[1] * 3000), "expected widths like"),
-    (lambda f: edit(f, settings__widths=[16, -8]), "widths must be positive"),
-    (lambda f: edit(f, settings__gaussian_noise="x"), "expected gaussian_noise like 0.0"),
+    (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: ab"),
+    (lambda f: edit(f, network__widths=[1] * 3000), "dense's widths must be a sequence of at most 1000 entries"),
+    (lambda f: edit(f, network__widths=[16, -8]), "dense's widths must be .* 1 to 1048576"),
+    (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),
+    (lambda f: edit(f, network__image_shape=[28, 28]), "dense's image_shape must be a sequence of 3 entries"),
     (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a card"),
-    (lambda f: edit(f, objective="telepathy"), "Unknown objective 'telepathy'. There are: "),
-    (lambda f: edit(f, settings__depth=3), r"autoencoder has no settings \['depth'\]"),
-    # A petabyte: refused before anything is allocated.
-    (lambda f: edit(f, settings__widths=[10**9, 10**6]), "does not fit its card"),
+    (lambda f: edit(f, network__builder="telepathy"), "Unknown network 'telepathy'. There are: "),
+    (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
+    (lambda f: edit(f, network__depth=3), "The network dense has no depth"),
+    (lambda f: edit(f, network__name="x"), "The network dense has no name"),
+    # Four terabytes: refused before anything is allocated.
+    (lambda f: edit(f, network__widths=[10**6, 10**6]), "does not fit its card"),
 ])
 def test_broken_encoders_are_refused(saved, damage, message):
     folder, _ = saved
@@ -239,7 +325,7 @@ def test_an_architecture_of_ones_own(tmp_path, digits):
 
     network = mine()
     network.layers[2].moving_mean.assign(np.arange(4.0))
-    save_encoder(tmp_path / "mine", network, objective="autoencoder", settings=None, spec=SPEC)
+    save_encoder(tmp_path / "mine", network, spec=SPEC)
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
     loaded = load_encoder(tmp_path / "mine", network=mine())
     np.testing.assert_array_equal(loaded(image), network(image))
@@ -247,26 +333,6 @@ def test_an_architecture_of_ones_own(tmp_path, digits):
         load_encoder(tmp_path / "mine")
     with pytest.raises(ValueError, match="does not fit its card"):
         load_encoder(tmp_path / "mine", network=dense_encoder((28, 28, 1)))
-
-
-@pytest.mark.parametrize(("old", "settings", "new", "kept"), [
-    ("classifier", {"labels": False, "classes": 0, "mixup": 0.0, "smoothing": 0.0, "width": 4}, "rotation",
-     {"width": 4}),
-    ("classifier", {"labels": True, "classes": 7, "width": 4}, "classifier", {"classes": 7, "width": 4}),
-    ("classifier", {"classes": 7}, "classifier", {"classes": 7}),
-    ("seq2seq", {"task": "next", "horizon": 3, "fresh_targets": True, "end_token": 3}, "recurrent_lm", {"horizon": 3}),
-    ("seq2seq", {"task": "pairs", "symbols": True}, "seq2seq", {"task": "pairs", "symbols": True}),
-    ("speech", {"codes": 8}, "wav2vec2", {"codes": 8}),
-    ("speech", None, "wav2vec2", None),
-    ("recogniser", {"words": True}, "ctc", {"words": True}),
-])
-def test_a_card_with_an_objectives_old_name_is_read_as_the_new_one(saved, old, settings, new, kept):
-    folder, _ = saved
-    edit(folder, objective=old, settings=settings)
-    card = encoders.card.read(folder)
-    assert (card["objective"], card["settings"]) == (new, kept)
-    if kept:
-        assert dataclasses.asdict(encoders.card.settings(card)).items() >= kept.items()
 
 
 def test_keras_files_load_only_when_trusted(saved):
@@ -292,21 +358,24 @@ def test_the_shipped_encoder_loads_from_any_directory(fashion_mnist):
 
 
 def test_shipped_cards_tell_all():
-    root = pathlib.Path(encoders.__file__).parents[1] / "saved_models"
+    root = pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
     cards = [json.loads(path.read_text()) for path in root.glob("*/card.json")]
     assert cards
     for card in cards:
-        assert card["training"]["epochs"] or card["training"]["steps"]
+        trained_by = card["trained_by"]
+        assert card["format"] == 2
+        assert trained_by["settings"]["epochs"] or trained_by["settings"]["steps"]
         # Of a classifier its own accuracy; a probe with few labels says little of one that has seen them all.
-        assert card["results"] or card["training"]["outcome"]["test_accuracy"]
-        assert card["data"]["examples"] > 1_000
+        assert card["results"] or trained_by["outcome"]["test_accuracy"]
+        assert trained_by["data"]["examples"] > 1_000
+        assert card["licences"]["data"]
 
 
 @pytest.mark.slow
 def test_it_is_found_after_pip_install(tmp_path):
     """`pip install .` puts the shipped encoders inside the package."""
     source = tmp_path / "source"
-    shutil.copytree(pathlib.Path(encoders.__file__).parents[1], source, ignore=shutil.ignore_patterns(".*", "runs"))
+    shutil.copytree(pathlib.Path(ssl_keras.__file__).parents[1], source, ignore=shutil.ignore_patterns(".*", "runs"))
     target = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", target, source], check=True

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import threading
 import types
 
@@ -56,8 +57,9 @@ def test_pretraining_learns_and_leaves_a_record(run):
         "best.safetensors", "step-0000000015.safetensors", "step-0000000020.safetensors"
     ]
     card = json.loads((folder / "encoder" / "card.json").read_text())
-    assert (card["name"], card["objective"], card["features"]) == ("autoencoder-digits", "autoencoder", 64)
-    assert card["data"] == {"name": "digits[train]", "examples": 1295}
+    assert (card["name"], card["features"]) == ("autoencoder-digits", 64)
+    assert card["trained_by"]["objective"] == "autoencoder"
+    assert card["trained_by"]["data"] == {"name": "digits[train]", "examples": 1295}
 
 
 def test_a_run_is_reproduced_from_its_settings(run):
@@ -82,6 +84,130 @@ def test_a_refused_request_does_not_take_the_runs_name():
     with pytest.raises(ValueError, match="No runs in runs"):
         compare(pathlib.Path("runs"))
     assert pretrain("autoencoder", training=Training(**QUICK))["step"] == 20
+
+
+def of_a_project(folder):
+    (folder / "encoder").mkdir(parents=True)
+    (folder / "encoder" / "precious.py").write_text("x = 1")
+    (folder / "settings.json").write_text('{"mine": 1}')
+    (folder / "metrics.csv").write_text("mine\n")
+
+
+def of_another_kind(folder):
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text('{"kind": "User"}')
+    (folder / "summary.json").write_text("{}")
+
+
+def of_other_checkpoints(folder):
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "model.safetensors").write_text("")
+    (folder / "metrics.csv").write_text("mine\n")
+
+
+def of_one_file(folder):
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("mine\n")
+
+
+def of_half_a_file(folder):
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text('{"mine": ')
+
+
+def with_a_foreign_encoder(folder):
+    (folder / "encoder").mkdir(parents=True)
+    (folder / "encoder" / "precious.py").write_text("x = 1")
+    (folder / "settings.json").write_text('{"kind": "pretrain autoencoder"}')
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("make", "message"), [
+    (of_a_project, "src was not made by a run. Expected .* Received: one with encoder, metrics.csv, settings.json"),
+    (of_another_kind, "src was not made by a run"),
+    (of_other_checkpoints, "src was not made by a run"),
+    (of_one_file, "src was not made by a run"),
+    (of_half_a_file, "src was not made by a run"),
+    (with_a_foreign_encoder, "src/encoder is no saved encoder and would be overwritten"),
+])
+def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, capsys):
+    src = pathlib.Path("proj/src")
+    make(src)
+    before = {path: path.is_file() and path.read_text() for path in src.rglob("*")}
+    flags = ["--runs", "proj", "--run", "src", *FLAGS, *(["--resume"] if resume else [])]
+    assert main(["pretrain", "autoencoder", *flags]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "Traceback" not in error
+    assert {path: path.is_file() and path.read_text() for path in src.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/"])
+def test_a_run_has_a_plain_name(name):
+    with pytest.raises(ValueError, match=r"run must be a plain name.* Received: .* --runs \(runs=\)"):
+        Training(run=name)
+
+
+def test_what_a_killed_start_leaves_is_no_obstacle():
+    folder = pathlib.Path("runs/left")
+    (folder / "checkpoints").mkdir(parents=True)
+    pretrain("autoencoder", training=Training(**QUICK, run="left"))
+    for name in (".lock", ".settings.json.123.partial", ".writable.7"):
+        folder = pathlib.Path(f"runs/left{name}")
+        folder.mkdir()
+        (folder / name).write_text("process 1 on elsewhere\n")
+    pretrain("autoencoder", training=Training(**QUICK, run="left.lock"))
+    assert not pathlib.Path("runs/left.lock/.lock").exists()
+    # Of another request, which was refused later.
+    folder = pathlib.Path("runs/refused")
+    folder.mkdir()
+    (folder / "settings.json").write_text('{"kind": "finetune"}')
+    pretrain("autoencoder", training=Training(**QUICK, run="refused"))
+
+
+def test_settings_that_were_removed_since_they_were_damaged(run):
+    path = pathlib.Path(run["folder"], "settings.json")
+    path.unlink()
+    assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
+    assert json.loads(path.read_text())["kind"] == "pretrain autoencoder"
+
+
+def test_files_beside_the_encoder_are_kept(run):
+    note = pathlib.Path(run["folder"], "encoder", "README.md")
+    note.write_text("mine")
+    pretrain("autoencoder", training=Training(**QUICK, resume=True))
+    assert note.read_text() == "mine"
+    load_encoder("autoencoder-digits")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_runs_in_one_folder_the_second_is_refused(resume):
+    refused = []
+
+    class Second(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if not refused:
+                held = pathlib.Path("runs/same/settings.json").read_text()
+                with pytest.raises(ValueError, match=f"in use by another run: process {os.getpid()} on ") as error:
+                    pretrain("autoencoder", training=Training(**QUICK, run="same", seed=1, resume=resume))
+                refused.append(str(error.value))
+                assert pathlib.Path("runs/same/settings.json").read_text() == held
+
+    outcome = pretrain("autoencoder", training=Training(**QUICK, run="same"), callbacks=[Second()])
+    assert refused
+    assert "\n" not in refused[0]
+    card = json.loads(pathlib.Path(outcome["folder"], "encoder", "card.json").read_text())
+    assert card["training"]["seed"] == json.loads(pathlib.Path("runs/same/settings.json").read_text())["seed"] == 0
+
+
+def test_a_run_that_failed_lets_its_folder_go(run):
+    class Fails(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("autoencoder", training=Training(**QUICK, run="fails"), callbacks=[Fails()])
+    assert pretrain("autoencoder", training=Training(**QUICK, run="fails"))["test_loss"] == run["test_loss"]
 
 
 def test_other_data_under_the_same_name_is_refused(rng):
@@ -260,6 +386,11 @@ def test_the_commands(capsys):
     evaluate = ["evaluate", "autoencoder-digits", "--budgets", "5", "--seeds", "2", "--no-trained"]
     assert main(evaluate) == 0
     assert os.path.exists("results/autoencoder-digits-digits/table.md")
+    assert main(evaluate) == 0  # over its own
+    pathlib.Path("mine").mkdir()
+    pathlib.Path("mine/table.csv").write_text("mine")
+    assert main([*evaluate, "--out", "mine"]) == 1
+    assert [(path.name, path.read_text()) for path in pathlib.Path("mine").iterdir()] == [("table.csv", "mine")]
     capsys.readouterr()
     assert main(["list"]) == 0
     assert "autoencoder-digits" in capsys.readouterr().out

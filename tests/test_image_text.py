@@ -392,7 +392,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     )
     outcome = pretrain("image_text", settings, training, data=shapes())
     encoder, towers, card = encoders.load_with_head("shapes")
-    assert card["settings"]["loss"] == "clip"
+    assert card["head"]["loss"] == "clip"
     test = image_text.prepare(dataclasses.replace(settings, tokenizer="runs/shapes/encoder"), shapes())[1].test
     image = search.embeddings_of_images(encoder, towers, test.column("image"))
     words = search.embeddings_of_texts(towers, test.column("captions")[:, 0])
@@ -439,7 +439,7 @@ def test_recall_beside_its_baselines(tmp_path, rng, monkeypatch, capsys):
     assert main(["recall", "few", "--data", data, "--record"]) == 0
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert table[-3:] == ["chance", "bag of words", "few"]
-    assert list(encoders.cards.read(encoders.find("few"))["results"]) == [f"{data}[test]"]
+    assert list(encoders.card.read(encoders.find("few"))["results"]) == [f"{data}[test]"]
     assert main(["evaluate", "few", "--data", "digits", "--image-size", "12", "--no-trained"]) == 1
     assert "takes images of shape" in capsys.readouterr().err
 

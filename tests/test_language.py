@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import types
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
@@ -421,17 +423,18 @@ def test_a_tokenizer_without_a_mask_is_refused(splits, tmp_path):
 def test_the_shipped_encoders_do_what_their_cards_say(tfds_folder):
     """Their losses on the data they were measured on, through the loaded graphs."""
     for name, module in (("causal_lm-tiny_shakespeare", causal_lm), ("masked_lm-trec", masked_lm)):
-        network, head, card = language.encoders.load_with_head(name)
-        outcome, source = card["training"]["outcome"], load(card["training"]["data"])
-        settings = language.encoders.cards.settings(card)
-        tokenizer = language.encoders.load_tokenizer(name)
-        (language.encoders.pathlib.Path("t.json")).write_text(tokenizer.json)
+        network, head, card = encoders.load_with_head(name)
+        asked, outcome = card["trained_by"]["settings"], card["trained_by"]["outcome"]
+        source, fields = load(asked["data"]), [field.name for field in dataclasses.fields(module.Settings)]
+        settings = module.Settings(**{name: asked[name] for name in fields if name in asked})
+        tokenizer = encoders.load_tokenizer(name)
+        pathlib.Path("t.json").write_text(tokenizer.json)
         settings, data = module.prepare(dataclasses.replace(settings, tokenizer="t.json"), source)
         model = module.build(settings, data.train.spec(), encoder=network)
         if head is not None:
             model.head.set_weights(head.get_weights())
         model.compile("adam")
-        batches = Batches(data.test, card["training"]["batch_size"], views=model.views, shuffle=False)
+        batches = Batches(data.test, asked["batch_size"], views=model.views, shuffle=False)
         loss = model.evaluate(
             batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
         )["loss"]

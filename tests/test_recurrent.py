@@ -91,7 +91,7 @@ def test_gradient_is_the_difference_quotient(cell):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_padding_changes_nothing(cell, both_ways):
-    encoder = recurrent.recurrent_encoder(V, D, 2, cell=cell, both_ways=both_ways)
+    encoder = recurrent.recurrent_encoder(V, D, 2, cell=cell, bidirectional=both_ways)
     decoder = recurrent.attending_decoder(V, D, 2, D, cell=cell)
     ids, target = tokens(), tokens(np.array([5, 3, 2]), U)
     longer = tf.pad(ids, [(0, 0), (0, 4)], constant_values=-1)
@@ -105,7 +105,7 @@ def test_padding_changes_nothing(cell, both_ways):
 
 
 def test_one_way_sees_no_later_token():
-    encoder = recurrent.recurrent_encoder(V, D, 2, both_ways=False)
+    encoder = recurrent.recurrent_encoder(V, D, 2, bidirectional=False)
     ids = tokens(np.array([T]))
     changed = tf.tensor_scatter_nd_update(ids, [[0, 4]], [(ids[0, 4] + 1) % V])
     a, b = encoder(ids)[0], encoder(changed)[0]

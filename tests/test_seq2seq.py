@@ -358,9 +358,9 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     tuned = dataclasses.replace(TRAINING, run="tuned", init="words", steps=2)
     settings = seq2seq.Settings(task="pairs", symbols=True, context=16)
     outcome = pretrain.pretrain("seq2seq", settings, tuned, data=splits)
-    card = encoders.cards.read(encoders.find("tuned"))
-    assert card["settings"]["width"] == 16
-    assert card["settings"]["alphabet"].split() == sorted({c.upper() for c in alphabet})
+    card = encoders.card.read(encoders.find("tuned"))
+    assert card["network"]["width"] == 16
+    assert card["decoding"]["symbols"] == sorted({c.upper() for c in alphabet})
     assert np.isfinite(outcome["test_loss"])
     assert main(["translate", "tuned", words[0], words[1], "--beams", "2"]) == 0
     translated = capsys.readouterr().out.strip("\n").split("\n")
@@ -368,7 +368,7 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert translated == translation.Translator("tuned", beams=2)([words[0], words[1]])
     assert main(["score", "tuned", "--data", data, "--record"]) == 0
     assert "sequence error rate" in capsys.readouterr().out
-    assert encoders.cards.read(encoders.find("tuned"))["results"]
+    assert encoders.card.read(encoders.find("tuned"))["results"]
     for text_given, message in (("", "Expected a text"), ("日本", "does not know"), (words[0] * 40, "Shorten it")):
         assert main(["translate", "tuned", text_given]) == 1
         assert message in capsys.readouterr().err
@@ -407,8 +407,8 @@ def test_initialising_leaves_the_alphabet_fresh(tmp_path):
     settings, splits = prepared_sequences(seq2seq, task="denoise", layers=1)
     objective = seq2seq.build(settings, splits.train.spec())
     encoders.save_encoder(
-        tmp_path / "saved", objective.encoder, objective="seq2seq", settings=settings, spec=splits.train.spec(),
-        head=objective.head, tokenizer=splits.train.tokenizer,
+        tmp_path / "saved", objective.encoder, spec=splits.train.spec(), head=objective.head,
+        tokenizer=splits.train.tokenizer, context=objective.context, decoding=objective.decoding,
     )
     alphabet = " ".join(f"s{i}" for i in range(settings.vocabulary - 1))
     asked = seq2seq.Settings(task="pairs", symbols=True, context=12, alphabet=alphabet, width=16, layers=1)

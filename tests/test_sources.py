@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from ssl_keras.data import cache
@@ -17,6 +18,7 @@ from ssl_keras.data.splits import (
     SPLIT_SEED,
     TEST_FRACTION,
     VALIDATION_FRACTION,
+    Source,
     few_labels,
     from_arrays,
     hold_out,
@@ -114,6 +116,41 @@ def test_sources_are_told_apart_by_content(digits, rng):
     assert digits.train.fingerprint() != digits.test.fingerprint()
     assert digits.train.base == "digits"
     assert images("folder:a/my[1]", np.zeros((3, 2, 2))).short_name == "my[1]"
+
+
+@pytest.mark.parametrize("kind", ["folder", "audio", "text"])
+def test_data_with_parts_are_named_after_their_folder(tmp_path, kind):
+    """Not after its sub-folder `train`, which every such data set has."""
+    root = tmp_path / "pets.v1"
+    for part in ("train", "val", "test"):
+        for number in range(4):
+            file = root / part / f"{number}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "folder":
+                Image.new("L", (4, 4), number).save(f"{file}.png")
+            elif kind == "audio":
+                soundfile.write(f"{file}.wav", np.sin(np.arange(4000)), 8000)
+            else:
+                pathlib.Path(f"{file}.txt").write_text("some words")
+    for path in (root, f"{root}/", os.path.relpath(root)):
+        splits = load(f"{kind}:{path}")
+        assert [part.short_name for part in splits] == ["pets.v1"] * 3
+        assert [part.name.rpartition("[")[2] for part in splits] == ["train]", "validation]", "test]"]
+        assert len({part.base for part in splits}) == 1
+    assert load(f"{kind}:{root}/train").train.short_name == "train"
+
+
+@pytest.mark.parametrize(("name", "rate", "short"), [
+    ("table:data/pets.v1.csv", 0, "pets.v1"), ("pairs:~/pets.tsv", 0, "pets"), ("captions:/a/b/pets.jsonl", 0, "pets"),
+    ("transcripts:/a/pets.tsv[theo*]", 8000, "pets-theo"), ("audio:/a/pets.v1[*_theo_*]", 8000, "pets.v1-theo"),
+    ("audio:/a/pets.v1[one/*]", 8000, "pets.v1-one"), ("connected:audio:/a/b/pets", 8000, "pets"),
+    ("connected:tfds:spoken_digit[*_theo_*]", 8000, "spoken_digit-theo"), ("connected:espeak", 8000, "espeak"),
+    ("tfds:cmaterdb/bangla", 0, "cmaterdb-bangla"), ("digits", 0, "digits"), ("a/b", 0, "a-b"),
+    ("folder:a/../pets/.", 0, "pets"), ("emoji:/a/pets.2", 0, "pets.2"),
+])
+def test_short_names(name, rate, short):
+    source = Source(f"{name}[train]", {"image": np.zeros((1, 1))}, rate=rate)
+    assert source.short_name == short
 
 
 def test_no_labels_where_they_are_needed():

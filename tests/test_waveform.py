@@ -14,7 +14,7 @@ KINDS = [("convolution", "transformer"), ("mel", "transformer"), ("convolution",
 def network(front="convolution", context="transformer", **options):
     keras.utils.set_random_seed(0)
     made = waveform.waveform_encoder(
-        RATE, 16, 2, 2, channels=8, front=front, context=context, stretches=3, **options
+        RATE, 16, 2, 2, channels=8, frontend=front, context=context, pool_segments=3, **options
     )
     for variable in made.trainable_variables:  # what starts at 0 would hide mistakes
         variable.assign_add(0.1 * tf.random.stateless_normal(variable.shape, (len(variable.path), 1)))

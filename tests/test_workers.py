@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import kills
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
+from ssl_keras.files import locks
 from ssl_keras.training import launch, workers
 from ssl_keras.training.strategy import strategy
 
@@ -208,6 +210,39 @@ def test_a_port_in_use_is_named(tmp_path):
 def test_workers_with_other_settings_are_refused(tmp_path):
     for process in each_with(tmp_path, ["--learning-rate", "0.001"], ["--learning-rate", "0.002"]):
         assert "not the same settings and data" in ended(process, 1)
+
+
+@pytest.mark.slow
+def test_what_the_chief_refuses_all_leave(tmp_path):
+    """A folder that no run has made, and one in which another run is going on."""
+    (tmp_path / "runs" / kills.NAME).mkdir(parents=True)
+    (tmp_path / "runs" / kills.NAME / "metrics.csv").write_text("mine")
+    chief, other = (ended(process, 1) for process in each_with(tmp_path, [], []))
+    assert "was not made by a run" in chief
+    assert "Another worker has refused the run" in other
+    (tmp_path / "runs" / kills.NAME / "metrics.csv").unlink()
+    with locks.alone_in(tmp_path / "runs" / kills.NAME):
+        chief, other = (ended(process, 1) for process in each_with(tmp_path, [], []))
+    assert "is in use by another run" in chief
+    assert "Another worker has refused the run" in other
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
+    """Also while it is stopped; once it is killed, its folder is free."""
+    first = command(tmp_path, *RUN, "--steps", "20000", "--interval", "20000")
+    folder = tmp_path / "runs" / kills.NAME
+    while not (folder / "settings.json").exists():
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.send_signal(signal.SIGSTOP)
+    for flags in ([], ["--resume"], ["--seed", "1"]):
+        assert f"is in use by another run: process {first.pid} on" in ended(command(tmp_path, *RUN, *flags), 1)
+    first.kill()
+    first.communicate()
+    assert (folder / ".lock").exists()
+    ended(command(tmp_path, *RUN))
+    assert not (folder / ".lock").exists()
 
 
 def test_another_worker_at_an_address_is_told():

@@ -83,14 +83,15 @@ else:
         card = cards.read(path)
         image = card["input"].get("image")
         fits = image and tuple(image["shape"]) == splits.train.spec()["image"][0]
-        if path.parent.name == "saved_models" and fits and card["settings"] and card["head"] != "classifier":
+        if path.parent.name == "saved_models" and fits and card["network"] and not cards.is_classifier(card):
             names.append(path)
     if not names:
         sys.exit(f"no encoder in saved_models takes images like those of {splits.train.base}")
 for name in names:
     card = cards.read(encoders.find(name))
-    print(f"        {card['name']}: {card['objective']}, {card['parameters']:,} weights, {card['features']} features, "
-          f"pretrained on {card['data'].get('name', 'what its card does not say')}")
+    trained_by = card["trained_by"]
+    print(f"        {card['name']}: {trained_by['objective']}, {card['parameters']:,} weights, {card['features']} "
+          f"features, pretrained on {trained_by['data']['name']}")
 
 # %% [markdown]
 # ## Step 5: evaluate

@@ -1,15 +1,13 @@
 """Commands on saved encoders: `export`, `import`, `list`."""
 
 import dataclasses
-import os
 import pathlib
-import shutil
 
-from ssl_keras import encoders, objectives
+from ssl_keras import encoders, files, objectives
 from ssl_keras.cli.flags import Positional, parse
 from ssl_keras.data.sources import NAMES
-from ssl_keras.downstream import hugging_face
 from ssl_keras.encoders import card as cards
+from ssl_keras.encoders import hugging_face
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +30,12 @@ def export_command(arguments):
     if asked.hugging_face:
         print(hugging_face.export(asked.encoder, asked.out or None))
         return
+    out = pathlib.Path(asked.out or f"{cards.read(encoders.find(asked.encoder))['name']}.savedmodel")
+    files.check_new(out)
     model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
-    name = cards.read(encoders.find(asked.encoder))["name"]
     example = model.input.name
-    out = pathlib.Path(asked.out or f"{name}.savedmodel")
-    if out.exists():
-        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with files.new_folder(out) as partial:
         model.export(partial, verbose=False)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
     print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve({example})")
 
 

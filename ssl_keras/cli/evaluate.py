@@ -46,19 +46,22 @@ def evaluate_command(arguments):
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{'+'.join(names)}-{splits.train.short_name}")
+    files.check_outputs(folder, report.FILES)
     files.make_folder(folder)
     weights = [card["weights"]["sha256"] for card in about]
     same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
     workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():
-        table = evaluate(
-            asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained
-        )
+        table = evaluate(asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained)
     if workers.is_chief:
         print(report.markdown(table))
         seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
-        report.save(table, folder, f"{name} on {splits.train.base}, test accuracy, {seeds}")
-        print(f"Saved in {folder}: table.md, table.csv, table.json, table.png")
+        title = f"{name} on {splits.train.base}, test accuracy, {seeds}"
+        for card in about:
+            converted = "image" in card["input"] and encoders.conversion(card, splits.train)
+            title += f"\nimages for {card['name']}: {converted}" if converted else ""
+        report.save(table, folder, title)
+        print(f"Saved in {folder}: {', '.join(report.FILES)}")
         for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # whole: what was measured together belongs together
     workers.wait()

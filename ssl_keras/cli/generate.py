@@ -50,11 +50,18 @@ class Sample:
 KINDS = {"causal_lm": ("prompt", "length", "temperature", "top_k", "top_p", "stop", "jit"), "dcgan": ("steps",)}
 
 
+def _kind(card):
+    """Which of KINDS a saved encoder can be sampled as, or None."""
+    if cards.is_a(card, "generator"):
+        return "dcgan"
+    return "causal_lm" if cards.is_a(card, "transformer") and card["network"]["causal"] else None
+
+
 def sample_command(arguments):
     asked = parse(Sample, "sample", arguments)
-    kind = cards.read(encoders.find(asked.encoder))["objective"]
-    if kind not in KINDS:
-        raise ValueError(f"sample is for encoders of {', '.join(KINDS)}. {asked.encoder} is of {kind}.")
+    kind = _kind(cards.read(encoders.find(asked.encoder)))
+    if kind is None:
+        raise ValueError(f"sample is for encoders of {', '.join(KINDS)}. {asked.encoder} is none of these.")
     foreign = [name for other, names in KINDS.items() if other != kind for name in names]
     given = [name for name in foreign if getattr(asked, name) != getattr(Sample, name)]
     if given:
@@ -98,6 +105,9 @@ def _sample_images(asked):
     print(out)
 
 
+FIDELITY_FILES = ("table.md", "table.json", "samples.png", "neighbours.png")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fidelity(DataFlags, RecordFlag):
     """Measures the images of a saved DCGAN beside real ones, as a saved classifier sees them."""
@@ -125,6 +135,7 @@ def fidelity_command(arguments):
         cards.check_image_shape(each, splits.train)
     generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
+    files.check_outputs(folder, FIDELITY_FILES)
     files.make_folder(folder)
     made = as_uint8(sampling.sample(generator, asked.count, asked.seed))
     table = generative.measure(judge, made, splits)
@@ -136,7 +147,7 @@ def fidelity_command(arguments):
     files.write_json(folder / "table.json", result)
     files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
     files.write(folder / "neighbours.png", png(generative.neighbours(judge, made, splits.train.column("image"))))
-    print(f"Saved in {folder}: table.md, table.json, samples.png, neighbours.png")
+    print(f"Saved in {folder}: {', '.join(FIDELITY_FILES)}")
     if asked.record:
         encoders.record(asked.encoder, f"fidelity, {asked.data}", result)
 
@@ -156,7 +167,7 @@ class Fill:
 def fill_command(arguments):
     asked = parse(Fill, "fill", arguments)
     network, output, card = encoders.load_with_head(asked.encoder)
-    if card["objective"] != "masked_lm" or card["head"] != "objective":
+    if not cards.is_a(card, "masked_head"):
         raise ValueError(f"{card['name']} has no head for masked tokens. Pretrain it: --init {asked.encoder}")
     tokenizer = encoders.load_tokenizer(asked.encoder)
     for number, guesses in enumerate(generation.fill(network, output, tokenizer, asked.text, asked.top), 1):

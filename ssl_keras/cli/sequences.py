@@ -75,15 +75,16 @@ BEAMS = 5
 
 def score_command(arguments):
     asked = parse(Score, "score", arguments)
-    kind = cards.read(encoders.find(asked.encoder))["objective"]
-    if kind not in ("ctc", "seq2seq"):
-        raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is of {kind}.")
-    if kind == "ctc" and asked.beams:
+    card = cards.read(encoders.find(asked.encoder))
+    recognises = cards.is_a(card, "frame_classifier")
+    if not recognises and not cards.is_a(card, "attending_decoder"):
+        raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is neither.")
+    if recognises and asked.beams:
         raise ValueError(f"{asked.encoder} is of ctc, which decodes greedily. Leave out --beams.")
     source = held_out_part(load(asked.data), asked.part)
     source.column_spec("target")
     title = source.name
-    if kind == "ctc":
+    if recognises:
         result = ctc.score(asked.encoder, source)
     else:
         beams = asked.beams or BEAMS

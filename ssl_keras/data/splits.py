@@ -9,6 +9,7 @@ Shapes: `N` examples, `H W C` image.
 import dataclasses
 import hashlib
 import math
+import os
 import pathlib
 import re
 import typing
@@ -86,17 +87,21 @@ class Source:
     @property
     def short_name(self):
         """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
-        base = self.base
-        fold = re.search(r"\[\d\]$", base) if {"caption", "captions"} & self.arrays.keys() else None
-        if fold:
-            return f"{dataclasses.replace(self, name=base[: fold.start()]).short_name}-{fold[0][1]}"
+        base, suffix = self.base, ""
         if self.rate:  # brackets hold the pattern of what is held out
-            base = re.sub(r"\[(.*)\]$", lambda found: "-" + found[1].strip("*_./"), base)
-        kind, _, rest = base.partition(":")
+            pattern = re.search(r"\[(.*)\]$", base)
+            suffix = f"-{pattern[1].strip('*_./')}" if pattern else ""
+        else:
+            pattern = re.search(r"\[\d\]$", base) if {"caption", "captions"} & self.arrays.keys() else None
+            suffix = f"-{pattern[0][1]}" if pattern else ""
+        base = base[: pattern.start()] if pattern else base
+        kind, _, rest = base.removeprefix("connected:").partition(":")
         if kind in ("folder", "captions", "emoji", "audio", "transcripts", "text", "table", "pairs"):
-            path = pathlib.Path(rest).absolute()
-            return path.name if path.is_dir() else path.stem
-        return (rest or kind).rpartition(":")[2].strip("/").replace("/", "-")
+            path = pathlib.Path(os.path.abspath(os.path.expanduser(rest)))
+            name = path.name if kind in ("folder", "emoji", "audio") or path.is_dir() else path.stem
+        else:
+            name = (rest or kind).rpartition(":")[2].strip("/")
+        return (name + suffix).replace("/", "-")
 
     def fingerprint(self):
         """A checksum of 64 examples spread over the source (of tokens, of all): tells one data set from another."""

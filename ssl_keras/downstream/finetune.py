@@ -100,10 +100,10 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
-    folder, asked = open_run(training, splits, strategy, "finetune", asked, default_name)
+    run = open_run(training, splits, strategy, "finetune", asked, default_name)
 
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
-    with strategy.scope(), runs.conditions(training):
+    with run as (folder, asked), strategy.scope(), runs.conditions(training):
         # Loaded first in any case: that checks the card before a graph of its making is built.
         encoder = encoders.load_encoder(folder_of_encoder, network=network and network(), precision=training.precision)
         if settings.scratch:

@@ -12,6 +12,7 @@ from ssl_keras.evaluation.features import (
     shifted,
 )
 
+FILES = ("table.md", "table.csv", "table.json", "table.png")
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
 DISTURBED = {"noise": noisy, "shift": shifted}  # test images, all labels
 
@@ -35,7 +36,7 @@ def _cell(column, value):
 
 
 def save(table, folder, title):
-    """Writes table.md, table.csv, table.json and table.png into a folder."""
+    """Writes FILES into a folder."""
     files.make_folder(folder)
     files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
     files.write_json(folder / "table.json", table)

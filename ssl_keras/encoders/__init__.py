@@ -2,7 +2,7 @@
 
 from ssl_keras.encoders.catalogue import available, find, roots
 from ssl_keras.encoders.initialise import initialise
-from ssl_keras.encoders.inputs import adapt
+from ssl_keras.encoders.inputs import adapt, conversion
 from ssl_keras.encoders.loading import (
     build,
     load_classifier,
@@ -17,6 +17,7 @@ __all__ = [
     "adapt",
     "available",
     "build",
+    "conversion",
     "find",
     "initialise",
     "load_classifier",

@@ -1,33 +1,20 @@
 """Finds saved encoders by name."""
 
 import pathlib
-import shutil
 
 import ssl_keras
-
-
-def _beside(folder, what):
-    return folder.with_name(f".{folder.name}.{what}")
-
-
-def _recover(folder):
-    """Puts back an encoder whose successor never came."""
-    old = _beside(folder, "old")
-    if old.is_dir():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
+from ssl_keras.encoders import replacing
 
 
 def find(name):
-    """The folder of an encoder, by name or path. Raises ValueError saying which there are."""
+    """The folder of an encoder, by name or path; nothing is changed there. Raises ValueError saying which there are."""
     path = pathlib.Path(name)
     tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
     for folder in tries:
-        _recover(folder)
-        if (folder / "card.json").is_file():
-            return folder
+        # While it is replaced there is none for a moment: it is where it was before, or there again.
+        for place in (folder, replacing.predecessor(folder), folder):
+            if place and (place / "card.json").is_file():
+                return place
     raise ValueError(
         f"Unknown encoder {str(name)!r}. There are: {', '.join(sorted(available())) or 'none'}; "
         "or give the path of a folder with a card.json."

@@ -19,6 +19,7 @@ import tensorflow as tf
 from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.catalogue import find
 from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
 from ssl_keras.encoders.saving import save_encoder
 from ssl_keras.networks import Network, description
@@ -122,11 +123,14 @@ def load(folder):
 
 
 def import_encoder(folder, out=None):
-    """Saves a checkpoint as an encoder of ours; returns its folder."""
-    encoder, head, tokenizer, left = load(folder)
+    """Saves a checkpoint as an encoder of ours; returns its folder.
+
+    Raises:
+        ValueError: as `load`, and where the folder exists.
+    """
     out = pathlib.Path(out or pathlib.Path("saved_models") / cards.safe_name(pathlib.Path(folder).resolve().name))
-    if out.exists():
-        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
+    files.check_new(out)
+    encoder, head, tokenizer, left = load(folder)
     save_encoder(
         out, encoder, spec=SPEC, head=head, tokenizer=tokenizer, trained_by={"imported": True, "left over": left}
     )
@@ -139,6 +143,8 @@ def export(name, out=None):
     Raises:
         ValueError: an architecture that those models do not have, or a folder that exists.
     """
+    out = pathlib.Path(out or f"{cards.read(find(name))['name']}.hugging-face")
+    files.check_new(out)
     encoder, head, card = load_with_head(name)
     if not cards.is_a(card, "transformer"):
         raise ValueError(f"{card['name']} is no language model. Export it without --hugging-face.")
@@ -161,17 +167,16 @@ def export(name, out=None):
                 if family == "bert" and head is None:
                     prefix = ""
                 tensors[prefix + their] = part.T if turn else part
-    out = pathlib.Path(out or f"{card['name']}.hugging-face")
-    if out.exists():
-        raise ValueError(f"{out} exists. Choose another --out, or remove it.")
-    files.make_folder(out)
-    files.write(out / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
-    files.write(out / "tokenizer.json", tokenizer.json)
-    files.write_json(out / "config.json", _config_of(description(encoder).keywords, tokenizer, head is not None))
     named = {f"{name.strip('[]').lower()}_token": name for name in tokenizers.SPECIAL if name in tokenizer.special}
-    files.write_json(out / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named
-    })
+    with files.new_folder(out) as partial:
+        files.make_folder(partial)
+        files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
+        files.write(partial / "tokenizer.json", tokenizer.json)
+        config = _config_of(description(encoder).keywords, tokenizer, head is not None)
+        files.write_json(partial / "config.json", config)
+        files.write_json(partial / "tokenizer_config.json", {
+            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named
+        })
     return out
 
 
@@ -240,7 +245,8 @@ def _config_of(network, tokenizer, with_head):
         }
     return {
         "model_type": "bert", "architectures": ["BertForMaskedLM" if with_head else "BertModel"],
-        "num_hidden_layers": network["layers"], "num_attention_heads": network["heads"], "hidden_size": network["width"],
+        "num_hidden_layers": network["layers"], "num_attention_heads": network["heads"],
+        "hidden_size": network["width"],
         "max_position_embeddings": network["context"], "intermediate_size": network["hidden"],
         "vocab_size": network["vocabulary"], "hidden_act": "gelu", "layer_norm_eps": network["epsilon"],
         "type_vocab_size": 2, "pad_token_id": max(tokenizer.special.get("[PAD]", 0), 0),

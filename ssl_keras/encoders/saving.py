@@ -13,9 +13,11 @@ import ssl_keras
 from ssl_keras import files
 from ssl_keras.data import inputs
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.catalogue import _beside, _recover, find
+from ssl_keras.encoders import replacing
+from ssl_keras.encoders.catalogue import find
 from ssl_keras.encoders.loading import named_tensors
 from ssl_keras.engine.precision import dtype_policy
+from ssl_keras.files import locks
 from ssl_keras.networks import description
 
 PREPROCESSING = {
@@ -26,7 +28,9 @@ PREPROCESSING = {
 
 def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None, name=None, context=None,
                  decoding=None, trained_by=None, licences=None):
-    """Writes a folder that `load_encoder` reads; a folder already there stays until this one is whole.
+    """Writes a folder that `load_encoder` reads; an encoder already there stays until this one is whole.
+
+    Other files in its folder are kept.
 
     Args:
         folder: where to.
@@ -47,7 +51,9 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
         The card, a dict.
 
     Raises:
-        ValueError: weights that are not finite (the folder is left as it was); a head that no `Network` built.
+        ValueError: weights that are not finite (the folder is left as it was); a head that no `Network` built;
+            something else than an encoder is there. This one is then kept beside it, as the message says.
+        OSError: the folder cannot be written or replaced; of what cannot be replaced the new one is kept likewise.
     """
     folder = pathlib.Path(folder)
     if head is not None and description(head) is None:
@@ -78,19 +84,22 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "results": {},
     }
-    _recover(folder)
-    partial = _beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
-    files.make_folder(partial)
-    try:
-        files.write(partial / "encoder.safetensors", content)
-        _in_float32(encoder).save(partial / "encoder.keras")
-        if tokenizer is not None:
-            files.write(partial / "tokenizer.json", tokenizer.json)
-        files.write_json(partial / "card.json", card)
-        _swap(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+    place = replacing.real(folder)
+    files.make_folder(place.parent)
+    with locks.writing_in(place.parent) as alone:
+        partial = replacing.make_partial(place)
+        try:
+            files.write(partial / "encoder.safetensors", content)
+            _in_float32(encoder).save(partial / "encoder.keras")
+            if tokenizer is not None:
+                files.write(partial / "tokenizer.json", tokenizer.json)
+            files.write_json(partial / "card.json", card)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        replacing.put(partial, place)
+        if alone:
+            replacing.remove_leftovers(place)
     return card
 
 
@@ -111,18 +120,10 @@ def _in_float32(encoder):
     return plain
 
 
-def _swap(new, folder):
-    """Puts `new` in the place of `folder`; what was there goes only when the new one stands."""
-    old = _beside(folder, "old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)  # killed before this: `_recover` puts the old one back
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def record(name, data, results):
     """Writes measured results on a data set into an encoder's card."""
-    folder = find(name)
-    card = cards.read(folder)
-    card["results"][data] = results
-    files.write_json(folder / "card.json", card)
+    with locks.writing_in(replacing.real(find(name)).parent):  # else a card might get back what another has replaced
+        folder = find(name)
+        card = cards.read(folder)
+        card["results"][data] = results
+        files.write_json(folder / "card.json", card)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Training:
     deterministic: bool = False
     """Ops that give the same bits every time, at some cost in speed."""
     run: str = ""
-    """Name of the run's folder; default OBJECTIVE-DATA."""
+    """Name of the run's folder in the folder of runs; default OBJECTIVE-DATA."""
     runs: str = "runs"
     """Folder that holds the runs."""
     resume: bool = False
@@ -103,6 +104,11 @@ class Training:
         if self.precision not in ("float32", "mixed_bfloat16", "mixed_float16"):
             raise ValueError(
                 f"precision must be float32, mixed_bfloat16 or mixed_float16. Received: {self.precision!r}"
+            )
+        if self.run and (not self.run.strip() or self.run in (".", "..") or re.search(r"[/\\\0]", self.run)):
+            raise ValueError(
+                f"run must be a plain name, the last part of a path. Received: {self.run!r}. "
+                "Give the folder that the run's folder is to be in with --runs (runs=)."
             )
 
 

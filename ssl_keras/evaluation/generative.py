@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ssl_keras import encoders
 from ssl_keras.data.images import unit_range
+from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import compiled
 
 SUBSET, SUBSETS = 1_000, 10  # of the kernel distance
@@ -34,7 +35,7 @@ class FeatureClassifier:
 
     def __init__(self, name):
         encoder, self.head, self.card = encoders.load_with_head(name)
-        if self.card["head"] != "classifier":
+        if not cards.is_classifier(self.card):
             raise ValueError(
                 f"{self.card['name']} is no classifier. Expected one that was trained with labels: "
                 "ssl-keras pretrain classifier --data …"
@@ -51,7 +52,7 @@ class FeatureClassifier:
         """{what: value}: who looks, and how often it is right."""
         return {
             "classifier": self.card["name"],
-            "its test accuracy": self.card["training"].get("outcome", {}).get("test_accuracy"),
+            "its test accuracy": self.card["trained_by"].get("outcome", {}).get("test_accuracy"),
         }
 
     def classes(self, features):

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.readers import captions
-from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.inputs import adapt_images
 
 log = logging.getLogger(__name__)
 RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")
@@ -97,12 +97,12 @@ def evaluate(finder, splits, part="test"):
     Rows: `chance`; `bag of words` (`baseline`, where the part is test); the encoder of a `search.Finder`.
 
     Raises:
-        ValueError: data without captions, or with images of another shape.
+        ValueError: data without captions, or with images that cannot be converted.
     """
+    splits = adapt_images(finder.card, splits)
     source = getattr(splits, part)
-    cards.check_images(finder.card, source)
     names = captions.names_of(source)
-    trained = finder.card["data"].get("name", "")
+    trained = finder.card["trained_by"].get("data", {}).get("name", "")
     if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
         log.warning("%s was trained on %s: to it %s may not be new", finder.card["name"], trained, source.name)
     concepts = concepts_of(names)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from ssl_keras import encoders
 from ssl_keras.data.random import BatchRandom
+from ssl_keras.encoders import card as cards
 
 
 def latents(count, size, seed, start=0):
@@ -36,7 +37,7 @@ def load_generator(name):
         ValueError: unknown name; an encoder of another objective, or saved without its generator.
     """
     _, generator, card = encoders.load_with_head(name)
-    if card["objective"] != "dcgan" or card["head"] != "objective":
+    if not cards.is_a(card, "generator"):
         raise ValueError(f"{card['name']} has no generator. Expected a DCGAN as pretraining saves it.")
     return generator
 

@@ -33,9 +33,9 @@ class Finder:
 
     def __init__(self, name):
         encoder, towers, self.card = encoders.load_with_head(name)
-        if self.card["objective"] != "image_text" or self.card["head"] != "objective":
+        if not cards.is_a(self.card, "towers"):
             raise ValueError(f"{self.card['name']} knows no captions. Expected an encoder of image_text.")
-        self.networks, self.context = (encoder, towers), cards.settings(self.card).context
+        self.networks, self.context = (encoder, towers), self.card["head"]["context"]
         self.tokenizer = encoders.load_tokenizer(name)
         self.shape = tuple(self.card["input"]["image"]["shape"])
 

@@ -34,6 +34,7 @@ class RunCallback(keras.callbacks.Callback):
         self.folder, self.training, self.total, self.interval = folder, training, total, interval
         self.workers = workers
         self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", workers)
+        self.checkpoints.remove_leftovers()
         self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None

@@ -7,6 +7,7 @@ step. The data position is no state: batch `step` is a function of (seed, step).
 import hashlib
 import json
 import logging
+import re
 import time
 
 import safetensors
@@ -16,6 +17,9 @@ from ssl_keras import files
 from ssl_keras.files import assign_variables, read_variables
 from ssl_keras.training.workers import Workers
 
+BEST = "best.safetensors"
+STEP = re.compile(r"step-\d{10,}\.safetensors")  # no other name: a copy that somebody keeps there is not ours to remove
+LEFTOVER = re.compile(rf"\.({re.escape(BEST)}|{STEP.pattern})\.\d+\.partial")
 LATE = 60.0  # seconds; NFS looks anew for a file after that, as it is usually set up
 log = logging.getLogger(__name__)
 
@@ -51,15 +55,18 @@ class Checkpoints:
 
     def __init__(self, folder, workers=None):
         self.folder, self.workers = folder, workers or Workers(tf.distribute.get_strategy())
-        workers = self.workers
         files.make_folder(folder)
-        if workers.is_chief:
-            for leftover in folder.glob(".*.partial"):  # a writer that was killed
-                leftover.unlink()
 
     def paths(self):
         """The ordinary checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(path for path in self.folder.glob("step-*.safetensors") if STEP.fullmatch(path.name))
+
+    def remove_leftovers(self):
+        """Removes what a writer that was killed has left. Only for a run that holds its folder: no other may write."""
+        if self.workers.is_chief:
+            for path in list(self.folder.iterdir()):
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink()
 
     def save(self, objective, notes, best=False):
         """Writes the state; `notes` is JSON-able. The previous file stays until this one is whole.
@@ -74,7 +81,7 @@ class Checkpoints:
         if self.workers.is_chief:
             content = files.tensors_to_bytes(values, {"notes": json.dumps(notes), "sha256": digest})
             if best:  # first: the notes in the ordinary file already call it the best
-                files.write(self.folder / "best.safetensors", content)
+                files.write(self.folder / BEST, content)
             files.write(path, content)
         self.workers.wait()
         seen = _seen(path, digest)
@@ -119,7 +126,7 @@ class Checkpoints:
         """
         values = None
         try:
-            values, _ = self._read(objective, self.folder / "best.safetensors")
+            values, _ = self._read(objective, self.folder / BEST)
         except (ValueError, OSError) as error:
             log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
         self.workers.agree("best checkpoint", "none" if values is None else _digest(values))

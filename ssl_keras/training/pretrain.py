@@ -54,9 +54,9 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     settings, splits = module.prepare(settings, splits, training.init)
     spec = splits.train.spec()
     asked = dataclasses.asdict(settings)
-    folder, asked = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
+    run = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
-    with strategy.scope(), runs.conditions(training):
+    with run as (folder, asked), strategy.scope(), runs.conditions(training):
         # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:

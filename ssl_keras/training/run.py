@@ -6,6 +6,7 @@
     RUN/tensorboard/    events
     RUN/encoder/        the saved encoder, once the run has ended
     RUN/summary.json    the outcome
+    RUN/.lock           which process trains in it, as long as one does
 
 A Keras "epoch" here is an interval: so many steps, then evaluation and a checkpoint. The
 data's epoch follows from the step.

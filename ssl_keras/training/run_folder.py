@@ -1,20 +1,31 @@
 """A run's folder: what it holds, and whether a run may go on in it."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 
 from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
+from ssl_keras.encoders import replacing
+from ssl_keras.files import locks
+from ssl_keras.training import checkpoint
 from ssl_keras.training.workers import Workers
 
+FORMAT = 2  # of settings.json: another version's run cannot be resumed
 # Settings that say where and how fast a run goes, not what it learns: they may change on resume.
 DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
 CHANGEABLE_ON_RESUME = {"strategy", "replicas", "steps_per_execution", "save_minutes", "run", "runs", "resume"}
+SHOWN = 3  # names of files in a message
+KINDS = re.compile(r"pretrain \w+|finetune")  # `kind` in the settings of a run
+# What a run that was killed before it wrote its settings may leave.
+LEFTOVER = re.compile(rf"{re.escape(locks.NAME)}|\.settings\.json\.\d+\.partial|\.writable\.\d+")
 
 
+@contextlib.contextmanager
 def open_run(training, splits, strategy, kind, settings, default_name):
-    """Makes or reopens the run's folder.
+    """Makes or reopens the run's folder, and holds it while the context lasts.
 
     Args:
         training: `Training`.
@@ -24,13 +35,13 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         settings: JSON-able dict of the objective's settings.
         default_name: the folder's name where `training.run` is empty.
 
-    Returns:
+    Yields:
         (the folder, a `pathlib.Path`; the settings written there, a flat dict).
 
     Raises:
         ValueError: fewer examples than a batch, or a batch that does not divide; the folder
-            belongs to other settings (the difference is shown), or the run has begun and
-            `resume` is off; workers that differ in any of this.
+            is no run's, another run is going on there, it belongs to other settings (the difference is
+            shown), or the run has begun and `resume` is off; workers that differ in any of this.
         PermissionError: the folder cannot be written.
     """
     check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
@@ -41,11 +52,64 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     asked["held_out"] = [splits.validation.fingerprint(), splits.test.fingerprint()]
     if splits.train.tokenizer:
         asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
-    asked = json.loads(json.dumps({"kind": kind, **asked, **settings}))
+    asked = json.loads(json.dumps({"format": FORMAT, "kind": kind, **asked, **settings}))
     workers = Workers(strategy)
     # What may change on resume must still be the same for all of them: who reads metrics when the others do not waits.
     alike = [asked, folder.name, training.resume, training.steps_per_execution]
     workers.agree("settings and data", json.dumps(alike, sort_keys=True))
+    with _held(folder, workers):
+        _check_settings(folder, asked, training.resume)
+        workers.wait()  # all have looked
+        files.make_folder(folder)
+        if workers.is_chief:
+            files.write_json(folder / "settings.json", asked)
+        yield folder, asked
+
+
+@contextlib.contextmanager
+def _held(folder, workers):
+    """The chief holds the folder while it lasts; where it cannot, or must not, all workers raise."""
+    with contextlib.ExitStack() as held:
+        error = None
+        if workers.is_chief:
+            try:
+                _check_ours(folder)
+                files.make_folder(folder)
+                held.enter_context(locks.alone_in(folder))
+            except (ValueError, OSError) as found:
+                error = found
+        workers.raise_together(error)
+        yield
+
+
+def _check_ours(folder):
+    """Raises ValueError where a folder holds what no run has made, and what a run would overwrite."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not all(map(LEFTOVER.fullmatch, names)) and not _is_run(folder, names):
+        raise ValueError(
+            f"{folder} was not made by a run. Expected the folder of a run, an empty one, or none. Received: one with "
+            f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}. "
+            "Choose another --run name (run=), or another folder of runs (--runs, runs=)."
+        )
+    replacing.check(folder / "encoder")
+
+
+def _is_run(folder, names):
+    checkpoints = folder / "checkpoints"
+    begun = any(checkpoint.STEP.fullmatch(path.name) for path in checkpoints.glob("*"))
+    if "settings.json" in names:
+        try:
+            there = json.loads((folder / "settings.json").read_text("utf-8"))
+        except ValueError:
+            return begun  # `_check_settings` says that they are damaged
+        return isinstance(there, dict) and bool(KINDS.fullmatch(str(there.get("kind"))))
+    # They may have been removed, since they were damaged; an empty folder of checkpoints loses nothing.
+    empty = names == ["checkpoints"] and checkpoints.is_dir() and not any(checkpoints.iterdir())
+    return begun or empty
+
+
+def _check_settings(folder, asked, resume):
+    """Raises ValueError where a run has begun in the folder, with other settings, or without `resume`."""
     path = folder / "settings.json"
     begun = any((folder / "checkpoints").glob("*.safetensors"))  # else a request that was refused later
     if path.exists() and begun:
@@ -55,17 +119,18 @@ def open_run(training, splits, strategy, kind, settings, default_name):
             raise ValueError(
                 f"{path} is damaged ({error}). Put it back from a copy; or, with the same flags as before, remove it."
             ) from error
+        if there.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} belongs to a run of another version of ssl_keras: its settings.json has format "
+                f"{there.get('format', 1)}. Expected {FORMAT}. Finish it with that version, or choose another --run "
+                "name (run=)."
+            )
         keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
             what = "on other data" if set(keys) <= DATA_KEYS else "with other settings"
             raise ValueError(f"{folder} belongs to a run {what}:{difference}\nChoose another --run name (run=).")
-    if begun and not training.resume:
+    if begun and not resume:
         raise ValueError(
             f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
         )
-    workers.wait()  # all have looked
-    files.make_folder(folder)
-    if workers.is_chief:
-        files.write_json(path, asked)
-    return folder, asked

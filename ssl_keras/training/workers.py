@@ -203,3 +203,18 @@ class Workers:
                 f"The workers have not the same {what}; this one: {shown}. They must see one folder of runs, the same "
                 "data, and have the same settings."
             )
+
+    def raise_together(self, error):
+        """Nothing, where all workers give None; where one gives an error, all raise: that one its own.
+
+        Raises:
+            ValueError: another worker has an error.
+        """
+        if error is None and not self.several:
+            return
+        if self.several:
+            if not self.every(int(error is not None)).any():
+                return
+            with contextlib.suppress(tf.errors.OpError):  # as in `agree`
+                self.wait()
+        raise error or ValueError("Another worker has refused the run; its own output says why.")

@@ -5,6 +5,7 @@ Hidden files and folders are passed over; links are followed.
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import logging
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ssl_keras.data.cache import materialise
-from ssl_keras.data.splits import hold_out, images
+from ssl_keras.data.splits import Splits, hold_out, images
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
@@ -64,7 +65,11 @@ def parts_below(kind, path, what, read):
             )
         return hold_out(read(root, None))
     train = read(root / "train", None)
-    return hold_out(train, **{split: read(root / name, train) for name, split in held_out.items()})
+    splits = hold_out(train, **{split: read(root / name, train) for name, split in held_out.items()})
+    # Named after the whole: a sub-folder's name, "train", is that of every other data set too.
+    return Splits(*(
+        dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items()
+    ))
 
 
 def labelled_files(title, root, extensions, what, like):

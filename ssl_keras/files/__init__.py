@@ -1,8 +1,10 @@
 """Files written whole or not at all, and read with care."""
 
-
+import contextlib
+import itertools
 import json
 import os
+import shutil
 
 import numpy as np
 import safetensors
@@ -49,6 +51,50 @@ def make_folder(path):
         probe.unlink(missing_ok=True)  # on shared storage another host may have a process of that number
     except OSError as error:
         raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error
+
+
+def free(path):
+    """The path, or the first of path.2, path.3, … that does not exist."""
+    names = itertools.chain([path.name], (f"{path.name}.{number}" for number in itertools.count(2)))
+    return next(each for each in map(path.with_name, names) if not os.path.lexists(each))
+
+
+def check_new(path):
+    """Raises ValueError where there is something at `path`."""
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists. Choose another --out, or remove it.")
+
+
+@contextlib.contextmanager
+def new_folder(path):
+    """Yields where to make a folder, which then is moved to `path`, whole or not at all.
+
+    Raises:
+        ValueError: there is something at `path`, or has come there meanwhile; what was made is then kept, as the
+            message says.
+    """
+    check_new(path)
+    partial = free(path.with_name(f".{path.name}.{os.getpid()}.partial"))
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    try:
+        check_new(path)
+        partial.rename(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} could not be written, and what was made is in {partial}: {error}") from error
+
+
+def check_outputs(folder, names):
+    """Raises ValueError where a folder holds some of these files, and not all: then they are not of an earlier call."""
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and len(there) < len(names):
+        raise ValueError(
+            f"{folder} holds {', '.join(there)}, which would be overwritten. Expected all of {', '.join(names)}, as an "
+            "earlier call leaves them, or none. Choose another --out, or move what is there."
+        )
 
 
 def tensors_to_bytes(tensors, metadata=None):
