@@ -6,6 +6,8 @@ have the loss and the gradient of one. `weight` 0 marks padding, which is no can
 Shapes: `b` this replica's examples, `B` all replicas', `D` features, `P` positions.
 """
 
+import math
+
 import tensorflow as tf
 
 LEAST_SQUARE = 1e-6  # of a row's length: a row of zeros keeps a gradient that float16 can hold
@@ -175,3 +177,27 @@ def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0
         spread += tf.reduce_mean(tf.nn.relu(1.0 - tf.sqrt(diagonal + 1e-4))) / 2
         together += (tf.reduce_sum(tf.square(matrix)) - tf.reduce_sum(tf.square(diagonal))) / view.shape[-1]
     return invariance * apart + variance * spread + covariance * together
+
+
+def nearest_distance(images, weight):
+    """Mean distance, over all replicas, from each image (b, …) to the nearest other one; those of weight 0 left out."""
+    x = tf.reshape(tf.stop_gradient(tf.cast(images, tf.float32)), (-1, math.prod(images.shape[1:])))
+    everyone, present = gathered(x), gathered(weight) > 0
+    centre = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
+    x, everyone = x - centre, everyone - centre
+    squares = tf.reduce_sum(tf.square(everyone), axis=1)
+    distance = tf.reduce_sum(tf.square(x), axis=1)[:, None] - 2 * tf.matmul(x, everyone, transpose_b=True) + squares
+    itself = own_rows(tf.shape(x)[0])[:, None] == tf.range(tf.shape(everyone)[0])
+    distance = tf.where(present & ~itself, distance, distance.dtype.max)
+    nearest = tf.sqrt(tf.maximum(tf.reduce_min(distance, axis=1), 0.0))
+    nearest, weight = gathered(nearest), gathered(weight)
+    return tf.reduce_sum(weight * nearest) / tf.reduce_sum(weight)
+
+
+def gradient_norms(function, points):
+    """‖∇function‖ at each of the points (b, H, W, C): (b,), itself with a gradient (Gulrajani et al. 2017)."""
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        score = tf.reduce_sum(function(points, training=True))
+    squares = tf.reduce_sum(tf.square(tape.gradient(score, points)), axis=(1, 2, 3))
+    return tf.sqrt(squares + 1e-12)  # the root's own gradient is infinite at 0

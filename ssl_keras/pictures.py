@@ -19,6 +19,12 @@ def picture_grid(rows):
     return tf.concat([tf.concat(tf.unstack(row), axis=1) for row in rows], axis=0)
 
 
+def enlarged(image, pixels, frame=0):
+    """(B, H, W, C) -> larger images: each pixel a square of `pixels` a side, and around all a grey frame."""
+    image = tf.repeat(tf.repeat(image, pixels, axis=1), pixels, axis=2)
+    return tf.pad(image, [[0, 0], [frame, frame], [frame, frame], [0, 0]], constant_values=0.5)
+
+
 def neighbours(images, features):
     """Rows for `picture_grid`: some of the images (N, H, W, C), then the nearest to each by cosine, best first.
 

@@ -104,10 +104,13 @@ def test_padding_changes_nothing():
 
 def test_characters_and_words():
     letters = ctc.Settings(alphabet="␣ a b")
-    assert letters.cut("ab  a ") == ["a", "b", "␣", "a"]
+    assert letters.symbols.split("ab  a ") == ["a", "b", "␣", "a"]
+    assert letters.symbols.encode(["ab a"]) == [[2, 3, 1, 2]]
+    with pytest.raises(ValueError, match="the target 'abc' has the unknown symbol 'c'"):
+        letters.symbols.encode(["ab", "abc"])
     assert decoding.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
     words = ctc.Settings(words=True, alphabet="one two")
-    assert words.cut("two one") == ["two", "one"]
+    assert words.symbols.split("two one") == ["two", "one"]
     assert decoding.text_of(words, [2, 1]) == "two one"
 
 

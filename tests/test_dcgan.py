@@ -10,7 +10,7 @@ import tensorflow as tf
 from contract import CASES, compile_objective, small_digits, train
 from PIL import Image
 
-from ssl_keras import encoders
+from ssl_keras import encoders, losses
 from ssl_keras.cli import main
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.batches import Batches
@@ -300,13 +300,13 @@ def test_diversity(rng):
     weight = np.ones(20, np.float32)
     flat = x.reshape(20, -1)
     distance = np.linalg.norm(flat[:, None] - flat, axis=2) + 1e9 * np.eye(20)
-    assert float(dcgan.apart(x, weight)) == pytest.approx(distance.min(1).mean(), rel=1e-4)
+    assert float(losses.nearest_distance(x, weight)) == pytest.approx(distance.min(1).mean(), rel=1e-4)
     few = np.concatenate([x[:3]] * 6 + [x[3:5]])
-    assert float(dcgan.apart(few, weight)) < 0.2 * float(dcgan.apart(x, weight))
-    assert float(dcgan.apart(np.ones_like(x), weight)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.nearest_distance(few, weight)) < 0.2 * float(losses.nearest_distance(x, weight))
+    assert float(losses.nearest_distance(np.ones_like(x), weight)) == pytest.approx(0, abs=1e-6)
     padded = np.concatenate([x, np.repeat(x[:1], 5, 0)])
-    there = float(dcgan.apart(padded, np.concatenate([weight, np.zeros(5, np.float32)])))
-    assert there == pytest.approx(float(dcgan.apart(x, weight)), rel=1e-5)
+    there = float(losses.nearest_distance(padded, np.concatenate([weight, np.zeros(5, np.float32)])))
+    assert there == pytest.approx(float(losses.nearest_distance(x, weight)), rel=1e-5)
     objective = compile_objective(built(), "sgd")
     kernel = objective.head.get_layer("project").kernel
     kernel.assign(tf.zeros_like(kernel))

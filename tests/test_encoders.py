@@ -18,7 +18,7 @@ import ssl_keras
 from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders import load_classifier, load_encoder, save_encoder
+from ssl_keras.encoders import load_classifier, load_encoder, save_encoder, saving
 from ssl_keras.networks import Network
 from ssl_keras.networks.dense import dense_encoder
 

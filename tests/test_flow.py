@@ -143,9 +143,11 @@ def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, caps
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/"])
-def test_a_run_has_a_plain_name(name):
-    with pytest.raises(ValueError, match=r"run must be a plain name.* Received: .* --runs \(runs=\)"):
-        Training(run=name)
+def test_a_run_has_a_plain_name(name, tmp_path, capsys):
+    assert main(["pretrain", "autoencoder", *FLAGS, "--run", name]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: run must be a plain name.* Received: .* --runs \(runs=\)\.\n", error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_start_leaves_is_no_obstacle():

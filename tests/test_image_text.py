@@ -13,13 +13,14 @@ from PIL import Image
 
 from ssl_keras import encoders, losses
 from ssl_keras.cli import main
-from ssl_keras.data import near_duplicates
+from ssl_keras.data import masking, near_duplicates
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import captions, text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
+from ssl_keras.networks import towers
 from ssl_keras.objectives import image_text, masked_lm, rotation
 from ssl_keras.training.pretrain import pretrain
 
@@ -129,12 +130,12 @@ def test_padding_and_the_same_concept_are_no_negatives(rng, name):
 def test_equal_captions_have_equal_numbers(rng):
     ids = rng.integers(-1, 3000, (4_000, 7)).astype(np.int32)
     ids[3_999] = ids[0]
-    numbers = image_text.concept(tf.constant(ids)).numpy()
+    numbers = masking.number_rows(tf.constant(ids)).numpy()
     np.testing.assert_array_equal(numbers[0], numbers[3_999])
     few = rng.integers(-1, 30, (20_000, 5)).astype(np.int32)
     few = np.concatenate([few, [[10, 10, 10, 7, -1], [13, 7, 11, 7, -1]]]).astype(np.int32)
     for each in (ids, few):
-        numbers = image_text.concept(tf.constant(each)).numpy()
+        numbers = masking.number_rows(tf.constant(each)).numpy()
         assert len(np.unique(numbers, axis=0)) == len(np.unique(each, axis=0))
 
 
@@ -142,8 +143,8 @@ def test_captions_are_drawn_joined_and_thinned():
     ids = np.full((64, 3, 4), -1, np.int32)
     ids[:, 0, :2], ids[:, 1, :1], ids[32:, 2] = (10, 11), (20,), (30, 31, 32, 33)
     one, joined, thin = (
-        image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, **asked)).numpy()
-        for asked in ({}, {"joined": 3}, {"joined": 3, "omitted": 0.9})
+        masking.sample_captions(tf.constant(ids), BatchRandom(0, 0, 0, 64), joined, omitted, context=6).numpy()
+        for joined, omitted in ((1, 0.0), (3, 0.0), (3, 0.9))
     )
 
     def rows(tokens):
@@ -160,7 +161,7 @@ def test_captions_are_drawn_joined_and_thinned():
     assert all(len(row) >= 1 for row in rows(thin))
     assert np.mean([len(row) for row in rows(thin)]) < 1.6
     assert all(set(row) <= {token for each in whole for token in each} for row in rows(thin))
-    again = image_text.drawn(tf.constant(ids), BatchRandom(0, 0, 0, 64), image_text.Settings(context=6, joined=3))
+    again = masking.sample_captions(tf.constant(ids), BatchRandom(0, 0, 0, 64), 3, 0.0, context=6)
     np.testing.assert_array_equal(again.numpy(), joined)
 
 
@@ -335,7 +336,7 @@ def test_without_blocks_the_text_is_a_mean_of_its_tokens():
     settings = image_text.Settings(tokenizer="characters", text_layers=0, text_width=16, projection=0)
     settings, splits = image_text.prepare(settings, shapes())
     objective = image_text.build(settings, splits.train.spec())
-    table = image_text.text_network(objective.head).get_layer("embeddings").tokens.numpy()
+    table = towers.text_network(objective.head).get_layer("embeddings").tokens.numpy()
     assert np.std(table) == pytest.approx(image_text.FIRST_TABLE, rel=0.1)
     ids = splits.train.column("captions")[:5, 0]
     _, made = objective.head([tf.zeros((5, objective.encoder.output_shape[-1])), tf.constant(ids)])
@@ -488,7 +489,7 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     settings, prepared = image_text.prepare(settings, splits)
     assert (settings.width, settings.text_width, settings.context, settings.causal) == (4, 16, 8, False)
     objective = image_text.build(settings, prepared.train.spec())
-    for name, network in (("seen", objective.encoder), ("said", image_text.text_network(objective.head))):
+    for name, network in (("seen", objective.encoder), ("said", towers.text_network(objective.head))):
         saved = encoders.named_variables(encoders.load_encoder(name))
         for key, variable in encoders.named_variables(network).items():
             np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())

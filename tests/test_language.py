@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
+from ssl_keras.data import masking
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import text
@@ -122,7 +123,7 @@ def test_masks_are_as_many_and_of_the_kinds_they_should_be(splits):
         rows = np.arange(8) % len(data.train)
         raw = {k: tf.constant(v) for k, v in data.train.gather(rows).items()} | {"weight": tf.ones(8)}
         draws = BatchRandom(3, step, 0, 8)
-        plain = language.crop(raw, draws, 64)["tokens"].numpy()
+        plain = masking.crop_windows(raw, draws, 64)["tokens"].numpy()
         batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
         given += int((~np.isin(plain, list(tokenizer.special.values()))).sum())
         changed = plain != batch["tokens"]
@@ -170,7 +171,7 @@ def test_whole_words_are_chosen_together(splits):
     for step in range(40):
         raw = {k: tf.constant(v) for k, v in data.train.gather(np.arange(4)).items()} | {"weight": tf.ones(4)}
         draws = BatchRandom(1, step, 0, 4)
-        plain = language.crop(raw, draws, 64)["tokens"].numpy()
+        plain = masking.crop_windows(raw, draws, 64)["tokens"].numpy()
         batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
         for b in range(4):
             special = plain[b] < len(data.train.tokenizer.special)

@@ -10,7 +10,7 @@ from contract import CASES, PAIRS, prepared_sequences, train
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
-from ssl_keras.data import sequences, sources
+from ssl_keras.data import masking, sequences, sources
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import pairs, text
 from ssl_keras.data.readers import tfds as tfds_reader
@@ -112,7 +112,7 @@ def test_error_rates():
 def test_hidden_spans():
     rows, length, span = 4000, 12, 3
     tokens = tf.constant(np.where(np.arange(16) < length, 1, -1) * np.ones((rows, 1)), tf.int32)
-    covered = seq2seq.hidden(tokens, 9, 0.3, span, BatchRandom(0, 1, 0, rows)).numpy()
+    covered = tf.where(masking.mask_spans(tokens >= 0, 0.3, span, BatchRandom(0, 1, 0, rows)), 9, tokens).numpy()
     assert set(np.unique(covered)) == {-1, 1, 9}
     assert ((covered == -1) == (tokens.numpy() == -1)).all()
     share = (covered[:, :length] == 9).mean()
@@ -126,7 +126,7 @@ def test_continuations():
     """Every place to cut is drawn; the target begins `horizon` places on."""
     rows = np.tile(np.arange(6, dtype=np.int32), (500, 1))
     rows[250:, 4:] = -1
-    source, target = (x.numpy() for x in seq2seq.divided(tf.constant(rows), 2, BatchRandom(0, 0, 0, 500)))
+    source, target = (x.numpy() for x in masking.split_at_random(tf.constant(rows), 2, BatchRandom(0, 0, 0, 500)))
     cuts = (source >= 0).sum(1)
     assert set(cuts[:250]) == {1, 2, 3, 4}
     assert set(cuts[250:]) == {1, 2}
@@ -138,18 +138,18 @@ def test_continuations():
 
 
 def test_a_row_shorter_than_the_horizon():
-    source, target = seq2seq.divided(tf.constant([[5, -1, -1]]), 2, BatchRandom(0, 0, 0, 1))
+    source, target = masking.split_at_random(tf.constant([[5, -1, -1]]), 2, BatchRandom(0, 0, 0, 1))
     assert source.numpy().tolist() == [[5, -1, -1]]
     assert target.numpy().tolist() == [[-1, -1, -1]]
 
 
 def test_ended_and_trimmed():
-    target = seq2seq.ended(tf.constant([[1, 2, -1], [1, -1, -1], [-1, -1, -1]]), 9, most=8)
+    target = masking.append_end(tf.constant([[1, 2, -1], [1, -1, -1], [-1, -1, -1]]), 9, most=8)
     assert target.numpy().tolist() == [[1, 2, 9, -1], [1, 9, -1, -1], [9, -1, -1, -1]]
-    cut = seq2seq.ended(tf.constant([[1, 2, 3], [1, 2, -1]]), 9, most=3)  # how the first one ends is not known
+    cut = masking.append_end(tf.constant([[1, 2, 3], [1, 2, -1]]), 9, most=3)  # how the first one ends is not known
     assert cut.numpy().tolist() == [[1, 2, 3, -1], [1, 2, 9, -1]]
-    assert seq2seq.trimmed(target).shape == (3, 3)
-    assert seq2seq.trimmed(tf.constant([[-1, -1]])).shape == (1, 1)
+    assert masking.trim(target).shape == (3, 3)
+    assert masking.trim(tf.constant([[-1, -1]])).shape == (1, 1)
 
 
 def test_dropout_is_that_of_the_layers():
@@ -412,7 +412,7 @@ def test_initialising_leaves_the_alphabet_fresh(tmp_path):
     )
     alphabet = " ".join(f"s{i}" for i in range(settings.vocabulary - 1))
     asked = seq2seq.Settings(task="pairs", symbols=True, context=12, alphabet=alphabet, width=16, layers=1)
-    asked, _ = seq2seq._from(tmp_path / "saved", asked)
+    asked = seq2seq._from(tmp_path / "saved", asked)
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}

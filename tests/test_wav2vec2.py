@@ -10,7 +10,7 @@ from contract import CASES, ONE, prepared_sounds, tones, train
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
-from ssl_keras.data import augment_audio
+from ssl_keras.data import augment_audio, masking
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
@@ -19,6 +19,7 @@ from ssl_keras.downstream.table import evaluate
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import COPIES, augmented_copies, extract_features, log_mel
 from ssl_keras.networks import waveform
+from ssl_keras.networks.quantiser import Quantiser
 from ssl_keras.objectives import wav2vec2
 from ssl_keras.training import pretrain
 
@@ -118,7 +119,7 @@ def test_the_use_of_codes():
 
 def test_what_is_hidden():
     valid = tf.sequence_mask([50] * 400 + [1, 2, 3] * 200, 50)
-    mask = wav2vec2.hidden(valid, 60, 0.5, 5, BatchRandom(0, 0, 0, 1_000)).numpy()
+    mask = masking.mask_spans(valid, 0.5, 5, BatchRandom(0, 0, 0, 1_000), most=60).numpy()
     assert not np.any(mask & ~valid.numpy())
     assert np.all(mask.any(1))
     assert 0.42 < mask[:400].mean() < 0.5  # at the beginning fewer spans reach in
@@ -126,7 +127,7 @@ def test_what_is_hidden():
     runs = np.diff(np.flatnonzero(np.diff(np.pad(mask[:400], ((0, 0), (1, 1))).astype(int).ravel())))[::2]
     assert np.mean(runs >= 5) > 0.9
     # The same positions have the same, and another step others.
-    again = wav2vec2.hidden(valid[500:700], 60, 0.5, 5, BatchRandom(0, 0, 500, 200)).numpy()
+    again = masking.mask_spans(valid[500:700], 0.5, 5, BatchRandom(0, 0, 500, 200), most=60).numpy()
     np.testing.assert_array_equal(again, mask[500:700])
 
 
@@ -157,7 +158,7 @@ def test_a_hidden_frame_is_not_seen():
 
 def test_codes_by_gumbel_softmax():
     """Hard one-hot shares forward, soft backward; entries are drawn as often as their softmax says."""
-    quantiser = wav2vec2.Quantiser(2, 4, 6)
+    quantiser = Quantiser(2, 4, 6)
     quantiser.build((None, None, 3), (None, None, 5))
     x = tf.random.stateless_normal((1, 1, 3), (0, 1))
     many = tf.tile(x, (20_000, 1, 1))
@@ -300,7 +301,7 @@ def test_transformers_agrees(monkeypatch):
         num_codevectors_per_group=32, codevector_dim=6, proj_codevector_dim=6, feat_quantizer_dropout=0.0,
         diversity_loss_weight=0.3, num_conv_pos_embedding_groups=2, contrastive_logits_temperature=0.2,
     )).train()
-    quantiser = wav2vec2.Quantiser(2, 32, 6)
+    quantiser = Quantiser(2, 32, 6)
     quantiser.build((None, None, channels), (None, None, width))
     rng = np.random.default_rng(0)
     with torch.no_grad():

@@ -39,7 +39,7 @@ import numpy as np
 import soundfile
 import tensorflow as tf
 
-from ssl_keras.data import augment_audio
+from ssl_keras.data import augment_audio, masking
 from ssl_keras.data.audio import unit_range
 from ssl_keras.data.batches import Batches, epoch_order
 from ssl_keras.data.random import BatchRandom
@@ -179,7 +179,7 @@ draws, (settings, _) = BatchRandom(0, 0, 0, 8), wav2vec2.prepare(settings, split
 x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
 changed = augment_audio.change(x, draws, settings, splits.train.rate, settings.samples)
 valid = encoder.get_layer("frames")(x) >= 0
-mask = wav2vec2.hidden(valid, settings.frames, settings.share, settings.span, draws)
+mask = masking.mask_spans(valid, settings.share, settings.span, draws, settings.frames)
 views = {
     "a clip, as log-mel": (x, None), "faster or slower, louder or quieter, noisy": (changed, None),
     "what pretraining hears of it": (x, ~mask),
@@ -196,7 +196,7 @@ said = unit_range(part.column("waveform")[:, : part.lengths[0]])
 logits, _ = decoding.frame_logits(encoder, head, tf.constant(said))
 axes = figure.add_subplot(grid[1, :])
 axes.imshow(tf.transpose(tf.nn.softmax(logits[0])[:, 1:]), cmap="gray_r", aspect="auto", vmin=0, vmax=1)
-axes.set_yticks(range(len(card.symbols)), card.symbols)
+axes.set_yticks(range(len(card.symbols.names)), card.symbols.names)
 axes.set_xlabel("frames of 20 ms")
 heard = decoding.text_of(card, decoding.greedy(logits, [logits.shape[1]])[0])
 axes.set_title(f"said: {part.column('target')[0]}   heard: {heard}", fontsize="medium")

@@ -12,6 +12,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.inference import ctc, translation
 from ssl_keras.modalities.sound import LONGEST
+from ssl_keras.networks import waveform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,13 @@ def transcribe_command(arguments):
     asked = parse(Transcribe, "transcribe", arguments)
     if not asked.files:
         raise ValueError("Expected one file or more.")
-    encoder, head, settings = ctc.load(asked.encoder)
+    encoder, head, symbols = ctc.load(asked.encoder)
+    rate = waveform.rate_of(encoder)
     for file in asked.files:
-        x = audio.unit_range(tf.constant(audio_reader.read(file, settings.rate)))[None]
-        if x.shape[1] > LONGEST * settings.rate:
+        x = audio.unit_range(tf.constant(audio_reader.read(file, rate)))[None]
+        if x.shape[1] > LONGEST * rate:
             raise ValueError(f"{file} is longer than {LONGEST:g} s. Cut it where nobody speaks.")
-        print(f"{file}: {ctc.text_of(settings, ctc.greedy(*ctc.frame_logits(encoder, head, x))[0])}")
+        print(f"{file}: {symbols.decode(ctc.greedy(*ctc.frame_logits(encoder, head, x))[0])}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

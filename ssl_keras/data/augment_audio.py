@@ -11,6 +11,7 @@ import math
 
 import tensorflow as tf
 
+from ssl_keras.data import masking
 from ssl_keras.data.audio import LEAST, MOST, PADDING
 
 LOWEST, HIGHEST = LEAST / -PADDING, MOST / -PADDING  # what a sample may be
@@ -63,7 +64,7 @@ def lengths(x):
 
 def trimmed(x):
     """(B, L) -> (B, the longest clip's samples, at least 1)."""
-    return x[:, : tf.maximum(tf.reduce_max(lengths(x)), 1)]
+    return masking.trim(x, lengths(x))
 
 
 def _kept(old, new):

@@ -80,21 +80,22 @@ def _sentences(text):
     return (piece for piece in pieces if len(piece) >= LEAST_WORD)
 
 
-def tokenised(splits, tokenizer, most, symbols=None):
+def tokenised(splits, tokenizer, most, reader=None):
     """`Splits` of sequences -> `Splits` with the columns "tokens" (N, W) and, of pairs, "target" (N, U), int32.
 
     Args:
         splits: sources with a column "text" and, of pairs, "target".
         tokenizer: a `Tokenizer`.
         most: tokens of a text, and of a target; longer ones are cut, and counted.
-        symbols: {symbol: id} where targets are symbols between white space; else the tokenizer reads them.
+        reader: what reads targets, the tokenizer or `Symbols`; None is the tokenizer.
 
     Raises:
         ValueError: a target symbol that is not among the known ones; text of which the tokenizer knows too little.
     """
+    reader = tokenizer if reader is None else reader
     parts = {"tokens": [tokenizer.encode(texts_of(source)) for source in splits]}
     if "target" in splits.train.arrays:
-        parts["target"] = [_targets(source, tokenizer, symbols) for source in splits]
+        parts["target"] = [_targets(source, reader) for source in splits]
     for column, encoded in parts.items():
         long = sum(len(ids) > most for part in encoded for ids in part)
         if long:
@@ -103,7 +104,7 @@ def tokenised(splits, tokenizer, most, symbols=None):
         column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()
     }
     for column, encoded in parts.items():
-        if column == "tokens" or symbols is None:
+        if column == "tokens" or reader is tokenizer:
             name = f"{splits.train.base}, {column}"
             share = warn_of_unknown(name, [ids for part in encoded for ids in part], tokenizer)
             if share > MOST_UNKNOWN:
@@ -121,20 +122,21 @@ def tokenised(splits, tokenizer, most, symbols=None):
     return Splits(*made)
 
 
-def _targets(source, tokenizer, symbols):
-    targets = source.column("target")
-    if symbols is None:
-        return tokenizer.encode(targets)
-    rows = []
-    for text, target in zip(source.column("text"), targets):
-        unknown = [symbol for symbol in target.split() if symbol not in symbols]
-        if unknown:
-            raise ValueError(
-                f"{source.name}: the target of {text!r} has the unknown symbol {unknown[0]!r}. Expected those that "
-                f"the encoder knows: {' '.join(list(symbols)[:50])}"
-            )
-        rows.append([symbols[symbol] for symbol in target.split()])
-    return rows
+def _targets(source, reader):
+    try:
+        return reader.encode(source.column("target"))
+    except ValueError as error:  # says of no symbol in which part it is
+        raise ValueError(f"{source.name}: {error}") from error
+
+
+def check_longer_than(source, horizon):
+    """Warns of sequences of no more than `horizon` tokens. Raises ValueError where there are no others."""
+    long = (source.column("tokens") >= 0).sum(1) > horizon
+    if not long.any():
+        raise ValueError(f"No sequence of {source.base} has more than {horizon} tokens (--horizon).")
+    if not long.all():
+        log.warning("%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
+                    source.base, 100 * (1 - long.mean()))
 
 
 def padded_rows(encoded, width):

@@ -5,6 +5,7 @@ Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary. -1 is 
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -167,6 +168,20 @@ def without_targets(splits):
         dataclasses.replace(source, arrays={name: array for name, array in source.arrays.items() if name != "target"})
         for source in splits
     ))
+
+
+def training_texts(source, targets=False):
+    """(texts to train a tokenizer on, a checksum of them): those of a source, and with `targets` of its targets."""
+    read, content = texts_of(source), content_of(source)
+    if not targets:
+        return read, content
+    targets = list(source.column("target"))
+    return itertools.chain(read, targets), content + checksum(targets)
+
+
+def checksum(texts):
+    """sha256 of a list of texts."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def texts_of(source):

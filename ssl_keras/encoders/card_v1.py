@@ -103,9 +103,7 @@ def _head(objective, settings, shape, features):
     if objective == "image_text":
         names = ("vocabulary", "context", "text_layers", "text_heads", "text_width", "text_architecture", "text_hidden",
                  "causal", "epsilon", "projection", "loss", "temperature")
-        return {"builder": "towers", "features": features} | {
-            name.removeprefix("text_"): settings[name] for name in names
-        }
+        return {"builder": "towers", "features": features, **{name: settings[name] for name in names}}
     raise ValueError(f"{objective} has no head, and its card says that there is one")
 
 

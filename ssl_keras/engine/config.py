@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +103,6 @@ class Training:
         if self.precision not in ("float32", "mixed_bfloat16", "mixed_float16"):
             raise ValueError(
                 f"precision must be float32, mixed_bfloat16 or mixed_float16. Received: {self.precision!r}"
-            )
-        if self.run and (not self.run.strip() or self.run in (".", "..") or re.search(r"[/\\\0]", self.run)):
-            raise ValueError(
-                f"run must be a plain name, the last part of a path. Received: {self.run!r}. "
-                "Give the folder that the run's folder is to be in with --runs (runs=)."
             )
 
 

@@ -1,26 +1,26 @@
 """Decodes what a network trained with CTC reads off the frames of a clip."""
 
-
 import numpy as np
 import tensorflow as tf
 
 from ssl_keras import encoders
-from ssl_keras.data import audio
+from ssl_keras.data import audio, masking
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
+from ssl_keras.data.symbols import END, Symbols
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import at_once
 from ssl_keras.networks import waveform
 
-BLANK = 0  # symbols are numbered from 1
+BLANK = END  # symbols are numbered from 1
 
 
 def frame_logits(encoder, head, x):
     """(logits (B, T, 1 + V), frames (B,) int32) of waveforms (B, L)."""
     features, places = waveform.features(encoder, x)
     logits = head(waveform.context(encoder, features, places))
-    return tf.cast(logits, tf.float32), tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1)
+    return tf.cast(logits, tf.float32), masking.lengths(places)
 
 
 def greedy(logits, frames):
@@ -46,11 +46,6 @@ def heard(encoder, head, source, batch_size=64):
     return made[: len(source)]
 
 
-def text_of(settings, ids):
-    """The transcript of ids, without padding."""
-    return settings.join([settings.symbols[i - 1] for i in ids if i > 0])
-
-
 def score(name, source):
     """{"clips", "word error rate", "symbol error rate", "sequence error rate"} of a saved encoder of ctc on
     transcribed clips.
@@ -58,25 +53,26 @@ def score(name, source):
     Raises:
         ValueError: an encoder of another objective; data without transcripts.
     """
-    encoder, head, settings = load(name)
+    encoder, head, symbols = load(name)
     source.column_spec("target")
-    source = audio.at_rate(source, settings.rate)
+    source = audio.at_rate(source, waveform.rate_of(encoder))
     right = [" ".join(text.split()) for text in source.column("target")]
-    made = [text_of(settings, ids) for ids in heard(encoder, head, source)]
+    made = [symbols.decode(ids) for ids in heard(encoder, head, source)]
 
     def rates(cut):
         return error_rates([cut(text) for text in made], [[cut(text)] for text in right])
 
-    symbols, sequences = rates(settings.cut)
+    of_symbols, of_sequences = rates(symbols.split)
     return {
-        "clips": len(source), "word error rate": rates(str.split)[0], "symbol error rate": symbols,
-        "sequence error rate": sequences,
+        "clips": len(source), "word error rate": rates(str.split)[0], "symbol error rate": of_symbols,
+        "sequence error rate": of_sequences,
     }
 
 
 def load(name):
-    """(encoder, head, settings) of a saved encoder of ctc. Raises ValueError where it is of another objective."""
+    """(encoder, head, `Symbols`) of a saved encoder of ctc. Raises ValueError where it is of another objective."""
     encoder, head, card = encoders.load_with_head(name)
-    if card["objective"] != "ctc" or card["head"] != "objective":
-        raise ValueError(f"{card['name']} recognises nothing. Expected what pretraining with ctc saved.")
-    return encoder, head, cards.settings(card)
+    if not cards.is_a(card, "frame_classifier"):
+        raise ValueError(f"{card['name']} is not a speech recognizer. Expected what pretraining with ctc saved.")
+    decoding = card["decoding"]
+    return encoder, head, Symbols(" ".join(decoding["symbols"]), characters=not decoding["words"])

@@ -3,6 +3,7 @@
 from ssl_keras import encoders
 from ssl_keras.data import sequences
 from ssl_keras.data.readers import pairs
+from ssl_keras.data.symbols import Symbols
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.inference import beam_search
@@ -21,11 +22,11 @@ class Translator:
 
     def __init__(self, name, beams=5):
         network, output, card = encoders.load_with_head(name)
-        if card["objective"] != "seq2seq" or card["head"] != "objective":
+        if not cards.is_a(card, "attending_decoder"):
             raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq.")
-        self.name, self.settings = card["name"], cards.settings(card)
-        self.tokenizer = encoders.load_tokenizer(name)
-        self.decoder = beam_search.Decoder(network, output, self.settings.end, self.settings.context, beams)
+        self.name, self.decoding = card["name"], card["decoding"]
+        self.context, self.tokenizer = self.decoding["context"], encoders.load_tokenizer(name)
+        self.decoder = beam_search.Decoder(network, output, self.decoding["end"], self.context, beams)
 
     def __call__(self, texts):
         """A list of texts -> their targets, texts.
@@ -39,24 +40,25 @@ class Translator:
             if self.tokenizer.unknown in ids:
                 known = "".join(token for token in self.tokenizer.tokens() if len(token) == 1)
                 raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {known}")
-            if len(ids) > self.settings.context:
+            if len(ids) > self.context:
                 raise ValueError(
-                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.settings.context}. "
+                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.context}. "
                     "Shorten it."
                 )
-        return [text_of(self.settings, self.tokenizer, ids) for ids in self.targets(texts)]
+        return [text_of(self.decoding, self.tokenizer, ids) for ids in self.targets(texts)]
 
     def targets(self, texts):
         """A list of texts -> a list of target ids each; of any texts, read as far as they can be, as in training."""
         encoded = self.tokenizer.encode(texts)
-        width = min(self.settings.context, max(1, *map(len, encoded)))
+        width = min(self.context, max(1, *map(len, encoded)))
         made = beam_search.write(self.decoder, sequences.padded_rows(encoded, width))
         return [target if ids else [] for target, ids in zip(made, encoded)]
 
     def read(self, target):
         """The ids of a right target's text; -1 stands for a symbol that the decoder does not know."""
-        if self.settings.symbols:
-            return [self.settings.ids.get(symbol, -1) for symbol in target.split()]
+        reader = reader_of(self.decoding, self.tokenizer)
+        if reader is not self.tokenizer:
+            return [reader.ids.get(symbol, -1) for symbol in reader.split(target)]
         return self.tokenizer.encode([target])[0]
 
 
@@ -68,18 +70,20 @@ def score(translator, source):
     Raises:
         ValueError: a decoder that was not trained on pairs.
     """
-    if translator.settings.task != "pairs":
-        raise ValueError(f"{translator.name} was trained for the task {translator.settings.task}, not on pairs.")
+    task = translator.decoding["task"]
+    if task != "pairs":
+        raise ValueError(f"{translator.name} was trained for the task {task}, not on pairs.")
     right = pairs.references(source)
     references = [[translator.read(target) for target in targets] for targets in right.values()]
     rates = error_rates(translator.targets(list(right)), references)
     return {"texts": len(right), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
 
 
-def text_of(settings, tokenizer, ids):
+def reader_of(decoding, tokenizer):
+    """What reads and writes targets, the tokenizer or `Symbols`; `decoding` as of `Objective.decoding`."""
+    return tokenizer if decoding["symbols"] is None else Symbols(" ".join(decoding["symbols"]))
+
+
+def text_of(decoding, tokenizer, ids):
     """The text of target ids, without the end and padding."""
-    ids = [int(i) for i in ids if i >= 0 and i != settings.end]
-    if settings.symbols:
-        symbols = settings.alphabet.split()
-        return " ".join(symbols[i - 1] for i in ids)
-    return tokenizer.decode(ids)
+    return reader_of(decoding, tokenizer).decode([int(i) for i in ids if i >= 0 and i != decoding["end"]])

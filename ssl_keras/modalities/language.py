@@ -11,11 +11,10 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders
-from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras import pictures
 from ssl_keras.data import tokens
 from ssl_keras.encoders import card as cards
-from ssl_keras.modalities.settings import start_from
+from ssl_keras.modalities.settings import check_choices, start_from, tokenizer_of
 from ssl_keras.networks import Network, realise, transformer
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
@@ -61,12 +60,7 @@ class Settings:
     CAUSAL: typing.ClassVar = False  # whether a token sees those before it alone
 
     def __post_init__(self):
-        if self.size not in transformer.SIZES:
-            raise ValueError(f"size must be one of {', '.join(transformer.SIZES)}. Received: {self.size!r}")
-        if self.architecture not in self.ARCHITECTURES:
-            raise ValueError(
-                f"architecture must be one of {', '.join(self.ARCHITECTURES)}. Received: {self.architecture!r}"
-            )
+        check_choices(self, size=transformer.SIZES, architecture=self.ARCHITECTURES)
         for name in ("layers", "heads", "width", "hidden", "context", "length", "vocabulary"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
@@ -107,13 +101,8 @@ def prepare(settings, splits, init=None):
                 f"{init} has the architecture {kept['architecture']}. Expected {' or '.join(settings.ARCHITECTURES)}."
             )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
-        tokenizer = encoders.load_tokenizer(init)
-    else:
-        tokenizer = tokenizers.obtain(
-            settings.tokenizer, settings.filled().vocabulary,
-            lambda: (tokens.texts_of(splits.train), tokens.content_of(splits.train)),
-        )
     filled = settings.filled()
+    tokenizer = tokenizer_of(filled, init, lambda: tokens.training_texts(splits.train))
     if init is None and filled.architecture != "modern" and filled.length < filled.context:
         log.warning(
             "Positions from %d to the context of %d are never trained; --context %d has none of them.",
@@ -157,20 +146,6 @@ def logits(network, hidden):
     return transformer.token_logits(hidden, table(network), transformer.parts(network).embeddings.compute_dtype)
 
 
-def crop(batch, draws, length):
-    """Cuts the columns with a time axis, (B, W), to (B, length) at a place drawn for each example."""
-    slack = batch["tokens"].shape[1] - length
-    if slack < 0:
-        raise ValueError(f"Expected windows of at least {length} tokens. Received: {batch['tokens'].shape[1]}")
-    if slack == 0:
-        return batch
-    start = tf.cast(draws.uniform("crop", ()) * (slack + 1), tf.int32)  # (B,)
-    place = tf.minimum(start, slack)[:, None] + tf.range(length)
-    return batch | {
-        name: tf.gather(column, place, batch_dims=1) for name, column in batch.items() if column.shape.rank == 2
-    }
-
-
 def attention_maps(network, ids):
     """[(B, H, T, T) float32 for each block]: how much each position (row) looks at each other."""
     x, maps = transformer.parts(network).embeddings(ids), []
@@ -189,9 +164,8 @@ def attention_pictures(network, ids):
     for layer in chosen:
         heads = maps[layer][0, :PICTURED_HEADS]  # (H, T, T)
         heads = heads / tf.reduce_max(heads, axis=(1, 2), keepdims=True)
-        heads = tf.repeat(tf.repeat(heads, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
-        framed = tf.pad(heads, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)
-        rows.append(tf.sqrt(framed)[..., None])  # the root, or all but the strongest would be black
+        framed = pictures.enlarged(heads[..., None], PICTURED_PIXELS, frame=2)
+        rows.append(tf.sqrt(framed))  # the root, or all but the strongest would be black
     return {"attention": rows}
 
 

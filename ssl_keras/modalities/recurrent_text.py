@@ -1,13 +1,14 @@
-"""What the recurrent objectives for text share: their network as settings, its check, dropout.
+"""What the recurrent objectives for text share: their network as settings, its check, dropout, the loss of tokens.
 
-Shapes: `B` batch, `T` tokens, `D` width, `P` places of dropout.
+Shapes: `B` batch, `T` tokens, `U` target tokens, `V` their vocabulary, `D` width, `P` places of dropout.
 """
 
 import dataclasses
 
 import tensorflow as tf
 
-from ssl_keras.modalities.settings import check_ranges
+from ssl_keras import losses
+from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares
 from ssl_keras.networks import realise, recurrent
 
 NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of what comes with `init`
@@ -36,17 +37,14 @@ class Settings:
     """Label smoothing: the share of the target that is spread over all tokens."""
 
     def __post_init__(self):
-        if self.cell not in recurrent.GATES:
-            raise ValueError(f"cell must be one of {', '.join(recurrent.GATES)}. Received: {self.cell!r}")
+        check_choices(self, cell=recurrent.GATES)
+        check_shares(self, "dropout", "smoothing")
         check_ranges(
             self, ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16), ("context", 2, MOST_CONTEXT),
             ("vocabulary", 2, 1 << 24),
         )
         if self.width % 2:
             raise ValueError(f"width must be even. Received: {self.width}")
-        for name in ("dropout", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1). Received: {getattr(self, name)}")
 
 
 def chosen_encoder(settings, spec, encoder):
@@ -72,3 +70,18 @@ def dropout(batch, rate):
         return None
     masks = iter(tf.unstack(tf.cast(batch["dropout"] >= rate, tf.float32) / (1 - rate), axis=1))  # P of (B, D)
     return lambda x: x * tf.cast(next(masks), x.dtype)[:, None]
+
+
+def token_errors(target, logits, weight, accuracy, smoothing=0.0):
+    """Summed loss and (weighted) number of target tokens; updates the metric `accuracy`.
+
+    Args:
+        target: (B, U) int32, -1 for padding.
+        logits: (B, U, V).
+        weight: (B,) of examples.
+    """
+    weight = tf.cast(target >= 0, tf.float32) * weight[:, None]
+    hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
+    accuracy.update_state(tf.cast(hit, tf.float32), weight)
+    loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
+    return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)

@@ -3,6 +3,7 @@
 import logging
 
 from ssl_keras import encoders
+from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 
 log = logging.getLogger(__name__)
@@ -13,6 +14,33 @@ def check_ranges(settings, *ranges):
     for name, least, most in ranges:
         if not least <= getattr(settings, name) <= most:
             raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(settings, name)}")
+
+
+def check_choices(settings, **choices):
+    """Raises ValueError where a setting is none of its choices: `loss=("clip", "sigmoid")`."""
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(filter(None, allowed))}. Received: {getattr(settings, name)!r}"
+            )
+
+
+def check_shares(settings, *names):
+    """Raises ValueError where a number is not in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1). Received: {getattr(settings, name)}")
+
+
+def tokenizer_of(settings, init, corpus):
+    """The tokenizer of the saved encoder `init` or, without, the one that settings ask for.
+
+    Args:
+        settings: with `tokenizer` and `vocabulary`.
+        init: a saved encoder's name or path; or None or "".
+        corpus: function to what a tokenizer is trained on, see `tokenizer.obtain`.
+    """
+    return encoders.load_tokenizer(init) if init else tokenizers.obtain(settings.tokenizer, settings.vocabulary, corpus)
 
 
 def start_from(init, settings, builders, names, refusal="", key="network", **wanted):

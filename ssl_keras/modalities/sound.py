@@ -7,6 +7,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from ssl_keras import pictures
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.modalities.settings import check_ranges, start_from
 from ssl_keras.networks import Network, realise, waveform
@@ -129,5 +130,4 @@ def spectrograms(encoder, rate, x, shown=None):
 
 def framed(image):
     """(B, H, T, 1) -> larger images, with a grey frame: a column for each frame of a clip."""
-    image = tf.repeat(tf.repeat(image, PIXELS, 1), PIXELS, 2)
-    return tf.pad(image, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=0.5)
+    return pictures.enlarged(image, PIXELS, frame=1)

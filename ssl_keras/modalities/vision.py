@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.modalities.settings import start_from
+from ssl_keras.modalities.settings import check_choices, start_from
 from ssl_keras.networks import IMAGE_ENCODERS, Network, realise
 from ssl_keras.networks.conv import MAX_POOL_GRID, stage_maps
 
@@ -32,8 +32,7 @@ class Settings(Augmentation):
         super().__post_init__()
         if not 1 <= self.places <= MAX_POOL_GRID:
             raise ValueError(f"places must be 1 to {MAX_POOL_GRID}. Received: {self.places}")
-        if self.network not in IMAGE_ENCODERS:
-            raise ValueError(f"network must be one of {', '.join(IMAGE_ENCODERS)}. Received: {self.network!r}")
+        check_choices(self, network=IMAGE_ENCODERS)
         if not 0 <= self.width <= WIDEST:
             raise ValueError(f"width must be 0 to {WIDEST}. Received: {self.width}")
 

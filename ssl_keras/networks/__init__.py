@@ -12,7 +12,7 @@ import typing
 import keras
 
 from ssl_keras.data import ranges
-from ssl_keras.networks import conv, dcgan, dense, recurrent, transformer, waveform
+from ssl_keras.networks import conv, dcgan, dense, recurrent, towers, transformer, waveform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ BUILDERS = {
     "attending_decoder": Builder(recurrent.attending_decoder, "head"),
     "frame_classifier": Builder(waveform.frame_classifier, "head"),
     "generator": Builder(dcgan.generator, "head"),
+    "towers": Builder(towers.towers, "head"),
 }
 
 

@@ -112,6 +112,21 @@ def trunk(
     return keras.Model(image, x, name=name)
 
 
+def check_batch_norms(encoder, allowed):
+    """Raises ValueError where a graph has batch normalisation that a discriminator does not bear.
+
+    Args:
+        allowed: `BatchNorm` is; without, none is.
+    """
+    for layer in encoder.layers:
+        ours = isinstance(layer, BatchNorm)
+        if isinstance(layer, keras.layers.BatchNormalization) and not (ours and allowed):
+            raise ValueError(
+                f"{layer.name}: batch normalisation must be networks.conv.BatchNorm, whose statistics are the real "
+                "images', and with wasserstein there must be none. Take another encoder."
+            )
+
+
 def discriminator(encoder, judged, spectral=False, bias=True, name="discriminator"):
     """Image (B, H, W, C) -> logit (B,) float32: one unit on top of a tensor of the encoder's graph.
 

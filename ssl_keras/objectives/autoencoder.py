@@ -29,6 +29,7 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
+from ssl_keras.modalities.settings import check_shares
 from ssl_keras.networks import Network, realise
 from ssl_keras.networks.dense import dense_decoder
 
@@ -51,8 +52,7 @@ class Settings:
             raise ValueError(f"widths must be positive integers. Received: {self.widths}")
         if not 0 <= self.gaussian_noise < math.inf:
             raise ValueError(f"gaussian_noise must be at least 0 and finite. Received: {self.gaussian_noise}")
-        if not 0 <= self.masking_noise < 1:
-            raise ValueError(f"masking_noise must be in [0, 1). Received: {self.masking_noise}")
+        check_shares(self, "masking_noise")
 
 
 def prepare(settings, splits, init=None):

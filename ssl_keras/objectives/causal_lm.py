@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import tokens
+from ssl_keras.data import masking, tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -86,7 +86,7 @@ class CausalLM(Objective):
 
     def views(self, batch, draws):
         """Cuts (B, T + 1) tokens out of each window at random; a held-out window has just these."""
-        return language.crop(batch, draws, self.settings.filled().length + 1)
+        return masking.crop_windows(batch, draws, self.settings.filled().length + 1)
 
     def train_step(self, batch):
         mean, count = self.descend(self.errors, batch)

@@ -34,7 +34,8 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.networks.conv import BatchNorm
+from ssl_keras.modalities.settings import check_choices
+from ssl_keras.networks.projector import projector
 
 DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-4)
@@ -64,8 +65,7 @@ class Settings(vision.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}. Received: {self.loss!r}")
+        check_choices(self, loss=LOSSES)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite. Received: {self.temperature}")
         if not self.projection or min(self.projection) < 1:
@@ -100,17 +100,6 @@ def projectors(settings, network):
     return whole, trunk, tuple(
         projector(x.shape[-1], settings.projection, f"local_projector_{i}") for i, x in enumerate(maps)
     )
-
-
-def projector(features, widths, name):
-    """(N, D) -> (N, Z): a multi-layer perceptron, batch norm after its hidden layers."""
-    x = inputs = keras.Input((features,), name="features")
-    for index, width in enumerate(widths[:-1]):
-        x = keras.layers.Dense(width, use_bias=False, name=f"dense_{index}")(x)
-        x = keras.layers.Activation("relu", name=f"relu_{index}")(BatchNorm(name=f"norm_{index}")(x))
-    # A bias would be without effect on vicreg, and nearly so on the others.
-    x = keras.layers.Dense(widths[-1], use_bias=False, dtype="float32", name="projection")(x)
-    return keras.Model(inputs, x, name=name)
 
 
 class Contrastive(Objective):
@@ -150,8 +139,8 @@ class Contrastive(Objective):
             loss = losses.vicreg(first, second, weight)
         else:
             loss = losses.nt_xent(first, second, weight, settings.temperature)
-        for stage, projector in zip(maps, self.local_projectors):
-            loss += self._local(first, second, stage, projector, weight, training)
+        for stage, local_projector in zip(maps, self.local_projectors):
+            loss += self._local(first, second, stage, local_projector, weight, training)
         self._measure(first, second, features, weight)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 

@@ -26,9 +26,11 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras.data import audio, augment_audio, sequences
+from ssl_keras import encoders
+from ssl_keras.data import audio, augment_audio, masking, sequences, symbols
 from ssl_keras.data.inputs import network_input
 from ssl_keras.data.splits import Splits
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -36,14 +38,12 @@ from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
-from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import Network, waveform
 
 DEFAULTS = Training(
     data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",
     final_rate=0.01, warmup=200, clip_norm=1.0, interval=200, quality_every=1,
 )
-SPACE = "␣"  # what stands for a space among characters
 MOST_SYMBOLS = 1_000
 JUDGED = 256  # validation clips that are decoded now and then
 SHOWN = 6
@@ -63,21 +63,13 @@ class Settings(sound.Settings):
 
     @property
     def symbols(self):
-        """The V symbols, in their order."""
-        return self.alphabet.split()
+        """What reads and writes transcripts."""
+        return symbols.Symbols(self.alphabet, characters=not self.words)
 
     def __post_init__(self):
         super().__post_init__()
         if self.shift:
             raise ValueError(f"shift would cut off words that the transcript has: leave it out. Received: {self.shift}")
-
-    def cut(self, text):
-        """A transcript as a list of symbols."""
-        return text.split() if self.words else list(" ".join(text.split()).replace(" ", SPACE))
-
-    def join(self, symbols):
-        """Symbols as a transcript."""
-        return " ".join(symbols) if self.words else "".join(symbols).replace(SPACE, " ")
 
 
 def prepare(settings, splits, init=None):
@@ -94,33 +86,24 @@ def prepare(settings, splits, init=None):
         )
     settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
-        kept, _ = start_from(init, settings, Settings, ("alphabet", "words"))
-        settings = dataclasses.replace(settings, **kept)
-    cut = [[settings.cut(text) for text in part.column("target")] for part in splits]
+        decoding = cards.read(encoders.find(init))["decoding"] or {}
+        if "words" in decoding:  # of a saved encoder of ctc
+            settings = dataclasses.replace(settings, alphabet=" ".join(decoding["symbols"]), words=decoding["words"])
     if not settings.alphabet:
-        # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
-        found = {symbol for targets in cut for target in targets for symbol in target}
-        if len(found) > MOST_SYMBOLS:
-            hint = "Leave out --words: characters are fewer." if settings.words else "Write it in fewer."
-            raise ValueError(
-                f"{splits.train.base} has {len(found)} different symbols, more than {MOST_SYMBOLS}. {hint}"
-            )
-        settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
-    ids = {symbol: 1 + index for index, symbol in enumerate(settings.symbols)}
-    return settings, Splits(*(_with_targets(part, each, ids, settings) for part, each in zip(splits, cut)))
+        hint = "Leave out --words: characters are fewer." if settings.words else "Write it in fewer."
+        alphabet = symbols.alphabet_of(splits, MOST_SYMBOLS, hint, characters=not settings.words)
+        settings = dataclasses.replace(settings, alphabet=alphabet)
+    return settings, Splits(*(_with_targets(part, settings) for part in splits))
 
 
-def _with_targets(part, cut, ids, settings):
+def _with_targets(part, settings):
     """The part of those clips that are short enough, and long enough to say so many symbols."""
-    for target in cut:
-        unknown = [symbol for symbol in target if symbol not in ids]
-        if unknown:
-            raise ValueError(
-                f"{part.name}: the transcript {settings.join(target)!r} has the unknown symbol {unknown[0]!r}. "
-                f"Expected: {settings.alphabet}. Start from an encoder of wav2vec2 to learn others."
-            )
+    try:
+        said = settings.symbols.encode(part.column("target"))
+    except ValueError as error:
+        raise ValueError(f"{part.name}: {error}. Start from an encoder of wav2vec2 to learn others.") from error
     # At its fastest a clip must have a frame for each symbol, and a blank between two alike.
-    needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in cut])
+    needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in said])
     frames = part.lengths / (1 + settings.speed) // (settings.rate // waveform.FRAMES_PER_SECOND)
     fits = np.flatnonzero((frames >= needed) & (part.lengths <= settings.samples))
     if not len(fits):
@@ -128,12 +111,12 @@ def _with_targets(part, cut, ids, settings):
             f"{part.name}: no clip is at most {settings.seconds:g} s (--seconds) and has a frame of 20 ms for each "
             "symbol of its transcript."
         )
-    if len(fits) < len(cut):
+    if len(fits) < len(said):
         log.warning(
             "%s: %d of %d clips are left out, longer than %g s or too short for their transcripts", part.name,
-            len(cut) - len(fits), len(cut), settings.seconds,
+            len(said) - len(fits), len(said), settings.seconds,
         )
-    targets = sequences.padded_rows([[ids[symbol] for symbol in cut[i]] for i in fits], max(len(cut[i]) for i in fits))
+    targets = sequences.padded_rows([said[i] for i in fits], max(len(said[i]) for i in fits))
     part = part.take(fits)
     whole = part.arrays["waveform"]
     clips = audio.Clips(whole.samples, whole.starts[part.rows], whole.lengths[part.rows])
@@ -145,7 +128,7 @@ encoder = sound.encoder
 
 def head(settings, spec=None):
     """The head, states (B, T, D) -> logits (B, T, 1 + V), the blank first, as a `Network`."""
-    return Network("frame_classifier", width=settings.width, symbols=len(settings.symbols))
+    return Network("frame_classifier", width=settings.width, symbols=len(settings.symbols.names))
 
 
 def build(settings, spec, encoder=encoder):
@@ -159,6 +142,7 @@ class CTC(Objective):
     def __init__(self, settings, encoder, head):
         super().__init__(name="ctc")
         self.settings, self.encoder, self.head = settings, encoder, head
+        self.decoding = {"symbols": settings.symbols.names, "words": settings.words}
 
     def views(self, batch, draws):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
@@ -178,7 +162,7 @@ class CTC(Objective):
     def errors(self, batch):
         """Summed loss and (weighted) number of target symbols."""
         logits, frames = ctc.frame_logits(self.encoder, self.head, batch["waveform"])
-        count = tf.reduce_sum(tf.cast(batch["target"] >= 0, tf.int32), 1)  # (B,)
+        count = masking.lengths(batch["target"])  # (B,)
         said = tf.where(batch["target"] >= 0)
         labels = tf.SparseTensor(
             said, tf.gather_nd(batch["target"], said), tf.shape(batch["target"], out_type=tf.int64)
@@ -210,5 +194,6 @@ class CTC(Objective):
         lines = ["| said | heard |", "|---|---|"]
         made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:SHOWN]))
         for target, ids in zip(batch["target"].numpy(), made):
-            lines.append(f"| {ctc.text_of(self.settings, target)} | {ctc.text_of(self.settings, ids)} |")
+            said, heard = (self.settings.symbols.decode(each) for each in (target, ids))
+            lines.append(f"| {said} | {heard} |")
         return "\n".join(lines)

@@ -35,7 +35,6 @@ that never come, `--classifier` tells); `gradient_norm` of the discriminator and
 
 import dataclasses
 import functools
-import math
 
 import keras
 import numpy as np
@@ -46,13 +45,14 @@ from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.encoders import card as cards
+from ssl_keras.engine import moving_average
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import sampling
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.settings import check_ranges
+from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares
 from ssl_keras.networks import Network, conv, dcgan
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
@@ -88,12 +88,8 @@ class Settings(Augmentation):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}. Received: {self.loss!r}")
-        if self.normalisation not in ("", *dcgan.NORMALISATIONS):
-            raise ValueError(
-                f"normalisation must be one of {', '.join(dcgan.NORMALISATIONS)}. Received: {self.normalisation!r}"
-            )
+        check_choices(self, loss=LOSSES, normalisation=("", *dcgan.NORMALISATIONS))
+        check_shares(self, "average")
         if self.loss == "wasserstein" and self.normalisation == "batch":
             raise ValueError(
                 "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
@@ -104,8 +100,6 @@ class Settings(Augmentation):
             raise ValueError(f"penalty must be at least 0. Received: {self.penalty}")
         if not 0 < self.generator_rate < np.inf:
             raise ValueError(f"generator_rate must be positive. Received: {self.generator_rate}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must be in [0, 1). Received: {self.average}")
 
     @property
     def norm(self):
@@ -155,13 +149,7 @@ def build(settings, spec, encoder=own_trunk):
     judged = network.output
     if encoder is own_trunk:
         judged = network.get_layer(f"stage_{dcgan.stages(spec['image'][0]) - 1}").output
-    for layer in network.layers:
-        ours = isinstance(layer, conv.BatchNorm)
-        if isinstance(layer, keras.layers.BatchNormalization) and not (ours and settings.norm == "batch"):
-            raise ValueError(
-                f"{layer.name}: batch normalisation must be networks.conv.BatchNorm, whose statistics are the real "
-                "images', and with wasserstein there must be none. Take another encoder."
-            )
+    dcgan.check_batch_norms(network, allowed=settings.norm == "batch")
     discriminator = dcgan.discriminator(
         network, judged, settings.norm == "spectral", bias=settings.loss != "wasserstein"
     )
@@ -264,7 +252,7 @@ class DCGAN(Objective):
         metrics = (self.loss_metric, self.generator_loss, self.real, self.fake)
         for metric, value in zip(metrics, (critic, generator, show(real), show(fake))):
             metric.update_state(value, weight)
-        ratio = apart(made, weight) / apart(unit_range(batch["image"]), weight)
+        ratio = losses.nearest_distance(made, weight) / losses.nearest_distance(unit_range(batch["image"]), weight)
         self.diversity.update_state(tf.where(tf.math.is_finite(ratio), ratio, 1.0), tf.reduce_sum(weight))
         return tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)
 
@@ -272,28 +260,17 @@ class DCGAN(Objective):
         """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
         share = batch["between"][:, turn]  # (B, 1, 1, 1)
         points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            with conv.statistics_kept():
-                score = tf.reduce_sum(self.discriminator(points, training=True))
-        squares = tf.reduce_sum(tf.square(tape.gradient(score, points)), axis=(1, 2, 3))
-        # In the units of [-1, 1], which networks see; the root's own gradient is infinite at 0.
-        norm, weight = 0.5 * tf.sqrt(squares + 1e-12), example_weight(batch)
+        with conv.statistics_kept():
+            # In the units of [-1, 1], which networks see.
+            norm = 0.5 * losses.gradient_norms(self.discriminator, points)
+        weight = example_weight(batch)
         self.penalised_gradient_norm.update_state(norm, weight)
         return tf.reduce_sum(weight * tf.square(norm - 1.0))
 
     def _average(self, strategy):
-        """Cross-replica: moves the average towards the generator; the first steps count more, as they change more."""
-        step = tf.cast(self.step, tf.float32)
-        keep = tf.minimum(self.settings.average, step / (step + 10.0))
-
-        def move():
-            for mean, value in zip(self.head.variables, self.generator.variables):
-                strategy.extended.update(
-                    mean.value, lambda m, v, keep: m.assign(keep * m + (1 - keep) * v), args=(value.value, keep)
-                )
-
-        tf.cond(self.failed_step < 0, move, lambda: None)
+        """Cross-replica: moves the average towards the generator."""
+        decay = moving_average.warmed_up(self.settings.average, self.step)
+        moving_average.follow(strategy, self.head, self.generator, decay, self.failed_step)
 
     # ----- what a run shows of it ---------------------------------------------
 
@@ -345,18 +322,3 @@ class DCGAN(Objective):
     @functools.cached_property
     def eye(self):
         return generative.FeatureClassifier(self.settings.classifier)
-
-
-def apart(images, weight):
-    """Mean distance, over all replicas, from each image (b, …) to the nearest other one; those of weight 0 left out."""
-    x = tf.reshape(tf.stop_gradient(tf.cast(images, tf.float32)), (-1, math.prod(images.shape[1:])))
-    everyone, present = losses.gathered(x), losses.gathered(weight) > 0
-    centre = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
-    x, everyone = x - centre, everyone - centre
-    squares = tf.reduce_sum(tf.square(everyone), axis=1)
-    distance = tf.reduce_sum(tf.square(x), axis=1)[:, None] - 2 * tf.matmul(x, everyone, transpose_b=True) + squares
-    itself = losses.own_rows(tf.shape(x)[0])[:, None] == tf.range(tf.shape(everyone)[0])
-    distance = tf.where(present & ~itself, distance, distance.dtype.max)
-    nearest = tf.sqrt(tf.maximum(tf.reduce_min(distance, axis=1), 0.0))
-    nearest, weight = losses.gathered(nearest), losses.gathered(weight)
-    return tf.reduce_sum(weight * nearest) / tf.reduce_sum(weight)

@@ -21,8 +21,6 @@ in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and
 """
 
 import dataclasses
-import hashlib
-import math
 import typing
 
 import keras
@@ -30,8 +28,8 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, losses
-from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras import losses, pictures
+from ssl_keras.data import masking
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import captions
@@ -43,17 +41,15 @@ from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import search
 from ssl_keras.modalities import language, vision
-from ssl_keras.modalities.settings import check_ranges, start_from
-from ssl_keras.networks.transformer import ARCHITECTURES, Pool, transformer
+from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares, start_from, tokenizer_of
+from ssl_keras.networks import Network, towers
+from ssl_keras.networks.transformer import ARCHITECTURES
 
 DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
     warmup=100, weight_decay=0.01, clip_norm=1.0,
 )
-LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # the papers' first temperature, and bias
-MOST_SCALE, HOTTEST = 100.0, 100.0
-FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language model begins with
-BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a caption's tokens
+HOTTEST = 100.0
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
 
@@ -99,20 +95,17 @@ class Settings(vision.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in (("loss", tuple(LOSSES)), ("text_architecture", ARCHITECTURES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {getattr(self, name)!r}")
+        check_choices(self, loss=towers.LOSSES, text_architecture=ARCHITECTURES)
+        check_shares(self, "omitted")
         check_ranges(
             self, ("projection", 0, 1 << 14), ("text_layers", 0, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
             ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
             ("joined", 1, captions.MOST),
         )
-        if not (self.temperature == 0 or 1 / MOST_SCALE <= self.temperature <= HOTTEST):
+        if not (self.temperature == 0 or 1 / towers.MOST_SCALE <= self.temperature <= HOTTEST):
             raise ValueError(
-                f"temperature must be 0 or {1 / MOST_SCALE} to {HOTTEST}. Received: {self.temperature}"
+                f"temperature must be 0 or {1 / towers.MOST_SCALE} to {HOTTEST}. Received: {self.temperature}"
             )
-        if not 0 <= self.omitted < 1:
-            raise ValueError(f"omitted must be in [0, 1). Received: {self.omitted}")
         if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
             raise ValueError(
                 "text_width must be a multiple of text_heads (modern: an even one). Received: "
@@ -120,16 +113,13 @@ class Settings(vision.Settings):
             )
 
 
-TEXT_NETWORK = (
-    "text_architecture", "text_layers", "text_heads", "text_width", "text_hidden", "context", "causal", "epsilon",
-    "vocabulary", "projection",
-)
-# Of a language model's settings that the text network is like: {ours: theirs}.
+# Setting: keyword of the towers, or of the language model, that a run starts from.
 OF_LANGUAGE_MODEL = {
     "text_architecture": "architecture", "text_layers": "layers", "text_heads": "heads", "text_width": "width",
     "text_hidden": "hidden", "context": "context", "epsilon": "epsilon", "vocabulary": "vocabulary",
-    "causal": "CAUSAL",
+    "causal": "causal",
 }
+TEXT_NETWORK = {name: name for name in (*OF_LANGUAGE_MODEL, "projection")}
 
 
 def prepare(settings, splits, init=None):
@@ -148,83 +138,25 @@ def prepare(settings, splits, init=None):
     source = init or settings.init_text
     if init is not None:
         refusal = "is no encoder of image_text. Its encoder alone is taken by --init-image."
-        kept, _ = start_from(init, settings, Settings, TEXT_NETWORK, refusal)
+        kept, _ = start_from(init, settings, ("towers",), TEXT_NETWORK, refusal, key="head")
     elif settings.init_text:
         refusal = "is no language model's encoder. Expected one of causal_lm or masked_lm."
-        kept, _ = start_from(settings.init_text, settings, language.Settings, OF_LANGUAGE_MODEL, refusal)
+        kept, _ = start_from(settings.init_text, settings, ("transformer",), OF_LANGUAGE_MODEL, refusal)
     else:
         kept = {}
-    if source:
-        tokenizer = encoders.load_tokenizer(source)
-        kept["tokenizer"] = str(source)
-    else:
-        tokenizer = tokenizers.obtain(settings.tokenizer, settings.vocabulary, lambda: _corpus(splits.train))
-        kept["vocabulary"] = tokenizer.vocabulary
+    tokenizer = tokenizer_of(settings, source, lambda: captions.training_texts(splits.train))
+    kept |= {"tokenizer": str(source)} if source else {"vocabulary": tokenizer.vocabulary}
     settings = dataclasses.replace(settings, **kept)
     return settings, captions.tokenised(splits, tokenizer, settings.context)
-
-
-def _corpus(source):
-    """(texts that a tokenizer is trained on, what tells them from others)."""
-    texts = [text.lower() for each in captions.captions_of(source) for text in each]
-    return texts, hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 encoder = vision.encoder
 
 
-def head(settings, spec, features=None):
-    """A fresh graph: image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each.
-
-    Args:
-        features: D; by default that of `encoder(settings, spec)`.
-    """
-    features = keras.Input((features or vision.encoder(settings, spec).output_shape[-1],), name="features")
-    ids = keras.Input((None,), dtype="int32", name="tokens")
-    text = transformer(
-        settings.vocabulary, settings.context, settings.text_layers, settings.text_heads, settings.text_width,
-        architecture=settings.text_architecture, causal=settings.causal, hidden=settings.text_hidden,
-        epsilon=settings.epsilon,
-    )
-    pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
-    width = settings.projection or settings.text_width
-    made = [keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_image")(features), pooled]
-    if settings.projection:
-        made[1] = keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_text")(pooled)
-    similarity = Similarity(settings.loss, settings.temperature, name="similarity")
-    return keras.Model([features, ids], similarity(*made), name="towers")
-
-
-@keras.saving.register_keras_serializable("ssl_keras")
-class Similarity(keras.layers.Layer):
-    """Keeps what similarities are multiplied by (`log_scale`) and, of sigmoid, what is added (`bias`); both embeddings
-    pass as they are."""
-
-    def __init__(self, loss, temperature=0.0, **kwargs):
-        super().__init__(autocast=False, dtype="float32", **kwargs)
-        self.loss, self.first_temperature = loss, temperature
-
-    def build(self, *shapes):
-        temperature, bias = LOSSES[self.loss]
-        first = keras.initializers.Constant(-math.log(self.first_temperature or temperature))
-        self.log_scale = self.add_weight(
-            (), first, name="log_scale",
-            constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
-        )
-        self.bias = None
-        if self.loss == "sigmoid":
-            self.bias = self.add_weight((), keras.initializers.Constant(bias), name="bias")
-
-    def call(self, image, text):
-        return image, text
-
-    def get_config(self):
-        return super().get_config() | {"loss": self.loss, "temperature": self.first_temperature}
-
-
-def text_network(towers):
-    """The transformer within `head`'s graph."""
-    return next(layer for layer in towers.layers if isinstance(layer, keras.Model))
+def head(settings, features):
+    """The towers, image features (B, D) and tokens (B, T) -> both in the common space, (B, Z), as a `Network`."""
+    names = (*TEXT_NETWORK, "loss", "temperature")
+    return Network("towers", features=features, **{name: getattr(settings, name) for name in names})
 
 
 def build(settings, spec, encoder=encoder):
@@ -234,19 +166,16 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    towers = head(settings, spec, network.output_shape[-1])
+    both = head(settings, network.output_shape[-1]).build()
     if settings.init_image:
         initialise(network, settings.init_image)
     if settings.locked:
         network.trainable = False
     if settings.init_text:
-        initialise(text_network(towers), settings.init_text)
+        initialise(towers.text_network(both), settings.init_text)
     elif settings.text_architecture == "modern":
-        # Its norm takes the size of the table out again; beside a smaller one Adam's steps are longer, and a word that
-        # few captions have can leave the place that chance gave it.
-        table = text_network(towers).get_layer("embeddings").tokens
-        table.assign(FIRST_TABLE * tf.convert_to_tensor(table))
-    return ImageText(settings, network, towers)
+        towers.shrink_embeddings(both)
+    return ImageText(settings, network, both)
 
 
 class ImageText(Objective):
@@ -263,8 +192,11 @@ class ImageText(Objective):
 
     def views(self, batch, draws):
         """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
-        tokens = drawn(batch["captions"], draws, self.settings)
-        return self._trimmed(augment(batch["image"], draws, self.settings), tokens, batch)
+        settings = self.settings
+        tokens = masking.sample_captions(
+            batch["captions"], draws, settings.joined, settings.omitted, settings.context
+        )
+        return self._trimmed(augment(batch["image"], draws, settings), tokens, batch)
 
     def held_out_views(self, batch, draws):
         """The image as it is, and its first caption."""
@@ -272,8 +204,7 @@ class ImageText(Objective):
 
     def _trimmed(self, image, tokens, batch):
         """Most captions are far shorter than the longest of all: what is padding in the whole batch is left out."""
-        longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1))
-        return {"image": image, "tokens": tokens[:, : -(-longest // STEP) * STEP], "weight": batch["weight"]}
+        return {"image": image, "tokens": masking.trim(tokens, multiple=STEP), "weight": batch["weight"]}
 
     def train_step(self, batch):
         self.descend(lambda batch: self.errors(batch, training=True), batch)
@@ -286,7 +217,7 @@ class ImageText(Objective):
         weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
         features = self.encoder(batch["image"], training=training)
         image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
-        same = concept(batch["tokens"])
+        same = masking.number_rows(batch["tokens"])
         if self.similarity.bias is None:
             loss = losses.clip(image, text, weight, scale, same)
         else:
@@ -316,7 +247,7 @@ class ImageText(Objective):
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {
             "views": [batch["image"]],
-            "similarity": [tf.repeat(tf.repeat(similarity, PICTURED_PIXELS, 1), PICTURED_PIXELS, 2)],
+            "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)],
         }
 
     def _recall(self, source, image, text):
@@ -340,29 +271,3 @@ class ImageText(Objective):
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),
         )
 
-
-def drawn(ids, draws, settings):
-    """int32 (B, T ≤ context): of each example's captions `ids` (B, K, W) some, joined, and most of their tokens."""
-    present = tf.reduce_any(ids >= 0, -1)  # (B, K)
-    chance = draws.uniform("caption", ids.shape[1:2])
-    shuffled = tf.argsort(tf.where(present, chance, 2.0))[:, : settings.joined]
-    most = tf.minimum(tf.reduce_sum(tf.cast(present, tf.int32), 1), settings.joined)
-    count = 1 + tf.cast(draws.uniform("joined", ()) * tf.cast(most, tf.float32), tf.int32)
-    wanted = tf.sequence_mask(count, tf.shape(shuffled)[1])[..., None]
-    tokens = tf.where(wanted, tf.gather(ids, shuffled, batch_dims=1), -1)
-    tokens = tf.reshape(tokens, (tf.shape(tokens)[0], tokens.shape[1] * tokens.shape[2]))
-    if settings.omitted:
-        chance = tf.where(tokens >= 0, draws.uniform("omitted", tokens.shape[1:]), -1.0)
-        kept = (chance >= settings.omitted) | (chance == tf.reduce_max(chance, 1, keepdims=True))  # one at least
-        tokens = tf.where(kept, tokens, -1)
-    # Padding goes to the end.
-    order = tf.argsort(tf.cast(tokens < 0, tf.int32), stable=True)
-    return tf.gather(tokens, order, batch_dims=1)[:, : settings.context]
-
-
-def concept(ids):
-    """int32 (b, 2): two numbers that stand for a row of tokens (b, T ≤ context); rows that are equal, but for padding,
-    have equal ones."""
-    # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps. Padding, -1, adds nothing.
-    powers = tf.math.cumprod(tf.tile(tf.constant([BASES], tf.uint32), (tf.shape(ids)[1], 1)), exclusive=True)
-    return tf.reduce_sum((ids + 1)[..., None] * tf.bitcast(powers, tf.int32), 1)

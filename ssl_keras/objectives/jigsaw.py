@@ -33,6 +33,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
+from ssl_keras.modalities.settings import check_shares
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-4)
@@ -61,8 +62,7 @@ class Settings(vision.Settings):
         most = math.factorial((self.grid or 3) ** 2)
         if self.permutations == 1 or not 0 <= self.permutations <= most:
             raise ValueError(f"permutations must be 2 to {most}, or 0. Received: {self.permutations}")
-        if not 0 <= self.gap < 1:
-            raise ValueError(f"gap must be in [0, 1). Received: {self.gap}")
+        check_shares(self, "gap")
         if self.hidden < 1:
             raise ValueError(f"hidden must be at least 1. Received: {self.hidden}")
 

@@ -21,7 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import tokens
+from ssl_keras.data import masking, tokens
+from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -70,7 +71,7 @@ def prepare(settings, splits, init=None):
     settings, tokenizer = language.prepare(settings, splits, init)
     if tokenizer.mask < 0:
         raise ValueError(
-            f"The tokenizer has no mask token. Expected one of {', '.join(language.tokenizers.MASKS)} among its "
+            f"The tokenizer has no mask token. Expected one of {', '.join(tokenizers.MASKS)} among its "
             "special tokens: train one (--tokenizer wordpiece), or take causal_lm."
         )
     tables = {"starts": tokenizer.word_starts()} if settings.whole_words else {}
@@ -109,14 +110,14 @@ class MaskedLM(Objective):
     def views(self, batch, draws):
         """Adds `place` and `target` (B, M) int32, -1 where fewer are chosen; hides tokens of `tokens`."""
         length = self.settings.length
-        batch = language.crop(batch, draws, length)
+        batch = masking.crop_windows(batch, draws, length)
         tokens = batch["tokens"]  # (B, T)
         special = batch["special"] > 0
         allowed = (tokens >= 0) & ~special
         key = draws.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
         if self.settings.whole_words:
             after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # what comes after a special token begins a word
-            key = word_keys(key, (batch["starts"] > 0) | after)
+            key = masking.key_words(key, (batch["starts"] > 0) | after)
         key = tf.where(allowed, key, NEVER)
         most = max(1, round(self.settings.share * length))
         count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)  # (B,)
@@ -124,7 +125,7 @@ class MaskedLM(Objective):
         negative, place = tf.math.top_k(-key, most)  # (B, M), the lowest key first
         chosen = tf.range(most)[None] < tf.cast(wanted, tf.int32)[:, None]
         if self.settings.whole_words:
-            chosen &= whole(-negative, key, wanted)
+            chosen &= masking.fit_words(-negative, key, wanted)
         chosen &= -negative < NEVER
         target = tf.where(chosen, tf.gather(tokens, place, batch_dims=1), -1)
         kind = draws.uniform("kind", (most,))
@@ -178,16 +179,3 @@ class MaskedLM(Objective):
                     shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {said}]**"
             lines.append(" ".join(shown).replace("\n", "⏎"))
         return "\n\n".join(lines)
-
-
-def word_keys(key, starts):
-    """One key for each word: key (B, T) float32, starts (B, T) bool -> (B, T), word w's tokens all with key w."""
-    word = tf.cumsum(tf.cast(starts, tf.int32), axis=1)  # from 0, or 1 where the window begins with a word
-    return tf.gather(key, tf.minimum(word, key.shape[1] - 1), batch_dims=1)
-
-
-def whole(chosen_key, key, wanted):
-    """Whether the words of the chosen keys (B, M) fit whole among the `wanted` (B,) lowest of key (B, T)."""
-    upto = tf.reduce_sum(tf.cast(key[:, None] <= chosen_key[..., None], tf.float32), axis=-1)  # (B, M)
-    # The first word is taken anyhow, or a text of one long word would teach nothing.
-    return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))

@@ -15,16 +15,13 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 import dataclasses
 
 import keras
-import tensorflow as tf
 
-from ssl_keras import encoders, losses
-from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.data import tokens
+from ssl_keras.data import masking, tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language, recurrent_text
-from ssl_keras.modalities.settings import check_ranges, start_from
+from ssl_keras.modalities.settings import check_ranges, start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 DEFAULTS = Training(
@@ -61,12 +58,7 @@ def prepare(settings, splits, init=None):
             "saved.", bidirectional=False,
         )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
-        tokenizer = encoders.load_tokenizer(init)
-    else:
-        tokenizer = tokenizers.obtain(
-            settings.tokenizer, settings.vocabulary,
-            lambda: (tokens.texts_of(splits.train), tokens.content_of(splits.train)),
-        )
+    tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train))
     if tokenizer.end < 0:
         raise ValueError("The tokenizer needs a token for the end of a text.")
     settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
@@ -103,7 +95,7 @@ class RecurrentLM(Objective):
 
     def held_out_views(self, batch, draws):
         """Cuts (B, T + h) tokens out of each window at random; a held-out window has just these."""
-        return language.crop(batch, draws, self.settings.context + self.settings.horizon)
+        return masking.crop_windows(batch, draws, self.settings.context + self.settings.horizon)
 
     def train_step(self, batch):
         self.descend(self.smoothed_errors, batch)
@@ -119,11 +111,7 @@ class RecurrentLM(Objective):
     def errors(self, batch, logits, smoothing=0.0):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
         target = batch["tokens"][:, self.settings.horizon :]  # (B, T)
-        weight = tf.cast(target >= 0, tf.float32) * example_weight(batch)[:, None]
-        hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
-        self.accuracy.update_state(tf.cast(hit, tf.float32), weight)
-        loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
-        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+        return recurrent_text.token_errors(target, logits, example_weight(batch), self.accuracy, smoothing)
 
     def logits(self, batch, drop=None):
         """(B, T, V) float32, of the token `horizon` places after each; `drop` is done to what layers take."""

@@ -24,9 +24,6 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 """
 
 import dataclasses
-import hashlib
-import itertools
-import logging
 import typing
 
 import keras
@@ -34,9 +31,8 @@ import numpy as np
 import tensorflow as tf
 import tyro
 
-from ssl_keras import encoders, losses
-from ssl_keras.data import sequences, tokens
-from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras import pictures
+from ssl_keras.data import masking, sequences, symbols, tokens
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -45,7 +41,7 @@ from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.language import Resolved
-from ssl_keras.modalities.settings import check_ranges, start_from
+from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares, start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 TASKS = ("denoise", "continue", "pairs")
@@ -57,7 +53,6 @@ DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
     clip_norm=1.0, interval=100, quality_every=5,
 )
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +84,8 @@ class Settings(recurrent_text.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in (("task", TASKS), ("unit", ("", *sequences.UNITS))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(filter(None, choices))}. Received: {getattr(self, name)!r}"
-                )
+        check_choices(self, task=TASKS, unit=("", *sequences.UNITS))
+        check_shares(self, "sampling")
         check_ranges(self, ("horizon", 1, recurrent_text.MOST_CONTEXT), ("span", 1, recurrent_text.MOST_CONTEXT))
         for name in ("mask_token", "end_token"):
             if not -1 <= getattr(self, name) < self.vocabulary:
@@ -102,8 +94,6 @@ class Settings(recurrent_text.Settings):
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
         if not 0 < self.share < 1:
             raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
-        if not 0 <= self.sampling < 1:
-            raise ValueError(f"sampling must be in [0, 1). Received: {self.sampling}")
         for name, tasks in (
             ("horizon", ("continue",)), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
             ("share", ("denoise",)), ("span", ("denoise",)),
@@ -112,19 +102,18 @@ class Settings(recurrent_text.Settings):
                 raise ValueError(f"{name} is for the task {' or '.join(tasks)}. Received: task {self.task}")
 
     @property
-    def ids(self):
-        """{symbol: id} of target symbols (0 is the end), or None where the tokenizer reads targets."""
-        return {symbol: 1 + index for index, symbol in enumerate(self.alphabet.split())} if self.symbols else None
-
-    @property
     def end(self):
         """The target token before the first and after the last."""
-        return 0 if self.symbols else self.end_token
+        return symbols.END if self.symbols else self.end_token
 
     @property
     def targets(self):
         """V, how many target tokens there are."""
-        return 1 + len(self.ids) if self.symbols else self.vocabulary
+        return symbols.Symbols(self.alphabet).vocabulary if self.symbols else self.vocabulary
+
+    def reader(self, tokenizer):
+        """What reads and writes targets: the tokenizer, or symbols."""
+        return symbols.Symbols(self.alphabet) if self.symbols else tokenizer
 
 
 def prepare(settings, splits, init=None):
@@ -144,56 +133,35 @@ def prepare(settings, splits, init=None):
         unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
         splits = tokens.without_targets(sequences.cut(splits, unit))
     if init is not None:
-        settings, tokenizer = _from(init, settings)
-    else:
-        tokenizer = tokenizers.obtain(settings.tokenizer, settings.vocabulary, lambda: _corpus(settings, splits.train))
+        settings = _from(init, settings)
+    with_targets = settings.task == "pairs" and not settings.symbols
+    tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train, with_targets))
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
         raise ValueError("The tokenizer needs a token for the end of a text, and to denoise one for the mask.")
     settings = dataclasses.replace(
         settings, vocabulary=tokenizer.vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     )
     if settings.symbols and not settings.alphabet:
-        # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
-        found = {symbol for source in splits for target in source.column("target") for symbol in target.split()}
-        if len(found) > MOST_SYMBOLS:
-            raise ValueError(
-                f"{splits.train.base} has {len(found)} different target symbols, more than {MOST_SYMBOLS}. Leave out "
-                "--symbols: a tokenizer takes words to pieces."
-            )
-        settings = dataclasses.replace(settings, alphabet=" ".join(sorted(found)))
-    splits = sequences.tokenised(splits, tokenizer, settings.context, settings.ids)
+        hint = "Leave out --symbols: a tokenizer takes words to pieces."
+        settings = dataclasses.replace(settings, alphabet=symbols.alphabet_of(splits, MOST_SYMBOLS, hint))
+    splits = sequences.tokenised(splits, tokenizer, settings.context, settings.reader(tokenizer))
     if settings.task == "continue":
-        long = (splits.train.column("tokens") >= 0).sum(1) > settings.horizon
-        if not long.any():
-            raise ValueError(f"No sequence of {splits.train.base} has more than {settings.horizon} tokens (--horizon).")
-        if not long.all():
-            log.warning("%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
-                        splits.train.base, 100 * (1 - long.mean()))
+        sequences.check_longer_than(splits.train, settings.horizon)
     return settings, splits
 
 
-def _corpus(settings, source):
-    """(texts that a tokenizer is trained on, what tells them from others): with the targets that it is to read."""
-    read, content = tokens.texts_of(source), tokens.content_of(source)
-    if settings.task == "pairs" and not settings.symbols:
-        targets = list(source.column("target"))
-        read = itertools.chain(read, targets)
-        content += hashlib.sha256("\0".join(targets).encode("utf-8", "surrogatepass")).hexdigest()
-    return read, content
-
-
 def _from(init, settings):
-    """(settings, tokenizer): the network and tokenizer of the saved encoder."""
+    """The settings with the network and tokenizer of the saved encoder."""
     kept, card = start_from(
         init, settings, ("recurrent",), recurrent_text.NETWORK,
         "is no encoder of seq2seq, which reads both ways. Expected one that pretraining with seq2seq saved "
         "(--task denoise).", bidirectional=True,
     )
-    symbols = (card["decoding"] or {}).get("symbols")
-    if settings.symbols and symbols:
-        kept["alphabet"] = " ".join(symbols)
-    kept["fresh_targets"] = settings.symbols != bool(symbols)  # the same numbers would mean something else
-    return dataclasses.replace(settings, tokenizer=str(init), **kept), encoders.load_tokenizer(init)
+    known = (card["decoding"] or {}).get("symbols")
+    if settings.symbols and known:
+        kept["alphabet"] = " ".join(known)
+    kept["fresh_targets"] = settings.symbols != bool(known)  # the same numbers would mean something else
+    return dataclasses.replace(settings, tokenizer=str(init), **kept)
 
 
 def encoder(settings, spec):
@@ -221,7 +189,11 @@ class Seq2Seq(Objective):
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="seq2seq")
-        self.settings, self.encoder, self.head = settings, encoder, head
+        self.settings, self.encoder, self.head, self.context = settings, encoder, head, settings.context
+        self.decoding = {
+            "task": settings.task, "context": settings.context, "end": settings.end,
+            "symbols": settings.alphabet.split() if settings.symbols else None,
+        }
         self.accuracy = keras.metrics.Mean("accuracy")
         self.decoder = beam_search.Decoder(encoder, head, settings.end, settings.context)
         self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
@@ -243,13 +215,12 @@ class Seq2Seq(Objective):
         settings = self.settings
         tokens, target = batch["tokens"], batch.get("target", batch["tokens"])
         if settings.task == "denoise":
-            tokens = hidden(tokens, settings.mask_token, settings.share, settings.span, draws)
+            hidden = masking.mask_spans(tokens >= 0, settings.share, settings.span, draws)
+            tokens = tf.where(hidden, settings.mask_token, tokens)
         elif settings.task == "continue":
-            tokens, target = divided(tokens, settings.horizon, draws)
-        return {
-            "tokens": trimmed(tokens), "target": trimmed(ended(target, settings.end, settings.context)),
-            "weight": batch["weight"],
-        }
+            tokens, target = masking.split_at_random(tokens, settings.horizon, draws)
+        target = masking.trim(masking.append_end(target, settings.end, settings.context))
+        return {"tokens": masking.trim(tokens), "target": target, "weight": batch["weight"]}
 
     def train_step(self, batch):
         self.descend(self.smoothed_errors, batch)
@@ -265,12 +236,7 @@ class Seq2Seq(Objective):
 
     def errors(self, batch, logits, smoothing=0.0):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
-        target = batch["target"]  # (B, U)
-        weight = tf.cast(target >= 0, tf.float32) * example_weight(batch)[:, None]
-        hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
-        self.accuracy.update_state(tf.cast(hit, tf.float32), weight)
-        loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
-        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+        return recurrent_text.token_errors(batch["target"], logits, example_weight(batch), self.accuracy, smoothing)
 
     def logits(self, batch, drop=None, guesses=None):
         """(B, U, V) float32, of target token u from the source and the target before it.
@@ -307,15 +273,14 @@ class Seq2Seq(Objective):
         """Rows of pictures of where each target token (row) looks in the source, by the last layer."""
         tokens = batch["tokens"][:PICTURED]
         weights = recurrent.alignments(self.head, self.before(batch)[:PICTURED], self.encoder(tokens), tokens)
-        weights = tf.repeat(tf.repeat(weights, PICTURED_PIXELS, axis=1), PICTURED_PIXELS, axis=2)
-        return [tf.pad(weights, [[0, 0], [2, 2], [2, 2]], constant_values=0.5)[..., None]]
+        return [pictures.enlarged(weights[..., None], PICTURED_PIXELS, frame=2)]
 
     def _decoded(self, batch, tokenizer):
         """A table of held-out sources, their targets and what is made of them."""
         made = self.decoder.greedy(batch["tokens"][:SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
-            texts = (translation.text_of(self.settings, tokenizer, ids) for ids in (target, row))
+            texts = (translation.text_of(self.decoding, tokenizer, ids) for ids in (target, row))
             cells = tokenizer.decode(source), *texts
             lines.append("| " + " | ".join(cell.replace("|", "¦").replace("\n", "⏎") for cell in cells) + " |")
         return "\n".join(lines)
@@ -330,45 +295,3 @@ class Seq2Seq(Objective):
         rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
-
-def ended(target, end, most):
-    """(B, U) -> (B, U + 1): the end after the last token of each row, but of those of `most` tokens: they were cut."""
-    target = tf.pad(target, [[0, 0], [0, 1]], constant_values=-1)
-    length = tf.reduce_sum(tf.cast(target >= 0, tf.int32), 1, keepdims=True)  # (B, 1)
-    return tf.where((tf.range(target.shape[1]) == length) & (length < most), end, target)
-
-
-def trimmed(tokens):
-    """(B, T) -> (B, the longest row's length, at least 1)."""
-    longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1))
-    return tokens[:, : tf.maximum(longest, 1)]
-
-
-def hidden(tokens, mask, share, span, draws):
-    """(B, T) with spans of about a `share` of each row's tokens replaced by `mask`; where none is drawn, one."""
-    width = tokens.shape[1]
-    length = tf.cast(tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1, keepdims=True), tf.float32)  # (B, 1)
-    key = draws.uniform("spans", (width,))  # (B, T): a span begins where it is low
-    starts = key < 1 - (1 - share) ** (1 / span)  # a token is spared if none of `span` begins before it
-    first = tf.cast(draws.uniform("first", ()) * length[:, 0], tf.int32)[:, None]
-    inside = tf.range(width) < tf.cast(length, tf.int32)
-    starts |= (tf.range(width) == first) & ~tf.reduce_any(starts & inside, axis=1, keepdims=True)
-    covered = tf.zeros_like(starts)
-    for shift in range(min(span, width)):
-        covered |= tf.pad(starts, [[0, 0], [shift, 0]])[:, :width]
-    return tf.where(covered & (tokens >= 0), mask, tokens)
-
-
-def divided(tokens, horizon, draws):
-    """(B, T) cut at a place t drawn for each row: x₁…x_t, and what comes from x_{t+h} on; both (B, T).
-
-    A row of h tokens or fewer has its first token as source, and nothing as target (which then ends at once).
-    """
-    width = tokens.shape[1]
-    length = tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1)  # (B,)
-    choices = tf.maximum(length - horizon, 1)
-    cut = 1 + tf.minimum(tf.cast(draws.uniform("cut", ()) * tf.cast(choices, tf.float32), tf.int32), choices - 1)
-    before = tf.where(tf.range(width) < cut[:, None], tokens, -1)
-    place = tf.range(width) + cut[:, None] + horizon - 1
-    after = tf.gather(tokens, tf.minimum(place, width - 1), batch_dims=1)
-    return before, tf.where(place < width, after, -1)

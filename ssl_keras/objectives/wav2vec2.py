@@ -30,13 +30,14 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import losses
-from ssl_keras.data import audio, augment_audio
+from ssl_keras.data import audio, augment_audio, masking
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import sound
 from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import waveform
+from ssl_keras.networks.quantiser import Quantiser
 
 DEFAULTS = Training(
     data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",
@@ -100,59 +101,6 @@ def build(settings, spec, encoder=encoder):
     return Wav2Vec2(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
 
 
-class Quantiser(keras.layers.Layer):
-    """Features (b, T, C) -> one entry of each codebook, and what states are compared in. Thrown away afterwards."""
-
-    def __init__(self, codebooks, codes, projection):
-        super().__init__(name="quantiser", autocast=False, dtype="float32")
-        self.codebooks, self.codes, self.projection = codebooks, codes, projection
-
-    def build(self, features_shape, states_shape):
-        channels, width = features_shape[-1], states_shape[-1]
-        each = -(-self.projection // self.codebooks)  # features of an entry
-        sizes = {
-            "choice": (channels, self.codebooks * self.codes), "of_codes": (self.codebooks * each, self.projection),
-            "of_states": (width, self.projection),
-        }
-        self.kernels = {
-            name: (
-                self.add_weight(size, "glorot_uniform", name=name),
-                self.add_weight(size[1:], "zeros", name=f"{name}_bias"),
-            )
-            for name, size in sizes.items()
-        }
-        uniform = keras.initializers.RandomUniform(0.0, 1.0)
-        self.entries = self.add_weight((self.codebooks, self.codes, each), uniform, name="entries")
-        self.hidden = self.add_weight((width,), uniform, name="hidden")  # in the place of a hidden frame
-
-    def _dense(self, x, name):
-        kernel, bias = self.kernels[name]
-        return tf.tensordot(x, tf.convert_to_tensor(kernel), 1) + bias
-
-    def choose(self, features, gumbel, heat):
-        """The choice: features (b, T, C) -> hard shares (b, T, G, V), which the gradient takes for soft, and
-        softmax shares without noise; of no noise (None) the likeliest entry."""
-        logits = self._dense(tf.cast(features, tf.float32), "choice")
-        shape = tf.shape(logits)
-        logits = tf.reshape(logits, (shape[0], shape[1], self.codebooks, self.codes))
-        noisy = logits if gumbel is None else (logits + gumbel) / heat
-        hard = tf.one_hot(tf.argmax(noisy, -1), self.codes)
-        if gumbel is not None:
-            soft = tf.nn.softmax(noisy)
-            hard = soft + tf.stop_gradient(hard - soft)
-        return hard, tf.nn.softmax(logits)
-
-    def codes_of(self, hard):
-        """Hard shares (b, T, G, V) -> what they stand for, (b, T, Z)."""
-        entries = tf.einsum("btgv,gvd->btgd", hard, tf.convert_to_tensor(self.entries))
-        flat = tf.reshape(entries, (tf.shape(hard)[0], tf.shape(hard)[1], self.codebooks * self.entries.shape[-1]))
-        return self._dense(flat, "of_codes")
-
-    def states(self, states):
-        """States (b, T, D) -> (b, T, Z)."""
-        return self._dense(tf.cast(states, tf.float32), "of_states")
-
-
 class Wav2Vec2(Objective):
     """Holds `encoder` and `quantiser`; trains both to tell hidden frames of `batch["waveform"]`."""
 
@@ -189,7 +137,7 @@ class Wav2Vec2(Objective):
         settings = self.settings
         valid = self.encoder.get_layer("frames")(x) >= 0
         return {
-            "waveform": x, "mask": hidden(valid, settings.frames, settings.share, settings.span, draws),
+            "waveform": x, "mask": masking.mask_spans(valid, settings.share, settings.span, draws, settings.frames),
             "pool": draws.uniform("pool", (settings.others,)), "weight": batch["weight"],
         }
 
@@ -241,19 +189,6 @@ class Wav2Vec2(Objective):
         )
 
 
-def hidden(valid, frames, share, span, draws):
-    """(B, T) bool: of the valid frames about a `share`, in spans; at least one of each clip. T ≤ `frames`."""
-    length = tf.shape(valid)[1]
-    starts = draws.uniform("spans", (frames,))[:, :length] < 1 - (1 - share) ** (1 / span)
-    count = tf.reduce_sum(tf.cast(valid, tf.float32), 1)
-    first = tf.cast(draws.uniform("first", ()) * count, tf.int32)[:, None]
-    starts |= (tf.range(length) == first) & ~tf.reduce_any(starts & valid, axis=1, keepdims=True)
-    covered = starts
-    for shift in range(1, span):
-        covered |= tf.pad(starts, [[0, 0], [shift, 0]])[:, :length]
-    return covered & valid
-
-
 def contrast(states, targets, codes, mask, places, pool, weight, temperature):
     """−log of the true code's share among the distractors', and whether it is the likeliest; both (b, T).
 
@@ -267,11 +202,11 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
     """
     states, targets = losses.unit(states), losses.unit(targets)
     positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
-    check_ranges = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
+    similarity = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
     distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # its own code is none
-    logits = [positive[..., None], tf.where(distractor, check_ranges, losses.FAR)]
+    logits = [positive[..., None], tf.where(distractor, similarity, losses.FAR)]
     if pool.shape[1]:
-        frames = tf.cast(tf.reduce_sum(tf.cast(places >= 0, tf.int32), 1, keepdims=True), tf.float32)
+        frames = tf.cast(masking.lengths(places)[:, None], tf.float32)
         chosen = tf.cast(pool * frames, tf.int32)  # (b, others)
         theirs, their_codes = (
             losses.gathered(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)

@@ -39,11 +39,13 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         (the folder, a `pathlib.Path`; the settings written there, a flat dict).
 
     Raises:
-        ValueError: fewer examples than a batch, or a batch that does not divide; the folder
-            is no run's, another run is going on there, it belongs to other settings (the difference is
-            shown), or the run has begun and `resume` is off; workers that differ in any of this.
+        ValueError: fewer examples than a batch, or a batch that does not divide; a name that is no
+            plain one; the folder is no run's, another run is going on there, it belongs to other
+            settings (the difference is shown) or another version, or the run has begun and `resume` is
+            off; workers that differ in any of this.
         PermissionError: the folder cannot be written.
     """
+    _check_name(training.run)
     check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
     Batches(splits.train, training.batch_size)  # refuses here what cannot be trained on
     folder = pathlib.Path(training.runs) / (training.run or default_name)
@@ -64,6 +66,15 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         if workers.is_chief:
             files.write_json(folder / "settings.json", asked)
         yield folder, asked
+
+
+def _check_name(run):
+    """Raises ValueError where the name of a run's folder would lead elsewhere: here, so that it is said in one line."""
+    if run and (not run.strip() or run in (".", "..") or re.search(r"[/\\\0]", run)):
+        raise ValueError(
+            f"run must be a plain name, the last part of a path. Received: {run!r}. "
+            "Give the folder that the run's folder is to be in with --runs (runs=)."
+        )
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ encoder, head, _ = load_with_head(sys.argv[1])
 random = np.random.default_rng(0)
 shape = [8, *(side or 28 for side in encoder.input_shape[1:])]
 if encoder.input.dtype == "int32":
-    x = random.integers(0, 40, (8, 16)).astype(np.int32)
+    x = random.integers(0, 30, (8, 16)).astype(np.int32)
 elif len(shape) == 2:
     x = random.uniform(-0.9, 0.9, (8, 4_000)).astype(np.float32)
 else:

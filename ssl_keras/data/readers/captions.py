@@ -176,6 +176,12 @@ def captions_of(source):
     return [text.split("\n") for text in source.column("caption")]
 
 
+def training_texts(source):
+    """(texts to train a tokenizer on, a checksum of them): all captions, in lower case."""
+    texts = [text.lower() for each in captions_of(source) for text in each]
+    return texts, tokens.checksum(texts)
+
+
 def names_of(source):
     """[the first caption of each example]."""
     return [captions[0] for captions in captions_of(source)]
