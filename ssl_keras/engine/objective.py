@@ -25,20 +25,19 @@ class Objective(keras.Model):
     A batch is a dict of tensors, batch axis first. `batch["weight"]` (B,) float32,
     where present, weighs the examples; 0 marks padding.
 
-    Raises (from `fit`): FloatingPointError naming the step with a non-finite loss. That update changed
-    no trainable weight and no optimizer state (a layer's own statistics, batch normalisation's say,
-    are updated on the way there).
+    Raises (from `fit`): FloatingPointError naming the step with a non-finite loss. It changed no trainable
+    weight and no optimizer state; layers' statistics (batch normalisation) are updated before it is known.
     """
 
     # ----- declared by a class ------------------------------------------------
 
-    looks_across_examples = False
+    looks_across_examples: bool = False
     """Whether the loss of an example depends on the others of its batch: micro-batches would be another loss."""
-    least_batch = 1
+    least_batch: int = 1
     """Examples that a batch must have."""
-    not_taken_over = ()
+    not_taken_over: tuple[str, ...] = ()
     """Weights of the head that mean something else in the encoder that a run starts from."""
-    latest_is_best = False
+    latest_is_best: bool = False
     """Whether the last weights are kept, as for a game, whose held-out loss does not say how good it is."""
 
     # ----- set by `__init__` --------------------------------------------------
@@ -64,7 +63,7 @@ class Objective(keras.Model):
     # ----- set by a run -------------------------------------------------------
 
     total_steps: int | None = None
-    """Steps of the whole run, known before `optimizers` is called; None outside of a run."""
+    """Steps of the whole run, set before `optimizers` is called; None outside of a run."""
     rows: int | None = None
     """Examples in a replica's part of a batch to train on, where a run knows them."""
     step_graph: typing.Any = None
@@ -89,14 +88,12 @@ class Objective(keras.Model):
             optimizer: a Keras optimizer or its name. Its own clipping, accumulation
                 and loss scaling stay off: `descend` does them across replicas.
             clip_norm: largest global gradient norm, of a game for each player, or None.
-            accumulate: micro-batches per update; each replica's part of the batch
-                must be a multiple of it. Exact: the update is that of the whole batch; so it is
-                refused where examples of a batch meet (contrastive losses, batch normalisation).
-            jit_compile: compile whole steps with XLA, where that works: on one device, without
-                deterministic ops.
+            accumulate: micro-batches per update, which each replica's part of the batch must be a
+                multiple of. The update is that of the whole batch; refused where its examples meet.
+            jit_compile: compile whole steps with XLA: on one device, without deterministic ops.
             **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
         """
-        if accumulate > 1 and self._meets_across_examples():
+        if accumulate > 1 and (self.looks_across_examples or has_batch_norm(self)):
             raise ValueError(
                 f"accumulate must be 1: {self.name} looks across the examples of a batch (a contrastive loss, or batch "
                 f"normalisation), and micro-batches would not give the whole batch's update. Received: {accumulate}"
@@ -111,20 +108,15 @@ class Objective(keras.Model):
         self.train_function = self.test_function = None
         descend.build_optimizers(self.groups())
 
-    def _meets_across_examples(self):
-        return self.looks_across_examples or any(
-            isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in self._flatten_layers()
-        )
-
     def groups(self):
-        """The (optimizer, variables) pairs that `compile` builds; by default one of all."""
+        """The (optimizer, variables) pairs that are trained; by default one of all variables."""
         return [(self.optimizer, self.trainable_variables)]
 
     def optimizers(self, make):
-        """The optimizers to `compile` with for a run.
+        """The optimizers to `compile` with for a run; `total_steps` is known.
 
-        `make(variables, share=1.0, updates=1)` makes one, at that share of the run's learning rate, for
-        variables that are updated so often in a step.
+        `make(variables, share=1.0, updates=1)` makes one, at that share of the learning rate, for variables
+        that are updated so many times in a step.
         """
         return [make(self.trainable_variables)]
 
@@ -132,13 +124,10 @@ class Objective(keras.Model):
         """Called when weights were taken over from a saved encoder."""
 
     def descend(self, loss, batch, groups=None):
-        """Updates the variables in `groups` once, by default `self.groups()`; see `engine.descend.descend`.
+        """Updates the variables in `groups`, by default `self.groups()`, as `engine.descend.descend` does.
 
-        Adds the loss to the metric `loss`, but not that of a game, whose totals are a list; and the
-        gradients' norms to `player_norms`.
-
-        Returns:
-            (mean, weight) as of `engine.descend.Update`.
+        Adds the loss to the metric `loss` (not a game's, whose totals are a list), and the gradients' norms to
+        `player_norms`. Returns the (mean, weight) of `engine.descend.Update`.
         """
         update = descend.descend(self.state, loss, batch, groups or self.groups())
         # A step whose float16 gradients overflowed has no norm to speak of.
@@ -163,9 +152,9 @@ class Objective(keras.Model):
         """The `Report` of the present weights; by default an empty one.
 
         Args:
-            batch: some validation examples as `views` makes them.
-            examples: function without arguments to some hundred as `held_out_views` makes them.
-            splits: `Splits`, with the tokenizer of a text.
+            batch: a few validation examples as `views` makes them.
+            examples: function without arguments to hundreds of them as `held_out_views` makes them.
+            splits: `Splits`; its sources have the tokenizer.
         """
         return Report()
 
@@ -204,12 +193,9 @@ class Objective(keras.Model):
         self.failed_step.assign(-1)
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
             kwargs.setdefault("shuffle", False)  # batches come in their order; Keras warns otherwise
-            if steps_per_epoch is not None and isinstance(x, tf.data.Dataset):
-                # Keras counts whole executions and would end a finite data set too early.
-                x = x.repeat()
-        return super().fit(
-            x, *args, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps, **kwargs
-        )
+        if isinstance(x, tf.data.Dataset) and steps_per_epoch is not None:
+            x = x.repeat()  # Keras counts whole executions and would end a finite data set too early
+        return super().fit(x, *args, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps, **kwargs)
 
     def evaluate(self, x=None, *args, steps=None, **kwargs):
         """As in Keras, for data whose batches are dicts."""
@@ -220,6 +206,12 @@ class Objective(keras.Model):
             return super().evaluate(x, *args, steps=steps, **kwargs)
         finally:
             self.step_count.done = trained
+
+
+def has_batch_norm(model):
+    """Whether statistics of the batch are in a network that is trained."""
+    layers = model._flatten_layers()
+    return any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in layers)
 
 
 def example_weight(batch):
