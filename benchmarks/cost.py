@@ -53,7 +53,8 @@ from ssl_keras.training import run as runs
 from ssl_keras.training.checkpoint import Checkpoints
 
 SMALL = {"network": "cnn", "width": 16}
-# Of every objective a network that a laptop trains, and data that it finds: (settings, data, training).
+# Of objectives (classifier costs what rotation does, seq2seq has as many forms as pairs have lengths) a network that a
+# laptop trains, and data that it finds: (settings, data, training).
 OBJECTIVES = {
     "autoencoder": ({}, "digits", {}),
     "rotation": (SMALL, "digits", {"batch_size": 128}),

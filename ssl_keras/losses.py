@@ -195,7 +195,7 @@ def nearest_distance(images, weight):
 
 
 def gradient_norms(function, points):
-    """‖∇function‖ at each of the points (b, H, W, C): (b,), itself with a gradient (Gulrajani et al. 2017)."""
+    """Gradient norms ‖∇function‖ at points (b, H, W, C): (b,), themselves with a gradient (Gulrajani et al. 2017)."""
     with tf.GradientTape() as tape:
         tape.watch(points)
         score = tf.reduce_sum(function(points, training=True))

@@ -18,7 +18,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
-from ssl_keras.encoders import initialise as pretraining
+from ssl_keras.encoders import initialise
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
 from ssl_keras.objectives import causal_lm, masked_lm
@@ -338,7 +338,7 @@ def test_a_run_starts_from_another(runs, splits):
     settings, data = causal_lm.prepare(settings, splits, init="causal_lm-nonsense")
     assert (settings.layers, settings.heads, settings.width, settings.vocabulary) == (1, 2, 16, 290)
     network = causal_lm.encoder(settings, data.train.spec())
-    left = pretraining.initialise(network, "causal_lm-nonsense")
+    left = initialise(network, "causal_lm-nonsense")
     assert left == ([], [])
     go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", quality_every=0)
     outcome = pretrain("causal_lm", None, go_on, data=splits)
@@ -357,7 +357,7 @@ def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
     training = dataclasses.replace(QUICK, precision=precision, accumulate=2)
     outcome = pretrain(name, settings, training, data=splits)
     assert outcome["val_loss"] < math.log(290) + 1
-    assert language.encoders.load_encoder(outcome["folder"]).compute_dtype == "float32"
+    assert encoders.load_encoder(outcome["folder"]).compute_dtype == "float32"
 
 
 def test_the_downstream_table_of_texts(runs, monkeypatch):
@@ -399,7 +399,7 @@ def test_a_tokenizer_that_is_not_the_encoders_is_refused(runs, splits, tmp_path)
     other = tmp_path / "runs" / "masked_lm-nonsense" / "encoder" / "tokenizer.json"
     (folder / "tokenizer.json").write_text(other.read_text())
     with pytest.raises(ValueError, match="does not belong to this encoder"):
-        language.encoders.load_tokenizer("causal_lm-nonsense")
+        encoders.load_tokenizer("causal_lm-nonsense")
 
 
 def test_an_image_encoder_starts_no_language_model(splits):

@@ -416,7 +416,7 @@ def test_initialising_leaves_the_alphabet_fresh(tmp_path):
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}
-    initialise.initialise(other.encoder, tmp_path / "saved", other.head, other.not_taken_over)
+    initialise(other.encoder, tmp_path / "saved", other.head, other.not_taken_over)
     saved, now = encoders.named_variables(objective.head), encoders.named_variables(other.head)
     assert saved.keys() == now.keys()
     for name, variable in now.items():

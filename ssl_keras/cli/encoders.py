@@ -5,7 +5,7 @@ import pathlib
 
 from ssl_keras import encoders, files, objectives
 from ssl_keras.cli.flags import Positional, parse
-from ssl_keras.data.sources import NAMES
+from ssl_keras.data import sources
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import hugging_face
 
@@ -63,7 +63,7 @@ def list_command(arguments):
     """Says what there is."""
     parse(List, "list", arguments)
     print("objectives:", ", ".join(objectives.names()))
-    print("data:", NAMES)
+    print("data:", sources.names())
     print("encoders:" if encoders.available() else "encoders: none yet")
     for name, folder in sorted(encoders.available().items()):
         try:

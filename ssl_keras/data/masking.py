@@ -10,12 +10,12 @@ BASES = (0x9E3779B1, 0x85EBCA77)  # odd, of the two numbers that stand for a row
 
 
 def lengths(tokens):
-    """int32 (B,): how many tokens each row of (B, T) has."""
+    """Counts the tokens of each row of (B, T): int32 (B,)."""
     return tf.reduce_sum(tf.cast(tokens >= 0, tf.int32), 1)
 
 
 def trim(x, count=None, multiple=1):
-    """(B, T) -> (B, the longest row's length, at least 1, up to a multiple of `multiple`).
+    """Cuts (B, T) to (B, the longest row's length), at least 1, and a multiple of `multiple`.
 
     Args:
         x: tokens, or anything with padding at the end of its rows.
@@ -41,7 +41,7 @@ def crop_windows(batch, draws, length):
 
 
 def mask_spans(valid, share, span, draws, most=None):
-    """(B, T) bool: of the valid positions (B, T) about a `share`, in spans; at least one of each row that has any.
+    """Masks about a `share` of the valid positions (B, T), in spans, at least one of each row: (B, T) bool.
 
     Args:
         valid: bool, False for padding at the end of a row.
@@ -63,7 +63,7 @@ def mask_spans(valid, share, span, draws, most=None):
 
 
 def split_at_random(tokens, horizon, draws):
-    """(B, T) cut at a place t drawn for each row: x₁…x_t, and what comes from x_{t+h} on; both (B, T).
+    """Cuts rows (B, T) at a place t drawn for each: x₁…x_t, and what comes from x_{t+h} on; both (B, T).
 
     A row of h tokens or fewer has its first token as source, and nothing as target (which then ends at once).
     """
@@ -77,27 +77,27 @@ def split_at_random(tokens, horizon, draws):
 
 
 def append_end(target, end, most):
-    """(B, U) -> (B, U + 1): the end after the last token of each row, but of those of `most` tokens: they were cut."""
+    """Puts the end after each row's last token, (B, U) -> (B, U + 1), but of rows of `most` tokens: they were cut."""
     target = tf.pad(target, [[0, 0], [0, 1]], constant_values=-1)
     length = lengths(target)[:, None]  # (B, 1)
     return tf.where((tf.range(target.shape[1]) == length) & (length < most), end, target)
 
 
 def key_words(key, starts):
-    """One key for each word: key (B, T) float32, starts (B, T) bool -> (B, T), word w's tokens all with key w."""
+    """Gives the tokens of a word one key: key (B, T) float32, starts (B, T) bool -> (B, T), word w's all with key w."""
     word = tf.cumsum(tf.cast(starts, tf.int32), axis=1)  # from 0, or 1 where the window begins with a word
     return tf.gather(key, tf.minimum(word, key.shape[1] - 1), batch_dims=1)
 
 
 def fit_words(chosen_key, key, wanted):
-    """Whether the words of the chosen keys (B, M) fit whole among the `wanted` (B,) lowest of key (B, T)."""
+    """Tells whether the words of the chosen keys (B, M) fit whole among the `wanted` (B,) lowest of key (B, T)."""
     upto = tf.reduce_sum(tf.cast(key[:, None] <= chosen_key[..., None], tf.float32), axis=-1)  # (B, M)
     # The first word is taken anyhow, or a text of one long word would teach nothing.
     return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))
 
 
 def sample_captions(ids, draws, joined, omitted, context):
-    """int32 (B, T ≤ context): of each example's captions `ids` (B, K, W) some, joined, and most of their tokens.
+    """Samples some of each example's captions `ids` (B, K, W), joined, and most of their tokens: (B, T ≤ context).
 
     Args:
         joined: captions of an example at most; one to so many are drawn.
@@ -121,8 +121,7 @@ def sample_captions(ids, draws, joined, omitted, context):
 
 
 def number_rows(ids):
-    """int32 (B, 2): two numbers that stand for a row of tokens (B, T); rows that are equal, but for padding, have
-    equal ones."""
+    """Numbers rows of tokens (B, T): int32 (B, 2), equal where rows are equal but for padding."""
     # Polynomials in an odd number, modulo 2³² (as signed): what overflows wraps. Padding, -1, adds nothing.
     powers = tf.math.cumprod(tf.tile(tf.constant([BASES], tf.uint32), (tf.shape(ids)[1], 1)), exclusive=True)
     return tf.reduce_sum((ids + 1)[..., None] * tf.bitcast(powers, tf.int32), 1)

@@ -1,31 +1,72 @@
-"""Opens a data set by name: `digits`, `pydoc`, `cmudict`, `espeak`, `tfds:NAME`, `folder:PATH`, `captions:FILE`,
-`emoji:FOLDER`, `audio:PATH`, `text:PATH`, `table:FILE`, `pairs:FILE`.
-"""
+"""Opens a data set by name; `READERS` has the names, and what reads them."""
 
 import pathlib
 import re
+import typing
 
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras.data import audio
+from ssl_keras.data.readers import audio as audio_reader
+from ssl_keras.data.readers import captions, espeak, pairs, text
+from ssl_keras.data.readers import images as image_reader
+from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import hold_out, images
 
-NAMES = (
-    "digits or folder:PATH (images), captions:FILE or emoji:FOLDER (images with captions), pydoc or text:PATH (text), "
-    "table:FILE (text with labels), pairs:FILE or cmudict (texts with targets), audio:PATH, transcripts:FILE, "
-    "connected:DATA or espeak (sound; espeak is synthetic), or tfds:NAME (images, captions, text, translations, sound)"
-)
+
+class Reader(typing.NamedTuple):
+    """A kind of data.
+
+    Attributes:
+        read: function to `Splits` of the argument that follows the kind's name and a colon, if there is one, and of
+            `image_size`, where it reads images.
+        argument: what that is, "PATH" say; or nothing.
+        content: what it reads, for messages.
+        takes_image_size: whether images can be resized.
+    """
+
+    read: typing.Callable
+    argument: str
+    content: str
+    takes_image_size: bool = False
+
+
+READERS = {
+    "digits": Reader(lambda image_size: hold_out(digits(image_size or 28)), "", "images", True),
+    "folder": Reader(image_reader.load, "PATH", "images", True),
+    "captions": Reader(captions.load, "FILE", "images with captions", True),
+    "emoji": Reader(captions.emoji, "FOLDER", "images with captions", True),
+    "pydoc": Reader(text.pydoc, "", "text"),
+    "text": Reader(text.load_text, "PATH", "text"),
+    "table": Reader(text.load_table, "FILE", "text with labels"),
+    "pairs": Reader(pairs.load, "FILE", "texts with targets"),
+    "cmudict": Reader(pairs.cmudict, "", "texts with targets"),
+    "audio": Reader(audio_reader.load, "PATH", "sound"),
+    "transcripts": Reader(audio_reader.transcripts, "FILE", "sound with transcripts"),
+    "connected": Reader(lambda data: audio.connected(load(data)), "DATA", "sound with transcripts"),
+    "espeak": Reader(espeak.load, "", "synthetic sound"),
+    "tfds": Reader(tfds_reader.load, "NAME", "images, captions, text, translations, sound", True),
+}
+
+
+def names():
+    """The names of data sets, for messages: "digits or folder:PATH (images), …"."""
+    kinds = {}
+    for kind, reader in READERS.items():
+        kinds.setdefault(reader.content, []).append(f"{kind}:{reader.argument}" if reader.argument else kind)
+    return ", ".join(f"{' or '.join(each)} ({content})" for content, each in kinds.items())
 
 
 def load(spec, image_size=None):
     """Opens a data set by name.
 
     Args:
-        spec: "digits" | "pydoc" | "cmudict" | "tfds:NAME" | "folder:PATH" | "audio:PATH" | "transcripts:FILE" |
-            "text:PATH" | "table:FILE" | "pairs:FILE" | "captions:FILE" | "emoji:FOLDER" | "espeak". Of captions and
-            emoji "…[K]", 0 to 4, has another fifth of the concepts as its test part. Of sound "…[PATTERN]" has as
-            its test part the clips whose file's name is like the pattern: "tfds:spoken_digit[*_theo_*]"; and
-            "connected:DATA" joins labelled clips of DATA to longer ones, with transcripts.
+        spec: the name of a kind in `READERS` and, where it has an argument, a colon and that: "digits",
+            "folder:PATH". Of captions and emoji "…[K]", 0 to 4, has another fifth of the concepts as its test part. Of
+            sound "…[PATTERN]" has as its test part the clips whose file's name is like the pattern:
+            "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labelled clips of DATA to longer ones, with
+            transcripts.
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
     Returns:
@@ -36,55 +77,22 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    from ssl_keras.data import audio
-    from ssl_keras.data.readers import audio as audio_reader
-    from ssl_keras.data.readers import (
-        captions,
-        espeak,
-        pairs,
-        text,  # they import this module
-    )
-    from ssl_keras.data.readers import images as image_reader
-    from ssl_keras.data.readers import tfds as tfds_reader
-
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
-    if spec.startswith("connected:"):
-        return audio.connected(load(spec.removeprefix("connected:")))
+    kind, _, argument = spec.partition(":")
+    there = pathlib.Path(argument or spec).exists()  # a path may end in brackets of its own
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
-    if pattern and not pathlib.Path(spec.partition(":")[2] or spec).exists():
+    if pattern and not there:
         return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
     fold = re.fullmatch(r"((?:captions|emoji):.+)\[(\d)\]", spec)
-    if fold and not pathlib.Path(spec.partition(":")[2]).exists():
-        spec = fold[1]
-    kind, _, argument = spec.partition(":")
-    if spec == "digits":
-        return hold_out(digits(image_size or 28))
-    if kind == "tfds" and argument:
-        return tfds_reader.load(argument, image_size)
-    if kind == "folder" and argument:
-        return image_reader.load(argument, image_size)
-    if kind in ("captions", "emoji") and argument:
-        read = captions.load if kind == "captions" else captions.emoji
-        return read(argument, image_size, int(fold[2]) if fold else 0)
-    if kind == "audio" and argument:
-        return audio_reader.load(argument)
-    if kind == "transcripts" and argument:
-        return audio_reader.transcripts(argument)
-    if spec == "pydoc":
-        return text.pydoc()
-    if kind == "text" and argument:
-        return text.load_text(argument)
-    if kind == "table" and argument:
-        return text.load_table(argument)
-    if kind == "pairs" and argument:
-        return pairs.load(argument)
-    if spec == "cmudict":
-        return pairs.cmudict()
-    if spec == "espeak":
-        return espeak.load()
-    hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
-    raise ValueError(f"Unknown data {spec!r}. Expected {NAMES}.{hint}")
+    if fold and not there:
+        kind, _, argument = fold[1].partition(":")
+    reader = READERS.get(kind)
+    if reader is None or bool(argument) != bool(reader.argument):
+        hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
+        raise ValueError(f"Unknown data {spec!r}. Expected {names()}.{hint}")
+    arguments = ([argument] if argument else []) + ([image_size] if reader.takes_image_size else [])
+    return reader.read(*arguments, **({"fold": int(fold[2])} if fold and not there else {}))
 
 
 def digits(image_size=28):

@@ -50,7 +50,7 @@ class Symbols:
 
 
 def alphabet_of(splits, most, hint, characters=False):
-    """The symbols of the targets of all parts, sorted, separated by spaces.
+    """Collects the symbols of the targets of all parts, sorted, separated by spaces.
 
     Raises:
         ValueError: more than `most`; `hint` says what to do then.

@@ -141,7 +141,7 @@ class Tokenizer:
 
 
 def obtain(asked, vocabulary, corpus):
-    """The tokenizer that settings ask for: of a kind of `KINDS`, trained on a run's text, or one from a file.
+    """Obtains the tokenizer that settings ask for: one of `KINDS`, trained on a run's text, or one from a file.
 
     Args:
         asked: characters, bpe, wordpiece, or the path of a tokenizer.json.

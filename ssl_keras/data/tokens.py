@@ -163,7 +163,7 @@ def _tokenise(source, tokenizer, path, dtype):
 
 
 def without_targets(splits):
-    """The splits without the column "target": sources alone."""
+    """Leaves out the column "target": sources alone."""
     return Splits(*(
         dataclasses.replace(source, arrays={name: array for name, array in source.arrays.items() if name != "target"})
         for source in splits
@@ -171,7 +171,7 @@ def without_targets(splits):
 
 
 def training_texts(source, targets=False):
-    """(texts to train a tokenizer on, a checksum of them): those of a source, and with `targets` of its targets."""
+    """Lists what a tokenizer is trained on, (texts, a checksum): a source's texts, and with `targets` its targets."""
     read, content = texts_of(source), content_of(source)
     if not targets:
         return read, content
@@ -180,7 +180,7 @@ def training_texts(source, targets=False):
 
 
 def checksum(texts):
-    """sha256 of a list of texts."""
+    """Hashes a list of texts: the sha256, in hexadecimal."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 

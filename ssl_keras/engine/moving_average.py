@@ -1,4 +1,4 @@
-"""The moving average of a network's weights over steps, as a saved generator or a teacher has them.
+"""Moving average of a network's weights over steps, for a generator that is saved or a teacher.
 
 It is moved in the cross-replica context, after `descend`: once for all replicas, and only where the step's update was
 made. In a `train_step`:

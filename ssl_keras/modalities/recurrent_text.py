@@ -1,4 +1,4 @@
-"""What the recurrent objectives for text share: their network as settings, its check, dropout, the loss of tokens.
+"""Shared by the recurrent objectives for text: the network as settings, its check, dropout, the loss of tokens.
 
 Shapes: `B` batch, `T` tokens, `U` target tokens, `V` their vocabulary, `D` width, `P` places of dropout.
 """
@@ -55,13 +55,13 @@ def chosen_encoder(settings, spec, encoder):
 
 
 def draw_dropout(networks, width, draws):
-    """(B, P, D) in [0, 1): a number for each place of the networks where dropout may be, and each feature."""
+    """Draws (B, P, D) in [0, 1): a number for each place of the networks where dropout may be, and each feature."""
     places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
     return draws.uniform("dropout", (places, width))
 
 
 def dropout(batch, rate):
-    """Dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; of rate 0 None.
+    """Makes dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; of rate 0 None.
 
     One mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so
     that replicas change nothing.
@@ -73,7 +73,7 @@ def dropout(batch, rate):
 
 
 def token_errors(target, logits, weight, accuracy, smoothing=0.0):
-    """Summed loss and (weighted) number of target tokens; updates the metric `accuracy`.
+    """Sums the loss of target tokens and counts them, weighted: (sum, count); updates the metric `accuracy`.
 
     Args:
         target: (B, U) int32, -1 for padding.

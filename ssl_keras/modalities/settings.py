@@ -1,4 +1,4 @@
-"""What the settings of several objectives are checked for, and what they take over from a saved encoder."""
+"""Checks of settings, and what a run that starts from a saved encoder takes over from it."""
 
 import logging
 
@@ -33,7 +33,7 @@ def check_shares(settings, *names):
 
 
 def tokenizer_of(settings, init, corpus):
-    """The tokenizer of the saved encoder `init` or, without, the one that settings ask for.
+    """Loads the tokenizer of the saved encoder `init` or, without, obtains the one that settings ask for.
 
     Args:
         settings: with `tokenizer` and `vocabulary`.

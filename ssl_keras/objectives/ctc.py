@@ -63,7 +63,7 @@ class Settings(sound.Settings):
 
     @property
     def symbols(self):
-        """What reads and writes transcripts."""
+        """The vocabulary that reads and writes transcripts."""
         return symbols.Symbols(self.alphabet, characters=not self.words)
 
     def __post_init__(self):

@@ -112,7 +112,7 @@ class Settings(recurrent_text.Settings):
         return symbols.Symbols(self.alphabet).vocabulary if self.symbols else self.vocabulary
 
     def reader(self, tokenizer):
-        """What reads and writes targets: the tokenizer, or symbols."""
+        """Chooses what reads and writes targets: the tokenizer, or symbols."""
         return symbols.Symbols(self.alphabet) if self.symbols else tokenizer
 
 

@@ -177,7 +177,7 @@ def captions_of(source):
 
 
 def training_texts(source):
-    """(texts to train a tokenizer on, a checksum of them): all captions, in lower case."""
+    """Lists what a tokenizer is trained on, (texts, a checksum): all captions, in lower case."""
     texts = [text.lower() for each in captions_of(source) for text in each]
     return texts, tokens.checksum(texts)
 
