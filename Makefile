@@ -3,16 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench tutorials tensorboard clean
+# Two processes share the files; each file's tests stay together, since they share runs.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Seconds that one test may take; a machine that others use too has none.
+BUDGET ?= $(if $(CI),20)
+
+.PHONY: demo test-fast test test-all lint bench tutorials tensorboard clean
 
 demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fine-tune; under 3 minutes
 	$(BIN)/python tutorials/00_demo.py
 
+test-fast: $(VENV)/.installed  ## what needs no training: data, losses, networks, metrics, settings
+	$(PYTEST) -m "not slow and not fit"
+
 test: $(VENV)/.installed  ## every check but the long proofs
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow" --durations 40 $(if $(BUDGET),--budget $(BUDGET))
 
 test-all: $(VENV)/.bench-installed  ## every check, the peers' and the long proofs too
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 150
+	$(PYTEST) --durations 150
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -5,11 +5,9 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
-from sklearn.preprocessing import normalize
 
 from ssl_keras.data.images import unit_range
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import normalize, spread
 
 PICTURES, NEIGHBOURS = 8, 5
 
@@ -49,6 +47,8 @@ def grid_of(images):
 
 def png(rows):
     """Rows of images, each (N, H, W, C) float in [0, 1], as the bytes of a PNG file."""
+    from PIL import Image
+
     grid, content = as_uint8(picture_grid(rows)), io.BytesIO()
     Image.fromarray(grid[..., 0] if grid.shape[-1] < 3 else grid[..., :3]).save(content, "png")
     return content.getvalue()

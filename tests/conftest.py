@@ -19,8 +19,30 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras.data.sources import load
+from ssl_keras.engine.objective import Objective
 
 tf.config.experimental.enable_op_determinism()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--budget", type=float, default=None, metavar="SECONDS",
+        help="fail a test that takes longer, its fixtures included; one that is marked `budget` has its own",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.seconds = getattr(item, "seconds", 0.0) + call.duration
+    budget = item.config.getoption("budget")
+    if budget and report.when == "call" and report.passed and not item.get_closest_marker("slow"):
+        own = item.get_closest_marker("budget")
+        most = max(budget, own.args[0]) if own else budget
+        if item.seconds > most:
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} took {item.seconds:.0f} s, more than its budget of {most:.0f} s."
+    return report
 
 
 # The longest first: two processes share the files, and neither is to wait for the other's last one.
@@ -32,9 +54,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: files.index(item.path.name) if item.path.name in files else len(files))
 
 
+def refuse(*_, **__):
+    pytest.fail("This test trains: mark it with @pytest.mark.fit, so that `make test-fast` leaves it out.")
+
+
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """Each test starts in an empty folder, with seeds and precision as new."""
+def fresh(monkeypatch, tmp_path, request):
+    """Each test starts in an empty folder, with seeds and precision as new; only those that are marked may train."""
+    if not any(request.node.get_closest_marker(name) for name in ("fit", "slow")):
+        monkeypatch.setattr(Objective, "fit", refuse)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SSL_KERAS_CACHE", str(tmp_path / "cache"))
     keras.utils.set_random_seed(0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ssl_keras import objectives
+from ssl_keras import files, objectives
 from ssl_keras.data import audio
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import captions, pairs, text
@@ -37,6 +37,7 @@ from ssl_keras.objectives import (
     wav2vec2,
 )
 from ssl_keras.planning import cost
+from ssl_keras.training import checkpoint
 from ssl_keras.training.optimizer import Adam
 
 
@@ -258,26 +259,80 @@ def compile_objective(objective, optimizer, **kwargs):
     return objective
 
 
-def train(case, strategy, *, optimizer="adam", steps=5, batch_size=60, executions=1, seed=3, unequal=True, **kwargs):
-    """Trains a case from fixed weights; returns (objective, losses and metrics, held-out metrics)."""
-    splits = case.splits()
-    with strategy.scope():
-        keras.utils.set_random_seed(seed)
-        objective = compile_objective(
-            case.build(splits.train.spec()), optimizer, steps_per_execution=executions, **kwargs
+class Trajectory:
+    """A case's training from fixed weights, which can be gone over again: what it runs is built and traced once.
+
+    Args:
+        case: a `Case`.
+        strategy: where it trains.
+        unequal: whether the examples of a batch have unequal weights.
+        executions, **kwargs: as of `Objective.compile`.
+
+    Attributes:
+        objective: the compiled objective, as the last call left it.
+        traced: a list with an entry for each time that a step of training was traced.
+    """
+
+    def __init__(
+        self, case, strategy, *, optimizer="adam", batch_size=60, executions=1, seed=3, unequal=True, **kwargs
+    ):
+        self.splits, self.strategy, self.traced = case.splits(), strategy, []
+        with strategy.scope():
+            keras.utils.set_random_seed(seed)
+            self.objective = objective = compile_objective(
+                case.build(self.splits.train.spec()), optimizer, steps_per_execution=executions, **kwargs
+            )
+        step = objective.train_step
+        objective.train_step = lambda batch: (self.traced.append(1), step(batch))
+        views, held_out_views = (
+            weighted(views) if unequal else views for views in (objective.views, objective.held_out_views)
         )
-        views = weighted(objective.views) if unequal else objective.views
-        batches = Batches(splits.train, batch_size, seed=seed, views=views)
-        history = objective.fit(
-            batches.dataset(0, None, strategy), steps_per_epoch=steps, epochs=1, verbose=0
-        ).history
-        held_out_views = weighted(objective.held_out_views) if unequal else objective.held_out_views
-        held_out = Batches(splits.validation, batch_size, views=held_out_views, shuffle=False)
-        result = objective.evaluate(
-            held_out.dataset(0, held_out.steps_per_epoch, strategy),
-            steps=held_out.steps_per_epoch, verbose=0, return_dict=True,
-        )
-    return objective, {key: values[-1] for key, values in history.items()}, result
+        self.batches = Batches(self.splits.train, batch_size, seed=seed, views=views)
+        self.equal = Batches(self.splits.train, batch_size, seed=seed, views=objective.views)
+        self.held_out_batches = Batches(self.splits.validation, batch_size, views=held_out_views, shuffle=False)
+        # `fit` resets the metrics.
+        self.state = {k: v for k, v in checkpoint.variables(objective).items() if not k.startswith("metrics/")}
+        self.start = files.read_variables(self.state)
+
+    @functools.cached_property
+    def dataset(self):
+        return self.batches.dataset(0, None, self.strategy)
+
+    @functools.cached_property
+    def held_out_dataset(self):
+        return self.held_out_batches.dataset(0, self.held_out_batches.steps_per_epoch, self.strategy)
+
+    def restart(self):
+        """Puts back the weights, the optimizers and the step with which it began."""
+        if int(self.objective.step.numpy()):
+            files.assign_variables(self.state, self.start)
+
+    def after(self, steps, unequal=True, **kwargs):
+        """Trains so many steps from the start; returns their losses and metrics. `unequal` is as of the whole."""
+        with self.strategy.scope():
+            self.restart()
+            data = self.dataset if unequal else self.equal.dataset(0, None, self.strategy)
+            history = self.objective.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, **kwargs).history
+        return {key: values[-1] for key, values in history.items()}
+
+    def held_out(self):
+        """The held-out metrics of the objective as it is."""
+        with self.strategy.scope():
+            return self.objective.evaluate(
+                self.held_out_dataset, steps=self.held_out_batches.steps_per_epoch, verbose=0, return_dict=True
+            )
+
+    def weights(self, trainable=False):
+        """The weights as they are, a list of arrays."""
+        variables = self.objective.trainable_variables if trainable else self.objective.weights
+        return [variable.numpy() for variable in variables]
+
+
+def train(case, strategy, *, steps=5, held_out=False, **options):
+    """Trains a case from fixed weights; returns (objective, losses and metrics, held-out metrics if asked for)."""
+    run = Trajectory(case, strategy, **options)
+    logs = run.after(steps)
+    return run.objective, logs, run.held_out() if held_out else {}
 
 
 def planned(name, asked):
@@ -296,6 +351,6 @@ every_case_in_time = pytest.mark.parametrize(
 
 
 @functools.cache
-def plain_run(name, **options):
-    """What `train` gives on one device; several tests look at the same run, and leave it as it is."""
-    return train(CASES[name], ONE, **options)
+def trajectory(name, **options):
+    """The `Trajectory` of a case on one device; several tests share it, and each begins with what it looks at."""
+    return Trajectory(CASES[name], ONE, **options)

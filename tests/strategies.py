@@ -9,6 +9,7 @@ set of logical devices a process. `tests/test_strategies.py` runs it.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 import keras
 import numpy as np
 import tensorflow as tf
-from contract import CASES, compile_objective, train, weighted
+from contract import CASES, Trajectory, train
 from keras.src.activations import ALL_OBJECTS_DICT
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
@@ -33,14 +34,25 @@ from ssl_keras.data.sources import load
 from ssl_keras.training.strategy import strategy
 
 THOROUGH = ("autoencoder", "dcgan")  # without `more`: one of each kind
+# Whose held-out metrics are compared without `more`: for each kind of data one, whose views need that most.
+HELD_OUT = ("autoencoder", "contrastive", "dcgan", "masked_lm", "speech", "seq2seq", "image_text")
+ACCUMULATED = ("masked_lm",)  # with micro-batches: tokens, whose number differs from one to the next
+SGD = {"optimizer": "sgd", "executions": 2}  # Adam would hide a doubled gradient, and so would clipping
 XLA = ("autoencoder", "causal_lm")
 MORE_XLA = ("contrastive", "masked_lm", "dcgan", "recurrent_lm")
 ALONE = {"gathered": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
-OPTIONS = {"plain": {}, "clip, accumulate, executions": {"clip_norm": 0.05, "accumulate": 3, "executions": 2}}
+CLIPPED = {"clip_norm": 0.05, "executions": 2}
+OPTIONS = {"plain": SGD, "clip, accumulate, executions": CLIPPED | {"accumulate": 3}}
 
 
 def largest_difference(ours, theirs):
     return max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in zip(ours.weights, theirs.weights))
+
+
+@functools.cache
+def path(name, where, **options):
+    """The `Trajectory` of a case under a strategy, which several comparisons share."""
+    return Trajectory(CASES[name], where, **options)
 
 
 def replicas():
@@ -48,14 +60,18 @@ def replicas():
     two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
     report = {"batches": batches_agree(two, one)}
     for name in (name for name in CASES if "," not in name):
-        report[name] = with_sgd(name, one, two)
+        options = {"accumulate": 3} if name in ACCUMULATED else {}
+        report[name] = compared(path(name, one, **SGD, **options), path(name, two, **SGD, **options), name in HELD_OUT)
     for name in THOROUGH:
         report |= with_adam(name, one, two)
     for name in XLA:
         report[f"{name}, xla"] = with_xla(name, one)
     with unittest.mock.patch.multiple(losses, **ALONE):
-        report["local negatives"] = compared(CASES["contrastive"], one, two, optimizer="sgd")
-    report["metric sums"] = {"one": metric_sums(one), "two": metric_sums(two)}
+        alone = Trajectory(CASES["contrastive"], two, **SGD)
+        report["local negatives"] = compared(path("contrastive", one, **SGD), alone, held_out=False)
+    report["metric sums"] = {
+        key: metric_sums(path("autoencoder", where, **SGD)) for key, where in (("one", one), ("two", two))
+    }
     report["flow"] = flow(one=[], two=["--strategy", "mirrored", "--replicas", "2"])
     report["two replicas"] = exactly(two)
     report["float16"] = {name: float16(name, two) for name in ("autoencoder", "dcgan")}
@@ -68,11 +84,15 @@ def more():
     report = {}
     for name in CASES:
         if "," in name:
-            report[name] = with_sgd(name, one, two)
+            report[name] = in_full(name, one, two)
         elif name not in THOROUGH:  # variants share this
             report |= with_adam(name, one, two)
+        if "," not in name and (name not in HELD_OUT or name not in ACCUMULATED):
+            report[f"{name}, in full"] = in_full(name, one, two)
     with unittest.mock.patch.multiple(losses, **ALONE):
-        report["local negatives"] = compared(CASES["image_text"], one, two, optimizer="sgd")
+        report["local negatives"] = compared(
+            *(Trajectory(CASES["image_text"], where, optimizer="sgd") for where in (one, two))
+        )
     for name in MORE_XLA:
         report[f"{name}, xla"] = with_xla(name, one)
     return report
@@ -88,31 +108,34 @@ def with_xla(name, one):
     return {"difference": largest_difference(plain, compiled), "compiled": which == [True, False]}
 
 
-def with_sgd(name, one, two):
-    """Adam would hide a doubled gradient, and so would clipping."""
-    accumulate = 3 if CASES[name].accumulates else 1
-    return compared(CASES[name], one, two, optimizer="sgd", executions=2, accumulate=accumulate)
+def in_full(name, one, two):
+    """With micro-batches where they are allowed, and held-out metrics."""
+    options = SGD | ({"accumulate": 3} if CASES[name].accumulates else {})
+    return compared(path(name, one, **options), path(name, two, **options))
 
 
 def with_adam(name, one, two):
-    """With clipping; and how far the examples' unequal weights matter for what is compared."""
-    unequal, equal = (train(CASES[name], one, unequal=unequal)[0] for unequal in (True, False))
-    return {
-        f"{name}, adam, clipped": compared(CASES[name], one, two, clip_norm=0.05),
-        f"{name}, weights matter": {"difference": largest_difference(unequal, equal)},
-    }
+    """With clipping and micro-batches; and how far the examples' unequal weights matter for what is compared."""
+    options = CLIPPED | ({"accumulate": 3} if CASES[name].accumulates else {})
+    here = path(name, one, **options)
+    found = compared(here, path(name, two, **options))
+    unequal = here.weights()
+    here.after(5, unequal=False)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(unequal, here.weights()))
+    return {f"{name}, adam, clipped": found, f"{name}, weights matter": {"difference": difference}}
 
 
-def compared(case, one, two, **options):
-    """The largest differences between one device and two replicas: of weights, logs and held-out metrics."""
-    a, logs_a, held_a = train(case, one, **options)
-    b, logs_b, held_b = train(case, two, **options)
-    return {
-        "weights": largest_difference(a, b),
-        # A perplexity of hundreds cannot agree to 1e-5; its digits can.
-        "logs": max(abs(logs_a[k] - logs_b[k]) / max(1, abs(logs_a[k])) for k in logs_a),
-        "held out": max(abs(held_a[k] - held_b[k]) / max(1, abs(held_a[k])) for k in held_a),
-    }
+def compared(one, two, held_out=True):
+    """The largest differences of two trajectories after five steps: of weights, logs and, if asked for, held-out
+    metrics."""
+    logs = [each.after(5) for each in (one, two)]
+    # A perplexity of hundreds cannot agree to 1e-5; its digits can.
+    found = {"weights": largest_difference(one.objective, two.objective), "logs": furthest(*logs)}
+    return found | ({"held out": furthest(one.held_out(), two.held_out())} if held_out else {})
+
+
+def furthest(ours, theirs):
+    return max(abs(ours[k] - theirs[k]) / max(1, abs(ours[k])) for k in ours)
 
 
 def batches_agree(two, one):
@@ -143,14 +166,10 @@ def float16(name, two):
     }
 
 
-def metric_sums(where):
+def metric_sums(run):
     """The metrics' accumulators after three steps: a resumed interval goes on from these on any replicas."""
-    with where.scope():
-        keras.utils.set_random_seed(0)
-        objective = compile_objective(CASES["autoencoder"].build(load("digits").train.spec()), "adam")
-        batches = Batches(load("digits").train, 60, views=weighted(objective.views))
-        objective.fit(batches.dataset(0, None, where), steps_per_epoch=3, verbose=0)
-        return [float(v.numpy()) for metric in objective.metrics for v in metric.variables]
+    run.after(3)
+    return [float(v.numpy()) for metric in run.objective.metrics for v in metric.variables]
 
 
 def flow(**hows):
@@ -158,14 +177,16 @@ def flow(**hows):
     from ssl_keras.cli import main
     from ssl_keras.downstream import grids
 
-    quick = {"few_label_steps": (5, 10, 20), "all_label_epochs": (1, 1, 1)}
+    quick = {"rates": (1e-3, 3e-3), "few_label_steps": (5, 10), "all_label_epochs": (1, 1)}
     grids.GRIDS["dense"] = dataclasses.replace(grids.GRIDS["dense"], **quick)
     flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
     outcome = {}
     for where, how in hows.items():
+        # What it shows of a run under a strategy, it reads from what is spread over devices.
+        board = ["--no-tensorboard"] if where == "one" else []
         codes = [
-            main(["pretrain", "autoencoder", *flags, *how, "--run", where]),
-            main(["finetune", where, *flags, *how, "--run", f"tuned-{where}"]),
+            main(["pretrain", "autoencoder", *flags, *board, *how, "--run", where]),
+            main(["finetune", where, *flags, "--no-tensorboard", *how, "--run", f"tuned-{where}"]),
             main(["evaluate", where, "--budgets", "5", "--seeds", "1", "--out", f"table-{where}", *how]),
         ]
         summaries = [pathlib.Path("runs", run, "summary.json") for run in (where, f"tuned-{where}")]
@@ -178,9 +199,10 @@ def exactly(strategy):
     """Weights, as hex, and metrics: of the autoencoder, and of what looks at other replicas' examples."""
     report = {}
     for name, option in (*(("autoencoder", option) for option in OPTIONS), ("contrastive", "plain")):
-        objective, logs, held_out = train(CASES[name], strategy, **OPTIONS[option])
-        weights = [w.numpy().tobytes().hex() for w in objective.weights]
-        report[f"{name}, {option}"] = {"weights": weights, "logs": logs, "held out": held_out}
+        run = path(name, strategy, **OPTIONS[option])
+        logs = run.after(5)
+        weights = [w.tobytes().hex() for w in run.weights()]
+        report[f"{name}, {option}"] = {"weights": weights, "logs": logs, "held out": run.held_out()}
     return report
 
 
@@ -216,7 +238,9 @@ def every_case(how, out):
         # At the usual rate a critic without clipping soon has weights in the hundreds.
         rate = 1e-3 if "wasserstein" in name else 1e-2
         with unittest.mock.patch.dict(ALL_OBJECTS_DICT, relu=keras.activations.softplus):
-            objective, _, held_out = train(case, where, optimizer=keras.optimizers.SGD(rate), **options)
+            objective, _, held_out = train(
+                case, where, optimizer=keras.optimizers.SGD(rate), held_out=True, **options
+            )
         arrays |= {f"{name}/{index}": weights.numpy() for index, weights in enumerate(objective.weights)}
         arrays[f"{name}/held out"] = np.float64(held_out["loss"])
     np.savez(out, **arrays)

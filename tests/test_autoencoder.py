@@ -80,14 +80,23 @@ def stock():
     return keras.Model(image, keras.layers.Dense(784, activation="sigmoid")(x))
 
 
-def difference_from_stock(source, optimizers, steps, seed):
-    """Largest difference in any weight after training both alike, and how far a weight moved."""
-    keras.utils.set_random_seed(seed)
+def compiled(optimizers):
+    """(our objective, the tutorial's model, how their optimizers begin), for `difference_from_stock`."""
     objective, theirs = build(Settings(), SPEC), stock()
-    start = [v.numpy() for v in objective.trainable_variables]
-    theirs.set_weights(start)
     objective.compile(optimizers[0], steps_per_execution=8)
     theirs.compile(optimizers[1], "binary_crossentropy")
+    theirs.optimizer.build(theirs.trainable_variables)
+    return objective, theirs, [[v.numpy() for v in model.optimizer.variables] for model in (objective, theirs)]
+
+
+def difference_from_stock(models, source, steps, seed):
+    """Largest difference in any weight after training both alike from a seed, and how far a weight moved."""
+    objective, theirs, states = models
+    keras.utils.set_random_seed(seed)
+    start = [v.numpy() for v in build(Settings(), SPEC).trainable_variables]
+    for model, state in zip((objective, theirs), states):
+        for variable, value in zip([*model.trainable_variables, *model.optimizer.variables], [*start, *state]):
+            variable.assign(value)
 
     batches = Batches(source, 256, seed=seed)
     ours = objective.fit(batches.dataset(), steps_per_epoch=steps, verbose=0).history["loss"][0]
@@ -99,6 +108,7 @@ def difference_from_stock(source, optimizers, steps, seed):
     return max(np.abs(a - b).max() for a, b in zip(mine, others)), max(np.abs(a - b).max() for a, b in zip(mine, start))
 
 
+@pytest.mark.fit
 def test_fifty_steps_equal_stock_keras(digits):
     """Adam, the tutorial's own.
 
@@ -106,9 +116,9 @@ def test_fifty_steps_equal_stock_keras(digits):
     by 1e-4 and more: the stock model parts from itself in float64 just so, for one seed in
     four. A wrong formula parts for every seed.
     """
-    differences = []
+    differences, models = [], compiled((Adam(), keras.optimizers.Adam()))
     for seed in range(8):
-        difference, moved = difference_from_stock(digits.train, (Adam(), keras.optimizers.Adam()), 50, seed)
+        difference, moved = difference_from_stock(models, digits.train, 50, seed)
         assert moved > 1e-2
         differences.append(difference)
     # For which seeds rounding tips no ReLU depends on the CPU's kernels; half of them are enough to tell.
@@ -116,10 +126,11 @@ def test_fifty_steps_equal_stock_keras(digits):
     assert max(differences) <= 1e-2, differences
 
 
+@pytest.mark.fit
 def test_ten_steps_of_plain_descent_equal_stock_keras(digits):
     """SGD: unlike Adam's, its step shows the gradient's size."""
-    sgd = [keras.optimizers.SGD(1.0) for _ in range(2)]
-    difference, moved = difference_from_stock(digits.train, sgd, 10, seed=0)
+    models = compiled([keras.optimizers.SGD(1.0) for _ in range(2)])
+    difference, moved = difference_from_stock(models, digits.train, 10, seed=0)
     assert difference <= 1e-5
     assert moved > 1e-3
 
@@ -172,6 +183,7 @@ def test_the_input_is_what_is_noisy():
     assert abs(float(other_target - noisy)) > 1e-3
 
 
+@pytest.mark.fit
 def test_any_functional_encoder_may_stand_in(digits):
     image = keras.Input((28, 28, 1))
     x = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(image)
@@ -185,6 +197,7 @@ def test_any_functional_encoder_may_stand_in(digits):
         build(Settings(), SPEC, encoder=dense_encoder((14, 14, 1)))
 
 
+@pytest.mark.fit
 def test_plain_arrays_and_callbacks_work_in_fit(digits):
     objective = build(Settings(), SPEC)
     objective.compile("adam", steps_per_execution=4)
@@ -205,6 +218,7 @@ def test_plain_arrays_and_callbacks_work_in_fit(digits):
     assert result["loss"] == pytest.approx(history["val_loss"][-1], abs=1e-5)
 
 
+@pytest.mark.fit
 def test_batches_that_are_no_dicts_are_refused(digits):
     objective = build(Settings(), SPEC)
     objective.compile("adam")

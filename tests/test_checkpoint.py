@@ -31,6 +31,7 @@ def state(model):
     return files.read_variables(checkpoint.variables(model))
 
 
+@pytest.mark.fit
 def test_everything_is_in_it(objective):
     names = checkpoint.variables(objective)
     assert {"step", "loss_scale", "finite_steps"} < set(names)
@@ -43,6 +44,7 @@ def test_everything_is_in_it(objective):
     assert len([n for n in names if n.startswith("metrics/")]) == 2 * len(objective.metrics)
 
 
+@pytest.mark.fit
 def test_save_and_restore_are_exact(objective, tmp_path):
     saved = state(objective)
     Checkpoints(tmp_path).save(objective, {"best": 1.5})
@@ -53,10 +55,12 @@ def test_save_and_restore_are_exact(objective, tmp_path):
         np.testing.assert_array_equal(value, saved[name], err_msg=name)
 
 
+@pytest.mark.fit
 def test_nothing_there(objective, tmp_path):
     assert Checkpoints(tmp_path).restore(objective) is None
 
 
+@pytest.mark.fit
 def test_the_last_two_and_the_best_are_kept(objective, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in (3, 4, 5):
@@ -67,6 +71,7 @@ def test_the_last_two_and_the_best_are_kept(objective, tmp_path):
     assert int(objective.step) == 4
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "not finite", "other network"])
 def test_a_damaged_file_is_named_and_the_one_before_is_taken(objective, tmp_path, caplog, damage):
     checkpoints = Checkpoints(tmp_path)
@@ -94,12 +99,14 @@ def test_a_damaged_file_is_named_and_the_one_before_is_taken(objective, tmp_path
         checkpoints.restore(objective)
 
 
+@pytest.mark.fit
 def test_a_metric_may_be_infinite(objective, tmp_path):
     objective.gradient_norm.update_state(np.inf)
     Checkpoints(tmp_path).save(objective, {})
     assert Checkpoints(tmp_path).restore(objective) == {}
 
 
+@pytest.mark.fit
 def test_a_full_disk_leaves_the_last_good_file(objective, tmp_path):
     """A real failure in the middle of a real write: the process may write no file beyond 10 kB."""
     checkpoints = Checkpoints(tmp_path)

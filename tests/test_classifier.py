@@ -79,6 +79,7 @@ def test_settings_are_checked(bad, message):
         Settings(**bad)
 
 
+@pytest.mark.fit
 def test_data_without_labels_are_refused(rng):
     unlabelled = from_arrays(rng.integers(0, 256, (50, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="has no labels"):
@@ -87,9 +88,10 @@ def test_data_without_labels_are_refused(rng):
 
 @pytest.fixture
 def quick():
-    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
+    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, tensorboard=False)
 
 
+@pytest.mark.fit
 def test_the_head_is_saved(quick):
     splits = load("digits", 16)
     training = dataclasses.replace(quick, steps=150, interval=50)
@@ -100,6 +102,7 @@ def test_the_head_is_saved(quick):
     assert outcome["test_accuracy"] > 0.5
 
 
+@pytest.mark.fit
 def test_the_encoder_stands_still_at_first():
     splits = load("digits", 16)
     few = few_labels(splits.train, 4, 0)
@@ -117,6 +120,7 @@ def test_the_encoder_stands_still_at_first():
     assert all((v.numpy() != b).any() for v, b in zip(variables, before[0]))
 
 
+@pytest.mark.fit
 def test_augmentation_of_text_is_refused():
     from ssl_keras.data.readers import text
     splits = text.from_texts(["one two", "three four"] * 40, [0, 1] * 40, classes=("a", "b"))
@@ -129,7 +133,7 @@ def test_supervised_fashion_mnist(fashion_mnist):
     """Enough to see that it learns; the README's number takes longer."""
     outcome = pretrain(
         "classifier", Settings(flip=True, shift=0.1),
-        dataclasses.replace(classifier.DEFAULTS, epochs=2, quality_every=0), data=fashion_mnist,
+        dataclasses.replace(classifier.DEFAULTS, epochs=2, tensorboard=False), data=fashion_mnist,
     )
     assert outcome["test_accuracy"] > 0.87
     assert load_encoder(outcome["folder"]).output_shape == (None, 128)

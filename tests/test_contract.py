@@ -2,26 +2,29 @@
 
 import re
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from contract import (
     CASES,
     ONE,
-    compile_objective,
+    Trajectory,
     every_case_in_time,
     every_objective,
-    plain_run,
     planned,
-    train,
+    trajectory,
     uncovered,
 )
 
 from ssl_keras import encoders
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import network_input
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective
 from ssl_keras.planning import cost, flops
+from ssl_keras.training.tensorboard import TensorBoard
+
+pytestmark = pytest.mark.fit
 
 
 def test_every_objective_has_a_case():
@@ -30,11 +33,13 @@ def test_every_objective_has_a_case():
 
 @every_case_in_time
 def test_finite_loss_and_every_variable_moves(name):
-    before_objective, *_ = plain_run(name, steps=1, optimizer="sgd")
-    objective, logs, held_out = train(CASES[name], ONE, steps=3, optimizer="sgd")
-    assert np.isfinite([*logs.values(), *held_out.values()]).all()
-    for before, after in zip(before_objective.trainable_variables, objective.trainable_variables):
-        assert np.abs(after.numpy() - before.numpy()).max() > 0, after.path
+    run = trajectory(name, optimizer="sgd")
+    run.after(1)
+    before = run.weights(trainable=True)
+    logs = run.after(3)
+    assert np.isfinite([*logs.values(), *run.held_out().values()]).all()
+    for variable, then, now in zip(run.objective.trainable_variables, before, run.weights(trainable=True)):
+        assert np.abs(now - then).max() > 0, variable.path
 
 
 @every_case_in_time
@@ -44,7 +49,9 @@ def test_it_can_be_planned(name):
         return  # it is no pretraining
     asked = cost.Plan(gpus=1, batch_size=60, precision="float32")
     work = planned(name, asked)
-    objective = plain_run(name, steps=1, optimizer="sgd")[0]
+    run = trajectory(name, optimizer="sgd")
+    run.after(1)
+    objective = run.objective
     assert work.parameters == sum(v.shape.num_elements() for v in objective.trainable_variables)
     counted = flops.operations(objective.step_graph)
     if counted is None:  # lengths vary from batch to batch
@@ -57,30 +64,30 @@ def test_it_can_be_planned(name):
 
 @every_objective
 def test_no_retracing(name):
-    train_source = CASES[name].splits().train
-    objective = compile_objective(CASES[name].build(train_source.spec()), "adam")
-    traced = []
-    step = objective.train_step
-    objective.train_step = lambda batch: (traced.append(1), step(batch))
-    batches = Batches(train_source, 32, views=objective.views)
-    objective.fit(batches.dataset(), steps_per_epoch=2, epochs=2, verbose=0)
-    once = len(traced)
-    objective.fit(batches.dataset(4), steps_per_epoch=3, epochs=2, verbose=0)
-    assert len(traced) == once
+    run = trajectory(name, batch_size=32, unequal=False)
+    run.restart()
+    run.objective.fit(run.dataset, steps_per_epoch=2, epochs=2, verbose=0)
+    once = len(run.traced)
+    assert once > 0
+    run.objective.fit(run.batches.dataset(4), steps_per_epoch=3, epochs=2, verbose=0)
+    assert len(run.traced) == once
 
 
 @every_objective
 def test_metrics_are_documented(name):
-    _, logs, held_out = plain_run(name, steps=1)
+    run = trajectory(name, optimizer="sgd")
+    logs = run.after(1)
     documented = set(re.findall(r"`(\w+)`", re.search(r"Metrics:(.*)", CASES[name].module.__doc__, re.S).group(1)))
     assert set(logs) == documented
-    assert set(held_out) == {name for name in documented if not name.endswith("gradient_norm")}
+    assert set(run.held_out()) == {name for name in documented if not name.endswith("gradient_norm")}
 
 
 @every_case_in_time
 def test_encoder_round_trip_is_exact(name, tmp_path):
     source = CASES[name].splits().train
-    objective, *_ = plain_run(name, steps=1)
+    run = trajectory(name, optimizer="sgd")
+    run.after(1)
+    objective = run.objective
     encoders.save_encoder(
         tmp_path / "saved", objective.encoder, spec=source.spec(),
         tokenizer=source.tokenizer if "tokens" in source.arrays else None,
@@ -94,27 +101,60 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
     np.testing.assert_array_equal(objective.encoder(x), plain(x))
 
 
+# Without targets a sequence has nothing to show.
+@pytest.mark.parametrize("name", [name for name in CASES if "," not in name and name != "seq2seq"] + ["seq2seq, pairs"])
+def test_tensorboard_shows_it(name, tmp_path):
+    """What an objective has to show is there: its pictures, sounds, texts, and the rest."""
+    run = trajectory(name, optimizer="sgd")
+    board = TensorBoard(tmp_path, run.splits, Training(quality_every=0), {})
+    run.after(1, callbacks=[board])
+    board.close(run.objective, {"step": 1, "test_loss": 1.0})
+    events = tf.data.TFRecordDataset([str(path) for path in (tmp_path / "tensorboard").glob("events*")])
+    tags = {
+        value.tag for event in events for value in tf.compat.v1.Event.FromString(event.numpy()).summary.value
+    }
+    assert {"loss/train", "loss/learning_rate", "outcome/test_loss", "health/feature_sd", "quality/rankme"} <= tags
+    always = {"pictures/neighbours", *(f"health/{each}" for each in ("feature_sd", "uniformity", "alignment"))}
+    own = {tag.partition("/")[0] for tag in tags - always if not tag.endswith("gradient_norm")}
+    assert "weights" in own
+    for hook, shown in (
+        ("pictures", "pictures"), ("galleries", "pictures"), ("sounds", "sounds"), ("texts", "texts"),
+        ("histograms", "health"),
+    ):
+        assert getattr(type(run.objective), hook) is getattr(Objective, hook) or shown in own, hook
+    assert (tmp_path / "tensorboard" / "projector_config.pbtxt").exists()
+
+
 @every_objective
 def test_clipping_and_the_reported_norm(name):
-    free, logs, _ = plain_run(name, steps=1, optimizer="sgd")
+    free = trajectory(name, optimizer="sgd")
+    free.restart()
+    start = grouped(free.objective)
+    logs = free.after(1)
     # Players of a game have a norm each, and share the largest one allowed.
     norms = {key: value for key, value in logs.items() if key.endswith("gradient_norm")}
     most = min(norms.values()) / 4
-    clipped, clipped_logs, _ = train(CASES[name], ONE, steps=1, optimizer="sgd", clip_norm=most)
-    start, *_ = train(CASES[name], ONE, steps=1, optimizer=keras.optimizers.SGD(0.0))
+    clipped = Trajectory(CASES[name], ONE, optimizer="sgd", clip_norm=most)
+    clipped_logs = clipped.after(1)
     for key, norm in norms.items():
         assert clipped_logs[key] == pytest.approx(norm)
-    groups = [objective.groups() for objective in (start, free, clipped)]
-    for player, variables in enumerate(zip(*([v for _, v in each] for each in groups))):
-        share = most / norms[free.player_norms[player].name if len(norms) > 1 else "gradient_norm"]
-        for a, b, c in zip(*variables):
-            np.testing.assert_allclose(c.numpy() - a.numpy(), (b.numpy() - a.numpy()) * share, atol=2e-7)
+    for player, weights in enumerate(zip(start, grouped(free.objective), grouped(clipped.objective))):
+        share = most / norms[free.objective.player_norms[player].name if len(norms) > 1 else "gradient_norm"]
+        for a, b, c in zip(*weights):
+            np.testing.assert_allclose(c - a, (b - a) * share, atol=2e-7)
+
+
+def grouped(objective):
+    """For each optimizer the weights that it updates, as arrays."""
+    return [[variable.numpy() for variable in variables] for _, variables in objective.groups()]
 
 
 @every_objective
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
-    source = CASES[name].splits().train.take(np.arange(96))
-    objective = compile_objective(CASES[name].build(source.spec()), "adam", steps_per_execution=3)
+    run = trajectory(name, batch_size=32, unequal=False)
+    run.restart()
+    objective, source = run.objective, run.splits.train.take(np.arange(96))
+    objective.steps_per_execution = 3  # the limit is an input of what is traced
 
     def poisoned(batch, draws):
         bad = tf.where(tf.equal(draws.step, 2), np.nan, 1.0)

@@ -66,10 +66,11 @@ def test_settings_are_checked(bad, message):
         Settings(**bad)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("loss", contrastive.LOSSES)
 def test_it_learns_features_better_than_random_ones(loss):
     splits = load("digits", 16)
-    training = Training(steps=150, interval=150, batch_size=128, learning_rate=3e-3, quality_every=0)
+    training = Training(steps=150, interval=150, batch_size=128, learning_rate=3e-3, tensorboard=False)
     outcome = pretrain("contrastive", Settings(loss=loss, flip=False, **SMALL), training, data=splits)
     assert outcome["test_matched"] > 0.1  # chance is 1/128
     fresh = contrastive.encoder(Settings(**SMALL), splits.train.spec())
@@ -80,12 +81,13 @@ def test_it_learns_features_better_than_random_ones(loss):
     assert accuracy[0] > accuracy[1] + 0.01
 
 
+@pytest.mark.fit
 def test_one_table_of_several_encoders(monkeypatch, capsys):
     """Encoders of one architecture share their baselines; another's has its own."""
     monkeypatch.setitem(grids.GRIDS, "convolution", grids.Grid(
         (3e-3,), (5, 10), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))
     ))
-    training = Training(data="digits", image_size=16, steps=20, interval=20, batch_size=64, quality_every=0)
+    training = Training(data="digits", image_size=16, steps=2, interval=2, batch_size=64, tensorboard=False)
     pretrain("contrastive", Settings(**SMALL), training)
     pretrain("contrastive", Settings(**SMALL, loss="vicreg"), dataclasses.replace(training, run="other"))
     pretrain("contrastive", Settings(**SMALL, places=2), dataclasses.replace(training, run="places"))
@@ -129,6 +131,7 @@ def test_held_out_loss_does_not_count_padding(rng):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+@pytest.mark.fit
 def test_a_batch_of_one_is_refused():
     training = Training(steps=2, batch_size=1)
     with pytest.raises(ValueError, match="batch_size must be at least 2"):

@@ -177,11 +177,12 @@ def test_connected_clips(monkeypatch):
         audio.connected(Splits(*unlabelled))
 
 
+@pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
     """From an encoder of sound to transcripts of files of any rate."""
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, quality_every=1, run="sounds"
+        wav2vec2.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, tensorboard=False, run="sounds"
     )
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
     pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, codes=8, projection=16), training, data=tones())
@@ -191,7 +192,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     lines = [f"{i}.wav\t{' '.join(tones().train.classes[label[i]])}\n" for i in range(12)]
     (tmp_path / "said.tsv").write_text("".join(lines))
     said = ["--data", f"transcripts:{tmp_path}/said.tsv"]
-    quick = ["--steps", "2", "--interval", "1", "--batch-size", "4", "--warmup", "0"]
+    quick = ["--steps", "2", "--interval", "1", "--batch-size", "4", "--warmup", "0", "--no-tensorboard"]
     assert main(["pretrain", "ctc", *said, "--init", "sounds", "--words", "--run", "heard", *quick]) == 0
     soundfile.write(tmp_path / "stereo.flac", np.zeros((9_000, 2)) + 0.01, 22_050)
     capsys.readouterr()

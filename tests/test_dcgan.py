@@ -105,6 +105,7 @@ def test_each_player_learns_from_its_own_loss_alone(options):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("player", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalisation": "spectral"}])
 def test_a_player_alone_wins_and_changes_only_itself(player, options):
@@ -223,6 +224,7 @@ def test_what_tensorboard_shows_has_latents_that_stay():
     assert np.ptp(shown["D(real)"]) > 0
 
 
+@pytest.mark.fit
 def test_a_failed_update_ends_its_step():
     """Of a step with several updates, what comes after one that is not finite changes nothing; nor does the average."""
     objective = compile_objective(built(loss="wasserstein", critic_steps=3), "adam")
@@ -242,6 +244,7 @@ def test_a_failed_update_ends_its_step():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("options", [{"normalisation": "spectral"}, {"loss": "wasserstein"}])
 def test_mixed_precision(precision, options):
@@ -252,6 +255,7 @@ def test_mixed_precision(precision, options):
     assert np.isfinite([values[-1] for values in history.values()]).all()
 
 
+@pytest.mark.fit
 def test_the_average_follows_the_generator():
     objective, *_ = train(CASES["dcgan"], ONE, steps=1)
     for mean, value in zip(objective.head.variables, objective.generator.variables):
@@ -317,6 +321,7 @@ def test_diversity(rng):
     assert held_out["diversity"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.fit
 def test_an_encoder_of_your_own_is_judged_by_its_features():
     image = keras.Input((16, 16, 1))
     features = keras.layers.Dense(6)(keras.layers.Flatten()(image))
@@ -347,11 +352,13 @@ def test_bad_settings_are_refused(options, message):
         dcgan.Settings(**options)
 
 
+@pytest.mark.fit
 def test_from_the_command_line(tmp_path, capsys):
     """pretrain, sample, go on from the saved networks, measure."""
     common = ["--image-size", "16", "--width", "4", "--steps", "4", "--interval", "2", "--batch-size", "32"]
-    labels = ["--network", "cnn", "--run", "eye", "--quality-every", "0", "--warmup", "0"]
+    labels = ["--network", "cnn", "--run", "eye", "--warmup", "0", "--no-tensorboard"]
     assert main(["pretrain", "classifier", *common, *labels]) == 0
+    # With TensorBoard, where the classifier measures the samples.
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--classifier", "eye", "--run", "game"]) == 0
     assert main(["sample", "game", "--count", "5", "--seed", "3", "--out", "a.npy"]) == 0
     assert main(["sample", "runs/game", "--count", "2", "--seed", "3", "--out", "b.npy"]) == 0
@@ -374,10 +381,11 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--patience", "2", "--run", "patient"]) == 1
     assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
     assert "is no classifier" in capsys.readouterr().err
-    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--init", "game", "--run", "on"]) == 0
+    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--init", "game", "--run", "on", "--no-tensorboard"]) == 0
     assert main(["pretrain", "dcgan", "--steps", "2", "--image-size", "18"]) == 1
 
 
+@pytest.mark.fit
 def test_it_goes_on_from_saved_networks(tmp_path):
     objective, *_ = train(CASES["dcgan"], ONE, steps=3)
     settings = objective.settings
@@ -393,6 +401,7 @@ def test_it_goes_on_from_saved_networks(tmp_path):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+@pytest.mark.fit
 def test_critic_steps_and_rates_reach_the_optimizers():
     objective = built(critic_steps=3, generator_rate=0.5, loss="wasserstein")
     asked = []

@@ -63,6 +63,7 @@ def replace_tensors(folder, change):
     edit(folder, weights__bytes=len(content), weights__sha256=hashlib.sha256(content).hexdigest())
 
 
+@pytest.mark.fit
 def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
     folder, network = saved
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import threading
 import types
 
@@ -32,20 +33,29 @@ from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 from ssl_keras.training.strategy import strategy
 
-QUICK = {"steps": 20, "interval": 5, "quality_every": 0}
-FLAGS = ["--steps", "20", "--interval", "5", "--quality-every", "0"]
+QUICK = {"steps": 20, "interval": 5, "tensorboard": False}
+FLAGS = ["--steps", "20", "--interval", "5", "--no-tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The outcome of a short run, in a folder of its own."""
+    return pretrain("autoencoder", training=Training(**QUICK, runs=str(tmp_path_factory.mktemp("trained"))))
 
 
 @pytest.fixture
-def run(tmp_path):
-    """The outcome of a short run in ./runs."""
-    return pretrain("autoencoder", training=Training(**QUICK))
+def run(trained, tmp_path):
+    """The outcome of a short run in ./runs, which is the test's own."""
+    folder = pathlib.Path("runs", pathlib.Path(trained["folder"]).name)
+    shutil.copytree(trained["folder"], folder)
+    return trained | {"folder": str(folder)}
 
 
+@pytest.mark.fit
 def test_pretraining_learns_and_leaves_a_record(run):
     folder = pathlib.Path(run["folder"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {"settings.json", "metrics.csv", "checkpoints", "tensorboard", "encoder", "summary.json"}
+    assert names == {"settings.json", "metrics.csv", "checkpoints", "encoder", "summary.json"}
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
@@ -62,6 +72,7 @@ def test_pretraining_learns_and_leaves_a_record(run):
     assert card["trained_by"]["data"] == {"name": "digits[train]", "examples": 1295}
 
 
+@pytest.mark.fit
 def test_a_run_is_reproduced_from_its_settings(run):
     again = pretrain("autoencoder", training=Training(**QUICK, run="again"))
     other = pretrain("autoencoder", training=Training(**QUICK, run="other", seed=1))
@@ -70,6 +81,7 @@ def test_a_run_is_reproduced_from_its_settings(run):
     assert other["test_loss"] != run["test_loss"]
 
 
+@pytest.mark.fit
 def test_other_settings_are_refused_and_shown(run):
     with pytest.raises(ValueError, match=r"other settings:\n  learning_rate: there 0.001, asked for 0.01\nChoose"):
         pretrain("autoencoder", training=Training(**QUICK, learning_rate=0.01, resume=True))
@@ -78,6 +90,15 @@ def test_other_settings_are_refused_and_shown(run):
     assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
 
 
+@pytest.mark.fit
+def test_what_a_run_shows_may_change_on_resume(run):
+    assert not pathlib.Path(run["folder"], "tensorboard").exists()
+    shown = Training(**{**QUICK, "tensorboard": True}, resume=True)
+    assert pretrain("autoencoder", training=shown)["test_loss"] == run["test_loss"]
+    assert list(pathlib.Path(run["folder"], "tensorboard").glob("events*"))
+
+
+@pytest.mark.fit
 def test_a_refused_request_does_not_take_the_runs_name():
     with pytest.raises(ValueError, match="fewer than a batch of 2000"):
         pretrain("autoencoder", training=Training(**QUICK, batch_size=2000))
@@ -212,25 +233,30 @@ def test_a_run_that_failed_lets_its_folder_go(run):
     assert pretrain("autoencoder", training=Training(**QUICK, run="fails"))["test_loss"] == run["test_loss"]
 
 
+@pytest.mark.fit
 def test_other_data_under_the_same_name_is_refused(rng):
-    settings = Training(steps=4, interval=2, batch_size=20, resume=True)
+    settings = Training(steps=4, interval=2, batch_size=20, tensorboard=False, resume=True)
     pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
     with pytest.raises(ValueError, match="fingerprint: there"):
         pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
 
 
+@pytest.mark.fit
 def test_a_callback_may_stop_the_run():
     stop = keras.callbacks.EarlyStopping("val_loss", mode="max", patience=1)
     assert pretrain("autoencoder", training=Training(**QUICK), callbacks=[stop])["step"] == 10
 
 
+@pytest.mark.fit
 def test_precision_is_put_back():
     pretrain("autoencoder", training=Training(**QUICK, precision="mixed_bfloat16"))
     assert keras.config.dtype_policy().name == "float32"
+    assert load_encoder("autoencoder-digits").compute_dtype == "float32"
     finetune.finetune("autoencoder-digits", training=Training(**QUICK, precision="mixed_bfloat16"))
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.fit
 def test_damage_to_the_best_leaves_the_last(run):
     best = pathlib.Path(run["folder"], "checkpoints", "best.safetensors")
     best.write_bytes(best.read_bytes()[:-9])
@@ -238,9 +264,10 @@ def test_damage_to_the_best_leaves_the_last(run):
     assert again["test_loss"] == run["test_loss"]  # the last weights were the best
 
 
+@pytest.mark.fit
 def test_the_best_weights_are_kept_and_it_stops_early():
     """A rate that is far too high makes the loss rise; the encoder is that of the best interval."""
-    training = Training(steps=200, interval=5, patience=2, learning_rate=0.3, quality_every=0)
+    training = Training(steps=200, interval=5, patience=2, learning_rate=0.3, tensorboard=False)
     outcome = pretrain("autoencoder", training=training)
     assert outcome["stopped_early"]
     assert outcome["step"] == outcome["best_step"] + 2 * 5
@@ -249,6 +276,7 @@ def test_the_best_weights_are_kept_and_it_stops_early():
     assert again["step"] == outcome["step"]
 
 
+@pytest.mark.fit
 def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch):
     from ssl_keras.objectives import autoencoder
 
@@ -265,6 +293,7 @@ def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(
     assert kept == ["step-0000000005.safetensors", "step-0000000010.safetensors"]
 
 
+@pytest.mark.fit
 def test_arrays_and_an_encoder_of_ones_own(rng):
     splits = from_arrays(rng.random((200, 10, 10)).astype(np.float32))
 
@@ -272,19 +301,20 @@ def test_arrays_and_an_encoder_of_ones_own(rng):
         image = keras.Input(spec["image"][0], name="image")
         return keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(image)), name="mine")
 
-    outcome = pretrain("autoencoder", training=Training(steps=4, batch_size=50), data=splits, encoder=mine)
+    quick = Training(steps=4, batch_size=20, tensorboard=False)
+    outcome = pretrain("autoencoder", training=quick, data=splits, encoder=mine)
     loaded = load_encoder(outcome["folder"], network=mine(None, splits.train.spec()))
     assert loaded.output_shape == (None, 5)
 
     labelled = from_arrays(rng.random((200, 10, 10)).astype(np.float32), np.arange(200) % 2)
     fresh = lambda: mine(None, splits.train.spec())  # noqa: E731
-    quick = Training(steps=4, batch_size=20)
     tuned = finetune.finetune(outcome["folder"], training=quick, data=labelled, network=fresh)
     assert load_encoder(tuned["folder"], network=fresh()).output_shape == (None, 5)
     table = evaluate(outcome["folder"], labelled, (3,), (0,), trained=False, network=fresh)
     assert list(table)[-1] == "autoencoder-arrays, frozen"
 
 
+@pytest.mark.fit
 def test_it_works_off_the_main_thread():
     """In a notebook or a server there may be no signal handlers to set."""
     result = []
@@ -294,6 +324,7 @@ def test_it_works_off_the_main_thread():
     assert result[0]["step"] == 20
 
 
+@pytest.mark.fit
 def test_initialising_lists_what_does_not_fit(run, caplog):
     from ssl_keras.networks.dense import dense_encoder
 
@@ -310,9 +341,10 @@ def test_initialising_lists_what_does_not_fit(run, caplog):
         initialise(dense_encoder((10, 10, 1), (7,)), "autoencoder-digits")
 
 
+@pytest.mark.fit
 def test_a_start_from_a_saved_encoder_is_a_head_start(run):
     """One tiny step on: the loss begins near where the other run ended, not at log 2."""
-    settings = {"steps": 1, "learning_rate": 1e-6, "quality_every": 0}
+    settings = {"steps": 1, "learning_rate": 1e-6, "tensorboard": False}
     pretrain("autoencoder", training=Training(**settings, run="warm", init="autoencoder-digits"))
     before = load_encoder("autoencoder-digits")
     after = load_encoder("warm")
@@ -320,9 +352,10 @@ def test_a_start_from_a_saved_encoder_is_a_head_start(run):
         assert 0 < np.abs(a.numpy() - b.numpy()).max() < 1e-5
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("freeze", [False, True])
 def test_finetuning(run, freeze, digits):
-    training = Training(steps=200, interval=50, batch_size=64, learning_rate=1e-2, quality_every=0)
+    training = Training(steps=200, interval=50, batch_size=64, learning_rate=1e-2, tensorboard=False)
     settings = finetune.Settings(labels_per_class=10, freeze=freeze)
     outcome = finetune.finetune("autoencoder-digits", settings, training)
     assert outcome["test_accuracy"] > 0.5
@@ -334,6 +367,7 @@ def test_finetuning(run, freeze, digits):
     assert np.mean(predicted == digits.test.column("label")) == pytest.approx(outcome["test_accuracy"])
 
 
+@pytest.mark.fit
 def test_the_encoders_rate_is_a_share_of_the_heads(run):
     objective = Classifier(load_encoder("autoencoder-digits"), classifier_head(64, 10))
     training = Training(learning_rate=1e-2)
@@ -342,6 +376,7 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
     assert rates == pytest.approx([1e-2, 1e-4])
 
 
+@pytest.mark.fit
 def test_finetuning_refuses_what_does_not_fit(run, rng):
     with pytest.raises(ValueError, match=r"takes images of shape \(28, 28, 1\). Received: \(10, 10, 1\)"):
         finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 10, 10)), np.arange(50) % 2))
@@ -351,8 +386,11 @@ def test_finetuning_refuses_what_does_not_fit(run, rng):
         finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 28, 28))))
 
 
+@pytest.mark.fit
 def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
-    quick = dataclasses.replace(grids.GRIDS["dense"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3))
+    quick = dataclasses.replace(
+        grids.GRIDS["dense"], few_label_steps=(10, 20, 40), all_label_epochs=(1, 2, 3), rates=(1e-3, 3e-3)
+    )
     monkeypatch.setitem(grids.GRIDS, "dense", quick)
     table = evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
     assert list(table) == [
@@ -376,6 +414,7 @@ def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
 # ----- the command line ------------------------------------------------------
 
 
+@pytest.mark.fit
 def test_the_commands(capsys):
     assert main(["pretrain", "autoencoder", *FLAGS, "--widths", "32", "16"]) == 0
     assert main(["finetune", "autoencoder-digits", *FLAGS, "--labels-per-class", "10"]) == 0
@@ -500,6 +539,7 @@ def test_strategies_by_name():
         strategy("mirrored", replicas=3)
 
 
+@pytest.mark.fit
 def test_runs_are_compared(run):
     pretrain("autoencoder", Settings(masking_noise=0.2), Training(**QUICK, run="noisy"))
     table = compare(pathlib.Path("runs"))

@@ -72,12 +72,13 @@ def test_out_again_it_is_the_same_file(folder, family, tmp_path, capsys):
     assert hugging_face.load("back")[0].count_params() == hugging_face.load(folder)[0].count_params()
 
 
+@pytest.mark.fit
 @every_family
 def test_an_imported_encoder_is_like_any_other(folder, family, capsys):
     assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
     documents = hold_out(text.documents("words", ["the quick brown fox jumps over the lazy dog"] * 30))
     objective = {"gpt2": "causal_lm", "bert": "masked_lm"}[family]
-    training = Training(steps=2, batch_size=2, init="mine", quality_every=0)
+    training = Training(steps=2, batch_size=2, init="mine", tensorboard=False)
     outcome = pretrain(objective, None, training, data=documents)
     assert np.isfinite(outcome["val_loss"])
     if family == "gpt2":
@@ -228,7 +229,7 @@ def test_real_weights_are_a_better_start(minilm):
         else:
             settings = masked_lm.Settings(length=64)
         training = Training(
-            steps=60, interval=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, quality_every=0,
+            steps=60, interval=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, tensorboard=False,
             run=f"from-{init is not None}", clip_norm=1.0,
         )
         pretrain("masked_lm", settings, training, data=small_pydoc())

@@ -384,12 +384,13 @@ def test_the_scale_stays_within_its_limit():
     assert float(scale.numpy()) == pytest.approx(np.log(100.0))
 
 
+@pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
     """Pretrain on shapes, find the right ones by words; start from encoders of images and text; load it again."""
     monkeypatch.chdir(tmp_path)
     settings = image_text.Settings(width=8, text_layers=1, text_width=32, projection=32, tokenizer="characters")
     training = dataclasses.replace(
-        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", interval=60, quality_every=1,
+        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", interval=60, tensorboard=False,
     )
     outcome = pretrain("image_text", settings, training, data=shapes())
     encoder, towers, card = encoders.load_with_head("shapes")
@@ -429,6 +430,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.fit
 def test_recall_beside_its_baselines(tmp_path, rng, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = f"captions:{written(tmp_path, rows(rng))}"
@@ -436,6 +438,7 @@ def test_recall_beside_its_baselines(tmp_path, rng, monkeypatch, capsys):
     assert main([
         "pretrain", "image_text", "--data", data, "--width", "4", "--text-layers", "1", "--text-width", "16",
         "--text-heads", "2", "--steps", "2", "--batch-size", "20", "--run", "few", "--tokenizer", "characters",
+        "--no-tensorboard",
     ]) == 0
     assert main(["recall", "few", "--data", data, "--record"]) == 0
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
@@ -474,11 +477,12 @@ def test_real_drawings_are_apart_at_any_size(size):
     assert not any(map(len, near_duplicates.leaks(splits).values()))
 
 
+@pytest.mark.fit
 def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     """Of images and of text: their weights, their networks, and the tokenizer."""
     monkeypatch.chdir(tmp_path)
     splits = shapes()
-    tiny = {"steps": 2, "interval": 2, "quality_every": 0, "batch_size": 16, "warmup": 0}
+    tiny = {"steps": 2, "interval": 2, "tensorboard": False, "batch_size": 16, "warmup": 0}
     pretrain("rotation", rotation.Settings(width=4), dataclasses.replace(
         rotation.DEFAULTS, run="seen", epochs=0, **tiny), data=splits)
     said = hold_out(text.documents("said", [each[0] for part in splits for each in captions.captions_of(part)]))

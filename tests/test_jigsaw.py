@@ -110,6 +110,7 @@ def test_settings_are_checked(bad, message):
         Settings(**bad)
 
 
+@pytest.mark.fit
 def test_images_too_small_are_refused(rng):
     tiny = from_arrays(rng.integers(0, 256, (50, 10, 10), np.uint8))
     with pytest.raises(ValueError, match="Tiles must be at least 6 pixels a side"):

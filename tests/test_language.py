@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import shutil
 import types
 
 import keras
@@ -236,6 +237,7 @@ def test_the_masked_loss_equals_a_loop(splits):
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.fit
 def test_micro_batches_with_unequal_counts_equal_the_whole(splits):
     """A mean of the micro-batches' means would be another number."""
     model, data = made(masked_lm, splits, tokenizer="wordpiece")
@@ -287,19 +289,34 @@ def test_a_network_that_is_no_transformer_is_refused(splits):
         causal_lm.build(settings, data.train.spec(), encoder=other)
 
 
-QUICK = Training(steps=20, interval=10, batch_size=8, quality_every=1, warmup=4, schedule="cosine", optimizer="muon",
+QUICK = Training(steps=20, interval=10, batch_size=8, tensorboard=False, warmup=4, schedule="cosine", optimizer="muon",
                  learning_rate=0.01, weight_decay=0.01, clip_norm=1.0)
 
 
+@pytest.fixture(scope="module")
+def trained(splits, tmp_path_factory):
+    """(outcomes of a causal and a masked run, the folder of both)."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_KERAS_CACHE", str(folder / "cache"))
+        outcomes = {
+            name: pretrain(
+                name, module.Settings(**TINY, vocabulary=290), dataclasses.replace(QUICK, runs=str(folder / "runs")),
+                data=splits,
+            ) for name, module in (("causal_lm", causal_lm), ("masked_lm", masked_lm))
+        }
+    return outcomes, folder / "runs"
+
+
 @pytest.fixture
-def runs(splits):
-    """A causal and a masked run in the current folder."""
-    return {
-        name: pretrain(name, module.Settings(**TINY, vocabulary=290), QUICK, data=splits)
-        for name, module in (("causal_lm", causal_lm), ("masked_lm", masked_lm))
-    }
+def runs(trained):
+    """The outcomes of a causal and a masked run in ./runs, which are the test's own."""
+    outcomes, folder = trained
+    shutil.copytree(folder, "runs")
+    return {name: outcome | {"folder": f"runs/{name}-nonsense"} for name, outcome in outcomes.items()}
 
 
+@pytest.mark.fit
 def test_the_commands(runs, capsys, tmp_path):
     assert runs["causal_lm"]["val_loss"] < math.log(290)
     assert main(["sample", "causal_lm-nonsense", "--prompt", "the quick", "--length", "20", "--out", "s.json"]) == 0
@@ -314,7 +331,7 @@ def test_the_commands(runs, capsys, tmp_path):
     assert "more than the context of 16" in capsys.readouterr().err
     rows = "".join(f"{'ab'[i % 2]},{'fox dogs' if i % 2 else 'seven box'} {i}\n" for i in range(80))
     (tmp_path / "t.csv").write_text("label,text\n" + rows)
-    quick = ["--steps", "20", "--interval", "10", "--batch-size", "8", "--data", "table:t.csv"]
+    quick = ["--steps", "20", "--interval", "10", "--batch-size", "8", "--no-tensorboard", "--data", "table:t.csv"]
     assert main(["finetune", "masked_lm-nonsense", *quick, "--run", "tuned"]) == 0
     assert main(["embed", "causal_lm-nonsense", "--data", "table:t.csv"]) == 0
     assert np.load("features.npy").shape == (16, 16)
@@ -328,6 +345,7 @@ def test_the_commands(runs, capsys, tmp_path):
     assert served.serve(tf.constant([[5, 6, -1]], tf.int32)).shape == (1, 2)
 
 
+@pytest.mark.fit
 def test_a_run_starts_from_another(runs, splits):
     """The network and the tokenizer are then the saved one's."""
     with pytest.raises(ValueError, match=r"Leave out layers, or take layers=1\."):
@@ -340,7 +358,7 @@ def test_a_run_starts_from_another(runs, splits):
     network = causal_lm.encoder(settings, data.train.spec())
     left = initialise(network, "causal_lm-nonsense")
     assert left == ([], [])
-    go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", quality_every=0)
+    go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", tensorboard=False)
     outcome = pretrain("causal_lm", None, go_on, data=splits)
     assert outcome["val_loss"] == pytest.approx(runs["causal_lm"]["best_val_loss"], rel=1e-5)
     go_on = dataclasses.replace(go_on, init="masked_lm-nonsense", run="on-masked")  # the head goes on too
@@ -348,6 +366,8 @@ def test_a_run_starts_from_another(runs, splits):
     assert outcome["val_loss"] == pytest.approx(runs["masked_lm"]["best_val_loss"], rel=1e-5)
 
 
+# In the contract each kind of data is trained in 16 bit, and in test_flow.py a run is.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "architecture"), [("causal_lm", "gpt2"), ("masked_lm", "bert"),
                                                     ("causal_lm", "modern")])
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
@@ -360,11 +380,12 @@ def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
     assert encoders.load_encoder(outcome["folder"]).compute_dtype == "float32"
 
 
+@pytest.mark.fit
 def test_the_downstream_table_of_texts(runs, monkeypatch):
     from ssl_keras.downstream import grids, report
     from ssl_keras.downstream.table import evaluate
 
-    quick = grids.Grid((1e-3, 1e-2), (2, 4, 60), (1, 1, 1), 64, 64)
+    quick = grids.Grid((1e-3, 1e-2), (2, 60), (1, 1), 64, 64)
     monkeypatch.setitem(grids.GRIDS, "transformer", quick)
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
@@ -380,6 +401,7 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
     assert "| TF-IDF |" in report.markdown(table)
 
 
+@pytest.mark.fit
 def test_resuming_with_other_text_is_refused(runs, splits):
     """One word in one document, or in the held-out part, is another corpus."""
     settings = causal_lm.Settings(**TINY, vocabulary=290)
@@ -394,6 +416,7 @@ def test_resuming_with_other_text_is_refused(runs, splits):
             pretrain("causal_lm", settings, go_on, data=changed)
 
 
+@pytest.mark.fit
 def test_a_tokenizer_that_is_not_the_encoders_is_refused(runs, splits, tmp_path):
     folder = tmp_path / "runs" / "causal_lm-nonsense" / "encoder"
     other = tmp_path / "runs" / "masked_lm-nonsense" / "encoder" / "tokenizer.json"

@@ -342,10 +342,11 @@ def test_pairs_are_needed_for_pairs():
 
 
 TRAINING = dataclasses.replace(
-    seq2seq.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="words"
+    seq2seq.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, tensorboard=False, run="words"
 )
 
 
+@pytest.mark.fit
 def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     """Pretrain on sources alone, fine-tune on pairs, translate and score, from the command line too."""
     monkeypatch.chdir(tmp_path)
@@ -385,13 +386,15 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     rows = [f"{word}\t{'a' if 'a' in word else 'other'}" for word in words]
     (tmp_path / "labelled.tsv").write_text("\n".join(["text\tlabel", *rows]))
     labelled = ["--data", f"table:{tmp_path}/labelled.tsv"]
-    assert main(["finetune", "words", *labelled, "--steps", "2", "--batch-size", "8", "--run", "labels"]) == 0
+    quick = ["--steps", "2", "--batch-size", "8", "--run", "labels", "--no-tensorboard"]
+    assert main(["finetune", "words", *labelled, *quick]) == 0
     assert main(["evaluate", "words", *labelled, "--budgets", "3", "--no-trained"]) == 0
     assert "words, frozen" in capsys.readouterr().out
     assert main(["pretrain", "recurrent_lm", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
     assert "reads one way. Expected one that pretraining with recurrent_lm saved" in capsys.readouterr().err
 
 
+@pytest.mark.fit
 def test_float16_down_to_decoding():
     keras.config.set_dtype_policy("mixed_float16")
     objective, logs, _ = train(CASES["seq2seq"], tf.distribute.get_strategy(), steps=2)

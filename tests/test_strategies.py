@@ -12,6 +12,7 @@ import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("strategies.py")
 PACKAGE = SCRIPT.parents[1]
+pytestmark = [pytest.mark.fit, pytest.mark.budget(300)]  # `replicas` is all of them
 
 
 def start(mode, out, **environment):
@@ -50,8 +51,9 @@ def test_variants_too(tmp_path):
 
 
 def agree(report):
-    cases = {n: d for n, d in report.items() if "held out" in d and n != "local negatives"}
+    cases = {n: d for n, d in report.items() if "logs" in d and n != "local negatives"}
     assert cases
+    assert sum("held out" in differences for differences in cases.values()) >= 7
     for name, differences in cases.items():
         assert max(differences.values()) <= 1e-5, (name, differences)
 

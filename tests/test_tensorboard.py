@@ -63,6 +63,7 @@ def read(address, path, **query):
     return json.loads(fetch(address, path, **query))
 
 
+@pytest.mark.fit
 def test_scalars(server):
     address, outcome = server
     tags = set(read(address, "scalars/tags")[RUN])
@@ -80,6 +81,7 @@ def test_scalars(server):
     assert len(read(address, "scalars/scalars", tag="quality/knn_accuracy")) >= 2
 
 
+@pytest.mark.fit
 def test_reconstructions(server):
     address, _ = server
     shown = read(address, "images/images", tag="pictures/reconstructions", sample=0)
@@ -87,6 +89,7 @@ def test_reconstructions(server):
     assert Image.open(io.BytesIO(content)).size == (8 * 28, 2 * 28)
 
 
+@pytest.mark.fit
 def test_nearest_neighbours(server):
     address, _ = server
     shown = read(address, "images/images", tag="pictures/neighbours", sample=0)
@@ -105,6 +108,7 @@ def test_neighbours_are_the_most_similar_others(rng):
             np.testing.assert_allclose(rows[1 + rank][column], images[order[rank]] / 255, atol=1e-6)
 
 
+@pytest.mark.fit
 def test_histograms_of_every_weight(server):
     address, _ = server
     tags = read(address, "histograms/tags")[RUN]
@@ -114,11 +118,13 @@ def test_histograms_of_every_weight(server):
     assert sum(count for *_, count in buckets) == -(-784 * 256 // 3)  # every third value of a large weight
 
 
+@pytest.mark.fit
 def test_graph(server):
     address, _ = server
     assert b"dense_2" in fetch(address, "graphs/graph")
 
 
+@pytest.mark.fit
 def test_settings(server):
     address, _ = server
     request = urllib.request.Request(
@@ -134,6 +140,7 @@ def test_settings(server):
     assert groups[0]["hparams"]["data"] == "digits"
 
 
+@pytest.mark.fit
 def test_projector(server):
     address, _ = server
     name = "validation features"

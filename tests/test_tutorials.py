@@ -7,15 +7,16 @@ import sys
 
 import pytest
 
+pytestmark = [pytest.mark.fit, pytest.mark.budget(60)]
 ROOT = pathlib.Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
-# Their short forms take up to a minute each; the same paths are tested by test_language, test_flow, test_seq2seq,
-# test_wav2vec2, test_image_text, test_workers.
-LONG = ("03_masked_lm", "07_few_labels", "09_seq2seq", "10_speech", "11_image_text", "12_many_devices")
+# Short forms take up to a minute each; the same paths are tested by test_language, test_flow, test_seq2seq,
+# test_wav2vec2, test_image_text, test_contrastive, test_classifier, test_dcgan, test_workers.
+QUICKEST = "01_autoencoder"
 
 
 @pytest.mark.parametrize("script", [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else []) for path in TUTORIALS
+    pytest.param(path, id=path.stem, marks=[] if path.stem == QUICKEST else [pytest.mark.slow]) for path in TUTORIALS
 ])
 def test_smoke(script, tmp_path, monkeypatch):
     """In this process: TensorFlow starts slowly."""

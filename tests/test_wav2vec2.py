@@ -224,19 +224,21 @@ def test_sound_is_needed():
         wav2vec2.prepare(wav2vec2.Settings(), load("digits"))
 
 
+@pytest.mark.fit
 def test_float16():
     keras.config.set_dtype_policy("mixed_float16")
-    _, logs, held_out = train(CASES["wav2vec2"], ONE, steps=2)
+    _, logs, held_out = train(CASES["wav2vec2"], ONE, steps=2, held_out=True)
     assert np.isfinite(logs["loss"])
     assert np.isfinite(held_out["loss"])
 
 
+@pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
     """Pretrain, load, embed, evaluate beside log-mel, fine-tune; go on from a saved encoder."""
     monkeypatch.chdir(tmp_path)
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, quality_every=1, run="sounds"
+        wav2vec2.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, tensorboard=False, run="sounds"
     )
     outcome = pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, speed=0.1), training, data=tones())
     assert np.isfinite(outcome["test_loss"])
@@ -249,7 +251,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     pretrain.pretrain("wav2vec2", wav2vec2.Settings(seconds=0.2), again, data=tones())
     with pytest.raises(ValueError, match="Leave out width"):
         pretrain.pretrain("wav2vec2", wav2vec2.Settings(width=64), again, data=tones())
-    quick = finetune.runs.Training(steps=2, batch_size=10, run="tuned")
+    quick = finetune.runs.Training(steps=2, batch_size=10, tensorboard=False, run="tuned")
     tuned = finetune.finetune("sounds", training=quick, data=tones())
     assert 0 <= tuned["test_accuracy"] <= 1
     grid = grids.Grid((1e-3,), (2,), (1,), 8, 16, (augment_audio.AudioAugmentation(speed=0.1),))

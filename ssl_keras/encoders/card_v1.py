@@ -4,6 +4,7 @@ Format 1 was written up to version 0.1.0. Its encoders were built from the setti
 them; here the same graphs are described as builders of `networks.BUILDERS`.
 """
 
+from ssl_keras.data import inputs
 from ssl_keras.networks.conv import BLOCKS
 
 FORMAT = 1
@@ -14,7 +15,7 @@ NUM_ROTATIONS = 4
 def upgraded(card):
     """A card of format 1 as one of format 2. Raises KeyError, TypeError or ValueError where it is not a card."""
     settings, objective = card["settings"], card["objective"]
-    kind = next(iter(card["input"]))
+    kind = inputs.column(card["input"])
     shape = card["input"][kind]["shape"]
     kept = ("name", "input", "preprocessing", "tokenizer", "features", "classes", "parameters", "weights", "versions",
             "saved", "results")

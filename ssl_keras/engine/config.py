@@ -52,6 +52,8 @@ class Training:
     """Stop after so many intervals without a better validation loss; 0 is never."""
     quality_every: int = 10
     """Intervals between label-free and kNN measurements of the features; 0 is never."""
+    tensorboard: bool = True
+    """Write TensorBoard events to RUN/tensorboard."""
     init: str | None = None
     """Start from this saved encoder (a name or folder)."""
     strategy: str = "auto"

@@ -5,9 +5,8 @@ Shapes: `N` examples, `D` features.
 
 
 import numpy as np
-from sklearn.preprocessing import normalize
 
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import normalize, spread
 
 
 def feature_sd(x):

@@ -7,7 +7,6 @@ Shapes: `N` examples, `D` features.
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ssl_keras.data.augment_images import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
@@ -94,6 +93,8 @@ def tf_idf(train_texts, *others):
 
     The text's baseline, as pixels are the image's; the words are those of `train_texts`.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]")
     return [vectorizer.fit_transform(train_texts), *(vectorizer.transform(texts) for texts in others)]
 
@@ -118,6 +119,13 @@ def shifted(batch, draws):
 def cropped(batch, draws):
     """Views with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
     return batch | {"image": augment(batch["image"], draws, Augmentation(crop=CROP))}
+
+
+def normalize(x):
+    """The rows of an array (N, D), sparse or not, each at length 1; those that are all 0 stay so."""
+    from sklearn import preprocessing
+
+    return preprocessing.normalize(x)
 
 
 def spread(count, most):

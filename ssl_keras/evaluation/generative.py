@@ -9,8 +9,6 @@ Shapes: `N` images, `D` features.
 
 import numpy as np
 import scipy.linalg
-from sklearn.metrics.pairwise import polynomial_kernel
-from sklearn.neighbors import NearestNeighbors
 
 from ssl_keras import encoders
 from ssl_keras.data.images import unit_range
@@ -96,6 +94,8 @@ def kernel_distance(a, b, seed=0):
 
 def discrepancy(a, b):
     """The unbiased estimate from two sets of one size, (N, D) each, N > 1."""
+    from sklearn.metrics.pairwise import polynomial_kernel
+
     a, b, size = a.astype(np.float64), b.astype(np.float64), len(a)
     aa, bb, ab = (polynomial_kernel(*pair, degree=3, coef0=1) for pair in ((a, a), (b, b), (a, b)))
     return sum((k.sum() - np.trace(k)) / (size * (size - 1)) for k in (aa, bb)) - 2 * ab.mean()
@@ -111,8 +111,7 @@ def precision_recall(real, made):
 
 
 def _share_among(known, asked):
-    nearest = NearestNeighbors(n_neighbors=NEAREST + 1, algorithm="brute").fit(known)  # the first is itself
-    radius = nearest.kneighbors(known)[0][:, -1]
+    radius = nearest(known, known, NEAREST + 1)[0][:, -1]  # the first is itself
     inside = 0
     for part in np.array_split(asked, max(1, len(asked) // 1000)):
         distance = np.sqrt(np.maximum(
@@ -131,6 +130,8 @@ def modes(real_classes, made_classes, count):
 
 def nearest(known, asked, count=1):
     """(distances, indices), each (N, count): the nearest of the known to each of the asked."""
+    from sklearn.neighbors import NearestNeighbors
+
     return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(known).kneighbors(asked)
 
 

@@ -6,11 +6,9 @@ Shapes: `N` examples, `D` features.
 import copy
 
 from scipy.sparse import issparse
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
+
+from ssl_keras.evaluation.features import normalize
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
 FEW_ROWS = 5_000
@@ -18,6 +16,8 @@ FEW_ROWS = 5_000
 
 def knn(train_x, train_y, test_x, test_y, k=20):
     """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     # Of unit vectors, the nearest by distance are the most similar by cosine.
     model = KNeighborsClassifier(min(k, train_x.shape[0]), algorithm="brute")
     model.fit(normalize(train_x), train_y)
@@ -34,6 +34,10 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
     Returns:
         (the fitted model, the C chosen).
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     best = (-1.0, None, None)
     scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
     train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)

@@ -6,10 +6,6 @@ Shapes: `N` pairs, `Z` the common space.
 import logging
 
 import numpy as np
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.readers import captions
@@ -65,6 +61,11 @@ def baseline(splits):
     Names by words and by letters in threes (TF-IDF), images by thumbnails' principal components; ridge regression
     from the one to the other, on all captions of the training part. Its strength is chosen on the validation part.
     """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler, normalize
+
     listed = captions.captions_of(splits.train)
     rows = np.repeat(np.arange(len(listed)), [len(each) for each in listed])
     words = TfidfVectorizer(analyzer=_parts_of_text, sublinear_tf=True, min_df=2)

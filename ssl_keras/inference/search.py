@@ -5,10 +5,8 @@ import hashlib
 import io
 import zipfile
 
-import matplotlib.figure
 import numpy as np
 import tensorflow as tf
-from sklearn.preprocessing import normalize
 
 from ssl_keras import encoders, files
 from ssl_keras.data import tokens
@@ -16,6 +14,7 @@ from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
+from ssl_keras.evaluation.features import normalize
 
 TOGETHER = 256  # pictures embedded at a time
 ACROSS = 8  # pictures in a row of the answer
@@ -109,6 +108,8 @@ def nearest(query, candidates, count):
 
 def grid(images, titles, heading=""):
     """A figure of images (N, H, W, C), each with a title."""
+    import matplotlib.figure
+
     rows = -(-len(images) // ACROSS)
     figure = matplotlib.figure.Figure(figsize=(1.5 * min(ACROSS, len(images)), 1.8 * rows + 0.3))
     for place, (image, title) in enumerate(zip(images, titles), 1):

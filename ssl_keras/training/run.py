@@ -3,7 +3,7 @@
     RUN/settings.json   what was asked for; another request is refused
     RUN/metrics.csv     a row per interval: the same to the last digit after a resume
     RUN/checkpoints/    the last two, and the best so far
-    RUN/tensorboard/    events
+    RUN/tensorboard/    events, if asked for
     RUN/encoder/        the saved encoder, once the run has ended
     RUN/summary.json    the outcome
     RUN/.lock           which process trains in it, as long as one does
@@ -25,7 +25,6 @@ from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.training.callbacks import RunCallback
 from ssl_keras.training.optimizer import make as make_optimizer
-from ssl_keras.training.tensorboard import TensorBoard
 from ssl_keras.training.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -81,8 +80,9 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
 
 
 def train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save):
-    """Trains with TensorBoard, evaluates on held-out data, and leaves what the run has come to: of several workers the
-    chief's doing.
+    """Trains, with TensorBoard if asked for, evaluates on held-out data, and leaves what the run has come to.
+
+    Of several workers the chief writes.
 
     Args:
         objective, splits, training, folder, strategy, callbacks: as of `train`.
@@ -93,13 +93,18 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
         The outcome: a dict with the run's `folder`.
     """
     workers = Workers(strategy)
-    boards = [TensorBoard(folder, splits, training, asked)] if workers.is_chief else []
+    boards = []
+    if workers.is_chief and training.tensorboard:
+        from ssl_keras.training.tensorboard import TensorBoard  # with what it needs it takes seconds to import
+
+        boards = [TensorBoard(folder, splits, training, asked)]
     outcome = train(objective, splits, training, folder, strategy, [*boards, *callbacks])
     test = held_out(objective, splits.test, training.batch_size, strategy)
     outcome |= {f"test_{key}": value for key, value in test.items()}
     if workers.is_chief:
         save(outcome)
-        boards[0].close(objective, outcome)
+        for board in boards:
+            board.close(objective, outcome)
         files.write_json(folder / "summary.json", outcome)
     workers.wait()
     return outcome | {"folder": str(folder)}

@@ -14,9 +14,11 @@ from ssl_keras.training import checkpoint
 from ssl_keras.training.workers import Workers
 
 FORMAT = 2  # of settings.json: another version's run cannot be resumed
-# Settings that say where and how fast a run goes, not what it learns: they may change on resume.
 DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
-CHANGEABLE_ON_RESUME = {"strategy", "replicas", "steps_per_execution", "save_minutes", "run", "runs", "resume"}
+# Settings that say where and how fast a run goes and what it shows, not what it learns: they may change on resume.
+CHANGEABLE_ON_RESUME = {
+    "strategy", "replicas", "steps_per_execution", "save_minutes", "tensorboard", "run", "runs", "resume"
+}
 SHOWN = 3  # names of files in a message
 KINDS = re.compile(r"pretrain \w+|finetune")  # `kind` in the settings of a run
 # What a run that was killed before it wrote its settings may leave.

@@ -14,7 +14,6 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from ssl_keras.data import near_duplicates, tokens
 from ssl_keras.data.readers import images as image_reader
@@ -112,6 +111,8 @@ def emoji(path, image_size=None, fold=0):
     Raises:
         ValueError: no such folder, or not these files in it; a line without these; a place beyond the sheet.
     """
+    from PIL import Image
+
     check_fold(fold)
     root = pathlib.Path(path).expanduser()
     name, sheets = f"emoji:{path}", sorted(root.glob("*_sheet_*.png"))

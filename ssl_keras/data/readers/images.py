@@ -13,7 +13,6 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.splits import Splits, hold_out, images
@@ -23,8 +22,6 @@ CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is a
 CHUNK = 256  # files decoded at a time
 HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
 GREY = {"1", "L", "LA"}
-# What PIL raises on bytes that are no image, or one of absurd size.
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
 log = logging.getLogger(__name__)
 
@@ -143,18 +140,29 @@ def files_below(root, extensions):
     return sorted(found)
 
 
+def unreadable():
+    """What PIL raises on bytes that are no image, or one of absurd size."""
+    from PIL import Image, UnidentifiedImageError
+
+    return UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError
+
+
 def first_shape(title, files):
+    from PIL import Image
+
     for file in files:
         try:
             with Image.open(file) as image:
                 return (image.height, image.width, 1 if image.mode in GREY or image.mode.startswith("I") else 3)
-        except UNREADABLE:
+        except unreadable():
             continue
     raise ValueError(f"{title}: none of its {len(files)} images can be read; the first is {files[0].name}.")
 
 
 def decode(file, shape):
     """uint8 array of `shape`, or None where the file is no readable image."""
+    from PIL import Image
+
     try:
         with Image.open(file) as image:
             if image.mode == "F":
@@ -165,7 +173,7 @@ def decode(file, shape):
             if image.size != (shape[1], shape[0]):
                 image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(shape)
-    except UNREADABLE:
+    except unreadable():
         return None
 
 

@@ -1,0 +1,89 @@
+"""Data of another form than an encoder was trained on: images are converted, and it is said."""
+
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ssl_keras import encoders
+from ssl_keras.data.splits import from_arrays
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders import inputs
+from ssl_keras.networks import Network
+
+
+def saved(folder, builder="dense", shape=(8, 8, 1), **keywords):
+    """The card of a small encoder of images of this shape, saved."""
+    network = Network(builder, image_shape=shape, **keywords)
+    encoders.save_encoder(folder, network.build(), spec={"image": (shape, tf.uint8)})
+    return cards.read(folder)
+
+
+@pytest.fixture
+def colored(rng):
+    """`Splits` of 12×10 RGB images with labels."""
+    return from_arrays(rng.integers(0, 256, (40, 12, 10, 3), np.uint8), np.arange(40) % 4)
+
+
+def test_images_that_fit_stay_the_same_source(tmp_path, rng):
+    card = saved(tmp_path / "e", widths=(4,))
+    splits = from_arrays(rng.integers(0, 256, (20, 8, 8, 1), np.uint8))
+    assert inputs.conversion(card, splits.train) == ""
+    assert encoders.adapt(tmp_path / "e", card, splits) is splits
+
+
+def test_images_are_converted_to_the_size_and_channels_of_the_encoder(tmp_path, colored, caplog):
+    card = saved(tmp_path / "e", widths=(4,))
+    with caplog.at_level(logging.INFO):
+        made = encoders.adapt(tmp_path / "e", card, colored)
+    assert made.train.converted == "12×10×3 → 8×8×1"
+    assert "images are converted for e: 12×10×3 → 8×8×1" in caplog.text
+    assert "colors are dropped, since e takes gray images" in caplog.text
+    for old, new in zip(colored, made):
+        assert new.spec()["image"] == ((8, 8, 1), tf.uint8)
+        assert len(new) == len(old)
+        assert (new.name, new.classes) == (old.name, old.classes)
+        np.testing.assert_array_equal(new.column("label"), old.column("label"))
+
+
+def test_the_conversion_is_pillows(rng):
+    """Gray by its luma; size by its antialiased bilinear filter, but for rounding between the two."""
+    image = rng.integers(0, 256, (3, 40, 30, 3), np.uint8)
+    gray = inputs.convert(image, (40, 30, 1))[..., 0].astype(int)
+    for ours, one in zip(gray, image):
+        assert np.abs(ours - np.asarray(Image.fromarray(one).convert("L"), int)).max() <= 1
+    small = inputs.convert(image, (12, 9, 3)).astype(int)
+    for ours, one in zip(small, image):
+        theirs = np.asarray(Image.fromarray(one).resize((9, 12), Image.Resampling.BILINEAR), int)
+        assert np.abs(ours - theirs).max() <= 2
+
+
+def test_gray_becomes_rgb_and_floats_stay_floats(rng):
+    image = rng.random((2, 8, 8, 1), np.float32)
+    made = inputs.convert(image, (8, 8, 3))
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made, np.repeat(image, 3, -1))
+
+
+def test_an_encoder_of_any_size_keeps_that_of_the_data(tmp_path, colored):
+    card = saved(tmp_path / "e", "cnn", (8, 8, 1), width=4)
+    made = encoders.adapt(tmp_path / "e", card, colored)
+    assert made.train.spec()["image"][0] == (12, 10, 1)
+    assert made.train.converted == "12×10×3 → 12×10×1"
+
+
+def test_enlarging_more_than_twice_is_a_warning(tmp_path, rng, caplog):
+    card = saved(tmp_path / "e", widths=(4,), shape=(20, 20, 1))
+    for side, warned in ((10, False), (9, True)):
+        caplog.clear()
+        encoders.adapt(tmp_path / "e", card, from_arrays(rng.integers(0, 256, (10, side, side, 1), np.uint8)))
+        assert ("are enlarged more than 2 times" in caplog.text) == warned
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path, rng):
+    card = saved(tmp_path / "e", widths=(4,))
+    splits = from_arrays(rng.integers(0, 256, (10, 8, 8, 4), np.uint8))
+    with pytest.raises(ValueError, match="e takes images with 1 channels; converted are 1 and 3. Received: 4"):
+        encoders.adapt(tmp_path / "e", card, splits)

@@ -1,0 +1,129 @@
+"""What may be built on a card's word: builders, their keywords, and what they declare."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ssl_keras import networks
+from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, conv, description, gives_states, realise
+
+SMALL = {  # keywords of a small network of each builder
+    **{name: {"image_shape": (32, 32, 3), "width": 4} for name in IMAGE_ENCODERS},
+    "dense": {"image_shape": (8, 8, 1), "widths": (6, 4)},
+    "dcgan_trunk": {"image_shape": (16, 16, 1), "width": 4},
+    "transformer": {
+        "vocabulary": 9, "context": 6, "layers": 1, "heads": 2, "width": 8, "architecture": "modern", "causal": True,
+    },
+    "recurrent": {"vocabulary": 9, "width": 4, "layers": 1},
+    "waveform": {"rate": 8_000, "width": 8, "layers": 1, "heads": 2, "channels": 4},
+    "classifier_head": {"features": 4, "classes": 3},
+    "masked_head": {"vocabulary": 9, "width": 4},
+    "attending_decoder": {"vocabulary": 9, "width": 4, "layers": 1, "source_width": 4},
+    "frame_classifier": {"width": 4, "symbols": 5},
+    "generator": {"image_shape": (16, 16, 1), "latent": 3, "width": 4},
+    "towers": {
+        "features": 4, "vocabulary": 9, "context": 6, "text_layers": 1, "text_heads": 2, "text_width": 8,
+        "projection": 5,
+    },
+}
+every_builder = pytest.mark.parametrize("name", BUILDERS)
+
+
+def test_every_builder_is_tested():
+    assert SMALL.keys() == BUILDERS.keys()
+
+
+@every_builder
+def test_a_description_survives_json(name):
+    network = Network(name, **SMALL[name])
+    again = Network.from_json(json.loads(json.dumps(network.to_json())))
+    assert again == network
+    assert description(again.build()) == network
+
+
+@every_builder
+def test_two_graphs_of_a_description_have_the_same_variables(name):
+    with tf.Graph().as_default():
+        first, second = (Network(name, **SMALL[name]).build() for _ in range(2))
+    assert [(v.path, v.shape) for v in first.variables] == [(v.path, v.shape) for v in second.variables]
+
+
+@every_builder
+def test_a_description_names_all_keywords(name):
+    """Those at their defaults too: what is saved must not depend on what the defaults come to be."""
+    keywords = Network(name, **SMALL[name]).keywords
+    assert keywords.keys() >= SMALL[name].keys()
+    assert not any(value is None for value in keywords.values())
+    lean = {key: value for key, value in keywords.items() if key in SMALL[name]}
+    assert Network(name, **lean).keywords == keywords
+
+
+@every_builder
+@pytest.mark.parametrize("value", [None, -1, 10**12, 0.5, "x", [1] * 2000, True, float("nan")])
+def test_keywords_that_do_not_fit_are_refused(name, value):
+    for keyword, good in SMALL[name].items():
+        if value is True and good is True:
+            continue
+        with pytest.raises(ValueError, match=f"{name}'s {keyword} must be"):
+            Network(name, **SMALL[name] | {keyword: value})
+
+
+@every_builder
+def test_unknown_and_missing_keywords_are_refused(name):
+    with pytest.raises(ValueError, match=f"The network {name} has no telepathy. Expected: "):
+        Network(name, **SMALL[name], telepathy=1)
+    with pytest.raises(ValueError, match=f"The network {name} has no name"):
+        Network(name, **SMALL[name], name="x")
+    keyword, *_ = SMALL[name]
+    with pytest.raises(ValueError, match=f"The network {name} needs .*{keyword}"):
+        Network(name, **{key: value for key, value in SMALL[name].items() if key != keyword})
+
+
+def test_unknown_builders_are_refused():
+    with pytest.raises(ValueError, match="Unknown network 'eval'. There are: cnn, "):
+        Network("eval")
+    for entry in ("cnn", None, [], {}, {"builder": ["cnn"]}):
+        with pytest.raises(ValueError, match="Expected a network: a builder and its keywords"):
+            Network.from_json(entry)
+
+
+@every_builder
+def test_what_a_builder_declares_holds(name):
+    builder, graph = BUILDERS[name], Network(name, **SMALL[name]).build()
+    if builder.kind == "head":
+        return
+    assert gives_states(graph) == builder.states == (len(graph.output_shape) == 3)
+    assert builder.any_size == (len(graph.input_shape) == 4 and None in graph.input_shape[1:3])
+    if builder.parts is not None:
+        assert builder.parts(graph)
+        other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        with pytest.raises(ValueError, match="Received: layers"):
+            builder.parts(other)
+    limit = Network(name, **SMALL[name]).max_tokens
+    assert (limit is not None) == (name == "transformer")
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_every_image_encoder_can_be_chosen(name, rng):
+    """By `--network`, in every image objective: the keywords that `modalities.vision` gives, images of any size."""
+    graph = Network(name, image_shape=(32, 32, 3), pool_grid=2, width=4).build()
+    for side in (32, 24):
+        assert graph(rng.random((2, side, side, 3), np.float32)).shape[0] == 2
+    assert len(conv.stage_maps(graph)) >= 2
+    own = Network(name, image_shape=(32, 32, 3))
+    assert own.keywords["width"] == conv.BLOCKS[name][2]
+
+
+def test_what_stands_for_a_graph_is_realised():
+    network = Network("dense", **SMALL["dense"])
+    graph = network.build()
+    assert realise(graph) is graph
+    assert description(realise(network)) == network
+    assert description(realise(lambda *arguments: network, 1, 2)) == network
+    mine = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    assert realise(lambda: mine) is mine
+    assert description(mine) is None
+    assert networks.gives_states(mine) is False
