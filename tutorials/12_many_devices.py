@@ -118,7 +118,7 @@ print("The launcher:", re.search(r"A worker died.*", said).group())
 #
 # A checkpoint holds all that a run is: weights, both moments of Adam, metrics, the step. Two replicas add the two
 # halves of a batch's gradient in another order than one device: in float32 that is a difference of the last digits.
-# Training makes it grow, as it would any other (after five steps it is below 1e-5, see `tests/test_strategies.py`; after
+# Training makes it grow, as it would any other (after five steps it is below 1e-5, see `tests/training/test_strategies.py`; after
 # three hundred the weights are others, and as good). Two workers add the same two halves as two replicas: there each
 # bit stays the same.
 

@@ -50,7 +50,7 @@ class State:
 
 
 class Update(typing.NamedTuple):
-    """What `descend` computed, float32 scalars but for `finite`.
+    """Results of `descend`, float32 scalars but for `finite`.
 
     A metric updated with `mean` and `weight` sums up, over replicas, to the mean and the global weight.
     """

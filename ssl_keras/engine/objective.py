@@ -145,7 +145,7 @@ class Objective(keras.Model):
         return mean, weight
 
     def held_out_views(self, batch, draws):
-        """What is made of a batch that is evaluated; by default the same as of one to train on."""
+        """Turns a batch into one to evaluate on; by default as `views` does for training."""
         return self.views(batch, draws)
 
     def report(self, batch, examples, splits):

@@ -134,6 +134,7 @@ class CausalLM(Objective):
         )
 
     def _samples(self, batch, tokenizer):
+        """Beginnings of held-out windows, in bold, and their continuations."""
         context = self.generator.context
         start = min(16, context // 2)
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)

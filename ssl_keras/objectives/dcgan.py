@@ -304,7 +304,7 @@ class DCGAN(Objective):
         )
 
     def _logits(self, batch):
-        """What the discriminator says of held-out images and of samples."""
+        """{name: the discriminator's logits} of held-out images and of as many samples."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
         made = sampling.sample(self.head, len(real), seed=0)
         return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}

@@ -168,7 +168,7 @@ class MaskedLM(Objective):
         )
 
     def _guesses(self, batch, tokenizer):
-        """Held-out windows with what was hidden, what it was, and what is guessed."""
+        """Held-out windows; at each chosen place, in bold, the token that was there and the guess."""
         lines = []
         for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
             shown = [tokenizer.decode([i]) for i in ids.numpy()]

@@ -1,6 +1,6 @@
 """Makes tests/checkpoints: small GPT-2 and BERT models of `transformers` with random weights, and what they compute.
 
-    python tests/peers.py          needs requirements-bench.txt; `make test` only reads the result
+    python tests/support/peers.py          needs requirements-bench.txt; `make test` only reads the result
 
 Each folder is a checkpoint in the Hugging Face layout, with `expected.safetensors` beside it:
 tokens (2, 20) of which the second row's last six are padding, the last hidden states, the logits.

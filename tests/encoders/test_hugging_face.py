@@ -1,6 +1,6 @@
 """Checkpoints in the Hugging Face layout: the same numbers, in and out.
 
-`tests/checkpoints` was made by `tests/peers.py`, with `transformers`. The slow tests run against
+`tests/checkpoints` was made by `tests/support/peers.py`, with `transformers`. The slow tests run against
 `transformers` itself (requirements-bench.txt), and on real weights.
 """
 
@@ -25,7 +25,7 @@ from ssl_keras.networks import description
 from ssl_keras.objectives import masked_lm
 from ssl_keras.training.pretrain import pretrain
 
-CHECKPOINTS = pathlib.Path(__file__).with_name("checkpoints")
+CHECKPOINTS = pathlib.Path(__file__).parents[1] / "support" / "checkpoints"
 every_family = pytest.mark.parametrize("family", ["gpt2", "bert"])
 
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "contenders.py"
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "contenders.py"
 
 
 @pytest.fixture(scope="module")

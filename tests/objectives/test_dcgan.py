@@ -381,7 +381,8 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--patience", "2", "--run", "patient"]) == 1
     assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
     assert "is no classifier" in capsys.readouterr().err
-    assert main(["pretrain", "dcgan", *common, "--latent", "8", "--init", "game", "--run", "on", "--no-tensorboard"]) == 0
+    on = ["--latent", "8", "--init", "game", "--run", "on", "--no-tensorboard"]
+    assert main(["pretrain", "dcgan", *common, *on]) == 0
     assert main(["pretrain", "dcgan", "--steps", "2", "--image-size", "18"]) == 1
 
 

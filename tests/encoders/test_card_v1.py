@@ -12,7 +12,7 @@ import ssl_keras
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import card_v1, load_encoder, load_tokenizer, loading
 
-OLD = sorted((pathlib.Path(__file__).parent / "support" / "cards").glob("*.json"))
+OLD = sorted((pathlib.Path(__file__).parents[1] / "support" / "cards").glob("*.json"))
 SHIPPED = pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
 every_old_card = pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
 

@@ -1,4 +1,4 @@
-"""What every objective must do while it trains, on one device. `tests/test_strategies.py` has several.
+"""What every objective must do while it trains, on one device. `tests/training/test_strategies.py` has several.
 
 Apart from `test_contract.py`, so that two processes share the time.
 """
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fit
 def test_one_batch_is_overfitted(name):
     case = CASES[name]
     if case.overfit is None:
-        assert case.module.__name__.endswith("dcgan")  # tests/test_dcgan.py: each player alone wins
+        assert case.module.__name__.endswith("dcgan")  # tests/objectives/test_dcgan.py: each player alone wins
         return
     source = case.splits().train
     objective = compile_objective(case.build(source.spec()), keras.optimizers.Adam(3e-3), steps_per_execution=50)

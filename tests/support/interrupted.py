@@ -1,6 +1,6 @@
-"""Pretrains as the command line does, and lets itself be interrupted; `tests/test_resume.py` runs it.
+"""Pretrains as the command line does, and lets itself be interrupted; `tests/training/test_resume.py` runs it.
 
-    python tests/interrupted.py HOW FLAGS…
+    python tests/support/interrupted.py HOW FLAGS…
 
 HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `due`, the same
 where it is always time for a checkpoint; `write`, killed with half of a checkpoint's bytes written; `resume`,

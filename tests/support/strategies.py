@@ -1,11 +1,11 @@
 """Checks under several replicas or workers, for a process of their own: TensorFlow holds one
-set of logical devices a process. `tests/test_strategies.py` runs it.
+set of logical devices a process. `tests/training/test_strategies.py` runs it.
 
-    python tests/strategies.py replicas OUT.json      two logical CPUs against one device
-    python tests/strategies.py more OUT.json          the same of variants, and of the other optimizer
-    python tests/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
-    python tests/strategies.py all-HOW OUT.npz        the weights of every case: HOW in `HOWS`
-    python tests/strategies.py commands OUT.json      the commands, on one of two workers
+    python tests/support/strategies.py replicas OUT.json      two logical CPUs against one device
+    python tests/support/strategies.py more OUT.json          the same of variants, and of the other optimizer
+    python tests/support/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
+    python tests/support/strategies.py all-HOW OUT.npz        the weights of every case: HOW in `HOWS`
+    python tests/support/strategies.py commands OUT.json      the commands, on one of two workers
 """
 
 import dataclasses

@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-SCRIPT = pathlib.Path(__file__).with_name("strategies.py")
-PACKAGE = SCRIPT.parents[1]
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "strategies.py"
+PACKAGE = SCRIPT.parents[2]
 pytestmark = [pytest.mark.fit, pytest.mark.budget(300)]  # `replicas` is all of them
 
 
 def start(mode, out, **environment):
-    """Runs tests/strategies.py in the folder of its report."""
+    """Runs tests/support/strategies.py in the folder of its report."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(PACKAGE), str(SCRIPT.parent)]), **environment)
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), mode, str(out)], env=environment, cwd=out.parent,

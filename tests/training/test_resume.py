@@ -9,7 +9,7 @@ import sys
 import pytest
 import safetensors.numpy
 
-SCRIPT = pathlib.Path(__file__).with_name("interrupted.py")
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted.py"
 pytestmark = [pytest.mark.fit, pytest.mark.budget(120)]  # `runs` is seven processes
 # Seven steps an interval, so that step 13 lies inside one; noise, so that draws count.
 FLAGS = [
@@ -26,7 +26,7 @@ INTERRUPTIONS = {"SIGKILL": KILLED, "due": KILLED, "write": KILLED, "SIGTERM": 1
 
 
 def start(how, folder, run=None, runs="", flags=FLAGS, step=13):
-    environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[1]), RUNS=runs, STEP=str(step))
+    environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[2]), RUNS=runs, STEP=str(step))
     flags = flags + ([] if run is None else ["--run", run])
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), how, *flags], cwd=folder, env=environment,

@@ -1,6 +1,6 @@
 """Kills workers of a run, of many lives, and says of each when.
 
-    python tests/kills.py FOLDER [KILLS]     prints a line for each kill; fails where the run does not end as it should
+    python tests/support/kills.py FOLDER [KILLS]     prints a line for each kill; fails where the run does not end as it should
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def steps(kills):
 def start(folder, kills, writer="slow"):
     """Starts the run under `ssl-keras launch`; what it says goes to FOLDER/log."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = [str(HERE / "writers"), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    path = [str(HERE / "writers"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     with open(folder / "log", "w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "ssl_keras", "launch", "--workers", "2", "--restarts", str(kills + 5), *RUN,

@@ -104,7 +104,7 @@ def test_a_report_is_empty_by_default():
 
 
 def test_what_only_some_need_is_imported_where_it_is_used():
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=True)
     names, new = json.loads(ended.stdout.splitlines()[-1])
     assert {f"ssl_keras.objectives.{name}" for name in names} <= set(new)

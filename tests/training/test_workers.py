@@ -20,7 +20,7 @@ from ssl_keras.files import locks
 from ssl_keras.training import launch, workers
 from ssl_keras.training.strategy import strategy
 
-PACKAGE = pathlib.Path(__file__).parents[1]
+PACKAGE = pathlib.Path(__file__).parents[2]
 RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--interval", "20",
        "--steps-per-execution", "2", "--quality-every", "0"]
 
