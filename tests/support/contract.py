@@ -1,6 +1,7 @@
 """What every objective is tested with: small settings, and a source that suits it.
 
-`tests/objectives/test_contract.py` and `test_contract_training.py` check them on one device, `tests/support/strategies.py` on several.
+`tests/objectives/test_contract.py` and `test_contract_training.py` check them on one device,
+`tests/support/strategies.py` on several.
 """
 
 import dataclasses

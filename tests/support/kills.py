@@ -1,6 +1,8 @@
 """Kills workers of a run, of many lives, and says of each when.
 
-    python tests/support/kills.py FOLDER [KILLS]     prints a line for each kill; fails where the run does not end as it should
+    python tests/support/kills.py FOLDER [KILLS]
+
+Prints a line for each kill; fails where the run does not end as it should.
 """
 
 import dataclasses
