@@ -18,7 +18,7 @@ def strategy(name="auto", replicas=0):
     Args:
         name: "one", the default device; "mirrored", one replica on every local GPU; "auto", the one or the other, by
             whether there are several GPUs; "multi_worker", the processes of `TF_CONFIG` or Slurm, each with
-            all its GPUs (see `workers.py`).
+            all its GPUs (see `training/workers.py`).
         replicas: with "mirrored": use that many GPUs or, where there is no GPU, that
             many logical CPUs (which share the cores: to try things out, not for speed).
 

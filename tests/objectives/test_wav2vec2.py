@@ -251,7 +251,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     pretrain.pretrain("wav2vec2", wav2vec2.Settings(seconds=0.2), again, data=tones())
     with pytest.raises(ValueError, match="Leave out width"):
         pretrain.pretrain("wav2vec2", wav2vec2.Settings(width=64), again, data=tones())
-    quick = finetune.runs.Training(steps=2, batch_size=10, tensorboard=False, run="tuned")
+    quick = finetune.Training(steps=2, batch_size=10, tensorboard=False, run="tuned")
     tuned = finetune.finetune("sounds", training=quick, data=tones())
     assert 0 <= tuned["test_accuracy"] <= 1
     grid = grids.Grid((1e-3,), (2,), (1,), 8, 16, (augment_audio.AudioAugmentation(speed=0.1),))
