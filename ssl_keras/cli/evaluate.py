@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import pathlib
+from typing import Literal
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Embed(DataFlags):
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
-    split: str = "test"
+    split: Literal[*Splits._fields] = "test"
     """train, validation or test."""
     out: str = "features.npy"
     """The file to write."""
@@ -81,8 +82,6 @@ class Embed(DataFlags):
 
 def embed_command(arguments):
     asked = parse(Embed, "embed", arguments)
-    if asked.split not in Splits._fields:
-        raise ValueError(f"split must be one of {', '.join(Splits._fields)}. Received: {asked.split!r}")
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
     folder = encoders.find(asked.encoder)
     splits = encoders.adapt(folder, cards.read(folder), load(asked.data, asked.image_size))

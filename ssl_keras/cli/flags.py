@@ -1,15 +1,66 @@
 """Flags that several commands share, and how a dataclass becomes a command's flags."""
 
 import dataclasses
+import types
+import typing
+from typing import Annotated, Literal
 
 import tyro
+from tyro import constructors
+
+from ssl_keras.data.ranges import check_fields, range_of
 
 Positional = tyro.conf.Positional
+HeldOut = Literal["validation", "test"]  # the parts of `Splits` that a command measures
 
 
 def parse(kind, command, arguments, **options):
-    """The arguments of `ssl-keras COMMAND` as an instance of the dataclass `kind`; exits on wrong usage."""
-    return tyro.cli(kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,), **options)
+    """The arguments of `ssl-keras COMMAND` as an instance of the dataclass `kind`; exits on wrong usage.
+
+    That includes settings that check themselves. Raises ValueError for another number that is out of its range.
+    """
+    asked = tyro.cli(
+        kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,),
+        registry=_with_ranges(), **options,
+    )
+    check_fields(asked)
+    return asked
+
+
+def _with_ranges():
+    """Rules for tyro by which `--help` shows the `Range` of a dataclass's field in place of INT or FLOAT."""
+    registry, asking = constructors.ConstructorRegistry(), []
+
+    @registry.struct_rule
+    def dataclass_rule(info):
+        if asking or not dataclasses.is_dataclass(info.type):
+            return None
+        asking.append(info)  # so that the next line gets the answer of tyro's own rules
+        spec = registry.get_struct_spec(info)
+        asking.clear()
+        if not isinstance(spec, constructors.StructConstructorSpec):
+            return spec
+        fields = tuple(dataclasses.replace(field, type=_shown(field.type)) for field in spec.fields)
+        return dataclasses.replace(spec, fields=fields)
+
+    return registry
+
+
+def _shown(hint):
+    """An annotation for tyro: each `Range` in it becomes the name that `--help` shows of the number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    bounds = range_of(hint)
+    if bounds is not None:
+        kind = arguments[0]
+        number = constructors.PrimitiveConstructorSpec(
+            nargs=1, metavar=bounds.symbols(kind), instance_from_str=lambda given: kind(given[0]),
+            is_instance=lambda value: isinstance(value, int if kind is int else int | float),
+            str_from_instance=lambda value: [str(value)],
+        )
+        return Annotated[(kind, number, *hint.__metadata__)]
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_shown, arguments))]  # noqa: UP007
+    return tuple[tuple(map(_shown, arguments))] if origin is tuple else hint
 
 
 def defaults(training, arguments):
@@ -48,10 +99,3 @@ class RecordFlag:
 
     record: bool = False
     """Write the result into the encoder's card as well."""
-
-
-def held_out_part(splits, part):
-    """The part of the splits that a command measures. Raises ValueError unless it is validation or test."""
-    if part not in ("validation", "test"):
-        raise ValueError(f"part must be validation or test. Received: {part!r}")
-    return getattr(splits, part)

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import pathlib
+from typing import Annotated, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, Positional, RecordFlag, parse
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import generative
@@ -22,7 +24,7 @@ class Sample:
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
-    count: int = 0
+    count: Annotated[int, Range(0)] = 0
     """Texts to write, 0 is 1; or images to make, 0 is 64 (with --steps, rows)."""
     seed: int = 0
     """Which draws; image i depends on the seed and i alone."""
@@ -43,7 +45,7 @@ class Sample:
     """Text: end it where this comes up."""
     jit: bool = False
     """Text: compile with XLA: worth it for long texts; the draws are others."""
-    steps: int = 0
+    steps: Annotated[int, Range(2)] | Literal[0] = 0
     """Images: go from one image to another in so many steps, a row each; 0 makes images that have nothing in common."""
 
 
@@ -67,8 +69,6 @@ def sample_command(arguments):
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{asked.encoder} is of {kind}, which does not take {flags}. Leave out {flags}.")
-    if asked.count < 0:
-        raise ValueError(f"Expected count of at least 1, or 0 for the default. Received: {asked.count}")
     (_sample_text if kind == "causal_lm" else _sample_images)(asked)
 
 
@@ -85,8 +85,6 @@ def _sample_text(asked):
 
 def _sample_images(asked):
     out, count = pathlib.Path(asked.out or "samples.png"), asked.count or 64
-    if asked.steps == 1 or asked.steps < 0:
-        raise ValueError(f"Expected steps 0 or at least 2. Received: {asked.steps}")
     sampling.check_seed(asked.seed)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")

@@ -3,15 +3,15 @@
 import dataclasses
 import io
 import pathlib
+from typing import Annotated
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import Positional, RecordFlag, held_out_part, parse
+from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
-
-MOST_SHOWN = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Search:
     """The folder of pictures to search."""
     texts: str = ""
     """A file with a text in each line, to search for a picture."""
-    count: int = 8
+    count: Annotated[int, Range(1, 200)] = 8
     """How many to show."""
     out: str = "found.png"
     """The picture to write, of what was found by words."""
@@ -36,8 +36,6 @@ def search_command(arguments):
     asked = parse(Search, "search", arguments)
     if bool(asked.images) == bool(asked.texts):
         raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
-    if not 1 <= asked.count <= MOST_SHOWN:
-        raise ValueError(f"count must be 1 to {MOST_SHOWN}. Received: {asked.count}")
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
     finder = search.Finder(asked.encoder)
     (_texts_for_picture if asked.texts else _pictures_for_words)(asked, finder)
@@ -81,14 +79,14 @@ class Recall(RecordFlag):
     """With captions: captions:FILE, emoji:FOLDER, or a caption set of tfds."""
     image_size: int | None = None
     """Side length in pixels to resize to."""
-    part: str = "test"
+    part: HeldOut = "test"
     """validation or test."""
 
 
 def recall_command(arguments):
     asked = parse(Recall, "recall", arguments)
     splits = load(asked.data, asked.image_size)
-    source = held_out_part(splits, asked.part)
+    source = getattr(splits, asked.part)
     table = retrieval.evaluate(search.Finder(asked.encoder), splits, asked.part)
     print(retrieval.markdown(table))
     if asked.record:

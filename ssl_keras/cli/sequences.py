@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from ssl_keras import encoders
-from ssl_keras.cli.flags import Positional, RecordFlag, held_out_part, parse
+from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
 from ssl_keras.data import audio
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.sources import load
@@ -66,7 +66,7 @@ class Score(RecordFlag):
     """A saved encoder's name or path."""
     data: str
     """With targets: pairs:FILE, cmudict, a translation set of tfds; of sound, transcripts:FILE or connected:DATA."""
-    part: str = "test"
+    part: HeldOut = "test"
     """validation or test."""
     beams: int = 0
     """Of texts: targets that beam search follows at a time; 1 is greedy, 0 is 5."""
@@ -83,7 +83,7 @@ def score_command(arguments):
         raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is neither.")
     if recognises and asked.beams:
         raise ValueError(f"{asked.encoder} is of ctc, which decodes greedily. Leave out --beams.")
-    source = held_out_part(load(asked.data), asked.part)
+    source = getattr(load(asked.data), asked.part)
     source.column_spec("target")
     title = source.name
     if recognises:

@@ -8,11 +8,13 @@ Shapes: `B` batch, `L` samples.
 
 import dataclasses
 import math
+from typing import Annotated
 
 import tensorflow as tf
 
 from ssl_keras.data import masking
 from ssl_keras.data.audio import LEAST, MOST, PADDING
+from ssl_keras.data.ranges import Range, check_fields
 
 LOWEST, HIGHEST = LEAST / -PADDING, MOST / -PADDING  # what a sample may be
 DECIBELS = 20.0  # for a factor of ten
@@ -22,19 +24,17 @@ DECIBELS = 20.0  # for a factor of ten
 class AudioAugmentation:
     """How much a waveform is changed; 0 is not at all."""
 
-    speed: float = 0.0
+    speed: Annotated[float, Range(0)] = 0.0
     """Play faster or slower, and higher or lower, by up to this factor more: 0.1 is 1/1.1 to 1.1."""
-    shift: float = 0.0
+    shift: Annotated[float, Range(0)] = 0.0
     """Begin up to so many seconds later, in silence, or earlier, in the middle of the sound."""
-    gain: float = 0.0
+    gain: Annotated[float, Range(0)] = 0.0
     """Louder or quieter by up to so many decibels."""
-    noise: float = 0.0
+    noise: Annotated[float, Range(0)] = 0.0
     """Add white noise of up to this share of the clip's own standard deviation."""
 
     def __post_init__(self):
-        for name in ("speed", "shift", "gain", "noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite. Received: {getattr(self, name)}")
+        check_fields(self)
 
 
 def change(x, draws, changes, rate, longest):

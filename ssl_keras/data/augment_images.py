@@ -13,11 +13,13 @@ Shapes: `B` batch, `H W C` image, `N` pixels along one side.
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.ranges import Range, check_fields
 
 ASPECT = 4 / 3  # a crop's width over its height is between the inverse of this and this
 COLOUR_CHANCE = 0.8  # of colour jitter, where there is any
@@ -33,27 +35,23 @@ YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 class Augmentation:
     """What is done to an image to make a view of it; everything is off by default."""
 
-    crop: float = 1.0
+    crop: Annotated[float, Range(0, 1, open="low")] = 1.0
     """The least share of the area that a random crop keeps, before it is resized to the whole; 1 is no crop."""
     flip: bool = False
     """Mirror half of the images."""
-    shift: float = 0.0
+    shift: Annotated[float, Range(0, 1)] = 0.0
     """The largest shift along each side, as a share of it; what comes in is black."""
-    colour: float = 0.0
+    colour: Annotated[float, Range(0, 1 / JITTER)] = 0.0
     """Strength of changes of brightness, contrast and, of RGB images, saturation and hue."""
-    grey: float = 0.0
+    grey: Annotated[float, Range(0, 1)] = 0.0
     """Probability that the colours of an RGB image are taken away."""
-    blur: float = 0.0
+    blur: Annotated[float, Range(0, 1)] = 0.0
     """Probability of Gaussian blur."""
-    cutout: float = 0.0
+    cutout: Annotated[float, Range(0, 1)] = 0.0
     """Side of a square set to grey, as a share of the image's side."""
 
     def __post_init__(self):
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be in (0, 1]. Received: {self.crop}")
-        for name, most in (("shift", 1), ("colour", 1 / JITTER), ("grey", 1), ("blur", 1), ("cutout", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be in [0, {most:g}]. Received: {getattr(self, name)}")
+        check_fields(self)
 
 
 def augment(image, draws, options, stream="view"):

@@ -8,10 +8,16 @@ place, `check`, and shown by `--help`.
 
 import dataclasses
 import math
+import numbers
+import os
+import sys
 import types
 import typing
 
+import numpy as np
+
 MAX_ENTRIES = 1_000  # of a tuple, such as the widths of layers
+OPEN_ENDS = ("", "low", "high", "both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +28,39 @@ class Range:
     high: float = math.inf
     open: str = ""
 
+    def __post_init__(self):
+        if self.open not in OPEN_ENDS:
+            raise ValueError(f"open must be one of {', '.join(map(repr, OPEN_ENDS))}. Received: {self.open!r}")
+
     def __contains__(self, value):
         above = value > self.low if self.open in ("low", "both") else value >= self.low
         below = value < self.high if self.open in ("high", "both") else value <= self.high
         return above and below
 
     def __str__(self):
+        """The range in words that follow "must be"."""
+        if self.low == -math.inf and self.high == math.inf:
+            return "a number"
         if self.high == math.inf:
             return f"{'more than' if self.open in ('low', 'both') else 'at least'} {_shown(self.low)}"
-        if self.open:
-            left, right = "(" if self.open != "high" else "[", ")" if self.open != "low" else "]"
-            return f"in {left}{_shown(self.low)}, {_shown(self.high)}{right}"
-        return f"{_shown(self.low)} to {_shown(self.high)}"
+        if self.low == -math.inf:
+            return f"{'less than' if self.open in ('high', 'both') else 'at most'} {_shown(self.high)}"
+        return f"in {self._interval(', ')}" if self.open else f"{_shown(self.low)} to {_shown(self.high)}"
+
+    def symbols(self, kind):
+        """The range of numbers of a `kind`, int or float, as `--help` shows it: {1..4096}, [0,1), FLOAT>0."""
+        name = kind.__name__.upper()
+        if self.low == -math.inf and self.high == math.inf:
+            return name
+        if self.high == math.inf:
+            return f"{name}{'>' if self.open in ('low', 'both') else '≥'}{_shown(self.low)}"
+        if self.low == -math.inf:
+            return f"{name}{'<' if self.open in ('high', 'both') else '≤'}{_shown(self.high)}"
+        return self._interval(",") if self.open or kind is float else f"{{{_shown(self.low)}..{_shown(self.high)}}}"
+
+    def _interval(self, comma):
+        left, right = "(" if self.open in ("low", "both") else "[", ")" if self.open in ("high", "both") else "]"
+        return f"{left}{_shown(self.low)}{comma}{_shown(self.high)}{right}"
 
 
 def _shown(number):
@@ -48,35 +75,62 @@ def range_of(hint):
 def check(name, value, hint):
     """Raises ValueError where a value does not fit its annotation; the message names it `name`.
 
-    Understood are `bool`, `int`, `float` (finite), `str`, `Literal`, unions, tuples, and `Annotated` with a `Range`.
-    Any other annotation fits everything.
+    Understood are `bool`, `int`, `float` (finite), `str` (or a path), `Literal`, unions, tuples, and `Annotated` with a
+    `Range`. Any other annotation fits everything. NumPy's scalars count as the numbers that they hold.
     """
     fault = _fault(value, hint)
     if fault:
-        raise ValueError(f"{name} must be {fault}. Received: {str(value)[:100]!s}")
+        received = repr(value) if isinstance(value, str) else str(value)
+        raise ValueError(f"{name} must be {fault}. Received: {received[:100]}")
 
 
 def _fault(value, hint):
     """What a value would have to be, in words, or an empty string where it fits."""
+    value = value.item() if isinstance(value, np.generic) else value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         fault, bounds = _fault(value, arguments[0]), range_of(hint)
-        if not fault and bounds is not None and value is not None and value not in bounds:
-            fault = str(bounds)
-        return fault
+        return fault or (str(bounds) if None not in (bounds, value) and value not in bounds else "")
     if origin is typing.Literal:
-        return "" if value in arguments else f"one of {', '.join(map(str, arguments))}"
+        return "" if any(_same(value, choice) for choice in arguments) else _choices(arguments)
     if origin in (typing.Union, types.UnionType):
         faults = [_fault(value, argument) for argument in arguments]
         return "" if "" in faults else " or ".join(faults)
     if origin is tuple:
         return _tuple_fault(value, arguments)
-    if hint is float:
-        fits = type(value) in (int, float) and math.isfinite(value)
-        return "" if fits else "a finite number"
-    if hint in (bool, int, str, type(None)):
-        return "" if type(value) is hint else {bool: "true or false", int: "an integer", str: "text"}.get(hint, "None")
+    if hint in KINDS:
+        word, fits = KINDS[hint]
+        return "" if fits(value) else word
     return ""
+
+
+def _is_number(value, kind=numbers.Real):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_finite(value):
+    # An integer of any size compares exactly, where `isfinite` may overflow.
+    return abs(value) <= sys.float_info.max if isinstance(value, numbers.Integral) else math.isfinite(value)
+
+
+KINDS = {  # type: what a value must be, in words; and the test of it
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("an integer", lambda value: _is_number(value, numbers.Integral)),
+    float: ("a finite number", lambda value: _is_number(value) and _is_finite(value)),
+    str: ("text", lambda value: isinstance(value, str | os.PathLike)),
+    type(None): ("None", lambda value: value is None),
+}
+
+
+def _same(value, choice):
+    """Whether a value is a choice of a `Literal`: 1.0 is 1, but True is not."""
+    return value == choice and isinstance(value, bool) == isinstance(choice, bool)
+
+
+def _choices(choices):
+    """The choices of a `Literal` in words; an empty one, which stands for a default, is left out."""
+    shown = [str(choice) for choice in choices if choice != ""]
+    return f"one of {', '.join(shown)}" if len(shown) > 1 else "".join(shown)
 
 
 def _tuple_fault(value, arguments):

@@ -6,17 +6,18 @@ The encoder is frozen, or frozen at first, or learns at a lower rate than the ne
 
 import dataclasses
 import logging
-import math
+from typing import Annotated
 
 from ssl_keras import encoders
 from ssl_keras.data import inputs
 from ssl_keras.data.augment_images import Augmentation
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks import Network
-from ssl_keras.objectives.classifier import Classifier, check_softening
+from ssl_keras.objectives.classifier import Classifier, Mixup, Smoothing
 from ssl_keras.training import run as runs
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.run_folder import open_run
@@ -27,34 +28,25 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 class Settings(Augmentation):
     """What is learned, how fast, and how images are augmented."""
 
-    labels_per_class: int = 0
+    labels_per_class: Annotated[int, Range(0)] = 0
     """Use so many labels of each class; 0 is all."""
     label_seed: int = 0
     """Which ones."""
     freeze: bool = False
     """Leave the encoder as it is."""
-    encoder_rate: float = 0.1
-    """The encoder's learning rate as a share of the head's."""
-    frozen_steps: int = 0
+    encoder_rate: Annotated[float, Range(0, open="low")] = 0.1
+    """The encoder's learning rate as a share of the head's; use freeze for 0."""
+    frozen_steps: Annotated[int, Range(0)] = 0
     """Let the head learn alone for so many steps first (batch statistics of the encoder follow the data)."""
-    smoothing: float = 0.0
+    smoothing: Smoothing = 0.0
     """Label smoothing: the share of the target that is spread over all classes."""
-    mixup: float = 0.0
+    mixup: Mixup = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
     scratch: bool = False
     """Forget the pretrained weights: the baseline."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_softening(self.smoothing, self.mixup)
-        if self.frozen_steps < 0:
-            raise ValueError(f"frozen_steps must be at least 0. Received: {self.frozen_steps}")
-        if self.labels_per_class < 0:
-            raise ValueError(f"labels_per_class must be at least 0. Received: {self.labels_per_class}")
-        if not 0 < self.encoder_rate < math.inf:
-            raise ValueError(
-                f"encoder_rate must be positive and finite; use freeze for 0. Received: {self.encoder_rate}"
-            )
         if self.freeze and self.frozen_steps:
             raise ValueError(f"freeze and frozen_steps exclude each other. Received: frozen_steps={self.frozen_steps}")
 

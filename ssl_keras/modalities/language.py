@@ -5,7 +5,7 @@ Shapes: `B` batch, `T` tokens, `W` window, `D` width, `V` vocabulary, `H` heads.
 
 import dataclasses
 import logging
-import typing
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -13,63 +13,54 @@ import tyro
 
 from ssl_keras import pictures
 from ssl_keras.data import tokens
+from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.encoders import card as cards
-from ssl_keras.modalities.settings import check_choices, start_from, tokenizer_of
+from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, realise, transformer
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
 DEFAULT_VOCABULARIES = {"mini": 2048, "small": 4096, "medium": 16384, "gpt2": 50257, "bert-base": 30522}
-MOST_LAYERS, MOST_CONTEXT = 128, 1 << 20
 log = logging.getLogger(__name__)
-Resolved = typing.Annotated[int, tyro.conf.Suppress]  # no flag: `prepare` fills it in
+Resolved = Annotated[int, tyro.conf.Suppress]  # no flag: `prepare` fills it in
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A transformer and its tokenizer. What is 0 is taken from `size`."""
 
-    size: str = "mini"
+    ARCHITECTURES: ClassVar = transformer.ARCHITECTURES
+    CAUSAL: ClassVar = False  # whether a token sees those before it alone
+
+    size: Literal[*transformer.SIZES] = "mini"
     """Layers, heads × width, context, vocabulary: mini 4, 4 × 128, 128, 2048; small 4, 4 × 256, 128, 4096;
     medium 8, 8 × 512, 256, 16384; gpt2 12, 12 × 768, 1024, 50257; bert-base 12, 12 × 768, 512, 30522."""
-    architecture: str = "modern"
+    architecture: Literal[*ARCHITECTURES] = "modern"
     """The network's kind, see `networks/transformer.py`."""
-    layers: int = 0
+    layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
     """Blocks; 0 is what size says."""
-    heads: int = 0
+    heads: Annotated[int, Range(0)] = 0
     """Attention heads; 0 is what size says."""
-    width: int = 0
+    width: Annotated[int, Range(0)] = 0
     """Features of a token; 0 is what size says."""
-    hidden: int = 0
+    hidden: Annotated[int, Range(0)] = 0
     """Width of the MLPs; 0 is four times the width."""
-    context: int = 0
+    context: Annotated[int, Range(2, transformer.MAX_CONTEXT)] | Literal[0] = 0
     """The most tokens that the network can see; 0 is what size says."""
-    length: int = 0
+    length: Annotated[int, Range(0)] = 0
     """Tokens of a training window; 0 is the context."""
     tokenizer: str = "bpe"
     """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
-    vocabulary: int = 0
+    vocabulary: Annotated[int, Range(0)] = 0
     """Tokens that a tokenizer may learn; 0 is what size says."""
     remat: bool = False
     """Compute activations anew for the gradient: less memory, a third more time."""
-    epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5
+    epsilon: Annotated[float, Range(0, 1, open="both"), tyro.conf.Suppress] = 1e-5
     mask_token: Resolved = -1
     end_token: Resolved = -1
 
-    ARCHITECTURES: typing.ClassVar = transformer.ARCHITECTURES
-    CAUSAL: typing.ClassVar = False  # whether a token sees those before it alone
-
     def __post_init__(self):
-        check_choices(self, size=transformer.SIZES, architecture=self.ARCHITECTURES)
-        for name in ("layers", "heads", "width", "hidden", "context", "length", "vocabulary"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0. Received: {getattr(self, name)}")
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers must be at most {MOST_LAYERS}. Received: {self.layers}")
-        if self.context == 1 or self.context > MOST_CONTEXT:
-            raise ValueError(f"context must be 2 to {MOST_CONTEXT}, or 0. Received: {self.context}")
-        if not 0 < self.epsilon < 1:
-            raise ValueError(f"epsilon must be between 0 and 1. Received: {self.epsilon}")
+        check_fields(self)
         if self.context and self.length > self.context:
             raise ValueError(f"length must be at most the context, {self.context}. Received: {self.length}")
 

@@ -4,45 +4,41 @@ Shapes: `B` batch, `T` tokens, `U` target tokens, `V` their vocabulary, `D` widt
 """
 
 import dataclasses
+from typing import Annotated, Literal
 
 import tensorflow as tf
 
 from ssl_keras import losses
-from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares
+from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.networks import realise, recurrent
 
 NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of what comes with `init`
-MOST_LAYERS, MOST_CONTEXT = 64, 1 << 12
+MAX_CONTEXT = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """A recurrent network and its tokenizer."""
 
-    cell: str = "gru"
+    cell: Literal[*recurrent.GATES] = "gru"
     """gru or lstm."""
-    layers: int = 2
+    layers: Annotated[int, Range(1, recurrent.MAX_LAYERS)] = 2
     """Recurrent layers, of the encoder and of a decoder."""
-    width: int = 256
+    width: Annotated[int, Range(2, 1 << 16)] = 256
     """Features of a token."""
-    context: int = 64
+    context: Annotated[int, Range(2, MAX_CONTEXT)] = 64
     """The most tokens of a sequence."""
     tokenizer: str = "characters"
     """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
-    vocabulary: int = 2048
+    vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
     """Tokens that a tokenizer may learn."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of features that are dropped, between layers."""
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Label smoothing: the share of the target that is spread over all tokens."""
 
     def __post_init__(self):
-        check_choices(self, cell=recurrent.GATES)
-        check_shares(self, "dropout", "smoothing")
-        check_ranges(
-            self, ("layers", 1, MOST_LAYERS), ("width", 2, 1 << 16), ("context", 2, MOST_CONTEXT),
-            ("vocabulary", 2, 1 << 24),
-        )
+        check_fields(self)
         if self.width % 2:
             raise ValueError(f"width must be even. Received: {self.width}")
 

@@ -1,4 +1,4 @@
-"""Checks of settings, and what a run that starts from a saved encoder takes over from it."""
+"""A run's tokenizer, and what a run that starts from a saved encoder takes over from it."""
 
 import logging
 
@@ -7,29 +7,6 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 
 log = logging.getLogger(__name__)
-
-
-def check_ranges(settings, *ranges):
-    """Raises ValueError where a number is out of its range; `ranges` are (name, least, most)."""
-    for name, least, most in ranges:
-        if not least <= getattr(settings, name) <= most:
-            raise ValueError(f"{name} must be {least} to {most}. Received: {getattr(settings, name)}")
-
-
-def check_choices(settings, **choices):
-    """Raises ValueError where a setting is none of its choices: `loss=("clip", "sigmoid")`."""
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(filter(None, allowed))}. Received: {getattr(settings, name)!r}"
-            )
-
-
-def check_shares(settings, *names):
-    """Raises ValueError where a number is not in [0, 1)."""
-    for name in names:
-        if not 0 <= getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be in [0, 1). Received: {getattr(settings, name)}")
 
 
 def tokenizer_of(settings, init, corpus):

@@ -4,19 +4,21 @@ Shapes: `B` batch, `L` samples, `T` frames of 20 ms, `D` width.
 """
 
 import dataclasses
+from typing import Annotated, Literal
 
 import tensorflow as tf
 
 from ssl_keras import pictures
 from ssl_keras.data import audio, augment_audio
-from ssl_keras.modalities.settings import check_ranges, start_from
+from ssl_keras.data.ranges import Range
+from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import Network, realise, waveform
 
 NETWORK = {  # setting: keyword of the network that comes with `init`
     "rate": "rate", "front": "frontend", "context": "context", "channels": "channels", "width": "width",
     "layers": "layers", "heads": "heads", "stretches": "pool_segments",
 }
-MOST_LAYERS, MOST_CHANNELS, MOST_STRETCHES, LONGEST = 64, 1 << 12, 64, 60.0
+LONGEST = 60.0  # seconds
 PIXELS = 2  # a frame's and a band's side in a picture
 
 
@@ -24,40 +26,29 @@ PIXELS = 2  # a frame's and a band's side in a picture
 class Settings(augment_audio.AudioAugmentation):
     """A network for waveforms, and how these are changed."""
 
-    rate: int = 0
+    rate: Literal[0, *waveform.STRIDES] = 0
     """8000 or 16000 Hz, to which other sound is resampled; 0 is that of the data, or 16000."""
-    front: str = "convolution"
+    front: Literal[*waveform.FRONTS] = "convolution"
     """What makes features of samples: convolution, or mel (a log-mel spectrogram)."""
-    context: str = "transformer"
+    context: Literal[*waveform.CONTEXTS] = "transformer"
     """What reads the features: transformer or recurrent."""
-    channels: int = 128
+    channels: Annotated[int, Range(1, 1 << 12)] = 128
     """Features of a frame."""
-    width: int = 128
+    width: Annotated[int, Range(2, 1 << 12)] = 128
     """Of the context network."""
-    layers: int = 3
+    layers: Annotated[int, Range(1, waveform.MAX_LAYERS)] = 3
     """Of the context network."""
-    heads: int = 4
+    heads: Annotated[int, Range(1, 1 << 12)] = 4
     """Of a transformer."""
-    stretches: int = 4
+    stretches: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
     """A clip's features are the means of so many stretches of it."""
-    seconds: float = 2.0
+    seconds: Annotated[float, Range(0.1, LONGEST)] = 2.0
     """The longest clip that a training step takes."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in (("front", waveform.FRONTS), ("context", waveform.CONTEXTS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be {' or '.join(choices)}. Received: {getattr(self, name)!r}")
-        if self.rate not in (0, *waveform.STRIDES):
-            raise ValueError(f"rate must be {' or '.join(map(str, waveform.STRIDES))}, or 0. Received: {self.rate}")
-        check_ranges(
-            self, ("channels", 1, MOST_CHANNELS), ("width", 2, MOST_CHANNELS), ("layers", 1, MOST_LAYERS),
-            ("heads", 1, MOST_CHANNELS), ("stretches", 1, MOST_STRETCHES),
-        )
         if self.width % 2 or (self.context == "transformer" and self.width % (2 * self.heads)):
             raise ValueError(f"width must be an even multiple of heads. Received: {self.width}, {self.heads}")
-        if not 0.1 <= self.seconds <= LONGEST:
-            raise ValueError(f"seconds must be 0.1 to {LONGEST:g}. Received: {self.seconds}")
 
     @property
     def samples(self):

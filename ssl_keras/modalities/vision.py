@@ -4,37 +4,29 @@ Shapes: `B` batch, `H W C` image, `D` features.
 """
 
 import dataclasses
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
 
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.modalities.settings import check_choices, start_from
+from ssl_keras.data.ranges import Range
+from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import IMAGE_ENCODERS, Network, realise
 from ssl_keras.networks.conv import MAX_POOL_GRID, stage_maps
-
-WIDEST = 1 << 12  # channels of the first stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Augmentation):
     """A convolutional network, and how its images are augmented."""
 
-    network: str = "cnn"
+    network: Literal[*IMAGE_ENCODERS] = "cnn"
     """cnn, resnet18, resnet34, resnet50 or resnet101, see `networks/conv.py`."""
-    width: int = 0
+    width: Annotated[int, Range(0, 1 << 12)] = 0
     """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
-    places: int = 1
+    places: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
     """Places along each side over which the last stage is averaged; more keeps where something is. A run that starts
     from an encoder may ask for others than that has: they have no weights."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 1 <= self.places <= MAX_POOL_GRID:
-            raise ValueError(f"places must be 1 to {MAX_POOL_GRID}. Received: {self.places}")
-        check_choices(self, network=IMAGE_ENCODERS)
-        if not 0 <= self.width <= WIDEST:
-            raise ValueError(f"width must be 0 to {WIDEST}. Received: {self.width}")
 
 
 # What a network that starts from a saved encoder takes over from it.

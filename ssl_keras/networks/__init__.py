@@ -10,6 +10,7 @@ import inspect
 import typing
 
 import keras
+import numpy as np
 
 from ssl_keras.data import ranges
 from ssl_keras.networks import conv, dcgan, dense, recurrent, towers, transformer, waveform
@@ -142,7 +143,10 @@ def realise(encoder, *arguments):
 
 
 def _frozen(value):
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
+    """A keyword's value as a card holds it, with tuples for lists: NumPy's scalars become Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @functools.cache

@@ -21,15 +21,16 @@ of the [0, 1] grey scale; `gradient_norm`, global norm before clipping (training
 
 import dataclasses
 import math
+from typing import Annotated
 
 import keras
 import tensorflow as tf
 
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
-from ssl_keras.modalities.settings import check_shares
 from ssl_keras.networks import Network, realise
 from ssl_keras.networks.dense import dense_decoder
 
@@ -40,19 +41,17 @@ DEFAULTS = Training()
 class Settings:
     """The tutorial's network and, off by default, noise."""
 
-    widths: tuple[int, ...] = (256, 128, 64)
+    widths: tuple[Annotated[int, Range(1)], ...] = (256, 128, 64)
     """Units of the encoder's layers; the decoder mirrors them."""
-    gaussian_noise: float = 0.0
+    gaussian_noise: Annotated[float, Range(0)] = 0.0
     """Standard deviation of noise added to the input, in units of the [0, 1] grey scale."""
-    masking_noise: float = 0.0
+    masking_noise: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Probability that an input pixel is set to 0."""
 
     def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths must be positive integers. Received: {self.widths}")
-        if not 0 <= self.gaussian_noise < math.inf:
-            raise ValueError(f"gaussian_noise must be at least 0 and finite. Received: {self.gaussian_noise}")
-        check_shares(self, "masking_noise")
+        check_fields(self)
+        if not self.widths:
+            raise ValueError("widths must be one or more positive integers. Received none.")
 
 
 def prepare(settings, splits, init=None):

@@ -19,7 +19,7 @@ byte of UTF-8 text, which tokenizers with other vocabularies can be compared by;
 
 import dataclasses
 import math
-import typing
+from typing import ClassVar, Literal
 
 import keras
 import numpy as np
@@ -42,11 +42,11 @@ DEFAULTS = Training(
 class Settings(language.Settings):
     """A causal transformer and its tokenizer."""
 
-    architecture: str = "modern"
-    """modern, or gpt2."""
+    ARCHITECTURES: ClassVar = ("modern", "gpt2")
+    CAUSAL: ClassVar = True
 
-    ARCHITECTURES: typing.ClassVar = ("modern", "gpt2")
-    CAUSAL: typing.ClassVar = True
+    architecture: Literal[*ARCHITECTURES] = "modern"
+    """modern, or gpt2."""
 
 
 def prepare(settings, splits, init=None):

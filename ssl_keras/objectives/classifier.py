@@ -19,7 +19,7 @@ Metrics: `loss`, nats per example; `accuracy`, in [0, 1] (chance is 1/Y);
 """
 
 import dataclasses
-import typing
+from typing import Annotated
 
 import keras
 import numpy as np
@@ -32,6 +32,7 @@ from ssl_keras.data import augment_audio
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -42,33 +43,19 @@ from ssl_keras.networks.transformer import pool
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-2)
 NONE = Augmentation()
-MOST_CLASSES = 1 << 20
 BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
+Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, Range(0, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
     """A convolutional network, and what keeps it from learning images by heart."""
 
-    smoothing: float = 0.0
+    smoothing: Smoothing = 0.0
     """Label smoothing: the share of the target that is spread over all classes."""
-    mixup: float = 0.0
+    mixup: Mixup = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
-    classes: typing.Annotated[int, tyro.conf.Suppress] = 0  # no flag: `prepare` fills it in
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_softening(self.smoothing, self.mixup)
-        if not 0 <= self.classes <= MOST_CLASSES:
-            raise ValueError(f"classes must be 0 to {MOST_CLASSES}. Received: {self.classes}")
-
-
-def check_softening(smoothing, mixup):
-    """Raises ValueError where label smoothing or mixup is out of range."""
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be in [0, 1). Received: {smoothing}")
-    if not 0 <= mixup <= 100:
-        raise ValueError(f"mixup must be in [0, 100]. Received: {mixup}")
+    classes: Annotated[int, Range(0, 1 << 20), tyro.conf.Suppress] = 0  # no flag: `prepare` fills it in
 
 
 def prepare(settings, splits, init=None):

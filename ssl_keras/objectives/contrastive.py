@@ -22,19 +22,19 @@ squared distance of partners' features on the unit sphere (Wang & Isola 2020), i
 """
 
 import dataclasses
-import math
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
 
 from ssl_keras import losses
-from ssl_keras.data.augment_images import augment
+from ssl_keras.data.augment_images import JITTER, augment
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.settings import check_choices
 from ssl_keras.networks.projector import projector
 
 DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
@@ -48,28 +48,25 @@ MOST_PLACES = 49  # of a stage; larger maps are averaged in squares
 class Settings(vision.Settings):
     """The loss, its projection, and what makes two views of an image."""
 
-    loss: str = "nt_xent"
+    loss: Literal[*LOSSES] = "nt_xent"
     """nt_xent, local_global or vicreg."""
-    temperature: float = 0.2
+    temperature: Annotated[float, Range(0, open="low")] = 0.2
     """What similarities are divided by; vicreg has none."""
-    projection: tuple[int, ...] = (256, 128)
+    projection: tuple[Annotated[int, Range(1)], ...] = (256, 128)
     """Units of the layers between the features and the loss; thrown away afterwards."""
-    crop: float = 0.3
+    crop: Annotated[float, Range(0, 1, open="low")] = 0.3
     """The least share of the area that a random crop keeps."""
     flip: bool = True
     """Mirror half of the views."""
-    colour: float = 0.5
+    colour: Annotated[float, Range(0, 1 / JITTER)] = 0.5
     """Strength of changes of brightness, contrast and, in colour, saturation and hue."""
-    grey: float = 0.2
+    grey: Annotated[float, Range(0, 1)] = 0.2
     """Probability that the colours are taken away."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, loss=LOSSES)
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite. Received: {self.temperature}")
-        if not self.projection or min(self.projection) < 1:
-            raise ValueError(f"projection must be positive integers. Received: {self.projection}")
+        if not self.projection:
+            raise ValueError("projection must be one or more positive integers. Received none.")
 
 
 prepare = vision.prepare

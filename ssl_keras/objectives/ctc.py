@@ -20,7 +20,7 @@ Metrics: `loss`, nats per target symbol; `gradient_norm` (training only); `quali
 
 import dataclasses
 import logging
-import typing
+from typing import Annotated
 
 import numpy as np
 import tensorflow as tf
@@ -59,7 +59,7 @@ class Settings(sound.Settings):
     """Longer clips are left out: their transcript would not fit a part of them."""
     words: bool = False
     """Symbols are whole words; else characters."""
-    alphabet: typing.Annotated[str, tyro.conf.Suppress] = ""  # no flag: `prepare` fills it in
+    alphabet: Annotated[str, tyro.conf.Suppress] = ""  # no flag: `prepare` fills it in
 
     @property
     def symbols(self):

@@ -35,15 +35,16 @@ that never come, `--classifier` tells); `gradient_norm` of the discriminator and
 
 import dataclasses
 import functools
+from typing import Annotated, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ssl_keras import encoders, losses
 from ssl_keras.data.augment_images import Augmentation, augment, drawn
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
+from ssl_keras.data.ranges import Range
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine import moving_average
 from ssl_keras.engine.config import Training
@@ -52,12 +53,10 @@ from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import sampling
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares
 from ssl_keras.networks import Network, conv, dcgan
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
 LOSSES = ("non_saturating", "wasserstein")
-WIDEST, LONGEST = 1 << 12, 1 << 16  # channels and latents that a card may ask for
 SHOWN = 8  # images along each side of the grid of samples
 # What a lost game looks like, in the metrics of an interval; at first all samples are one grey.
 WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.25, 200
@@ -67,39 +66,32 @@ WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.25, 200
 class Settings(Augmentation):
     """The two networks, what they play for, and how images are augmented."""
 
-    loss: str = "non_saturating"
+    loss: Literal[*LOSSES] = "non_saturating"
     """non_saturating, or wasserstein."""
-    width: int = 64
+    width: Annotated[int, Range(1, 1 << 12)] = 64
     """Channels of the discriminator's first stage and the generator's last."""
-    latent: int = 100
+    latent: Annotated[int, Range(1, 1 << 16)] = 100
     """Numbers that an image is made from."""
-    normalisation: str = ""
+    normalisation: Literal["", *dcgan.NORMALISATIONS] = ""
     """The discriminator's: batch, layer or spectral; nothing: batch, or layer with wasserstein."""
-    penalty: float = 10.0
+    penalty: Annotated[float, Range(0)] = 10.0
     """With wasserstein: λ, the weight of the gradient penalty."""
-    critic_steps: int = 1
+    critic_steps: Annotated[int, Range(1, 100)] = 1
     """Updates of the discriminator for each of the generator."""
-    generator_rate: float = 1.0
+    generator_rate: Annotated[float, Range(0, open="low")] = 1.0
     """The generator's learning rate over the discriminator's."""
-    average: float = 0.995
+    average: Annotated[float, Range(0, 1, open="high")] = 0.995
     """Decay of the generator's moving average, for each step."""
     classifier: str = ""
     """A saved classifier of such images: TensorBoard shows the samples' FID and KID on its features."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, loss=LOSSES, normalisation=("", *dcgan.NORMALISATIONS))
-        check_shares(self, "average")
         if self.loss == "wasserstein" and self.normalisation == "batch":
             raise ValueError(
                 "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
                 "others': choose normalisation layer or spectral. Received: batch"
             )
-        check_ranges(self, ("width", 1, WIDEST), ("latent", 1, LONGEST), ("critic_steps", 1, 100))
-        if not 0 <= self.penalty < np.inf:
-            raise ValueError(f"penalty must be at least 0. Received: {self.penalty}")
-        if not 0 < self.generator_rate < np.inf:
-            raise ValueError(f"generator_rate must be positive. Received: {self.generator_rate}")
 
     @property
     def norm(self):

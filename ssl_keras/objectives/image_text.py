@@ -21,7 +21,7 @@ in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and
 """
 
 import dataclasses
-import typing
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
@@ -32,6 +32,7 @@ from ssl_keras import losses, pictures
 from ssl_keras.data import masking
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import captions
 from ssl_keras.encoders.initialise import initialise
 from ssl_keras.engine.config import Training
@@ -40,16 +41,15 @@ from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import search
-from ssl_keras.modalities import language, vision
-from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares, start_from, tokenizer_of
+from ssl_keras.modalities import vision
+from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, towers
-from ssl_keras.networks.transformer import ARCHITECTURES
+from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS
 
 DEFAULTS = Training(
     data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
     warmup=100, weight_decay=0.01, clip_norm=1.0,
 )
-HOTTEST = 100.0
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
 
@@ -58,54 +58,43 @@ PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
 class Settings(vision.Settings):
     """A convolutional network, a transformer, the space they share, and what makes a view of an image."""
 
-    loss: str = "clip"
+    loss: Literal[*towers.LOSSES] = "clip"
     """clip or sigmoid."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Range(1 / towers.MOST_SCALE, 100.0)] | Literal[0] = 0.0
     """Where the learned temperature starts; 0 is the paper's, 0.07 of clip, 0.1 of sigmoid. With few pairs a higher one
     learns less by heart."""
-    projection: int = 128
+    projection: Annotated[int, Range(0, 1 << 14)] = 128
     """Z, features of the space that images and captions share; 0 is that of the text as it is, without a projection."""
     init_image: str = ""
     """A saved encoder of images to start from."""
     init_text: str = ""
     """A saved encoder of text, of causal_lm or masked_lm, to start from, with its tokenizer."""
-    text_architecture: str = "modern"
+    text_architecture: Literal[*ARCHITECTURES] = "modern"
     """The transformer's kind: modern, bert or gpt2."""
-    text_layers: int = 2
+    text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
     """Its blocks; 0 leaves the mean of its tokens' embeddings."""
-    text_heads: int = 4
+    text_heads: Annotated[int, Range(1, 1 << 10)] = 4
     """Its attention heads."""
-    text_width: int = 128
+    text_width: Annotated[int, Range(2, 1 << 14)] = 128
     """Its features of a token."""
-    context: int = 32
+    context: Annotated[int, Range(2, MAX_CONTEXT)] = 32
     """The most tokens of a caption."""
     tokenizer: str = "bpe"
     """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
-    vocabulary: int = 2048
+    vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
     """Tokens that a tokenizer may learn."""
     locked: bool = False
     """Leave the image network as it was loaded, and learn the rest (LiT, Zhai et al. 2022)."""
-    joined: int = 1
+    joined: Annotated[int, Range(1, captions.MOST)] = 1
     """The most captions of an image that are joined at a step; one to so many are drawn."""
-    omitted: float = 0.0
+    omitted: Annotated[float, Range(0, 1, open="high")] = 0.0
     """The share of a caption's tokens that are left out at a step, another one each time."""
-    causal: typing.Annotated[bool, tyro.conf.Suppress] = False
-    epsilon: typing.Annotated[float, tyro.conf.Suppress] = 1e-5
-    text_hidden: typing.Annotated[int, tyro.conf.Suppress] = 0
+    causal: Annotated[bool, tyro.conf.Suppress] = False
+    epsilon: Annotated[float, tyro.conf.Suppress] = 1e-5
+    text_hidden: Annotated[int, tyro.conf.Suppress] = 0
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, loss=towers.LOSSES, text_architecture=ARCHITECTURES)
-        check_shares(self, "omitted")
-        check_ranges(
-            self, ("projection", 0, 1 << 14), ("text_layers", 0, language.MOST_LAYERS), ("text_heads", 1, 1 << 10),
-            ("text_width", 2, 1 << 14), ("context", 2, language.MOST_CONTEXT), ("vocabulary", 2, 1 << 24),
-            ("joined", 1, captions.MOST),
-        )
-        if not (self.temperature == 0 or 1 / towers.MOST_SCALE <= self.temperature <= HOTTEST):
-            raise ValueError(
-                f"temperature must be 0 or {1 / towers.MOST_SCALE} to {HOTTEST}. Received: {self.temperature}"
-            )
         if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
             raise ValueError(
                 "text_width must be a multiple of text_heads (modern: an even one). Received: "

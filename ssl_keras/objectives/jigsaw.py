@@ -22,6 +22,7 @@ Metrics: `loss`, nats per image (chance is log P); `accuracy`, in [0, 1] (chance
 import dataclasses
 import itertools
 import math
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
@@ -29,11 +30,11 @@ import tensorflow as tf
 
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.settings import check_shares
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-4)
@@ -46,25 +47,20 @@ LEAST_TILE = 6  # pixels a side
 class Settings(vision.Settings):
     """The puzzle."""
 
-    grid: int = 0
+    grid: Literal[0, 2, 3] = 0
     """Tiles along each side, 2 or 3; 0 is 3 from 36 pixels on, else 2."""
-    permutations: int = 0
+    permutations: Annotated[int, Range(2)] | Literal[0] = 0
     """How many; 0 is 64, or all 24 of 2×2 tiles."""
-    gap: float = 0.15
+    gap: Annotated[float, Range(0, 1, open="high")] = 0.15
     """The share of a cell's side that its tile leaves free, and moves in; 0 lets edges touch."""
-    hidden: int = 256
+    hidden: Annotated[int, Range(1)] = 256
     """Units of the layer that sees all tiles."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.grid not in (0, 2, 3):
-            raise ValueError(f"grid must be 2, 3, or 0 to choose by size. Received: {self.grid}")
         most = math.factorial((self.grid or 3) ** 2)
-        if self.permutations == 1 or not 0 <= self.permutations <= most:
+        if self.permutations > most:
             raise ValueError(f"permutations must be 2 to {most}, or 0. Received: {self.permutations}")
-        check_shares(self, "gap")
-        if self.hidden < 1:
-            raise ValueError(f"hidden must be at least 1. Received: {self.hidden}")
 
 
 def filled(settings, shape):

@@ -16,6 +16,7 @@ Metrics: `loss`, nats per chosen token; `accuracy`, the share of them that the l
 """
 
 import dataclasses
+from typing import Annotated, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 from ssl_keras.data import masking, tokens
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -41,21 +43,16 @@ DEFAULTS = Training(
 class Settings(language.Settings):
     """A transformer that sees both ways, its tokenizer, and how much is hidden."""
 
-    architecture: str = "bert"
+    ARCHITECTURES: ClassVar = ("bert", "modern")
+
+    architecture: Literal[*ARCHITECTURES] = "bert"
     """bert, or modern."""
     tokenizer: str = "wordpiece"
     """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
-    share: float = 0.15
+    share: Annotated[float, Range(0, 1, open="both")] = 0.15
     """Of the tokens that are chosen."""
     whole_words: bool = False
     """Choose whole words."""
-
-    ARCHITECTURES = ("bert", "modern")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
 
     def filled(self):
         bert = self.architecture == "bert" and self.epsilon == language.Settings.epsilon

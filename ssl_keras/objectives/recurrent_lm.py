@@ -13,15 +13,17 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 """
 
 import dataclasses
+from typing import Annotated
 
 import keras
 
 from ssl_keras.data import masking, tokens
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language, recurrent_text
-from ssl_keras.modalities.settings import check_ranges, start_from, tokenizer_of
+from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 DEFAULTS = Training(
@@ -34,14 +36,10 @@ DEFAULTS = Training(
 class Settings(recurrent_text.Settings):
     """A recurrent network, its tokenizer, and how far ahead it looks."""
 
-    horizon: int = 2
+    horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
     """How many places on the predicted token is; 1 is the very next one."""
-    context: int = 64
+    context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
     """Tokens of a training window."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_ranges(self, ("horizon", 1, recurrent_text.MOST_CONTEXT))
 
 
 def prepare(settings, splits, init=None):

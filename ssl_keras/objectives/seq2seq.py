@@ -24,7 +24,7 @@ target tokens that the likeliest token hits; `gradient_norm` (training only).
 """
 
 import dataclasses
-import typing
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
@@ -33,6 +33,7 @@ import tyro
 
 from ssl_keras import pictures
 from ssl_keras.data import masking, sequences, symbols, tokens
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -41,7 +42,7 @@ from ssl_keras.evaluation.features import spread
 from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.language import Resolved
-from ssl_keras.modalities.settings import check_choices, check_ranges, check_shares, start_from, tokenizer_of
+from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 TASKS = ("denoise", "continue", "pairs")
@@ -59,41 +60,36 @@ DEFAULTS = Training(
 class Settings(recurrent_text.Settings):
     """An encoder and a decoder, their tokenizer, and what they learn."""
 
-    task: str = "denoise"
+    task: Literal[*TASKS] = "denoise"
     """denoise, continue: the sequence from one with spans hidden, or from its beginning; pairs: targets from sources,
     of data that have both."""
-    horizon: int = 2
+    horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
     """Of continue: how many places after the source's last token the target begins; 1 is at the very next."""
-    unit: str = ""
+    unit: Literal["", *sequences.UNITS] = ""
     """Of denoise and continue, what a sequence is: words or sentences of the text, or the rows of a table or
     of pairs; by default the rows of what has labels or targets, else words."""
-    context: int = 64
+    context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
     """The most tokens of a sequence, and of its target."""
     symbols: bool = False
     """Of pairs: targets are symbols between white space, phonemes say, with a vocabulary of their own."""
-    share: float = 0.3
+    share: Annotated[float, Range(0, 1, open="both")] = 0.3
     """Of denoise: of the tokens that are hidden."""
-    span: int = 2
+    span: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
     """Of denoise: hidden tokens in a row."""
-    sampling: float = 0.0
+    sampling: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of the decoder's inputs that are its own guesses."""
-    alphabet: typing.Annotated[str, tyro.conf.Suppress] = ""
-    fresh_targets: typing.Annotated[bool, tyro.conf.Suppress] = True
+    alphabet: Annotated[str, tyro.conf.Suppress] = ""
+    fresh_targets: Annotated[bool, tyro.conf.Suppress] = True
     mask_token: Resolved = -1
     end_token: Resolved = -1
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, task=TASKS, unit=("", *sequences.UNITS))
-        check_shares(self, "sampling")
-        check_ranges(self, ("horizon", 1, recurrent_text.MOST_CONTEXT), ("span", 1, recurrent_text.MOST_CONTEXT))
         for name in ("mask_token", "end_token"):
             if not -1 <= getattr(self, name) < self.vocabulary:
                 raise ValueError(f"{name} must be a token of the vocabulary, or -1. Received: {getattr(self, name)}")
         if self.task == "continue" and self.horizon >= self.context:
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
         for name, tasks in (
             ("horizon", ("continue",)), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
             ("share", ("denoise",)), ("span", ("denoise",)),

@@ -25,17 +25,18 @@ frames whose own code is the likeliest; `codes`, how many entries of each codebo
 """
 
 import dataclasses
+from typing import Annotated
 
 import keras
 import tensorflow as tf
 
 from ssl_keras import losses
 from ssl_keras.data import audio, augment_audio, masking
+from ssl_keras.data.ranges import Range
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import sound
-from ssl_keras.modalities.settings import check_ranges
 from ssl_keras.networks import waveform
 from ssl_keras.networks.quantiser import Quantiser
 
@@ -51,44 +52,33 @@ COLLAPSED = 1.5  # codes in use
 class Settings(sound.Settings):
     """A network for waveforms, what is hidden of them, and what hidden frames are told from."""
 
-    share: float = 0.5
+    share: Annotated[float, Range(0, 1, open="both")] = 0.5
     """Of frames that are hidden, about."""
-    span: int = 5
+    span: Annotated[int, Range(1, 100)] = 5
     """Hidden frames in a row; a frame is 20 ms."""
-    codebooks: int = 2
+    codebooks: Annotated[int, Range(1, 64)] = 2
     """G."""
-    codes: int = 64
+    codes: Annotated[int, Range(2, 1 << 14)] = 64
     """V, entries of each codebook."""
-    projection: int = 128
+    projection: Annotated[int, Range(1, 1 << 12)] = 128
     """Features in which states and codes are compared."""
-    others: int = 0
+    others: Annotated[int, Range(0, 1 << 10)] = 0
     """Frames of each other clip that are distractors too. They can be told by the voice, so states learn who speaks."""
-    temperature: float = 0.1
+    temperature: Annotated[float, Range(0, open="low")] = 0.1
     """κ, what cosines are divided by."""
-    diversity: float = 0.1
+    diversity: Annotated[float, Range(0)] = 0.1
     """α, the weight of the codes' diversity."""
-    hottest: float = 2.0
+    hottest: Annotated[float, Range(0, open="low")] = 2.0
     """The Gumbel softmax's temperature at first."""
-    coldest: float = 0.5
+    coldest: Annotated[float, Range(0, open="low")] = 0.5
     """And at last."""
-    cooling: float = 0.999
+    cooling: Annotated[float, Range(0, 1, open="low")] = 0.999
     """By which it is multiplied at each step."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(
-            self, ("span", 1, 100), ("codebooks", 1, 64), ("codes", 2, 1 << 14), ("projection", 1, 1 << 12),
-            ("others", 0, 1 << 10),
-        )
-        if not 0 < self.share < 1:
-            raise ValueError(f"share must be between 0 and 1. Received: {self.share}")
-        if not (self.temperature > 0 and self.diversity >= 0 and 0 < self.coldest <= self.hottest):
-            raise ValueError(
-                "Expected temperature > 0, diversity ≥ 0 and 0 < coldest ≤ hottest. Received: "
-                f"{self.temperature}, {self.diversity}, {self.coldest}, {self.hottest}"
-            )
-        if not 0 < self.cooling <= 1:
-            raise ValueError(f"cooling must be in (0, 1]. Received: {self.cooling}")
+        if self.coldest > self.hottest:
+            raise ValueError(f"coldest must be at most hottest, {self.hottest}. Received: {self.coldest}")
 
 
 prepare = sound.prepare

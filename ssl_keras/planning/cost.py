@@ -21,6 +21,7 @@ Shapes: `L` layers, `D` width, `H` hidden, `T` tokens of a window, `V` vocabular
 import dataclasses
 import math
 import typing
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
@@ -29,6 +30,7 @@ import tensorflow as tf
 from ssl_keras import losses
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
+from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.data.sources import load
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.precision import dtype_policy
@@ -47,42 +49,34 @@ CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0
 class Plan:
     """On what, and how long."""
 
-    gpus: int = 8
+    gpus: Annotated[int, Range(1)] = 8
     """Replicas, in nodes of eight."""
-    gpu: str = "h100"
+    gpu: Literal[*GPUS] = "h100"
     """a100, h100 or h200."""
-    batch_size: int = 512
+    batch_size: Annotated[int, Range(1)] = 512
     """B, the global batch."""
-    precision: str = "mixed_bfloat16"
+    precision: Literal[*BYTES] = "mixed_bfloat16"
     """float32, mixed_bfloat16 or mixed_float16."""
-    utilisation: float = 0.4
+    utilisation: Annotated[float, Range(0, 1, open="low")] = 0.4
     """Of the peak, what computing comes to (MFU): measure yours with a short run, which tells it at its end."""
-    disk: float = 1e9
+    disk: Annotated[float, Range(0, open="low")] = 1e9
     """Bytes/s to the shared storage."""
 
     def __post_init__(self):
-        if self.gpu not in GPUS:
-            raise ValueError(f"gpu must be one of {', '.join(GPUS)}. Received: {self.gpu!r}")
-        if self.precision not in BYTES:
-            raise ValueError(f"precision must be one of {', '.join(BYTES)}. Received: {self.precision!r}")
-        if self.gpus < 1 or self.batch_size < 1 or self.batch_size % self.gpus:
+        check_fields(self)
+        if self.batch_size % self.gpus:
             raise ValueError(f"batch_size must be a multiple of gpus. Received: {self.batch_size}, {self.gpus}")
-        if not 0 < self.utilisation <= 1:
-            raise ValueError(f"utilisation must be in (0, 1]. Received: {self.utilisation}")
-        if not 0 < self.disk < math.inf:
-            raise ValueError(f"disk must be positive. Received: {self.disk}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
     """How long a language model is trained."""
 
-    tokens: float = 0.0
+    tokens: Annotated[float, Range(0)] = 0.0
     """To be trained on; 0 is what is best for a network of this size."""
 
     def __post_init__(self):
-        if not 0 <= self.tokens < math.inf:
-            raise ValueError(f"tokens must be positive, or 0. Received: {self.tokens}")
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,19 +87,15 @@ class Passes:
     """As of pretrain: its examples say what a step takes."""
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
-    image_channels: int = 0
+    image_channels: Annotated[int, Range(0)] = 0
     """Of grey images: as if they had so many, 3 for colour."""
-    examples: int = 0
+    examples: Annotated[int, Range(0)] = 0
     """How many there will be; 0 is as many as in this data."""
-    epochs: float = 100.0
+    epochs: Annotated[float, Range(0, open="low")] = 100.0
     """Passes over them."""
 
     def __post_init__(self):
-        if self.examples < 0 or self.image_channels < 0 or not 0 < self.epochs < math.inf:
-            raise ValueError(
-                "epochs must be positive, examples and image_channels positive or 0. "
-                f"Received: {self.epochs}, {self.examples}, {self.image_channels}"
-            )
+        check_fields(self)
 
     def load(self):
         """The data, `Splits`."""

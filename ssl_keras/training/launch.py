@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Annotated
 
+from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.training.workers import EXIT_ALONE
 
 COMMANDS = ("pretrain", "finetune", "evaluate")
-MOST = 64  # workers
 REFUSED = (1, 2, EXIT_ALONE)  # exit codes of a request that would be refused again
 LOOK, MERCY = 0.1, 60.0  # seconds between looks; for workers to save themselves
 log = logging.getLogger(__name__)
@@ -27,16 +28,13 @@ log = logging.getLogger(__name__)
 class Launch:
     """Starts local workers that train together: ssl-keras launch --workers 2 pretrain autoencoder --steps 500"""
 
-    workers: int = 2
+    workers: Annotated[int, Range(1, 64)] = 2
     """How many processes."""
-    restarts: int = 3
+    restarts: Annotated[int, Range(0)] = 3
     """How often to start all of them again, from the last checkpoint, when one dies."""
 
     def __post_init__(self):
-        if not 1 <= self.workers <= MOST:
-            raise ValueError(f"workers must be 1 to {MOST}. Received: {self.workers}")
-        if self.restarts < 0:
-            raise ValueError(f"restarts must be at least 0. Received: {self.restarts}")
+        check_fields(self)
 
 
 def launch(settings, arguments):

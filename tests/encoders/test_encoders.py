@@ -297,7 +297,7 @@ def not_safetensors(folder):
     (lambda f: edit(f, tokenizer={}), "is not a card: unexpected tokenizer"),
     (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
     (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
-    (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: ab"),
+    (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: 'ab'"),
     (lambda f: edit(f, network__widths=[1] * 3000), "dense's widths must be a sequence of at most 1000 entries"),
     (lambda f: edit(f, network__widths=[16, -8]), "dense's widths must be .* 1 to 1048576"),
     (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),

@@ -58,7 +58,7 @@ def test_local_global_compares_the_last_two_stages():
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ({"loss": "triplet"}, "loss must be one of nt_xent"), ({"temperature": 0.0}, "temperature must be positive"),
+    ({"loss": "triplet"}, "loss must be one of nt_xent"), ({"temperature": 0.0}, "temperature must be more than 0"),
     ({"projection": ()}, "projection must be"), ({"crop": 0.0}, "crop must be"),
 ])
 def test_settings_are_checked(bad, message):

@@ -211,8 +211,8 @@ def test_changed_views_stay_within_the_frames_that_are_drawn_for():
 @pytest.mark.parametrize(("settings", "message"), [
     ({"front": "fft"}, "front must be"), ({"context": "x"}, "context must be"), ({"rate": 44_100}, "rate must be"),
     ({"width": 30}, "multiple of heads"), ({"share": 1.0}, "share must be"), ({"seconds": 0.0}, "seconds must be"),
-    ({"temperature": 0.0}, "temperature > 0"), ({"coldest": 3.0}, "coldest"), ({"codes": 1}, "codes must be"),
-    ({"cooling": 1.5}, "cooling must be"), ({"speed": -1.0}, "speed must be"),
+    ({"temperature": 0.0}, "temperature must be more than 0"), ({"coldest": 3.0}, "coldest"),
+    ({"codes": 1}, "codes must be"), ({"cooling": 1.5}, "cooling must be"), ({"speed": -1.0}, "speed must be"),
 ])
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -197,7 +197,7 @@ def test_the_command(capsys):
     for wrong, reason in (
         (["plan"], "usage: ssl-keras plan OBJECTIVE"), (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),
         (["plan", "causal_lm", "--gpus", "3"], "multiple of gpus"),
-        (["plan", "causal_lm", "--gpu", "b1"], "gpu must be"),
+        (["plan", "causal_lm", "--gpu", "b1"], "invalid choice 'b1'"),
         (["plan", "causal_lm", "--utilisation", "2"], "utilisation"),
     ):
         with contextlib.suppress(SystemExit):  # wrong usage

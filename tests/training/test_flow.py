@@ -452,7 +452,6 @@ def test_the_commands(capsys):
     (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
     (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
     (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
-    (["embed", "autoencoder-fashion_mnist", "--split", "all"], "split must be one of train, validation, test"),
     (["runs"], "No runs in runs"),
     (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be at least 1 pixel"),
     (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
@@ -516,6 +515,8 @@ def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, tol
     ["pretrain", "autoencoder", "--optimizer", "sgd"],
     ["pretrain", "causal_lm", "--weight-decay", "-1"],
     ["pretrain", "causal_lm", "--schedule", "linear"],
+    ["embed", "autoencoder-fashion_mnist", "--split", "all"],
+    ["recall", "some", "--data", "digits", "--part", "train"],
 ])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
