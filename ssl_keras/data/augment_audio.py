@@ -37,23 +37,23 @@ class AudioAugmentation:
         check_fields(self)
 
 
-def change(x, draws, changes, rate, longest):
+def change(x, random, changes, rate, longest):
     """Waveforms (B, L) -> changed ones (B, L or more): first speed, then shift, gain, noise.
 
     Args:
-        x: the batch. draws: `BatchRandom` of its rows. changes: `AudioAugmentation`. rate: Hz.
+        x: the batch. random: `BatchRandom` of its rows. changes: `AudioAugmentation`. rate: Hz.
         longest: int, the most that L can be.
     """
     if changes.speed:
-        x, longest = faster(x, 1 + changes.speed, draws), math.ceil(longest * (1 + changes.speed)) + 1
+        x, longest = faster(x, 1 + changes.speed, random), math.ceil(longest * (1 + changes.speed)) + 1
     if changes.shift:
         most = round(changes.shift * rate)
-        x, longest = moved(x, most, draws), longest + most
+        x, longest = moved(x, most, random), longest + most
     if changes.gain:
-        decibels = changes.gain * (2 * draws.uniform("gain", (1,)) - 1)
+        decibels = changes.gain * (2 * random.uniform("gain", (1,)) - 1)
         x = _kept(x, x * 10.0 ** (decibels / DECIBELS))
     if changes.noise:
-        x = noisy(x, changes.noise, draws, longest)
+        x = noisy(x, changes.noise, random, longest)
     return x
 
 
@@ -72,9 +72,9 @@ def _kept(old, new):
     return tf.where(old > -1, tf.clip_by_value(new, LOWEST, HIGHEST), -1.0)
 
 
-def faster(x, most, draws):
+def faster(x, most, random):
     """Each clip at a speed from 1/most to most, uniform in its logarithm, by linear interpolation."""
-    factor = most ** (2 * draws.uniform("speed", (1,)) - 1)  # (B, 1)
+    factor = most ** (2 * random.uniform("speed", (1,)) - 1)  # (B, 1)
     count = lengths(x)
     longest = tf.cast(tf.math.ceil(tf.cast(tf.shape(x)[1], tf.float32) * most), tf.int32)
     place = tf.cast(tf.range(longest), tf.float32) * factor  # (B, L'), in the old clip
@@ -86,31 +86,31 @@ def faster(x, most, draws):
     return tf.where(inside, before + share * (after - before), -1.0)
 
 
-def moved(x, most, draws):
+def moved(x, most, random):
     """Each clip later by up to `most` samples, silence before it, or earlier, and never all of it away."""
     count = lengths(x)
     room = tf.minimum(most, count // 2)  # what may go at its beginning
-    u = draws.uniform("shift", (1,))
+    u = random.uniform("shift", (1,))
     by = tf.cast(tf.floor(u * tf.cast(most + room + 1, tf.float32)), tf.int32) - room  # (B, 1) in −room … most
     place = tf.range(tf.shape(x)[1] + most) - by  # (B, L + most)
     taken = tf.gather(x, tf.clip_by_value(place, 0, tf.shape(x)[1] - 1), batch_dims=1)
     return tf.where(place < 0, 0.0, tf.where(place < count, taken, -1.0))
 
 
-def noisy(x, most, draws, longest):
+def noisy(x, most, random, longest):
     """White noise of 0 to `most` times each clip's standard deviation; `longest` is the most that L can be."""
     valid = tf.cast(x > -1, tf.float32)
     count = tf.maximum(tf.reduce_sum(valid, 1, keepdims=True), 1.0)
     mean = tf.reduce_sum(x * valid, 1, keepdims=True) / count
     deviation = tf.sqrt(tf.reduce_sum(tf.square((x - mean) * valid), 1, keepdims=True) / count)
-    loud = most * draws.uniform("loud", (1,)) * deviation
-    return _kept(x, x + loud * draws.normal("noise", (longest,))[:, : tf.shape(x)[1]])
+    loud = most * random.uniform("loud", (1,)) * deviation
+    return _kept(x, x + loud * random.normal("noise", (longest,))[:, : tf.shape(x)[1]])
 
 
-def cut(x, most, draws):
+def cut(x, most, random):
     """(B, L) -> (B, at most `most`): of longer clips a stretch at a place drawn for each; as short as the longest."""
     count = lengths(x)
     over = tf.maximum(count - most, 0)
-    first = tf.cast(draws.uniform("cut", (1,)) * tf.cast(over + 1, tf.float32), tf.int32)
+    first = tf.cast(random.uniform("cut", (1,)) * tf.cast(over + 1, tf.float32), tf.int32)
     place = first + tf.range(tf.maximum(tf.minimum(most, tf.reduce_max(count)), 1))
     return tf.gather(x, tf.minimum(place, tf.shape(x)[1] - 1), batch_dims=1)

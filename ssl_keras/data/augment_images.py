@@ -54,33 +54,33 @@ class Augmentation:
         check_fields(self)
 
 
-def augment(image, draws, options, stream="view"):
+def augment(image, random, options, stream="view"):
     """A view of every image: (B, H, W, C) uint8, or float in [0, 1] -> float32 in [0, 1], same shape.
 
     Args:
         image: the batch.
-        draws: `BatchRandom` of its rows.
+        random: `BatchRandom` of its rows.
         options: `Augmentation`.
         stream: names the view; other names give independent ones.
     """
     x = unit_range(image)
     height, width, channels = image.shape[1:]
     if options.crop < 1 or options.flip or options.shift or options.blur:
-        x = mapped(x, *_matrices(_numbers(draws, stream, "geometry"), options, height, width))
+        x = mapped(x, *_matrices(_numbers(random, stream, "geometry"), options, height, width))
     if options.colour or options.grey:
-        x = _colours(x, _numbers(draws, stream, "colour"), options)
+        x = _colours(x, _numbers(random, stream, "colour"), options)
     if options.cutout:
-        x = _cutout(x, _numbers(draws, stream, "cutout"), options.cutout)
+        x = _cutout(x, _numbers(random, stream, "cutout"), options.cutout)
     return tf.ensure_shape(x, (None, height, width, channels))
 
 
-def _numbers(draws, stream, part):
-    return draws.uniform(f"{stream}/{part}", (NUMBERS[part],))  # (B, numbers)
+def _numbers(random, stream, part):
+    return random.uniform(f"{stream}/{part}", (NUMBERS[part],))  # (B, numbers)
 
 
-def drawn(draws, stream="view"):
+def drawn(random, stream="view"):
     """All the numbers that `augment` takes, for a batch: with `ReplayedRandom` it changes images that a step makes."""
-    return {f"{stream}/{part}": _numbers(draws, stream, part) for part in NUMBERS}
+    return {f"{stream}/{part}": _numbers(random, stream, part) for part in NUMBERS}
 
 
 def mapped(image, rows, columns):

@@ -24,7 +24,7 @@ class Batches:
         source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`, `lengths`.
         batch_size: B, the global batch, over all replicas.
         seed: keys the order and every draw.
-        views: function (batch, draws) to the batch an objective trains on, or None.
+        views: function (batch, random) to the batch an objective trains on, or None.
         shuffle: True for training (a new order each epoch, whole batches only); False
             for one pass in order, its last batch padded to B with `weight` 0.
 

@@ -29,10 +29,10 @@ def network_input(batch):
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 
-def changed(batch, draws, changes, rate):
+def changed(batch, random, changes, rate):
     """The batch with its waveforms changed as `AudioAugmentation` say; `rate` in Hz."""
     longest = batch["waveform"].shape[1]
-    return batch | {"waveform": augment_audio.change(network_input(batch), draws, changes, rate, longest)}
+    return batch | {"waveform": augment_audio.change(network_input(batch), random, changes, rate, longest)}
 
 
 def signature(network):

@@ -26,35 +26,35 @@ def trim(x, count=None, multiple=1):
     return x[:, : longest if multiple == 1 else -(-longest // multiple) * multiple]
 
 
-def crop_windows(batch, draws, length):
+def crop_windows(batch, random, length):
     """Cuts the columns with a time axis, (B, W), to (B, length) at a place drawn for each example."""
     slack = batch["tokens"].shape[1] - length
     if slack < 0:
         raise ValueError(f"Expected windows of at least {length} tokens. Received: {batch['tokens'].shape[1]}")
     if slack == 0:
         return batch
-    start = tf.cast(draws.uniform("crop", ()) * (slack + 1), tf.int32)  # (B,)
+    start = tf.cast(random.uniform("crop", ()) * (slack + 1), tf.int32)  # (B,)
     place = tf.minimum(start, slack)[:, None] + tf.range(length)
     return batch | {
         name: tf.gather(column, place, batch_dims=1) for name, column in batch.items() if column.shape.rank == 2
     }
 
 
-def mask_spans(valid, share, span, draws, most=None):
+def mask_spans(valid, share, span, random, most=None):
     """Masks about a `share` of the valid positions (B, T), in spans, at least one of each row: (B, T) bool.
 
     Args:
         valid: bool, False for padding at the end of a row.
         share: of valid positions, in (0, 1).
         span: positions in a row.
-        draws: `BatchRandom` of the rows.
+        random: `BatchRandom` of the rows.
         most: positions that a row has at most: so many are drawn for, whatever T is; None is T.
     """
     width = valid.shape[1] if most is None else tf.shape(valid)[1]
-    key = draws.uniform("spans", (most or width,))[:, :width]  # (B, T): a span begins where it is low
+    key = random.uniform("spans", (most or width,))[:, :width]  # (B, T): a span begins where it is low
     starts = key < 1 - (1 - share) ** (1 / span)  # a position is spared if none of `span` begins before it
     count = tf.reduce_sum(tf.cast(valid, tf.float32), 1)  # (B,)
-    first = tf.cast(draws.uniform("first", ()) * count, tf.int32)[:, None]
+    first = tf.cast(random.uniform("first", ()) * count, tf.int32)[:, None]
     starts |= (tf.range(width) == first) & ~tf.reduce_any(starts & valid, axis=1, keepdims=True)
     covered = starts
     for shift in range(1, span):
@@ -62,14 +62,14 @@ def mask_spans(valid, share, span, draws, most=None):
     return covered & valid
 
 
-def split_at_random(tokens, horizon, draws):
+def split_at_random(tokens, horizon, random):
     """Cuts rows (B, T) at a place t drawn for each: x₁…x_t, and what comes from x_{t+h} on; both (B, T).
 
     A row of h tokens or fewer has its first token as source, and nothing as target (which then ends at once).
     """
     width = tokens.shape[1]
     choices = tf.maximum(lengths(tokens) - horizon, 1)  # (B,)
-    cut = 1 + tf.minimum(tf.cast(draws.uniform("cut", ()) * tf.cast(choices, tf.float32), tf.int32), choices - 1)
+    cut = 1 + tf.minimum(tf.cast(random.uniform("cut", ()) * tf.cast(choices, tf.float32), tf.int32), choices - 1)
     before = tf.where(tf.range(width) < cut[:, None], tokens, -1)
     place = tf.range(width) + cut[:, None] + horizon - 1
     after = tf.gather(tokens, tf.minimum(place, width - 1), batch_dims=1)
@@ -96,7 +96,7 @@ def fit_words(chosen_key, key, wanted):
     return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))
 
 
-def sample_captions(ids, draws, joined, omitted, context):
+def sample_captions(ids, random, joined, omitted, context):
     """Samples some of each example's captions `ids` (B, K, W), joined, and most of their tokens: (B, T ≤ context).
 
     Args:
@@ -104,15 +104,15 @@ def sample_captions(ids, draws, joined, omitted, context):
         omitted: the share of tokens that are left out.
     """
     present = tf.reduce_any(ids >= 0, -1)  # (B, K)
-    chance = draws.uniform("caption", ids.shape[1:2])
+    chance = random.uniform("caption", ids.shape[1:2])
     shuffled = tf.argsort(tf.where(present, chance, 2.0))[:, :joined]
     most = tf.minimum(tf.reduce_sum(tf.cast(present, tf.int32), 1), joined)
-    count = 1 + tf.cast(draws.uniform("joined", ()) * tf.cast(most, tf.float32), tf.int32)
+    count = 1 + tf.cast(random.uniform("joined", ()) * tf.cast(most, tf.float32), tf.int32)
     wanted = tf.sequence_mask(count, tf.shape(shuffled)[1])[..., None]
     tokens = tf.where(wanted, tf.gather(ids, shuffled, batch_dims=1), -1)
     tokens = tf.reshape(tokens, (tf.shape(tokens)[0], tokens.shape[1] * tokens.shape[2]))
     if omitted:
-        chance = tf.where(tokens >= 0, draws.uniform("omitted", tokens.shape[1:]), -1.0)
+        chance = tf.where(tokens >= 0, random.uniform("omitted", tokens.shape[1:]), -1.0)
         kept = (chance >= omitted) | (chance == tf.reduce_max(chance, 1, keepdims=True))  # one at least
         tokens = tf.where(kept, tokens, -1)
     # Padding goes to the end.

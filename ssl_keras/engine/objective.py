@@ -144,9 +144,9 @@ class Objective(keras.Model):
         self.loss_metric.update_state(mean, weight)
         return mean, weight
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         """Turns a batch into one to evaluate on; by default as `views` does for training."""
-        return self.views(batch, draws)
+        return self.views(batch, random)
 
     def report(self, batch, examples, splits):
         """The `Report` of the present weights; by default an empty one.

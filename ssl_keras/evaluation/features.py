@@ -43,7 +43,7 @@ def extract_features(network, source, batch_size=512, views=None):
         network: a functional graph, or what `compiled` made of it.
         source: a `Source`.
         batch_size: examples at a time.
-        views: function (batch, draws) to another batch, `noisy` say, or None.
+        views: function (batch, random) to another batch, `noisy` say, or None.
     """
     return next(_passes(network, source, batch_size, views, 1))
 
@@ -52,7 +52,9 @@ def augmented_copies(network, source, changes):
     """COPIES arrays like that of `extract_features`, of waveforms augmented afresh for each; none without `changes`."""
     if changes is None:
         return []
-    return list(_passes(network, source, 512, lambda batch, draws: changed(batch, draws, changes, source.rate), COPIES))
+    return list(_passes(
+        network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate), COPIES
+    ))
 
 
 def _passes(network, source, batch_size, views, count):
@@ -99,16 +101,16 @@ def tf_idf(train_texts, *others):
     return [vectorizer.fit_transform(train_texts), *(vectorizer.transform(texts) for texts in others)]
 
 
-def noisy(batch, draws):
-    """Views (batch, draws) with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
+def noisy(batch, random):
+    """Views (batch, random) with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
     image = unit_range(batch["image"])
-    return batch | {"image": tf.clip_by_value(image + NOISE * draws.normal("noise", image.shape[1:]), 0.0, 1.0)}
+    return batch | {"image": tf.clip_by_value(image + NOISE * random.normal("noise", image.shape[1:]), 0.0, 1.0)}
 
 
-def shifted(batch, draws):
+def shifted(batch, random):
     """Views with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
     image = unit_range(batch["image"])
-    signs = tf.where(draws.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
+    signs = tf.where(random.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
     rows, columns = (
         interpolation(side, signs[:, axis] * max(1, round(SHIFT * side)) / side, tf.ones_like(signs[:, axis]))
         for axis, side in enumerate(image.shape[1:3])
@@ -116,9 +118,9 @@ def shifted(batch, draws):
     return batch | {"image": mapped(image, rows, columns)}
 
 
-def cropped(batch, draws):
+def cropped(batch, random):
     """Views with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
-    return batch | {"image": augment(batch["image"], draws, Augmentation(crop=CROP))}
+    return batch | {"image": augment(batch["image"], random, Augmentation(crop=CROP))}
 
 
 def normalize(x):

@@ -45,6 +45,12 @@ class FeatureClassifier:
         parts = (np.asarray(image[start : start + 500]) for start in range(0, len(image), 500))
         return np.concatenate([self.embed(unit_range(part)).numpy() for part in parts])
 
+    def distances(self, real, made):
+        """{"fid", "kid", "classes_covered"} of made images (N, H, W, C) beside real ones."""
+        a, b = self.features(real), self.features(made)
+        covered, _ = modes(self.classes(a), self.classes(b), len(self.card["classes"]))
+        return {"fid": frechet(a, b), "kid": kernel_distance(a, b)[0], "classes_covered": covered}
+
     @property
     def about(self):
         """{what: value}: who looks, and how often it is right."""
@@ -142,11 +148,11 @@ def check(count, splits):
             raise ValueError(f"Expected more than {2 * NEAREST} {name} images. Received: {images}")
 
 
-def measure(eye, made, splits):
+def measure(judge, made, splits):
     """The table: made images beside the test part; and real ones, as many training images if there are, the floor.
 
     Args:
-        eye: an `Eye`.
+        judge: a `FeatureClassifier`.
         made: images (N, H, W, C).
         splits: `Splits` of real ones.
 
@@ -155,13 +161,13 @@ def measure(eye, made, splits):
         training image, of `real` the test images': a generator that has learned images by heart is nearer.
     """
     check(len(made), splits)
-    test, train = (eye.features(part.column("image")) for part in (splits.test, splits.train))
+    test, train = (judge.features(part.column("image")) for part in (splits.test, splits.train))
     drawn = np.random.default_rng(0).permutation(len(train))[: len(made)]
     table = {}
-    for name, features, unseen in (("made", eye.features(made), None), ("real", train[drawn], test)):
+    for name, features, unseen in (("made", judge.features(made), None), ("real", train[drawn], test)):
         kid, kid_sd = kernel_distance(test, features)
         precision, recall = precision_recall(test, features)
-        covered, most = modes(eye.classes(test), eye.classes(features), len(eye.card["classes"]))
+        covered, most = modes(judge.classes(test), judge.classes(features), len(judge.card["classes"]))
         asked = features if unseen is None else unseen
         table[name] = {
             "images": len(features), "FID": frechet(test, features), "KID": kid, "KID sd": kid_sd,
@@ -181,13 +187,13 @@ def markdown(table):
     return "\n".join(lines) + "\n"
 
 
-def neighbours(eye, made, images):
+def neighbours(judge, made, images):
     """Rows for `pictures.picture_grid`: some made images, then the real ones nearest to each, best first.
 
     Args:
-        eye: an `Eye`.
+        judge: a `FeatureClassifier`.
         made, images: uint8, or float in [0, 1] (N, H, W, C).
     """
     made = made[:SHOWN]
-    _, index = nearest(eye.features(images), eye.features(made), NEIGHBOURS)
+    _, index = nearest(judge.features(images), judge.features(made), NEIGHBOURS)
     return [unit_range(rows) for rows in (made, *(images[i] for i in index.T))]

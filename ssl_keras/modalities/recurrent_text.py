@@ -50,10 +50,10 @@ def chosen_encoder(settings, spec, encoder):
     return network
 
 
-def draw_dropout(networks, width, draws):
+def draw_dropout(networks, width, random):
     """Draws (B, P, D) in [0, 1): a number for each place of the networks where dropout may be, and each feature."""
     places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
-    return draws.uniform("dropout", (places, width))
+    return random.uniform("dropout", (places, width))
 
 
 def dropout(batch, rate):

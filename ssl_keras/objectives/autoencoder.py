@@ -109,17 +109,17 @@ class Autoencoder(Objective):
         self.settings, self.encoder, self.decoder = settings, encoder, decoder
         self.squared_error = keras.metrics.Mean("mse")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Adds `noisy` (B, H, W, C) float32 in [0, 1] where there is noise; runs in tf.data."""
         gaussian, masking = self.settings.gaussian_noise, self.settings.masking_noise
         if not gaussian and not masking:
             return batch
         noisy = unit_range(batch["image"])
         if gaussian:
-            noise = draws.normal("gaussian_noise", noisy.shape[1:])
+            noise = random.normal("gaussian_noise", noisy.shape[1:])
             noisy = tf.clip_by_value(noisy + gaussian * noise, 0.0, 1.0)
         if masking:
-            noisy *= tf.cast(draws.uniform("masking_noise", noisy.shape[1:]) >= masking, tf.float32)
+            noisy *= tf.cast(random.uniform("masking_noise", noisy.shape[1:]) >= masking, tf.float32)
         return batch | {"noisy": noisy}
 
     def train_step(self, batch):

@@ -84,9 +84,9 @@ class CausalLM(Objective):
         self.perplexity = Perplexity("perplexity")
         self.bits_per_byte = keras.metrics.Mean("bits_per_byte")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Cuts (B, T + 1) tokens out of each window at random; a held-out window has just these."""
-        return masking.crop_windows(batch, draws, self.settings.filled().length + 1)
+        return masking.crop_windows(batch, random, self.settings.filled().length + 1)
 
     def train_step(self, batch):
         mean, count = self.descend(self.errors, batch)

@@ -121,27 +121,27 @@ class Classifier(Objective):
             (self.optimizer, self.head.trainable_variables), (self.encoder_optimizer, self.encoder.trainable_variables)
         ]
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
-            return changed(batch, draws, self.augmentation, rate)
+            return changed(batch, random, self.augmentation, rate)
         if "image" not in batch:
             return batch
-        image = augment(batch["image"], draws, self.augmentation)
+        image = augment(batch["image"], random, self.augmentation)
         if self.shares is None:
             return batch | {"image": image}
-        place = draws.uniform("mixup", ()) * (BETA_TABLE - 1)  # (B,)
+        place = random.uniform("mixup", ()) * (BETA_TABLE - 1)  # (B,)
         low = tf.minimum(tf.cast(place, tf.int32), BETA_TABLE - 2)
         below, above = (tf.gather(tf.constant(self.shares, tf.float32), low + step) for step in (0, 1))
         share = below + (place - tf.cast(low, tf.float32)) * (above - below)
         # Without a neighbour the last of an odd number is mixed with itself.
-        partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(draws.rows), 1), draws.rows - 1)
+        partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(random.rows), 1), random.rows - 1)
         own = share[:, None, None, None]
         mixed = own * image + (1 - own) * tf.gather(image, partner)
         return batch | {"image": mixed, "partner": tf.gather(batch["label"], partner), "share": share}
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         return batch
 
     def train_step(self, batch):

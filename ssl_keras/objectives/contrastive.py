@@ -111,10 +111,10 @@ class Contrastive(Objective):
         self.matched = keras.metrics.Mean("matched")
         self.alignment = keras.metrics.Mean("alignment")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Adds `view_a` and `view_b` (B, H, W, C) float32 in [0, 1]; runs in tf.data."""
         return batch | {
-            view: augment(batch["image"], draws, self.settings, view) for view in ("view_a", "view_b")
+            view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")
         }
 
     def train_step(self, batch):

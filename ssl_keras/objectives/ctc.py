@@ -144,13 +144,13 @@ class CTC(Objective):
         self.settings, self.encoder, self.head = settings, encoder, head
         self.decoding = {"symbols": settings.symbols.names, "words": settings.words}
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
-        made, settings = self.held_out_views(batch, draws), self.settings
-        changed = augment_audio.change(made["waveform"], draws, settings, settings.rate, settings.samples)
+        made, settings = self.held_out_views(batch, random), self.settings
+        changed = augment_audio.change(made["waveform"], random, settings, settings.rate, settings.samples)
         return made | {"waveform": changed}
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
 
     def train_step(self, batch):

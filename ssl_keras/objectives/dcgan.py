@@ -34,7 +34,6 @@ that never come, `--classifier` tells); `gradient_norm` of the discriminator and
 """
 
 import dataclasses
-import functools
 from typing import Annotated, Literal
 
 import keras
@@ -156,7 +155,7 @@ class DCGAN(Objective):
     def __init__(self, settings, encoder, discriminator, generator, average):
         super().__init__(name="dcgan")
         self.settings, self.encoder, self.discriminator = settings, encoder, discriminator
-        self.generator, self.head, self.generator_optimizer = generator, average, None
+        self.generator, self.head, self.generator_optimizer, self.judge = generator, average, None, None
         average.set_weights(generator.get_weights())
         average.trainable = False
         self.generator_loss = keras.metrics.Mean("generator_loss")
@@ -189,17 +188,17 @@ class DCGAN(Objective):
     def initialised(self):
         self.generator.set_weights(self.head.get_weights())
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Augments `image`; adds `latent` (B, critic_steps, Z), and the numbers that made images are changed by."""
         settings = self.settings
         return batch | {
-            "image": augment(batch["image"], draws, settings, "real"),
-            "latent": 2 * draws.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
-            "between": draws.uniform("between", (settings.critic_steps, 1, 1, 1)),
-        } | drawn(draws, "fake")
+            "image": augment(batch["image"], random, settings, "real"),
+            "latent": 2 * random.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
+            "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
+        } | drawn(random, "fake")
 
-    def held_out_views(self, batch, draws):
-        return batch | {"latent": 2 * draws.uniform("latent", (1, self.settings.latent)) - 1}
+    def held_out_views(self, batch, random):
+        return batch | {"latent": 2 * random.uniform("latent", (1, self.settings.latent)) - 1}
 
     def train_step(self, batch):
         critic = self.groups()[:1]
@@ -303,14 +302,8 @@ class DCGAN(Objective):
 
     def _distance(self, splits):
         """{tag: distance} of the samples from the validation images, on a classifier's features."""
+        if self.judge is None:
+            self.judge = generative.FeatureClassifier(self.settings.classifier)
         real = splits.validation.column("image")
-        a, b = self.eye.features(real), self.eye.features(sampling.sample(self.head, len(real), seed=0))
-        covered, _ = generative.modes(self.eye.classes(a), self.eye.classes(b), len(self.eye.card["classes"]))
-        return {
-            "quality/fid": generative.frechet(a, b), "quality/kid": generative.kernel_distance(a, b)[0],
-            "quality/classes_covered": covered,
-        }
-
-    @functools.cached_property
-    def eye(self):
-        return generative.FeatureClassifier(self.settings.classifier)
+        distances = self.judge.distances(real, sampling.sample(self.head, len(real), seed=0))
+        return {f"quality/{name}": value for name, value in distances.items()}

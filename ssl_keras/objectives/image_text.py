@@ -179,15 +179,15 @@ class ImageText(Objective):
         self.matched = keras.metrics.Mean("matched")
         self.temperature = keras.metrics.Mean("temperature")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
         settings = self.settings
         tokens = masking.sample_captions(
-            batch["captions"], draws, settings.joined, settings.omitted, settings.context
+            batch["captions"], random, settings.joined, settings.omitted, settings.context
         )
-        return self._trimmed(augment(batch["image"], draws, settings), tokens, batch)
+        return self._trimmed(augment(batch["image"], random, settings), tokens, batch)
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         """The image as it is, and its first caption."""
         return self._trimmed(unit_range(batch["image"]), batch["captions"][:, 0], batch)
 

@@ -143,12 +143,12 @@ class Jigsaw(Objective):
         self.permutations = permutation_set(settings.grid**2, settings.permutations)  # (P, T)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Adds `tiles` (B, T, h, w, C) float32 in [0, 1], shuffled, and `permutation` (B,); runs in tf.data."""
-        image = augment(batch["image"], draws, self.settings)
-        index = tf.cast(draws.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
+        image = augment(batch["image"], random, self.settings)
+        index = tf.cast(random.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
         order = tf.gather(self.permutations, index)  # (B, T): which tile comes where
-        tiles = self._tiles(image, draws.uniform("jitter", (2, self.settings.grid**2)))
+        tiles = self._tiles(image, random.uniform("jitter", (2, self.settings.grid**2)))
         return batch | {"tiles": tf.gather(tiles, order, batch_dims=1), "permutation": index}
 
     def _tiles(self, image, jitter):

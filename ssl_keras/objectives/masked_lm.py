@@ -104,14 +104,14 @@ class MaskedLM(Objective):
         self.tokens = self.settings.length
         self.accuracy = keras.metrics.Mean("accuracy")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Adds `place` and `target` (B, M) int32, -1 where fewer are chosen; hides tokens of `tokens`."""
         length = self.settings.length
-        batch = masking.crop_windows(batch, draws, length)
+        batch = masking.crop_windows(batch, random, length)
         tokens = batch["tokens"]  # (B, T)
         special = batch["special"] > 0
         allowed = (tokens >= 0) & ~special
-        key = draws.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
+        key = random.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
         if self.settings.whole_words:
             after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # what comes after a special token begins a word
             key = masking.key_words(key, (batch["starts"] > 0) | after)
@@ -125,9 +125,9 @@ class MaskedLM(Objective):
             chosen &= masking.fit_words(-negative, key, wanted)
         chosen &= -negative < NEVER
         target = tf.where(chosen, tf.gather(tokens, place, batch_dims=1), -1)
-        kind = draws.uniform("kind", (most,))
-        random = tf.cast(draws.uniform("token", (most,)) * self.settings.vocabulary, tf.int32)
-        new = tf.where(kind < MASKED, self.settings.mask_token, tf.where(kind < MASKED + RANDOM, random, target))
+        kind = random.uniform("kind", (most,))
+        other = tf.cast(random.uniform("token", (most,)) * self.settings.vocabulary, tf.int32)
+        new = tf.where(kind < MASKED, self.settings.mask_token, tf.where(kind < MASKED + RANDOM, other, target))
         where = tf.where(chosen)  # (number, 2): row, slot
         at = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(place, where)], axis=1)
         tokens = tf.tensor_scatter_nd_update(tokens, at, tf.gather_nd(new, where))

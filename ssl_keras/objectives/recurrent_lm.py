@@ -84,16 +84,16 @@ class RecurrentLM(Objective):
         self.settings, self.encoder, self.context = settings, encoder, settings.context
         self.accuracy = keras.metrics.Mean("accuracy")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """As `held_out_views`, and the numbers that dropout needs."""
-        made = self.held_out_views(batch, draws)
+        made = self.held_out_views(batch, random)
         if self.settings.dropout:
-            made["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, draws)
+            made["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, random)
         return made
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         """Cuts (B, T + h) tokens out of each window at random; a held-out window has just these."""
-        return masking.crop_windows(batch, draws, self.settings.context + self.settings.horizon)
+        return masking.crop_windows(batch, random, self.settings.context + self.settings.horizon)
 
     def train_step(self, batch):
         self.descend(self.smoothed_errors, batch)

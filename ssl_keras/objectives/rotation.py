@@ -71,11 +71,11 @@ class Rotation(Objective):
         self.settings, self.encoder, self.head = settings, encoder, head
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """Augments `image`."""
-        return batch | {"image": augment(batch["image"], draws, self.settings)}
+        return batch | {"image": augment(batch["image"], random, self.settings)}
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         return batch
 
     def train_step(self, batch):

@@ -194,27 +194,27 @@ class Seq2Seq(Objective):
         self.decoder = beam_search.Decoder(encoder, head, settings.end, settings.context)
         self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """What is trained on: as `held_out_views`, and the numbers that dropout and sampling need."""
         settings = self.settings
-        made = self.held_out_views(batch, draws)
+        made = self.held_out_views(batch, random)
         if settings.dropout:
-            made["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, draws)
+            made["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, random)
         if settings.sampling:
-            own = draws.uniform("sampling", (settings.context + 1,)) < settings.sampling
+            own = random.uniform("sampling", (settings.context + 1,)) < settings.sampling
             made["own"] = own[:, : tf.shape(made["target"])[1]]
         return made
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         """`tokens` (B, T) int32 the source, and `target` (B, U) with its end, both as short as the longest of the
         batch."""
         settings = self.settings
         tokens, target = batch["tokens"], batch.get("target", batch["tokens"])
         if settings.task == "denoise":
-            hidden = masking.mask_spans(tokens >= 0, settings.share, settings.span, draws)
+            hidden = masking.mask_spans(tokens >= 0, settings.share, settings.span, random)
             tokens = tf.where(hidden, settings.mask_token, tokens)
         elif settings.task == "continue":
-            tokens, target = masking.split_at_random(tokens, settings.horizon, draws)
+            tokens, target = masking.split_at_random(tokens, settings.horizon, random)
         target = masking.trim(masking.append_end(target, settings.end, settings.context))
         return {"tokens": masking.trim(tokens), "target": target, "weight": batch["weight"]}
 

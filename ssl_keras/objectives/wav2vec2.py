@@ -106,29 +106,29 @@ class Wav2Vec2(Objective):
         self.accuracy = keras.metrics.Mean("accuracy")
         self.codes = keras.metrics.Mean("codes")
 
-    def views(self, batch, draws):
+    def views(self, batch, random):
         """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
         settings = self.settings
-        x = augment_audio.change(self._cut(batch, draws), draws, settings, settings.rate, settings.samples)
-        made = self._hidden(x, batch, draws)
-        u = draws.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
+        x = augment_audio.change(self._cut(batch, random), random, settings, settings.rate, settings.samples)
+        made = self._hidden(x, batch, random)
+        u = random.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
         u = u[:, : tf.shape(made["mask"])[1]]
         return made | {"gumbel": -tf.math.log(LEAST_LOG - tf.math.log(u + LEAST_LOG))}
 
-    def held_out_views(self, batch, draws):
+    def held_out_views(self, batch, random):
         """`waveform` (B, L) float32, cut to length; `mask` (B, T) bool, the hidden frames; `pool` (B, others) in
         [0, 1), which say what frames other clips have as distractors."""
-        return self._hidden(self._cut(batch, draws), batch, draws)
+        return self._hidden(self._cut(batch, random), batch, random)
 
-    def _cut(self, batch, draws):
-        return audio.unit_range(augment_audio.cut(batch["waveform"], self.settings.samples, draws))
+    def _cut(self, batch, random):
+        return audio.unit_range(augment_audio.cut(batch["waveform"], self.settings.samples, random))
 
-    def _hidden(self, x, batch, draws):
+    def _hidden(self, x, batch, random):
         settings = self.settings
         valid = self.encoder.get_layer("frames")(x) >= 0
         return {
-            "waveform": x, "mask": masking.mask_spans(valid, settings.share, settings.span, draws, settings.frames),
-            "pool": draws.uniform("pool", (settings.others,)), "weight": batch["weight"],
+            "waveform": x, "mask": masking.mask_spans(valid, settings.share, settings.span, random, settings.frames),
+            "pool": random.uniform("pool", (settings.others,)), "weight": batch["weight"],
         }
 
     def train_step(self, batch):

@@ -28,6 +28,6 @@ def test_an_interval_leaves_out_as_many_as_its_confidence_allows(contenders, cou
 @pytest.mark.parametrize("count", [5, 9, 21])
 def test_an_interval_holds_the_true_median(contenders, count, rng):
     """Of a skewed law, in fifteen of sixteen draws or more."""
-    draws = rng.exponential(size=(4_000, count))
-    held = [found["low"] <= np.log(2) <= found["high"] for found in map(contenders.interval, draws)]
+    random = rng.exponential(size=(4_000, count))
+    held = [found["low"] <= np.log(2) <= found["high"] for found in map(contenders.interval, random)]
     assert np.mean(held) > 15 / 16 - 0.012  # three standard errors

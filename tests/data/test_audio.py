@@ -218,10 +218,10 @@ def test_a_change_is_a_function_of_seed_step_and_position(name):
 
 def test_speed_is_speed():
     """A clip at twice the speed is half as long and an octave higher."""
-    draws = BatchRandom(0, 0, 0, 64)
+    random = BatchRandom(0, 0, 0, 64)
     x = batch_of(*[4_000] * 64)
-    made = augment_audio.faster(x, 1.5, draws).numpy()
-    factors = 1.5 ** (2 * draws.uniform("speed", (1,)).numpy()[:, 0] - 1)
+    made = augment_audio.faster(x, 1.5, random).numpy()
+    factors = 1.5 ** (2 * random.uniform("speed", (1,)).numpy()[:, 0] - 1)
     assert factors.min() < 0.72
     assert factors.max() > 1.4
     for row, factor in zip(made, factors):
@@ -231,8 +231,8 @@ def test_speed_is_speed():
 
 
 def test_shift_gain_and_noise_in_their_ranges():
-    x, draws = batch_of(*[2_000] * 200), BatchRandom(0, 0, 0, 200)
-    moved = augment_audio.moved(x, 5, draws).numpy()
+    x, random = batch_of(*[2_000] * 200), BatchRandom(0, 0, 0, 200)
+    moved = augment_audio.moved(x, 5, random).numpy()
     counts = (moved > -1).sum(1) - 2_000
     assert set(counts) == set(range(-5, 6))
     for row, by in zip(moved, counts):
@@ -241,11 +241,11 @@ def test_shift_gain_and_noise_in_their_ranges():
             np.testing.assert_array_equal(row[by : 2_000 + by], x[0])
         else:
             np.testing.assert_array_equal(row[: 2_000 + by], x[0][-by:])
-    louder = augment_audio.change(0.1 * x, draws, augment_audio.AudioAugmentation(gain=6), RATE, 2_000).numpy()
+    louder = augment_audio.change(0.1 * x, random, augment_audio.AudioAugmentation(gain=6), RATE, 2_000).numpy()
     decibels = 20 * np.log10(louder.std(1) / np.std(0.1 * x[0]))
     assert -6.01 < decibels.min() < -5.5
     assert 5.5 < decibels.max() < 6.01
-    noisy = augment_audio.change(0.1 * x, draws, augment_audio.AudioAugmentation(noise=0.5), RATE, 2_000)
+    noisy = augment_audio.change(0.1 * x, random, augment_audio.AudioAugmentation(noise=0.5), RATE, 2_000)
     noise = noisy.numpy() - 0.1 * x
     shares = noise.numpy().std(1) / np.std(0.1 * x[0])
     assert shares.min() < 0.05

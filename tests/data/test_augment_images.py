@@ -55,7 +55,7 @@ def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
 @pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
 def test_eager_equals_tf_data(rng, options):
     source = images("mine", some(rng, 32).numpy())
-    batches = Batches(source, 16, seed=3, views=lambda b, draws: b | {"view": augment(b["image"], draws, options)})
+    batches = Batches(source, 16, seed=3, views=lambda b, random: b | {"view": augment(b["image"], random, options)})
     for step, batch in enumerate(batches.dataset(0, 4)):
         eager = augment(tf.constant(batches.numpy(step)["image"]), BatchRandom(3, step, 0, 16), options)
         np.testing.assert_allclose(batch["view"], eager, atol=1e-6)
@@ -76,9 +76,9 @@ def test_crop_equals_a_slow_loop(rng):
 def test_crop_equals_tensorflows(rng):
     image = some(rng, 8, (14, 14, 3))
     options = Augmentation(crop=0.3)
-    draws = BatchRandom(0, 0, 0, 8)
-    rows, columns = module._matrices(draws.uniform("view/geometry", (9,)), options, 14, 14)
-    view = augment(image, draws, options).numpy()
+    random = BatchRandom(0, 0, 0, 8)
+    rows, columns = module._matrices(random.uniform("view/geometry", (9,)), options, 14, 14)
+    view = augment(image, random, options).numpy()
     # The boxes, read off the first and last row of the two maps.
     place = np.arange(14)
     y1, y2 = (rows.numpy()[:, i] @ place for i in (0, -1))
@@ -92,8 +92,8 @@ def test_crop_equals_tensorflows(rng):
 
 
 def test_crop_areas_and_aspects():
-    draws = BatchRandom(0, 0, 0, 4000).uniform("view/geometry", (9,))
-    rows, columns = module._matrices(draws, Augmentation(crop=0.25), 28, 28)
+    random = BatchRandom(0, 0, 0, 4000).uniform("view/geometry", (9,))
+    rows, columns = module._matrices(random, Augmentation(crop=0.25), 28, 28)
     place = np.arange(28)
     high, wide = ((m.numpy()[:, -2] @ place - m.numpy()[:, 1] @ place) / 25 for m in (rows, columns))
     area, aspect = high * wide, wide / high

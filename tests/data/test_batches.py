@@ -23,8 +23,8 @@ def numbers(batch):
     return image[:, 0, 0, 0] + 256 * image[:, 0, 1, 0].astype(int)
 
 
-def noisy(batch, draws):
-    return batch | {"noise": draws.normal("noise", (3,))}
+def noisy(batch, random):
+    return batch | {"noise": random.normal("noise", (3,))}
 
 
 def test_an_epoch_is_a_permutation_in_whole_batches():
@@ -142,8 +142,8 @@ def test_draws_depend_on_the_position_alone(shape):
 
 
 def test_draws_have_the_right_moments():
-    draws = BatchRandom(0, 0, 0, 1000)
-    uniform, normal = draws.uniform("u", (100,)).numpy(), draws.normal("n", (100,)).numpy()
+    random = BatchRandom(0, 0, 0, 1000)
+    uniform, normal = random.uniform("u", (100,)).numpy(), random.normal("n", (100,)).numpy()
     assert uniform.min() >= 0
     assert uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.005

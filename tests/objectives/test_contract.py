@@ -156,9 +156,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
     objective, source = run.objective, run.splits.train.take(np.arange(96))
     objective.steps_per_execution = 3  # the limit is an input of what is traced
 
-    def poisoned(batch, draws):
-        bad = tf.where(tf.equal(draws.step, 2), np.nan, 1.0)
-        return objective.views(batch | {"weight": batch["weight"] * tf.cast(bad, tf.float32)}, draws)
+    def poisoned(batch, random):
+        bad = tf.where(tf.equal(random.step, 2), np.nan, 1.0)
+        return objective.views(batch | {"weight": batch["weight"] * tf.cast(bad, tf.float32)}, random)
 
     batches = Batches(source, 32, seed=1, views=poisoned)
     objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)

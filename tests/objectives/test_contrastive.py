@@ -123,7 +123,7 @@ def test_held_out_loss_does_not_count_padding(rng):
     source = load("digits", 16).test.take(np.arange(12))
     objective = contrastive.build(Settings(**SMALL), source.spec())
     objective.compile("adam")
-    views = lambda batch, draws: objective.views(batch, BatchRandom(0, 0, 0, draws.rows))  # noqa: E731
+    views = lambda batch, random: objective.views(batch, BatchRandom(0, 0, 0, random.rows))  # noqa: E731
     results = []
     for size in (12, 16):  # whole, and with four rows of padding
         batches = Batches(source, size, views=views, shuffle=False)

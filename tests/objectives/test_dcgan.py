@@ -187,13 +187,13 @@ def test_running_statistics_are_those_of_real_images():
 def test_made_images_are_changed_like_real_ones(rng):
     options = Augmentation(shift=0.2, colour=0.5, cutout=0.3, flip=True)
     image = rng.random((6, 16, 16, 1)).astype(np.float32)
-    draws = BatchRandom(1, 2, 3, 6)
-    there = augment(image, draws, options, "fake")
-    np.testing.assert_array_equal(augment(image, ReplayedRandom(drawn(draws, "fake")), options, "fake"), there)
+    random = BatchRandom(1, 2, 3, 6)
+    there = augment(image, random, options, "fake")
+    np.testing.assert_array_equal(augment(image, ReplayedRandom(drawn(random, "fake")), options, "fake"), there)
     with tf.GradientTape() as tape:
         x = tf.constant(image)
         tape.watch(x)
-        y = augment(x, draws, options, "fake")
+        y = augment(x, random, options, "fake")
     assert np.abs(tape.gradient(y, x)).max() > 0
 
 
@@ -229,9 +229,9 @@ def test_a_failed_update_ends_its_step():
     """Of a step with several updates, what comes after one that is not finite changes nothing; nor does the average."""
     objective = compile_objective(built(loss="wasserstein", critic_steps=3), "adam")
 
-    def poisoned(batch, draws):
-        batch = objective.views(batch, draws)
-        turn = tf.reshape(tf.range(3) == 1, (1, 3, 1, 1, 1)) & tf.equal(draws.step, 2)
+    def poisoned(batch, random):
+        batch = objective.views(batch, random)
+        turn = tf.reshape(tf.range(3) == 1, (1, 3, 1, 1, 1)) & tf.equal(random.step, 2)
         return batch | {"between": tf.where(turn, np.nan, batch["between"])}
 
     batches = Batches(small_digits().train, 12, views=poisoned)
