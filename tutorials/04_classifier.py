@@ -201,7 +201,7 @@ def probe(features):
 
 
 keras.utils.set_random_seed(training.seed)
-untrained = rotation.encoder(settings, splits.train.spec())
+untrained = rotation.encoder(settings, splits.train.spec()).build()
 known = {"pixels": probe([pixels(part) for part in splits])}
 for name, network in (("random init", untrained), ("turns", model.encoder)):
     embed = compiled(network)

@@ -115,7 +115,7 @@ if SMOKE:
     eye = generative.FeatureClassifier(f"{seen['folder']}/encoder")
 else:
     eye = generative.FeatureClassifier("classifier-fashion_mnist")
-print(f"        {eye.card['name']} looks, and is right on {eye.card['training']['outcome']['test_accuracy']:.1%} of the test images")
+print(f"        {eye.card['name']} looks, and is right on {eye.card['trained_by']['outcome']['test_accuracy']:.1%} of the test images")
 count = 200 if SMOKE else 10_000
 
 

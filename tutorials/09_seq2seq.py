@@ -163,12 +163,12 @@ def pronunciations(spoken):
 
 # %%
 def look(translator, words):
-    encoder, decoder, settings = translator.decoder.encoder, translator.decoder.head, translator.settings
+    encoder, decoder = translator.decoder.encoder, translator.decoder.head
     figure = matplotlib.figure.Figure(figsize=(14, 3.5))
     for axes, word in zip(figure.subplots(1, len(words)), words):
         made = translator([word])[0]
         tokens = tf.constant(translator.tokenizer.encode([word]))
-        before = tf.constant([[settings.end, *translator.read(made)]])
+        before = tf.constant([[translator.decoding["end"], *translator.read(made)]])
         axes.imshow(recurrent.alignments(decoder, before, encoder(tokens), tokens)[0], cmap="gray_r", vmin=0, vmax=1)
         axes.set_xticks(range(len(word)), list(word))
         axes.set_yticks(range(before.shape[1]), [*made.split(), "end"])

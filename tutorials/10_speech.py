@@ -173,7 +173,7 @@ found["the same, pretrained"] = right["pretrained"][-1]
 # Above a clip, the same changed, and with its hidden frames; below, what the network trained with CTC hears when.
 
 # %%
-encoder, head, card = decoding.load(made["folder"])
+encoder, head, symbols = decoding.load(made["folder"])
 clip = next(iter(Batches(splits.train, 8, shuffle=False).dataset(0, 1)))
 draws, (settings, _) = BatchRandom(0, 0, 0, 8), wav2vec2.prepare(settings, splits)
 x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
@@ -196,9 +196,9 @@ said = unit_range(part.column("waveform")[:, : part.lengths[0]])
 logits, _ = decoding.frame_logits(encoder, head, tf.constant(said))
 axes = figure.add_subplot(grid[1, :])
 axes.imshow(tf.transpose(tf.nn.softmax(logits[0])[:, 1:]), cmap="gray_r", aspect="auto", vmin=0, vmax=1)
-axes.set_yticks(range(len(card.symbols.names)), card.symbols.names)
+axes.set_yticks(range(len(symbols.names)), symbols.names)
 axes.set_xlabel("frames of 20 ms")
-heard = decoding.text_of(card, decoding.greedy(logits, [logits.shape[1]])[0])
+heard = symbols.decode(decoding.greedy(logits, [logits.shape[1]])[0])
 axes.set_title(f"said: {part.column('target')[0]}   heard: {heard}", fontsize="medium")
 figure.tight_layout()
 figure.savefig(OUT / "speech.png", dpi=120, bbox_inches="tight")

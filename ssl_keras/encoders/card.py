@@ -36,9 +36,9 @@ def read(folder):
             card = card_v1.upgraded(card)
         if card["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}. Received: {card['format']}")
-        wrong = [name for name, holds in _rules(card).items() if not holds]
         for key in ("network", "head"):
             _network_of(card, key)
+        wrong = [name for name, holds in _rules(card).items() if not holds]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a card: {type(error).__name__} {error}.") from error
     if wrong:
@@ -74,9 +74,11 @@ def _rules(card):
 
 def _decodes(decoding):
     """Whether an entry says how a head's outputs are read, as `Objective.decoding` does."""
-    symbols = decoding.get("symbols")
+    symbols = decoding.get("symbols") if isinstance(decoding, dict) else ()
     return (
-        (symbols is None or len(symbols) <= MAX_SYMBOLS and all(isinstance(symbol, str) for symbol in symbols))
+        isinstance(decoding, dict)
+        and (symbols is None or isinstance(symbols, list) and len(symbols) <= MAX_SYMBOLS
+             and all(isinstance(symbol, str) for symbol in symbols))
         and isinstance(decoding.get("words", False), bool) and isinstance(decoding.get("task", ""), str)
         and _counts(decoding.get("context", 1), 1 << 20) and _counts(decoding.get("end", 0) + 1, 1 << 24)
     )

@@ -1,7 +1,7 @@
 """Moving average of a network's weights over steps, for a generator that is saved or a teacher.
 
-It is moved in the cross-replica context, after `descend`: once for all replicas, and only where the step's update was
-made. In a `train_step`:
+It is moved in the cross-replica context, after `descend`: once for all replicas, and not in a step that failed. (Where
+float16 gradients overflow, it moves towards weights that stayed as they were.) In a `train_step`:
 
     tf.distribute.get_replica_context().merge_call(lambda strategy: follow(strategy, …))
 """
@@ -17,18 +17,19 @@ def warmed_up(decay, step):
     return tf.minimum(decay, step / (step + WARM_UP))
 
 
-def follow(strategy, average, network, decay, failed_step):
-    """Moves all variables of a network towards another's: average ← decay·average + (1 − decay)·network.
+def follow(strategy, averages, variables, decay, failed_step):
+    """Moves variables towards others: average ← decay·average + (1 − decay)·variable.
 
     Args:
         strategy: as `merge_call` gives it.
-        average, network: graphs with the same variables, in the same order.
+        averages, variables: lists of floating-point Keras variables of the same shapes, such as two graphs'
+            `variables`, or `trainable_variables` where batch statistics are to stay.
         decay: scalar in [0, 1].
         failed_step: the objective's; where it is not −1 nothing moves.
     """
 
     def move():
-        for mean, value in zip(average.variables, network.variables):
+        for mean, value in zip(averages, variables, strict=True):
             strategy.extended.update(
                 mean.value, lambda m, v, decay: m.assign(decay * m + (1 - decay) * v), args=(value.value, decay)
             )

@@ -160,6 +160,6 @@ def attention_pictures(network, ids):
     return {"attention": rows}
 
 
-def projections(network, tokenizer):
-    """For TensorBoard's projector: the token embeddings, and each token's text."""
-    return {"token embeddings": lambda: (table(network).numpy(), tokenizer.tokens())}
+def projections(embeddings, tokenizer):
+    """For TensorBoard's projector: a graph's token embeddings, and each token's text."""
+    return {"token embeddings": lambda: (tf.convert_to_tensor(embeddings.tokens).numpy(), tokenizer.tokens())}

@@ -21,9 +21,9 @@ class Settings(Augmentation):
     """A convolutional network, and how its images are augmented."""
 
     network: Literal[*IMAGE_ENCODERS] = "cnn"
-    """cnn, resnet18, resnet34, resnet50 or resnet101, see `networks/conv.py`."""
+    """The architecture, see `networks/`."""
     width: Annotated[int, Range(0, 1 << 12)] = 0
-    """Channels of the first stage; 0 is the network's own: 32 for cnn, 64 for the others."""
+    """Channels of the first stage; 0 is the network's own."""
     places: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
     """Places along each side over which the last stage is averaged; more keeps where something is. A run that starts
     from an encoder may ask for others than that has: they have no weights."""

@@ -37,11 +37,18 @@ class Builder:
     parts: typing.Callable | None = None
 
 
-# What `--network` chooses among, in every objective for images: builders that take `image_shape`, `width` and
-# `pool_grid`, the last two with defaults. Graphs with layers `stage_0`, `stage_1`, … can be trained with
-# `--loss local_global`, graphs of any size with `jigsaw`.
+def _convolution(build):
+    return Builder(build, "convolution", any_size=True, parts=conv.stage_maps)
+
+
+# What `--network` chooses among: builders that take `image_shape`, `width` and `pool_grid`, the last two with
+# defaults, to graphs that take images of any size and have layers `stage_0`, `stage_1`, ….
 IMAGE_ENCODERS = {
-    name: Builder(conv.builder_of(name), "convolution", any_size=True, parts=conv.stage_maps) for name in conv.BLOCKS
+    "cnn": _convolution(conv.builder_of("cnn")),
+    "resnet18": _convolution(conv.builder_of("resnet18")),
+    "resnet34": _convolution(conv.builder_of("resnet34")),
+    "resnet50": _convolution(conv.builder_of("resnet50")),
+    "resnet101": _convolution(conv.builder_of("resnet101")),
 }
 BUILDERS = {
     **IMAGE_ENCODERS,

@@ -10,19 +10,14 @@ import pkgutil
 import typing
 
 if typing.TYPE_CHECKING:  # names alone are listed without TensorFlow
-    import keras
-
     from ssl_keras.engine.config import Training
     from ssl_keras.engine.objective import Objective
+    from ssl_keras.networks import Network
 
 
 @typing.runtime_checkable
 class ObjectiveModule(typing.Protocol):
-    """The names that a file of this folder must define.
-
-    It may define `head(settings, spec)` too: a fresh graph of the `Objective`'s `head`, the network that is
-    saved beside the encoder. Without it a saved encoder has none.
-    """
+    """The names that a file of this folder must define."""
 
     DEFAULTS: Training
     """How to train where nothing else is asked for."""
@@ -35,11 +30,14 @@ class ObjectiveModule(typing.Protocol):
         Refuses data that do not suit, and fills in what data or the saved encoder `init` decide.
         """
 
-    def encoder(settings, spec) -> keras.Model:
-        """A fresh encoder graph; `spec` is `splits.train.spec()`."""
+    def encoder(settings, spec) -> Network:
+        """The encoder as a description, whose `build()` makes the graph; `spec` is `splits.train.spec()`."""
 
     def build(settings, spec, encoder=None) -> Objective:
-        """The objective; `encoder` is a functional graph, or a function like the module's own, the default."""
+        """The objective; `encoder` is a graph, a `Network`, or a function like the module's own, the default.
+
+        What is saved beside the encoder, the objective's `head`, must be a graph that a `Network` built.
+        """
 
 
 def names():

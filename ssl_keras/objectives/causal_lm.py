@@ -31,6 +31,7 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.inference import generation
 from ssl_keras.modalities import language
+from ssl_keras.networks import transformer
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,
@@ -130,7 +131,7 @@ class CausalLM(Objective):
         return Report(
             images=language.attention_pictures(self.encoder, batch["tokens"][:, :-1]),
             texts={"samples": self._samples(batch, splits.train.tokenizer)},
-            embeddings=language.projections(self.encoder, splits.train.tokenizer),
+            embeddings=language.projections(transformer.parts(self.encoder).embeddings, splits.train.tokenizer),
         )
 
     def _samples(self, batch, tokenizer):

@@ -35,6 +35,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
+from ssl_keras.networks.conv import stage_maps
 from ssl_keras.networks.projector import projector
 
 DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
@@ -88,11 +89,9 @@ def projectors(settings, network):
     whole = projector(network.output_shape[-1], settings.projection, "projector")
     if settings.loss != "local_global":
         return whole, None, ()
-    stages = [layer.name for layer in network.layers if layer.name.removeprefix("stage_").isdigit()]
-    stages.sort(key=lambda name: int(name.removeprefix("stage_")))
-    if len(stages) < LOCAL_STAGES:
-        raise ValueError(f"local_global needs an encoder with layers stage_0, stage_1, …. Received: {stages}")
-    maps = [network.get_layer(name).output for name in stages[-LOCAL_STAGES:]]
+    maps = stage_maps(network)[-LOCAL_STAGES:]
+    if len(maps) < LOCAL_STAGES:
+        raise ValueError(f"local_global needs an encoder of {LOCAL_STAGES} stages or more. Received: {len(maps)}")
     trunk = keras.Model(network.input, [network.output, *maps], name="trunk")
     return whole, trunk, tuple(
         projector(x.shape[-1], settings.projection, f"local_projector_{i}") for i, x in enumerate(maps)

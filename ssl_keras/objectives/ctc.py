@@ -29,6 +29,7 @@ import tyro
 from ssl_keras import encoders
 from ssl_keras.data import audio, augment_audio, masking, sequences, symbols
 from ssl_keras.data.inputs import network_input
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 class Settings(sound.Settings):
     """A network for waveforms, and what is read off its states."""
 
-    seconds: float = 10.0
+    seconds: Annotated[float, Range(0.1, sound.LONGEST)] = 10.0
     """Longer clips are left out: their transcript would not fit a part of them."""
     words: bool = False
     """Symbols are whole words; else characters."""

@@ -261,7 +261,9 @@ class DCGAN(Objective):
     def _average(self, strategy):
         """Cross-replica: moves the average towards the generator."""
         decay = moving_average.warmed_up(self.settings.average, self.step)
-        moving_average.follow(strategy, self.head, self.generator, decay, self.failed_step)
+        moving_average.follow(
+            strategy, self.head.variables, self.generator.variables, decay, self.failed_step
+        )
 
     # ----- what a run shows of it ---------------------------------------------
 

@@ -29,7 +29,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language
-from ssl_keras.networks import Network
+from ssl_keras.networks import Network, transformer
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
 NEVER = 2.0  # a key above every other: not to be chosen
@@ -161,7 +161,7 @@ class MaskedLM(Objective):
         return Report(
             images=language.attention_pictures(self.encoder, batch["tokens"]),
             texts={"guesses": self._guesses(batch, splits.train.tokenizer)},
-            embeddings=language.projections(self.encoder, splits.train.tokenizer),
+            embeddings=language.projections(transformer.parts(self.encoder).embeddings, splits.train.tokenizer),
         )
 
     def _guesses(self, batch, tokenizer):

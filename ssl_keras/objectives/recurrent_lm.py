@@ -119,4 +119,4 @@ class RecurrentLM(Objective):
 
     def report(self, batch, examples, splits):
         """The token embeddings."""
-        return Report(embeddings=language.projections(self.encoder, splits.train.tokenizer))
+        return Report(embeddings=language.projections(recurrent.parts(self.encoder).embeddings, splits.train.tokenizer))

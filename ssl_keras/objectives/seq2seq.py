@@ -262,7 +262,7 @@ class Seq2Seq(Objective):
         return Report(
             images={"attention": self._attention(batch)}, texts={"decoded": self._decoded(batch, tokenizer)},
             scalars=self._error_rates(splits) if self.settings.task == "pairs" else {},
-            embeddings=language.projections(self.encoder, tokenizer),
+            embeddings=language.projections(recurrent.parts(self.encoder).embeddings, tokenizer),
         )
 
     def _attention(self, batch):

@@ -46,7 +46,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     strategy = choose_strategy(training.strategy, training.replicas)
     if data is not None and not isinstance(data, Splits):
         raise ValueError(
-            "data must be Splits, as sources.from_arrays and text.from_texts make them. "
+            "data must be Splits, as `data.splits.from_arrays` and `data.readers.text.from_texts` make them. "
             f"Received: {type(data).__name__}"
         )
     splits = data or load(training.data, training.image_size)

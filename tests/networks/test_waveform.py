@@ -115,7 +115,8 @@ def test_the_spectrogram_shows_a_tone_where_it_is():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"rate": 44_100}, "rate must be"), ({"front": "fft"}, "front must be"), ({"context": "none"}, "context must be"),
+    ({"rate": 44_100}, "rate must be"), ({"frontend": "fft"}, "frontend must be"),
+    ({"context": "none"}, "context must be"),
 ])
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

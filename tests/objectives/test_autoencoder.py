@@ -117,12 +117,12 @@ def test_fifty_steps_equal_stock_keras(digits):
     four. A wrong formula parts for every seed.
     """
     differences, models = [], compiled((Adam(), keras.optimizers.Adam()))
-    for seed in range(8):
+    for seed in range(4):
         difference, moved = difference_from_stock(models, digits.train, 50, seed)
         assert moved > 1e-2
         differences.append(difference)
     # For which seeds rounding tips no ReLU depends on the CPU's kernels; half of them are enough to tell.
-    assert sorted(differences)[3] <= 1e-5, differences
+    assert sorted(differences)[1] <= 1e-5, differences
     assert max(differences) <= 1e-2, differences
 
 
@@ -241,5 +241,5 @@ def test_optimizers_that_would_clip_alone_are_refused():
 
 
 def test_the_encoder_function_builds_what_the_objective_holds():
-    names = [v.path for v in autoencoder.encoder(Settings((8, 4)), SPEC).variables]
+    names = [v.path for v in autoencoder.encoder(Settings((8, 4)), SPEC).build().variables]
     assert names == [v.path for v in build(Settings((8, 4)), SPEC).encoder.variables]

@@ -107,7 +107,7 @@ def test_the_encoder_stands_still_at_first():
     splits = load("digits", 16)
     few = few_labels(splits.train, 4, 0)
     head = keras.Sequential([keras.Input((16,)), keras.layers.Dense(10)])
-    objective = Classifier(classifier.encoder(Settings(**SMALL), few.spec()), head)
+    objective = Classifier(classifier.encoder(Settings(**SMALL), few.spec()).build(), head)
     variables = objective.encoder.trainable_variables
     training = Training(learning_rate=1e-2, schedule="cosine")
     objective.compile(make(training, 8, []), make(training, 8, variables, 0.1, after=5))

@@ -108,10 +108,10 @@ def test_characters_and_words():
     assert letters.symbols.encode(["ab a"]) == [[2, 3, 1, 2]]
     with pytest.raises(ValueError, match="the target 'abc' has the unknown symbol 'c'"):
         letters.symbols.encode(["ab", "abc"])
-    assert decoding.text_of(letters, [2, 3, 1, 2, -1]) == "ab a"
+    assert letters.symbols.decode([2, 3, 1, 2, -1]) == "ab a"
     words = ctc.Settings(words=True, alphabet="one two")
     assert words.symbols.split("two one") == ["two", "one"]
-    assert decoding.text_of(words, [2, 1]) == "two one"
+    assert words.symbols.decode([2, 1]) == "two one"
 
 
 def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
@@ -205,7 +205,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (["transcribe", "heard", "empty.wav"], "expected a readable"),
         (["transcribe", "heard", "none.wav"], "expected a readable"),
-        (["transcribe", "sounds", "0.wav"], "recognises nothing. Expected what pretraining with ctc saved"),
+        (["transcribe", "sounds", "0.wav"], "is not a speech recognizer. Expected what pretraining with ctc saved"),
         (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "has no transcripts"),
     ):
         assert main(arguments) == 1

@@ -190,7 +190,7 @@ class Given:
     """An encoder whose output is there already."""
 
     def __init__(self, hidden, encoder):
-        self.hidden, self.get_layer = hidden, encoder.get_layer
+        self.hidden, self.layers = hidden, encoder.layers
 
     def __call__(self, tokens):
         return self.hidden
@@ -355,7 +355,7 @@ def test_a_run_starts_from_another(runs, splits):
     settings = causal_lm.Settings(tokenizer="characters")
     settings, data = causal_lm.prepare(settings, splits, init="causal_lm-nonsense")
     assert (settings.layers, settings.heads, settings.width, settings.vocabulary) == (1, 2, 16, 290)
-    network = causal_lm.encoder(settings, data.train.spec())
+    network = causal_lm.encoder(settings, data.train.spec()).build()
     left = initialise(network, "causal_lm-nonsense")
     assert left == ([], [])
     go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", tensorboard=False)

@@ -16,6 +16,7 @@ from ssl_keras import objectives
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective
 from ssl_keras.engine.report import Report
+from ssl_keras.networks import description
 from ssl_keras.objectives import ObjectiveModule
 
 SCRIPT = """
@@ -34,14 +35,10 @@ FUNCTIONS = ("prepare", "encoder", "build")
 every_module = pytest.mark.parametrize("name", objectives.names())
 
 
-def head(settings, spec):
-    """The optional function, as the protocol's docstring has it."""
-
-
 def departures(module):
     """Sentences on where a module is not an `ObjectiveModule`; none where it is."""
     wrong = [f"no {name}" for name in ("DEFAULTS", "Settings", *FUNCTIONS) if not hasattr(module, name)]
-    expected = {name: getattr(ObjectiveModule, name) for name in FUNCTIONS} | {"head": head}
+    expected = {name: getattr(ObjectiveModule, name) for name in FUNCTIONS}
     for name, function in expected.items():
         if hasattr(module, name):
             wanted = inspect.signature(function).parameters.values()
@@ -68,7 +65,7 @@ def test_every_module_is_an_objective_module(name):
 
 @pytest.mark.parametrize("change", [
     {"build": lambda settings, spec: None}, {"prepare": lambda splits, settings, init=None: None},
-    {"encoder": lambda settings, spec, width: None}, {"head": lambda settings: None}, {"encoder": None},
+    {"encoder": lambda settings, spec, width: None}, {"encoder": None},
 ])
 def test_the_test_above_can_fail(change):
     names = ("DEFAULTS", "Settings", *FUNCTIONS)
@@ -85,7 +82,8 @@ def test_what_is_built_has_the_declared_members(name):
     assert isinstance(objective, Objective)
     assert isinstance(objective.encoder, keras.Model)
     assert objective.head is None or isinstance(objective.head, keras.Model)
-    assert hasattr(objectives.module(name), "head") or objective.head is None or objective.predicts_classes
+    assert description(objective.encoder) is not None
+    assert objective.head is None or description(objective.head) is not None
     assert objective.player_norms[0] is objective.gradient_norm
     assert objective.total_steps is None
 

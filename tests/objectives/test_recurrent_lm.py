@@ -57,6 +57,7 @@ def test_bad_settings_are_refused(settings, message):
         recurrent_lm.Settings(**settings)
 
 
+@pytest.mark.fit
 def test_it_goes_on_from_one_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(

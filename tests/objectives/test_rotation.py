@@ -53,6 +53,7 @@ def quick():
     return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
 
 
+@pytest.mark.fit
 def test_it_learns_turns_and_goes_on_from_them(quick):
     splits = load("digits", 16)
     unlabelled = splits._replace(**{

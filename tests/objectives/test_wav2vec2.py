@@ -245,7 +245,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     encoder = encoders.load_encoder("sounds")
     assert encoder.output_shape == (None, 64)
     card = encoders.card.read(encoders.find("sounds"))
-    assert card["input"] == {"waveform": {"shape": [None], "dtype": "float32", "padding": -1}}
+    assert card["input"] == {"waveform": {"shape": [None], "dtype": "float32", "padding": -1, "rate": 8000}}
     assert card["network"]["rate"] == card["input"]["waveform"]["rate"] == 8_000
     again = dataclasses.replace(training, run="on", init="sounds", steps=1)
     pretrain.pretrain("wav2vec2", wav2vec2.Settings(seconds=0.2), again, data=tones())

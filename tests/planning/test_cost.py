@@ -22,13 +22,13 @@ SMALL = {"layers": 3, "heads": 2, "width": 16, "hidden": 40, "context": 24, "voc
 @pytest.mark.parametrize("architecture", transformer.ARCHITECTURES)
 def test_parameters_are_those_of_the_network(architecture):
     settings = language.Settings(architecture=architecture, **SMALL).filled()
-    assert cost.parameters(settings)[0] == language.trunk(settings, causal=True).count_params()
+    assert cost.parameters(settings)[0] == language.trunk(settings, causal=True).build().count_params()
 
 
 @pytest.mark.parametrize("architecture", masked_lm.Settings.ARCHITECTURES)
 def test_and_those_of_berts_head(architecture):
     settings = masked_lm.Settings(architecture=architecture, **SMALL).filled()
-    network = language.trunk(settings, causal=False)
+    network = language.trunk(settings, causal=False).build()
     whole = network.count_params() + transformer.masked_head(50, 16).count_params()
     assert cost.parameters(settings, masked=True)[0] == whole
 
@@ -40,7 +40,7 @@ def test_gpt2_has_124_million():
 def test_operations_are_those_that_tensorflow_counts():
     """Of the forward pass, a third; TensorFlow does not count attention's two products, which are einsums."""
     settings = language.Settings(architecture="gpt2", **SMALL).filled()
-    network = language.trunk(settings, causal=True)
+    network = language.trunk(settings, causal=True).build()
 
     @tf.function
     def forward(ids):

@@ -21,7 +21,8 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import captions, pairs, text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits, hold_out
-from ssl_keras.networks.dense import classifier_head, dense_encoder
+from ssl_keras.networks import Network
+from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import (
     autoencoder,
     causal_lm,
@@ -72,9 +73,8 @@ def grey_entropy(batch):
 
 
 def build_finetune(spec):
-    return classifier.Classifier(
-        dense_encoder(spec["image"][0], (32, 16)), classifier_head(16, 10), name="finetune", smoothing=0.1,
-    )
+    encoder = Network("dense", image_shape=spec["image"][0], widths=(32, 16)).build()
+    return classifier.Classifier(encoder, classifier_head(16, 10), name="finetune", smoothing=0.1)
 
 
 TINY = {"layers": 2, "heads": 2, "width": 32, "hidden": 48, "context": 12, "tokenizer": "characters"}
@@ -242,11 +242,11 @@ def uncovered():
 def weighted(views):
     """Views that give the examples unequal weights, some of them 0, by their position."""
 
-    def wrapped(batch, draws):
+    def wrapped(batch, random):
         batch = dict(batch)
-        position = draws.first + tf.range(draws.rows)
+        position = random.first + tf.range(random.rows)
         batch["weight"] = tf.cast(position % 5, tf.float32) / 2.0
-        return views(batch, draws)
+        return views(batch, random)
 
     return wrapped
 

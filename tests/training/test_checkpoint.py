@@ -150,6 +150,7 @@ def test_leftovers_of_a_killed_writer_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
+@pytest.mark.fit
 def test_copies_of_checkpoints_are_kept(objective, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(objective, {})

@@ -18,6 +18,7 @@ import tensorflow as tf
 from ssl_keras import objectives
 from ssl_keras.cli import main
 from ssl_keras.cli.flags import defaults as with_defaults
+from ssl_keras.data.readers.text import from_texts
 from ssl_keras.data.splits import from_arrays
 from ssl_keras.downstream import finetune, grids, report
 from ssl_keras.downstream.table import evaluate
@@ -171,6 +172,7 @@ def test_a_run_has_a_plain_name(name, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fit
 def test_what_a_killed_start_leaves_is_no_obstacle():
     folder = pathlib.Path("runs/left")
     (folder / "checkpoints").mkdir(parents=True)
@@ -203,6 +205,7 @@ def test_files_beside_the_encoder_are_kept(run):
     load_encoder("autoencoder-digits")
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("resume", [False, True])
 def test_of_two_runs_in_one_folder_the_second_is_refused(resume):
     refused = []
@@ -220,9 +223,11 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(resume):
     assert refused
     assert "\n" not in refused[0]
     card = json.loads(pathlib.Path(outcome["folder"], "encoder", "card.json").read_text())
-    assert card["training"]["seed"] == json.loads(pathlib.Path("runs/same/settings.json").read_text())["seed"] == 0
+    assert card["trained_by"]["settings"]["seed"] == 0
+    assert json.loads(pathlib.Path("runs/same/settings.json").read_text())["seed"] == 0
 
 
+@pytest.mark.fit
 def test_a_run_that_failed_lets_its_folder_go(run):
     class Fails(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -378,8 +383,8 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
 
 @pytest.mark.fit
 def test_finetuning_refuses_what_does_not_fit(run, rng):
-    with pytest.raises(ValueError, match=r"takes images of shape \(28, 28, 1\). Received: \(10, 10, 1\)"):
-        finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 10, 10)), np.arange(50) % 2))
+    with pytest.raises(ValueError, match="takes images"):
+        finetune.finetune("autoencoder-digits", data=from_texts(["one two", "three"] * 40, [0, 1] * 40))
     with pytest.raises(ValueError, match="starts from the encoder it is given"):
         finetune.finetune("autoencoder-digits", training=Training(init="other"))
     with pytest.raises(ValueError, match="has no labels"):

@@ -1,0 +1,53 @@
+"""What the documents show can be typed: their imports are there, and their commands are understood."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from ssl_keras import cli, objectives
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def lines():
+    return [(path.name, line) for path in DOCUMENTS for line in path.read_text().splitlines()]
+
+
+def test_imports_are_there():
+    found = [re.match(r"from (ssl_keras[\w.]*) import ([\w, ]+)", line) for _, line in lines()]
+    found = [match.groups() for match in found if match]
+    assert found
+    for module, names in found:
+        for name in names.split("#")[0].split(","):
+            if not hasattr(importlib.import_module(module), name.strip()):
+                importlib.import_module(f"{module}.{name.strip()}")
+
+
+def test_modules_that_are_named_are_there():
+    """`networks/conv.py` and the like, in backquotes, from the package's or the project's root."""
+    named = {path for _, line in lines() for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)", line)}
+    assert len(named) > 10
+    missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / "ssl_keras" / path).exists())]
+    assert not missing
+
+
+def test_flags_are_there(capsys):
+    shown, missing = {}, []
+    for name, line in lines():
+        for command, rest in re.findall(r"ssl-keras (\w+)([^`#|]*)", line):
+            of_objective = command in ("pretrain", "plan")
+            words = [command, *rest.split()[:of_objective]]
+            if command not in cli.COMMANDS or (of_objective and words[-1] not in objectives.names()):
+                continue
+            if tuple(words) not in shown:
+                with pytest.raises(SystemExit):
+                    cli.main([*words, "--help"])
+                shown[tuple(words)] = re.findall(r"--[\w-]+", capsys.readouterr().out)
+            missing += [
+                (name, words, flag) for flag in re.findall(r"--[a-z][\w-]*", rest) if flag not in shown[tuple(words)]
+            ]
+    assert len(shown) > 10
+    assert not missing
