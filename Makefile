@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes share the files; each file's tests stay together, since they share runs.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Seconds that one test may take; a machine that others use too has none.
-BUDGET ?= $(if $(CI),60)
+BUDGET ?= $(if $(CI),120)
 
 .PHONY: demo test-fast test test-all lint bench tutorials tensorboard clean
 

@@ -12,7 +12,7 @@ import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "strategies.py"
 PACKAGE = SCRIPT.parents[2]
-pytestmark = [pytest.mark.fit, pytest.mark.budget(300)]  # `replicas` is all of them
+pytestmark = [pytest.mark.fit, pytest.mark.budget(900)]  # `replicas` is all of them
 
 
 def start(mode, out, **environment):
