@@ -53,13 +53,8 @@ def parts_below(kind, path, what, read):
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
-    held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
-    if not (root / "train").is_dir():
-        if held_out:
-            raise ValueError(
-                f"{kind}:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, "
-                "or a sub-folder for each label."
-            )
+    held_out = held_out_folders(f"{kind}:{path}", root, "a sub-folder for each label")
+    if held_out is None:
         return hold_out(read(root, None))
     train = read(root / "train", None)
     splits = hold_out(train, **{split: read(root / name, train) for name, split in held_out.items()})
@@ -67,6 +62,23 @@ def parts_below(kind, path, what, read):
     return Splits(*(
         dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items()
     ))
+
+
+def held_out_folders(title, root, otherwise):
+    """{sub-folder: part, validation or test} beside a sub-folder train; None where there is neither.
+
+    Raises:
+        ValueError: held-out parts without a training part. `title` and `otherwise`, what else may be there, are for
+            the message.
+    """
+    held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
+    if (root / "train").is_dir():
+        return held_out
+    if held_out:
+        raise ValueError(
+            f"{title} has {', '.join(held_out)} and no train. Expected PATH/train beside them, or {otherwise}."
+        )
+    return None
 
 
 def labelled_files(title, root, extensions, what, like):

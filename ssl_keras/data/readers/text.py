@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.readers.images import HELD_OUT, files_below
+from ssl_keras.data.readers.images import files_below, held_out_folders
 from ssl_keras.data.splits import Source, check_labels, hold_out
 
 PIECE = 1 << 20  # bytes
@@ -109,12 +109,8 @@ def load_text(path):
         return hold_out(_pieces(f"text:{path}", [root]))
     if not root.is_dir():
         raise ValueError(f"text:{path}: no such file or folder. Expected a text file, or a folder of them.")
-    held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
-    if not (root / "train").is_dir():
-        if held_out:
-            raise ValueError(
-                f"text:{path} has {', '.join(held_out)} and no train. Expected PATH/train beside them, or neither."
-            )
+    held_out = held_out_folders(f"text:{path}", root, "neither")
+    if held_out is None:
         return hold_out(_pieces(f"text:{path}", files_below(root, EXTENSIONS)))
     parts = {split: _pieces(f"text:{path}", files_below(root / name, EXTENSIONS)) for name, split in held_out.items()}
     return hold_out(_pieces(f"text:{path}", files_below(root / "train", EXTENSIONS)), **parts)
