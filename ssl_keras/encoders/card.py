@@ -13,8 +13,6 @@ architecture of one's own. `trained_by` is a note: nothing is built from it.
 import json
 import re
 
-import tensorflow as tf
-
 from ssl_keras.data import inputs
 from ssl_keras.encoders import card_v1
 from ssl_keras.networks import Network, description
@@ -145,13 +143,6 @@ def input_of(spec, encoder, context=None):
     entry |= {"context": context or keywords.get("context"), "rate": keywords.get("rate")}
     wanted = "context" if kind == "tokens" else "rate"
     return {kind: {k: v for k, v in entry.items() if k not in ("context", "rate") or (k == wanted and v)}}
-
-
-def spec_of(card):
-    """The spec that a graph is built from, from a card."""
-    kind = inputs.column(card["input"])
-    entry = card["input"][kind]
-    return {kind: (tuple(entry["shape"]), tf.as_dtype(entry["dtype"]))}
 
 
 def check_images(card, source):
