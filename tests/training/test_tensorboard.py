@@ -82,19 +82,12 @@ def test_scalars(server):
 
 
 @pytest.mark.fit
-def test_reconstructions(server):
+@pytest.mark.parametrize(("name", "rows"), [("reconstructions", 2), ("neighbours", 6)])
+def test_pictures(server, name, rows):
     address, _ = server
-    shown = read(address, "images/images", tag="pictures/reconstructions", sample=0)
+    shown = read(address, "images/images", tag=f"pictures/{name}", sample=0)
     content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
-    assert Image.open(io.BytesIO(content)).size == (8 * 28, 2 * 28)
-
-
-@pytest.mark.fit
-def test_nearest_neighbours(server):
-    address, _ = server
-    shown = read(address, "images/images", tag="pictures/neighbours", sample=0)
-    content = fetch(address, "images/individualImage", **dict(urllib.parse.parse_qsl(shown[-1]["query"])))
-    assert Image.open(io.BytesIO(content)).size == (8 * 28, 6 * 28)
+    assert Image.open(io.BytesIO(content)).size == (8 * 28, rows * 28)
 
 
 def test_neighbours_are_the_most_similar_others(rng):
