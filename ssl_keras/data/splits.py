@@ -8,6 +8,7 @@ Shapes: `N` examples, `H W C` image.
 
 import dataclasses
 import hashlib
+import logging
 import math
 import os
 import pathlib
@@ -18,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.batches import epoch_order
+
+log = logging.getLogger(__name__)
 
 # The hold-out order is keyed by a constant of its own: a run's seed cannot move it.
 SPLIT_SEED = 20240229
@@ -41,6 +44,7 @@ class Source:
         lengths: (n,) integers, the tokens or samples of each of its examples where these are padded, else None.
         rate: of sound, samples per second, else 0.
         converted: from what to what its images were converted for an encoder ("32×32×3 → 28×28×1"), or nothing.
+        notes: sentences on how its files were read: what was left out, converted or decided, and why.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Source:
     lengths: np.ndarray | None = None
     rate: int = 0
     converted: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self):
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
@@ -78,6 +83,12 @@ class Source:
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         lengths = None if self.lengths is None else self.lengths[indices]
         return dataclasses.replace(self, rows=rows, lengths=lengths)
+
+    def noted(self, *notes):
+        """The source with more notes; each is logged as a warning."""
+        for note in notes:
+            log.warning("%s: %s", self.name, note)
+        return dataclasses.replace(self, notes=self.notes + notes)
 
     @property
     def base(self):
