@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.activations import ALL_OBJECTS_DICT
 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
@@ -108,26 +109,23 @@ def difference_from_stock(models, source, steps, seed):
     return max(np.abs(a - b).max() for a, b in zip(mine, others)), max(np.abs(a - b).max() for a, b in zip(mine, start))
 
 
-@pytest.mark.fit
-def test_fifty_steps_equal_stock_keras(digits):
-    """Adam, the tutorial's own.
-
-    Where an example sits on the edge of a ReLU, rounding decides the side, and the runs part
-    by 1e-4 and more: the stock model parts from itself in float64 just so, for one seed in
-    four. A wrong formula parts for every seed.
-    """
-    differences, models = [], compiled((Adam(), keras.optimizers.Adam()))
-    for seed in range(4):
-        difference, moved = difference_from_stock(models, digits.train, 50, seed)
-        assert moved > 1e-2
-        differences.append(difference)
-    # For which seeds rounding tips no ReLU depends on the CPU's kernels; half of them are enough to tell.
-    assert sorted(differences)[1] <= 1e-5, differences
-    assert max(differences) <= 1e-2, differences
+@pytest.fixture
+def smooth(monkeypatch):
+    """Softplus for ReLU: at whose kink rounding decides the side, so that equal runs part by 1e-4 and more."""
+    monkeypatch.setitem(ALL_OBJECTS_DICT, "relu", keras.activations.softplus)
 
 
 @pytest.mark.fit
-def test_ten_steps_of_plain_descent_equal_stock_keras(digits):
+def test_fifty_steps_equal_stock_keras(digits, smooth):
+    """Adam, the tutorial's own."""
+    models = compiled((Adam(), keras.optimizers.Adam()))
+    difference, moved = difference_from_stock(models, digits.train, 50, seed=0)
+    assert difference <= 1e-6
+    assert moved > 1e-2
+
+
+@pytest.mark.fit
+def test_ten_steps_of_plain_descent_equal_stock_keras(digits, smooth):
     """SGD: unlike Adam's, its step shows the gradient's size."""
     models = compiled([keras.optimizers.SGD(1.0) for _ in range(2)])
     difference, moved = difference_from_stock(models, digits.train, 10, seed=0)
