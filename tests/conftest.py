@@ -46,7 +46,7 @@ def pytest_runtest_makereport(item, call):
 
 
 # The longest first: two processes share the files, and neither is to wait for the other's last one.
-LONGEST = ("strategies", "workers", "tutorials", "contract", "contract_training")
+LONGEST = ("strategies", "contract", "workers", "tutorials")
 
 
 def pytest_collection_modifyitems(items):

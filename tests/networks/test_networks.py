@@ -30,13 +30,21 @@ SMALL = {  # keywords of a small network of each builder
     },
 }
 every_builder = pytest.mark.parametrize("name", BUILDERS)
+# The deeper ones have the same blocks as those of 18 and 50 layers, only more of them.
+DEEPER = ("resnet34", "resnet101")
+every_graph, every_image_encoder = (
+    pytest.mark.parametrize("name", [
+        pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in names
+    ])
+    for names in (BUILDERS, IMAGE_ENCODERS)
+)
 
 
 def test_every_builder_is_tested():
     assert SMALL.keys() == BUILDERS.keys()
 
 
-@every_builder
+@every_graph
 def test_a_description_survives_json(name):
     network = Network(name, **SMALL[name])
     again = Network.from_json(json.loads(json.dumps(network.to_json())))
@@ -44,7 +52,7 @@ def test_a_description_survives_json(name):
     assert description(again.build()) == network
 
 
-@every_builder
+@every_graph
 def test_two_graphs_of_a_description_have_the_same_variables(name):
     with tf.Graph().as_default():
         first, second = (Network(name, **SMALL[name]).build() for _ in range(2))
@@ -90,7 +98,7 @@ def test_unknown_builders_are_refused():
             Network.from_json(entry)
 
 
-@every_builder
+@every_graph
 def test_what_a_builder_declares_holds(name):
     builder, graph = BUILDERS[name], Network(name, **SMALL[name]).build()
     if builder.kind == "head":
@@ -106,7 +114,7 @@ def test_what_a_builder_declares_holds(name):
     assert (limit is not None) == (name == "transformer")
 
 
-@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+@every_image_encoder
 def test_every_image_encoder_can_be_chosen(name, rng):
     """By `--network`, in every image objective: the keywords that `modalities.vision` gives, images of any size."""
     graph = Network(name, image_shape=(32, 32, 3), pool_grid=2, width=4).build()
@@ -117,7 +125,7 @@ def test_every_image_encoder_can_be_chosen(name, rng):
     assert Network(name, image_shape=(32, 32, 3)).keywords["width"] >= 1
 
 
-@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+@every_image_encoder
 def test_every_weight_of_an_image_encoder_learns(name, rng):
     """Each has a gradient, once none is 0: the last scale of a residual branch begins there."""
     graph = Network(name, image_shape=(32, 32, 3), width=4).build()

@@ -106,23 +106,22 @@ def test_each_player_learns_from_its_own_loss_alone(options):
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize("player", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalisation": "spectral"}])
-def test_a_player_alone_wins_and_changes_only_itself(player, options):
+def test_a_player_alone_wins_and_changes_only_itself(options):
     objective = built(**options)
-    rates = [0.0, 0.0]
-    rates[player] = 2e-3
-    objective.compile(*(keras.optimizers.Adam(rate) for rate in rates), steps_per_execution=20)
+    objective.compile(*(keras.optimizers.Adam(2e-3) for _ in range(2)), steps_per_execution=20)
     networks_of = [objective.discriminator, objective.generator]
-    before = [[v.numpy() for v in network.trainable_variables] for network in networks_of]
     batches = Batches(small_digits().train.take(np.arange(32)), 32, views=objective.views)
-    first = objective.fit(batches.dataset(), steps_per_epoch=1, verbose=0).history
-    last = objective.fit(batches.dataset(1), steps_per_epoch=120, verbose=0).history
-    key = ("loss", "generator_loss")[player]
-    assert last[key][-1] < first[key][-1] - 0.1
-    for index, (network, values) in enumerate(zip(networks_of, before)):
-        moved = [np.abs(v.numpy() - old).max() for v, old in zip(network.trainable_variables, values)]
-        assert (min(moved) > 0) if index == player else (max(moved) == 0)
+    for player, key in enumerate(("loss", "generator_loss")):
+        for index, (optimizer, _) in enumerate(objective.groups()):
+            optimizer.learning_rate = 2e-3 if index == player else 0.0
+        before = [[v.numpy() for v in network.trainable_variables] for network in networks_of]
+        first = objective.fit(batches.dataset(), steps_per_epoch=1, verbose=0).history
+        last = objective.fit(batches.dataset(1), steps_per_epoch=120, verbose=0).history
+        assert last[key][-1] < first[key][-1] - 0.1
+        for index, (network, values) in enumerate(zip(networks_of, before)):
+            moved = [np.abs(v.numpy() - old).max() for v, old in zip(network.trainable_variables, values)]
+            assert (min(moved) > 0) if index == player else (max(moved) == 0)
 
 
 def test_losses_at_a_draw_are_known():
@@ -245,8 +244,9 @@ def test_a_failed_update_ends_its_step():
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("options", [{"normalisation": "spectral"}, {"loss": "wasserstein"}])
+@pytest.mark.parametrize(("precision", "options"), [
+    ("mixed_float16", {"loss": "wasserstein"}), ("mixed_bfloat16", {"normalisation": "spectral"}),
+])
 def test_mixed_precision(precision, options):
     keras.config.set_dtype_policy(precision)
     objective = compile_objective(built(**options), "adam")
@@ -381,8 +381,6 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--patience", "2", "--run", "patient"]) == 1
     assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
     assert "is no classifier" in capsys.readouterr().err
-    on = ["--latent", "8", "--init", "game", "--run", "on", "--no-tensorboard"]
-    assert main(["pretrain", "dcgan", *common, *on]) == 0
     assert main(["pretrain", "dcgan", "--steps", "2", "--image-size", "18"]) == 1
 
 

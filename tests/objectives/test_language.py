@@ -331,11 +331,10 @@ def test_the_commands(runs, capsys, tmp_path):
     assert "more than the context of 16" in capsys.readouterr().err
     rows = "".join(f"{'ab'[i % 2]},{'fox dogs' if i % 2 else 'seven box'} {i}\n" for i in range(80))
     (tmp_path / "t.csv").write_text("label,text\n" + rows)
-    quick = ["--steps", "20", "--interval", "10", "--batch-size", "8", "--no-tensorboard", "--data", "table:t.csv"]
+    quick = ["--steps", "4", "--interval", "2", "--batch-size", "8", "--no-tensorboard", "--data", "table:t.csv"]
     assert main(["finetune", "masked_lm-nonsense", *quick, "--run", "tuned"]) == 0
     assert main(["embed", "causal_lm-nonsense", "--data", "table:t.csv"]) == 0
     assert np.load("features.npy").shape == (16, 16)
-    assert main(["finetune", "tuned", *quick, "--run", "again"]) == 0
     assert main(["pretrain", "autoencoder", "--data", "table:t.csv"]) == 1
     assert main(["pretrain", "causal_lm", "--data", "digits"]) == 1
     assert main(["finetune", "causal_lm-nonsense", "--data", "digits"]) == 1
@@ -385,13 +384,13 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
     from ssl_keras.downstream import grids, report
     from ssl_keras.downstream.table import evaluate
 
-    quick = grids.Grid((1e-3, 1e-2), (2, 60), (1, 1), 64, 64)
+    quick = grids.Grid((1e-2,), (60,), (1,), 64, 64)
     monkeypatch.setitem(grids.GRIDS, "transformer", quick)
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
     texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]
     table = evaluate(
-        "masked_lm-nonsense", text.from_texts(texts, label), budgets=(5, 20), seeds=(0, 1)
+        "masked_lm-nonsense", text.from_texts(texts, label), budgets=(20,), seeds=(0,)
     )
     name = "masked_lm-nonsense"
     assert list(table) == ["TF-IDF", "random init", f"{name}, frozen", f"{name}, fine-tuned", "scratch"]

@@ -16,7 +16,7 @@ from ssl_keras.training.pretrain import pretrain
 
 def trained(name):
     """The objective of a case after a step on one device."""
-    run = trajectory(name, optimizer="sgd")
+    run = trajectory(name)
     run.after(1)
     return run.objective
 

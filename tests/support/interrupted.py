@@ -4,7 +4,8 @@
 
 HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `due`, the same
 where it is always time for a checkpoint; `write`, killed with half of a checkpoint's bytes written; `resume`,
-several runs one after the other.
+several runs one after the other. Of several, with commas between, each is a process with a run of that name, whose
+output goes to HOW.txt; their exit codes are printed.
 """
 
 import builtins
@@ -59,15 +60,42 @@ class HalfWritten:
         return self.file.write(content)
 
 
-if __name__ == "__main__":
-    how, *flags = sys.argv[1:]
+def interrupted(how, flags):
+    """The exit code of the command, where it is not killed."""
     start_tensorflow()
     if how == "write":
         files.open = HalfWritten
     elif how.startswith("SIG") or how == "due":
         plain, number = run.train, getattr(signal, how, signal.SIGKILL)
         run.train = lambda *arguments: plain(*arguments[:5], [*arguments[5], Interrupt(number)])
-        flags += ["--save-minutes", "1e-9"] if how == "due" else []
+        flags = flags + (["--save-minutes", "1e-9"] if how == "due" else [])
     if how == "resume":
-        sys.exit(max(main([*flags, "--resume", "--run", name]) for name in os.environ["RUNS"].split()))
-    sys.exit(main(flags))
+        return max(main([*flags, "--resume", "--run", name]) for name in os.environ["RUNS"].split())
+    return main(flags)
+
+
+def forked(how, flags):
+    """Starts a process for one of several, which TensorFlow's import takes most of the time of."""
+    process = os.fork()
+    if process:
+        return process
+    with open(f"{how}.txt", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    code = 1
+    try:
+        code = interrupted(how, [*flags, "--run", how])
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    hows, *flags = sys.argv[1:]
+    if "," not in hows:
+        sys.exit(interrupted(hows, flags))
+    processes = {how: forked(how, flags) for how in hows.split(",")}
+    for how, process in processes.items():
+        print(how, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))

@@ -46,6 +46,7 @@ def test_variants_too(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     agree(report)
     compiled_agree(report)
+    float16_scales(report)
     assert report["local negatives"]["weights"] > 1e-3  # of image_text; of contrastive see below
     assert min(d["difference"] for n, d in report.items() if n.endswith("weights matter")) > 1e-3
 
@@ -53,7 +54,7 @@ def test_variants_too(tmp_path):
 def agree(report):
     cases = {n: d for n, d in report.items() if "logs" in d and n != "local negatives"}
     assert cases
-    assert sum("held out" in differences for differences in cases.values()) >= 7
+    assert sum("held out" in differences for differences in cases.values()) >= 5
     for name, differences in cases.items():
         assert max(differences.values()) <= 1e-5, (name, differences)
 
@@ -105,7 +106,12 @@ def test_replicas_share_each_batch(replicas):
 
 
 def test_float16_scales_the_loss_under_replicas(replicas):
-    for name, outcome in replicas["float16"].items():
+    float16_scales(replicas)
+
+
+def float16_scales(report):
+    assert report["float16"]
+    for name, outcome in report["float16"].items():
         assert 0 < outcome["loss"] < 10
         assert outcome["scale"] == 2.0**118  # two overflows, each halves it
         assert outcome["moved"] == 0
