@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from ssl_keras import files
 from ssl_keras.cli.flags import Positional, defaults, parse
 from ssl_keras.downstream import finetune as tuning
 from ssl_keras.engine.config import Training
@@ -15,4 +16,5 @@ def finetune_command(arguments):
         ("training", Training, dataclasses.field(default=defaults(tuning.DEFAULTS, arguments))),
     ])
     asked = parse(flags, "finetune", arguments, description=tuning.__doc__)
-    print(json.dumps(tuning.finetune(asked.encoder, asked.settings, asked.training), indent=2))
+    outcome = tuning.finetune(asked.encoder, asked.settings, asked.training)
+    print(json.dumps(files.finite(outcome), indent=2))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from ssl_keras import objectives
+from ssl_keras import files, objectives
 from ssl_keras.cli.flags import defaults, parse
 from ssl_keras.planning import cost
 from ssl_keras.training.pretrain import pretrain
@@ -26,7 +26,7 @@ def pretrain_command(arguments):
     ])
     asked = parse(flags, f"pretrain {name}", rest, description=module.__doc__)
     outcome = pretrain(name, asked.settings, asked.training)
-    print(json.dumps(outcome, indent=2))
+    print(json.dumps(files.finite(outcome), indent=2))
     folder = outcome["folder"]
     print(f"Encoder: {folder}/encoder\nLook at it: tensorboard --logdir {asked.training.runs}")
 

@@ -5,6 +5,7 @@ Shapes: `N` examples, `D` features.
 
 import copy
 
+import numpy as np
 from scipy.sparse import issparse
 from threadpoolctl import threadpool_limits
 
@@ -15,9 +16,14 @@ FEW_ROWS = 5_000
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
-    """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer)."""
+    """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer).
+
+    Raises:
+        ValueError: features that are not finite, as of `fit_probe`.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
+    _check_finite(train_x, test_x)
     # Of unit vectors, the nearest by distance are the most similar by cosine.
     model = KNeighborsClassifier(min(k, train_x.shape[0]), algorithm="brute")
     model.fit(normalize(train_x), train_y)
@@ -33,11 +39,15 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
 
     Returns:
         (the fitted model, the C chosen).
+
+    Raises:
+        ValueError: features that are not finite: none is nearer, or better, than another.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    _check_finite(train_x, validation_x)
     best = (-1.0, None, None)
     scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
     train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)
@@ -58,3 +68,13 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
     """`fit_probe`, and its test accuracy in [0, 1]: (accuracy, the C chosen)."""
     model, strength = fit_probe(train_x, train_y, validation_x, validation_y, strengths)
     return float(model.score(test_x, test_y)), strength
+
+
+def _check_finite(*parts):
+    for x in parts:
+        bad = int((~np.isfinite(x.data if issparse(x) else x)).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of the features' numbers are not finite: the encoder overflows. Use float32 (--precision "
+                "float32), or train it again."
+            )

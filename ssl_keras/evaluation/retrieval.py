@@ -24,7 +24,12 @@ def recalls(queries, candidates, concepts, ranks=RANKS):
     Args:
         queries, candidates: (N, Z); row i of both belong together.
         concepts: (N,) integers; candidates of the query's concept are all right.
+
+    Raises:
+        ValueError: numbers that are not finite, of which none is more similar than another.
     """
+    if not (np.isfinite(queries).all() and np.isfinite(candidates).all()):
+        raise ValueError("The encoder gives numbers that are not finite: nothing can be found by them.")
     before = np.empty(len(queries), int)
     for start in range(0, len(queries), TOGETHER):
         rows = slice(start, start + TOGETHER)

@@ -1,14 +1,18 @@
 """Files written whole or not at all, and read with care."""
 
 import contextlib
+import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+LONGEST = 200  # bytes of a name that we make up; storage allows 255, and beside it stand NAME.partial and the like
 
 
 def write(path, content):
@@ -34,8 +38,26 @@ def write(path, content):
 
 
 def write_json(path, value):
-    """Writes `value` as indented JSON, atomically."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically; see `finite`."""
+    write(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def finite(value):
+    """A JSON-able value with null in place of the numbers that are not finite, for which JSON has no word."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def short(name):
+    """A name that storage can hold: of one longer than LONGEST bytes its beginning and a hash of the whole."""
+    content = name.encode(errors="surrogateescape")
+    if len(content) <= LONGEST:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return f"{content[:LONGEST - 9].decode(errors='ignore')}-{digest}"
 
 
 def make_folder(path):

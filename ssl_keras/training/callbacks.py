@@ -18,6 +18,7 @@ from ssl_keras.training import checkpoint, speed
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
+SHARES = ("accuracy", "matched")  # names of metrics that are 1 where all is right
 DUE = 1  # what a worker says to the others where no signal came, and it is time to save
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class RunCallback(keras.callbacks.Callback):
         self.workers = workers
         self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", workers)
         self.checkpoints.remove_leftovers()
-        self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0}
+        self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0, "warnings": []}
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None
         self.bar, self.started, self.last_line = None, time.monotonic(), 0.0
@@ -46,17 +47,16 @@ class RunCallback(keras.callbacks.Callback):
         notes = self.checkpoints.restore(objective)
         step = int(objective.step.numpy())
         if notes is not None:
-            self.notes = notes
+            self.notes |= notes
+            if not _is_finite(self.notes["best"]):  # of a run of 0.1.0, which took any first one
+                self.notes["best"] = None
             self.stop = self._patience_spent()
             if step % self.interval and step < self.total:  # `fit` resets the metrics; they go on after that
                 self.metrics_to_restore = files.read_variables(checkpoint.metric_variables(objective))
             log.info("Resuming %s at step %d of %d", self.folder, step, self.total)
         path = self.folder / "metrics.csv"
         if path.exists():  # rows from after the checkpoint are written again
-            table, _, rest = path.read_text("utf-8").rpartition("\n")
-            if rest:
-                log.warning("%s is damaged: it ends within a line, which is left out.", path)
-            self.rows = [row for row in csv.DictReader(table.splitlines()) if int(row["step"]) <= step]
+            self.rows = [row for row in read_metrics(path) if int(row["step"]) <= step]
         return step
 
     @contextlib.contextmanager
@@ -120,8 +120,12 @@ class RunCallback(keras.callbacks.Callback):
             files.write(self.folder / "metrics.csv", table.getvalue())
             for warning in self.model.warnings(row):
                 log.warning("step %d: %s", row["step"], warning)
-        first = self.notes["best"] is None
-        best = first or self.model.latest_is_best or row["val_loss"] < self.notes["best"]
+        self._look_at(row)
+        before = self.notes["best"]
+        # NaN is less than nothing, and nothing is less than NaN: as the first it would be the best for ever.
+        best = _is_finite(row["val_loss"]) and (
+            before is None or self.model.latest_is_best or row["val_loss"] < before
+        )
         if best:
             self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
         else:
@@ -131,6 +135,27 @@ class RunCallback(keras.callbacks.Callback):
             self.stop = self.model.stop_training = True
         if self._said() > DUE:
             self._leave()
+
+    def _look_at(self, row):
+        """Warns of an evaluation that looks wrong; the summary keeps what is said, once."""
+        loss = row["val_loss"]
+        if not _is_finite(loss):
+            self._warn("not finite", row["step"], f"the held-out loss is not finite ({loss}): it is never the best")
+        if len(self.rows) == 1:
+            found = [f"{name} is 0" for name in ("loss", "val_loss") if row[name] == 0]
+            found += [f"{name} is 100%" for name, value in row.items() if name.endswith(SHARES) and value == 1]
+            if found:
+                self._warn(
+                    "easy", row["step"], f"{' and '.join(found)} at the first evaluation. Where the data are not that "
+                    "easy, there is nothing to learn in them, or they give the answer away"
+                )
+
+    def _warn(self, kind, step, sentence):
+        text = f"step {step}: {sentence}."
+        if self.workers.is_chief:
+            log.warning("%s", text)
+        if kind not in (said for said, _ in self.notes["warnings"]):
+            self.notes["warnings"].append((kind, text))
 
     def _said(self):
         """0, or the signal that came to any of the workers, who then stop together, or DUE."""
@@ -146,9 +171,13 @@ class RunCallback(keras.callbacks.Callback):
         step = int(objective.step.numpy())
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
         best_step, best = self.notes["best_step"], self.notes["best"]
-        if not self.checkpoints.restore_best(objective):
-            best_step, best = step, last.get("val_loss")
-        return last | self.notes.get("speed", {}) | {
+        if best is None and last:
+            log.warning("No held-out loss of %s was finite: the last weights are kept.", self.folder)
+        if best is None or not self.checkpoints.restore_best(objective):
+            loss = last.get("val_loss")
+            best_step, best = step, loss if _is_finite(loss) else None
+        warnings = [text for _, text in self.notes["warnings"]]
+        return last | self.notes.get("speed", {}) | ({"warnings": warnings} if warnings else {}) | {
             "step": step, "best_step": best_step, "best_val_loss": best,
             "seconds": round(self.notes["seconds"], 1), "stopped_early": step < self.total,
         }
@@ -184,3 +213,15 @@ class RunCallback(keras.callbacks.Callback):
                 left = (self.total - step) / rate if rate else math.inf
                 log.info("step %d of %d, loss %.4f, %.0f steps/s, %.0f s left", step, self.total, loss, rate, left)
             self.last_line, self.last_step = now, step
+
+
+def read_metrics(path):
+    """[{column: text}] of a metrics.csv; a last line that is not whole is left out, and said."""
+    table, _, rest = path.read_text("utf-8").rpartition("\n")
+    if rest:
+        log.warning("%s is damaged: it ends within a line, which is left out.", path)
+    return list(csv.DictReader(table.splitlines()))
+
+
+def _is_finite(loss):
+    return loss is not None and math.isfinite(loss)

@@ -1,42 +1,70 @@
 """Runs side by side."""
 
-import csv
 import json
+import logging
+import math
+
+from ssl_keras.training.callbacks import read_metrics
+
+log = logging.getLogger(__name__)
 
 
 def compare(root):
     """A Markdown table of the runs in a folder: outcomes, and the settings in which they differ.
 
+    A folder whose files are damaged, or no run's, is left out and named.
+
     Raises:
         ValueError: no runs there.
     """
-    found = sorted(path.parent for path in root.glob("*/settings.json") if (path.parent / "metrics.csv").exists())
+    found = {}
+    for path in sorted(root.glob("*/settings.json")):
+        if (path.parent / "metrics.csv").exists():
+            try:
+                found[path.parent] = _settings(path), _outcome(path.parent)
+            except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+                log.warning("%s is left out: %s: %s", path.parent, type(error).__name__, error)
     if not found:
         raise ValueError(
             f"No runs in {root}. Expected folders with a metrics.csv, which a run writes after its first interval."
         )
-    settings = [json.loads((folder / "settings.json").read_text("utf-8")) for folder in found]
+    settings = [each for each, _ in found.values()]
     keys = list(dict.fromkeys(key for each in settings for key in each))
     differing = [key for key in keys if len({json.dumps(each.get(key)) for each in settings}) > 1]
     header = ["run", "step", "best val_loss", "at step", "test_loss", "test_accuracy", "seconds", *differing]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for folder, each in zip(found, settings):
-        summary = folder / "summary.json"
-        outcome = json.loads(summary.read_text("utf-8")) if summary.exists() else _unfinished(folder)
+    for folder, (each, outcome) in found.items():
         names = ("step", "best_val_loss", "best_step", "test_loss", "test_accuracy", "seconds")
         cells = [folder.name] + [_cell(outcome.get(name)) for name in names] + [_cell(each.get(k)) for k in differing]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _unfinished(folder):
-    """What metrics.csv tells of a run that has not ended."""
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    best = min(rows, key=lambda row: float(row["val_loss"]))
-    step = f"{rows[-1]['step']} (unfinished)"
-    return {"step": step, "best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
+def _settings(path):
+    settings = json.loads(path.read_text("utf-8"))
+    if not isinstance(settings, dict) or "kind" not in settings:
+        raise ValueError("its settings.json is no run's")
+    return settings
+
+
+def _outcome(folder):
+    """The summary of a run, or what metrics.csv tells of one that has not ended."""
+    summary = folder / "summary.json"
+    if summary.exists():
+        return dict(json.loads(summary.read_text("utf-8")))
+    rows = read_metrics(folder / "metrics.csv")
+    if not rows:
+        raise ValueError("its metrics.csv has no rows")
+    outcome = {"step": f"{rows[-1]['step']} (unfinished)"}
+    finite = [row for row in rows if math.isfinite(float(row["val_loss"]))]  # of NaN no order can be asked
+    if finite:
+        best = min(finite, key=lambda row: float(row["val_loss"]))
+        outcome |= {"best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
+    return outcome
 
 
 def _cell(value):
-    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+    """A value in a line of a table."""
+    if value is None or value != value:  # NaN, which a summary of 0.1.0 may hold
+        return "–"
+    return f"{value:.5g}" if isinstance(value, float) else " ".join(str(value).split())

@@ -15,6 +15,7 @@ data's epoch follows from the step.
 import contextlib
 import dataclasses
 import logging
+import math
 
 import keras
 import tensorflow as tf
@@ -102,6 +103,8 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
     test = held_out(objective, splits.test, training.batch_size, strategy)
     outcome |= {f"test_{key}": value for key, value in test.items()}
     if workers.is_chief:
+        if not math.isfinite(test["loss"]):
+            log.warning("The loss on %s is not finite (%s).", splits.test.name, test["loss"])
         save(outcome)
         for board in boards:
             board.close(objective, outcome)
@@ -114,14 +117,20 @@ def compile_objective(objective, training, splits, *optimizers):
     """Compiles it as a run asks for; by default with the objective's own `optimizers`.
 
     Raises:
-        ValueError: a batch that is too small for the objective, or micro-batches or patience that
-            it cannot have.
+        ValueError: a batch or a held-out part that is too small for the objective, or micro-batches or
+            patience that it cannot have.
     """
     if training.batch_size < objective.least_batch:
         raise ValueError(
             f"{objective.name} compares the examples of a batch: batch_size must be at least "
             f"{objective.least_batch}. Received: {training.batch_size}"
         )
+    for part in (splits.validation, splits.test):
+        if len(part) < objective.least_batch:
+            raise ValueError(
+                f"{objective.name} compares the examples of a batch: {part.name} must have at least "
+                f"{objective.least_batch}. Received: {len(part)}. Use more data, or a larger held-out part."
+            )
     if training.patience and objective.latest_is_best:
         raise ValueError(f"patience needs a loss that says how good it is; {objective.name} has none. Leave it out.")
 

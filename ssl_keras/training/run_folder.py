@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 
+import ssl_keras
 from ssl_keras import files
 from ssl_keras.data.batches import Batches, check_divisible
 from ssl_keras.encoders import replacing
@@ -19,10 +21,15 @@ DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", 
 CHANGEABLE_ON_RESUME = {
     "strategy", "replicas", "steps_per_execution", "save_minutes", "tensorboard", "run", "runs", "resume"
 }
+NOTES = {"version"}  # in settings.json: told, and not compared on resume
 SHOWN = 3  # names of files in a message
+LONGEST = 255  # bytes of a name that storage takes
+# Control characters, ends of lines, and what is no UTF-8: they would garble messages, or cannot be written.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 KINDS = re.compile(r"pretrain \w+|finetune")  # `kind` in the settings of a run
 # What a run that was killed before it wrote its settings may leave.
 LEFTOVER = re.compile(rf"{re.escape(locks.NAME)}|\.settings\.json\.\d+\.partial|\.writable\.\d+")
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -35,7 +42,8 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         strategy: the one to train under.
         kind: "pretrain autoencoder", "finetune", …: so is this.
         settings: JSON-able dict of the objective's settings.
-        default_name: the folder's name where `training.run` is empty.
+        default_name: the folder's name where `training.run` is empty; one that is too long is shortened, and one
+            that a run on other data has is lengthened by a hash of these.
 
     Yields:
         (the folder, a `pathlib.Path`; the settings written there, a flat dict).
@@ -50,13 +58,13 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     _check_name(training.run)
     check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
     Batches(splits.train, training.batch_size)  # refuses here what cannot be trained on
-    folder = pathlib.Path(training.runs) / (training.run or default_name)
     asked = {k: v for k, v in dataclasses.asdict(training).items() if k not in CHANGEABLE_ON_RESUME}
     asked |= {"data": splits.train.base, "examples": len(splits.train), "fingerprint": splits.train.fingerprint()}
     asked["held_out"] = [splits.validation.fingerprint(), splits.test.fingerprint()]
     if splits.train.tokenizer:
         asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
     asked = json.loads(json.dumps({"format": FORMAT, "kind": kind, **asked, **settings}))
+    folder = pathlib.Path(training.runs) / (training.run or _own_name(training, default_name, asked["fingerprint"]))
     workers = Workers(strategy)
     # What may change on resume must still be the same for all of them: who reads metrics when the others do not waits.
     alike = [asked, folder.name, training.resume, training.steps_per_execution]
@@ -66,17 +74,43 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         workers.wait()  # all have looked
         files.make_folder(folder)
         if workers.is_chief:
-            files.write_json(folder / "settings.json", asked)
+            files.write_json(folder / "settings.json", asked | {"version": ssl_keras.__version__})
         yield folder, asked
 
 
 def _check_name(run):
     """Raises ValueError where the name of a run's folder would lead elsewhere: here, so that it is said in one line."""
-    if run and (not run.strip() or run in (".", "..") or re.search(r"[/\\\0]", run)):
+    if run and (not run.strip() or run in (".", "..") or re.search(r"[/\\]", run)):
         raise ValueError(
             f"run must be a plain name, the last part of a path. Received: {run!r}. "
             "Give the folder that the run's folder is to be in with --runs (runs=)."
         )
+    if UNPRINTABLE.search(run):
+        raise ValueError(f"run must be a name without control characters, in UTF-8. Received: {run!r}")
+    if len(run.encode()) > LONGEST:
+        raise ValueError(f"run must be a name of at most {LONGEST} bytes. Received: {len(run.encode())}")
+
+
+def _own_name(training, default_name, fingerprint):
+    """The name of the folder of a run that was given none."""
+    name = files.short(UNPRINTABLE.sub("-", default_name))
+    own, runs = f"{name}-{fingerprint[:8]}", pathlib.Path(training.runs)
+    if (runs / own).exists():
+        return own
+    there = _read_settings(runs / name)
+    if training.resume or there.get("format") != FORMAT or there.get("fingerprint") == fingerprint:
+        return name  # whether the run there may go on is seen to later
+    log.warning("%s is of a run on other data, so this one is in %s.", runs / name, runs / own)
+    return own
+
+
+def _read_settings(folder):
+    """The settings.json of a run, or nothing where there is none that can be read."""
+    try:
+        there = json.loads((folder / "settings.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return there if isinstance(there, dict) and KINDS.fullmatch(str(there.get("kind"))) else {}
 
 
 @contextlib.contextmanager
@@ -112,10 +146,10 @@ def _is_run(folder, names):
     begun = any(checkpoint.STEP.fullmatch(path.name) for path in checkpoints.glob("*"))
     if "settings.json" in names:
         try:
-            there = json.loads((folder / "settings.json").read_text("utf-8"))
-        except ValueError:
+            json.loads((folder / "settings.json").read_text("utf-8"))
+        except (ValueError, RecursionError):
             return begun  # `_check_settings` says that they are damaged
-        return isinstance(there, dict) and bool(KINDS.fullmatch(str(there.get("kind"))))
+        return bool(_read_settings(folder))
     # They may have been removed, since they were damaged; an empty folder of checkpoints loses nothing.
     empty = names == ["checkpoints"] and checkpoints.is_dir() and not any(checkpoints.iterdir())
     return begun or empty
@@ -128,7 +162,7 @@ def _check_settings(folder, asked, resume):
     if path.exists() and begun:
         try:
             there = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}). Put it back from a copy; or, with the same flags as before, remove it."
             ) from error
@@ -138,7 +172,7 @@ def _check_settings(folder, asked, resume):
                 f"{there.get('format', 1)}. Expected {FORMAT}. Finish it with that version, or choose another --run "
                 "name (run=)."
             )
-        keys = sorted(k for k in there.keys() | asked.keys() if there.get(k) != asked.get(k))
+        keys = sorted(k for k in (there.keys() | asked.keys()) - NOTES if there.get(k) != asked.get(k))
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
             what = "on other data" if set(keys) <= DATA_KEYS else "with other settings"

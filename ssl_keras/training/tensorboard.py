@@ -11,6 +11,7 @@ and of the token embeddings.
 """
 
 import functools
+import logging
 import math
 import time
 
@@ -36,6 +37,7 @@ SHOWN_CHARACTERS = 80  # of a text in the projector
 HISTOGRAM_MOST, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
 SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
+log = logging.getLogger(__name__)
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -119,6 +121,9 @@ class TensorBoard(keras.callbacks.Callback):
         slow = self.splits.train.tokenizer or self.splits.train.rate
         validation = _some(self.splits.validation, FEW if slow else KNN_VALIDATION)
         features = extract_features(self.embed, validation)
+        if not np.isfinite(features).all():
+            log.warning("step %d: the features are not finite; their quality is not measured.", int(objective.step))
+            return report
         tf.summary.scalar("health/feature_sd", collapse.feature_sd(features))
         tf.summary.scalar("health/uniformity", collapse.uniformity(features))
         tf.summary.scalar("quality/rankme", collapse.rankme(features))

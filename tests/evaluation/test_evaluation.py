@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_keras.data.splits import images
-from ssl_keras.evaluation import collapse, probes
+from ssl_keras.evaluation import collapse, probes, retrieval
 from ssl_keras.evaluation.features import NOISE, compiled, cropped, extract_features, noisy, pixels, shifted, spread
 from ssl_keras.networks.dense import dense_encoder
 
@@ -127,3 +127,17 @@ def test_a_shift_moves_what_is_there(rng):
 def test_some_are_taken_from_all_over():
     assert spread(100, 5).tolist() == [0, 24, 49, 74, 99]
     assert spread(3, 5).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_of_features_that_are_not_finite_none_is_best(bad, rng):
+    x, y = rng.random((30, 4)).astype(np.float32), np.arange(30) % 3
+    broken = x.copy()
+    broken[3, 1] = bad
+    for train, other in ((broken, x), (x, broken)):
+        with pytest.raises(ValueError, match="1 of the features' numbers are not finite"):
+            probes.fit_probe(train, y, other, y)
+        with pytest.raises(ValueError, match="1 of the features' numbers are not finite"):
+            probes.knn(train, y, other, y)
+        with pytest.raises(ValueError, match="numbers that are not finite: nothing can be found"):
+            retrieval.recalls(train, other, y)

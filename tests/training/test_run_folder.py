@@ -1,0 +1,122 @@
+"""A run's folder: its name, whose it is, and what its settings say."""
+
+import json
+import os
+import pathlib
+import types
+
+import pytest
+import tensorflow as tf
+
+import ssl_keras
+from ssl_keras import files
+from ssl_keras.cli import main
+from ssl_keras.data.splits import from_arrays
+from ssl_keras.engine.config import Training
+from ssl_keras.training.run import compile_objective
+from ssl_keras.training.run_folder import open_run
+
+
+def splits(rng):
+    return from_arrays(rng.random((20, 4, 4)))
+
+
+def opened(data, default_name="autoencoder-photos", begun=True, **training):
+    """The name of the folder that a run gets, which has begun when the next one asks."""
+    asked = Training(batch_size=4, **training)
+    with open_run(asked, data, tf.distribute.get_strategy(), "finetune", {}, default_name) as (folder, _):
+        if begun:
+            (folder / "checkpoints").mkdir(exist_ok=True)
+            (folder / "checkpoints" / f"step-{5:010d}.safetensors").touch()
+    return folder.name
+
+
+def test_data_of_one_name_get_folders_of_their_own(rng, caplog):
+    first, second = splits(rng), splits(rng)
+    own = f"autoencoder-photos-{second.train.fingerprint()[:8]}"
+    assert opened(first) == "autoencoder-photos"
+    assert opened(second) == own
+    assert f"runs/autoencoder-photos is of a run on other data, so this one is in runs/{own}." in caplog.text
+    for data, name in ((first, "autoencoder-photos"), (second, own)):
+        with pytest.raises(ValueError, match=f"runs/{name} has begun. Add --resume"):
+            opened(data)
+        assert opened(data, resume=True) == name
+
+
+def test_resume_and_names_that_were_given_start_nothing_new(rng):
+    opened(splits(rng))
+    with pytest.raises(ValueError, match="runs/autoencoder-photos belongs to a run on other data"):
+        opened(splits(rng), resume=True)
+    with pytest.raises(ValueError, match="runs/autoencoder-photos belongs to a run on other data"):
+        opened(splits(rng), run="autoencoder-photos")
+
+
+@pytest.mark.parametrize("default_name", [
+    "autoencoder-" + "x" * 255, "finetune-" * 40, "autoencoder-" + "ж" * 130, "autoencoder-a\nb\x1b[2J", "a-\udcff",
+])
+def test_default_names_fit_the_storage_and_the_terminal(default_name, rng):
+    name = opened(splits(rng), default_name)
+    assert name.isprintable()
+    assert len(name.encode()) <= files.LONGEST
+    assert pathlib.Path("runs", name, "settings.json").exists()
+
+
+def test_long_names_with_one_beginning_stay_apart():
+    names = {files.short(f"{'finetune-' * 40}{end}") for end in "abc"}
+    assert len(names) == 3
+    assert files.short("ordinary") == "ordinary"
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("a\nb", "without control characters"), ("a\x1b[2Jb", "without control characters"), ("a\0b", "without control"),
+    ("a\u2028b", "without control"), ("a\x85", "without control"), (os.fsdecode(b"caf\xe9"), "in UTF-8"),
+    ("x" * 256, "at most 255 bytes. Received: 256"), ("ж" * 128, "Received: 256"),
+])
+def test_names_that_no_terminal_or_storage_takes_are_refused(name, reason, capsys, tmp_path):
+    assert main(["pretrain", "autoencoder", "--run", name]) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.isascii()
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["日本 写真", "a  b", "v1.2", "-x", "👩‍🔬", "x" * 255])  # noqa: RUF001
+def test_other_names_are_taken(name, rng):
+    assert opened(splits(rng), run=name) == name
+
+
+def test_settings_carry_the_version_and_another_one_may_go_on(rng):
+    data = splits(rng)
+    path = pathlib.Path("runs", opened(data), "settings.json")
+    settings = json.loads(path.read_text())
+    assert settings["version"] == ssl_keras.__version__
+    path.write_text(json.dumps(settings | {"version": "0.0.1"}))
+    opened(data, resume=True)
+    del settings["version"]
+    path.write_text(json.dumps(settings))
+    opened(data, resume=True)
+    assert json.loads(path.read_text())["version"] == ssl_keras.__version__
+
+
+def test_settings_that_are_nested_without_end_are_damaged(rng):
+    data = splits(rng)
+    path = pathlib.Path("runs", opened(data), "settings.json")
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="settings.json is damaged"):
+        opened(data, resume=True)
+
+
+@pytest.mark.parametrize("sizes", [(1, 5), (5, 1)])
+def test_a_held_out_part_that_is_too_small_for_the_objective_is_refused(sizes, rng):
+    data = splits(rng)
+    validation, test = (part.take(range(size)) for part, size in zip((data.train, data.train), sizes))
+    objective = types.SimpleNamespace(name="contrastive", least_batch=2, latest_is_best=False)
+    with pytest.raises(ValueError, match="must have at least 2. Received: 1. Use more data"):
+        compile_objective(objective, Training(batch_size=4), data._replace(validation=validation, test=test))
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path):
+    files.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"),)}})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": {"d": [None]}}
