@@ -6,7 +6,7 @@ import os
 
 import tensorflow as tf
 
-from ssl_keras.training import workers
+from ssl_keras.training import rendezvous, workers
 
 log = logging.getLogger(__name__)
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
@@ -57,8 +57,10 @@ def strategy(name="auto", replicas=0):
 @functools.cache
 def _multi_worker():
     resolver = workers.cluster()
-    workers.gather(resolver)
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    rendezvous.warn_of_callers(resolver)
+    rendezvous.gather(resolver)
+    with rendezvous.watched(rendezvous.patience()):
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 @functools.cache

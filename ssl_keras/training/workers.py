@@ -12,26 +12,20 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
-import threading
-import time
 
 import numpy as np
 import tensorflow as tf
 
 EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
-WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
-SECONDS = 600.0
 MOST_TASKS = 1 << 10  # of a node
-GREETING, GREETED = "ssl_keras ", 1.0  # seconds within which it is there
-KNOCK, ANSWER = 0.2, 5.0  # seconds between questions whether a worker is there, and within which one that is answers
 
 
 def cluster():
     """TensorFlow's resolver of the cluster that `TF_CONFIG` or Slurm's variables describe.
 
     Raises:
-        ValueError: neither of them; a TF_CONFIG that is no JSON, has no workers, or no task among them.
+        ValueError: neither of them; a TF_CONFIG that is no JSON, has no workers, or no task among them; variables of
+            Slurm's that describe no cluster.
     """
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -39,10 +33,16 @@ def cluster():
     elif "SLURM_PROCID" in os.environ:
         # Which GPUs a task has is Slurm's to say (--gpus-per-task): TensorFlow would count those of the node anew, and
         # finds no task at all where there are none.
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
-        )
-        resolver.cluster_spec()  # it knows its task from then on
+        try:
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+                gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
+            )
+            resolver.cluster_spec()  # it knows its task from then on
+        except (ValueError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"Slurm's variables (SLURM_PROCID, SLURM_STEP_…) describe no cluster: {error}. Start with srun, or set "
+                "TF_CONFIG."
+            ) from error
     else:
         raise ValueError(
             "multi_worker needs TF_CONFIG or Slurm's variables (srun), and there are none. "
@@ -69,86 +69,10 @@ def _check(text):
     named = [str(address) for job in jobs.values() for address in job]
     for address in named:
         port = address.rpartition(":")[2]
-        if not (port.isdigit() and int(port) < 1 << 16):
-            raise ValueError(f"TF_CONFIG: {address!r} has no port of 0 to 65535. {hint}")
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+            raise ValueError(f"TF_CONFIG: {address!r} has no port of 1 to 65535. {hint}")
         if named.count(address) > 1:  # it would answer for another, who never comes
             raise ValueError(f"TF_CONFIG: {address!r} is there twice. Each worker needs an address of its own.")
-
-
-def gather(resolver):
-    """Returns once every worker of the cluster answers at its address, this one too meanwhile.
-
-    Each says who it takes itself to be, of how many; one that has gone on has TensorFlow answer in its place,
-    which says nothing of the kind. TensorFlow itself waits for them in a place that no exception and no signal reaches;
-    so they are all there before it is asked.
-
-    Raises:
-        ValueError: the port of this worker is in use; another takes itself for somebody else.
-        TimeoutError: some do not come within SSL_KERAS_WAIT seconds; they are named.
-    """
-    spec, limit = resolver.cluster_spec(), float(os.environ.get(WAIT, SECONDS))
-    address = {f"{job} {index}": spec.task_address(job, index) for job in spec.jobs for index in spec.task_indices(job)}
-    me = f"{resolver.task_type} {resolver.task_id}"
-    port = int(address[me].rpartition(":")[2])
-    with socket.socket() as own:
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            own.bind(("", port))
-            own.listen(len(address))
-        except OSError as error:
-            raise ValueError(
-                f"Port {port} of {me} cannot be taken: {error.strerror}. End what holds it, an earlier run perhaps, or "
-                "name another one."
-            ) from error
-        missing, until = [name for name in address if name != me], time.monotonic() + limit
-        with _greeting(own, f"{GREETING}{me} of {len(address)}"):
-            while missing := [name for name in missing if not _answers(address[name], f"{name} of {len(address)}")]:
-                if time.monotonic() > until:
-                    raise TimeoutError(
-                        f"Not all workers have come within {limit:.0f} s. No answer from: "
-                        + ", ".join(f"{name} ({address[name]})" for name in missing)
-                        + f". Start each of them with the same cluster, or wait longer ({WAIT}, seconds)."
-                    )
-                time.sleep(KNOCK)
-
-
-@contextlib.contextmanager
-def _greeting(own, greeting):
-    """Meanwhile whoever knocks at the listening socket is told it."""
-    own.settimeout(KNOCK)  # a socket that somebody waits at is not freed when it is closed
-    ended = threading.Event()
-
-    def greet():
-        while not ended.is_set():
-            # One who knocks and leaves, or nobody for a while.
-            with contextlib.suppress(OSError), own.accept()[0] as caller:
-                caller.sendall(f"{greeting}\n".encode())
-
-    thread = threading.Thread(target=greet, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _answers(address, expected):
-    """Whether somebody is there; ValueError where it says that it is another than the expected one."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), ANSWER) as line:
-            line.settimeout(GREETED)
-            with contextlib.suppress(TimeoutError, ConnectionResetError):
-                said = line.makefile("rb").readline(1024).decode(errors="replace").strip()
-                if said.startswith(GREETING) and said != GREETING + expected:
-                    raise ValueError(
-                        f"At {address} there should be {expected}. It says that it is {said.removeprefix(GREETING)}. "
-                        "Give all workers one cluster, and each its own index."
-                    )
-            return True
-    except OSError:
-        return False
 
 
 class Workers:

@@ -245,20 +245,6 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     assert not (folder / ".lock").exists()
 
 
-def test_another_worker_at_an_address_is_told():
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        own.listen()
-        address = f"127.0.0.1:{own.getsockname()[1]}"
-        with workers._greeting(own, "ssl_keras worker 0 of 2"):
-            assert workers._answers(address, "worker 0 of 2")
-            for expected in ("worker 1 of 2", "worker 0 of 3"):
-                with pytest.raises(ValueError, match="It says that it is worker 0"):
-                    workers._answers(address, expected)
-        assert workers._answers(address, "worker 1 of 2")  # it has nothing to say: TensorFlow, perhaps
-    assert not workers._answers(address, "worker 0 of 2")
-
-
 @pytest.mark.parametrize(("config", "reason"), [
     ("{", "not whole"),
     ("[]", "not whole"),
@@ -266,6 +252,8 @@ def test_another_worker_at_an_address_is_told():
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
     ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
     ('{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+    ('{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+    ('{"cluster": {"worker": ["a:²"]}, "task": {"type": "worker", "index": 0}}', "no port"),
     ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
     ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),
@@ -283,6 +271,17 @@ def test_no_cluster_is_refused(monkeypatch):
         strategy("multi_worker")
     with pytest.raises(ValueError, match="replicas=2"):
         strategy("multi_worker", 2)
+
+
+@pytest.mark.parametrize("variables", [
+    {"SLURM_PROCID": "x"}, {"SLURM_PROCID": "1"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "two"},
+])
+def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="Slurm's variables .* describe no cluster: "):
+        workers.cluster()
 
 
 def test_slurm_says_who_is_who(monkeypatch):
