@@ -8,6 +8,9 @@
 #SBATCH --time=7-00:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
+#SBATCH --exclusive
+# TensorFlow's servers listen at all addresses of a node and run whatever a client asks for, as you, without credentials
+# (SECURITY.md): take nodes for yourself alone, in a network that only those reach whom you trust.
 set -euo pipefail
 
 # RUNS is a folder that all nodes see. Slurm sends SIGTERM five minutes before the end: all workers save and leave with

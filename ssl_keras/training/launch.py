@@ -1,12 +1,15 @@
 """A small supervisor: several workers on this machine, started again from the last checkpoint when one of them dies.
 
 To try out what a cluster does. There the scheduler starts the workers and starts them again (docs/scaling.md).
+Where Linux lets us, they have a network of their own, which nobody else reaches (`training/namespace.py`).
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +18,10 @@ import threading
 import time
 from typing import Annotated
 
+from ssl_keras import objectives
 from ssl_keras.data.ranges import Range, check_fields
+from ssl_keras.data.readers import tfds
+from ssl_keras.training import namespace
 from ssl_keras.training.workers import EXIT_ALONE
 
 COMMANDS = ("pretrain", "finetune", "evaluate")
@@ -32,6 +38,8 @@ class Launch:
     """How many processes."""
     restarts: Annotated[int, Range(0)] = 3
     """How often to start all of them again, from the last checkpoint, when one dies."""
+    isolate: bool = True
+    """Give them a network of their own, where Linux lets us: nobody else reaches them, and they reach nobody."""
 
     def __post_init__(self):
         check_fields(self)
@@ -45,7 +53,8 @@ def launch(settings, arguments):
         arguments: the command with its flags, ["pretrain", "autoencoder", …].
 
     Raises:
-        ValueError: a command that trains nothing; a strategy of its own.
+        ValueError: a command that trains nothing; a strategy of its own; an unknown TFDS data set.
+        RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
     if not arguments or arguments[0] not in COMMANDS:
         raise ValueError(
@@ -55,9 +64,43 @@ def launch(settings, arguments):
     own = [a for a in arguments if a.partition("=")[0] in ("--strategy", "--replicas")]
     if own:
         raise ValueError(f"launch chooses the strategy, multi_worker. Leave out {', '.join(own)}.")
+    _download(arguments)
     arguments = [*arguments, "--strategy", "multi_worker"]
+    with _network(settings.isolate) as inside:
+        return _supervise(settings, arguments, inside)
+
+
+def _download(arguments):
+    """Has a TFDS data set that is not there yet downloaded, once: the workers may have no network."""
+    data = next((argument for argument in arguments if "tfds:" in argument), "")
+    if arguments[0] == "pretrain" and arguments[1:] and arguments[1] in objectives.names() and "--data" not in {
+        argument.partition("=")[0] for argument in arguments
+    }:
+        data = objectives.module(arguments[1]).DEFAULTS.data
+    name = re.search(r"(?:^|=)(?:connected:)?tfds:([\w./:+-]+)", data)
+    if name:
+        tfds.prepare(name[1])
+
+
+@contextlib.contextmanager
+def _network(isolate):
+    """Yields a function of a command to what `subprocess.Popen` starts it with, in a network of its own if that can be.
+
+    Says where it cannot: then whoever reaches this machine reaches the workers.
+    """
+    with contextlib.ExitStack() as made:
+        inside = None
+        if isolate:
+            try:
+                inside = made.enter_context(namespace.isolated())
+            except OSError as error:
+                log.warning("The workers get no network of their own (%s): others may reach them.", error)
+        yield inside or (lambda command: {"args": command})
+
+
+def _supervise(settings, arguments, inside):
     for left in reversed(range(settings.restarts + 1)):
-        code = _once(settings.workers, arguments)
+        code = _once(settings.workers, arguments, inside)
         if code == 0 or code in REFUSED or code in (128 + signal.SIGINT, 128 + signal.SIGTERM) or not left:
             return code
         log.warning("A worker died (exit code %d). Starting all of them again; %d restarts are left.", code, left - 1)
@@ -66,14 +109,14 @@ def launch(settings, arguments):
     return code
 
 
-def _once(count, arguments):
+def _once(count, arguments, inside):
     """Starts the workers and waits; the exit code of the first that failed, or 0."""
     addresses = _addresses(count)
     workers = []
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         worker = subprocess.Popen(
-            [sys.executable, "-m", "ssl_keras", *arguments], text=True, errors="replace",
+            **inside([sys.executable, "-m", "ssl_keras", *arguments]), text=True, errors="replace",
             env=os.environ | {"TF_CONFIG": json.dumps(config)},
             **({} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}),
         )

@@ -19,6 +19,8 @@ import sys
 import threading
 import time
 
+from ssl_keras.training import namespace
+
 WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
 SECONDS, MOST_SECONDS = 600.0, 1e6
 GREETING, GREETED = "ssl_keras ", 1.0  # seconds within which it is there
@@ -74,8 +76,7 @@ def gather(resolver):
 
 def warn_of_callers(resolver):
     """Says who may have TensorFlow's server do what they like, unless this process has a network of its own."""
-    interfaces = {name for _, name in socket.if_nameindex()}
-    if interfaces - {"lo", "lo0"}:
+    if namespace.outward():
         port = place(resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id))[1]
         log.warning(
             "TensorFlow listens at port %d of all of this machine's addresses, and runs what any client asks for, "

@@ -147,10 +147,10 @@ def test_the_watch_ends_what_holds_the_interpreter(monkeypatch, capfd):
 
 
 def test_who_may_call_is_said(monkeypatch, caplog):
-    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    monkeypatch.setattr(rendezvous.namespace, "outward", lambda: ["eth0"])
     rendezvous.warn_of_callers(Cluster(["127.0.0.1:2222"], 0))
     assert "TensorFlow listens at port 2222 of all of this machine's addresses" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo")])
+    monkeypatch.setattr(rendezvous.namespace, "outward", list)
     rendezvous.warn_of_callers(Cluster(["127.0.0.1:2222"], 0))
     assert not caplog.text

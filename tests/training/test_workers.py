@@ -309,8 +309,10 @@ def test_what_cannot_be_launched_is_refused(arguments, reason):
 def test_the_cluster_files_can_be_read():
     cluster = PACKAGE / "docs" / "cluster"
     subprocess.run(["bash", "-n", str(cluster / "slurm.sh")], check=True)
-    service, job = yaml.safe_load_all((cluster / "kubernetes.yaml").read_text())
+    policy, service, job = yaml.safe_load_all((cluster / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
+    workers_alone = {"podSelector": {"matchLabels": service["spec"]["selector"]}}
+    assert policy["spec"] == workers_alone | {"policyTypes": ["Ingress"], "ingress": [{"from": [workers_alone]}]}
     assert service["metadata"]["name"] == pod["subdomain"]
     script = pod["containers"][0]["args"][0]
     # What the shell makes of it is a cluster of ours, and the command is one that we have.
@@ -367,7 +369,7 @@ class Processes:
     def __init__(self, *runs):
         self.runs, self.asked = list(runs), []
 
-    def __call__(self, count, arguments):
+    def __call__(self, count, arguments, inside):
         self.asked.append(list(arguments))
         return self.runs.pop(0)
 

@@ -19,6 +19,20 @@ CHUNK = 1024  # examples decoded at a time
 CAPTIONS = ("caption", "captions", "text")  # what they are called
 
 
+def prepare(name):
+    """The builder of a TFDS data set, downloaded if need be. Raises as `load`."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
+    _prepare(builder, name)
+    return builder
+
+
 def load(name, image_size=None):
     """`Splits` of the TFDS data set `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
 
@@ -29,13 +43,7 @@ def load(name, image_size=None):
     """
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder(name)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
-    _prepare(builder, name)
+    builder = prepare(name)
     parts = {}
     for split in ("train", "validation", "test"):
         if split in builder.info.splits:
