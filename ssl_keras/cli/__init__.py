@@ -81,7 +81,7 @@ def main(arguments=None):
         of_tensorflow = isinstance(error, sys.modules["tensorflow"].errors.OpError)
         if not (of_tensorflow or isinstance(error, expected)):
             raise  # a bug: where it happened matters
-        if os.environ.get("SSL_KERAS_TRACEBACK"):
+        if os.environ.get("SSL_KERAS_TRACEBACK", "0").strip() not in ("", "0"):
             raise
         from ssl_keras.training import workers
 

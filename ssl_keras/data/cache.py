@@ -15,7 +15,7 @@ IN_MEMORY_BYTES = 1 << 30
 
 def cache_folder():
     """`$SSL_KERAS_CACHE`, or `~/.cache/ssl_keras`."""
-    return pathlib.Path(os.environ.get("SSL_KERAS_CACHE", pathlib.Path.home() / ".cache" / "ssl_keras"))
+    return pathlib.Path(os.environ.get("SSL_KERAS_CACHE", "").strip() or "~/.cache/ssl_keras").expanduser()
 
 
 def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):

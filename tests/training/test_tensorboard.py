@@ -6,17 +6,21 @@ import re
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.parse
 import urllib.request
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from ssl_keras.engine.config import Training
+from ssl_keras.engine.report import Report
 from ssl_keras.pictures import neighbours, picture_grid
 from ssl_keras.training.pretrain import pretrain
+from ssl_keras.training.tensorboard import TensorBoard
 
 RUN = "autoencoder-digits/tensorboard"
 
@@ -153,3 +157,14 @@ def test_picture_grid_puts_rows_below_each_other(rng):
     grid = picture_grid(rows).numpy()
     assert grid.shape == (4, 12, 1)
     np.testing.assert_array_equal(grid[2:, 4:8], rows[1][1])
+
+
+def test_features_that_are_not_finite_are_said_and_the_run_goes_on(digits, tmp_path, caplog):
+    board, same = TensorBoard(tmp_path, digits, Training(), {}), lambda batch, random: batch
+    board.embed = lambda image: tf.fill((tf.shape(image)[0], 3), np.nan)
+    objective = types.SimpleNamespace(
+        views=same, held_out_views=same, report=lambda *_: Report(), layers=[], step=tf.Variable(7)
+    )
+    with board.writer.as_default(step=7):
+        board._slow(objective)
+    assert "step 7: the features are not finite; their quality is not measured." in caplog.text
