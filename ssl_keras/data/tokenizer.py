@@ -196,7 +196,10 @@ def train(kind, texts, vocabulary, content):
     key = hashlib.sha256(json.dumps([kind, vocabulary, content, tokenizers.__version__]).encode()).hexdigest()[:32]
     path = cache_folder() / f"{key}.tokenizer.json"
     if path.is_file():
-        return load(path)
+        try:
+            return load(path)
+        except ValueError as error:
+            log.warning("%s is damaged (%s) and is made anew.", path, error)
     log.info("Training a tokenizer: %s", kind)
     made = Tokenizer({"characters": _characters, "bpe": _bpe, "wordpiece": _wordpiece}[kind](texts, vocabulary))
     files.make_folder(path.parent)

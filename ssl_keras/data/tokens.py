@@ -6,7 +6,6 @@ Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary. -1 is 
 import dataclasses
 import hashlib
 import itertools
-import json
 import logging
 import os
 
@@ -14,13 +13,12 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from ssl_keras import files
-from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.cache import cache_folder, name_of, writing
 from ssl_keras.data.splits import Splits
 
 TOGETHER = 4 << 20  # characters tokenised at a time
 DOCUMENTS = 256  # read at a time
-FORMAT, COUNT_BYTES = 1, 8  # of a file of tokens: these, then their number
+FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # of a file of tokens: these, then their checksum and their number
 PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
 
 log = logging.getLogger(__name__)
@@ -48,9 +46,12 @@ class Windows:
     def __len__(self):
         return self.shape[0]
 
-    def digest(self):
-        """A checksum of the stream."""
-        return hashlib.sha256(np.ascontiguousarray(self.stream).data).hexdigest()
+    def digest(self, rows=None):
+        """Hashes the stream and which rows are taken of it; of what a table makes of it, the table alone."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.stream if self.table is None else self.table))
+        if rows is not None:
+            digest.update(np.ascontiguousarray(rows, np.int64))
+        return digest.hexdigest()
 
     def __getitem__(self, rows):
         if isinstance(rows, slice):
@@ -100,32 +101,37 @@ def corpus(splits, tokenizer, context, target, tables=()):
 def tokenised(source, tokenizer):
     """All tokens of a source of text, one after the other: a memory-mapped (L,) array.
 
-    The file is in the cache, keyed by the content and the tokenizer, and used again. Between two
-    documents comes the tokenizer's end token.
+    The file is in the cache, keyed by the content and the tokenizer, and used again; a damaged one is made anew.
+    Between two documents comes the tokenizer's end token.
     """
-    key = [FORMAT, content_of(source), tokenizer.sha256, tokenizers.__version__]
-    path = cache_folder() / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32] + ".tokens")
+    name = name_of([FORMAT, content_of(source), tokenizer.sha256, tokenizers.__version__])
+    path = cache_folder() / f"{name}.tokens"
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
     if not _whole(path, dtype):
-        files.make_folder(path.parent)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            _tokenise(source, tokenizer, partial, dtype)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    count = (path.stat().st_size - COUNT_BYTES) // np.dtype(dtype).itemsize
+        if path.exists():
+            log.warning("%s is damaged and is made anew.", path)
+        with writing(name) as partial:
+            _tokenise(source, tokenizer, partial / path.name, dtype)
+            os.replace(partial / path.name, path)
+    count = (path.stat().st_size - DIGEST_BYTES - COUNT_BYTES) // np.dtype(dtype).itemsize
     return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
 
 def _whole(path, dtype):
-    """Whether a file of tokens is there and ends with their number."""
-    if not path.is_file() or path.stat().st_size < COUNT_BYTES:
+    """Whether a file of tokens is there and ends with their checksum and their number."""
+    end = DIGEST_BYTES + COUNT_BYTES
+    if not path.is_file() or path.stat().st_size < end:
         return False
     with open(path, "rb") as file:
-        file.seek(-COUNT_BYTES, os.SEEK_END)
-        count = int.from_bytes(file.read(), "little")
-    return path.stat().st_size == count * np.dtype(dtype).itemsize + COUNT_BYTES
+        file.seek(-end, os.SEEK_END)
+        digest, count = file.read(DIGEST_BYTES), int.from_bytes(file.read(), "little")
+    if path.stat().st_size != count * np.dtype(dtype).itemsize + end:
+        return False
+    return not count or _checksum(np.memmap(path, dtype, "r", shape=(count,))) == digest
+
+
+def _checksum(tokens):
+    return hashlib.blake2b(tokens, digest_size=DIGEST_BYTES).digest()
 
 
 def _tokenise(source, tokenizer, path, dtype):
@@ -155,7 +161,10 @@ def _tokenise(source, tokenizer, path, dtype):
             if characters >= TOGETHER:
                 flush()
         flush()
-        file.write((file.tell() // np.dtype(dtype).itemsize).to_bytes(COUNT_BYTES, "little"))
+        file.flush()
+        length = file.tell() // np.dtype(dtype).itemsize
+        file.write(_checksum(np.memmap(path, dtype, "r", shape=(length,)) if length else b""))
+        file.write(length.to_bytes(COUNT_BYTES, "little"))
         file.flush()
         os.fsync(file.fileno())
     if unknown:

@@ -65,6 +65,26 @@ def writing_in(folder):
             _let_go(descriptor)
 
 
+@contextlib.contextmanager
+def left_in(folder):
+    """Yields whether whoever held a folder with `writing_in` has ended; if so, it is held instead.
+
+    Where the storage has no locks, nobody can tell: then no.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ended = _is(descriptor, folder)
+        except OSError:
+            ended = False
+        yield ended
+    finally:
+        if descriptor in _held:
+            _let_go(descriptor)
+
+
 def _let_go(descriptor):
     _held.discard(descriptor)
     with contextlib.suppress(OSError):

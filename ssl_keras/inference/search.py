@@ -1,7 +1,6 @@
 """Pictures by words, and words by a picture: what a saved encoder of `image_text` is for."""
 
 import contextlib
-import hashlib
 import io
 import zipfile
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from ssl_keras import encoders, files
 from ssl_keras.data import tokens
-from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.cache import cache_folder, contents, name_of
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
@@ -66,9 +65,8 @@ class Finder:
         Raises:
             ValueError: too many files that cannot be read; each is named.
         """
-        stat = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        key = hashlib.sha256(repr((self.card["weights"]["sha256"], stat)).encode()).hexdigest()[:32]
-        kept = cache_folder() / f"{key}.npz"
+        key = ["embeddings", image_reader.DECODING, self.card["weights"]["sha256"], contents(paths)]
+        kept = cache_folder() / f"{name_of(key)}.npz"
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
         images, rows = image_reader.read("images", paths, self.shape)

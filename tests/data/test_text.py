@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
+from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.readers import text
 from ssl_keras.data.readers.images import files_below
 from ssl_keras.data.sources import load
@@ -338,3 +339,42 @@ def test_tfds_text(tfds_folder):
     assert len(trec.train.classes) == 6
     shakespeare = load("tfds:tiny_shakespeare")
     assert [len(next(iter(tokens.texts_of(part)))) for part in shakespeare] == [1003854, 55770, 55770]
+
+
+# ----- what is cached ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: content[:-3], lambda content: b"", lambda content: b"\x01" + content[1:],
+    lambda content: content[:20] + bytes([content[20] ^ 4]) + content[21:], lambda content: content + b"\0" * 8,
+])
+def test_damaged_tokens_are_made_anew(corpus, caplog, damage):
+    whole = np.array(tokens.tokenised(corpus.train, BPE))
+    (path,) = cache_folder().glob("*.tokens")
+    path.write_bytes(damage(path.read_bytes()))
+    np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+    assert f"{path} is damaged" in caplog.text
+    caplog.clear()
+    np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+    assert not caplog.text
+    assert [each.name for each in cache_folder().iterdir()] == [path.name]
+
+
+def test_a_damaged_tokenizer_is_trained_anew(caplog):
+    first = tokenizers.train("characters", SENTENCES, 100, "content")
+    (path,) = cache_folder().glob("*.tokenizer.json")
+    for content in (first.json[:-9], "", "[]"):
+        path.write_text(content)
+        assert tokenizers.train("characters", SENTENCES, 100, "content").json == first.json
+        assert f"{path} is damaged" in caplog.text
+        caplog.clear()
+
+
+def test_the_whole_stream_tells_a_corpus_apart():
+    stream = np.arange(1_000, dtype=np.uint16)
+    windows = tokens.Windows(stream, 8, 8, True)
+    assert windows.digest() == tokens.Windows(stream.copy(), 8, 8, True).digest()
+    assert windows.digest(np.arange(3)) != windows.digest(np.arange(4))
+    other = stream.copy()
+    other[517] += 1
+    assert tokens.Windows(other, 8, 8, True).digest() != windows.digest()

@@ -14,12 +14,13 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.splits import Splits, hold_out, images
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
 CHUNK = 256  # files decoded at a time
+DECODING = 1  # another number where a file is decoded otherwise than before: what is cached is then made anew
 HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
 GREY = {"1", "L", "LA"}
 
@@ -136,9 +137,8 @@ def read(title, files, shape):
                     yield {"image": np.stack([decoded[row] for row in kept]), "row": np.array(kept) + start}
         report(title, broken, len(files), "images")
 
-    stat = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     columns = {"image": (shape, np.uint8), "row": ((), np.int64)}
-    arrays = materialise([title, list(shape), stat], columns, len(files), chunks)
+    arrays = materialise(lambda: ["images", DECODING, list(shape), contents(files)], columns, len(files), chunks)
     return arrays["image"], arrays["row"]
 
 

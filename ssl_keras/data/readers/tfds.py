@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import pathlib
 import socket
 import urllib.parse
 import urllib.request
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data import audio
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import captions, pairs
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import hold_out, images
@@ -154,10 +155,11 @@ def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
     rate = getattr(feature, "sample_rate", None) or getattr(feature, "_sample_rate", None)
     if not rate:
         raise ValueError(f"{title}: its sound has no known rate. Export it to files, and take audio:PATH.")
-    waveforms, names, labels = [], [], []
+    waveforms, names, labels, several = [], [], [], 0
     for record in _examples(tfds, builder, split).as_numpy_iterator():
         waveform = record[audio_key]
         if waveform.ndim > 1:
+            several += waveform.shape[1] > 1
             waveform = np.rint(waveform.mean(axis=1)).astype(waveform.dtype)
         if waveform.dtype.kind == "i":
             if np.abs(waveform).max(initial=0) > -audio.PADDING:
@@ -166,7 +168,9 @@ def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
         waveforms.append(waveform)
         names.append(record.get("audio/filename", str(len(names)).encode()).decode())
         labels.append(record[label_key] if label_key else 0)
-    return audio.clips(title, waveforms, rate, names, labels if label_key else None, classes)
+    found = audio.clips(title, waveforms, rate, names, labels if label_key else None, classes)
+    said = f"{several} of {len(names)} clips have several channels, which are averaged"
+    return found.noted(said) if several else found
 
 
 def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):
@@ -187,5 +191,10 @@ def _images(tfds, builder, split, title, feature, image_size, image_key, label_k
 
     columns = {"image": (shape, np.uint8)} | ({"label": ((), np.int64)} if label_key else {})
     size = builder.info.splits[split].num_examples
-    arrays = materialise([title, builder.info.full_name, list(shape)], columns, size, chunks)
+    def key():
+        folder = pathlib.Path(builder.data_dir)
+        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        return ["tfds", split, list(shape), contents(files) if files else builder.info.full_name]
+
+    arrays = materialise(key, columns, size, chunks)
     return images(title, arrays["image"], arrays.get("label"), classes)

@@ -1,0 +1,191 @@
+"""What is cached: found by its content, made anew where it is damaged, and cleared of what killed writers leave."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from ssl_keras.data import cache
+from ssl_keras.data.cache import contents, materialise
+
+COLUMNS = {"x": ((3,), np.int16), "y": ((), np.uint8)}
+ROWS = 7
+
+
+def chunks():
+    yield {"x": np.arange(3 * ROWS).reshape(ROWS, 3), "y": np.arange(ROWS)}
+
+
+def made(key="key", fill=chunks):
+    return materialise([key], COLUMNS, ROWS, fill, in_memory_bytes=0)
+
+
+def check(arrays):
+    np.testing.assert_array_equal(arrays["x"], np.arange(3 * ROWS).reshape(ROWS, 3))
+    np.testing.assert_array_equal(arrays["y"], np.arange(ROWS))
+
+
+@pytest.fixture
+def folder():
+    """The entry of the key in an otherwise empty cache."""
+    made()
+    (entry,) = cache.cache_folder().iterdir()
+    return entry
+
+
+def test_a_key_is_asked_for_only_where_files_are_written():
+    def key():
+        pytest.fail("asked for")
+
+    check(materialise(key, COLUMNS, ROWS, chunks))
+    check(materialise(lambda: ["key"], COLUMNS, ROWS, chunks, in_memory_bytes=0))
+    check(made(fill=lambda: pytest.fail("read again")))
+
+
+def flip(path, place=-1):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "content.json").write_text(""),
+    lambda folder: (folder / "content.json").write_text("[1]"),
+    lambda folder: (folder / "content.json").write_text('{"examples": 8, "files": {}}'),
+    lambda folder: (folder / "content.json").unlink(),
+    lambda folder: (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-2]),
+    lambda folder: (folder / "x.npy").write_bytes(b""),
+    lambda folder: (folder / "y.npy").write_bytes(b"PK\x03\x04"),
+    lambda folder: (folder / "y.npy").unlink(),
+    lambda folder: np.save(folder / "y.npy", np.zeros(ROWS)),
+    lambda folder: flip(folder / "x.npy"),
+    lambda folder: flip(folder / "x.npy", 20),
+])
+def test_a_damaged_entry_is_made_anew(folder, caplog, damage):
+    damage(folder)
+    check(made())
+    assert f"{folder} is damaged" in caplog.text
+    assert [path.name for path in cache.cache_folder().iterdir()] == [folder.name]
+    caplog.clear()
+    check(made(fill=lambda: pytest.fail("read again")))
+    assert not caplog.text
+
+
+def test_an_entry_that_was_copied_or_touched_is_whole(folder, caplog):
+    shutil.copytree(folder, folder.with_name("copy"))
+    shutil.rmtree(folder)
+    folder.with_name("copy").rename(folder)
+    os.utime(folder / "x.npy")
+    check(made(fill=lambda: pytest.fail("read again")))
+    content = json.loads((folder / "content.json").read_text())
+    del content["files"]  # as versions before wrote it
+    (folder / "content.json").write_text(json.dumps(content))
+    check(made(fill=lambda: pytest.fail("read again")))
+    assert not caplog.text
+
+
+def test_two_writers_of_one_entry():
+    """The later one takes what the other has made, and neither takes the other for one that was killed."""
+    def slow():
+        check(made())
+        yield from chunks()
+
+    check(made(fill=slow))
+    assert len(list(cache.cache_folder().iterdir())) == 1
+
+
+def killed(name):
+    """The number of a process that writes an entry until it is killed."""
+    ready, told = os.pipe()
+    child = os.fork()
+    if not child:
+        with cache.writing(name) as partial:
+            (partial / "gigabytes").write_text("…")
+            os.write(told, b".")
+            signal.pause()
+    os.read(ready, 1)
+    return child
+
+
+def test_what_a_killed_writer_leaves_is_removed_and_what_another_writes_is_not():
+    dead, alive = (killed(cache.name_of([number])) for number in range(2))
+    os.kill(dead, signal.SIGKILL)
+    os.waitpid(dead, 0)
+    assert len(list(cache.cache_folder().glob(".*.partial"))) == 2
+    (cache.cache_folder() / ".notes.elsewhere.x.partial").mkdir()  # of another host: nobody here can tell
+    made()
+    left = {path.name.partition(".")[2][:5] for path in cache.cache_folder().glob(".*.partial")}
+    assert left == {cache.name_of([1])[:5], "notes"}
+    os.kill(alive, signal.SIGKILL)
+    os.waitpid(alive, 0)
+    made("another key")
+    assert len(list(cache.cache_folder().glob(".*.partial"))) == 1
+
+
+# ----- files by their content ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def some(tmp_path):
+    """Three files below a folder."""
+    paths = [tmp_path / "data" / name for name in ("a", "b/c", "d")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {path.name}")
+    return paths
+
+
+def again(path, content):
+    """Writes other content of the same length, with the times that the file had: cp -p, rsync -t, tar."""
+    about = path.stat()
+    path.write_text(content)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def test_content_changes_when_times_do_not(some):
+    before = contents(some)
+    again(some[1], "CONTENT of c")
+    after = contents(some)
+    assert [one == two for one, two in zip(before, after)] == [True, False, True]
+
+
+def test_content_stays_where_files_are_moved_touched_or_called_by_another_path(some, tmp_path, monkeypatch):
+    before = contents(some)
+    os.utime(some[0])
+    some[2].chmod(0o600)
+    monkeypatch.chdir(tmp_path / "data")
+    assert contents(["a", "./b/c", "../data/d"]) == before
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert contents([f"moved/{name}" for name in ("a", "b/c", "d")]) == before
+
+
+def test_the_same_relative_paths_elsewhere_are_other_files(some, tmp_path, monkeypatch):
+    before = contents(some)
+    shutil.copytree(tmp_path / "data", tmp_path / "other" / "data")
+    (tmp_path / "other" / "data" / "a").write_text("other")
+    monkeypatch.chdir(tmp_path / "other")
+    assert contents(["data/a", "data/b/c", "data/d"]) != before
+
+
+def test_a_file_is_read_again_only_where_it_may_have_changed(some, monkeypatch):
+    read = []
+    monkeypatch.setattr(cache, "hash_file", lambda path, plain=cache.hash_file: read.append(path) or plain(path))
+    first = contents(some)
+    assert contents(some) == first
+    assert len(read) == 6  # all were written just now, and may change within the clock's tick
+    monkeypatch.setattr(cache, "RECENT", -(10**18))
+    for _ in range(2):
+        assert contents(some) == first
+    assert len(read) == 9
+    again(some[0], "CONTENT of a")
+    assert contents(some) != first
+    assert len(read) == 10
+    (memory,) = cache.cache_folder().glob("*.files.json")
+    memory.write_text("{")
+    assert contents(some) == [["a", contents(some)[0][1]], *first[1:]]
+    some[0].unlink()
+    assert contents(some)[0] == ["a", ""]
