@@ -11,7 +11,6 @@ from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.inference import ctc, translation
-from ssl_keras.modalities.sound import LONGEST
 from ssl_keras.networks import waveform
 
 
@@ -42,7 +41,7 @@ class Transcribe:
     encoder: Positional[str]
     """The name or path of a saved encoder of ctc."""
     files: Positional[tuple[str, ...]]
-    """One or more files: WAV, FLAC, OGG or MP3, of any rate."""
+    """One or more files: WAV, FLAC, OGG, Opus or MP3, of any rate."""
 
 
 def transcribe_command(arguments):
@@ -52,9 +51,7 @@ def transcribe_command(arguments):
     encoder, head, symbols = ctc.load(asked.encoder)
     rate = waveform.rate_of(encoder)
     for file in asked.files:
-        x = audio.unit_range(tf.constant(audio_reader.read(file, rate)))[None]
-        if x.shape[1] > LONGEST * rate:
-            raise ValueError(f"{file} is longer than {LONGEST:g} s. Cut it where nobody speaks.")
+        x = audio.unit_range(tf.constant(audio_reader.read(file, rate, audio.LONGEST)))[None]
         print(f"{file}: {symbols.decode(ctc.greedy(*ctc.frame_logits(encoder, head, x))[0])}")
 
 

@@ -5,11 +5,12 @@ A source of audio has the columns "waveform", "name" (its file's) and, where the
 Samples are int16; where a clip ends before the longest, PADDING follows, which no sample has. As floats
 they are in (−1, 1), and padding is −1: a network reads from its one input where a clip ends.
 
-Shapes: `N` clips, `L` samples of the longest, `T` samples of one.
+Shapes: `N` clips, `L` samples of the longest of a batch, `T` samples of one.
 """
 
 import dataclasses
 import fnmatch
+import hashlib
 import logging
 import math
 
@@ -23,6 +24,9 @@ from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
 PADDING = -(1 << 15)
 LEAST, MOST = PADDING + 1, (1 << 15) - 1  # samples
 SHORTEST = 0.02  # seconds; a clip of less says nothing
+LONGEST = 60.0  # seconds; more is too much for a network to hear at once
+# Of `shortened`: seconds that any clip may have, and times the median clip that one may have.
+USUAL, FAR = 10.0, 4
 OVERSHOOT = 0.2  # by which lossy formats and resampling go beyond 1; it is clipped
 # Of `connected`: clips of each part, words of a clip, seconds of a pause, the faint noise's standard deviation.
 CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
@@ -31,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Clips:
-    """N clips as a column of a source: rows by index, padded to the longest.
+    """N clips as a column of a source: rows by index, padded to the longest of those that are asked for.
 
     Args:
         samples: (total,) int16, one clip after the other. starts: (N,) where each begins. lengths: (N,) samples.
@@ -41,7 +45,7 @@ class Clips:
 
     def __init__(self, samples, starts, lengths):
         self.samples, self.starts, self.lengths = samples, np.asarray(starts), np.asarray(lengths)
-        self.shape = (len(self.starts), int(self.lengths.max()))
+        self.shape, self.longest = (len(self.starts), None), int(self.lengths.max(initial=0))
 
     def __len__(self):
         return self.shape[0]
@@ -50,10 +54,31 @@ class Clips:
         """int16 (n, L) of an array of n indices, a mask or a slice, or (L,) of one index."""
         rows = np.arange(len(self))[rows]
         chosen = np.atleast_1d(rows)
-        padded = np.full((len(chosen), self.shape[1]), PADDING, np.int16)
-        for row, start, length in zip(padded, self.starts[chosen], self.lengths[chosen]):
-            row[:length] = self.samples[start : start + length]
+        padded = self._padded(self.starts[chosen], self.lengths[chosen])
         return padded if np.ndim(rows) else padded[0]
+
+    def cut(self, rows, most, place):
+        """int16 (n, L ≤ most) of n indices: of clips of more samples a stretch, which begins at the share `place` (n,)
+        in [0, 1) of what is left out. The same stretch as `augment_audio.cut` takes."""
+        lengths = self.lengths[rows]
+        over = np.maximum(lengths - most, 0)
+        first = np.minimum((place.astype(np.float32) * (over + 1).astype(np.float32)).astype(np.int64), over)
+        return self._padded(self.starts[rows] + first, np.minimum(lengths, most))
+
+    def digest(self, rows=None):
+        """Hashes clips, all of them or those of some rows, by their samples alone: however they are padded."""
+        rows = slice(None) if rows is None else rows
+        starts, lengths = self.starts[rows], self.lengths[rows]
+        digest = hashlib.blake2b(np.ascontiguousarray(lengths, np.int64))
+        for start, length in zip(starts, lengths):
+            digest.update(np.ascontiguousarray(self.samples[start : start + length]))
+        return digest.hexdigest()
+
+    def _padded(self, starts, lengths):
+        padded = np.full((len(starts), max(lengths, default=0)), PADDING, np.int16)
+        for row, start, length in zip(padded, starts, lengths):
+            row[:length] = self.samples[start : start + length]
+        return padded
 
 
 def unit_range(waveform):
@@ -103,11 +128,11 @@ def as_int16(name, waveform):
     return np.maximum(waveform, LEAST)
 
 
-def source(name, samples, lengths, rate, names, label=None, classes=(), target=None):
-    """A checked `Source` of clips that lie one after the other in `samples` (total,) int16."""
+def source(name, samples, lengths, rate, names, label=None, classes=(), target=None, starts=None):
+    """A checked `Source` of clips in `samples` (total,) int16, one after the other where `starts` does not say more."""
     lengths = np.asarray(lengths, np.int64)
     check_lengths(name, lengths, rate, names)
-    starts = np.cumsum(lengths) - lengths
+    starts = np.cumsum(lengths) - lengths if starts is None else np.asarray(starts)
     silent = [n for n, s, c in zip(names, starts, lengths) if samples[s] == samples[s + c - 1] == 0
               and not np.any(samples[s : s + c])]
     if silent:
@@ -140,6 +165,7 @@ def connected(splits):
     parts = []
     for index, (part, count) in enumerate(zip(splits, CONNECTED)):
         part.column_spec("waveform")
+        part = short_enough(part, USUAL, "they are not joined to others")
         labels, random = part.column("label"), np.random.Generator(np.random.Philox(key=[CONNECTION_SEED, index]))
         waveforms, targets = [], []
         for _ in range(count):
@@ -151,7 +177,8 @@ def connected(splits):
             targets.append(" ".join(part.classes[label] for label in labels[chosen]))
         title = f"connected:{part.base}[{Splits._fields[index]}]"
         lengths, names = [len(one) for one in waveforms], [str(number) for number in range(count)]
-        parts.append(source(title, np.concatenate(waveforms), lengths, part.rate, names, target=targets))
+        joined = source(title, np.concatenate(waveforms), lengths, part.rate, names, target=targets)
+        parts.append(dataclasses.replace(joined, notes=part.notes))
     return Splits(*parts)
 
 
@@ -175,6 +202,47 @@ def resampled_length(length, rate, new_rate):
     return -(-length * (new_rate // common) // (rate // common))
 
 
+def short_enough(part, seconds, why):
+    """The part without its clips of more than so many seconds. Raises ValueError where there are no others."""
+    short = part.lengths <= seconds * part.rate
+    if short.all():
+        return part
+    if not short.any():
+        raise ValueError(f"{part.name}: expected clips of at most {seconds:g} s. All {len(part)} are longer. Cut them.")
+    said = f"{len(short) - short.sum()} of {len(short)} clips are longer than {seconds:g} s and are left out: {why}"
+    return part.take(np.flatnonzero(short)).noted(said)
+
+
+def shortened(splits):
+    """`Splits` in which one recording of an hour among clips of seconds is no longer than a network can hear at once.
+
+    A clip may have `USUAL` seconds or, where most are long, `FAR` times the median of the training part, and `LONGEST`
+    at most. Of a longer one the beginning is taken.
+    """
+    rate, median = splits.train.rate, float(np.median(splits.train.lengths))
+    most = int(min(max(USUAL * rate, FAR * median), LONGEST * rate))
+    return Splits(*(
+        beginnings(part, most).noted(*longer(part, most, "the beginning is taken")) for part in splits
+    ))
+
+
+def beginnings(part, most):
+    """The part with at most so many samples of each clip."""
+    whole = part.arrays["waveform"]
+    if whole.longest <= most:
+        return part
+    column = Clips(whole.samples, whole.starts, np.minimum(whole.lengths, most))
+    return dataclasses.replace(
+        part, arrays=part.arrays | {"waveform": column}, lengths=np.minimum(part.lengths, most)
+    )
+
+
+def longer(part, most, what):
+    """What is to be said of the clips of more samples than that: a tuple of one sentence, or none."""
+    long = np.sum(part.lengths > most)
+    return (f"{long} of {len(part)} clips are longer than {most / part.rate:g} s: {what}",) if long else ()
+
+
 def prepared(splits, rate):
     """The splits as a network takes them: at `rate` Hz, resampled where they have another, without their names."""
     return Splits(*(at_rate(part, rate) for part in splits))
@@ -187,20 +255,24 @@ def at_rate(part, rate):
 
 
 def _resampled(part, rate):
-    log.warning("%s has %d Hz and is resampled to %d Hz", part.name, part.rate, rate)
+    part = part.noted(f"{part.rate} Hz are resampled to {rate} Hz")
     clips_of, rows = part.arrays["waveform"], np.arange(len(part)) if part.rows is None else part.rows
     lengths = [resampled_length(int(length), part.rate, rate) for length in part.lengths]
 
     def chunks():
         for row, length in zip(rows, part.lengths):
             clip = clips_of.samples[clips_of.starts[row] : clips_of.starts[row] + length]
-            yield {"samples": as_int16(part.name, np.clip(resampled(clip / -float(PADDING), part.rate, rate), -1, 1))}
+            made = resampled(np.float32(clip) / -PADDING, part.rate, rate)
+            yield {"samples": as_int16(part.name, np.clip(made, -1, 1))}
 
-    key = ["resampled", part.name, part.fingerprint(), part.rate, rate, len(part)]
+    def key():
+        return ["resampled", part.fingerprint(), part.rate, rate]
+
     samples = materialise(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
     label, target = (part.column(name) if name in part.arrays else None for name in ("label", "target"))
     names = list(part.column("name")) if "name" in part.arrays else [str(row) for row in rows]
-    return source(part.name, samples, lengths, rate, names, label, part.classes, target)
+    made = source(part.name, samples, lengths, rate, names, label, part.classes, target)
+    return dataclasses.replace(made, notes=part.notes)
 
 
 def held_out_by_name(splits, pattern):

@@ -27,12 +27,14 @@ class Batches:
         views: function (batch, random) to the batch an objective trains on, or None.
         shuffle: True for training (a new order each epoch, whole batches only); False
             for one pass in order, its last batch padded to B with `weight` 0.
+        longest: of sound, the samples of a clip that a step takes: of a longer one a stretch, at a place drawn for
+            each ("cut"), before rows are padded to the batch's longest. None takes whole clips.
 
     Raises:
         ValueError: an empty source, or shuffled batches larger than it.
     """
 
-    def __init__(self, source, batch_size, *, seed=0, views=None, shuffle=True):
+    def __init__(self, source, batch_size, *, seed=0, views=None, shuffle=True, longest=None):
         if len(source) == 0:
             raise ValueError(f"{source.name} has no examples. Expected at least one.")
         if batch_size < 1:
@@ -44,6 +46,8 @@ class Batches:
             )
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.views, self.shuffle = views, shuffle
+        cuts = longest is not None and source.lengths is not None and np.any(source.lengths > longest)
+        self.longest = longest if cuts else None
         whole = len(source) // batch_size
         self.steps_per_epoch = whole if shuffle else -(-len(source) // batch_size)
         self._order = (None, None)
@@ -63,10 +67,13 @@ class Batches:
             order = self._order = (epoch, rows)
         return order[1][start : start + self.batch_size]
 
-    def numpy(self, step, first=0, rows=None):
-        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before views."""
+    def numpy(self, step, first=0, rows=None, place=None):
+        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before views.
+
+        `place` (rows,) in [0, 1) says where each clip of more than `longest` samples is cut; without it none is.
+        """
         chosen = self.indices(step)[first : None if rows is None else first + rows]
-        batch = self.source.gather(np.maximum(chosen, 0))
+        batch = self.source.gather(np.maximum(chosen, 0), *(() if place is None else (self.longest, place)))
         batch = {name: column for name, column in batch.items() if column.dtype != object}  # strings are for no network
         return batch | {"weight": (chosen >= 0).astype(np.float32)}
 
@@ -101,19 +108,21 @@ class Batches:
         spec["weight"] = tf.TensorSpec((rows,), tf.float32)
         keys = sorted(spec)
 
-        def gather(step):
-            batch = self.numpy(step, first, rows)
+        def gather(step, place=None):
+            batch = self.numpy(step, first, rows, place)
             return [batch[key] for key in keys]
 
         def load(step):
-            arrays = tf.numpy_function(gather, [step], [spec[key].dtype for key in keys])
+            random = BatchRandom(self.seed, step, first, rows)
+            place = [] if self.longest is None else [random.uniform("cut", (1,))[:, 0]]
+            arrays = tf.numpy_function(gather, [step, *place], [spec[key].dtype for key in keys])
             batch = {}
             for key, array in zip(keys, arrays):
                 array.set_shape(spec[key].shape)
                 batch[key] = array
             if self.views is None:
                 return batch
-            return self.views(batch, BatchRandom(self.seed, step, first, rows))
+            return self.views(batch, random)
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
         # Gathering is one NumPy call; two in flight hide it, and the order stays. Nothing is

@@ -29,9 +29,8 @@ def network_input(batch):
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 
-def changed(batch, random, changes, rate):
-    """The batch with its waveforms changed as `AudioAugmentation` say; `rate` in Hz."""
-    longest = batch["waveform"].shape[1]
+def changed(batch, random, changes, rate, longest):
+    """The batch with its waveforms changed as `AudioAugmentation` say; `rate` in Hz, `longest` as `change` has it."""
     return batch | {"waveform": augment_audio.change(network_input(batch), random, changes, rate, longest)}
 
 

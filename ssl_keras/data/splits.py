@@ -36,8 +36,8 @@ class Source:
         name: for messages and cards.
         arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
             or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; or "waveform"
-            (N, L) int16 (`data/audio.py`); and "label" (N,) int64, where there are labels. What has a shape, a
-            dtype, and rows by index may be a column.
+            (N, L) int16, L as long as need be (`data/audio.py`); and "label" (N,) int64, where there are labels. What
+            has a shape, a dtype, and rows by index may be a column.
         classes: the label names, or empty.
         tokenizer: what made its tokens, or None.
         rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
@@ -60,10 +60,17 @@ class Source:
     def __len__(self):
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
 
-    def gather(self, indices):
-        """{name: array (len(indices), …)} of many examples at once."""
+    def gather(self, indices, longest=None, place=None):
+        """{name: array (len(indices), …)} of many examples at once.
+
+        Of sound, rows are as long as the longest of these; with `longest`, clips of more samples are cut to it, each at
+        a `place` in [0, 1).
+        """
         rows = indices if self.rows is None else self.rows[indices]
-        return {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
+        return {
+            name: array.cut(rows, longest, place) if longest and hasattr(array, "cut") else np.asarray(array[rows])
+            for name, array in self.arrays.items()
+        }
 
     def spec(self):
         """{name: (shape of one example, tf dtype)}."""

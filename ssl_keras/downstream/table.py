@@ -164,6 +164,8 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
     strategy = tf.distribute.get_strategy()
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Classifier(encoder, head)
+    if splits.train.rate:
+        objective.noise_samples = splits.train.arrays["waveform"].longest
     kind = kind_of(encoder)
     grid = grid or GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks and convolutions not.

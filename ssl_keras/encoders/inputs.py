@@ -36,7 +36,7 @@ def adapt(folder, card, splits):
         rate = card["input"]["waveform"].get("rate") or splits.train.rate
         if not rate:
             raise ValueError(f"{card['name']} does not say its sampling rate. Expected one in its card.")
-        return audio.prepared(splits, rate)
+        return audio.shortened(audio.prepared(splits, rate))
     if "text" not in splits.train.arrays:
         raise ValueError(
             f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
@@ -98,8 +98,8 @@ def _converted(source, shape, said):
         for start in range(0, len(rows), CHUNK):
             yield {"image": convert(np.asarray(images[rows[start : start + CHUNK]]), shape)}
 
-    key = ["converted", source.name, source.fingerprint(), len(rows), shape]
-    arrays = cache.materialise(key, {"image": (shape, images.dtype)}, len(rows), chunks)
+    columns = {"image": (shape, images.dtype)}
+    arrays = cache.materialise(lambda: ["converted", source.fingerprint(), shape], columns, len(rows), chunks)
     others = {name: source.column(name) for name in source.arrays if name != "image"}
     return dataclasses.replace(source, arrays={"image": arrays["image"]} | others, rows=None, converted=said)
 

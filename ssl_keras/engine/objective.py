@@ -55,6 +55,8 @@ class Objective(keras.Model):
     whether they are words; `end`, the output that ends a sequence; `context`, the most outputs of one; `task`."""
     context: int | None = None
     """The most tokens that the encoder was trained on, where its network does not say so."""
+    longest: int | None = None
+    """Samples of a clip that a step takes: batches are cut to it as they are put together; None takes whole clips."""
     tokens: int = 0
     """Tokens of an example that is a window of text."""
     player_norms: list

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras.data.audio import LONGEST, beginnings
 from ssl_keras.data.augment_images import Augmentation, augment, interpolation, mapped
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
@@ -16,6 +17,7 @@ from ssl_keras.networks import description, gives_states, waveform
 from ssl_keras.networks.transformer import pool
 
 SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
+FAR = 8  # times the median: longer clips are in batches of their own, each at most twice as long as another
 COPIES = 10  # of a clip, each changed anew, that a probe learns of beside it: voices differ, and labels are few
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
 
@@ -52,19 +54,37 @@ def augmented_copies(network, source, changes):
     """COPIES arrays like that of `extract_features`, of waveforms augmented afresh for each; none without `changes`."""
     if changes is None:
         return []
+    longest = source.arrays["waveform"].longest
     return list(_passes(
-        network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate), COPIES
+        network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate, longest), COPIES
     ))
 
 
 def _passes(network, source, batch_size, views, count):
     """Yields what `features` returns, so many times, of new draws each time."""
     run = compiled(network) if isinstance(network, keras.Model) else network
-    batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False, views=views)
-    steps = iter(batches.dataset(0, count * batches.steps_per_epoch))
+    source = beginnings(source, int(LONGEST * source.rate)) if source.rate else source
+    groups = alike(source)
+    back, each = np.argsort(np.concatenate(groups)), []
+    for group in groups:
+        part = source if len(groups) == 1 else source.take(group)
+        batches = Batches(part, min(at_once(part, batch_size), len(part)), shuffle=False, views=views)
+        each.append((len(part), batches.steps_per_epoch, iter(batches.dataset(0, count * batches.steps_per_epoch))))
     for _ in range(count):
-        parts = [run(network_input(next(steps))).numpy() for _ in range(batches.steps_per_epoch)]
-        yield np.concatenate(parts)[: len(source)].astype(np.float32)
+        made = []
+        for size, several, steps in each:
+            parts = [run(network_input(next(steps))).numpy() for _ in range(several)]
+            made.append(np.concatenate(parts)[:size].astype(np.float32))
+        yield np.concatenate(made)[back] if len(made) > 1 else made[0]
+
+
+def alike(source):
+    """Lists of indices, of examples that may share batches: all in one, but clips that are far longer than most."""
+    if not source.rate:
+        return [np.arange(len(source))]
+    over = np.maximum(source.lengths / (FAR * np.median(source.lengths)), 1)
+    size = np.ceil(np.log2(over))
+    return [np.flatnonzero(size == each) for each in np.unique(size)]
 
 
 def at_once(source, most):

@@ -10,7 +10,7 @@ from ssl_keras.data.inputs import network_input
 from ssl_keras.data.symbols import END, Symbols
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.edit_distance import error_rates
-from ssl_keras.evaluation.features import at_once
+from ssl_keras.evaluation.features import alike, at_once
 from ssl_keras.networks import waveform
 
 BLANK = END  # symbols are numbered from 1
@@ -39,11 +39,15 @@ def heard(encoder, head, source, batch_size=64):
     run = tf.function(
         lambda x: frame_logits(encoder, head, x), input_signature=[tf.TensorSpec((None, None), tf.float32)]
     )
-    batches = Batches(source, min(at_once(source, batch_size), len(source)), shuffle=False)
-    made = []
-    for batch in batches.dataset(0, batches.steps_per_epoch):
-        made += greedy(*run(network_input(batch)))
-    return made[: len(source)]
+    made = [None] * len(source)
+    for group in alike(source):
+        part, found = source.take(group), []
+        batches = Batches(part, min(at_once(part, batch_size), len(part)), shuffle=False)
+        for batch in batches.dataset(0, batches.steps_per_epoch):
+            found += greedy(*run(network_input(batch)))
+        for index, ids in zip(group, found):
+            made[index] = ids
+    return made
 
 
 def score(name, source):
@@ -55,6 +59,7 @@ def score(name, source):
     """
     encoder, head, symbols = load(name)
     source.column_spec("target")
+    source = audio.short_enough(source, audio.LONGEST, "cut them where nobody speaks")
     source = audio.at_rate(source, waveform.rate_of(encoder))
     right = [" ".join(text.split()) for text in source.column("target")]
     made = [symbols.decode(ids) for ids in heard(encoder, head, source)]

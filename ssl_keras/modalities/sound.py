@@ -11,6 +11,7 @@ import tensorflow as tf
 from ssl_keras import pictures
 from ssl_keras.data import audio, augment_audio
 from ssl_keras.data.ranges import Range
+from ssl_keras.data.splits import Splits
 from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import Network, realise, waveform
 
@@ -18,7 +19,6 @@ NETWORK = {  # setting: keyword of the network that comes with `init`
     "rate": "rate", "front": "frontend", "context": "context", "channels": "channels", "width": "width",
     "layers": "layers", "heads": "heads", "stretches": "pool_segments",
 }
-LONGEST = 60.0  # seconds
 PIXELS = 2  # a frame's and a band's side in a picture
 
 
@@ -42,7 +42,7 @@ class Settings(augment_audio.AudioAugmentation):
     """Of a transformer."""
     stretches: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
     """A clip's features are the means of so many stretches of it."""
-    seconds: Annotated[float, Range(0.1, LONGEST)] = 2.0
+    seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 2.0
     """The longest clip that a training step takes."""
 
     def __post_init__(self):
@@ -77,7 +77,10 @@ def prepare(settings, splits, init=None):
     if not settings.rate:
         rate = splits.train.rate if splits.train.rate in waveform.STRIDES else max(waveform.STRIDES)
         settings = dataclasses.replace(settings, rate=rate)
-    return settings, audio.prepared(splits, settings.rate)
+    splits, most = audio.prepared(splits, settings.rate), audio.LONGEST * settings.rate
+    return settings, Splits(*(
+        part.noted(*audio.longer(part, most, "features, for evaluation, are of the beginning")) for part in splits
+    ))
 
 
 def encoder(settings, spec):

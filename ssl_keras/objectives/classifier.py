@@ -96,6 +96,9 @@ class Classifier(Objective):
         mixup: α of mixup; 0 is none.
         frozen: leave the encoder as it is.
         name: the objective's.
+
+    Attributes:
+        noise_samples: of waveforms that are augmented, those of the longest clip of the data.
     """
 
     def __init__(self, encoder, head, *, augmentation=NONE, smoothing=0.0, mixup=0.0, frozen=False,
@@ -104,7 +107,7 @@ class Classifier(Objective):
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
         self.encoder.trainable = not frozen
         self.augmentation, self.smoothing, self.frozen = augmentation, smoothing, frozen
-        self.predicts_classes = True
+        self.predicts_classes, self.noise_samples = True, None
         # The inverse of Beta(α, α)'s distribution at equally spaced points.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
@@ -125,7 +128,7 @@ class Classifier(Objective):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
-            return changed(batch, random, self.augmentation, rate)
+            return changed(batch, random, self.augmentation, rate, self.noise_samples)
         if "image" not in batch:
             return batch
         image = augment(batch["image"], random, self.augmentation)

@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 class Settings(sound.Settings):
     """A network for waveforms, and what is read off its states."""
 
-    seconds: Annotated[float, Range(0.1, sound.LONGEST)] = 10.0
+    seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 10.0
     """Longer clips are left out: their transcript would not fit a part of them."""
     words: bool = False
     """Symbols are whole words; else characters."""

@@ -100,6 +100,7 @@ class Wav2Vec2(Objective):
     def __init__(self, settings, encoder, quantiser):
         super().__init__(name="wav2vec2")
         self.settings, self.encoder, self.quantiser = settings, encoder, quantiser
+        self.longest = settings.samples
         sizes = encoder.get_layer("features").output.shape, encoder.get_layer("norm").output.shape
         quantiser.build(*sizes)
         quantiser.built = True

@@ -55,8 +55,12 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
         ValueError: no checkpoint can be used, or workers do not see the same one.
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
-    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=objective.views)
-    held_out = Batches(splits.validation, training.batch_size, views=objective.held_out_views, shuffle=False)
+    batches = Batches(
+        splits.train, training.batch_size, seed=training.seed, views=objective.views, longest=objective.longest
+    )
+    held_out = Batches(
+        splits.validation, training.batch_size, views=objective.held_out_views, shuffle=False, longest=objective.longest
+    )
     total = total_steps(training, splits)
     interval = training.interval or max(batches.steps_per_epoch, total // 100)
 
@@ -153,7 +157,9 @@ def compile_objective(objective, training, splits, *optimizers):
 
 def held_out(objective, source, batch_size, strategy, views=None):
     """{metric: value} of a compiled objective on all of a source, by default through its `held_out_views`."""
-    batches = Batches(source, batch_size, views=views or objective.held_out_views, shuffle=False)
+    batches = Batches(
+        source, batch_size, views=views or objective.held_out_views, shuffle=False, longest=objective.longest
+    )
     dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)
     return {key: float(value) for key, value in result.items()}

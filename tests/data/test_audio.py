@@ -95,7 +95,7 @@ def test_bad_files_are_named(tmp_path, caplog):
     content = (tmp_path / "cut.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
     write(tmp_path / "loud.wav", np.full(800, 900.0), subtype="FLOAT")
-    with pytest.raises(ValueError, match="(?s)2 clips cannot be read.*cut.flac.*loud.wav.*up to 900"):
+    with pytest.raises(ValueError, match="2 of 8 clips cannot be read.*cut.flac cannot be .* its end.*loud.*to 900"):
         audio_reader.load(tmp_path)
     (tmp_path / "cut.flac").unlink()
     (tmp_path / "loud.wav").unlink()
@@ -138,11 +138,11 @@ def test_clips_are_a_column():
     """Rows by an array of indices, a mask, a slice, or one index."""
     column = tones().train.arrays["waveform"]
     some = column[np.array([5, 2])]
-    np.testing.assert_array_equal(some[1], column[2])
+    np.testing.assert_array_equal(some[1][: column.lengths[2]], column[2])
     mask = np.zeros(len(column), bool)
     mask[[2, 5]] = True
     np.testing.assert_array_equal(column[mask], some[::-1])
-    np.testing.assert_array_equal(column[:3][2], column[2])
+    np.testing.assert_array_equal(column[:3][2][: column.lengths[2]], column[2])
 
 
 def test_a_sample_is_never_taken_for_padding():

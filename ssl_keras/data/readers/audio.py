@@ -1,33 +1,67 @@
 """Sound files: a folder of clips, or a list of clips with their transcripts.
 
+All headers are read first. They decide the rate, and what they promise is checked before room is made for it.
+
 Shapes: `T` samples of a clip.
 """
 
+import collections
 import concurrent.futures
-import logging
+import dataclasses
 import os
 import pathlib
+import re
+import stat
+import typing
 
 import numpy as np
 import soundfile
 
-from ssl_keras.data.audio import as_int16, check_lengths, resampled, resampled_length, source
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.audio import PADDING, as_int16, check_lengths, resampled, resampled_length, source
+from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.readers.images import labelled_files, parts_below, report
 from ssl_keras.data.splits import hold_out
 
-log = logging.getLogger(__name__)
+EXTENSIONS = {
+    ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc", ".au",
+    ".snd", ".caf", ".sph",
+}
+# What libsndfile calls the formats that are read, and how their files begin: the rest of its decoders, for trackers and
+# matrices, are never asked.
+FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST"}
+BEGINNINGS = re.compile(
+    rb"(RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|fLaC|OggS|FORM....AIF[FC]|\.snd|dns\.|caff|NIST|\xff[\xe0-\xff]",
+    re.DOTALL,
+)
+EXPECTED = "WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF or NIST SPHERE"
+WIDE = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}  # more than the 16 bits that are kept
+RATES = (100, 1_000_000)  # Hz
+MOST_HOURS = 24  # of one file
+# Samples of a channel for each byte of a file: more may be silence, or a header that lies. It is counted.
+PLAUSIBLE = 100
+CUT_SHARE = 0.01  # by which a header may promise more than there is before it is said
+BLOCK = 1 << 20  # samples of all channels decoded at a time
+CHUNK, CHUNK_SAMPLES = 64, 1 << 24  # files, and about how many samples, decoded at a time
+DECODING = 1  # another number where a file is decoded otherwise than before: what is cached is then made anew
+NAMED = 10  # files in a message
 
 
-EXTENSIONS = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
-CHUNK = 64  # files decoded at a time
+class Header(typing.NamedTuple):
+    """What a sound file says of itself: samples of each channel, Hz, channels, libsndfile's name of how samples are
+    stored, and whether the file ends before its header says."""
+
+    frames: int
+    rate: int
+    channels: int
+    subtype: str
+    ends_early: bool
 
 
 def load(path):
     """`Splits` of the sound files below a folder; sub-folder = label, where there are sub-folders.
 
-    Several channels are averaged. The rate is that of the first file; files of another are resampled.
+    Several channels are averaged. The rate is that of most files; files of another are resampled.
     `PATH/train`, `PATH/validation` (or `val`) and `PATH/test`, where they exist, are the splits.
 
     Raises:
@@ -40,10 +74,10 @@ def _read(root, like=None):
     """The source of one folder; `like` fixes rate and classes, where given."""
     title = f"audio:{root}"
     files, codes, classes = labelled_files(title, root, EXTENSIONS, "clips", like)
-    samples, lengths, kept, rate = _decoded(title, root, files, like and like.rate)
-    names = [str(files[index].relative_to(root)) for index in kept]
-    label = [codes[index] for index in kept] if classes else None
-    return source(title, samples, lengths, rate, names, label, classes)
+    decoded = _decoded(title, files, like and like.rate)
+    names = [str(files[index].relative_to(root)) for index in decoded.kept]
+    label = [codes[index] for index in decoded.kept] if classes else None
+    return decoded.source(title, names, label, classes)
 
 
 def transcripts(path):
@@ -63,76 +97,214 @@ def transcripts(path):
     for number, file in enumerate(files, 1):
         if not file.is_file():
             raise ValueError(f"{title}, line {number}: there is no file {file}")
-    samples, lengths, kept, rate = _decoded(title, path.parent, files)
-    names = [os.path.relpath(files[index], path.parent) for index in kept]
-    return hold_out(source(title, samples, lengths, rate, names, target=[texts[index] for index in kept]))
+    decoded = _decoded(title, files)
+    names = [os.path.relpath(files[index], path.parent) for index in decoded.kept]
+    return hold_out(decoded.source(title, names, target=[texts[index] for index in decoded.kept]))
 
 
-def read(file, rate):
-    """int16 (T,): a sound file at `rate` Hz, its channels averaged. Raises ValueError where it cannot be read."""
-    frames, own = _frames(pathlib.Path(file))
-    if not frames:
-        raise ValueError(f"{file}: expected a readable {', '.join(sorted(EXTENSIONS))} file with sound in it.")
-    return _decode(file, rate, resampled_length(frames, own, rate))
+def read(file, rate, seconds=None):
+    """int16 (T,): a sound file at `rate` Hz, its channels averaged.
 
-
-def _decoded(title, root, files, rate=None):
-    """The files as one stream: (samples (total,) int16, their lengths, which files they are, Hz).
-
-    The rate is that of the first file, where none is given.
+    Raises:
+        ValueError: it cannot be read, or is longer than so many seconds.
     """
-    frames = [_frames(file) for file in files]
-    broken = [file for file, (count, _) in zip(files, frames) if not count]
-    rates = [rate for count, rate in frames if count]
-    if not rates:
-        raise ValueError(f"{title}: none of its {len(files)} files can be read; the first is {files[0].name}.")
-    rate = rate or rates[0]
-    if len({rate, *rates}) > 1:
-        log.warning("%s: files of %s Hz are resampled to %d Hz", title, sorted({*rates} - {rate}), rate)
-    kept = [index for index, (count, _) in enumerate(frames) if count]
-    lengths = [resampled_length(frames[index][0], frames[index][1], rate) for index in kept]
-    report(title, broken, len(files), "clips")
-    check_lengths(title, lengths, rate, [files[index].name for index in kept])
+    header = _header(file)
+    if seconds and header.frames > seconds * header.rate:
+        raise ValueError(f"{file} is longer than {seconds:g} s. Cut it where nobody speaks.")
+    return _decode(file, rate, header)
 
-    def decoded(file, length):
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """Decoded files, one after the other: samples (total,) int16, where each begins and how long it is, which of the
+    files they are, Hz, and what is to be said of them."""
+
+    samples: np.ndarray
+    starts: list
+    lengths: list
+    kept: list
+    rate: int
+    notes: tuple
+
+    def source(self, title, names, label=None, classes=(), target=None):
+        made = source(title, self.samples, self.lengths, self.rate, names, label, classes, target, self.starts)
+        return made.noted(*self.notes)
+
+
+def _decoded(title, files, rate=None):
+    """The files as a `_Stream`; at the rate of most of them, of two the higher one, where none is given."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
+        found = list(pool.map(_or_error(_header), files))
+    readable = [index for index, header in enumerate(found) if isinstance(header, Header)]
+    reasons = {file: why for file, why in zip(files, found) if not isinstance(why, Header)}
+    if not readable:
+        raise ValueError(f"{title}: none of its {len(files)} files can be read: {_shown(reasons)}")
+    headers = [found[index] for index in readable]
+    rates = collections.Counter(header.rate for header in headers)
+    why = "that of the training part" if rate else "that of most"
+    rate = rate or max(rates, key=lambda each: (rates[each], each))
+    lengths = [resampled_length(header.frames, header.rate, rate) for header in headers]
+    _leave_out(title, reasons, len(files))
+    check_lengths(title, lengths, rate, [files[index].name for index in readable])
+
+    def decoded(file, header, length):
+        made = _or_error(_decode)(file, rate, header)
+        if isinstance(made, ValueError):
+            reasons[file] = made
+            return np.full(length, PADDING, np.int16)  # no sample is that, so it is told from a clip in the cache too
+        return made
+
+    def chunks():
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for part in _groups(lengths):
+                some = ([files[index] for index in readable[part]], headers[part], lengths[part])
+                yield {"samples": np.concatenate(list(pool.map(decoded, *some)))}
+
+    def key():
+        return ["sound", DECODING, rate, contents([files[index] for index in readable]), lengths]
+
+    samples = materialise(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
+    starts = np.cumsum(lengths) - lengths
+    kept = [place for place, start in enumerate(starts) if samples[start] != PADDING]
+    if len(kept) < len(readable):
+        for index, start in zip(readable, starts):
+            if samples[start] == PADDING:
+                reasons.setdefault(files[index], f"{files[index]} cannot be read to its end")
+        _leave_out(title, reasons, len(files))
+    notes = _notes([headers[place] for place in kept], rate, why)
+    if reasons:
+        notes += (f"{len(reasons)} of {len(files)} clips are left out: {_shown(reasons)}",)
+    return _Stream(
+        samples, starts[kept], [lengths[place] for place in kept], [readable[place] for place in kept], rate, notes
+    )
+
+
+def _or_error(read):
+    """The function, but that it returns a ValueError which it would raise."""
+    def attempt(*arguments):
         try:
-            return _decode(file, rate, length)
+            return read(*arguments)
         except ValueError as error:
             return error
 
-    def chunks():
-        failed = []
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding is outside Python's lock
-            for start in range(0, len(kept), CHUNK):
-                part = [files[index] for index in kept[start : start + CHUNK]]
-                made = list(pool.map(decoded, part, lengths[start : start + CHUNK]))
-                failed += [one for one in made if isinstance(one, ValueError)]
-                if not failed:
-                    yield {"samples": np.concatenate(made)}
-        if failed:
-            raise ValueError(f"{title}: {len(failed)} clips cannot be read: {'; '.join(map(str, failed[:10]))}")
-
-    stat = [(os.path.relpath(f, root), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    arrays = materialise([title, rate, stat], {"samples": ((), np.int16)}, sum(lengths), chunks)
-    return arrays["samples"], lengths, kept, rate
+    return attempt
 
 
-def _frames(file):
-    """(samples of each channel, Hz), or (0, 0) where the file is no readable sound."""
+def _leave_out(title, reasons, count):
+    """Raises ValueError, with the reasons, where too many files cannot be read."""
     try:
-        about = soundfile.info(str(file))
-    except (soundfile.LibsndfileError, OSError):
-        return 0, 0
-    return about.frames, about.samplerate
+        report(title, list(reasons), count, "clips")
+    except ValueError as error:
+        raise ValueError(f"{error} {_shown(reasons)}") from None
 
 
-def _decode(file, rate, length):
-    """int16 (length,) of a file. Raises ValueError where it cannot be read to its end."""
+def _shown(reasons):
+    """The first of some reasons, {file: why it cannot be read}, in one line."""
+    return "; ".join(map(str, list(reasons.values())[:NAMED])) + (" …" if len(reasons) > NAMED else "")
+
+
+def _notes(headers, rate, why):
+    """What is to be said of files that are not kept as they are."""
+    notes, count = [], len(headers)
+    others = collections.Counter(header.rate for header in headers if header.rate != rate)
+    if others:
+        shown = ", ".join(f"{number} of {other} Hz" for other, number in sorted(others.items()))
+        notes.append(f"{others.total()} of {count} clips are resampled to {rate} Hz, {why}: {shown}")
+    several = [header.channels for header in headers if header.channels > 1]
+    if several:
+        most = max(several)
+        notes.append(f"{len(several)} of {count} clips have several channels (up to {most}), which are averaged")
+    wide = sum(header.subtype in WIDE for header in headers)
+    if wide:
+        notes.append(f"{wide} of {count} clips have more than 16 bits a sample, and are rounded to 16")
+    early = sum(header.ends_early for header in headers)
+    if early:
+        notes.append(f"{early} of {count} clips end before their headers say; what is there is taken")
+    return tuple(notes)
+
+
+def _groups(lengths):
+    """Slices of about `CHUNK_SAMPLES` samples and at most `CHUNK` files."""
+    start = total = 0
+    for stop, length in enumerate(lengths):
+        if stop > start and (stop - start == CHUNK or total + length > CHUNK_SAMPLES):
+            yield slice(start, stop)
+            start, total = stop, 0
+        total += length
+    yield slice(start, len(lengths))
+
+
+def _header(file):
+    """A file's `Header`. Raises ValueError where it is of no format that is read, or what it promises is absurd."""
+    size = _check_format(file)
     try:
-        samples, own = soundfile.read(str(file), dtype="float32", always_2d=True)
+        about = soundfile.info(os.fsencode(file))
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{file} cannot be read to its end: {error}. Remove or repair it.") from error
-    mono = resampled(samples.mean(axis=1), own, rate)
-    if len(mono) != length:
-        raise ValueError(f"{file} promises {length} samples at {rate} Hz and has {len(mono)}. Remove or repair it.")
-    return as_int16(str(file), mono)
+        raise ValueError(f"{file} is damaged: {_words(error)}") from error
+    if about.format not in FORMATS:
+        raise ValueError(f"{file} is {about.format_info}. Expected {EXPECTED}")
+    if not about.frames:
+        raise ValueError(f"{file} has no sound in it")
+    if not RATES[0] <= about.samplerate <= RATES[1]:
+        raise ValueError(f"{file} has {about.samplerate} Hz. Expected {RATES[0]} to {RATES[1]}")
+    if about.frames > PLAUSIBLE * size:
+        counted = sum(map(len, _blocks(file, about.frames)))
+        if counted != about.frames:
+            raise ValueError(f"{file} promises {about.frames} samples and has {counted}")
+    if about.frames > MOST_HOURS * 3600 * about.samplerate:
+        raise ValueError(f"{file} is longer than {MOST_HOURS} hours. Cut it")
+    sizes = re.findall(r": (\d+) \(should be (\d+)\)", about.extra_info)
+    early = any(int(promised) > (1 + CUT_SHARE) * int(there) for promised, there in sizes)
+    return Header(about.frames, about.samplerate, about.channels, about.subtype, early)
+
+
+def _check_format(file):
+    """A file's size in bytes. Raises ValueError where it does not begin as one of `FORMATS` does."""
+    try:
+        about = os.stat(file)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{file} is no regular file")
+        with open(file, "rb") as content:
+            head = content.read(12)
+            while head[:3] == b"ID3" and len(head) > 9:  # a tag, which says how long it is in four times seven bits
+                length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
+                content.seek(length + 10 - len(head), os.SEEK_CUR)
+                head = content.read(12)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be opened: {error.strerror}") from error
+    if not about.st_size:
+        raise ValueError(f"{file} is empty")
+    if not BEGINNINGS.match(head):
+        raise ValueError(f"{file} is no sound that is read here: it begins with {head!r}. Expected {EXPECTED}")
+    return about.st_size
+
+
+def _blocks(file, frames):
+    """Yields the samples of a file, float32 (n, channels), some at a time. Raises ValueError where that fails."""
+    try:
+        with soundfile.SoundFile(os.fsencode(file)) as sound:
+            block = max(1, BLOCK // sound.channels)
+            while frames:
+                samples = sound.read(min(block, frames), dtype="float32", always_2d=True)
+                if not len(samples):
+                    return
+                frames -= len(samples)
+                yield samples
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{file} cannot be read to its end: {_words(error)}") from error
+
+
+def _words(error):
+    """What a library says, or that it says nothing, without the path, which the message has already."""
+    return str(error).rpartition("': ")[2].strip().rstrip(".") or "its content ends, or makes no sense"
+
+
+def _decode(file, rate, header):
+    """int16 (T,) of a file at `rate` Hz. Raises ValueError where it cannot be read to its end."""
+    mono, done = np.empty(header.frames, np.float32), 0
+    for block in _blocks(file, header.frames):
+        block.mean(axis=1, out=mono[done : done + len(block)])
+        done += len(block)
+    if done != header.frames:
+        raise ValueError(f"{file} promises {header.frames} samples and has {done}")
+    return as_int16(str(file), resampled(mono, header.rate, rate))

@@ -1,0 +1,242 @@
+"""Sound files as other people have them, through every source of sound."""
+
+import resource
+
+import numpy as np
+import pytest
+import sounds
+from sounds import RATE, tone, write
+
+from ssl_keras.data import audio
+from ssl_keras.data.batches import Batches
+from ssl_keras.data.readers import audio as reader
+from ssl_keras.data.sources import load
+
+SOURCES = ("audio", "transcripts", "connected")
+
+
+def source(kind, folder, monkeypatch):
+    """What a source makes of all sound files in a folder: its parts, joined where that can be."""
+    names = sorted(path.relative_to(folder) for path in folder.iterdir())
+    if kind == "audio":
+        return load(f"audio:{folder}")
+    if kind == "transcripts":
+        listed = folder.with_suffix(".tsv")
+        listed.write_bytes(b"".join(bytes(folder / name) + b"\tsaid\n" for name in names))
+        return load(f"transcripts:{listed}")
+    monkeypatch.setattr(audio, "CONNECTED", (5, 3, 3))
+    labelled = folder.with_suffix(".labelled")
+    labelled.mkdir()
+    folder.rename(labelled / "word")
+    return load(f"connected:audio:{labelled}")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "clips"
+    made.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_format_that_is_read(folder, monkeypatch, kind):
+    sounds.formats(folder)
+    assert {path.suffix.lower() for path in folder.iterdir()} == reader.EXTENSIONS - {".mp2"}
+    parts = source(kind, folder, monkeypatch)
+    assert parts.train.rate == RATE
+    if kind != "connected":
+        assert sum(map(len, parts)) == len(sounds.FORMATS) + 2
+
+
+@pytest.mark.parametrize("ending", sounds.FORMATS)
+def test_a_format_keeps_what_is_heard(folder, ending):
+    sounds.formats(folder)
+    heard = reader.read(folder / f"a{ending}", RATE) / audio.MOST
+    tolerance = 0.08 if ending in (".ogg", ".oga", ".opus", ".mp3") else 0.02
+    if ending == ".mp3":  # begins in silence
+        heard = heard[np.argmax(np.correlate(heard, tone(0.05), "valid")) :]
+    middle = min(len(heard), len(tone())) // 2
+    np.testing.assert_allclose(heard[400:middle], tone()[400:middle], atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_depth_of_samples(folder, monkeypatch, kind):
+    sounds.depths(folder)
+    for subtype in sounds.SUBTYPES:
+        heard = reader.read(folder / f"{subtype}.wav", RATE) / audio.MOST
+        settled = slice(20, len(tone()))  # ADPCM finds its step first
+        np.testing.assert_allclose(heard[settled], tone()[settled], atol=0.02 if subtype != "PCM_16" else 1e-4)
+    notes = " ".join(source(kind, folder, monkeypatch).train.notes)
+    assert "4 of 10 clips have more than 16 bits a sample, and are rounded to 16" in notes
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_the_rate_is_that_of_most_and_is_said(folder, monkeypatch, kind):
+    sounds.mixed(folder)
+    parts = source(kind, folder, monkeypatch)
+    assert parts.train.rate == RATE
+    notes = " ".join(parts.train.notes)
+    assert "2 of 6 clips are resampled to 16000 Hz, that of most: 1 of 8000 Hz, 1 of 44100 Hz" in notes
+    assert "2 of 6 clips have several channels (up to 6), which are averaged" in notes
+
+
+def test_of_two_rates_the_higher_and_of_a_held_out_part_that_of_training(folder, caplog):
+    for part, rates in (("train", (8_000, 16_000)), ("test", (8_000, 8_000))):
+        for index, rate in enumerate(rates):
+            for copy in range(2):
+                write(folder / part, f"{index}{copy}.wav", rate=rate)
+    parts = load(f"audio:{folder}")
+    assert {part.rate for part in parts} == {16_000}
+    assert "4 of 4 clips are resampled to 16000 Hz, that of the training part" in caplog.text
+
+
+# ----- one long clip among short ones --------------------------------------------------------------
+
+
+def test_a_row_is_as_long_as_its_batch(folder):
+    sounds.one_long(folder)
+    column = load(f"audio:{folder}").train.arrays["waveform"]
+    assert column[np.arange(20)].shape == (20, 3_200)
+    assert column[np.array([0, 20])].shape == (2, 90 * RATE)
+    assert column.longest == 90 * RATE
+
+
+def test_what_a_step_takes_is_cut_before_rows_are_stacked(folder, monkeypatch):
+    """Both give the same batch: cut as it is put together, or whole and cut then."""
+    from ssl_keras.data.augment_audio import cut
+
+    sounds.one_long(folder, seconds=3, count=6)
+    train = reader._read(folder)
+    most = RATE // 2
+
+    def views(batch, random):
+        return batch | {"waveform": cut(batch["waveform"], most, random)}
+
+    batches = [Batches(train, 7, seed=1, views=views, longest=longest) for longest in (None, most)]
+    for whole, early in zip(*(batch.dataset(0, 3) for batch in batches)):
+        np.testing.assert_array_equal(whole["waveform"], early["waveform"])
+    widths = []
+    monkeypatch.setattr(audio.Clips, "_padded", lambda self, starts, lengths, plain=audio.Clips._padded: (
+        widths.append(max(lengths)) or plain(self, starts, lengths)
+    ))
+    assert next(iter(batches[1].dataset(0, 1)))["waveform"].shape == (7, most)
+    assert max(widths) == most
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_an_hour_costs_no_more_than_itself(folder, monkeypatch, kind):
+    sounds.one_long(folder)
+    parts = source(kind, folder, monkeypatch)
+    held = sum(part.arrays["waveform"].samples.nbytes for part in parts[: 3 if kind == "connected" else 1])
+    assert held < 4 * 90 * RATE  # twice the samples of all files
+    short = audio.shortened(parts)
+    assert max(part.arrays["waveform"].longest for part in short) <= 10 * RATE
+    assert kind == "connected" or any("longer than 10 s: the beginning" in n for p in short for n in p.notes)
+    assert kind != "connected" or any("are left out: they are not joined" in n for p in parts for n in p.notes)
+
+
+def test_clips_that_all_are_long_stay(folder):
+    clips = audio.hold_out(audio.clips("c", [tone(15, 1_000, 50)] * 10, 1_000))
+    assert list(audio.shortened(clips).train.lengths) == [15_000] * 7
+    minutes = audio.hold_out(audio.clips("c", [tone(70, 1_000, 50)] * 10, 1_000))
+    assert set(audio.shortened(minutes).train.lengths) == {60_000}
+    with pytest.raises(ValueError, match="expected clips of at most 10 s. All 7 are longer"):
+        audio.short_enough(minutes.train, 10, "")
+
+
+# ----- files that are damaged, lie, or are none -----------------------------------------------------
+
+
+BAD = {
+    sounds.empty: "empty.wav is empty",
+    sounds.no_samples: "none.wav has no sound in it",
+    sounds.matrix: "matrix.wav is no sound that is read here: it begins with",
+    sounds.tagged_matrix: "matrix.mp3 is no sound that is read here",
+    sounds.video: r"clip.wav is no sound that is read here: it begins with b'.*ftypM4A '. Expected WAV, FLAC",
+    sounds.lying_flac: "lie.flac cannot be read to its end: ",
+    sounds.absurd_rate: "rate.wav has 2000000011 Hz. Expected 100 to 1000000",
+    sounds.pipe: "pipe.wav is no regular file",
+    lambda folder: sounds.cut(folder, "cut.flac"): "cut.flac cannot be read to its end: .*lost sync",
+    lambda folder: sounds.cut(folder, "cut.mp3", format="MP3"): "cut.mp3 promises 16000 samples and has",
+    lambda folder: sounds.cut(folder, "cut.opus", format="OGG", subtype="OPUS"): "cut.opus is damaged: ",
+}
+
+
+@pytest.mark.parametrize("make", BAD)
+@pytest.mark.parametrize("kind", ["read", "audio", "transcripts"])
+def test_a_bad_file_is_left_out_and_the_reason_said(folder, monkeypatch, kind, make):
+    """One is left out; of two in four, nothing is left; both times it is said which, and why."""
+    bad, why = make(folder), BAD[make]
+    if kind == "read":
+        with pytest.raises(ValueError, match=why):
+            reader.read(bad, RATE)
+        return
+    for name in "abc":
+        write(folder, f"{name}.wav", tone(0.2, pitch=400))
+    if kind == "transcripts" and make is sounds.pipe:  # is no file
+        with pytest.raises(ValueError, match="there is no file"):
+            source(kind, folder, monkeypatch)
+        return
+    parts = source(kind, folder, monkeypatch)
+    assert sum(map(len, parts)) == 3
+    assert any(f"1 of 4 clips are left out: {folder}" in note for note in parts.train.notes)
+    assert "\n" not in "".join(parts.train.notes)
+    sounds.empty(folder, "second.wav")
+    with pytest.raises(ValueError, match=rf"2 of 5 clips cannot be read.*{why}"):
+        source(kind, folder, monkeypatch)
+
+
+def test_no_room_is_made_for_what_a_header_promises(folder):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot be read to its end"):
+            reader.read(sounds.lying_flac(folder), RATE)
+    assert len(reader.read(sounds.lying_wav(folder), RATE)) == 3_200
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_well_compressed_silence_is_no_lie(folder, monkeypatch):
+    long = sounds.silent_hours(folder)
+    assert long.stat().st_size * reader.PLAUSIBLE < 60 * RATE
+    assert len(reader.read(long, RATE)) == 60 * RATE
+    monkeypatch.setattr(reader, "MOST_HOURS", 1 / 120)
+    with pytest.raises(ValueError, match="longer than .* hours"):
+        reader.read(long, RATE)
+
+
+@pytest.mark.parametrize("make", [
+    sounds.lying_wav, lambda folder: sounds.cut(folder, "cut.wav"), lambda folder: sounds.cut(folder, "cut.aiff"),
+    lambda folder: sounds.cut(folder, "cut.au"),
+])
+def test_a_file_that_ends_early_is_taken_and_that_is_said(folder, make):
+    make(folder)
+    for name in "abc":
+        write(folder, f"{name}.wav")
+    notes = " ".join(load(f"audio:{folder}").train.notes)
+    assert "1 of 4 clips end before their headers say; what is there is taken" in notes
+
+
+def test_a_name_that_is_no_text(folder):
+    sounds.unreadable(folder)
+    assert len(reader.read(next(folder.iterdir()), RATE)) == 3_200
+
+
+def test_a_clip_that_fails_is_known_from_the_cache_too(folder, monkeypatch):
+    monkeypatch.setattr("ssl_keras.data.cache.materialise.__defaults__", (0,))
+    sounds.cut(folder, "b.flac")
+    for name in "acd":
+        write(folder, f"{name}.wav", tone(0.3))
+    first = reader._read(folder)
+    monkeypatch.setattr(reader, "_decode", None)
+    again = reader._read(folder)
+    assert isinstance(again.arrays["waveform"].samples, np.memmap)
+    assert list(again.column("name")) == list(first.column("name")) == ["a.wav", "c.wav", "d.wav"]
+    assert first.fingerprint() == again.fingerprint()
+    np.testing.assert_array_equal(again.column("waveform"), first.column("waveform"))
+
+
+def test_a_long_file_is_refused_before_it_is_decoded(folder, monkeypatch):
+    sounds.one_long(folder, count=1)
+    monkeypatch.setattr(reader, "_decode", None)
+    with pytest.raises(ValueError, match="zz.wav is longer than 60 s"):
+        reader.read(folder / "zz.wav", RATE, 60)
