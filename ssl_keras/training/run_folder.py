@@ -8,20 +8,26 @@ import pathlib
 import re
 
 import ssl_keras
-from ssl_keras import files
+from ssl_keras import encoders, files
 from ssl_keras.data.batches import Batches, check_divisible
+from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import replacing
 from ssl_keras.files import locks
 from ssl_keras.training import checkpoint
 from ssl_keras.training.workers import Workers
 
-FORMAT = 2  # of settings.json: another version's run cannot be resumed
+FORMAT = 3  # of settings.json: another version's run cannot be resumed
 DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
 # Settings that say where and how fast a run goes and what it shows, not what it learns: they may change on resume.
 CHANGEABLE_ON_RESUME = {
     "strategy", "replicas", "steps_per_execution", "save_minutes", "tensorboard", "run", "runs", "resume"
 }
 NOTES = {"version"}  # in settings.json: told, and not compared on resume
+# Settings that are a name or a path, and what tells what lies there: the same by another name goes on.
+NAMES = {
+    "data": {"examples", "fingerprint", "held_out"}, "init": {"init_weights"}, "encoder": {"encoder_weights"},
+    "tokenizer": {"tokenizer_sha256"},
+}
 SHOWN = 3  # names of files in a message
 LONGEST = 255  # bytes of a name that storage takes
 # Control characters, ends of lines, and what is no UTF-8: they would garble messages, or cannot be written.
@@ -63,11 +69,13 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     asked["held_out"] = [splits.validation.fingerprint(), splits.test.fingerprint()]
     if splits.train.tokenizer:
         asked["tokenizer_sha256"] = splits.train.tokenizer.sha256
+    if training.init is not None:
+        asked["init_weights"] = cards.read(encoders.find(training.init))["weights"]["sha256"][:16]
     asked = json.loads(json.dumps({"format": FORMAT, "kind": kind, **asked, **settings}))
     folder = pathlib.Path(training.runs) / (training.run or _own_name(training, default_name, asked["fingerprint"]))
     workers = Workers(strategy)
     # What may change on resume must still be the same for all of them: who reads metrics when the others do not waits.
-    alike = [asked, folder.name, training.resume, training.steps_per_execution]
+    alike = [_told(asked), folder.name, training.resume, training.steps_per_execution]
     workers.agree("settings and data", json.dumps(alike, sort_keys=True))
     with _held(folder, workers):
         _check_settings(folder, asked, training.resume)
@@ -155,6 +163,15 @@ def _is_run(folder, names):
     return begun or empty
 
 
+def _told(asked):
+    """The settings without the names of what is told by its content."""
+    return {key: value for key, value in asked.items() if not (key in NAMES and _is_told(key, asked))}
+
+
+def _is_told(name, asked):
+    return all(asked.get(key) is not None for key in NAMES[name])
+
+
 def _check_settings(folder, asked, resume):
     """Raises ValueError where a run has begun in the folder, with other settings, or without `resume`."""
     path = folder / "settings.json"
@@ -172,7 +189,13 @@ def _check_settings(folder, asked, resume):
                 f"{there.get('format', 1)}. Expected {FORMAT}. Finish it with that version, or choose another --run "
                 "name (run=)."
             )
-        keys = sorted(k for k in (there.keys() | asked.keys()) - NOTES if there.get(k) != asked.get(k))
+        keys = {k for k in (there.keys() | asked.keys()) - NOTES if there.get(k) != asked.get(k)}
+        for name in sorted(keys & NAMES.keys()):
+            if _is_told(name, there) and _is_told(name, asked) and not keys & NAMES[name]:
+                log.warning("%s: %s was %r and is %r now: the content is the same, and it goes on.", folder, name,
+                            there.get(name), asked.get(name))
+                keys.remove(name)
+        keys = sorted(keys)
         if keys:
             difference = "".join(f"\n  {k}: there {there.get(k)!r}, asked for {asked.get(k)!r}" for k in keys)
             what = "on other data" if set(keys) <= DATA_KEYS else "with other settings"

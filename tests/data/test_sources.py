@@ -1,5 +1,6 @@
 """Sources: what they hold, what they hold out, and what they refuse."""
 
+import dataclasses
 import os
 import pathlib
 import socket
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ssl_keras.data import cache
+from ssl_keras.data import audio, cache
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.sources import load
@@ -336,3 +337,69 @@ def test_reading_that_fails_leaves_no_cache(tmp_path):
 def test_split_constants_stand():
     """Every published number rests on these."""
     assert (SPLIT_SEED, TEST_FRACTION, VALIDATION_FRACTION) == (20240229, 0.2, 0.1)
+
+
+# ----- what tells data apart ------------------------------------------------
+
+
+def changed(source, name, row):
+    """The source with another value in one row of a column."""
+    array = source.arrays[name].copy()
+    array[row] = array[row] + array.dtype.type(1) if array.dtype != object else array[row] + "x"
+    return dataclasses.replace(source, arrays=source.arrays | {name: array})
+
+
+def test_each_example_tells_data_apart(digits):
+    train = digits.train
+    for row in range(100, 110):
+        for name in ("image", "label"):
+            other = changed(train, name, train.rows[row])
+            assert other.fingerprint() != train.fingerprint()
+    outside = changed(train, "image", digits.test.rows[0])
+    assert outside.fingerprint() == train.fingerprint()
+    assert dataclasses.replace(train, name="elsewhere").fingerprint() == train.fingerprint()
+    assert dataclasses.replace(train, classes=tuple("abcdefghij")).fingerprint() != train.fingerprint()
+    assert train.take(np.arange(len(train) - 1)).fingerprint() != train.fingerprint()
+    assert train.take(np.arange(len(train))[::-1]).fingerprint() != train.fingerprint()
+
+
+@pytest.mark.parametrize("column", [
+    np.array(["a", "b", "c"], object), np.array([[1, -1], [2, 3], [4, 5]], np.int32), np.array([True, False, True]),
+    np.array([0.5, np.inf, 0.1], np.float32),
+])
+def test_all_kinds_of_columns_are_hashed(column):
+    source = Source("mine", {"image": np.zeros((3, 2, 2, 1)), "more": column})
+    assert source.fingerprint() == dataclasses.replace(source, name="other").fingerprint()
+    reshaped = Source("mine", {"image": np.zeros((3, 4, 1)), "more": column})
+    assert reshaped.fingerprint() != source.fingerprint()
+    other = column.copy()
+    other[1] = other[0]
+    assert Source("mine", source.arrays | {"more": other}).fingerprint() != source.fingerprint()
+
+
+def test_texts_are_told_from_one_another_however_they_are_cut():
+    one, two = (Source("mine", {"text": np.array(texts, object)}) for texts in (["a", "b\0c"], ["a\0b", "c"]))
+    assert one.fingerprint() != two.fingerprint()
+
+
+def test_memory_mapped_arrays_are_hashed_in_pieces_and_once(tmp_path, monkeypatch):
+    from ssl_keras.data import splits
+
+    array = np.arange(40, dtype=np.int64).reshape(10, 4)
+    np.save(tmp_path / "a.npy", array)
+    monkeypatch.setattr(splits, "TOGETHER", 64)
+    mapped = Source("mine", {"image": np.load(tmp_path / "a.npy", mmap_mode="r")}, rows=np.arange(9))
+    assert mapped.fingerprint() == Source("other", {"image": array[:9]}).fingerprint()
+    monkeypatch.setattr(splits, "_digest", None)
+    assert mapped.fingerprint()
+
+
+def test_sound_is_told_apart_by_its_samples_and_rate_not_by_its_padding():
+    rng = np.random.default_rng(0)
+    waves = [rng.integers(-900, 900, 400 + 10 * index).astype(np.int16) for index in range(100)]
+    clips = audio.clips("c", waves, 8_000)
+    assert dataclasses.replace(clips, rate=16_000).fingerprint() != clips.fingerprint()
+    short = clips.take(np.arange(50))
+    assert short.fingerprint() == audio.clips("d", waves[:50], 8_000).fingerprint()
+    waves[33] = waves[33] // 50
+    assert audio.clips("c", waves, 8_000).fingerprint() != clips.fingerprint()

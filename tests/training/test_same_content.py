@@ -1,0 +1,131 @@
+"""Whether a run may go on in its folder: what its data, encoder and tokenizer are, not what they are called."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from ssl_keras.data.readers.text import from_texts
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import from_arrays
+from ssl_keras.engine.config import Training
+from ssl_keras.training import run_folder
+
+TRAINING = Training(batch_size=2, run="mine", resume=True)
+
+
+def opened(splits, kind="pretrain autoencoder", settings=None, training=TRAINING):
+    """The settings of a run that has begun, or goes on, on these data."""
+    with run_folder.open_run(training, splits, tf.distribute.get_strategy(), kind, settings or {}, "x") as (folder, _):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "step-0000000001.safetensors").touch()
+        return json.loads((folder / "settings.json").read_text())
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The same words as text, a table, pairs, and sound."""
+    folder = tmp_path / "data"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / "a.txt").write_text("".join(f"the quick brown fox {i} jumps\n" for i in range(400)))
+    lines = [f"word{i}\t{i % 2}" for i in range(60)]
+    (folder / "table.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    (folder / "pairs.tsv").write_text("\n".join(lines))
+    (folder / "sound").mkdir()
+    for i in range(10):
+        soundfile.write(folder / "sound" / f"{i}.wav", 0.1 * np.sin(np.arange(2_000) * (i + 1) / 50), 8_000)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["text:{}/corpus", "table:{}/table.tsv", "pairs:{}/pairs.tsv", "audio:{}/sound"])
+def test_data_go_by_any_path(data, monkeypatch, caplog, name):
+    monkeypatch.chdir(data.parent)
+    opened(load(name.format("data")))
+    slash = "/" if (data / name.rpartition("/")[2]).is_dir() else ""
+    for other in (data, "./data", "data/../data"):
+        opened(load(name.format(other) + slash))
+    data.rename(data.with_name("moved"))
+    settings = opened(load(name.format("moved")))
+    assert "moved" in settings["data"]
+    assert "the content is the same, and it goes on" in caplog.text
+    assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+def test_data_that_have_changed_are_refused_however_they_are_called(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    opened(load("table:data/table.tsv"))
+    table = data / "table.tsv"
+    about = table.stat()
+    table.write_text(table.read_text().replace("word17\t1", "word17\t0"))
+    os.utime(table, ns=(about.st_atime_ns, about.st_mtime_ns))
+    for name in ("table:data/table.tsv", f"table:{table}"):
+        with pytest.raises(ValueError, match="(?s)belongs to a run on other data:.*(fingerprint|held_out): there"):
+            opened(load(name))
+
+
+def test_each_example_counts(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    image, label = np.random.default_rng(0).random((300, 4, 4)).astype(np.float32), np.arange(300) % 3
+    opened(from_arrays(image, label))
+    for row in (7, 133, 299):
+        other = image.copy()
+        other[row] = 0
+        with pytest.raises(ValueError, match="on other data"):
+            opened(from_arrays(other, label))
+    swapped = label.copy()
+    swapped[[10, 11]] = swapped[[11, 10]]
+    with pytest.raises(ValueError, match="on other data"):
+        opened(from_arrays(image, swapped))
+    opened(from_arrays(image, label))
+
+
+@pytest.mark.parametrize(("name", "told"), [("encoder", "encoder_weights"), ("tokenizer", "tokenizer_sha256")])
+def test_what_a_setting_names_goes_by_its_content(monkeypatch, tmp_path, name, told):
+    """Of fine-tuning, the encoder; of text, the tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    splits = from_texts([f"text {i}" for i in range(20)])
+    opened(splits, "finetune", {name: "a/b", told: "12"})
+    assert opened(splits, "finetune", {name: "/x/a/b", told: "12"})[name] == "/x/a/b"
+    with pytest.raises(ValueError, match=f"{told}: there .12., asked for .13."):
+        opened(splits, "finetune", {name: "/x/a/b", told: "13"})
+
+
+def test_an_encoder_to_start_from_goes_by_its_weights(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shipped = sorted(pathlib.Path(__file__).parents[2].glob("saved_models/*/card.json"))[0].parent
+    shutil.copytree(shipped, "copy")
+    splits = from_texts([f"text {i}" for i in range(20)])
+    opened(splits, training=dataclasses.replace(TRAINING, init=shipped.name))
+    opened(splits, training=dataclasses.replace(TRAINING, init="copy"))
+    card = json.loads(pathlib.Path("copy/card.json").read_text())
+    card["weights"]["sha256"] = "0" * 64
+    pathlib.Path("copy/card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="init_weights: there"):
+        opened(splits, training=dataclasses.replace(TRAINING, init="copy"))
+
+
+def test_workers_that_call_the_same_data_otherwise_agree(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    monkeypatch.setattr(run_folder.Workers, "agree", lambda self, what, value: said.append(value))
+    splits = from_texts([f"text {i}" for i in range(20)])
+    opened(splits)
+    opened(type(splits)(*(dataclasses.replace(part, name=f"text:/mnt/{part.name}") for part in splits)))
+    opened(from_texts([f"text {i}" for i in range(20)][::-1]), training=dataclasses.replace(TRAINING, run="other"))
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_run_of_another_version_says_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    splits = from_texts([f"text {i}" for i in range(20)])
+    path = pathlib.Path("runs/mine/settings.json")
+    settings = opened(splits)
+    path.write_text(json.dumps(settings | {"format": 2}))
+    with pytest.raises(ValueError, match="another version of ssl_keras: its settings.json has format 2. Expected 3"):
+        opened(splits)
