@@ -132,7 +132,12 @@ def no_samples(folder, name="none.wav"):
     return write(folder, name, np.zeros(0))
 
 
-def unreadable(folder, name="odd\udcff.wav"):
+def loud(folder, name="loud.wav"):
+    """Floats as large as integers are."""
+    return write(folder, name, np.full(3_200, 900.0), subtype="FLOAT")
+
+
+def odd_name(folder, name="odd\udcff.wav"):
     """A file that is fine, with a name that is no UTF-8."""
     plain = write(folder, "odd.wav")
     return plain.rename(folder / name)

@@ -47,6 +47,10 @@ DECODING = 1  # another number where a file is decoded otherwise than before: wh
 NAMED = 10  # files in a message
 
 
+class Unreadable(ValueError):
+    """Why a file cannot be read, without its name."""
+
+
 class Header(typing.NamedTuple):
     """What a sound file says of itself: samples of each channel, Hz, channels, libsndfile's name of how samples are
     stored, and whether the file ends before its header says."""
@@ -108,10 +112,13 @@ def read(file, rate, seconds=None):
     Raises:
         ValueError: it cannot be read, or is longer than so many seconds.
     """
-    header = _header(file)
-    if seconds and header.frames > seconds * header.rate:
-        raise ValueError(f"{file} is longer than {seconds:g} s. Cut it where nobody speaks.")
-    return _decode(file, rate, header)
+    try:
+        header = _header(file)
+        if seconds and header.frames > seconds * header.rate:
+            raise Unreadable(f"longer than {seconds:g} s. Cut it where nobody speaks.")
+        return _decode(file, rate, header)
+    except Unreadable as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +143,7 @@ def _decoded(title, files, rate=None):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
         found = list(pool.map(_or_error(_header), files))
     readable = [index for index, header in enumerate(found) if isinstance(header, Header)]
-    reasons = {file: why for file, why in zip(files, found) if not isinstance(why, Header)}
+    reasons = {file: str(why) for file, why in zip(files, found) if not isinstance(why, Header)}
     if not readable:
         raise ValueError(f"{title}: none of its {len(files)} files can be read: {_shown(reasons)}")
     headers = [found[index] for index in readable]
@@ -149,8 +156,8 @@ def _decoded(title, files, rate=None):
 
     def decoded(file, header, length):
         made = _or_error(_decode)(file, rate, header)
-        if isinstance(made, ValueError):
-            reasons[file] = made
+        if isinstance(made, Unreadable):
+            reasons[file] = str(made)
             return np.full(length, PADDING, np.int16)  # no sample is that, so it is told from a clip in the cache too
         return made
 
@@ -169,7 +176,7 @@ def _decoded(title, files, rate=None):
     if len(kept) < len(readable):
         for index, start in zip(readable, starts):
             if samples[start] == PADDING:
-                reasons.setdefault(files[index], f"{files[index]} cannot be read to its end")
+                reasons.setdefault(files[index], "it cannot be read to its end")
         _leave_out(title, reasons, len(files))
     notes = _notes([headers[place] for place in kept], rate, why)
     if reasons:
@@ -180,11 +187,11 @@ def _decoded(title, files, rate=None):
 
 
 def _or_error(read):
-    """The function, but that it returns a ValueError which it would raise."""
+    """The function, but that it returns the `Unreadable` that it would raise."""
     def attempt(*arguments):
         try:
             return read(*arguments)
-        except ValueError as error:
+        except Unreadable as error:
             return error
 
     return attempt
@@ -200,7 +207,8 @@ def _leave_out(title, reasons, count):
 
 def _shown(reasons):
     """The first of some reasons, {file: why it cannot be read}, in one line."""
-    return "; ".join(map(str, list(reasons.values())[:NAMED])) + (" …" if len(reasons) > NAMED else "")
+    some = [f"{file.name}: {why}" for file, why in list(reasons.items())[:NAMED]]
+    return "; ".join(some) + (" …" if len(reasons) > NAMED else "")
 
 
 def _notes(headers, rate, why):
@@ -235,35 +243,35 @@ def _groups(lengths):
 
 
 def _header(file):
-    """A file's `Header`. Raises ValueError where it is of no format that is read, or what it promises is absurd."""
+    """A file's `Header`. Raises Unreadable where it is of no format that is read, or what it promises is absurd."""
     size = _check_format(file)
     try:
         about = soundfile.info(os.fsencode(file))
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{file} is damaged: {_words(error)}") from error
+        raise Unreadable(f"damaged: {_words(error)}") from error
     if about.format not in FORMATS:
-        raise ValueError(f"{file} is {about.format_info}. Expected {EXPECTED}")
+        raise Unreadable(f"it is {about.format_info}. Expected {EXPECTED}")
     if not about.frames:
-        raise ValueError(f"{file} has no sound in it")
+        raise Unreadable("there is no sound in it")
     if not RATES[0] <= about.samplerate <= RATES[1]:
-        raise ValueError(f"{file} has {about.samplerate} Hz. Expected {RATES[0]} to {RATES[1]}")
+        raise Unreadable(f"a rate of {about.samplerate} Hz. Expected {RATES[0]} to {RATES[1]}")
     if about.frames > PLAUSIBLE * size:
         counted = sum(map(len, _blocks(file, about.frames)))
         if counted != about.frames:
-            raise ValueError(f"{file} promises {about.frames} samples and has {counted}")
+            raise Unreadable(f"its header promises {about.frames} samples, and there are {counted}")
     if about.frames > MOST_HOURS * 3600 * about.samplerate:
-        raise ValueError(f"{file} is longer than {MOST_HOURS} hours. Cut it")
+        raise Unreadable(f"longer than {MOST_HOURS} hours. Cut it")
     sizes = re.findall(r": (\d+) \(should be (\d+)\)", about.extra_info)
     early = any(int(promised) > (1 + CUT_SHARE) * int(there) for promised, there in sizes)
     return Header(about.frames, about.samplerate, about.channels, about.subtype, early)
 
 
 def _check_format(file):
-    """A file's size in bytes. Raises ValueError where it does not begin as one of `FORMATS` does."""
+    """A file's size in bytes. Raises Unreadable where it does not begin as one of `FORMATS` does."""
     try:
         about = os.stat(file)
         if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{file} is no regular file")
+            raise Unreadable("no regular file")
         with open(file, "rb") as content:
             head = content.read(12)
             while head[:3] == b"ID3" and len(head) > 9:  # a tag, which says how long it is in four times seven bits
@@ -271,16 +279,16 @@ def _check_format(file):
                 content.seek(length + 10 - len(head), os.SEEK_CUR)
                 head = content.read(12)
     except OSError as error:
-        raise ValueError(f"{file} cannot be opened: {error.strerror}") from error
+        raise Unreadable(f"it cannot be opened: {error.strerror}") from error
     if not about.st_size:
-        raise ValueError(f"{file} is empty")
+        raise Unreadable("it is empty")
     if not BEGINNINGS.match(head):
-        raise ValueError(f"{file} is no sound that is read here: it begins with {head!r}. Expected {EXPECTED}")
+        raise Unreadable(f"no sound that is read here, it begins with {head!r}. Expected {EXPECTED}")
     return about.st_size
 
 
 def _blocks(file, frames):
-    """Yields the samples of a file, float32 (n, channels), some at a time. Raises ValueError where that fails."""
+    """Yields the samples of a file, float32 (n, channels), some at a time. Raises Unreadable where that fails."""
     try:
         with soundfile.SoundFile(os.fsencode(file)) as sound:
             block = max(1, BLOCK // sound.channels)
@@ -291,7 +299,7 @@ def _blocks(file, frames):
                 frames -= len(samples)
                 yield samples
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{file} cannot be read to its end: {_words(error)}") from error
+        raise Unreadable(f"it cannot be read to its end: {_words(error)}") from error
 
 
 def _words(error):
@@ -300,11 +308,14 @@ def _words(error):
 
 
 def _decode(file, rate, header):
-    """int16 (T,) of a file at `rate` Hz. Raises ValueError where it cannot be read to its end."""
+    """int16 (T,) of a file at `rate` Hz. Raises Unreadable where it cannot be read to its end."""
     mono, done = np.empty(header.frames, np.float32), 0
     for block in _blocks(file, header.frames):
         block.mean(axis=1, out=mono[done : done + len(block)])
         done += len(block)
     if done != header.frames:
-        raise ValueError(f"{file} promises {header.frames} samples and has {done}")
-    return as_int16(str(file), resampled(mono, header.rate, rate))
+        raise Unreadable(f"its header promises {header.frames} samples, and there are {done}")
+    try:
+        return as_int16("its samples", resampled(mono, header.rate, rate))
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
