@@ -69,7 +69,7 @@ class Clips:
         """Hashes clips, all of them or those of some rows, by their samples alone: however they are padded."""
         rows = slice(None) if rows is None else rows
         starts, lengths = self.starts[rows], self.lengths[rows]
-        digest = hashlib.blake2b(np.ascontiguousarray(lengths, np.int64))
+        digest = hashlib.sha256(np.ascontiguousarray(lengths, np.int64))
         for start, length in zip(starts, lengths):
             digest.update(np.ascontiguousarray(self.samples[start : start + length]))
         return digest.hexdigest()

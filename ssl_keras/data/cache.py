@@ -86,7 +86,7 @@ def _about(path):
 def hash_file(path):
     """Hashes the bytes of a file: a checksum in hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):

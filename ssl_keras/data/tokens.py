@@ -48,7 +48,7 @@ class Windows:
 
     def digest(self, rows=None):
         """Hashes the stream and which rows are taken of it; of what a table makes of it, the table alone."""
-        digest = hashlib.blake2b(np.ascontiguousarray(self.stream if self.table is None else self.table))
+        digest = hashlib.sha256(np.ascontiguousarray(self.stream if self.table is None else self.table))
         if rows is not None:
             digest.update(np.ascontiguousarray(rows, np.int64))
         return digest.hexdigest()
@@ -131,7 +131,7 @@ def _whole(path, dtype):
 
 
 def _checksum(tokens):
-    return hashlib.blake2b(tokens, digest_size=DIGEST_BYTES).digest()
+    return hashlib.sha256(tokens).digest()[:DIGEST_BYTES]
 
 
 def _tokenise(source, tokenizer, path, dtype):
