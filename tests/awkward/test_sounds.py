@@ -6,6 +6,8 @@ import resource
 import numpy as np
 import pytest
 import sounds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sounds import RATE, tone, write
 
 from ssl_keras.data import audio
@@ -243,3 +245,27 @@ def test_a_long_file_is_refused_before_it_is_decoded(folder, monkeypatch):
     monkeypatch.setattr(reader, "_decode", None)
     with pytest.raises(ValueError, match="zz.wav: longer than 60 s"):
         reader.read(folder / "zz.wav", RATE, 60)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Bytes of one file of each format, and a path to write to."""
+    folder = tmp_path_factory.mktemp("whole")
+    sounds.formats(folder)
+    return [path.read_bytes() for path in sorted(folder.iterdir())], folder / "any"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(which=st.integers(0, 99), changes=st.lists(st.tuples(st.integers(0, 250), st.binary(max_size=4)), max_size=6))
+def test_any_bytes_are_sound_or_one_line_says_why_not(whole, which, changes):
+    contents, path = whole
+    content = bytearray(contents[which % len(contents)])
+    for place, new in changes:
+        content[place : place + (len(new) or 40)] = new  # nothing cuts some out
+    path.write_bytes(content)
+    said = ""
+    try:
+        reader.read(path, RATE)
+    except ValueError as error:
+        said = str(error)
+    assert "\n" not in said

@@ -57,6 +57,18 @@ def test_data_go_by_any_path(data, monkeypatch, caplog, name):
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
+def test_a_run_that_has_another_name_by_default_is_pointed_at(data, monkeypatch, caplog):
+    """The default name is that of the data's folder, which has been renamed."""
+    monkeypatch.chdir(data.parent)
+    (data.parent / "runs" / "notes").mkdir(parents=True)
+    (data.parent / "runs" / "notes" / "settings.json").write_text("[]")
+    opened(load("audio:data/sound"))
+    opened(load("pairs:data/pairs.tsv"), training=dataclasses.replace(TRAINING, run="others"))
+    assert "begins anew" not in caplog.text
+    opened(load("audio:data/sound"), training=dataclasses.replace(TRAINING, run="again"))
+    assert "runs/again begins anew. runs/mine is a run with the same data and settings: --run mine" in caplog.text
+
+
 def test_data_that_have_changed_are_refused_however_they_are_called(data, monkeypatch):
     monkeypatch.chdir(data.parent)
     opened(load("table:data/table.tsv"))
