@@ -2,7 +2,8 @@
 
 Byte-level BPE (Sennrich et al. 2016; on bytes, Radford et al. 2019) gives back any text exactly.
 Characters do so for those that the training text has. WordPiece (Schuster & Nakajima 2012, as in
-BERT) puts text in lower case and forgets its white space.
+BERT) puts text in lower case and forgets its white space; of those trained here, letters keep their
+accents and vowel signs.
 
 Text that looks like a special token, "[MASK]" say, is text: only `encode(…, special=True)`
 reads it as the token.
@@ -15,26 +16,19 @@ import pathlib
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from ssl_keras import files
+from ssl_keras.data import tokenizer_parts, vocabulary_files
 from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.tokenizer_parts import CHARACTER, MOST_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # 0 … 4 of those trained here
 # What other people's tokenizers call the end of a document, and the mask.
 ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
 MOST_BYTES = 64 << 20  # of a tokenizer.json
-CHARACTER = r"[\s\S]"
-# The parts a tokenizer may be made of. A free "Replace" can double a text over and over, a free
-# pattern can take for ever: a tokenizer.json comes from anywhere.
-PARTS = {
-    "normalizer": {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Sequence"},
-    "pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "Whitespace", "WhitespaceSplit", "Split:" + CHARACTER,
-                      "Sequence"},
-    "decoder": {"ByteLevel", "Fuse", "WordPiece", "Sequence"},
-    "post_processor": {"BertProcessing", "ByteLevel", "RobertaProcessing", "TemplateProcessing", "Sequence"},
-}
+FORMAT = 2  # of what is trained here: another number, and tokenizers in the cache are trained anew
 
 log = logging.getLogger(__name__)
 
@@ -52,36 +46,32 @@ class Tokenizer:
 
     Raises:
         ValueError: a tokenizer of another kind than characters, byte-level BPE, WordPiece; with
-            parts that could blow a text up (free replacements and patterns); with holes in its ids.
+            parts or sizes that could blow a text up (`tokenizer_parts`); with holes in its ids.
     """
 
     def __init__(self, backend, content=None):
-        self.json = backend.to_str() if content is None else content
+        read = backend.to_str()
+        self.json = read if content is None else content
+        parsed, declared = json.loads(read), json.loads(self.json).get("added_tokens", [])
+        tokenizer_parts.check(parsed, [(token["content"], token["id"]) for token in declared])
         backend.no_padding()
         backend.no_truncation()
+        tokenizer_parts.tame(backend, parsed)
         self.backend = backend
         self.vocabulary = backend.get_vocab_size()
-        largest = max(backend.get_vocab().values(), default=-1)
-        if largest + 1 != self.vocabulary:
-            raise ValueError(f"Expected ids 0..{self.vocabulary - 1}, without holes. Received: {largest}")
-        content = json.loads(self.json)
-        for part, allowed in PARTS.items():
-            other = _types(content[part]) - allowed
-            if other:
-                raise ValueError(f"Expected as {part}: {', '.join(sorted(allowed))}. Received: {', '.join(other)}")
-        byte_level = '"type":"ByteLevel"' in json.dumps(
-            [content["pre_tokenizer"], content["decoder"]], separators=(",", ":")
-        )
-        self.kind = {"WordLevel": "characters", "WordPiece": "wordpiece", "BPE": byte_level and "bpe"}.get(
-            content["model"].get("type", "BPE")
-        )
+        model = parsed["model"]
+        byte_level = '"type": "ByteLevel"' in json.dumps([parsed["pre_tokenizer"], parsed["decoder"]])
+        self.kind = {"WordLevel": "characters", "WordPiece": "wordpiece", "BPE": byte_level and "bpe"}[model["type"]]
         if not self.kind:
-            raise ValueError(f"Expected characters, byte-level BPE or WordPiece. Received: {content['model']['type']}")
-        self.special = {token["content"]: token["id"] for token in content["added_tokens"] if token["special"]}
+            raise ValueError(f"Expected characters, byte-level BPE or WordPiece. Received: {model['type']}")
+        self.prefix = model["continuing_subword_prefix"] if self.kind == "wordpiece" else ""
+        self.special = {token["content"]: token["id"] for token in parsed["added_tokens"] if token["special"]}
         self.end, self.mask, self.unknown = (
             next((self.special[name] for name in names if name in self.special), -1)
             for names in (ENDS, MASKS, UNKNOWNS)
         )
+        if self.kind != "bpe":  # which knows all bytes, whatever else it calls so
+            self.unknown = model["vocab"].get(model["unk_token"], self.unknown)
 
     def encode(self, texts, special=False):
         """A list of strings -> a list of lists of ids, on all cores.
@@ -113,10 +103,10 @@ class Tokenizer:
                 continue
             if self.kind == "bpe":
                 lengths[index] = len(token)  # a character of these stands for a byte
-            elif self.kind == "wordpiece" and not token.startswith("##"):
+            elif self.kind == "wordpiece" and not token.startswith(self.prefix):
                 lengths[index] = 1 + len(token.encode())
             else:
-                lengths[index] = len(token.removeprefix("##").encode())
+                lengths[index] = len(token.removeprefix(self.prefix).encode())
         return np.minimum(lengths, 255).astype(np.uint8)
 
     def word_starts(self):
@@ -126,7 +116,7 @@ class Tokenizer:
             if token in self.special:
                 starts[index] = True
             elif self.kind == "wordpiece":
-                starts[index] = not token.startswith("##")
+                starts[index] = not token.startswith(self.prefix)
             elif self.kind == "bpe":
                 # Bytes above 127 are parts of letters, as far as one byte can tell.
                 starts[index] = token[0] in "ĠĊĉč" or (token.isascii() and not any(c.isalnum() for c in token))
@@ -155,31 +145,40 @@ def obtain(asked, vocabulary, corpus):
 
 
 def load(path):
-    """The tokenizer in a `tokenizer.json`, or in a folder's. Raises ValueError where it is none of a known kind."""
+    """The tokenizer in a `tokenizer.json`, or in a folder, of a vocabulary alone if there is no other.
+
+    Raises:
+        ValueError: no such file; one that is too large, or none of a known kind.
+    """
     path = pathlib.Path(path)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} is no tokenizer: expected a tokenizer.json of at most {MOST_BYTES} bytes.")
-    return parse(path.read_text("utf-8"), path)
+    vocabulary = [] if path.is_file() or (path / "tokenizer.json").is_file() else vocabulary_files.found(path)
+    path = path / "tokenizer.json" if path.is_dir() and not vocabulary else path
+    if path.name == "vocab.txt":
+        vocabulary = [path]
+    for file in vocabulary or [path]:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file. Expected a tokenizer.json, {vocabulary_files.NAMES}.")
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{file} has {file.stat().st_size} bytes. Expected a tokenizer of at most {MOST_BYTES}.")
+    if vocabulary:
+        return _read(path, lambda: Tokenizer(vocabulary_files.backend(vocabulary)))
+    return _read(path, lambda: _parsed(path.read_text("utf-8")))
 
 
 def parse(content, name):
     """The tokenizer that a tokenizer.json's text describes."""
+    return _read(name, lambda: _parsed(content))
+
+
+def _parsed(content):
+    return Tokenizer(tokenizers.Tokenizer.from_str(content), content)
+
+
+def _read(name, read):
     try:
-        return Tokenizer(tokenizers.Tokenizer.from_str(content), content)
+        return read()
     except Exception as error:  # the library raises a bare Exception
         raise ValueError(f"{name} is no tokenizer: {error}") from error
-
-
-def _types(part):
-    """The types of a part of a tokenizer.json, and of what a sequence holds; of a split, its pattern too."""
-    if part is None:
-        return set()
-    kind = part["type"]
-    if kind == "Split":
-        kind += ":" + str(part["pattern"].get("Regex"))
-    return {kind}.union(*map(_types, part.get("normalizers", part.get("pretokenizers", part.get(
-        "decoders", part.get("processors", []) if isinstance(part.get("processors"), list) else [])))))
 
 
 def train(kind, texts, vocabulary, content):
@@ -193,13 +192,13 @@ def train(kind, texts, vocabulary, content):
     """
     if kind not in KINDS:
         raise ValueError(f"tokenizer must be {', '.join(KINDS)}, or the path of a tokenizer.json. Received: {kind!r}")
-    key = hashlib.sha256(json.dumps([kind, vocabulary, content, tokenizers.__version__]).encode()).hexdigest()[:32]
-    path = cache_folder() / f"{key}.tokenizer.json"
+    key = json.dumps([FORMAT, kind, vocabulary, content, tokenizers.__version__])
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.tokenizer.json"
     if path.is_file():
         try:
             return load(path)
         except ValueError as error:
-            log.warning("%s is damaged (%s) and is made anew.", path, error)
+            log.warning("%s; it is trained anew", error)
     log.info("Training a tokenizer: %s", kind)
     made = Tokenizer({"characters": _characters, "bpe": _bpe, "wordpiece": _wordpiece}[kind](texts, vocabulary))
     files.make_folder(path.parent)
@@ -231,15 +230,13 @@ def _bpe(texts, vocabulary):
 
 
 def _wordpiece(texts, vocabulary):
-    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
+    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MOST_WORD))
+    # Marks stay, among them the vowels of many scripts; composed, a letter is the same however it was typed.
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.BertNormalizer(strip_accents=False)])
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
     made.train_from_iterator(texts, trainers.WordPieceTrainer(
         vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False
     ))
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
-    )
+    made.post_processor = vocabulary_files.framing(made)
     return made

@@ -1,0 +1,192 @@
+"""Tokenizers from anywhere: what is taken, tamed and refused; and what those trained here keep of a text."""
+
+import json
+import pathlib
+
+import pytest
+import tokenizers as library
+from tokenizers import normalizers
+
+from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data import tokenizer_parts
+
+ENGLISH = ["The quick brown fox jumps over the lazy dog, said (twice) by John's 42 cats.\n", "A lazy cat quickly naps!"]
+HINDI = "मैं कुल पाँच किताबें के साथ यहाँ में हूँ कल वह घर में था और क म यह"
+SHIPPED = pathlib.Path(__file__).parents[2] / "saved_models"
+
+
+def bpe(**changes):
+    """A byte-level BPE's tokenizer.json with other parts or options of its model."""
+    content = json.loads(tokenizers._bpe(ENGLISH, 300).to_str())
+    model = content["model"] | {key: changes.pop(key) for key in list(changes) if key in content["model"]}
+    return json.dumps(content | {"model": model} | changes)
+
+
+TRAINED = tokenizers._wordpiece(ENGLISH, 200).to_str()  # trained twice, its ids are others
+
+
+def wordpiece(**changes):
+    """The same of a WordPiece."""
+    content = json.loads(TRAINED)
+    model = content["model"] | {key: changes.pop(key) for key in list(changes) if key in content["model"]}
+    return json.dumps(content | {"model": model} | changes)
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+FREE = {"type": "Split", "pattern": {"Regex": "(a|a)*$"}, "behavior": "Isolated", "invert": False}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def template(count=1, index=2, name="[CLS]"):
+    frame = [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    tokens = {"x": {"id": "x", "ids": [index] * count, "tokens": [name] * count}}
+    return {"type": "TemplateProcessing", "single": frame, "pair": [frame[1]], "special_tokens": tokens}
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    # An empty list under a name that the library does not know hides nothing.
+    (bpe(pre_tokenizer={"type": "Sequence", "normalizers": [], "pretokenizers": [FREE]}), r"Received: Split:\(a"),
+    (bpe(decoder={"type": "Sequence", "normalizers": [], "decoders": [DOUBLE] * 30}), "Received: Replace"),
+    (bpe(normalizer={"type": "Sequence", "pretokenizers": [], "normalizers": [DOUBLE]}), "Received: Replace"),
+    (bpe(post_processor={"type": "Sequence", "decoders": [], "processors": [template(count=100)]}), "at most 64"),
+    # Bytes of bytes of bytes.
+    (bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 2}), "one of them ByteLevel"),
+    (bpe(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}), "at most 16 parts"),
+    # Ids that lie.
+    (bpe().replace('"id": 4', '"id": 7'), r"'\[MASK\]' has the id 4. Received: 7"),
+    (wordpiece(post_processor=template(index=10**6)), "has the id 2. Received: 1000000"),
+    (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
+    (wordpiece(post_processor=template(name="[NONE]")), "has the id None"),
+    (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' in the vocabulary"),
+    # Sizes.
+    (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 letters. Received: 2000"),
+    (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the id"),
+])
+def test_what_could_harm_is_refused(content, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizers.parse(content, "it")
+
+
+def test_dropout_and_endless_words_are_tamed(caplog):
+    made = tokenizers.parse(bpe(dropout=0.5), "it")
+    assert len({tuple(made.encode([ENGLISH[0]])[0]) for _ in range(20)}) == 1
+    assert "dropout, 0.5, is left out" in caplog.text
+    made = tokenizers.parse(wordpiece(max_input_chars_per_word=10**9), "it")
+    assert made.encode(["a" * 100_000])[0] == [made.unknown]  # at once, not in hours
+    assert "words of up to 500 letters" in caplog.text
+
+
+def test_a_vocabulary_without_all_bytes_says_so(caplog):
+    content = json.loads(bpe())
+    content["model"]["vocab"] = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+    made = tokenizers.parse(json.dumps(content | {"model": content["model"] | {"merges": []}}), "it")
+    assert made.encode(["abc"])[0] == [5]
+    assert "no token for 255 of 256 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("first", [
+    {"type": "Digits", "individual_digits": True}, {"type": "Punctuation", "behavior": "Isolated"},
+    {"type": "UnicodeScripts"}, {"type": "CharDelimiterSplit", "delimiter": "_"},
+    *({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in (
+        r"\d", r"\p{N}{1,3}", r"\s+", tokenizer_parts.GPT2, tokenizer_parts.LLAMA3,
+    )),
+    {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False},
+])
+def test_parts_of_well_known_tokenizers_are_taken(first):
+    content = bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [first, BYTES]})
+    made = tokenizers.parse(content, "it")
+    assert made.kind == "bpe"
+    assert made.decode(made.encode(["cats 123, né"])[0]) == "cats 123, né"
+
+
+def test_a_prefix_of_its_own_marks_what_goes_on():
+    content = json.loads(wordpiece(continuing_subword_prefix="@@"))
+    content["model"]["vocab"] = {
+        word.replace("##", "@@"): index for word, index in content["model"]["vocab"].items()
+    }
+    made, plain = tokenizers.parse(json.dumps(content), "it"), tokenizers.parse(wordpiece(), "it")
+    assert made.word_starts().tolist() == plain.word_starts().tolist()
+    assert made.byte_lengths().tolist() == plain.byte_lengths().tolist()
+
+
+def test_vowel_signs_and_accents_stay():
+    made = tokenizers.Tokenizer(tokenizers._wordpiece([HINDI, "schön schon für fur"] * 20, 500))
+    for one, other in (("में", "म"), ("कुल", "कल"), ("के", "क"), ("schön", "schon")):
+        assert made.encode([one]) != made.encode([other])
+    assert made.decode(made.encode([HINDI])[0]) == HINDI
+    assert made.encode(["scho\u0308n"]) == made.encode(["schön"])  # as two characters, or as one
+
+
+def test_words_without_spaces_between_them_are_learned():
+    thai = ["กขคงจฉชซญดตถทนบปผพภมยรลวศสหอ" * 5] * 3  # 140 letters
+    made = tokenizers.Tokenizer(tokenizers._wordpiece(thai, 100))
+    ids = made.encode(thai[:1])[0]
+    assert made.unknown not in ids
+    assert made.decode(ids) == thai[0]
+
+
+def test_plain_english_has_the_tokens_that_it_had():
+    made, before = (library.Tokenizer.from_str(TRAINED) for _ in range(2))
+    before.normalizer, before.model.max_input_chars_per_word = normalizers.BertNormalizer(), 100
+    text = "".join(map(chr, range(128))) + " ".join(ENGLISH)
+    assert made.normalizer.normalize_str(text) == before.normalizer.normalize_str(text)  # what is trained on, too
+    assert made.encode(text).ids == before.encode(text).ids
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("masked_lm-trec", "Who is naïve?"), ("image_text-emoji_pairs", "a cat with wry smile"),
+    ("seq2seq-cmudict", "hello"), ("causal_lm-tiny_shakespeare", "To be, or not"),
+])
+def test_shipped_tokenizers_read_as_ever(name, text, caplog):
+    plain = library.Tokenizer.from_file(str(SHIPPED / name / "tokenizer.json"))
+    made = tokenizers.load(SHIPPED / name)
+    assert made.encode([text], special=True)[0] == plain.encode(text).ids
+    assert made.unknown == plain.token_to_id("[UNK]")
+    assert not caplog.text
+
+
+def test_a_damaged_cache_is_trained_anew(tmp_path):
+    first = tokenizers.train("characters", ENGLISH, 0, "english")
+    (file,) = (tmp_path / "cache").glob("*.tokenizer.json")
+    file.write_text(first.json[:50])
+    assert tokenizers.train("characters", ENGLISH, 0, "english").json == first.json
+
+
+def test_vocabularies_without_a_tokenizer(tmp_path):
+    made = tokenizers.parse(wordpiece(), "it")
+    words = sorted(made.backend.get_vocab().items(), key=lambda pair: pair[1])
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words))
+    read = tokenizers.load(tmp_path)
+    assert read.encode([ENGLISH[0]], special=True) == made.encode([ENGLISH[0]], special=True)
+    assert read.special == made.special
+    assert tokenizers.load(tmp_path / "vocab.txt").sha256 == read.sha256
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert read.unknown in tokenizers.load(tmp_path).encode(["THE"])[0]
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"expected a token in each line, \[UNK\] among them"):
+        tokenizers.load(tmp_path)
+
+
+def test_a_vocabulary_and_merges(tmp_path):
+    made = tokenizers.parse(bpe(), "it")
+    model = json.loads(made.json)["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+    assert tokenizers.load(tmp_path).encode(ENGLISH) == made.encode(ENGLISH)
+    (tmp_path / "merges.txt").write_text("one two three\n")
+    with pytest.raises(ValueError, match="two tokens in each line"):
+        tokenizers.load(tmp_path)
+    (tmp_path / "vocab.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        tokenizers.load(tmp_path)
+
+
+def test_no_tokenizer_and_one_too_large_are_told_apart(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"no such file. Expected a tokenizer.json, vocab.txt \(BERT\)"):
+        tokenizers.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        tokenizers.load(tmp_path)
+    monkeypatch.setattr(tokenizers, "MOST_BYTES", 3)
+    with pytest.raises(ValueError, match="has 4 bytes. Expected a tokenizer of at most 3"):
+        tokenizers.load(tmp_path)
