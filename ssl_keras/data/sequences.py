@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import Splits
-from ssl_keras.data.tokens import texts_of, warn_of_unknown
+from ssl_keras.data.tokens import count_unknown, texts_of
 
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -106,11 +106,13 @@ def tokenised(splits, tokenizer, most, reader=None):
     for column, encoded in parts.items():
         if column == "tokens" or reader is tokenizer:
             name = f"{splits.train.base}, {column}"
-            share = warn_of_unknown(name, [ids for part in encoded for ids in part], tokenizer)
-            if share > MOST_UNKNOWN:
+            unknown, count = count_unknown([ids for part in encoded for ids in part], tokenizer)
+            if unknown:
+                log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
+            if unknown > MOST_UNKNOWN * count:
                 raise ValueError(
-                    f"{name}: {share:.0%} of the tokens are unknown to the tokenizer. Expected text such as it was "
-                    "trained on; --tokenizer bpe reads any. Targets that are symbols between white space want "
+                    f"{name}: {unknown / count:.0%} of the tokens are unknown to the tokenizer. Expected text such as "
+                    "it was trained on; --tokenizer bpe reads any. Targets that are symbols between white space want "
                     "--symbols."
                 )
     made = []

@@ -198,7 +198,7 @@ def train(kind, texts, vocabulary, content):
         try:
             return load(path)
         except ValueError as error:
-            log.warning("%s; it is trained anew", error)
+            log.warning("%s is damaged (%s) and is made anew.", path, error)
     log.info("Training a tokenizer: %s", kind)
     made = Tokenizer({"characters": _characters, "bpe": _bpe, "wordpiece": _wordpiece}[kind](texts, vocabulary))
     files.make_folder(path.parent)

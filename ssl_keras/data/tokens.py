@@ -20,6 +20,7 @@ TOGETHER = 4 << 20  # characters tokenised at a time
 DOCUMENTS = 256  # read at a time
 FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # of a file of tokens: these, then their checksum and their number
 PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
+MOST_UNKNOWN, KEPT_UNKNOWN = 0.5, 0.1  # of the tokens: more is refused, so much is noted
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ def corpus(splits, tokenizer, context, target, tables=()):
         tables: {column: (V,) array}: more columns, by looking up each token.
 
     Raises:
-        ValueError: a corpus shorter than a window.
+        ValueError: a corpus shorter than a window, or more than half of it unknown to the tokenizer.
     """
-    parts = []
+    parts, unknown = [], []
     for split, source in zip(Splits._fields, splits):
         stream = tokenised(source, tokenizer)
         if len(stream) < context + target:
@@ -88,6 +89,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
                 f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
                 f"Use a shorter context (--context), or more text."
             )
+        unknown.append((_count(stream, tokenizer.unknown), len(stream)))
         if split == "train":
             length, whole = min(2 * context - 1 + target, len(stream)), True
         else:
@@ -95,7 +97,12 @@ def corpus(splits, tokenizer, context, target, tables=()):
         arrays = {"tokens": Windows(stream, length, context, whole)}
         arrays |= {name: Windows(stream, length, context, whole, table) for name, table in dict(tables).items()}
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, classes=(), tokenizer=tokenizer))
-    return Splits(*parts)
+    return with_known(Splits(*parts), unknown)
+
+
+def _count(stream, token):
+    """How often a token is in a stream, which may be larger than memory."""
+    return sum(int((stream[start : start + TOGETHER] == token).sum()) for start in range(0, len(stream), TOGETHER))
 
 
 def tokenised(source, tokenizer):
@@ -135,20 +142,16 @@ def _checksum(tokens):
 
 
 def _tokenise(source, tokenizer, path, dtype):
-    unknown = count = 0
     with open(path, "wb") as file, tqdm(desc=f"tokenising {source.name}", unit=" characters", unit_scale=True,
                                         disable=None, leave=False) as bar:
         held, characters, between = [], 0, np.array([tokenizer.end], dtype) if tokenizer.end >= 0 else []
 
         def flush():
-            nonlocal held, characters, unknown, count
+            nonlocal held, characters
             encoded = iter(tokenizer.encode([piece for pieces, _ in held for piece in pieces]))
             for pieces, end in held:
                 for ids in (next(encoded) for _ in pieces):
-                    ids = np.asarray(ids, dtype)
-                    count += len(ids)
-                    unknown += int((ids == tokenizer.unknown).sum()) if tokenizer.unknown >= 0 else 0
-                    file.write(ids.tobytes())
+                    file.write(np.asarray(ids, dtype).tobytes())
                 if end:
                     file.write(np.asarray(between, dtype).tobytes())
             bar.update(characters)
@@ -167,8 +170,6 @@ def _tokenise(source, tokenizer, path, dtype):
         file.write(length.to_bytes(COUNT_BYTES, "little"))
         file.flush()
         os.fsync(file.fileno())
-    if unknown:
-        log.warning("%s: %d of %d tokens are unknown to the tokenizer", source.name, unknown, count)
 
 
 def without_targets(splits):
@@ -231,6 +232,9 @@ def padded(splits, tokenizer, context):
     """`Splits` of labelled text -> `Splits` of its tokens (N, W), each text framed as the tokenizer does it.
 
     W is the longest text's length, at most `context`; longer ones are cut, and counted.
+
+    Raises:
+        ValueError: texts in pieces; more than half of the tokens unknown to the tokenizer.
     """
     for source in splits:
         if not np.all(source.arrays.get("ends", True)):
@@ -241,7 +245,7 @@ def padded(splits, tokenizer, context):
     for source, tokens in zip(splits, np.split(rows, np.cumsum([len(part) for part in encoded])[:-1])):
         arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
-    return Splits(*parts)
+    return with_known(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
 
 
 def framed(encoded, tokenizer, context, name):
@@ -254,7 +258,6 @@ def framed(encoded, tokenizer, context, name):
     cut = sum(len(ids) > room for ids in encoded)
     if cut:
         log.warning("%s: %d texts are longer than %d tokens and are cut", name, cut, context)
-    warn_of_unknown(name, encoded, tokenizer)
     tokens = np.full((len(encoded), min(max(map(len, encoded)), room) + context - room), -1, np.int32)
     for row, ids in zip(tokens, encoded):
         ids = [*frame[0], *ids[:room], *frame[1]]
@@ -262,13 +265,33 @@ def framed(encoded, tokenizer, context, name):
     return tokens
 
 
-def warn_of_unknown(name, encoded, tokenizer):
-    """Logs how many tokens of some texts (lists of ids) the tokenizer does not know; returns their share."""
-    unknown, count = sum(ids.count(tokenizer.unknown) for ids in encoded), sum(map(len, encoded))
-    if tokenizer.unknown < 0 or not unknown:
-        return 0.0
-    log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
-    return unknown / count
+def count_unknown(encoded, tokenizer):
+    """(tokens that the tokenizer does not know, all tokens) of some texts' ids."""
+    return sum(ids.count(tokenizer.unknown) for ids in encoded), sum(map(len, encoded))
+
+
+def with_known(splits, counts):
+    """The splits, if enough of them is known to their tokenizer; how much is not is logged, and noted from a tenth on.
+
+    Args:
+        counts: for each part (unknown tokens, all tokens).
+
+    Raises:
+        ValueError: more than half of a part is unknown.
+    """
+    for source, (unknown, count) in zip(splits, counts):
+        if unknown > MOST_UNKNOWN * count:
+            raise ValueError(
+                f"{source.name}: {unknown} of {count} tokens are unknown to the tokenizer, and nothing can be learned "
+                "from them. Expected text such as it was trained on; pretrained with --tokenizer bpe, one reads any."
+            )
+    unknown, count = map(sum, zip(*counts))
+    note = f"{unknown} of {count} tokens are unknown to the tokenizer"
+    if unknown and unknown >= KEPT_UNKNOWN * count:
+        return splits._replace(train=splits.train.noted(f"{note} ({unknown / count:.0%})"))
+    if unknown:
+        log.warning("%s: %s", splits.train.base, note)
+    return splits
 
 
 def _frame(tokenizer):

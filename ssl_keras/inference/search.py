@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import zipfile
 
 import numpy as np
@@ -17,6 +18,8 @@ from ssl_keras.evaluation.features import normalize
 
 TOGETHER = 256  # pictures embedded at a time
 ACROSS = 8  # pictures in a row of the answer
+
+log = logging.getLogger(__name__)
 
 
 class Finder:
@@ -40,6 +43,9 @@ class Finder:
     def of_texts(self, texts):
         """float32 (N, Z) of length 1, of texts as they are, in lower case; of what is unknown, too."""
         encoded = self.tokenizer.encode([" ".join(text.lower().split()) for text in texts], special=False)
+        unknown, count = tokens.count_unknown(encoded, self.tokenizer)
+        if unknown:
+            log.warning("%s: %d of %d tokens are unknown to its tokenizer", self.card["name"], unknown, count)
         return embeddings_of_texts(
             self.networks[1], tokens.framed(encoded, self.tokenizer, self.context, self.card["name"])
         )

@@ -378,3 +378,25 @@ def test_the_whole_stream_tells_a_corpus_apart():
     other = stream.copy()
     other[517] += 1
     assert tokens.Windows(other, 8, 8, True).digest() != windows.digest()
+
+
+def test_a_text_of_unknown_tokens_is_refused(caplog):
+    """Windows, padded texts and captions alike: past a half it is an error, from a tenth on a note that stays."""
+    tokenizer = tokenizers.Tokenizer(tokenizers._characters(["abcdefghi"], 0))
+
+    def texts(content):
+        return hold_out(text.documents("letters", [content] * 40))
+
+    for read in (
+        lambda splits: tokens.corpus(splits, tokenizer, 4, target=0), lambda splits: tokens.padded(splits, tokenizer, 12),
+    ):
+        with pytest.raises(ValueError, match=r"letters\[train\]: \d+ of \d+ tokens are unknown.*--tokenizer bpe"):
+            read(texts("aazzzzzzz"))
+        caplog.clear()
+        for _ in range(2):  # of windows, from the cache the second time
+            noted = read(texts("abcdefghz"))
+        assert len(caplog.records) == 2
+        assert "tokens are unknown to the tokenizer (1" in noted.train.notes[0]
+        caplog.clear()
+        assert not read(texts("abcdefghi" * 3 + "z")).train.notes
+        assert "unknown to the tokenizer" in caplog.text

@@ -247,7 +247,7 @@ def tokenised(splits, tokenizer, context):
     They are read in lower case. Of more than 32 captions the first 32 are taken.
 
     Raises:
-        ValueError: an image none of whose captions has a token.
+        ValueError: an image none of whose captions has a token; more than half of the tokens unknown.
     """
     parts = [captions_of(source) for source in splits]
     over = sum(len(each) > MOST for part in parts for each in part)
@@ -256,6 +256,7 @@ def tokenised(splits, tokenizer, context):
     flat = [text.lower() for part in parts for each in part for text in each[:MOST]]
     encoded = iter(tokenizer.encode(flat, special=False))
     listed = [[[ids for ids in (next(encoded) for _ in each[:MOST]) if ids] for each in part] for part in parts]
+    counts = [tokens.count_unknown([ids for each in part for ids in each], tokenizer) for part in listed]
     for source, part in zip(splits, listed):
         silent = [row for row, each in enumerate(part) if not each]
         if silent:
@@ -272,4 +273,4 @@ def tokenised(splits, tokenizer, context):
             first += len(each)
         arrays = {name: array for name, array in source.arrays.items() if name != "caption"} | {"captions": column}
         made.append(dataclasses.replace(source, arrays=arrays, tokenizer=tokenizer))
-    return Splits(*made)
+    return tokens.with_known(Splits(*made), counts)
