@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ssl_keras.data import audio
 from ssl_keras.data.readers import audio as audio_reader
-from ssl_keras.data.readers import captions, espeak, pairs, text
+from ssl_keras.data.readers import captions, espeak, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import hold_out, images
@@ -39,7 +39,7 @@ READERS = {
     "emoji": Reader(captions.emoji, "FOLDER", "images with captions", True),
     "pydoc": Reader(text.pydoc, "", "text"),
     "text": Reader(text.load_text, "PATH", "text"),
-    "table": Reader(text.load_table, "FILE", "text with labels"),
+    "table": Reader(tables.load, "FILE", "text with labels"),
     "pairs": Reader(pairs.load, "FILE", "texts with targets"),
     "cmudict": Reader(pairs.cmudict, "", "texts with targets"),
     "audio": Reader(audio_reader.load, "PATH", "sound"),

@@ -297,7 +297,7 @@ def test_other_bad_input(tmp_path):
     with pytest.raises(ValueError, match="columns image and caption"):
         load(f"captions:{tmp_path}/t.csv")
     (tmp_path / "latin.jsonl").write_bytes('{"image": "a.png", "caption": "café"}'.encode("latin1"))
-    with pytest.raises(ValueError, match=r"latin\.jsonl is not UTF-8"):
+    with pytest.raises(ValueError, match=r"characters are not UTF-8: .*latin\.jsonl"):
         load(f"captions:{tmp_path}/latin.jsonl")
     (tmp_path / "open.csv").write_text('image,caption\n1.png,"a cat\n2.png,dog\n')
     with pytest.raises(ValueError, match="quotation mark left open"):
@@ -306,7 +306,12 @@ def test_other_bad_input(tmp_path):
         load(f"emoji:{tmp_path}")
     Image.new("RGBA", (132, 66)).save(tmp_path / "a_sheet_1.png")
     row = {"name": "a", "short_names": [], "keywords": [], "sheet_x": 2, "sheet_y": 0}
-    for wrong in (json.dumps(row), "{}", "nonsense"):
+    row |= {"sheet_x": 0}
+    for wrong in (
+        json.dumps(row | {"sheet_x": 2}), "{}", "nonsense", "[" * 10**5, json.dumps(row | {"name": 5}),
+        json.dumps(row | {"keywords": [1]}), json.dumps(row | {"short_names": "abc"}), "[1]",
+        json.dumps(row | {"sheet_x": True}), json.dumps(row | {"sheet_y": 0.5}),
+    ):
         (tmp_path / "emoji.jsonl").write_text(wrong)
         with pytest.raises(ValueError, match="line 1: expected name"):
             load(f"emoji:{tmp_path}")

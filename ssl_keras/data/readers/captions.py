@@ -8,7 +8,6 @@ Shapes: `N` examples, `H W C` image.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -17,7 +16,7 @@ import numpy as np
 
 from ssl_keras.data import near_duplicates, tokens
 from ssl_keras.data.readers import images as image_reader
-from ssl_keras.data.readers import text
+from ssl_keras.data.readers import tables, text_files
 from ssl_keras.data.splits import Splits, images
 
 FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
@@ -48,15 +47,19 @@ def load(path, image_size=None, fold=0):
     name = f"captions:{path}"
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected CSV or TSV with a header, or JSON lines (.jsonl).")
-    rows = _json_rows(name, path) if path.suffix in (".jsonl", ".json") else _table_rows(name, path)
-    captions, copies = {}, 0
-    for number, file, caption in rows:
-        caption = " ".join(caption.split())
+    rows = _json_rows(name, path) if text_files.ending(path) in text_files.JSON else _table_rows(name, path)
+    captions, copies, halves = {}, 0, 0
+    for place, file, caption in rows:
+        caption, broken = text_files.whole_characters(" ".join(caption.split()))
+        halves += broken
         if not file or not caption:
-            raise ValueError(f"{name}, row {number}: its {'caption' if file else 'image'} is empty. Expected both.")
-        known = captions.setdefault(pathlib.Path(os.path.normpath(path.parent / file)), [])  # however it is spelled
+            raise ValueError(f"{name}, {place}: its {'caption' if file else 'image'} is empty. Expected both.")
+        # However it is spelled.
+        known = captions.setdefault(pathlib.Path(os.path.normpath(path.parent / _name_of(name, place, file))), [])
         copies += caption in known
         known += [] if caption in known else [caption]
+    if halves:
+        log.warning("%s: %d lone surrogates, halves of characters, are read as U+FFFD", name, halves)
     if copies:
         log.warning("%s: %d rows repeat an image's caption and are left out", name, copies)
     files = list(captions)
@@ -75,29 +78,29 @@ def load(path, image_size=None, fold=0):
     return by_concept(source(name, image, [texts[row] for row in kept]), fold, compared)
 
 
+def _name_of(name, place, file):
+    """A file's name, if it can be one."""
+    if "\0" in file or text_files.whole_characters(file)[1]:
+        raise ValueError(f"{name}, {place}: expected the name of an image. Received: {ascii(file)[:80]}")
+    return file
+
+
 def _json_rows(name, path):
-    for number, line in enumerate(text.lines_of(name, path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            caption = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-            if not all(isinstance(each, str) for each in (row["image"], *caption)):
-                raise TypeError("not a string")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{name}, line {number}: expected {{"image": …, "caption": …}}. Received: {line[:80]!r}'
-            ) from error
-        yield from ((number, row["image"], each) for each in caption or [""])
+    expected = '{"image": …, "caption": …}'
+    for number, row in text_files.json_rows(name, path, expected):
+        image, caption = (row.get("image"), row.get("caption")) if isinstance(row, dict) else (None, None)
+        caption = caption if isinstance(caption, list) else [caption]
+        if not all(isinstance(each, str) for each in (image, *caption)):
+            raise ValueError(f"{name}, line {number}: expected {expected}. Received: {str(row)[:80]!r}")
+        yield from ((f"row {number}", image, each) for each in caption or [""])
 
 
 def _table_rows(name, path):
-    header, *rows = text.table_rows(name, path) or [[]]
-    columns = [cell.strip().lower() for cell in header]
-    if not set(COLUMNS) <= set(columns):
+    header, rows = tables.with_header(name, path, set(COLUMNS))
+    if not set(COLUMNS) <= set(header):
         raise ValueError(f"{name}: expected a header with the columns image and caption. Received: {header}")
-    image, caption = (columns.index(name) for name in COLUMNS)
-    yield from ((number, row[image].strip(), row[caption]) for number, row in enumerate(rows, 2) if row)
+    image, caption = (header.index(column) for column in COLUMNS)
+    yield from ((place, row[image].strip(), row[caption]) for place, row in rows)
 
 
 def emoji(path, image_size=None, fold=0):
@@ -125,19 +128,11 @@ def emoji(path, image_size=None, fold=0):
         if sheet.size != (across * pitch, down * pitch):
             raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.size}")
         sheet = sheet.convert("RGBA")
-        for number, line in enumerate(text.lines_of(name, root / "emoji.jsonl"), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
-                if not (0 <= row["sheet_x"] < across and 0 <= row["sheet_y"] < down):
-                    raise ValueError("beyond the sheet")
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{name}, line {number}: expected name, short_names, keywords, and sheet_x and sheet_y on the "
-                    f"sheet. Received: {line[:80]!r}"
-                ) from error
+        expected = "name, short_names, keywords, and sheet_x and sheet_y on the sheet"
+        for number, row in text_files.json_rows(name, root / "emoji.jsonl", expected):
+            if not _is_emoji(row, across, down):
+                raise ValueError(f"{name}, line {number}: expected {expected}. Received: {str(row)[:80]!r}")
+            words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
             x, y = row["sheet_x"] * pitch + BORDER, row["sheet_y"] * pitch + BORDER
             drawing = Image.new("RGBA", (TILE, TILE), "white")
             drawing.alpha_composite(sheet.crop((x, y, x + TILE, y + TILE)))
@@ -145,6 +140,21 @@ def emoji(path, image_size=None, fold=0):
             captions.append(list(dict.fromkeys(words)))
     image = np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in drawings])
     return by_concept(source(name, image, captions), fold, np.stack([np.asarray(each) for each in drawings]))
+
+
+def _is_emoji(row, across, down):
+    """Whether a line of emoji.jsonl has all that is expected."""
+    if not isinstance(row, dict):
+        return False
+    words = [row.get(key) for key in ("short_names", "keywords")]
+    places = [(row.get("sheet_x"), across), (row.get("sheet_y"), down)]
+    if not all(isinstance(each, list) for each in words):
+        return False
+    words = [row.get("name"), *words[0], *words[1]]
+    return (
+        all(type(place) is int and 0 <= place < most for place, most in places)
+        and all(isinstance(word, str) and word.strip() for word in words)
+    )
 
 
 def source(name, image, captions):
@@ -162,7 +172,7 @@ def with_captions(source, captions):
     listed = [[each] if isinstance(each, str) else list(each) for each in captions]
     if len(listed) != len(source):
         raise ValueError(f"{name}: expected captions for {len(source)} images. Received: {len(listed)}")
-    joined = ["\n".join(" ".join(text.split()) for text in each) for each in listed]
+    joined = ["\n".join(text_files.whole_characters(" ".join(text.split()))[0] for text in each) for each in listed]
     empty = [index for index, text in enumerate(joined) if not text or not all(text.split("\n"))]
     if empty:
         raise ValueError(f"{name}: {len(empty)} images have an empty caption, the first is number {empty[0]}.")

@@ -17,7 +17,9 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.readers.text import documents, lines_of
+from ssl_keras.data.readers import text_files
+from ssl_keras.data.readers.tables import separated, with_header
+from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import Splits
 
 PARTS, TEST, VALIDATION = 20, (0, 1), (2,)
@@ -25,43 +27,56 @@ log = logging.getLogger(__name__)
 
 
 def load(path):
-    """`Splits` of a UTF-8 file with a source, a tab and a target in each line, and no header.
+    """`Splits` of a UTF-8 file with a source, a tab and a target in each line, and no header; or of JSON lines such as
+    {"text": …, "target": …}.
 
     Raises:
-        ValueError: no such file; a line that is empty, or has no tab, or more than one.
+        ValueError: no such file; a line without a tab, or with more than one.
     """
     path = pathlib.Path(path).expanduser()
     name = f"pairs:{path}"
-    pairs = read(name, path, "a source, a tab, and a target")
+    pairs = read(name, path, "a source, a tab, and a target", ("text", "target"))
     if not pairs:
         raise ValueError(f"{name} has no tabs. Expected lines of a source, a tab, and a target.")
     return split(named(name, *zip(*pairs)))
 
 
-def read(name, path, expected):
-    """[[first, second], …] of a UTF-8 file with two cells in each line; an empty file has none.
+def read(name, path, expected, fields=None):
+    """[(first, second), …] of a UTF-8 file with two cells in each line; an empty file has none.
 
     Args:
         name, expected: for messages: what is read, and of what a line consists.
+        fields: the names of the two in JSON lines; None reads none.
 
     Raises:
-        ValueError: no such file, none in UTF-8, none with tabs; a line that is empty or has not two parts.
+        ValueError: no such file, none in UTF-8, none with tabs; a line that has not two parts.
     """
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected lines of {expected}.")
-    lines = lines_of(name, path)
-    if lines[-1] == "":
-        lines.pop()
-    if lines and not any("\t" in line for line in lines):
+    if text_files.ending(path) in text_files.JSON:
+        return _of_json(name, path, expected, fields)
+    text = text_files.read(name, path)
+    if text.strip() and "\t" not in text:
         raise ValueError(f"{name} has no tabs. Expected lines of {expected}.")
     pairs = []
-    for number, line in enumerate(lines, 1):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if len(cells) != 2 or not all(cells):
-            what = "an empty line" if not line.strip() else f"{len(cells)} parts: {line[:80]!r}"
-            raise ValueError(f"{name}, line {number}: expected {expected}. Received: {what}")
-        pairs.append(cells)
+    for number, cells in separated(name, text, "\t", 2, expected):
+        pairs.append(tuple(cell.strip() for cell in cells))
+        if not all(pairs[-1]):
+            raise ValueError(f"{name}, line {number}: expected {expected}. Received: {' | '.join(cells)[:80]!r}")
     return pairs
+
+
+def _of_json(name, path, expected, fields):
+    if fields is None:
+        raise ValueError(f"{name}: JSON is not read here. Expected lines of {expected}.")
+    header, rows = with_header(name, path, set(fields))
+    if not set(fields) <= set(header):
+        raise ValueError(f"{name}: expected the fields {' and '.join(fields)}. Received: {', '.join(header)}")
+    pairs = [(place, tuple(row[header.index(field)].strip() for field in fields)) for place, row in rows]
+    empty = next((place for place, pair in pairs if not all(pair)), None)
+    if empty:
+        raise ValueError(f"{name}, {empty}: expected {' and '.join(fields)}. Received: an empty one")
+    return [pair for _, pair in pairs]
 
 
 def cmudict():

@@ -1,0 +1,133 @@
+"""Text files and tables as other people have them, through every source of text."""
+
+import gzip
+import json
+import logging
+
+import pytest
+import texts
+
+from ssl_keras.data.readers import text as reader
+from ssl_keras.data.readers import text_files
+from ssl_keras.data.sources import load
+
+
+def column(splits, name="text"):
+    return [value for part in splits for value in part.column(name)]
+
+
+def test_tables_in_many_dialects(tmp_path, caplog):
+    expected = {text: i % 2 for i, text in enumerate(texts.sentences())}
+    for name, file in texts.tables(tmp_path).items():
+        splits = load(f"table:{file}")
+        assert dict(zip(column(splits), column(splits, "label"))) == expected, name
+    assert not caplog.text  # there was nothing to say
+
+
+def test_quotation_marks_of_a_program_and_by_hand(tmp_path):
+    """A cell over two lines is a program's; a mark that opens and never closes, or closes rows later, is text."""
+    rows = [(f'first "{i}"\nsecond\tline', str(i % 2)) for i in range(12)]
+    (tmp_path / "t.tsv").write_text(texts.separated([("text", "label"), *rows], "\t", "\n"), newline="")
+    assert set(column(load(f"table:{tmp_path}/t.tsv"))) == {text for text, _ in rows}
+    for cells in (['"{} opens', "{} plain"], ['"{} opens', '{} closes"'], ['"{}" in marks', '"{}"'], ['"{}"', "{}"]):
+        words = [cells[i % 2].format(i) for i in range(12)]
+        (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{word}\t{i % 2}\n" for i, word in enumerate(words)))
+        assert set(column(load(f"table:{tmp_path}/t.tsv"))) == set(words)
+
+
+def test_rows_that_say_too_little(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("text;label\n" + "".join(f"satz {i};{i % 2}\n" for i in range(9)) + ";1\n ;0\n")
+    assert len(column(load(f"table:{tmp_path}/t.csv"))) == 9
+    assert caplog.text.count("2 rows have no text and are left out") == 1
+    (tmp_path / "t.csv").write_text("text;label\n" + "satz;0\n;\n;;\nmore;\n")
+    with pytest.raises(ValueError, match="row 5: its label is empty"):
+        load(f"table:{tmp_path}/t.csv")
+    (tmp_path / "t.csv").write_text("text,label\n" + "a,0\nb,1,c\n" * 9)
+    with pytest.raises(ValueError, match="row 3: expected 2 columns. Received: 3"):
+        load(f"table:{tmp_path}/t.csv")
+
+
+def test_texts_in_many_forms(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    expected = "\n".join(texts.sentences())
+    for name, file in texts.texts(tmp_path).items():
+        caplog.clear()
+        source = reader._pieces(f"text:{file}", [file])
+        found = list(source.column("text"))
+        assert ("\n" if "json" in name.lower() else "").join(found) == expected, name
+        assert ("their field content" in caplog.text) == ("content" in name)
+    assert len(load(f"text:{tmp_path}").train) > 100  # all of them together
+
+
+def test_pairs_in_many_forms(tmp_path):
+    expected = {text: text.upper() for text in texts.sentences(200)}
+    for name, file in texts.pairs(tmp_path).items():
+        splits = load(f"pairs:{file}")
+        assert dict(zip(column(splits), column(splits, "target"))) == expected, name
+
+
+@pytest.mark.parametrize("kind", ["text", "table", "pairs", "transcripts", "captions"])
+def test_what_is_no_text_is_named(tmp_path, kind):
+    for file, message in texts.unreadable(tmp_path).items():
+        with pytest.raises(ValueError, match=message) as error:
+            load(f"{kind}:{file}")
+        assert str(file) in str(error.value)
+        assert "latin1" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["text", "table", "pairs", "captions"])
+@pytest.mark.parametrize("line", ["[" * 100_000, "nonsense", "[1]", "7", '{"text": [1], "target": 1, "image": 2}'])
+def test_lines_of_json_that_do_not_fit_are_named(tmp_path, kind, line):
+    good = [{"text": f"t{i}", "target": f"u{i}", "image": f"{i}.png", "caption": f"c{i}"} for i in range(3)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join([*map(json.dumps, good), line]))
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 4: expected .*\. Received: ") as error:
+        load(f"{kind}:{file}")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_half_characters_are_counted(tmp_path, caplog):
+    lines = [json.dumps({"text": f"word {i}" + " \ud800" * (i == 3), "label": i % 2}) for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert "word 3 \ufffd" in column(load(f"table:{tmp_path}/a.jsonl"))
+    assert "1 lone surrogates" in caplog.text
+    assert "word 3 \ufffd" in column(load(f"text:{tmp_path}/a.jsonl"))
+    assert "1 of 272 characters are not UTF-8" in caplog.text
+    splits = reader.from_texts(["a\udc00", "b", "c", "d"])
+    assert "a\ufffd" in column(splits)
+    assert splits.train.notes == splits.test.notes
+    assert splits.train.fingerprint()
+
+
+def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text("some words\n" * 30)
+    (tmp_path / "about.jsonl").write_text('{"id": 1}\n')
+    (tmp_path / "pictures.tar.gz").write_bytes(gzip.compress(b"x"))
+    (tmp_path / "empty.jsonl").write_text("")
+    load(f"text:{tmp_path}")
+    assert "2 files hold no text that is read here, and are left out: pictures.tar.gz, about.jsonl" in caplog.text
+    (tmp_path / "words.csv").write_text("text,label\n" * 90)
+    load(f"text:{tmp_path}/words.csv")
+    assert "is read as it is, with its separators" in caplog.text
+    (tmp_path / "a.json").write_text('[{"text": "x"}]')
+    with pytest.raises(ValueError, match="expected JSON lines"):
+        load(f"text:{tmp_path}/a.json")
+
+
+def test_lines_without_text(tmp_path, caplog):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in ["a", "b", "c", "d", None, "", " "]))
+    assert sorted(column(load(f"text:{file}"))) == ["a", "b", "c", "d"]
+    assert "3 lines have no text" in caplog.text
+    file.write_text("\n".join(json.dumps({"text": text}) for text in ["a", "b", "c", None, None, "", " "]))
+    with pytest.raises(ValueError, match="4 of 7 lines have no text"):
+        load(f"text:{file}")
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "MOST_UNPACKED", 1 << 16)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a" * (1 << 22)))
+    with pytest.raises(ValueError, match="and more than .* unpacked: no text has"):
+        load(f"text:{tmp_path}/a.txt.gz")
