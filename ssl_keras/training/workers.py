@@ -28,8 +28,8 @@ def cluster():
             Slurm's that describe no cluster.
     """
     if "TF_CONFIG" in os.environ:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         _check(os.environ["TF_CONFIG"])
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif "SLURM_PROCID" in os.environ:
         # Which GPUs a task has is Slurm's to say (--gpus-per-task): TensorFlow would count those of the node anew, and
         # finds no task at all where there are none.
@@ -57,19 +57,24 @@ def _check(text):
     try:
         found = json.loads(text)
         jobs, task = found["cluster"], found["task"]
-        addresses = jobs[task["type"]]
-        index = int(task["index"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        index, addresses = task["index"], jobs[task["type"]]
+        if not all(isinstance(job, list) and all(isinstance(each, str) for each in job) for job in jobs.values()):
+            raise TypeError("addresses are lists of strings")
+        if isinstance(index, str) and index.isascii():
+            index = int(index)
+        if type(index) is not int:
+            raise TypeError("an index is an integer")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"TF_CONFIG is not whole ({type(error).__name__}: {error}). {hint}") from error
     others = sorted(jobs.keys() - {"worker", "chief"})
     if others or task["type"] not in ("worker", "chief"):
         raise ValueError(f"TF_CONFIG names {', '.join(others) or task['type']}. {hint}")
     if not 0 <= index < len(addresses):
         raise ValueError(f"TF_CONFIG: index {index}, and {len(addresses)} addresses of {task['type']}. {hint}")
-    named = [str(address) for job in jobs.values() for address in job]
+    named = [address for job in jobs.values() for address in job]
     for address in named:
         port = address.rpartition(":")[2]
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 1 << 16):
             raise ValueError(f"TF_CONFIG: {address!r} has no port of 1 to 65535. {hint}")
         if named.count(address) > 1:  # it would answer for another, who never comes
             raise ValueError(f"TF_CONFIG: {address!r} is there twice. Each worker needs an address of its own.")

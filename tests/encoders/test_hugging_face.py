@@ -8,6 +8,7 @@ import json
 import pathlib
 import shutil
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -100,6 +101,25 @@ def rewrite(folder, change):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
 
 
+def rename(folder, new):
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    safetensors.numpy.save_file({new(name): value for name, value in tensors.items()}, folder / "model.safetensors")
+
+
+def shard(folder, change=lambda index: None):
+    """The weights in two files and an index, as `save_pretrained` does it."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    names, places = sorted(tensors), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05d}-of-00002.safetensors"
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, folder / file)
+        places |= dict.fromkeys(part, file)
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": places}
+    change(index)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def poison(tensors):
     tensors["transformer.wpe.weight"][0, 0] = np.inf
 
@@ -125,7 +145,15 @@ def untie(tensors):
     (lambda f: edit(f, n_embd=32), r"expected \(.*32.*\) in all"),
     (lambda f: edit(f, n_embd=10**7, n_head=1), "hidden must be 0 to 1048576. Received: 40000000"),
     (lambda f: rewrite(f, untie), "expected an output layer tied to the embedding"),
-    (lambda f: (f / "model.safetensors").unlink(), "expected model.safetensors. Pickled weights"),
+    (lambda f: (f / "model.safetensors").unlink(), r"expected model.safetensors, or.*Pickled.*There are: config"),
+    (lambda f: shard(f, lambda index: index.update(weight_map=[])), "is no index of shards"),
+    (lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")), "to files beside it"),
+    (lambda f: shard(f, lambda index: (f / "model-00002-of-00002.safetensors").unlink()), "Missing: model-00002"),
+    (lambda f: shard(f, lambda index: index.update(weight_map={"x": "a-00001-of-00002.safetensors"})), "expected 2"),
+    (lambda f: (f / "config.json").write_text("[" * 10**5), "is no model's config: RecursionError"),
+    (lambda f: edit(f, model_type=["gpt2"]), "expected a model_type"),
+    (lambda f: rewrite(f, lambda all: all.update({"_orig_mod.transformer.wte.weight": np.ones(2)})), "are one tensor"),
+    (lambda f: rewrite(f, lambda tensors: tensors.update({k: v.astype(int) for k, v in tensors.items()})), "floats of"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "not a complete"),
     (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
     (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
@@ -135,6 +163,50 @@ def test_what_does_not_fit_is_refused(folder, family, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         hugging_face.load(folder)
+
+
+def brain_floats(folder):
+    rewrite(folder, lambda tensors: tensors.update({k: v.astype(ml_dtypes.bfloat16) for k, v in tensors.items()}))
+
+
+@every_family
+@pytest.mark.parametrize("change", [
+    shard, brain_floats, lambda f: rewrite(f, lambda each: each.update({k: v.astype(float) for k, v in each.items()})),
+    lambda f: rename(f, "_orig_mod.{}".format), lambda f: rename(f, "module._orig_mod.{}".format),
+    lambda f: rename(f, lambda name: name.replace(".", "._orig_mod.", 1)),
+], ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"])
+def test_checkpoints_as_people_save_them(folder, family, change):
+    plain = hugging_face._open(folder, hugging_face.PREFIX[family])
+    plain = {name: hugging_face._tensor(plain, name) for name in plain}
+    change(folder)
+    stored = hugging_face._open(folder, hugging_face.PREFIX[family])
+    assert stored.keys() == plain.keys()
+    for name, expected in plain.items():
+        ours = hugging_face._tensor(stored, name)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, expected, rtol=2**-8 if change is brain_floats else 0)
+
+
+@pytest.mark.parametrize("family", ["gpt2"])
+def test_shards_of_compiled_brain_floats_are_loaded(folder, family):
+    plain = hugging_face.load(folder)[0].get_weights()
+    brain_floats(folder)
+    rename(folder, "_orig_mod.{}".format)
+    shard(folder)
+    network, _, _, left = hugging_face.load(folder)
+    assert not left
+    for ours, expected in zip(network.get_weights(), plain):
+        np.testing.assert_allclose(ours, expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_a_vocabulary_alone_is_enough(folder, family):
+    tokenizer = hugging_face.load(folder)[2]
+    vocabulary = tokenizer.backend.get_vocab()
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)))
+    text = ["The quick brown fox jumps over the lazy dog!"]
+    assert hugging_face.load(folder)[2].encode(text, special=True) == tokenizer.encode(text, special=True)
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
