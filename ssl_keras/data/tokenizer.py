@@ -21,6 +21,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from ssl_keras import files
 from ssl_keras.data import tokenizer_parts, vocabulary_files
 from ssl_keras.data.cache import cache_folder
+from ssl_keras.data.readers.text_files import whole_characters
 from ssl_keras.data.tokenizer_parts import CHARACTER, MOST_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
@@ -81,7 +82,8 @@ class Tokenizer:
                 frames a text with ([CLS] … [SEP]).
         """
         self.backend.encode_special_tokens = not special
-        return [each.ids for each in self.backend.encode_batch_fast(list(texts), add_special_tokens=special)]
+        texts = [whole_characters(text)[0] for text in texts]  # a command line may hold anything
+        return [each.ids for each in self.backend.encode_batch_fast(texts, add_special_tokens=special)]
 
     def decode(self, ids):
         """Ids -> text; padding (-1) is left out, special tokens are written out."""

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 import tokenizers as library
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from ssl_keras.data import tokenizer as tokenizers
@@ -125,6 +127,12 @@ def test_words_without_spaces_between_them_are_learned():
     assert made.decode(ids) == thai[0]
 
 
+def test_half_characters_are_read_as_unknown_ones():
+    for kind in (bpe(), wordpiece()):
+        made = tokenizers.parse(kind, "it")
+        assert made.encode(["cats \ud800 cats"]) == made.encode(["cats \ufffd cats"])
+
+
 def test_plain_english_has_the_tokens_that_it_had():
     made, before = (library.Tokenizer.from_str(TRAINED) for _ in range(2))
     before.normalizer, before.model.max_input_chars_per_word = normalizers.BertNormalizer(), 100
@@ -190,3 +198,36 @@ def test_no_tokenizer_and_one_too_large_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizers, "MOST_BYTES", 3)
     with pytest.raises(ValueError, match="has 4 bytes. Expected a tokenizer of at most 3"):
         tokenizers.load(tmp_path)
+
+
+PLACES = st.lists(st.sampled_from([
+    (part, *rest) for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens", "model")
+    for rest in ((), ("type",), ("unk_token",), ("vocab",), ("pattern",), ("id",), ("special_tokens",), (0, "id"))
+]), min_size=1, max_size=3)
+VALUES = st.sampled_from([
+    None, True, -1, 7, 2**64, 1e400, "", "[UNK]", "\ud800", "Sequence", "ByteLevel", "BPE", [], {}, [{}], {"a": 0},
+    {"[UNK]": 2**31}, DOUBLE, FREE, BYTES, {"type": "Sequence", "normalizers": [], "pretokenizers": [BYTES, BYTES]},
+    template(index=99), {"type": "Sequence", "processors": [template(count=60)] * 9}, [["a", "b"]],
+])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([bpe(), wordpiece()]), PLACES, VALUES)
+def test_whatever_a_file_says_it_works_or_is_refused(content, places, value):
+    content = json.loads(content)
+    for *path, last in places:
+        part = content
+        for key in path:
+            part = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            part[last] = value
+    try:
+        made = tokenizers.parse(json.dumps(content), "it")
+    except ValueError:
+        return
+    for special in (False, True):
+        for ids in made.encode(["The quick é 😀 42!?", "", "x" * 2000], special=special):
+            assert all(0 <= index < made.vocabulary for index in ids)
+            assert len(ids) < 20_000
+            made.decode(ids)
+    assert len(made.tokens()) == len(made.byte_lengths()) == len(made.word_starts())
