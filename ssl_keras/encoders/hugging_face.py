@@ -8,25 +8,22 @@ What a checkpoint holds besides (BERT's pooler, a classifier, masks kept as buff
 over; it is named in the log and returned. Nothing in the folder is executed.
 """
 
-import json
 import logging
 import pathlib
-import re
 
 import numpy as np
-import safetensors
 import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalogue import find
+from ssl_keras.encoders.checkpoint_files import open_weights, read_object, tensor_of
 from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
 from ssl_keras.encoders.saving import save_encoder
 from ssl_keras.networks import Network, description
 
-CONFIG_BYTES, INDEX_BYTES = 1 << 20, 16 << 20
-WEIGHTS = "model.safetensors"
+CONFIG_BYTES = 1 << 20
 LARGEST = 1 << 24  # of a number in a config
 SPEC = {"tokens": ((None,), tf.int32)}
 
@@ -94,7 +91,7 @@ def load(folder):
             f"{folder}: its tokenizer has {tokenizer.vocabulary} tokens, the model {vocabulary}. "
             "Expected a tokenizer that belongs to it."
         )
-    stored = _open(folder, PREFIX[family])
+    stored = open_weights(folder, PREFIX[family])
 
     def make():
         with_head = BERT_HEAD["kernel"][0] in stored
@@ -115,7 +112,7 @@ def load(folder):
         left -= {name for theirs in names.values() for name in theirs}
     for copy, original in COPIES.items():
         if copy in left:
-            if original not in stored or not np.array_equal(_tensor(stored, copy), _tensor(stored, original)):
+            if original not in stored or not np.array_equal(tensor_of(stored, copy), tensor_of(stored, original)):
                 raise ValueError(f"{folder}: expected an output layer tied to the embedding. {copy} is another one.")
             left.remove(copy)
     left = sorted(name for name in left if not name.endswith(MASKS))
@@ -191,20 +188,10 @@ def _config(folder):
         )
     if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
         raise ValueError(f"{folder} holds no checkpoint: expected config.json, model.safetensors and tokenizer.json.")
-    config = _json(path, "model's config")
+    config = read_object(path, "model's config")
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{path} is no model's config: expected a model_type.")
     return config
-
-
-def _json(path, what):
-    try:
-        value = json.loads(path.read_text("utf-8"))
-        if not isinstance(value, dict):
-            raise TypeError("no object")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is no {what}: {type(error).__name__} {error}") from error
-    return value
 
 
 def _network(config):
@@ -278,57 +265,6 @@ def _tensors_of(encoder, head):
     return networks
 
 
-def _open(folder, prefix):
-    """{name without the model's prefix: (the open file, name in the file)}, of one file of weights or of its shards."""
-    if (folder / WEIGHTS).is_file():
-        return _renamed([folder / WEIGHTS], prefix)
-    index = folder / f"{WEIGHTS}.index.json"
-    if not index.is_file():
-        there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
-        raise ValueError(
-            f"{folder}: expected {WEIGHTS}, or shards with {index.name}. Pickled weights (pytorch_model.bin) are not "
-            f"read. There are: {there}"
-        )
-    if index.stat().st_size > INDEX_BYTES:
-        raise ValueError(f"{index} has {index.stat().st_size} bytes. Expected at most {INDEX_BYTES}.")
-    places = _json(index, "index of shards").get("weight_map")
-    if not isinstance(places, dict) or not places or not all(map(_is_shard, places.values())):
-        raise ValueError(f"{index} is no index of shards: expected a weight_map, from tensors to files beside it.")
-    shards = sorted(set(places.values()))
-    numbers = [re.fullmatch(r"(.*)-\d+-of-(\d+)(\..*)", shard) for shard in shards]
-    most = max((int(number[2]) for number in numbers if number), default=0)
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing or most > len(shards):
-        raise ValueError(
-            f"{folder}: its shards are not complete: expected {max(most, len(shards))}. "
-            + (f"Missing: {', '.join(missing[:10])}" if missing else f"{index.name} names {', '.join(shards[:10])}")
-        )
-    return _renamed([folder / shard for shard in shards], prefix)
-
-
-def _is_shard(name):
-    """Whether it names a file of weights in the same folder."""
-    return isinstance(name, str) and name.endswith(".safetensors") and pathlib.PurePath(name).name == name
-
-
-def _renamed(paths, prefix):
-    stored = {}
-    for path in paths:
-        try:
-            file = safetensors.safe_open(path, "numpy")
-            names = list(file.keys())
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
-        for name in names:
-            # torch.compile and its parallel wrappers put themselves in front.
-            plain = name.replace("_orig_mod.", "").removeprefix("module.").removeprefix(prefix)
-            plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-            if plain in stored:
-                raise ValueError(f"{path}: {name} and {stored[plain][1]} are one tensor. Expected each once.")
-            stored[plain] = file, name
-    return stored
-
-
 def _turned(family, ours):
     return family == "bert" and ours.split("/")[-1] in TRANSPOSED
 
@@ -351,20 +287,9 @@ def _check_shape(stored, names, ours, expected, family):
         raise ValueError(f"{', '.join(names)}: expected {expected} in all. Received: {whole}")
 
 
-def _tensor(stored, name):
-    """A tensor of the file, as float32; of a kind that we do not read, as it is."""
-    file, theirs = stored[name]
-    try:
-        value = file.get_tensor(theirs)
-    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be read: {error}. Get the file again.") from error
-    with np.errstate(over="ignore"):  # of 64 bits, what is too large becomes infinite, which is refused
-        return value.astype(np.float32)
-
-
 def _value(stored, names, ours, family):
     """The value of one of our variables, float32."""
-    parts = [_tensor(stored, name) for name in names]
+    parts = [tensor_of(stored, name) for name in names]
     value = np.concatenate([part.T if _turned(family, ours) else part for part in parts], axis=-1)
     if not np.isfinite(value).all():
         raise ValueError(f"{', '.join(names)}: numbers that are not finite. Get the file again.")

@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import texts
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ssl_keras.data.readers import text as reader
 from ssl_keras.data.readers import text_files
@@ -131,3 +133,30 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a" * (1 << 22)))
     with pytest.raises(ValueError, match="and more than .* unpacked: no text has"):
         load(f"text:{tmp_path}/a.txt.gz")
+
+
+BROKEN = st.sampled_from([
+    b"", b"\0", b"\xff", b'"', b"\t", b"\n", b"\r", b";", b",", b"\\", b"\xef\xbb\xbf", b"{", b"[" * 2000, b"sep=;\n",
+    b'sep="\n', b"\xff\xfe", b"\x1f\x8b", b"\\ud800", b"1e999", b"null", "é\u2028".encode(), b"\n\n", b'""',
+])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("broken")
+    kind = data.draw(st.sampled_from(["text", "table", "pairs"]))
+    files = {"text": texts.texts, "table": texts.tables, "pairs": texts.pairs}[kind](folder)
+    file = files[data.draw(st.sampled_from(sorted(files)))]
+    content = file.read_bytes()
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        content = content[:start] + data.draw(BROKEN) + content[start + data.draw(st.integers(0, 30)) :]
+    file.write_bytes(content)
+    try:
+        splits = load(f"{kind}:{file}")
+    except ValueError:
+        return
+    for part in splits:
+        assert part.fingerprint()
+        assert all(value.encode() for name in part.arrays for value in part.column(name) if isinstance(value, str))

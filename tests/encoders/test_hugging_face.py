@@ -4,6 +4,7 @@
 `transformers` itself (requirements-bench.txt), and on real weights.
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -13,13 +14,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out
-from ssl_keras.encoders import hugging_face
+from ssl_keras.encoders import checkpoint_files, hugging_face
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
 from ssl_keras.networks import description
@@ -176,13 +179,13 @@ def brain_floats(folder):
     lambda f: rename(f, lambda name: name.replace(".", "._orig_mod.", 1)),
 ], ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"])
 def test_checkpoints_as_people_save_them(folder, family, change):
-    plain = hugging_face._open(folder, hugging_face.PREFIX[family])
-    plain = {name: hugging_face._tensor(plain, name) for name in plain}
+    plain = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
+    plain = {name: checkpoint_files.tensor_of(plain, name) for name in plain}
     change(folder)
-    stored = hugging_face._open(folder, hugging_face.PREFIX[family])
+    stored = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
     assert stored.keys() == plain.keys()
     for name, expected in plain.items():
-        ours = hugging_face._tensor(stored, name)
+        ours = checkpoint_files.tensor_of(stored, name)
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, expected, rtol=2**-8 if change is brain_floats else 0)
 
@@ -325,3 +328,40 @@ def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
     stream = tokens.tokenised(source, tokenizer)
     assert tokenizer.special["[CLS]"] not in stream
     assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
+
+
+ODD = st.sampled_from([None, True, -1, 0, 0.5, 2**31, 2**64, 1e400, "gelu", "", "\ud800", [], {}, [1], {"dtype": "F32"}])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_whatever_a_checkpoint_says_it_is_read_or_refused(tmp_path_factory, data):
+    """A config, a header of weights and an index of shards, each with some odd value."""
+    folder, theirs = tmp_path_factory.mktemp("odd"), CHECKPOINTS / data.draw(st.sampled_from(["gpt2", "bert"]))
+    config = json.loads((theirs / "config.json").read_text())
+    config[data.draw(st.sampled_from(sorted(config)))] = data.draw(ODD)
+    (folder / "config.json").write_text(json.dumps(config))
+    with contextlib.suppress(ValueError):
+        hugging_face._network(hugging_face._config(folder))
+
+    weights = (theirs / "model.safetensors").read_bytes()
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    tensor = header[data.draw(st.sampled_from(sorted(header.keys() - {"__metadata__"})))]
+    tensor[data.draw(st.sampled_from(sorted(tensor)))] = data.draw(
+        ODD | st.sampled_from(["BF16", "F8_E4M3", "I64", "U8", "BOOL", [2**63], [0, 8], [[1]], [16, 2**40]])
+    )
+    content = json.dumps(header).encode()
+    (folder / "a.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + weights[8 + length :])
+    index = {"weight_map": data.draw(ODD | st.dictionaries(st.text(max_size=3), ODD | st.just("a.safetensors")))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for whole in (False, True):
+        if whole:
+            (folder / "a.safetensors").rename(folder / "model.safetensors")
+        with contextlib.suppress(ValueError):
+            stored = checkpoint_files.open_weights(folder, "")
+            for name in stored:
+                with contextlib.suppress(ValueError):
+                    hugging_face._check_shape(stored, [name], "ours", (3,), "bert")
+                with contextlib.suppress(ValueError):
+                    checkpoint_files.tensor_of(stored, name)

@@ -156,7 +156,7 @@ def _pieces(name, paths, left_out=(), several=False):
     size = sum(map(text_files.size, opened.values()))
     if not size:
         raise ValueError(
-            f"{name} has no text. Expected files ending in {', '.join(sorted(EXTENSIONS | JSON_LINES - {''}))}, "
+            f"{name} has no text. Expected files ending in {', '.join(sorted((EXTENSIONS | JSON_LINES) - {''}))}, "
             "not all of them empty."
         )
     most = max(SMALLEST_PIECE, min(PIECE, size // FEW_PIECES))
