@@ -121,7 +121,7 @@ class Tokenizer:
                 starts[index] = not token.startswith(self.prefix)
             elif self.kind == "bpe":
                 # Bytes above 127 are parts of letters, as far as one byte can tell.
-                starts[index] = token[0] in "ĠĊĉč" or (token.isascii() and not any(c.isalnum() for c in token))
+                starts[index] = token[:1] in "ĠĊĉč" or (token.isascii() and not any(c.isalnum() for c in token))
             else:
                 starts[index] = not token.isalnum()
         return starts

@@ -127,6 +127,12 @@ def test_words_without_spaces_between_them_are_learned():
     assert made.decode(ids) == thai[0]
 
 
+def test_an_empty_token_is_a_token():
+    content = bpe(vocab={"": 5} | {name: index for index, name in enumerate(tokenizers.SPECIAL)}, merges=[])
+    made = tokenizers.parse(content, "it")
+    assert (made.byte_lengths()[5], made.word_starts()[5]) == (0, True)
+
+
 def test_half_characters_are_read_as_unknown_ones():
     for kind in (bpe(), wordpiece()):
         made = tokenizers.parse(kind, "it")

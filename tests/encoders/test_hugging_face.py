@@ -330,7 +330,9 @@ def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
     assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
 
 
-ODD = st.sampled_from([None, True, -1, 0, 0.5, 2**31, 2**64, 1e400, "gelu", "", "\ud800", [], {}, [1], {"dtype": "F32"}])
+ODD = st.sampled_from([
+    None, True, -1, 0, 0.5, 2**31, 2**64, 1e400, "gelu", "", "\ud800", [], {}, [1], {"dtype": "F32"},
+])
 
 
 @settings(max_examples=40, deadline=None)
