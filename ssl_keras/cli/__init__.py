@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 
@@ -85,7 +86,11 @@ def main(arguments=None):
             raise
         from ssl_keras.training import workers
 
-        if of_tensorflow and any(sign in str(error) for sign in LOST):
+        if isinstance(error, sys.modules["tensorflow"].errors.ResourceExhaustedError):
+            shape = re.search(r"shape ?(\[[\d,]*\])", str(error))
+            error = (f"Out of memory{f', at a tensor of shape {shape[1]}' if shape else ''}. Smaller images "
+                     "(--image-size), batches (--batch-size) or networks take less.")
+        elif of_tensorflow and any(sign in str(error) for sign in LOST):
             error = "Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint."
         print(f"error: {error}", file=sys.stderr)
         return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1

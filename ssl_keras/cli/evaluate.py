@@ -10,12 +10,13 @@ import numpy as np
 
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, DeviceFlags, Positional, RecordFlag, parse
+from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream import report
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.features import extract_features
+from ssl_keras.evaluation.features import compiled, extract_features
 from ssl_keras.training.strategy import strategy
 from ssl_keras.training.workers import Workers
 
@@ -70,23 +71,58 @@ def evaluate_command(arguments):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed(DataFlags):
-    """Writes the features of every example of a split of a data set, in order, as float32 (N, D)."""
+    """Writes the features of every example of a split of a data set, in order, as float32 (N, D); and beside them, as
+    tab-separated values, which example each row is: its split, its number there, and its file, caption or class."""
 
     encoder: Positional[str]
     """A saved encoder's name or path."""
-    split: Literal[*Splits._fields] = "test"
-    """train, validation or test."""
+    split: Literal[*Splits._fields, "all"] = "test"
+    """train, validation, test, or all, in the order of the data."""
     out: str = "features.npy"
-    """The file to write."""
+    """The file to write; the other one ends in .tsv."""
 
 
 def embed_command(arguments):
     asked = parse(Embed, "embed", arguments)
     files.make_folder(pathlib.Path(asked.out).absolute().parent)
     folder = encoders.find(asked.encoder)
-    splits = encoders.adapt(folder, cards.read(folder), load(asked.data, asked.image_size))
-    features = extract_features(encoders.load_encoder(asked.encoder), getattr(splits, asked.split))
+    out, table = pathlib.Path(asked.out), pathlib.Path(asked.out).with_suffix(".tsv")
+    if out == table:
+        raise ValueError(f"Expected --out to end in .npy, say: the table beside it ends in .tsv. Received: {out}")
+    splits = load(asked.data, asked.image_size)
+    adapted = encoders.adapt(folder, cards.read(folder), splits)
+    embed = compiled(encoders.load_encoder(asked.encoder))
+    parts = Splits._fields if asked.split == "all" else (asked.split,)
+    features = [extract_features(embed, getattr(adapted, part)) for part in parts]
+    rows = [row for part, made in zip(parts, features) for row in rows_of(part, getattr(splits, part), len(made))]
+    order = in_order([getattr(splits, part) for part in parts], [len(made) for made in features])
+    features, columns = np.concatenate(features)[order], list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([rows[row].get(name, "") for name in columns] for row in order)]
     content = io.BytesIO()
     np.save(content, features)
-    files.write(pathlib.Path(asked.out), content.getvalue())
-    print(f"{asked.out}: {features.shape[0]} × {features.shape[1]} float32")
+    files.write(out, content.getvalue())
+    files.write(table, "".join("\t".join(line) + "\n" for line in lines))
+    print(f"{out}: {features.shape[0]} × {features.shape[1]} float32\n{table}: {', '.join(columns)} of each")
+
+
+def rows_of(part, source, count):
+    """[{column: text}] for each of the `count` examples of a part: its number, and what the source says of it."""
+    rows = [{"split": part, "row": str(row)} for row in range(count)]
+    if count != len(source):  # text that was cut into windows
+        return rows
+    for name in ("name", "caption", "label"):
+        for row, value in zip(rows, source.column(name) if name in source.arrays else ()):
+            row[name] = shown(source.classes[value] if name == "label" else value.partition("\n")[0])
+    return rows
+
+
+def in_order(sources, counts):
+    """int (N,): the places of the parts' examples, one part after the other, in the order in which the data have them.
+
+    Parts that were cut from one another are put together again; those that are apart follow each other.
+    """
+    arrays = [id(source.arrays) for source in sources]
+    whole = [source.rows if source.rows is not None and len(source) == count else np.arange(count)
+             for source, count in zip(sources, counts)]
+    first = np.repeat([arrays.index(one) for one in arrays], counts)
+    return np.lexsort((np.concatenate(whole), first))

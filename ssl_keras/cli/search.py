@@ -2,16 +2,19 @@
 
 import dataclasses
 import io
+import logging
 import pathlib
 from typing import Annotated
 
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
-from ssl_keras.data.readers import images as image_reader
+from ssl_keras.data.readers import folders, image_files
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,26 +46,40 @@ def search_command(arguments):
 
 def _texts_for_picture(asked, finder):
     texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
-    picture = image_reader.decode(pathlib.Path(asked.query), finder.shape)
-    if picture is None or not texts:
-        raise ValueError(f"{asked.query if texts else asked.texts}: expected {'a picture' if texts else 'texts'}.")
-    query = finder.of_images(picture[None])[0]
+    if not texts:
+        raise ValueError(f"{asked.texts}: expected texts.")
+    query = finder.of_images(_picture(pathlib.Path(asked.query), finder.shape)[None])[0]
     for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
 
 
+def _picture(path, shape):
+    """uint8 array of a shape. Raises ValueError where the file holds no picture, and says why."""
+    if not path.is_file():
+        raise ValueError(f"{folders.shown(path)}: expected the file of a picture. There is none.")
+    try:
+        return image_files.decode(path, shape)[0]
+    except image_files.Unreadable as error:
+        raise ValueError(f"{folders.shown(path)}: expected a picture. Received: {error}") from error
+
+
 def _pictures_for_words(asked, finder):
-    paths = image_reader.files_below(pathlib.Path(asked.images).expanduser(), image_reader.EXTENSIONS)
+    root = pathlib.Path(asked.images).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{asked.images}: no such folder. Expected a folder of images.")
+    paths, others = folders.below(root, image_files.EXTENSIONS)
     if not paths:
-        endings = ", ".join(image_reader.EXTENSIONS)
+        endings = ", ".join(sorted(image_files.EXTENSIONS))
         raise ValueError(f"{asked.images} has no images. Expected files ending in {endings}.")
+    if others:
+        log.warning("%s: left out are %s", asked.images, folders.left_out(others))
     query = finder.of_query(asked.query)
     embeddings, paths = finder.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
     for row, similarity in found:
-        print(f"{similarity:.3f}  {paths[row]}")
-    titles = [f"{paths[row].name}\n{similarity:.2f}" for row, similarity in found]
-    shown = [image_reader.decode(paths[row], finder.shape) for row, _ in found]
+        print(f"{similarity:.3f}  {folders.shown(paths[row])}")
+    titles = [f"{folders.shown(paths[row].name)}\n{similarity:.2f}" for row, similarity in found]
+    shown = [_picture(paths[row], finder.shape) for row, _ in found]
     content = io.BytesIO()
     search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
     files.write(pathlib.Path(asked.out), content.getvalue())

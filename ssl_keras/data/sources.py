@@ -12,6 +12,7 @@ from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.readers import captions, espeak, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
+from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.splits import hold_out, images
 
 
@@ -79,6 +80,10 @@ def load(spec, image_size=None):
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
+    try:
+        spec.encode()  # a name is saved with what is learned
+    except UnicodeEncodeError:
+        raise ValueError(f"Expected data whose name is UTF-8. Received: {shown(spec)}. Rename or link it.") from None
     kind, _, argument = spec.partition(":")
     there = pathlib.Path(argument or spec).exists()  # a path may end in brackets of its own
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)

@@ -29,6 +29,7 @@ SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 TOGETHER, PIECE = 1 << 24, 1 << 18  # bytes hashed at a time; that a text may have
+ONE_CLASS = "one class"  # how a note begins that says what may be wrong where there is one class
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ def images(name, image, label=None, classes=()):
         ValueError: no example; wrong rank, size or dtype; values out of range; NaN;
             labels that are not integers in range, or not one per image.
     """
-    image = np.asanyarray(image)
+    image = _stacked(name, image)
     if image.ndim == 3:
         image = image[..., None]
     if image.ndim != 4:
@@ -225,6 +226,26 @@ def images(name, image, label=None, classes=()):
     return Source(name, arrays, tuple(classes))
 
 
+def _stacked(name, image):
+    """Images as one array. Raises ValueError where they do not make one: of several shapes, or together with labels."""
+    try:
+        return np.asanyarray(image)
+    except ValueError:
+        shapes = list(dict.fromkeys(_shape(each) for each in image))
+        advice = "Pass images and labels as two arguments" if len(image) == 2 else "Resize them first"
+        raise ValueError(
+            f"{name}: expected images of one shape, an array (N, H, W) or (N, H, W, C). Received: {len(image)} arrays, "
+            f"of shape {' and '.join(shapes[:5])}. {advice}."
+        ) from None
+
+
+def _shape(array):
+    try:
+        return str(np.shape(array))
+    except ValueError:
+        return f"{type(array).__name__} of several shapes"
+
+
 def check_labels(name, label, count, classes):
     """(int64 labels, class names), checked: one integer for each of `count` examples, from 0 on."""
     label = np.asarray(label)
@@ -246,6 +267,16 @@ def check_labels(name, label, count, classes):
             f"Received: labels from {label.min()} to {label.max()}"
         )
     return label, classes
+
+
+def check_classes(source):
+    """Raises ValueError where a source has no labels, or examples of one class alone."""
+    source.column_spec("label")
+    present = np.unique(source.column("label"))
+    if len(present) < 2:
+        note = next((note for note in source.notes if note.startswith(ONE_CLASS)), None)
+        note = note or f"{ONE_CLASS}, {source.classes[present[0]]!r}"
+        raise ValueError(f"{source.name}: {note}. Expected two classes or more: there is nothing to tell apart.")
 
 
 def hold_out(train, validation=None, test=None):

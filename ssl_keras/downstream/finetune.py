@@ -13,7 +13,7 @@ from ssl_keras.data import inputs
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
-from ssl_keras.data.splits import few_labels
+from ssl_keras.data.splits import check_classes, few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks import Network
@@ -134,8 +134,9 @@ def check_labelled(splits, folder, card):
     """The labelled splits as an encoder takes them.
 
     Raises:
-        ValueError: no labels, or not what the encoder takes.
+        ValueError: no labels, one class alone, or not what the encoder takes.
     """
+    check_classes(splits.train)
     for source in splits:
         source.column_spec("label")
     return encoders.adapt(folder, card, splits)

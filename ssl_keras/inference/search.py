@@ -12,6 +12,7 @@ from ssl_keras import encoders, files
 from ssl_keras.data import tokens
 from ssl_keras.data.cache import cache_folder, contents, name_of
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.readers import image_files
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import normalize
@@ -71,18 +72,18 @@ class Finder:
         Raises:
             ValueError: too many files that cannot be read; each is named.
         """
-        key = ["embeddings", image_reader.DECODING, self.card["weights"]["sha256"], contents(paths)]
+        key = ["embeddings", image_files.DECODING, self.card["weights"]["sha256"], contents(paths)]
         kept = cache_folder() / f"{name_of(key)}.npz"
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
-        images, rows = image_reader.read("images", paths, self.shape)
-        if not len(rows):
-            raise ValueError(f"None of {len(paths)} images can be read; the first is {paths[0]}.")
-        embeddings, content = self.of_images(images), io.BytesIO()
-        np.savez(content, embeddings=embeddings, rows=rows)
+        found = image_reader.read("images", paths, self.shape)
+        for note in found.notes:
+            log.warning("%s", note)
+        embeddings, content = self.of_images(found.image), io.BytesIO()
+        np.savez(content, embeddings=embeddings, rows=found.rows)
         files.make_folder(kept.parent)
         files.write(kept, content.getvalue())
-        return embeddings, [paths[row] for row in rows]
+        return embeddings, [paths[row] for row in found.rows]
 
 
 def embeddings_of_images(encoder, towers, images):

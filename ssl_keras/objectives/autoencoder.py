@@ -20,6 +20,7 @@ of the [0, 1] grey scale; `gradient_norm`, global norm before clipping (training
 """
 
 import dataclasses
+import logging
 import math
 from typing import Annotated
 
@@ -35,6 +36,8 @@ from ssl_keras.networks import Network, realise
 from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
+MANY_WEIGHTS = 10**8
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,12 @@ def build(settings, spec, encoder=encoder):
         raise ValueError(
             f"The encoder must map images {tuple(image_shape)} to features (D,). Received: "
             f"{tuple(network.input_shape[1:])} -> {tuple(network.output_shape[1:])}"
+        )
+    weights = 2 * math.prod(image_shape) * settings.widths[0]
+    if weights > MANY_WEIGHTS:
+        log.warning(
+            "Images of %s make first and last layers of %d million weights, %.1f GB with the optimizer's. Smaller ones "
+            "(--image-size) make smaller layers.", "×".join(map(str, image_shape)), weights // 10**6, weights * 16 / 1e9
         )
     decoder = dense_decoder(network.output_shape[-1], image_shape, settings.widths[-2::-1])
     return Autoencoder(settings, network, decoder)

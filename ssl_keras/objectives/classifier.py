@@ -33,6 +33,7 @@ from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input
 from ssl_keras.data.ranges import Range
+from ssl_keras.data.splits import check_classes
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -62,10 +63,10 @@ def prepare(settings, splits, init=None):
     """Images as they are; the settings with the number of classes.
 
     Raises:
-        ValueError: no images; no labels.
+        ValueError: no images; no labels, or of one class alone.
     """
     settings, splits = vision.prepare(settings, splits, init)
-    splits.train.column_spec("label")
+    check_classes(splits.train)
     return dataclasses.replace(settings, classes=len(splits.train.classes)), splits
 
 

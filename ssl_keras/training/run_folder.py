@@ -164,8 +164,9 @@ def _is_run(folder, names):
 
 
 def _told(asked):
-    """The settings without the names of what is told by its content."""
-    return {key: value for key, value in asked.items() if not (key in NAMES and _is_told(key, asked))}
+    """The settings without notes, and without the names of what is told by its content."""
+    told = NOTES | {name for name in NAMES if _is_told(name, asked)}
+    return {key: value for key, value in asked.items() if key not in told}
 
 
 def _is_told(name, asked):

@@ -20,11 +20,13 @@ from ssl_keras.data.splits import (
     TEST_FRACTION,
     VALIDATION_FRACTION,
     Source,
+    check_classes,
     few_labels,
     from_arrays,
     hold_out,
     images,
 )
+from ssl_keras.objectives import classifier
 
 
 def contents(source):
@@ -95,6 +97,31 @@ def test_from_arrays(rng):
 def test_bad_arrays(image, label, message):
     with pytest.raises(ValueError, match=message):
         images("mine", image, label)
+
+
+@pytest.mark.parametrize(("image", "message"), [
+    ((np.zeros((20, 8, 8), np.uint8), np.zeros(20, int)), r"2 arrays, of shape \(20, 8, 8\) and \(20,\). Pass"),
+    ([np.zeros((8, 8, 3)), np.zeros(2, int)], "Pass images and labels as two arguments"),
+    ([np.zeros((8, 8)), np.zeros((9, 8))] * 5, r"10 arrays, of shape \(8, 8\) and \(9, 8\). Resize them first"),
+    ([np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8))], "expected images of one shape"),
+    (((np.zeros((20, 8, 8)), np.zeros(20)), (np.zeros((5, 8, 8)), np.zeros(5))), "of shape tuple of several shapes"),
+])
+def test_arrays_that_are_nested_otherwise(image, message):
+    with pytest.raises(ValueError, match=f"arrays: .*{message}"):
+        from_arrays(image)
+
+
+def test_one_class_is_refused_where_labels_are_used():
+    two, one = (from_arrays(np.zeros((20, 8, 8)), np.arange(20) % classes, classes=("a", "b")) for classes in (2, 1))
+    check_classes(two.train)
+    with pytest.raises(ValueError, match=r"arrays\[train\]: one class, 'a'. Expected two classes or more"):
+        check_classes(one.train)
+    with pytest.raises(ValueError, match="one class, 'a'"):
+        classifier.prepare(classifier.Settings(), one)
+    with pytest.raises(ValueError, match="one level down are cat, dog"):
+        check_classes(one.train.noted("first", "one class, 'a'; one level down are cat, dog"))
+    with pytest.raises(ValueError, match="has no labels"):
+        check_classes(from_arrays(np.zeros((20, 8, 8))).train)
 
 
 def test_labels_beyond_the_classes():
@@ -207,7 +234,7 @@ def test_folder_without_classes_grey_and_resized(tmp_path, rng):
     write_images(tmp_path, 10, rng, mode="L")
     write_images(tmp_path, 5, rng, size=(16, 12), mode="L")  # the first five, twice as large
     splits = load(f"folder:{tmp_path}", image_size=4)
-    assert splits.train.spec() == {"image": ((4, 4, 1), "uint8")}
+    assert splits.train.spec()["image"] == ((4, 4, 1), "uint8")
 
 
 @pytest.mark.parametrize(("mode", "dtype", "scale"), [("I;16", np.uint16, 257), ("I", np.int32, 257)])
@@ -229,7 +256,7 @@ def test_hidden_folders_are_passed_over_and_links_followed(tmp_path, rng):
 
 
 def test_held_out_folders_without_train_are_refused(tmp_path, rng):
-    for name in ("training", "test"):
+    for name in ("learning", "test"):
         write_images(tmp_path / name / "cat", 3, rng)
     with pytest.raises(ValueError, match="has test and no train"):
         load(f"folder:{tmp_path}")
@@ -248,10 +275,11 @@ def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog)
     broken = tmp_path / "cat" / "007.png"
     broken.write_bytes(broken.read_bytes()[:40])
     splits = load(f"folder:{tmp_path}")
-    assert "skipped 1 of 120 images that cannot be read: cat/007.png" in caplog.text
+    assert "skipped 1 of 120 images that cannot be read. a truncated, damaged or rare PNG" in caplog.text
     assert len(splits.train.arrays["image"]) == 119
     (tmp_path / "cat" / "008.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"2 of 120 images cannot be read .*cat/007.png, cat/008.png"):
+    expected = r"2 of 120 images cannot be read .*: cat/007.png; no picture of the formats .*: cat/008.png"
+    with pytest.raises(ValueError, match=expected):
         load(f"folder:{tmp_path}")
 
 
@@ -288,6 +316,11 @@ def test_real_colour_images_from_tfds():
     splits = load("tfds:cmaterdb/bangla", image_size=28)
     assert [len(part) for part in splits] == [4_500, 500, 1_000]
     assert splits.train.spec()["image"][0] == (28, 28, 3)
+
+
+def test_transparent_images_from_tfds_are_laid_on_white():
+    image = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 128]]], np.uint8)
+    assert tfds_reader.on_white(image).numpy().tolist() == [[[10, 20, 30], [255, 255, 255], [127, 177, 255]]]
 
 
 # ----- memory-mapped files --------------------------------------------------

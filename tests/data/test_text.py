@@ -12,7 +12,7 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data import tokens
 from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.readers import text
-from ssl_keras.data.readers.images import files_below
+from ssl_keras.data.readers.folders import files_below
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
 

@@ -428,9 +428,10 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "one.png").write_text("no picture")
     for wrong, message in (
-        (["a red square", "--images", "broken"], "None of 1 images can be read"),
+        (["a red square", "--images", "broken"], "one.png, cannot be read: no picture"),
         (["a red square"], "--images FOLDER"), (["§§", "--images", str(some)], "knows"),
-        (["a red square", "--images", "nowhere"], "no images"), (["words.txt", "--texts", "words.txt"], "a picture"),
+        (["a red square", "--images", "nowhere"], "no such folder"),
+        (["words.txt", "--texts", "words.txt"], "a picture"),
     ):
         assert main(["search", "shapes", *wrong]) == 1
         assert message in capsys.readouterr().err

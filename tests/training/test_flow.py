@@ -520,7 +520,7 @@ def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, tol
     ["pretrain", "autoencoder", "--optimizer", "sgd"],
     ["pretrain", "causal_lm", "--weight-decay", "-1"],
     ["pretrain", "causal_lm", "--schedule", "linear"],
-    ["embed", "autoencoder-fashion_mnist", "--split", "all"],
+    ["embed", "autoencoder-fashion_mnist", "--split", "rest"],
     ["recall", "some", "--data", "digits", "--part", "train"],
 ])
 def test_wrong_usage_exits_with_2(arguments, capsys):

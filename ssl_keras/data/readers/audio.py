@@ -20,13 +20,14 @@ import soundfile
 from ssl_keras.data.audio import PADDING, as_int16, check_lengths, resampled, resampled_length, source
 from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import pairs
-from ssl_keras.data.readers.images import labelled_files, parts_below, report
+from ssl_keras.data.readers.folders import labelled_files, listed, parts_below, relative, skipped
 from ssl_keras.data.splits import hold_out
 
 EXTENSIONS = {
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc", ".au",
     ".snd", ".caf", ".sph",
 }
+SIMILAR = {".m4a", ".aac", ".wma", ".amr", ".webm", ".mp4"}  # sound that is not read
 # What libsndfile calls the formats that are read, and how their files begin: the rest of its decoders, for trackers and
 # matrices, are never asked.
 FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST"}
@@ -44,7 +45,6 @@ CUT_SHARE = 0.01  # by which a header may promise more than there is before it i
 BLOCK = 1 << 20  # samples of all channels decoded at a time
 CHUNK, CHUNK_SAMPLES = 64, 1 << 24  # files, and about how many samples, decoded at a time
 DECODING = 1  # another number where a file is decoded otherwise than before: what is cached is then made anew
-NAMED = 10  # files in a message
 
 
 class Unreadable(ValueError):
@@ -71,17 +71,17 @@ def load(path):
     Raises:
         ValueError: no such folder, no sound in it, or too many files that cannot be read (each is named).
     """
-    return parts_below("audio", path, f"{', '.join(sorted(EXTENSIONS))} files", _read)
+    return parts_below("audio", path, f"{', '.join(sorted(EXTENSIONS))} files", _read, EXTENSIONS)
 
 
 def _read(root, like=None):
     """The source of one folder; `like` fixes rate and classes, where given."""
     title = f"audio:{root}"
-    files, codes, classes = labelled_files(title, root, EXTENSIONS, "clips", like)
+    files, codes, classes, notes = labelled_files(title, root, EXTENSIONS, "clips", like, SIMILAR)
     decoded = _decoded(title, files, like and like.rate)
-    names = [str(files[index].relative_to(root)) for index in decoded.kept]
+    names = relative([files[index] for index in decoded.kept], root)
     label = [codes[index] for index in decoded.kept] if classes else None
-    return decoded.source(title, names, label, classes)
+    return decoded.source(title, names, label, classes).noted(*notes)
 
 
 def transcripts(path):
@@ -145,13 +145,14 @@ def _decoded(title, files, rate=None):
     readable = [index for index, header in enumerate(found) if isinstance(header, Header)]
     reasons = {file: str(why) for file, why in zip(files, found) if not isinstance(why, Header)}
     if not readable:
-        raise ValueError(f"{title}: none of its {len(files)} files can be read: {_shown(reasons)}")
+        some = listed(f"{file.name}: {why}" for file, why in reasons.items())
+        raise ValueError(f"{title}: none of its {len(files)} files can be read: {some}")
     headers = [found[index] for index in readable]
     rates = collections.Counter(header.rate for header in headers)
     why = "that of the training part" if rate else "that of most"
     rate = rate or max(rates, key=lambda each: (rates[each], each))
     lengths = [resampled_length(header.frames, header.rate, rate) for header in headers]
-    _leave_out(title, reasons, len(files))
+    skipped(title, reasons, len(files), "clips")
     check_lengths(title, lengths, rate, [files[index].name for index in readable])
 
     def decoded(file, header, length):
@@ -177,10 +178,7 @@ def _decoded(title, files, rate=None):
         for index, start in zip(readable, starts):
             if samples[start] == PADDING:
                 reasons.setdefault(files[index], "it cannot be read to its end")
-        _leave_out(title, reasons, len(files))
-    notes = _notes([headers[place] for place in kept], rate, why)
-    if reasons:
-        notes += (f"{len(reasons)} of {len(files)} clips are left out: {_shown(reasons)}",)
+    notes = _notes([headers[place] for place in kept], rate, why) + skipped(title, reasons, len(files), "clips")
     return _Stream(
         samples, starts[kept], [lengths[place] for place in kept], [readable[place] for place in kept], rate, notes
     )
@@ -195,20 +193,6 @@ def _or_error(read):
             return error
 
     return attempt
-
-
-def _leave_out(title, reasons, count):
-    """Raises ValueError, with the reasons, where too many files cannot be read."""
-    try:
-        report(title, list(reasons), count, "clips")
-    except ValueError as error:
-        raise ValueError(f"{error} {_shown(reasons)}") from None
-
-
-def _shown(reasons):
-    """The first of some reasons, {file: why it cannot be read}, in one line."""
-    some = [f"{file.name}: {why}" for file, why in list(reasons.items())[:NAMED]]
-    return "; ".join(some) + (" …" if len(reasons) > NAMED else "")
 
 
 def _notes(headers, rate, why):

@@ -15,8 +15,8 @@ import pathlib
 import numpy as np
 
 from ssl_keras.data import near_duplicates, tokens
+from ssl_keras.data.readers import folders, image_files, tables, text_files
 from ssl_keras.data.readers import images as image_reader
-from ssl_keras.data.readers import tables, text_files
 from ssl_keras.data.splits import Splits, images
 
 FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
@@ -35,7 +35,7 @@ def load(path, image_size=None, fold=0):
     Paths are relative to the file. Several rows for one image are its captions; a pair that comes again is left out.
 
     Args:
-        image_size: side in pixels; None takes the size of the first image.
+        image_size: side in pixels; None keeps their size, see `images.py`.
         fold: 0 to 4, which fifth of the concepts is held out to report on.
 
     Raises:
@@ -54,28 +54,27 @@ def load(path, image_size=None, fold=0):
         halves += broken
         if not file or not caption:
             raise ValueError(f"{name}, {place}: its {'caption' if file else 'image'} is empty. Expected both.")
-        # However it is spelled.
-        known = captions.setdefault(pathlib.Path(os.path.normpath(path.parent / _name_of(name, place, file))), [])
+        known = captions.setdefault(folders.as_spelled(os.path.normpath(path.parent / _name_of(name, place, file))), [])
         copies += caption in known
         known += [] if caption in known else [caption]
-    if halves:
-        log.warning("%s: %d lone surrogates, halves of characters, are read as U+FFFD", name, halves)
-    if copies:
-        log.warning("%s: %d rows repeat an image's caption and are left out", name, copies)
+    notes = [f"{halves} lone surrogates, halves of characters, are read as U+FFFD"] if halves else []
+    notes += [f"{copies} rows repeat an image's caption and are left out"] if copies else []
     files = list(captions)
     missing = [file for file in files if not file.is_file()]
     if missing:
-        some = ", ".join(str(file) for file in missing[:10]) + (" …" if len(missing) > 10 else "")
-        raise ValueError(f"{name}: {len(missing)} captions have no image: {some}. Expected paths relative to the file.")
+        raise ValueError(
+            f"{name}: {len(missing)} captions have no image: {folders.listed(missing)}. Expected paths relative to the "
+            "file."
+        )
     if not files:
         raise ValueError(f"{name} has no examples. Expected at least one row.")
-    shape = image_reader.first_shape(name, files)
-    shape = shape if image_size is None else (image_size, image_size, shape[2])
-    image, kept = image_reader.read(name, files, shape)
+    found = image_reader.read(name, files, (image_size, image_size, None))
     # Compared at one size, whatever size is asked for: so that the split is the same.
-    compared, _ = image_reader.read(name, files, (COMPARED, COMPARED, shape[2]))
-    texts = list(captions.values())
-    return by_concept(source(name, image, [texts[row] for row in kept]), fold, compared)
+    compared = image_reader.read(name, files, (COMPARED, COMPARED, found.image.shape[3])).image
+    texts, names = list(captions.values()), [os.path.relpath(file, path.parent) for file in files]
+    whole = source(name, found.image, [texts[row] for row in found.rows]).noted(*notes, *found.notes)
+    whole.arrays["name"] = image_reader.names(names)[found.rows]
+    return by_concept(whole, fold, compared)
 
 
 def _name_of(name, place, file):
@@ -118,26 +117,28 @@ def emoji(path, image_size=None, fold=0):
 
     check_fold(fold)
     root = pathlib.Path(path).expanduser()
-    name, sheets = f"emoji:{path}", sorted(root.glob("*_sheet_*.png"))
+    name, sheets = f"emoji:{path}", sorted(file for file in root.glob("*_sheet_*.png") if file.name[0] != ".")
     if len(sheets) != 1 or not (root / "emoji.jsonl").is_file():
         raise ValueError(f"{name}: expected a folder with emoji.jsonl and one sheet, *_sheet_*.png.")
     side, pitch = image_size or TILE, TILE + 2 * BORDER
     drawings, captions = [], []
-    with Image.open(sheets[0]) as sheet:
-        across, down = (length // pitch for length in sheet.size)
-        if sheet.size != (across * pitch, down * pitch):
-            raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.size}")
-        sheet = sheet.convert("RGBA")
-        expected = "name, short_names, keywords, and sheet_x and sheet_y on the sheet"
-        for number, row in text_files.json_rows(name, root / "emoji.jsonl", expected):
-            if not _is_emoji(row, across, down):
-                raise ValueError(f"{name}, line {number}: expected {expected}. Received: {str(row)[:80]!r}")
-            words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
-            x, y = row["sheet_x"] * pitch + BORDER, row["sheet_y"] * pitch + BORDER
-            drawing = Image.new("RGBA", (TILE, TILE), "white")
-            drawing.alpha_composite(sheet.crop((x, y, x + TILE, y + TILE)))
-            drawings.append(drawing.convert("RGB"))
-            captions.append(list(dict.fromkeys(words)))
+    try:
+        sheet = image_files.decode(sheets[0], channels=3)[0]
+    except image_files.Unreadable as error:
+        raise ValueError(f"{sheets[0]} cannot be read: {error}.") from error
+    down, across = (length // pitch for length in sheet.shape[:2])
+    if sheet.shape[:2] != (down * pitch, across * pitch):
+        raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.shape}")
+    expected = "name, short_names, keywords, and sheet_x and sheet_y on the sheet"
+    for number, row in text_files.json_rows(name, root / "emoji.jsonl", expected):
+        if not _is_emoji(row, across, down):
+            raise ValueError(f"{name}, line {number}: expected {expected}. Received: {str(row)[:80]!r}")
+        words = [row["name"], *(short.replace("_", " ") for short in row["short_names"]), *row["keywords"]]
+        x, y = (row[place] * pitch + BORDER for place in ("sheet_x", "sheet_y"))
+        drawings.append(Image.fromarray(sheet[y : y + TILE, x : x + TILE]))
+        captions.append(list(dict.fromkeys(words)))
+    if not drawings:
+        raise ValueError(f"{name} has no examples. Expected at least one line in emoji.jsonl.")
     image = np.stack([np.asarray(each.resize((side, side), Image.Resampling.BOX)) for each in drawings])
     return by_concept(source(name, image, captions), fold, np.stack([np.asarray(each) for each in drawings]))
 

@@ -1,202 +1,185 @@
-"""A folder of images: sub-folder = label, where there are sub-folders.
+"""A folder of images: sub-folder = label, where there are sub-folders; `folders.py` has what a layout may be.
 
-`PATH/train`, `PATH/validation` (or `val`) and `PATH/test`, where they exist, are the splits.
-Hidden files and folders are passed over; links are followed.
+The headers of all files decide what the images become: RGB where any is in color; and, where no size is asked for, the
+size that half of them or more have, else the median height and width. The training part decides for the others.
 """
 
+import collections
 import concurrent.futures
-import dataclasses
-import itertools
-import logging
+import functools
 import math
 import os
-import pathlib
+import typing
 
 import numpy as np
 
-from ssl_keras.data.cache import contents, materialise
-from ssl_keras.data.splits import Splits, hold_out, images
+from ssl_keras.data.cache import IN_MEMORY_BYTES, contents, materialise
+from ssl_keras.data.readers import folders, image_files
+from ssl_keras.data.readers.folders import labelled_files, parts_below
+from ssl_keras.data.readers.image_files import EXTENSIONS, Header, Unreadable
+from ssl_keras.data.splits import images
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
 CHUNK = 256  # files decoded at a time
-DECODING = 1  # another number where a file is decoded otherwise than before: what is cached is then made anew
-HELD_OUT = {"validation": "validation", "val": "validation", "test": "test"}
-GREY = {"1", "L", "LA"}
+SAMPLE = 32  # headers that are looked at before all are: where these agree, the others are looked at while decoding
+LARGE = 512  # pixels a side, of the square of this area; larger images are rarely meant to be learned from as they are
+DARK = 16  # the brightest of images of 16 bits, once these are 8: below, they hold 12 bits or fewer
 
-log = logging.getLogger(__name__)
+
+class Images(typing.NamedTuple):
+    """What was read: uint8 (n, H, W, C), int64 (n,) which of the files each is, and notes for `Source.noted`."""
+
+    image: np.ndarray
+    rows: np.ndarray
+    notes: tuple[str, ...]
 
 
 def load(path, image_size=None):
-    """`Splits` of the images below `path`, grey where the first image is, else RGB.
+    """`Splits` of the images below `path`; the column "name" has their files, below the folder.
 
     Args:
-        image_size: side in pixels; None takes the size of the first image. Images of
-            another size are resized.
+        image_size: side in pixels, to which images are resized; None keeps their size, see above.
 
     Raises:
         ValueError: no such folder, no image in it, images beside sub-folders of images,
-            or too many that cannot be read (each is named).
+            or too many that cannot be read (each is named, with the reason).
     """
-    return parts_below("folder", path, "images", lambda root, like: _read(root, image_size, like))
-
-
-def parts_below(kind, path, what, read):
-    """`Splits` of a folder, or of its sub-folders train, validation (or val) and test.
-
-    Args:
-        kind: "folder", for messages. path: as the user wrote it. what: "images", for messages.
-        read: function (folder, the training part or None) to a `Source`.
-
-    Raises:
-        ValueError: no such folder; held-out parts without a training part.
-    """
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
-    held_out = held_out_folders(f"{kind}:{path}", root, "a sub-folder for each label")
-    if held_out is None:
-        return hold_out(read(root, None))
-    train = read(root / "train", None)
-    splits = hold_out(train, **{split: read(root / name, train) for name, split in held_out.items()})
-    # Named after the whole: a sub-folder's name, "train", is that of every other data set too.
-    return Splits(*(
-        dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items()
-    ))
-
-
-def held_out_folders(title, root, otherwise):
-    """{sub-folder: part, validation or test} beside a sub-folder train; None where there is neither.
-
-    Raises:
-        ValueError: held-out parts without a training part. `title` and `otherwise`, what else may be there, are for
-            the message.
-    """
-    held_out = {name: split for name, split in HELD_OUT.items() if (root / name).is_dir()}
-    if (root / "train").is_dir():
-        return held_out
-    if held_out:
-        raise ValueError(
-            f"{title} has {', '.join(held_out)} and no train. Expected PATH/train beside them, or {otherwise}."
-        )
-    return None
-
-
-def labelled_files(title, root, extensions, what, like):
-    """(files, the class of each or -1, class names): a sub-folder is a class, where there are sub-folders.
-
-    Args:
-        title, what: for messages; what the files are. like: a `Source` whose classes are expected, or None.
-
-    Raises:
-        ValueError: no files; files beside sub-folders; other classes.
-    """
-    files = files_below(root, extensions)
-    if not files:
-        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(extensions))}.")
-    labels = [f.relative_to(root).parts[0] if f.parent != root else None for f in files]
-    classes = sorted(set(labels) - {None})
-    if classes and None in labels:
-        stray = files[labels.index(None)]
-        raise ValueError(f"{title}: {stray.name} lies beside sub-folders. Expected all {what} in them, or none.")
-    if like is not None and classes != list(like.classes):
-        raise ValueError(f"{title}: expected the classes {list(like.classes)}. Received: {classes}")
-    return files, [classes.index(label) if classes else -1 for label in labels], classes
+    return parts_below("folder", path, "images", lambda root, like: _read(root, image_size, like), EXTENSIONS)
 
 
 def _read(root, image_size, like):
     """The source of one folder; `like` fixes channels, size and classes, where given."""
     title = f"folder:{root}"
-    files, codes, classes = labelled_files(title, root, EXTENSIONS, "images", like)
-    if like is not None:
-        shape = like.arrays["image"].shape[1:]
-    else:
-        shape = first_shape(title, files)
-        if image_size is not None:
-            shape = (image_size, image_size, shape[2])
-    image, rows = read(title, files, shape)
-    return images(title, image, np.array(codes)[rows] if classes else None, classes)
+    files, codes, classes, notes = labelled_files(title, root, EXTENSIONS, "images", like, image_files.OTHERS)
+    shape = (image_size, image_size, None) if like is None else like.arrays["image"].shape[1:]
+    found = read(title, files, shape)
+    source = images(title, found.image, np.array(codes)[found.rows] if classes else None, classes)
+    source.arrays["name"] = names(folders.relative(files, root))[found.rows]
+    return source.noted(*notes, *found.notes)
 
 
-def read(title, files, shape):
-    """(uint8 (n, *shape), int64 (n,) which of the files each is), of those that can be read; others are reported.
+def names(paths):
+    """(N,) strings: paths with what cannot be printed escaped."""
+    found = np.empty(len(paths), object)
+    found[:] = [folders.shown(path) for path in paths]
+    return found
+
+
+def read(title, files, shape=(None, None, None)):
+    """`Images` of those files that can be read.
+
+    Args:
+        shape: (H, W, C), each None where the files decide.
 
     Raises:
         ValueError: too many that cannot be read.
     """
-    broken = []
+    headers = [None] * len(files)
+    _look(files, headers, np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)))
+    if not any(isinstance(about, Header) for about in headers):
+        _look(files, headers, range(len(files)))
+    chosen, agreed = _shape(title, files, headers, shape)
+    if not agreed or len(files) * math.prod(chosen) > IN_MEMORY_BYTES:  # of that size, no second time
+        _look(files, headers, range(len(files)))
+        chosen, _ = _shape(title, files, headers, shape)
+    image, rows = _decoded(title, files, chosen, headers)
+    if _shape(title, files, headers, shape)[0] != chosen:
+        chosen, _ = _shape(title, files, headers, shape)
+        image, rows = _decoded(title, files, chosen, headers)
+    failed = {files[row]: headers[row] for row in sorted({*range(len(files))} - {*rows.tolist()})}
+    for file, about in failed.items():  # of what was decoded once, and is cached
+        failed[file] = str(_attempt(image_files.decode, file, chosen) if isinstance(about, Header) else about)
+    notes = folders.skipped(title, failed, len(files), "images")
+    return Images(image, rows, (*notes, *_notes([headers[row] for row in rows], shape, chosen, image)))
+
+
+def _attempt(function, *arguments):
+    """What a function gives, or the `Unreadable` that it raises."""
+    try:
+        return function(*arguments)
+    except Unreadable as error:
+        return error
+
+
+def _pool():
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # Pillow decodes outside the lock
+
+
+def _look(files, headers, rows):
+    """Fills in the headers of these files, or why they cannot be read."""
+    rows = [row for row in rows if headers[row] is None]
+    with _pool() as pool:
+        looked = pool.map(functools.partial(_attempt, image_files.header), [files[row] for row in rows])
+        for row, about in zip(rows, looked):
+            headers[row] = about
+
+
+def _shape(title, files, headers, wanted):
+    """((H, W, C) that images become by the headers known, whether these agree)."""
+    known = [about for about in headers if isinstance(about, Header)]
+    if not known:
+        folders.skipped(title, {file: str(about) for file, about in zip(files, headers)}, len(files), "images")
+        raise ValueError(f"{title}: its one image, {folders.shown(files[0].name)}, cannot be read: {headers[0]}.")
+    (size, count), *others = collections.Counter((about.height, about.width) for about in known).most_common()
+    if 2 * count < len(known):
+        size = tuple(sorted(sides)[len(sides) // 2] for sides in zip(*((about.height, about.width) for about in known)))
+    grays = {about.gray for about in known}
+    decided = *size, 1 if grays == {True} else 3
+    agreed = (wanted[0] is not None or not others) and (wanted[2] is not None or len(grays) == 1)
+    return tuple(own if asked is None else asked for asked, own in zip(wanted, decided)), agreed
+
+
+def _decoded(title, files, shape, headers):
+    """(uint8 (n, *shape), int64 (n,) which of the files each is), of those that can be read; fills in headers.
+
+    Raises:
+        ValueError: too many that cannot be read.
+    """
 
     def chunks():
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside the lock
+        failed = {}
+        with _pool() as pool:
             for start in range(0, len(files), CHUNK):
-                part = slice(start, start + CHUNK)
-                decoded = list(pool.map(decode, files[part], itertools.repeat(shape)))
-                broken.extend(f for f, image in zip(files[part], decoded) if image is None)
-                kept = [row for row, image in enumerate(decoded) if image is not None]
+                rows = range(start, min(start + CHUNK, len(files)))
+                made = list(pool.map(lambda row: _attempt(image_files.decode, files[row], shape), rows))
+                failed |= {files[row]: str(one) for row, one in zip(rows, made) if isinstance(one, Unreadable)}
+                for row, one in zip(rows, made):
+                    headers[row] = one if isinstance(one, Unreadable) else one[1]
+                kept = [row for row in rows if isinstance(headers[row], Header)]
                 if kept:
-                    yield {"image": np.stack([decoded[row] for row in kept]), "row": np.array(kept) + start}
-        report(title, broken, len(files), "images")
+                    yield {"image": np.stack([made[row - start][0] for row in kept]), "row": np.array(kept)}
+        folders.skipped(title, failed, len(files), "images")
 
     columns = {"image": (shape, np.uint8), "row": ((), np.int64)}
-    arrays = materialise(lambda: ["images", DECODING, list(shape), contents(files)], columns, len(files), chunks)
+    arrays = materialise(
+        lambda: ["images", image_files.DECODING, list(shape), contents(files)], columns, len(files), chunks
+    )
     return arrays["image"], arrays["row"]
 
 
-def files_below(root, extensions):
-    """The files below a folder that end in one of `extensions`, sorted; hidden ones are passed over."""
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in extensions]
-    return sorted(found)
-
-
-def unreadable():
-    """What PIL raises on bytes that are no image, or one of absurd size."""
-    from PIL import Image, UnidentifiedImageError
-
-    return UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError
-
-
-def first_shape(title, files):
-    from PIL import Image
-
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                return (image.height, image.width, 1 if image.mode in GREY or image.mode.startswith("I") else 3)
-        except unreadable():
-            continue
-    raise ValueError(f"{title}: none of its {len(files)} images can be read; the first is {files[0].name}.")
-
-
-def decode(file, shape):
-    """uint8 array of `shape`, or None where the file is no readable image."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.mode == "F":
-                return None  # no scale is known
-            if image.mode.startswith("I"):  # 16 bits; convert() would clip them to 255
-                image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("L" if shape[2] == 1 else "RGB")
-            if image.size != (shape[1], shape[0]):
-                image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(shape)
-    except unreadable():
-        return None
-
-
-def report(title, broken, count, what):
-    """Warns of the files that cannot be read, or raises ValueError where there are too many."""
-    if not broken:
-        return
-    names = ", ".join(f"{f.parent.name}/{f.name}" for f in broken[:10]) + (" …" if len(broken) > 10 else "")
-    if len(broken) > max(1, math.floor(CORRUPT_SHARE * count)):
-        raise ValueError(
-            f"{title}: {len(broken)} of {count} {what} cannot be read (more than {CORRUPT_SHARE:.0%}): {names}. "
-            "Remove or repair them."
-        )
-    log.warning("%s: skipped %d of %d %s that cannot be read: %s", title, len(broken), count, what, names)
+def _notes(headers, wanted, shape, image):
+    """Sentences on what was decided and converted, for the images that were read."""
+    count, notes = len(headers), []
+    sizes = collections.Counter((about.height, about.width) for about in headers)
+    said = f"{shape[0]}×{shape[1]}"
+    if wanted[0] is None and len(sizes) > 1:
+        rule = f"that of {sizes[shape[:2]]} of {count} images" if 2 * sizes[shape[:2]] >= count else "the median"
+        (low, high), (least, most) = ((min(sides), max(sides)) for sides in zip(*sizes))
+        notes.append(f"heights are from {low} to {high} pixels, widths from {least} to {most}: all become {said}, "
+                     f"{rule}. --image-size chooses another size")
+    if wanted[0] is None and shape[0] * shape[1] > LARGE**2:
+        notes.append(f"images of {said} pixels are taken as they are, {math.prod(shape) * count / 1e9:.1f} GB, and few "
+                     "networks are made for such. --image-size 128, say, makes them small")
+    grays = sum(about.gray for about in headers)
+    if shape[2] == 3 and 0 < grays < count:
+        notes.append(f"gray among images in color, and taken as RGB: {grays} of {count} images")
+    if shape[2] == 1 and grays < count:
+        notes.append(f"in color, and taken as gray: {count - grays} of {count} images")
+    needed = collections.Counter(name for about in headers for name in about.conversions)
+    notes += [f"{sentence}: {needed[name]} of {count} images"
+              for name, sentence in image_files.CONVERSIONS.items() if needed[name]]
+    deep = np.array(["deep" in about.conversions for about in headers])
+    brightest = max((int(image[row].max()) for row in np.flatnonzero(deep)), default=DARK)
+    if brightest < DARK:
+        notes.append(f"images of 16 bits are nearly black, {brightest} of 255 at most: they seem to use 12 bits or "
+                     "fewer. Scale them to 16, or save them as 8")
+    return notes

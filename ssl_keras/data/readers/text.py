@@ -11,8 +11,7 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras.data.readers import text_files
-from ssl_keras.data.readers.images import files_below, held_out_folders
+from ssl_keras.data.readers import folders, text_files
 from ssl_keras.data.splits import Source, check_labels, hold_out
 
 PIECE = 1 << 20  # bytes
@@ -20,6 +19,7 @@ FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be he
 SMALLEST_PIECE = 1 << 8
 EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
 JSON_LINES = {".jsonl", ".ndjson"}
+TAKEN = EXTENSIONS | JSON_LINES | {".gz"}
 EXPECTED = '{"text": …}'
 # Endings of a single file that is read as it is, and what goes into the text with it.
 AS_IT_IS = {".csv": "separators", ".tsv": "separators", ".html": "markup", ".htm": "markup", ".xml": "markup"}
@@ -125,19 +125,18 @@ def load_text(path):
         return hold_out(source)
     if not root.is_dir():
         raise ValueError(f"{name}: no such file or folder. Expected a text file, or a folder of them.")
-    held_out = held_out_folders(name, root, "neither")
-    if held_out is None:
-        return hold_out(_below(name, root))
-    parts = {split: _below(name, root / folder) for folder, split in held_out.items()}
-    return hold_out(_below(name, root / "train"), **parts)
+    found, notes = folders.part_folders(name, root, "neither", TAKEN)
+    parts = {part: _below(name, folder) for part, folder in (found or {"train": root}).items()}
+    return hold_out(parts.pop("train").noted(*notes), **parts)
 
 
 def _below(name, root):
     """The source of one folder; JSON lines without text are left out of it, and packed files of another kind."""
-    paths = files_below(root, EXTENSIONS | JSON_LINES | {".gz"})
+    paths, others = folders.below(root, TAKEN)
     taken = [path for path in paths if text_files.ending(path) in EXTENSIONS | JSON_LINES]
     left_out = [path.name for path in paths if path not in taken]
-    return _pieces(name, taken, left_out, several=True)
+    source = _pieces(name, taken, left_out, several=True)
+    return source.noted(f"left out are {folders.left_out(others)}") if others else source
 
 
 def _pieces(name, paths, left_out=(), several=False):

@@ -1,4 +1,7 @@
-"""TFDS data sets of images (and their captions), text or sound, read once through `tfds` into arrays."""
+"""TFDS data sets of images (and their captions), text or sound, read once through `tfds` into arrays.
+
+It decodes images by itself, without their EXIF; where that matters, export them to files and take `folder:PATH`.
+"""
 
 import difflib
 import os
@@ -12,7 +15,7 @@ import tensorflow as tf
 
 from ssl_keras.data import audio
 from ssl_keras.data.cache import contents, materialise
-from ssl_keras.data.readers import captions, pairs
+from ssl_keras.data.readers import captions, image_files, pairs
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import hold_out, images
 
@@ -174,12 +177,13 @@ def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
 
 
 def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):
-    shape = feature.shape if image_size is None else (image_size, image_size, feature.shape[2])
+    channels = 3 if feature.shape[2] == 4 else feature.shape[2]  # the fourth is alpha
+    shape = (*feature.shape[:2], channels) if image_size is None else (image_size, image_size, channels)
     if None in shape:
         raise ValueError(f"{title}: its images vary in size {feature.shape}. Choose one: --image-size 64, say.")
 
     def example(record):
-        image = record[image_key]
+        image = record[image_key] if channels == feature.shape[2] else on_white(record[image_key])
         if image_size is not None and tuple(feature.shape[:2]) != (image_size, image_size):
             image = tf.image.resize(tf.cast(image, tf.float32), shape[:2], antialias=True)
             image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
@@ -197,4 +201,12 @@ def _images(tfds, builder, split, title, feature, image_size, image_key, label_k
         return ["tfds", split, list(shape), contents(files) if files else builder.info.full_name]
 
     arrays = materialise(key, columns, size, chunks)
-    return images(title, arrays["image"], arrays.get("label"), classes)
+    found = images(title, arrays["image"], arrays.get("label"), classes)
+    return found if channels == feature.shape[2] else found.noted(f"images {image_files.CONVERSIONS['transparent']}")
+
+
+def on_white(image):
+    """uint8 RGBA (H, W, 4) -> RGB (H, W, 3) on white."""
+    image = tf.cast(image, tf.float32)
+    alpha = image[..., 3:] / 255.0
+    return tf.cast(tf.round(image[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)

@@ -1,0 +1,137 @@
+"""All sources of pictures over the awkward ones: what a file says of its picture is kept, and what is none is named."""
+
+import json
+
+import images as awkward
+import numpy as np
+import pytest
+from PIL import EpsImagePlugin, Image
+
+from ssl_keras.cli import search as search_command
+from ssl_keras.data.readers import captions, folders, image_files
+from ssl_keras.data.sources import load
+from ssl_keras.inference import search
+
+FEW = 8  # of 255, the mean error that lossy formats may make
+SETS = {"color": (awkward.in_color, awkward.scene), "gray": (awkward.in_gray, lambda: awkward.gray_scene()[..., None])}
+
+
+@pytest.fixture(scope="module", params=SETS)
+def pictures(request, tmp_path_factory):
+    """(a folder, its files' names, what each shows)."""
+    files, scene = SETS[request.param]
+    files, folder = files(), tmp_path_factory.mktemp(request.param)
+    awkward.write(folder, files)
+    return folder, sorted(files), scene()
+
+
+@pytest.fixture
+def uncut(monkeypatch):
+    """Captions without held-out parts: (the source, what is compared)."""
+    monkeypatch.setattr(captions, "by_concept", lambda source, fold, compared: (source, compared))
+
+
+def check(images, names, scene):
+    wrong = {name: np.abs(image.astype(int) - scene).mean() for name, image in zip(names, images, strict=True)}
+    assert not {name: error for name, error in wrong.items() if error > FEW}
+
+
+def test_folder(pictures):
+    folder, names, scene = pictures
+    source = load(f"folder:{folder}").train
+    check(source.arrays["image"], names, scene)
+    assert source.arrays["name"].tolist() == [folders.shown(name) for name in names]
+    small = load(f"folder:{folder}", 8).train.arrays["image"]
+    like = small[names.index("a.ppm" if scene.shape[2] == 3 else "a.png")].astype(int)
+    assert np.abs(small - like).max(0).mean() < 32
+
+
+def test_a_header_says_what_the_whole_file_says(pictures):
+    folder, names, scene = pictures
+    for name in names:
+        assert image_files.header(folder / name) == image_files.decode(folder / name)[1], name
+        assert image_files.header(folder / name)[:2] == scene.shape[:2], name
+
+
+def test_captions(pictures, uncut, tmp_path):
+    folder, names, scene = pictures
+    lines = [json.dumps({"image": f"{folder}/{name}", "caption": f"number {row}"}) for row, name in enumerate(names)]
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    source, _ = captions.load(tmp_path / "c.jsonl")
+    check(source.arrays["image"], names, scene)
+
+
+def test_search_and_queries(pictures):
+    folder, names, scene = pictures
+    finder = object.__new__(search.Finder)
+    finder.card, finder.shape, finder.of_images = {"weights": {"sha256": ""}}, scene.shape, lambda images: images
+    paths = folders.files_below(folder, image_files.EXTENSIONS)
+    for _ in range(2):  # the second time from the cache
+        found, read = finder.of_files(paths)
+        assert read == paths
+        check(found, names, scene)
+    check([search_command._picture(path, scene.shape) for path in paths], names, scene)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+def test_a_sheet_of_emoji_is_laid_on_white(mode, uncut, tmp_path):
+    sheet = Image.new("RGBA", (132, 66))
+    sheet.paste((0, 0, 0, 255), (10, 10, 40, 40))
+    (sheet.quantize(4) if mode == "P" else sheet.convert(mode)).save(tmp_path / "a_sheet_64.png")
+    (tmp_path / "._a_sheet_64.png").write_bytes(b"of macOS")
+    row = {"short_names": [], "keywords": [], "sheet_y": 0}
+    rows = [row | {"name": name, "sheet_x": x} for x, name in enumerate("ab")]
+    (tmp_path / "emoji.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source, _ = captions.emoji(tmp_path)
+    drawn, empty = source.arrays["image"]
+    assert (empty == 255).all()
+    assert (drawn[9:39, 9:39] == 0).all()
+    assert (drawn[:9] == 255).all()
+
+
+def test_notes_count_what_was_converted(tmp_path):
+    awkward.write(tmp_path, awkward.in_color())
+    notes = " ".join(load(f"folder:{tmp_path}").train.notes)
+    for sentence, count in (("turned", 11), ("transparent", 7), ("profile", 3), ("inks", 2), ("several", 4)):
+        assert f"{image_files.CONVERSIONS[sentence]}: {count} of 38 images" in notes
+
+
+def test_each_file_that_is_no_picture_has_its_reason(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: ran.append("Ghostscript"))
+    broken = awkward.broken()
+    awkward.write(tmp_path, {name: content for name, (content, _) in broken.items()})
+    for name, (_, reason) in broken.items():
+        for function in (image_files.header, image_files.decode):
+            if function is image_files.decode or not name.startswith(("cut", "signed")):  # whose headers are whole
+                with pytest.raises(image_files.Unreadable, match=reason):
+                    function(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}: expected a picture. Received: .*{reason}"):
+            search_command._picture(tmp_path / name, (8, 8, 3))
+    with pytest.raises(ValueError, match="14 of 14 images cannot be read") as error:
+        load(f"folder:{tmp_path}")
+    assert all(reason in str(error.value) for _, reason in broken.values())
+    assert not ran
+
+
+def test_a_query_that_is_no_file(tmp_path):
+    for path in (tmp_path, tmp_path / "gone.png"):
+        with pytest.raises(ValueError, match="expected the file of a picture"):
+            search_command._picture(path, (8, 8, 3))
+
+
+@pytest.mark.parametrize("exif", [
+    b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\x02",
+])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_an_exif_that_cannot_be_read_says_nothing(exif, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(awkward.encoded(Image.fromarray(awkward.scene()), "JPEG", quality=100, exif=exif))
+    check([image_files.decode(tmp_path / "a.jpg")[0]], ["a.jpg"], awkward.scene())
+
+
+def test_a_profile_that_is_none_changes_nothing(tmp_path):
+    for number, profile in enumerate((b"nonsense", bytes(200), awkward.swapped_profile()[:150])):
+        (tmp_path / f"{number}.png").write_bytes(
+            awkward.encoded(Image.fromarray(awkward.scene()), "PNG", icc_profile=profile)
+        )
+        check([image_files.decode(tmp_path / f"{number}.png")[0]], ["a"], awkward.scene())

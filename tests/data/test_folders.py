@@ -1,0 +1,259 @@
+"""Layouts of folders: which parts and classes they have, what is left out, and what is said of it."""
+
+import functools
+import io
+import logging
+import os
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ssl_keras.data.readers import folders
+from ssl_keras.data.readers import images as image_reader
+from ssl_keras.data.sources import load
+
+
+@functools.cache
+def png(value=0, mode="L", size=(4, 4)):
+    content = io.BytesIO()
+    Image.new(mode, size, value).save(content, "png")
+    return content.getvalue()
+
+
+def lay(root, files, kind="folder"):
+    """Writes so many examples into each folder: {path: count}, or one file of a name: {path: bytes}."""
+    for path, content in files.items():
+        folder = root / path if isinstance(content, int) else (root / path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            (root / path).write_bytes(content)
+            continue
+        for number in range(content):
+            if kind == "folder":
+                (folder / f"{number}.png").write_bytes(png())
+            elif kind == "audio":
+                soundfile.write(folder / f"{number}.wav", np.sin(np.arange(400)), 8000)
+            else:
+                (folder / f"{number}.txt").write_text("some words")
+    return root
+
+
+def test_names_of_parts(tmp_path):
+    """As Kaggle, Roboflow, fastai, COCO and others call them; for all kinds of files alike."""
+    named = [
+        ("Training", None, "Testing"), ("TRAIN", None, "TEST"), ("train", "valid", "test"), ("Train", "Dev", "Test"),
+        ("train", "val", None), ("seg_train", None, "seg_test"), ("train2017", "val2017", "test2017"),
+        ("training_set", None, "test_set"), ("pets-train", "pets-valid", "pets-test"),
+    ]
+    for number, (kind, parts) in enumerate((kind, parts) for kind in ("folder", "audio", "text") for parts in named):
+        if kind != "folder" and number % 3:  # a third of them
+            continue
+        root, counts = tmp_path / str(number), dict(zip(parts, (20, 5, 4)))
+        below = "" if kind == "text" else "/cat"
+        lay(root, {f"{part}{below}": count for part, count in counts.items() if part}, kind)
+        if kind != "text":
+            lay(root, {f"{part}/dog": 1 for part in counts if part}, kind)
+        more = kind != "text"
+        splits = load(f"{kind}:{root}")
+        held = [counts[part] + more if part else None for part in parts[1:]]
+        for size, expected in zip([len(splits.validation), len(splits.test)], held):
+            assert expected in (None, size), (kind, parts)
+        assert sum(map(len, splits)) == sum(count + more for part, count in counts.items() if part)
+        assert splits.train.classes == (("cat", "dog") if more else ())
+
+
+@pytest.mark.parametrize(("files", "sizes", "classes", "said"), [
+    # A zip that was unpacked into a folder, on a Mac and on Windows.
+    ({"pets/train/a": 8, "pets/train/b": 8, "pets/test/a": 3, "pets/test/b": 3, "__MACOSX/pets/train": 4,
+      "pets/train/a/Thumbs.db": b"x", "pets/.DS_Store": b"x", "pets/train/a/._0.png": b"x"},
+     16 + 6, ("a", "b"), "the parts are taken from its one sub-folder, pets"),
+    ({"train/a": 8, "train/b": 8, "valid/a": 3, "valid/b": 3, "unlabeled": 5, "preview.png": png},
+     16 + 6, ("a", "b"), r"unlabeled \(5 files\) is left out: it lies beside train, valid"),
+    ({"train/a": 8, "train/b": 8, "test/b": 3, "test/a": 1, "preview.png": png},
+     16 + 4, ("a", "b"), "1 files beside test, train are left out: preview.png"),
+    ({"a": 8, "b": 8, "Unlabelled": 5}, 16, ("a", "b"), r"Unlabelled \(5 images\) lies beside classes"),
+    ({"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2}, 20, ("a", "b"), r"unsup \(5 images\)"),
+    ({f"{part}/{part}/{name}": 4 for part in ("seg_train", "seg_test") for name in "ab"} | {"seg_pred/seg_pred": 2}, 16,
+     ("a", "b"), r"seg_pred \(2 files\) is left out.*seg_train/seg_train is taken for seg_train"),
+    ({"train": 8, "test1": 3}, 11, (), None),
+    ({"train": 8, "test1": 3, "test2": 3}, 8, (), r"test2 \(3 files\) is left"),
+    ({"data/cat": 6, "data/dog": 6}, 12, ("cat", "dog"), "data/data is taken for data"),
+    ({"valid": 8, "invalid": 8}, 16, ("invalid", "valid"), None),
+    ({"bus": 6, "car": 6, "train": 6}, 18, ("bus", "car", "train"), "train is taken for a class"),
+    ({"dataset/cat": 6, "dataset/dog": 6}, 12, ("dataset",), "one class, 'dataset'; one level down are cat, dog"),
+    ({"cat": 6}, 6, ("cat",), "one class, 'cat'"),
+    ({"unlabeled": 6}, 6, (), None),
+    ({"cat/train": 6, "cat/test": 2, "dog/train": 6, "dog/test": 2}, 16, ("cat", "dog"),
+     "each of cat, dog holds test, train"),
+    ({"a": 6, "b": 6, "c/x.heic": b"x"}, 12, ("a", "b"), "the sub-folders c have nothing that is read"),
+    ({"train/a": 8, "train/b": 8, "test": 4}, 16, ("a", "b"), "test has no sub-folders that are classes"),
+    ({"train/a/images": 8, "train/b/images": 8, "val/images": 4}, 16, ("a", "b"), "val has no sub-folders that are"),
+    ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of the classes b"),
+    ({"train/Cat": 8, "train/dog": 8, "test/cat": 2, "test/DOG": 2}, 20, ("Cat", "dog"), None),
+    ({"A": 8, "a": 8}, 16, ("A", "a"), None),
+    ({f"train/{unicodedata.normalize('NFC', 'café')}": 8, "train/b": 8,
+      f"test/{unicodedata.normalize('NFD', 'café')}": 2, "test/b": 2}, 20, ("b", "café"), None),
+    ({"a": 8, "b": 8, "a/notes.txt": b"x", "a/x.HEIC": b"x", "b/y.heic": b"x", "README": b"x"}, 16, ("a", "b"),
+     r"left out are \.heic \(2\), \.txt \(1\), files without an ending \(1\)"),
+    ({"n01/a.JPEG": png, "n01/b.Png": png, "n02/a b (1).PNG": png, "n02/é.png": png, "n02/c.jpg": png}, 5,
+     ("n01", "n02"), None),
+])
+def test_layouts(tmp_path, caplog, files, sizes, classes, said):
+    files = {path: png() if content is png else content for path, content in files.items()}
+    with caplog.at_level(logging.WARNING):
+        splits = load(f"folder:{lay(tmp_path / 'data', files)}")
+    assert sum(map(len, splits)) == sizes
+    assert splits.train.classes == classes
+    if said is None:
+        assert not caplog.messages
+    else:
+        notes = " ".join(note for part in splits for note in part.notes)
+        assert re.search(said, notes), notes
+
+
+def test_a_folder_by_any_path(tmp_path, monkeypatch):
+    root = lay(tmp_path / "data", {"a": 4, "b": 4})
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root)
+    for path in (".", "./", "..//data/", root, f"{root}/", "../link", tmp_path / "link", "a/.."):
+        source = load(f"folder:{path}").train
+        assert source.classes == ("a", "b")
+        assert source.arrays["name"].tolist() == [f"{c}/{i}.png" for c in "ab" for i in range(4)]
+    assert load("folder:a").train.classes == ()
+
+
+@pytest.mark.parametrize(("files", "message"), [
+    ({"train/a": 8, "val/a": 2, "valid/a": 2}, "has val and valid, which are one part by their names"),
+    ({"Train/a": 8, "train/a": 2, "test/a": 2}, "has Train and train, which are one part"),
+    ({"learning/a": 8, "Test/a": 2}, "has Test and no train"),
+    ({"train/a": 8, "train/b": 8, "test/a": 2, "test/c": 2}, r"expected the classes \['a', 'b'\]. Received: .*'c'"),
+    ({"a/0.png": png, "a/1.heic": b"x", "a/2.heic": b"x", "b/1.cr2": b"x"},
+     "3 images end in .cr2, .heic, which are not read, and only 1 in"),
+    ({"a/0.heic": b"x", "b/1.svg": b"x"}, r"no examples.*It has \.heic \(1\), \.svg \(1\)"),
+])
+def test_layouts_that_are_refused(tmp_path, files, message):
+    files = {path: png() if content is png else content for path, content in files.items()}
+    with pytest.raises(ValueError, match=message):
+        load(f"folder:{lay(tmp_path / 'data', files)}")
+
+
+@pytest.mark.parametrize("links", [
+    {"a/up": ".."}, {"a/self": "."}, {"x": ".", "y": "."}, {"a/b": "../b", "c": "a"}, {"out": "../.."},
+    {"a/again.png": "0.png", "b/other.png": "../a/1.png"}, {"far": "/", "b/near": "../a"},
+])
+def test_links_are_followed_once(tmp_path, links):
+    root = lay(tmp_path / "in" / "data", {"a": 5, "b": 5})
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    found = folders.below(root, {".png"})
+    assert [str(file.relative_to(root)) for file in found.files] == [f"{c}/{i}.png" for c in "ab" for i in range(5)]
+    assert found.others["links to what is taken already"] == len(links)
+
+
+def test_links_to_elsewhere_come_once_too(tmp_path):
+    root, other = lay(tmp_path / "data", {"a": 2}), lay(tmp_path / "other", {"deep/er": 3})
+    (root / "b").symlink_to(other / "deep")
+    (root / "c").symlink_to(other)
+    (root / "a" / "blob.png").symlink_to(other / "deep" / "er" / "0.png")
+    found = folders.below(root, {".png"})
+    assert len(found.files) == 5
+    assert load(f"folder:{root}").train.classes == ("a", "b")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    root = lay(tmp_path / "data", {"a": 5})
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "a" / "dead.png").symlink_to("nowhere")
+    (root / "a" / "loop.png").symlink_to("loop.png")
+    (root / "a" / "null.png").symlink_to("/dev/null")
+    note = load(f"folder:{root}").train.notes[0]
+    assert note == "left out are dead links (2), no regular files (2)"
+
+
+def test_names_that_are_no_utf8_or_not_printable(tmp_path):
+    root = lay(tmp_path / "data", {"a": 5, "b": 5})
+    (root / "a" / "\x1b[31mred\n.png").write_bytes(png())
+    (root / "b" / os.fsdecode(b"\xff.png")).write_bytes(png())
+    names = set(load(f"folder:{root}").train.arrays["name"])
+    assert {"a/\\x1b[31mred\\n.png", "b/\\udcff.png"} < names
+    for name in ("\x1b[31mred\n.png", "\u202egnp.png"):
+        (root / "a" / name).write_bytes(b"none")
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        load(f"folder:{root}")
+    assert str(error.value).isprintable()
+    os.mkdir(root / os.fsdecode(b"\xff\xfe"))
+    (root / os.fsdecode(b"\xff\xfe") / "0.png").write_bytes(png())
+    with pytest.raises(ValueError, match=r"sub-folder \\udcff\\udcfe is not UTF-8.*Rename it"):
+        load(f"folder:{root}")
+    with pytest.raises(ValueError, match=r"name is UTF-8. Received: folder:.*\\udcff\\udcfe"):
+        load(f"folder:{root}/{os.fsdecode(bytes([255, 254]))}")
+
+
+def test_a_list_may_compose_letters_otherwise(tmp_path):
+    (tmp_path / unicodedata.normalize("NFD", "é.png")).write_bytes(png())
+    assert folders.as_spelled(str(tmp_path / unicodedata.normalize("NFC", "é.png"))).is_file()
+
+
+# ----- what all headers decide ----------------------------------------------
+
+
+def test_one_image_in_color_makes_all_rgb(tmp_path):
+    """Wherever it is in the list, also where it is not among the first that are looked at."""
+    for place in (0, 50):
+        files = {f"{i:02}.png": png((200, 0, 0), "RGB") if i == place else png(9) for i in range(100)}
+        source = load(f"folder:{lay(tmp_path / str(place), files)}").train
+        assert source.arrays["image"].shape == (100, 4, 4, 3)
+        assert source.arrays["image"][place, 0, 0].tolist() == [200, 0, 0]
+        assert "gray among images in color, and taken as RGB: 99 of 100 images" in source.notes
+
+
+@pytest.mark.parametrize(("sides", "expected", "rule"), [
+    ([9, 4, 4, 4], 4, "that of 3 of 4 images"), ([4] * 60 + [9] * 40, 4, "that of 60 of 100 images"),
+    ([3, 4, 5, 6, 70], 5, "the median"), ([8, 8, 8], 8, None),
+])
+def test_the_size_is_that_of_most_or_the_median(tmp_path, sides, expected, rule):
+    files = {f"{i:03}.png": png(size=(side + 1, side)) for i, side in enumerate(sides)}
+    source = load(f"folder:{lay(tmp_path / 'data', files)}").train
+    assert source.arrays["image"].shape[1:3] == (expected, expected + 1)
+    assert (rule is None) == (not source.notes)
+    assert rule is None or f"all become {expected}×{expected + 1}, {rule}. --image-size" in source.notes[0]
+
+
+def test_the_training_part_decides_and_says_what_others_lose(tmp_path):
+    gray, red = png(9), png((200, 0, 0), "RGB", (8, 8))
+    files = {f"train/{i}.png": gray for i in range(9)} | {f"test/{i}.png": red for i in range(3)}
+    splits = load(f"folder:{lay(tmp_path / 'data', files)}")
+    assert splits.test.arrays["image"].shape == (3, 4, 4, 1)
+    assert "in color, and taken as gray: 3 of 3 images" in splits.test.notes
+
+
+def test_large_images_and_dark_ones_are_said(tmp_path):
+    large = {f"{i}.png": png(size=(700, 600)) for i in range(4)}
+    assert "600×700 pixels are taken as they are" in load(f"folder:{lay(tmp_path / 'large', large)}").train.notes[0]
+    assert not load(f"folder:{tmp_path}/large", 8).train.notes
+    for most, said in ((4095, True), (65535, False)):
+        values = np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        for number in range(4):
+            Image.fromarray(values).save(folder / f"{number}.png")
+        assert ("nearly black" in " ".join(load(f"folder:{folder}").train.notes)) == said
+
+
+def test_what_is_cached_has_the_same_notes(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_reader.materialise, "__defaults__", (0,))
+    monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", 0)
+    whole = png((1, 2, 3, 128), "RGBA", (32, 32))
+    files = {f"{i:03}.png": whole for i in range(150)} | {"007.png": whole[:-30], "008.png": png(3, "RGB", (5, 5))}
+    root, notes = lay(tmp_path / "data", files), []
+    for _ in range(2):
+        source = load(f"folder:{root}").train
+        assert source.arrays["image"].shape == (149, 32, 32, 3)
+        notes.append(source.notes)
+    assert notes[0] == notes[1]
+    assert "007.png" in notes[0][0]
+    assert "148 of 149 images" in " ".join(notes[0])
