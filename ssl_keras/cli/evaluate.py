@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import DataFlags, DeviceFlags, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import DataFlags, DeviceFlags, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
@@ -70,7 +70,7 @@ def evaluate_command(arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(DataFlags):
+class Embed(DataFlags, OverwriteFlag):
     """Writes the features of every example of a split of a data set, in order, as float32 (N, D); and beside them, as
     tab-separated values, which example each row is: its split, its number there, and its file, caption or class."""
 
@@ -84,11 +84,12 @@ class Embed(DataFlags):
 
 def embed_command(arguments):
     asked = parse(Embed, "embed", arguments)
-    files.make_folder(pathlib.Path(asked.out).absolute().parent)
-    folder = encoders.find(asked.encoder)
     out, table = pathlib.Path(asked.out), pathlib.Path(asked.out).with_suffix(".tsv")
     if out == table:
         raise ValueError(f"Expected --out to end in .npy, say: the table beside it ends in .tsv. Received: {out}")
+    for path in (out, table):
+        files.check_output(path, asked.overwrite)
+    folder = encoders.find(asked.encoder)
     splits = load(asked.data, asked.image_size)
     adapted = encoders.adapt(folder, cards.read(folder), splits)
     embed = compiled(encoders.load_encoder(asked.encoder))

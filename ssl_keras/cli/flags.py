@@ -94,6 +94,14 @@ class DeviceFlags:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OverwriteFlag:
+    """Whether a file that exists is replaced."""
+
+    overwrite: bool = False
+    """Replace what is at --out already."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordFlag:
     """Whether the encoder's card keeps the result."""
 

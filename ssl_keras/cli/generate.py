@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import DataFlags, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import DataFlags, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
@@ -19,7 +19,7 @@ from ssl_keras.pictures import as_uint8, grid_of, png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(OverwriteFlag):
     """Writes text with a causal language model, or makes images with a DCGAN."""
 
     encoder: Positional[str]
@@ -73,6 +73,8 @@ def sample_command(arguments):
 
 
 def _sample_text(asked):
+    if asked.out:
+        files.check_output(asked.out, asked.overwrite)
     texts = generation.write(
         encoders.load_encoder(asked.encoder), encoders.load_tokenizer(asked.encoder), asked.prompt, asked.length,
         count=asked.count or 1, temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed,
@@ -88,12 +90,12 @@ def _sample_images(asked):
     sampling.check_seed(asked.seed)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"out must end in .png or .npy. Received: {asked.out!r}")
+    files.check_output(out, asked.overwrite)
     generator = sampling.load_generator(asked.encoder)
     if asked.steps:
         rows = sampling.between(generator, count, asked.steps, asked.seed)
     else:
         rows = grid_of(sampling.sample(generator, count, asked.seed))
-    files.make_folder(out.absolute().parent)
     if out.suffix == ".png":
         files.write(out, png(rows))
     else:
@@ -107,7 +109,7 @@ FIDELITY_FILES = ("table.md", "table.json", "samples.png", "neighbours.png")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fidelity(DataFlags, RecordFlag):
+class Fidelity(DataFlags, RecordFlag, OverwriteFlag):
     """Measures the images of a saved DCGAN beside real ones, as a saved classifier sees them."""
 
     encoder: Positional[str]
@@ -133,7 +135,8 @@ def fidelity_command(arguments):
         cards.check_image_shape(each, splits.train)
     generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
-    files.check_outputs(folder, FIDELITY_FILES)
+    for name in FIDELITY_FILES:
+        files.check_output(folder / name, asked.overwrite)
     files.make_folder(folder)
     made = as_uint8(sampling.sample(generator, asked.count, asked.seed))
     table = generative.measure(judge, made, splits)

@@ -7,7 +7,7 @@ import pathlib
 from typing import Annotated
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import HeldOut, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import folders, image_files
 from ssl_keras.data.sources import load
@@ -17,8 +17,8 @@ from ssl_keras.inference import search
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(OverwriteFlag):
     """Finds pictures by words, or the words for a picture."""
 
     encoder: Positional[str]
@@ -39,7 +39,8 @@ def search_command(arguments):
     asked = parse(Search, "search", arguments)
     if bool(asked.images) == bool(asked.texts):
         raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
-    files.make_folder(pathlib.Path(asked.out).absolute().parent)
+    if asked.images:
+        files.check_output(asked.out, asked.overwrite)
     finder = search.Finder(asked.encoder)
     (_texts_for_picture if asked.texts else _pictures_for_words)(asked, finder)
 

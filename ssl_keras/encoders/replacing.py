@@ -61,15 +61,6 @@ def check(folder):
         )
 
 
-def make_partial(folder):
-    """A new empty folder beside `folder`, to write the new one to."""
-    while True:
-        partial = files.free(_beside(folder, "partial"))
-        with contextlib.suppress(FileExistsError):  # another writer's, this very moment
-            partial.mkdir()
-            return partial
-
-
 def put(new, folder):
     """Puts the folder `new` in the place of `folder`; files in there that are not ours stay.
 

@@ -87,7 +87,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
     place = replacing.real(folder)
     files.make_folder(place.parent)
     with locks.writing_in(place.parent) as alone:
-        partial = replacing.make_partial(place)
+        partial = files.new_beside(place, "partial")
         try:
             files.write(partial / "encoder.safetensors", content)
             _in_float32(encoder).save(partial / "encoder.keras")

@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import os
+import pathlib
+import secrets
 import shutil
 
 import numpy as np
@@ -13,17 +15,26 @@ import safetensors
 import safetensors.numpy
 
 LONGEST = 200  # bytes of a name that we make up; storage allows 255, and beside it stand NAME.partial and the like
+NO_FILES = {
+    "a folder": os.path.isdir, "a pipe": pathlib.Path.is_fifo, "a socket": pathlib.Path.is_socket,
+    "a device": lambda path: path.is_char_device() or path.is_block_device(),
+}
 
 
 def write(path, content):
     """Writes bytes or text to `path` atomically: after a crash or a full disk the old file stands.
 
-    The content goes to a temporary file beside it, is flushed to the disk, then renamed;
-    the folder is flushed too, so that a power cut cannot undo the rename.
+    The content goes to a temporary file beside it, is flushed to the disk, then renamed; the folder is flushed too, so
+    that a power cut cannot undo the rename. Of a link the target is replaced, and the link stays.
+
+    Raises:
+        ValueError: what is at `path` is no file: a device, a pipe, a folder.
+        OSError: it cannot be written; its `strerror` and `filename` say why and what.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path = target(path)
+    descriptor, temporary = _partial(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +46,29 @@ def write(path, content):
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def target(path):
+    """The path of the file that is written to at `path`: where that is a link, what it leads to.
+
+    Raises:
+        ValueError: it is no file, and a rename would put one in its place.
+    """
+    for kind, is_kind in NO_FILES.items():
+        if is_kind(pathlib.Path(path)):
+            raise ValueError(f"{path} is {kind}, and is not replaced. Expected the name of a file.")
+    real = pathlib.Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise ValueError(f"{path} is a link to itself. Expected the name of a file.")
+    return real
+
+
+def _partial(path):
+    """(descriptor, path) of a new file beside `path`; never one that is there, nor where a link there leads."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.partial")
+        with contextlib.suppress(FileExistsError):
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), temporary
 
 
 def write_json(path, value):
@@ -68,9 +102,9 @@ def make_folder(path):
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # on shared storage another host may have a process of that number
+        descriptor, probe = _partial(path / "writable")
+        os.close(descriptor)
+        probe.unlink()
     except OSError as error:
         raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error
 
@@ -87,16 +121,30 @@ def check_new(path):
         raise ValueError(f"{path} exists. Choose another --out, or remove it.")
 
 
+def check_output(path, overwrite=False):
+    """Raises before any work where a file cannot be written to `path`, or would replace another one unasked.
+
+    Raises:
+        ValueError: a file is there, and `overwrite` is off; something is there that is no file.
+        PermissionError: its folder cannot be written.
+    """
+    path = target(path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists. Add --overwrite to replace it, or choose another --out.")
+    make_folder(path.parent)
+
+
 @contextlib.contextmanager
 def new_folder(path):
-    """Yields where to make a folder, which then is moved to `path`, whole or not at all.
+    """Yields an empty folder, which then is moved to `path`, whole or not at all.
 
     Raises:
         ValueError: there is something at `path`, or has come there meanwhile; what was made is then kept, as the
             message says.
     """
     check_new(path)
-    partial = free(path.with_name(f".{path.name}.{os.getpid()}.partial"))
+    make_folder(path.parent)
+    partial = new_beside(path, "partial")
     try:
         yield partial
     except BaseException:
@@ -109,8 +157,22 @@ def new_folder(path):
         raise ValueError(f"{path} could not be written, and what was made is in {partial}: {error}") from error
 
 
+def new_beside(path, what):
+    """Makes a new empty folder `.NAME.what` beside `path`."""
+    while True:
+        made = free(path.with_name(f".{path.name}.{what}"))
+        with contextlib.suppress(FileExistsError):  # another writer's, this very moment
+            made.mkdir()
+            return made
+
+
 def check_outputs(folder, names):
-    """Raises ValueError where a folder holds some of these files, and not all: then they are not of an earlier call."""
+    """Raises ValueError where a folder holds some of these files, and not all: then they are not of an earlier call.
+
+    So it does where one of them is no file.
+    """
+    for name in names:
+        target(folder / name)
     there = [name for name in names if os.path.lexists(folder / name)]
     if there and len(there) < len(names):
         raise ValueError(

@@ -34,7 +34,7 @@ LONGEST = 255  # bytes of a name that storage takes
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 KINDS = re.compile(r"pretrain \w+|finetune")  # `kind` in the settings of a run
 # What a run that was killed before it wrote its settings may leave.
-LEFTOVER = re.compile(rf"{re.escape(locks.NAME)}|\.settings\.json\.\d+\.partial|\.writable\.\d+")
+LEFTOVER = re.compile(rf"{re.escape(locks.NAME)}|\.settings\.json\.\d+\.partial|\.writable\.\d+(\.partial)?")
 log = logging.getLogger(__name__)
 
 

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from ssl_keras import files
 from ssl_keras.encoders import replacing
 from ssl_keras.files import locks
 
@@ -34,7 +35,7 @@ def value(folder):
 def save(folder, content):
     """As `save_encoder` does it."""
     with locks.writing_in(folder.parent) as alone:
-        partial = write(replacing.make_partial(folder), content)
+        partial = write(files.new_beside(folder, "partial"), content)
         replacing.put(partial, folder)
         if alone:
             replacing.remove_leftovers(folder)
