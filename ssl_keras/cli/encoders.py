@@ -4,14 +4,14 @@ import dataclasses
 import pathlib
 
 from ssl_keras import encoders, files, objectives
-from ssl_keras.cli.flags import Positional, parse
-from ssl_keras.data import sources
+from ssl_keras.cli.flags import NetworkFlag, Positional, parse
+from ssl_keras.data import inputs, sources
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import hugging_face
 
 
-@dataclasses.dataclass(frozen=True)
-class Export:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(NetworkFlag):
     """Writes a TensorFlow SavedModel for serving (images in [0, 1], tokens or waveforms, to features or to
     logits), or a language model's checkpoint in the Hugging Face layout."""
 
@@ -30,12 +30,14 @@ def export_command(arguments):
     if asked.hugging_face:
         print(hugging_face.export(asked.encoder, asked.out or None))
         return
-    out = pathlib.Path(asked.out or f"{cards.read(encoders.find(asked.encoder))['name']}.savedmodel")
+    card = cards.read(encoders.find(asked.encoder))
+    out = pathlib.Path(asked.out or f"{card['name']}.savedmodel")
     files.check_new(out)
-    model = encoders.load_classifier(asked.encoder) if asked.classifier else encoders.load_encoder(asked.encoder)
-    example = model.input.name
+    load = encoders.load_classifier if asked.classifier else encoders.load_encoder
+    model = load(asked.encoder, network=asked.network_maker())
     with files.new_folder(out) as partial:
         model.export(partial, verbose=False)
+    example = inputs.column(card["input"])
     print(f"{out}: a SavedModel.\n    model = tf.saved_model.load({str(out)!r})\n    model.serve({example})")
 
 

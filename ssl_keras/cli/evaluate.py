@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import DataFlags, DeviceFlags, OverwriteFlag, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import DataFlags, DeviceFlags, NetworkFlag, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
@@ -22,7 +22,7 @@ from ssl_keras.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(DataFlags, DeviceFlags, RecordFlag):
+class Evaluate(DataFlags, DeviceFlags, RecordFlag, NetworkFlag):
     """Measures saved encoders beside pixels or TF-IDF, random init, and training from scratch."""
 
     encoders: Positional[tuple[str, ...]]
@@ -40,7 +40,7 @@ class Evaluate(DataFlags, DeviceFlags, RecordFlag):
 def evaluate_command(arguments):
     asked = parse(Evaluate, "evaluate", arguments)
     chosen = strategy(asked.strategy, asked.replicas)
-    workers = Workers(chosen)
+    workers, maker = Workers(chosen), asked.network_maker()
     about = [cards.read(encoders.find(encoder)) for encoder in asked.encoders]
     names = [card["name"] for card in about]
     if not names:
@@ -54,7 +54,9 @@ def evaluate_command(arguments):
     same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
     workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():
-        table = evaluate(asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained)
+        table = evaluate(
+            asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained, maker
+        )
     if workers.is_chief:
         print(report.markdown(table))
         seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
@@ -70,7 +72,7 @@ def evaluate_command(arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(DataFlags, OverwriteFlag):
+class Embed(DataFlags, OverwriteFlag, NetworkFlag):
     """Writes the features of every example of a split of a data set, in order, as float32 (N, D); and beside them, as
     tab-separated values, which example each row is: its split, its number there, and its file, caption or class."""
 
@@ -90,9 +92,10 @@ def embed_command(arguments):
     for path in (out, table):
         files.check_output(path, asked.overwrite)
     folder = encoders.find(asked.encoder)
+    encoder = encoders.load_encoder(folder, network=asked.network_maker())
     splits = load(asked.data, asked.image_size)
     adapted = encoders.adapt(folder, cards.read(folder), splits)
-    embed = compiled(encoders.load_encoder(asked.encoder))
+    embed = compiled(encoder)
     parts = Splits._fields if asked.split == "all" else (asked.split,)
     features = [extract_features(embed, getattr(adapted, part)) for part in parts]
     rows = [row for part, made in zip(parts, features) for row in rows_of(part, getattr(splits, part), len(made))]

@@ -1,6 +1,8 @@
 """Flags that several commands share, and how a dataclass becomes a command's flags."""
 
 import dataclasses
+import pathlib
+import runpy
 import types
 import typing
 from typing import Annotated, Literal
@@ -91,6 +93,30 @@ class DeviceFlags:
     """auto (all local GPUs), one, mirrored, or multi_worker: as TF_CONFIG or Slurm's variables say."""
     replicas: int = 0
     """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkFlag:
+    """An encoder's architecture, where it is your own."""
+
+    network: str = ""
+    """FILE.py:FUNCTION, for an encoder of your own architecture: your function, without arguments, that makes a fresh
+    graph. The file is run."""
+
+    def network_maker(self):
+        """The function that `network` names, or None. Raises ValueError where there is none."""
+        if not self.network:
+            return None
+        file, _, name = self.network.rpartition(":")
+        if not pathlib.Path(file).is_file():
+            raise ValueError(f"network must be FILE.py:FUNCTION, of a file that is there. Received: {self.network!r}")
+        try:
+            function = runpy.run_path(file).get(name)
+        except Exception as error:
+            raise ValueError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+        if not callable(function):
+            raise ValueError(f"{file} defines no function {name!r}.")
+        return function
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ import dataclasses
 import logging
 from typing import Annotated
 
+import keras
+
 from ssl_keras import encoders
 from ssl_keras.data import inputs
 from ssl_keras.data.augment_images import Augmentation
@@ -16,7 +18,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import check_classes, few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
-from ssl_keras.networks import Network
+from ssl_keras.networks import Network, realise
 from ssl_keras.objectives.classifier import Classifier, Mixup, Smoothing
 from ssl_keras.training import run as runs
 from ssl_keras.training.optimizer import make as make_optimizer
@@ -78,6 +80,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
+    check_makes(network)
     splits = data or load(training.data, training.image_size)
     splits = check_labelled(splits, folder_of_encoder, card)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
@@ -97,9 +100,11 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     # 2 Initialise from the pretrained encoder. 3 Choose the loss.
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
         # Loaded first in any case: that checks the card before a graph of its making is built.
-        encoder = encoders.load_encoder(folder_of_encoder, network=network and network(), precision=training.precision)
+        encoder = encoders.load_encoder(folder_of_encoder, network=network, precision=training.precision)
         if settings.scratch:
-            encoder = network() if network else cards.network(card).build()
+            encoder = realise(network) if network else cards.network(card).build()
+        if not network:
+            encoder.name = "encoder"  # in TensorBoard, beside that of pretraining
         head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
         objective = Classifier(
             encoder, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup,
@@ -128,6 +133,19 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
         # 4 Train. 5 Evaluate.
         return runs.train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save)
+
+
+def check_makes(network):
+    """Raises ValueError where `network` is neither None nor a function that makes a fresh graph each time."""
+    if network is None:
+        return
+    graphs = [] if isinstance(network, keras.Model) or not callable(network) else [realise(network), realise(network)]
+    shared = graphs and {id(v) for v in graphs[0].variables} & {id(v) for v in graphs[1].variables}
+    if not graphs or shared:
+        raise ValueError(
+            "network must be a function that makes a fresh graph each time. Received: "
+            + ("one whose graphs share weights." if shared else f"a {type(network).__name__}.")
+        )
 
 
 def check_labelled(splits, folder, card):

@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 
-from ssl_keras.data import inputs
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.networks import description
@@ -37,13 +36,12 @@ GRIDS = {
 }
 
 
-def kind_of(encoder):
+def kind_of(encoder, column):
     """The kind of an encoder, which chooses its grid: as its builder declares it or, of another architecture, by its
-    input and layers."""
+    layers and the column that it takes: image, tokens or waveform."""
     network = description(encoder)
     if network is not None:
         return network.kind
-    kind = inputs.column([encoder.input.name])
-    if kind != "image":
-        return {"tokens": "transformer", "waveform": "sound"}[kind]
+    if column != "image":
+        return {"tokens": "transformer", "waveform": "sound"}[column]
     return "convolution" if any(isinstance(layer, keras.layers.Conv2D) for layer in encoder.layers) else "dense"

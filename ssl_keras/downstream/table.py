@@ -20,15 +20,18 @@ from scipy.sparse import issparse
 from tqdm import tqdm
 
 from ssl_keras import encoders, files
+from ssl_keras.data import inputs
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
-from ssl_keras.downstream.finetune import check_labelled
+from ssl_keras.downstream.finetune import check_labelled, check_makes
 from ssl_keras.downstream.grids import GRIDS, kind_of
 from ssl_keras.downstream.report import DISTURBED
 from ssl_keras.encoders import card as cards
+from ssl_keras.engine.precision import dtype_policy
+from ssl_keras.engine.process import seeded
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
     at_once,
@@ -40,6 +43,7 @@ from ssl_keras.evaluation.features import (
     pixels,
     tf_idf,
 )
+from ssl_keras.networks import realise
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
@@ -81,6 +85,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         raise ValueError(f"Expected encoders of different names. Received: {', '.join(titles) or 'none'}")
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")
+    check_makes(network)
     for budget in budgets:
         few_label_indices(splits.train, budget, seeds[0])  # refused before any work
     changes = _changes(grid or GRIDS["sound"])
@@ -91,23 +96,24 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     else:
         disturbed = [pixels(splits.test, views) for views in DISTURBED.values()]
         table = {"pixels": _frozen([*map(pixels, splits), *disturbed], splits, budgets, seeds)}
-    known = {}  # architecture: what its baselines' rows are called
-    each = list(zip(folders, about, prepared))
-    for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
-        encoder = encoders.load_encoder(folder, network=network and network())
-        keras.utils.set_random_seed(seeds[0])
-        fresh = network() if network else cards.network(card).build()
-        shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
-        architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
-        new = architecture not in known
-        like = known.setdefault(architecture, f", like {card['name']}" if known else "")
-        if new:
-            table[f"random init{like}"] = _probed(fresh, data, budgets, seeds, changes)
-        table[f"{card['name']}, frozen"] = _probed(encoder, data, budgets, seeds, changes)
-        if trained:
-            table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds, grid)
+    with seeded(seeds[0]), dtype_policy("float32"):
+        known = {}  # architecture: what its baselines' rows are called
+        each = list(zip(folders, about, prepared))
+        for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
+            encoder = encoders.load_encoder(folder, network=network)
+            keras.utils.set_random_seed(seeds[0])
+            fresh = realise(network) if network else cards.network(card).build()
+            shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
+            architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
+            new = architecture not in known
+            like = known.setdefault(architecture, f", like {card['name']}" if known else "")
             if new:
-                table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds, grid)
+                table[f"random init{like}"] = _probed(fresh, data, budgets, seeds, changes)
+            table[f"{card['name']}, frozen"] = _probed(encoder, data, budgets, seeds, changes)
+            if trained:
+                table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds, grid)
+                if new:
+                    table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds, grid)
     return table
 
 
@@ -166,7 +172,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
     objective = Classifier(encoder, head)
     if splits.train.rate:
         objective.noise_samples = splits.train.arrays["waveform"].longest
-    kind = kind_of(encoder)
+    kind = kind_of(encoder, inputs.column(card["input"]))
     grid = grid or GRIDS[kind]
     # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
     objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")

@@ -94,7 +94,8 @@ def network(card):
     """
     if card["network"] is None:
         raise ValueError(
-            f"{card['name']} is an encoder of another architecture: pass a fresh one, load_encoder(name, network=...)."
+            f"{card['name']} is an encoder of another architecture: pass a fresh one, network=…"
+            " (on the command line --network FILE.py:FUNCTION)."
         )
     return Network.from_json(card["network"])
 
@@ -125,6 +126,12 @@ def keyword(card, name):
 def safe_name(name):
     """The name without what a card's name may not hold: path separators, brackets, a leading dot."""
     return re.sub(r"^\W+|[^\w. +-]", "-", name).lstrip("-") or "encoder"
+
+
+def graph_name(card, part=""):
+    """The encoder's name, of a `part` of it or the whole, as Keras and TensorFlow allow it for a graph."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", card["name"]).lstrip("_-") or "encoder"
+    return f"{name}-{part}" if part else name
 
 
 def input_of(spec, encoder, context=None):

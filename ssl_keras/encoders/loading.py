@@ -3,6 +3,7 @@
 import hashlib
 import math
 import pathlib
+from typing import Literal
 
 import keras
 import numpy as np
@@ -11,10 +12,11 @@ import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
+from ssl_keras.data.ranges import check
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalogue import find
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import gives_states
+from ssl_keras.networks import gives_states, realise
 from ssl_keras.networks.transformer import Pool
 
 
@@ -24,21 +26,23 @@ def load_encoder(name, *, network=None, trusted=False, precision="float32"):
     Args:
         name: a shipped or saved encoder's name ("autoencoder-fashion_mnist"), the path of
             its folder or of a run's, or the path of a `.keras` file.
-        network: for an encoder of your own architecture: a fresh graph to load it into.
+        network: for an encoder of your own architecture: a fresh graph to load it into, or a function that makes one.
         trusted: a `.keras` file can run code when it is loaded; it loads only with
             `trusted=True`, and only from a local file.
-        precision: the Keras dtype policy to compute in; the weights are float32 anyhow.
+        precision: what to compute in, float32, mixed_bfloat16 or mixed_float16; the weights are float32 anyhow.
 
     Returns:
         `keras.Model` from images (B, H, W, C) float32 in [0, 1], or waveforms (B, L) float32 in (-1, 1),
         -1 for padding, to features (B, D) float32, or from tokens (B, T) int32, -1 for padding, to hidden
-        states (B, T, D) float32.
+        states (B, T, D) float32. Its `name` is that of its card, in the letters that Keras allows; set another one
+        where two encoders of one name go into a model.
 
     Raises:
         ValueError: unknown name; a file that is truncated, altered, too large, of another
             shape, or holds numbers that are not finite; an untrusted `.keras` file.
     """
     path = pathlib.Path(name)
+    check("precision", precision, Literal["float32", "mixed_bfloat16", "mixed_float16"])
     if path.suffix == ".keras":
         if not trusted or not path.is_file():
             raise ValueError(
@@ -80,8 +84,11 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def load_classifier(name):
+def load_classifier(name, *, network=None):
     """Loads a fine-tuned encoder with its head, as one model.
+
+    Args:
+        name, network: as of `load_encoder`.
 
     Returns:
         `keras.Model` from images (B, H, W, C) in [0, 1], tokens (B, T) or waveforms (B, L), to logits (B, classes).
@@ -90,19 +97,24 @@ def load_classifier(name):
         ValueError: as `load_encoder`, and where there is no head.
     """
     with dtype_policy("float32"):
-        encoder, head, card = _load(find(name), None)
+        encoder, head, card = _load(find(name), network)
         if not cards.is_classifier(card):
             raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
         features = encoder.output
         if gives_states(encoder):
             features = Pool(name="pool")(features, encoder.input)
-        return keras.Model(encoder.input, head(features), name="classifier")
+        return keras.Model(encoder.input, head(features), name=cards.graph_name(card, "classifier"))
 
 
 def build(card, network=None):
     """Fresh (encoder, head or None) as the card describes them; `network` is an encoder of one's own instead."""
-    head = cards.head(card)
-    return network or cards.network(card).build(), head and head.build()
+    encoder, head = network or cards.network(card).build(), cards.head(card)
+    if network is None:
+        encoder.name = cards.graph_name(card)
+    if head is not None:
+        head = head.build()
+        head.name = cards.graph_name(card, "head")
+    return encoder, head
 
 
 def named_variables(network):
@@ -126,6 +138,7 @@ def named_tensors(encoder, head, ours=True):
 
 def _load(folder, network):
     card = cards.read(folder)
+    network = network and realise(network)
     path, ours = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
     # A card may ask for any size: build it first where nothing is allocated.

@@ -18,7 +18,7 @@ from ssl_keras.encoders.catalogue import find
 from ssl_keras.encoders.loading import named_tensors
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.files import locks
-from ssl_keras.networks import description
+from ssl_keras.networks import description, realise
 
 PREPROCESSING = {
     "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
@@ -55,7 +55,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
             something else than an encoder is there. This one is then kept beside it, as the message says.
         OSError: the folder cannot be written or replaced; of what cannot be replaced the new one is kept likewise.
     """
-    folder = pathlib.Path(folder)
+    folder, encoder = pathlib.Path(folder), realise(encoder)
     if head is not None and description(head) is None:
         raise ValueError(f"The head {head.name} must be built by a networks.Network, such as classifier_head.")
     tensors = files.read_variables(named_tensors(encoder, head, description(encoder) is not None))
@@ -90,7 +90,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
         partial = files.new_beside(place, "partial")
         try:
             files.write(partial / "encoder.safetensors", content)
-            _in_float32(encoder).save(partial / "encoder.keras")
+            _save_for_keras(encoder, partial / "encoder.keras", card)
             if tokenizer is not None:
                 files.write(partial / "tokenizer.json", tokenizer.json)
             files.write_json(partial / "card.json", card)
@@ -107,6 +107,18 @@ def _entry(graph):
     """A graph's `Network` as a card holds it, or None."""
     network = graph is not None and description(graph)
     return network.to_json() if network else None
+
+
+def _save_for_keras(encoder, path, card):
+    """Writes the export for plain Keras; one of ours has the name that `load_encoder` gives it."""
+    plain = _in_float32(encoder)
+    before = plain.name
+    if card["network"] is not None:
+        plain.name = cards.graph_name(card)
+    try:
+        plain.save(path)
+    finally:
+        plain.name = before
 
 
 def _in_float32(encoder):

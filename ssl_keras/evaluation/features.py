@@ -13,7 +13,7 @@ from ssl_keras.data.augment_images import Augmentation, augment, interpolation, 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input, signature
-from ssl_keras.networks import description, gives_states, waveform
+from ssl_keras.networks import description, gives_states, realise, waveform
 from ssl_keras.networks.transformer import pool
 
 SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
@@ -28,6 +28,7 @@ def compiled(network):
     Hidden states (B, T, D) are averaged over the tokens that are not padding. What goes beyond a
     network's context is left out: a causal window has one token more, its last target.
     """
+    network = realise(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
 
     def embed(x):

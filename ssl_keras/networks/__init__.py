@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_keras.data import ranges
 from ssl_keras.networks import conv, dcgan, dense, recurrent, towers, transformer, waveform
+from ssl_keras.startup import keras_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Network:
 
     def build(self):
         """A fresh functional graph, which remembers this description."""
-        graph = BUILDERS[self.builder].build(**self.keywords)
+        with keras_settings():
+            graph = BUILDERS[self.builder].build(**self.keywords)
         graph.description = self
         return graph
 
@@ -144,9 +146,37 @@ def gives_states(graph):
 
 
 def realise(encoder, *arguments):
-    """The graph that `encoder` stands for: a graph, a `Network`, or a function of `arguments` to one of these."""
-    made = encoder if isinstance(encoder, keras.Model | Network) else encoder(*arguments)
-    return made.build() if isinstance(made, Network) else made
+    """The graph that `encoder` stands for: a graph, a `Network`, or a function of `arguments` to one of these.
+
+    A `keras.Sequential`, or a graph that names its one input or output, becomes a functional graph of the same layers.
+
+    Raises:
+        ValueError: something else, such as a subclass of `keras.Model`, whose input and output nothing tells.
+    """
+    made = encoder if isinstance(encoder, keras.Model | Network) or not callable(encoder) else encoder(*arguments)
+    if isinstance(made, Network):
+        return made.build()
+    inputs, outputs = getattr(made, "inputs", None), getattr(made, "outputs", None)
+    if not isinstance(made, keras.Model) or not inputs or not outputs or len(inputs) > 1 or len(outputs) > 1:
+        raise ValueError(
+            "Expected an encoder as a functional graph, keras.Model(input, output), of one input and one output, or a "
+            f"keras.Sequential that begins with keras.Input(shape). Received: {_told(made)}. "
+            "Call it on an input: x = keras.Input(shape); encoder = keras.Model(x, yours(x))"
+        )
+    if isinstance(made, keras.Sequential) or not all(map(keras.utils.is_keras_tensor, (made.input, made.output))):
+        return keras.Model(inputs[0], outputs[0], name=made.name)
+    return made
+
+
+def _told(made):
+    """Words for something that is no encoder."""
+    if not isinstance(made, keras.Model):
+        return type(made).__name__
+    if isinstance(made, keras.Sequential):
+        return "one without keras.Input"
+    if not getattr(made, "inputs", None):
+        return f"a subclass, {type(made).__name__}"
+    return f"a graph of {len(made.inputs)} inputs and {len(made.outputs)} outputs"
 
 
 def _frozen(value):

@@ -14,12 +14,13 @@ from ssl_keras.data.ranges import ImageShape, Range
 def dense_encoder(
     image_shape: ImageShape, widths: tuple[Annotated[int, Range(1, 1 << 20)], ...] = (256, 128, 64), name="encoder"
 ):
-    """Image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]), ReLU throughout."""
+    """Image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]) float32, ReLU throughout."""
     image = keras.Input(image_shape, name="image")
     x = keras.layers.Flatten(name="pixels")(image)  # (B, P)
     for index, width in enumerate(widths):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{index}")(x)
-    return keras.Model(image, x, name=name)
+    features = keras.layers.Activation("linear", dtype="float32", name="features")(x)
+    return keras.Model(image, features, name=name)
 
 
 def dense_decoder(features, image_shape, widths=(128, 256), name="decoder"):

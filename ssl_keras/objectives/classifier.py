@@ -106,7 +106,8 @@ class Classifier(Objective):
                  name="classifier"):
         super().__init__(name=name)
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
-        self.encoder.trainable = not frozen
+        if frozen:  # else as it is: some layers of an encoder of one's own may stand still
+            self.encoder.trainable = False
         self.augmentation, self.smoothing, self.frozen = augmentation, smoothing, frozen
         self.predicts_classes, self.noise_samples = True, None
         # The inverse of Beta(α, α)'s distribution at equally spaced points.

@@ -3,11 +3,13 @@
 import dataclasses
 import logging
 
+import keras
+
 from ssl_keras import encoders, objectives
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialise import initialise
-from ssl_keras.networks import description
+from ssl_keras.networks import description, realise
 from ssl_keras.training import run as runs
 from ssl_keras.training.run_folder import open_run
 from ssl_keras.training.strategy import strategy as choose_strategy
@@ -50,6 +52,8 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
             f"Received: {type(data).__name__}"
         )
     splits = data or load(training.data, training.image_size)
+    if isinstance(encoder, keras.Model):
+        encoder = realise(encoder)  # refused here, before anything is made
     default_name = f"{name}-{splits.train.short_name}"
     settings, splits = module.prepare(settings, splits, training.init)
     spec = splits.train.spec()

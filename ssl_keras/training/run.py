@@ -17,13 +17,11 @@ import dataclasses
 import logging
 import math
 
-import keras
-import tensorflow as tf
-
 from ssl_keras import files
 from ssl_keras.data.batches import Batches
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
+from ssl_keras.engine.process import seeded
 from ssl_keras.training.callbacks import RunCallback
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.workers import Workers
@@ -34,10 +32,7 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def conditions(training):
     """Seeds what creates weights, and sets precision and, if asked, deterministic ops, while it lasts."""
-    keras.utils.set_random_seed(training.seed)
-    if training.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    with dtype_policy(training.precision):
+    with seeded(training.seed, training.deterministic), dtype_policy(training.precision):
         yield
 
 

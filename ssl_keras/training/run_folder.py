@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import re
 
@@ -77,13 +78,27 @@ def open_run(training, splits, strategy, kind, settings, default_name):
     # What may change on resume must still be the same for all of them: who reads metrics when the others do not waits.
     alike = [_told(asked), folder.name, training.resume, training.steps_per_execution]
     workers.agree("settings and data", json.dumps(alike, sort_keys=True))
-    with _held(folder, workers):
-        _check_settings(folder, asked, training.resume)
-        workers.wait()  # all have looked
-        files.make_folder(folder)
-        if workers.is_chief:
-            files.write_json(folder / "settings.json", asked | {"version": ssl_keras.__version__})
-        yield folder, asked
+    new = workers.is_chief and not folder.exists()
+    try:
+        with _held(folder, workers):
+            _check_settings(folder, asked, training.resume)
+            workers.wait()  # all have looked
+            files.make_folder(folder)
+            if workers.is_chief:
+                files.write_json(folder / "settings.json", asked | {"version": ssl_keras.__version__})
+            yield folder, asked
+    except BaseException:
+        if new:
+            _remove_unbegun(folder)
+        raise
+
+
+def _remove_unbegun(folder):
+    """Removes a folder that was made for a run that was then refused; once something else is in it, it stays."""
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) == ["settings.json"]:
+            (folder / "settings.json").unlink()
+        folder.rmdir()
 
 
 def _check_name(run):

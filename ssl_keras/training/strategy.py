@@ -24,11 +24,27 @@ def strategy(name="auto", replicas=0):
 
     Raises:
         ValueError: unknown name; fewer GPUs than replicas; replicas with "one" or "multi_worker"; no such cluster.
-        RuntimeError: TensorFlow has already started with other devices.
+        RuntimeError: TensorFlow has already started with other devices; the scope of another strategy, or a graph, is
+            open; eager execution is off.
         TimeoutError: a worker did not come.
     """
     if name not in STRATEGIES:
         raise ValueError(f"Unknown strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            "Expected eager execution. Received: a call within a tf.function or a tf.Graph, or after "
+            "disable_eager_execution. Call it outside."
+        )
+    chosen = _chosen(name, replicas)
+    if tf.distribute.has_strategy() and chosen is not tf.distribute.get_strategy():
+        raise RuntimeError(
+            f"The scope of a {type(tf.distribute.get_strategy()).__name__} is open, and strategy {name!r} is another. "
+            "Call it outside of the scope; or strategy 'one' takes that of the scope."
+        )
+    return chosen
+
+
+def _chosen(name, replicas):
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         try:

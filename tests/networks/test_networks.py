@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras import networks
+from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, conv, description, gives_states, realise
 
 SMALL = {  # keywords of a small network of each builder
@@ -148,6 +149,69 @@ def test_what_stands_for_a_graph_is_realised():
     assert description(realise(network)) == network
     assert description(realise(lambda *arguments: network, 1, 2)) == network
     mine = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    assert realise(lambda: mine) is mine
+    named = keras.Model({mine.inputs[0].name: mine.inputs[0]}, [mine.outputs[0]])
+    for graph in (mine, named):
+        made = realise(lambda graph=graph: graph)
+        assert made.output.shape == (None, 2)
+        assert made.input.shape == (None, 4)
+        assert made.variables[0] is mine.variables[0]
     assert description(mine) is None
     assert networks.gives_states(mine) is False
+
+
+class Own(keras.Model):
+    def call(self, x):
+        return x
+
+
+def two_ended():
+    x = keras.Input((4,))
+    return keras.Model(x, [x, keras.layers.Dense(2)(x)])
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (Own, "a subclass, Own"), (lambda: keras.Sequential([keras.layers.Dense(2)]), "one without keras.Input"),
+    (two_ended, "1 inputs and 2 outputs"), (lambda: keras.layers.Dense(2), "Received: Dense"),
+    (lambda: None, "NoneType"),
+])
+def test_what_is_no_graph_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        realise(make)
+
+
+# Residual networks are made of the layers of cnn.
+every_kind = pytest.mark.parametrize("name", [name for name in BUILDERS if name[:6] != "resnet"])
+
+
+@every_kind
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_outputs_are_float32_in_any_precision(name, precision):
+    with dtype_policy(precision):
+        graph = Network(name, **SMALL[name]).build()
+    assert {output.dtype for output in keras.tree.flatten(graph.output)} == {"float32"}
+    assert {v.dtype for v in graph.variables} == {"float32"}
+
+
+@every_kind
+def test_the_settings_of_keras_do_not_matter(name):
+    """Of another project's keras.json, or of the program; nor a name scope around."""
+    def told(graph):
+        tensors = keras.tree.flatten([graph.input, graph.output])
+        return [(x.shape, x.dtype) for x in tensors], [(v.path, v.shape, v.dtype) for v in graph.variables]
+
+    network = Network(name, **SMALL[name])
+    expected = told(network.build())
+    settings = keras.config
+    try:
+        settings.set_floatx("float64")
+        settings.set_epsilon(1e-3)
+        settings.set_image_data_format("channels_first")
+        with keras.name_scope("around"):
+            assert told(network.build()) == expected
+        assert (settings.floatx(), settings.epsilon(), settings.image_data_format()) == (
+            "float64", 1e-3, "channels_first"
+        )
+    finally:
+        settings.set_floatx("float32")
+        settings.set_epsilon(1e-7)
+        settings.set_image_data_format("channels_last")
