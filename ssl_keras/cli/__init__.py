@@ -8,6 +8,7 @@ import signal
 import sys
 
 import ssl_keras
+from ssl_keras.files import printable
 from ssl_keras.startup import start_tensorflow
 
 # Command: (the module of this package whose `COMMAND_command(arguments)` runs it, arguments, what it does).
@@ -44,6 +45,8 @@ objective: `ssl-keras pretrain autoencoder --help`.
 Exit codes: 0 done; 1 bad input or a failed run (one line says what); 2 wrong usage;
 75 a worker of several did not come;
 130 and 143 after Ctrl-C and SIGTERM, with the state saved: `--resume` continues."""
+# Lines of TensorFlow's messages that say where, and not what.
+NOISE = ("Graph execution error", "Detected at node", "File \"", "Node:", "Stack trace", "<stack traces")
 # What TensorFlow says, among forty lines, where a worker of a collective is gone.
 LOST = ("Collective ops is aborted", "tasks are unhealthy", "Connection reset by peer")
 
@@ -54,8 +57,34 @@ def usage():
     return "\n".join([__doc__, "", *lines, NOTES])
 
 
+def said(error):
+    """The line that a user gets of an exception: its cause, without TensorFlow's tracebacks."""
+    exhausted = sys.modules["tensorflow"].errors.ResourceExhaustedError
+    if isinstance(error, MemoryError | exhausted):
+        cause = str(error).strip().partition("\n")[0]
+        return printable(
+            f"Out of memory{f': {cause}' if cause else ''}. Take a smaller batch (--batch-size), smaller or shorter "
+            "examples, a smaller network, or --accumulate."
+        )
+    if isinstance(error, sys.modules["tensorflow"].errors.OpError):
+        causes = [line.strip() for line in str(error.message or error).splitlines()]
+        kept = next((line for line in causes if line and not line.startswith(NOISE)), type(error).__name__)
+        return printable(f"TensorFlow: {kept}")
+    return printable(str(error) or type(error).__name__, keep="\n")
+
+
+class Lines(logging.Formatter):
+    """Formats what is logged with escapes: names of files, and words of strangers' cards, may hold anything."""
+
+    def format(self, record):
+        return printable(super().format(record), keep="\n")
+
+
 def main(arguments=None):
     """Runs a command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a result must not be lost because a terminal cannot show a letter of it
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -67,7 +96,9 @@ def main(arguments=None):
     if command not in COMMANDS:
         print(f"Unknown command {command!r}. There are: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("absl", "tensorflow", "matplotlib", "PIL"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
@@ -78,7 +109,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        expected = (ValueError, RuntimeError, OSError, FloatingPointError)
+        expected = (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError)
         of_tensorflow = isinstance(error, sys.modules["tensorflow"].errors.OpError)
         if not (of_tensorflow or isinstance(error, expected)):
             raise  # a bug: where it happened matters
@@ -92,7 +123,7 @@ def main(arguments=None):
                      "(--image-size), batches (--batch-size) or networks take less.")
         elif of_tensorflow and any(sign in str(error) for sign in LOST):
             error = "Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint."
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error)}", file=sys.stderr)
         return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

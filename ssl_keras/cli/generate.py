@@ -80,7 +80,7 @@ def _sample_text(asked):
         count=asked.count or 1, temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed,
         stop=asked.stop, jit=asked.jit,
     )
-    print("\n\n".join(texts))
+    print(files.printable("\n\n".join(texts), keep="\n\t"))
     if asked.out:
         files.write_json(pathlib.Path(asked.out), texts)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from ssl_keras import encoders
+from ssl_keras import encoders, files
 from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
 from ssl_keras.data import audio
 from ssl_keras.data.readers import audio as audio_reader
@@ -31,7 +31,7 @@ def translate_command(arguments):
     if not asked.text:
         raise ValueError("Expected one text or more.")
     for line in translation.Translator(asked.encoder, asked.beams)(list(asked.text)):
-        print(line)
+        print(files.printable(line))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def transcribe_command(arguments):
     rate = waveform.rate_of(encoder)
     for file in asked.files:
         x = audio.unit_range(tf.constant(audio_reader.read(file, rate, audio.LONGEST)))[None]
-        print(f"{file}: {symbols.decode(ctc.greedy(*ctc.frame_logits(encoder, head, x))[0])}")
+        print(files.printable(f"{file}: {symbols.decode(ctc.greedy(*ctc.frame_logits(encoder, head, x))[0])}"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

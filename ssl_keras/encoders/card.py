@@ -13,6 +13,7 @@ architecture of one's own. `trained_by` is a note: nothing is built from it.
 import json
 import re
 
+from ssl_keras import files
 from ssl_keras.data import inputs
 from ssl_keras.encoders import card_v1
 from ssl_keras.networks import Network, description
@@ -33,12 +34,12 @@ def read(folder):
         if card["format"] == card_v1.FORMAT:
             card = card_v1.upgraded(card)
         if card["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}. Received: {card['format']}")
+            raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]!r}")
         for key in ("network", "head"):
             _network_of(card, key)
         wrong = [name for name, holds in _rules(card).items() if not holds]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a card: {type(error).__name__} {error}.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is not a card: {type(error).__name__} {files.printable(error)}.") from error
     if wrong:
         raise ValueError(f"{path} is not a card: unexpected {', '.join(wrong)}.")
     return card
@@ -56,7 +57,8 @@ def _rules(card):
         "input shape": shape == [None] if kind != "image" else (
             len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
         ),
-        "input": all(_counts(entry.get(key, 1), 1 << 20) for key in ("context", "rate")),
+        "input": all(_counts(entry.get(key, 1), 1 << 20) for key in ("context", "rate"))
+        and entry.get("dtype") == ("int32" if kind == "tokens" else "float32"),
         "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
         "features": _counts(card["features"], 1 << 24),
         "classes": card["classes"] is None

@@ -1,5 +1,6 @@
 """Finds saved encoders by name."""
 
+import errno
 import pathlib
 
 import ssl_keras
@@ -10,11 +11,15 @@ def find(name):
     """The folder of an encoder, by name or path; nothing is changed there. Raises ValueError saying which there are."""
     path = pathlib.Path(name)
     tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
-    for folder in tries:
-        # While it is replaced there is none for a moment: it is where it was before, or there again.
-        for place in (folder, replacing.predecessor(folder), folder):
-            if place and (place / "card.json").is_file():
-                return place
+    try:
+        for folder in tries:
+            # While it is replaced there is none for a moment: it is where it was before, or there again.
+            for place in (folder, replacing.predecessor(folder), folder):
+                if place and (place / "card.json").is_file():
+                    return place
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
     raise ValueError(
         f"Unknown encoder {str(name)!r}. There are: {', '.join(sorted(available())) or 'none'}; "
         "or give the path of a folder with a card.json."

@@ -141,13 +141,16 @@ def _load(folder, network):
     network = network and realise(network)
     path, ours = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
+    stored = _header(path)
     # A card may ask for any size: build it first where nothing is allocated.
     with tf.Graph().as_default():
+        _check_depth(path, stored, card)
         try:
             variables = named_tensors(*build(card, network), ours)
-        except (TypeError, OverflowError, RecursionError, tf.errors.OpError) as error:
-            raise ValueError(f"{folder}: no encoder can be built from its card: {error}") from error
-        _check_shapes(path, variables, card)
+        except (TypeError, OverflowError, RecursionError, ArithmeticError, MemoryError, tf.errors.OpError) as error:
+            cause = files.printable(str(error).partition("\n")[0])
+            raise ValueError(f"{folder}: no encoder can be built from its card: {cause}") from error
+        _check_shapes(path, stored, variables, card)
     encoder, head = build(card, network)
     variables = named_tensors(encoder, head, ours)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
@@ -168,13 +171,26 @@ def _check_file(path, card):
         raise ValueError(f"{path} was altered: its sha256 is not the card's. Get it again.")
 
 
-def _check_shapes(path, variables, card):
-    """Compares the file's header with the graph before any tensor is read."""
+def _header(path):
+    """{name: shape} of a file's tensors, before any is read."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {files.printable(error)}") from error
+
+
+def _check_depth(path, stored, card):
+    """Raises ValueError where the card asks for more layers than the file has tensors, and they might be slow."""
+    for entry in (card["network"] or {}, card["head"] or {}):
+        for name, value in entry.items():
+            layers = len(value) if isinstance(value, list) else value if name.endswith("layers") else 0
+            if layers > len(stored):
+                raise ValueError(f"{path} does not fit its card: {layers} {name}, and only {len(stored)} tensors.")
+
+
+def _check_shapes(path, stored, variables, card):
+    """Compares the file's header with the graph before any tensor is read."""
     expected = {name: tuple(v.shape) for name, v in variables.items()}
     parameters = sum(math.prod(shape) for shape in expected.values())
     if stored != expected or parameters != card["parameters"]:

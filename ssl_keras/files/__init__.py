@@ -200,23 +200,36 @@ def bytes_to_tensors(content, expected, name):
             dtype; numbers that are not finite.
     """
     try:
-        tensors = safetensors.numpy.load(content)
+        stored = dict(safetensors.deserialize(content))
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{name} is not a complete safetensors file: {error}") from error
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        raise ValueError(f"{name} is not a complete safetensors file: {printable(error)}") from error
+    missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unknown:
         raise ValueError(f"{name} does not fit: missing tensors {missing}, unknown tensors {unknown}.")
+    tensors = {}
     for key, (shape, dtype) in expected.items():
-        tensor = tensors[key]
-        if tensor.shape != tuple(shape) or tensor.dtype != dtype:
+        tensor = stored[key]
+        if tuple(tensor["shape"]) != tuple(shape) or tensor["dtype"] != stored_as(dtype):
             raise ValueError(
-                f"{name}: expected {key} of shape {tuple(shape)}, {np.dtype(dtype)}. "
-                f"Received: shape {tensor.shape}, {tensor.dtype}"
+                f"{name}: expected {key} of shape {tuple(shape)}, {stored_as(dtype)}. "
+                f"Received: shape {tuple(tensor['shape'])}, {tensor['dtype']}"
             )
+        tensors[key] = np.frombuffer(tensor["data"], dtype).reshape(shape)
         # A metric may well be infinite; a weight may not.
-        if tensor.dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensor).all():
+        if tensors[key].dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensors[key]).all():
             raise ValueError(f"{name}: {key} holds numbers that are not finite. Train again, or use another file.")
     return tensors
+
+
+def stored_as(dtype):
+    """A NumPy dtype as safetensors files name it: F32, I64, BOOL."""
+    dtype = np.dtype(dtype)
+    return "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+def printable(text, keep=""):
+    """The text with control characters, but for those in `keep`, as escapes: on a terminal they might forge lines."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def read_variables(state):

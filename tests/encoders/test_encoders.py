@@ -1,9 +1,13 @@
 """Saved encoders: what comes back is what went in, and what is broken is refused."""
 
 import contextlib
+import copy
+import hashlib
 import json
+import math
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -13,13 +17,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ssl_keras
-from ssl_keras import encoders
+from ssl_keras import encoders, files
 from ssl_keras.cli import main
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders import load_classifier, load_encoder, save_encoder, saving
-from ssl_keras.networks import Network
+from ssl_keras.encoders import card_v1, load_classifier, load_encoder, save_encoder, saving
+from ssl_keras.networks import BUILDERS, Network
 from ssl_keras.networks.dense import dense_encoder
 
 SPEC = {"image": ((28, 28, 1), tf.uint8)}
@@ -53,8 +59,6 @@ def edit(folder, **changes):
 
 def replace_tensors(folder, change):
     """Writes other tensors, with a card that agrees with the file's bytes."""
-    import hashlib
-
     path = folder / "encoder.safetensors"
     tensors = safetensors.numpy.load_file(path)
     change(tensors)
@@ -264,8 +268,6 @@ def lacking(folder):
 
 
 def not_safetensors(folder):
-    import hashlib
-
     content = b"\xff" * 1000
     (folder / "encoder.safetensors").write_bytes(content)
     edit(folder, weights__bytes=1000, weights__sha256=hashlib.sha256(content).hexdigest())
@@ -308,6 +310,12 @@ def not_safetensors(folder):
     (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
     (lambda f: edit(f, network__depth=3), "The network dense has no depth"),
     (lambda f: edit(f, network__name="x"), "The network dense has no name"),
+    (lambda f: edit(f, network__widths=[8] * 1000), "does not fit its card: 1000 widths, and only 4 tensors"),
+    (lambda f: edit(f, input__image__dtype="string"), "is not a card: unexpected input"),
+    (lambda f: edit(f, input={"image": {"shape": [28, 28, 1]}}), "is not a card: unexpected input"),
+    (lambda f: edit(f, format="\x1b[2J\nok"), r"Received: '\\x1b\[2J\\nok'"),
+    (lambda f: edit(f, network__builder="\x1b[2J"), r"Unknown network '\\x1b\[2J'"),
+    (lambda f: edit(f, head=10**400), "is not a card"),
     # Four terabytes: refused before anything is allocated.
     (lambda f: edit(f, network__widths=[10**6, 10**6]), "does not fit its card"),
 ])
@@ -316,6 +324,94 @@ def test_broken_encoders_are_refused(saved, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         load_encoder(folder)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F64", "F8_E4M3", "I32", "BOOL"])
+def test_weights_of_another_dtype_are_refused(saved, dtype):
+    folder, _ = saved
+    size = {"F64": 8, "I32": 4, "BF16": 2, "F16": 2}.get(dtype, 1)
+    place, header = 0, {}
+    for name, shape in (("dense_0/kernel", (784, 16)), ("dense_0/bias", (16,)), ("dense_1/kernel", (16, 8)),
+                        ("dense_1/bias", (8,))):
+        end = place + size * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (place, end)}
+        place = end
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes(place)
+    (folder / "encoder.safetensors").write_bytes(content)
+    edit(folder, weights__bytes=len(content), weights__sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(ValueError, match=rf"expected dense_0/bias of shape \(16,\), F32. Received: .* {dtype}$"):
+        load_encoder(folder)
+
+
+CARD = json.loads((pathlib.Path(__file__).parents[1] / "support/cards/classifier-fashion_mnist.json").read_text())
+STRANGE = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("\x1b[31m"),
+    st.just(10**400), st.just([]), st.just({}), st.lists(st.integers(-1, 9), max_size=4),
+    st.sampled_from(sorted(BUILDERS)),
+)
+
+
+def places(value, path=()):
+    """Paths to all entries of a card."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+def asked_about(card):
+    """All that is asked about a card."""
+    return (
+        card["network"] and cards.network(card), cards.head(card), cards.keyword(card, "vocabulary"),
+        cards.is_classifier(card), cards.graph_name(card),
+    )
+
+
+def refusal(attempt):
+    """What it says where it raises ValueError, or nothing."""
+    try:
+        attempt()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_card_is_read_or_refused_in_a_line(tmp_path, data):
+    """Of either format: anything else than `ValueError` would be a traceback."""
+    old = data.draw(st.booleans())
+    card = copy.deepcopy(CARD if old else card_v1.upgraded(copy.deepcopy(CARD)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        known = [path for path in places(card) if path[0] not in ("results", "versions")]
+        *path, last = data.draw(st.sampled_from(known))
+        place = card
+        for key in path:
+            place = place[key]
+        if data.draw(st.booleans()) and isinstance(place, dict):
+            del place[last]
+        else:
+            place[last] = data.draw(STRANGE)
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert refusal(lambda: asked_about(cards.read(tmp_path))).isprintable()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_any_safetensors_file_is_read_or_refused_in_a_line(data):
+    expected = {"a": ((2, 3), np.float32), "b": ((), np.int64)}
+    content = bytearray(files.tensors_to_bytes({"a": np.zeros((2, 3), "f"), "b": np.int64(3)}))
+    files.bytes_to_tensors(bytes(content), expected, "it")
+    for _ in range(data.draw(st.integers(1, 3))):
+        how = data.draw(st.sampled_from(("byte", "dtype", "cut")))
+        if how == "byte":
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        elif how == "dtype":
+            other = data.draw(st.sampled_from((b"F16", b"I32", b"I64", b"F64", b"U8 ", b"C64", b"F4\"", b"\x1b[3")))
+            content = content.replace(b"F32", other)
+        else:
+            content = content[: data.draw(st.integers(1, len(content)))]
+    assert refusal(lambda: files.bytes_to_tensors(bytes(content), expected, "it")).isprintable()
 
 
 def test_an_architecture_of_ones_own(tmp_path, digits):
@@ -344,6 +440,16 @@ def test_keras_files_load_only_when_trusted(saved):
     with pytest.raises(ValueError, match="Expected a local file that you trust"):
         load_encoder("hf://someone/encoder.keras", trusted=True)
     assert load_encoder(folder / "encoder.keras", trusted=True).output_shape == (None, 8)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "a" * 300, "a\0b", "\udce9", "\x1b[2J\n"])
+def test_no_name_is_too_strange_to_look_up(name, capsys):
+    for call in (load_encoder, load_classifier, encoders.load_tokenizer):
+        with pytest.raises(ValueError, match="Unknown encoder"):
+            call(name)
+    if "\0" not in name:
+        assert main(["embed", name]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_unknown_encoders_say_which_there_are(saved):
