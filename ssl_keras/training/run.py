@@ -16,12 +16,16 @@ import contextlib
 import dataclasses
 import logging
 import math
+import shutil
+
+import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.data.batches import Batches
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.engine.process import seeded
+from ssl_keras.training import checkpoint
 from ssl_keras.training.callbacks import RunCallback
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.workers import Workers
@@ -93,6 +97,7 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
         The outcome: a dict with the run's `folder`.
     """
     workers = Workers(strategy)
+    workers.raise_together(_lack_of_space(objective, folder) if workers.is_chief else None)
     boards = []
     if workers.is_chief and training.tensorboard:
         from ssl_keras.training.tensorboard import TensorBoard  # with what it needs it takes seconds to import
@@ -110,6 +115,26 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
         files.write_json(folder / "summary.json", outcome)
     workers.wait()
     return outcome | {"folder": str(folder)}
+
+
+def _lack_of_space(objective, folder):
+    """The error of a disk that has no room for what a run is sure to write, or None."""
+    checkpoints, encoder = checkpoint.variables(objective), objective.encoder.variables
+    if any((folder / "checkpoints").glob("*.safetensors")):  # it goes on: they are there already
+        return None
+    # The best checkpoint and the last one; the encoder as safetensors and for plain Keras.
+    needed = 2 * (_bytes(checkpoints.values()) + _bytes(encoder))
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return OSError(
+        f"{folder}: the run will write {needed / 1e6:.0f} MB at least, and the disk has {free / 1e6:.0f} MB free. "
+        "Make room, or choose another folder of runs (--runs, runs=)."
+    )
+
+
+def _bytes(variables):
+    return sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in variables)
 
 
 def compile_objective(objective, training, splits, *optimizers):

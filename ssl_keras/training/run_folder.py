@@ -56,15 +56,16 @@ def open_run(training, splits, strategy, kind, settings, default_name):
         (the folder, a `pathlib.Path`; the settings written there, a flat dict).
 
     Raises:
-        ValueError: fewer examples than a batch, or a batch that does not divide; a name that is no
-            plain one; the folder is no run's, another run is going on there, it belongs to other
-            settings (the difference is shown) or another version, or the run has begun and `resume` is
-            off; workers that differ in any of this.
+        ValueError: fewer examples than a batch, or a batch that does not divide; a name that is no plain one, or, of a
+            class or the data, is not UTF-8; the folder is no run's, another run is going on there, it belongs to
+            other settings (the difference is shown) or another version, or the run has begun and `resume` is off;
+            workers that differ in any of this.
         PermissionError: the folder cannot be written.
     """
     _check_name(training.run)
     check_divisible(training.batch_size, strategy.num_replicas_in_sync, training.accumulate)
     Batches(splits.train, training.batch_size)  # refuses here what cannot be trained on
+    _check_words(*splits.train.classes, splits.train.name)
     asked = {k: v for k, v in dataclasses.asdict(training).items() if k not in CHANGEABLE_ON_RESUME}
     asked |= {"data": splits.train.base, "examples": len(splits.train), "fingerprint": splits.train.fingerprint()}
     asked["held_out"] = [splits.validation.fingerprint(), splits.test.fingerprint()]
@@ -99,6 +100,15 @@ def _remove_unbegun(folder):
         if os.listdir(folder) == ["settings.json"]:
             (folder / "settings.json").unlink()
         folder.rmdir()
+
+
+def _check_words(*words):
+    """Raises ValueError where a name of the data cannot be written to the card, once all of the training is done."""
+    for word in words:
+        try:
+            str(word).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"The name {word!a} is not UTF-8, and cannot be saved. Rename it.") from None
 
 
 def _check_name(run):

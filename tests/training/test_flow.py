@@ -164,12 +164,30 @@ def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, caps
     assert {path: path.is_file() and path.read_text() for path in src.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/"])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/", "a\n\x1b[31mb", "\udce9"])
 def test_a_run_has_a_plain_name(name, tmp_path, capsys):
     assert main(["pretrain", "autoencoder", *FLAGS, "--run", name]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: run must be a plain name.* Received: .* --runs \(runs=\)\.\n", error)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_cannot_be_saved_are_refused_first(rng, tmp_path):
+    images = rng.integers(0, 256, (60, 8, 8), np.uint8)
+    for classes, name in ((("a", "b\udce9"), "mine"), (("a", "b"), "m\udce9")):
+        data = from_arrays(images, rng.integers(0, 2, 60), classes=classes, name=name)
+        with pytest.raises(ValueError, match=r"The name '.*\\udce9.*' is not UTF-8"):
+            pretrain("autoencoder", training=Training(**QUICK, batch_size=8, run="x"), data=data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_found_out_first(rng, tmp_path, monkeypatch):
+    usage = type(shutil.disk_usage("."))(10**9, 10**9, 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    data = from_arrays(rng.integers(0, 256, (60, 8, 8), np.uint8))
+    with pytest.raises(OSError, match=r"runs/x: the run will write 3 MB at least, and the disk has 0 MB free"):
+        pretrain("autoencoder", training=Training(**QUICK, batch_size=8, run="x"), data=data)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.fit
