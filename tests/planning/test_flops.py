@@ -5,13 +5,15 @@ import pathlib
 
 import pytest
 import tensorflow as tf
-from contract import CASES, ONE, train, trajectory
+from contract import CASES, ONE, OPTIONS, train, trajectory
 
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.recurrent import gru, unroll
 from ssl_keras.planning import flops
 from ssl_keras.training import speed
 from ssl_keras.training.pretrain import pretrain
+
+SIZE = OPTIONS["batch_size"]
 
 
 def trained(name):
@@ -75,13 +77,13 @@ def test_a_step_of_the_autoencoder():
     """Three products for each layer, one of them not needed for the first: nobody wants the gradient of an image."""
     count = flops.operations(trained("autoencoder").step_graph)
     pairs = [(784, 64), (64, 32), (32, 64), (64, 784)]
-    assert count == 60 * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
+    assert count == SIZE * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
 
 
 @pytest.mark.fit
 def test_micro_batches_cost_the_same():
     whole = flops.operations(trained("causal_lm").step_graph)
-    assert flops.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=3)[0].step_graph) == whole > 0
+    assert flops.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=4, **OPTIONS)[0].step_graph) == whole > 0
 
 
 @pytest.mark.fit
@@ -99,12 +101,12 @@ def test_the_peak_is_more_than_a_small_product_reaches():
 def test_rates_are_arithmetic(monkeypatch):
     monkeypatch.setattr(flops, "peak", lambda precision: (1e9, "a test"))
     objective = trained("autoencoder")
-    made = speed.rates(objective, Training(batch_size=60), 0.5)
+    made = speed.rates(objective, Training(batch_size=SIZE), 0.5)
     assert made == {
-        "examples_per_second": 120.0, "mfu": pytest.approx(flops.operations(objective.step_graph) / 0.5 / 1e9)
+        "examples_per_second": 2.0 * SIZE, "mfu": pytest.approx(flops.operations(objective.step_graph) / 0.5 / 1e9)
     }
     language = trained("causal_lm")
-    assert speed.rates(language, Training(batch_size=60), 0.5)["tokens_per_second"] == 120 * 12
+    assert speed.rates(language, Training(batch_size=SIZE), 0.5)["tokens_per_second"] == 2 * SIZE * 12
 
 
 def test_the_clock_leaves_the_first_execution_out():

@@ -38,8 +38,9 @@ class HalfWritten:
 
     count = 0
 
-    def __init__(self, path, *arguments):
-        self.file, self.path = builtins.open(path, *arguments), str(path)  # noqa: SIM115
+    def __init__(self, descriptor, *arguments):
+        self.file = builtins.open(descriptor, *arguments)  # noqa: SIM115
+        self.path = os.readlink(f"/proc/self/fd/{self.file.fileno()}")
 
     def __enter__(self):
         return self

@@ -164,7 +164,7 @@ def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, caps
     assert {path: path.is_file() and path.read_text() for path in src.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/", "a\n\x1b[31mb", "\udce9"])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/"])
 def test_a_run_has_a_plain_name(name, tmp_path, capsys):
     assert main(["pretrain", "autoencoder", *FLAGS, "--run", name]) == 1
     error = capsys.readouterr().err
