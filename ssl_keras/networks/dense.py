@@ -19,7 +19,7 @@ def dense_encoder(
     x = keras.layers.Flatten(name="pixels")(image)  # (B, P)
     for index, width in enumerate(widths):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{index}")(x)
-    features = keras.layers.Activation("linear", dtype="float32", name="features")(x)
+    features = keras.layers.Reshape((x.shape[-1],), dtype="float32", name="features")(x)
     return keras.Model(image, features, name=name)
 
 

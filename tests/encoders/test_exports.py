@@ -23,7 +23,7 @@ def example(encoder):
     shape = [side or 28 for side in encoder.input.shape[1:]]
     random = np.random.default_rng(0)
     if encoder.input.dtype == "int32":
-        return random.integers(0, 50, (1, 8)).astype(np.int32)
+        return random.integers(0, 10, (1, 8)).astype(np.int32)
     if len(shape) == 1:
         return random.uniform(-0.1, 0.1, (1, 8_000)).astype(np.float32)
     return random.random((1, *shape), np.float32)
@@ -78,11 +78,13 @@ def test_onnx(name, tmp_path):
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")
     encoder, path = load_encoder(name), str(tmp_path / "encoder.onnx")
+    x = example(encoder)
+    expected = np.asarray(encoder(x))  # Keras exports what has been called
     encoder.export(path, format="onnx", verbose=False)
     if name in NOT_ONNX:
         with pytest.raises(Exception, match="Erfc|RFFT"):
             runtime.InferenceSession(path)
         return
-    session, x = runtime.InferenceSession(path), example(encoder)
+    session = runtime.InferenceSession(path)
     made = session.run(None, {session.get_inputs()[0].name: x})[0]
-    np.testing.assert_allclose(made, encoder(x), atol=1e-4)
+    np.testing.assert_allclose(made, expected, atol=1e-4)

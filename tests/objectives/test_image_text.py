@@ -417,7 +417,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     for index, image in enumerate(test.column("image")[:12]):
         Image.fromarray(image).save(some / f"{index}.png")
     for _ in range(2):  # the second time from the cache
-        assert main(["search", "shapes", "a red square", "--images", str(some), "--count", "3"]) == 0
+        assert main(["search", "shapes", "a red square", "--images", str(some), "--count", "3", "--overwrite"]) == 0
         answer = capsys.readouterr().out.splitlines()
         assert len(answer) == 4
         assert all(line.endswith(".png") for line in answer)
