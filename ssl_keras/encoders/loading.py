@@ -184,7 +184,7 @@ def _check_depth(path, stored, card):
     """Raises ValueError where the card asks for more layers than the file has tensors, and they might be slow."""
     for entry in (card["network"] or {}, card["head"] or {}):
         for name, value in entry.items():
-            layers = len(value) if isinstance(value, list) else value if name.endswith("layers") else 0
+            layers = len(value) if name == "widths" else value if name.endswith("layers") else 0
             if layers > len(stored):
                 raise ValueError(f"{path} does not fit its card: {layers} {name}, and only {len(stored)} tensors.")
 

@@ -32,9 +32,10 @@ def write(path, content):
         OSError: it cannot be written; its `strerror` and `filename` say why and what.
     """
     path = target(path)
-    descriptor, temporary = _partial(path)
+    temporary = _partial(path)
+    opened = open(temporary, "xb")  # noqa: SIM115  # x: never one that is there, nor where a link there leads
     try:
-        with open(descriptor, "wb") as file:
+        with opened as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -64,11 +65,8 @@ def target(path):
 
 
 def _partial(path):
-    """(descriptor, path) of a new file beside `path`; never one that is there, nor where a link there leads."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.partial")
-        with contextlib.suppress(FileExistsError):
-            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), temporary
+    """A name for a temporary file beside `path` that nobody can guess."""
+    return path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.partial")
 
 
 def write_json(path, value):
@@ -102,8 +100,8 @@ def make_folder(path):
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor, probe = _partial(path / "writable")
-        os.close(descriptor)
+        probe = _partial(path / "writable")
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error

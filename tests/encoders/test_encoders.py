@@ -83,6 +83,13 @@ def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "encoder.keras", "encoder.safetensors"]
 
 
+def test_an_encoder_may_be_one_layer(tmp_path):
+    network = Network("dense", image_shape=(28, 28, 1), widths=(4,)).build()
+    save_encoder(tmp_path / "one", network, spec=SPEC)
+    image = np.ones((2, 28, 28, 1), np.float32)
+    np.testing.assert_array_equal(load_encoder("one")(image), network(image))
+
+
 def test_any_folder_name_will_do(tmp_path):
     network = small()
     for name, expected in (("my [1] größe", "my -1- größe"), (".hidden", "hidden"), ("***", "encoder")):

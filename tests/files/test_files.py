@@ -60,14 +60,13 @@ def test_a_device_stays():
 
 
 def test_the_temporary_file_goes_where_no_link_leads(tmp_path, monkeypatch):
-    numbers = [7, 8]
-    monkeypatch.setattr(files.secrets, "randbelow", lambda _: numbers.pop(0))
+    monkeypatch.setattr(files.secrets, "randbelow", lambda _: 7)
     (tmp_path / "theirs").write_text("kept")
     (tmp_path / ".out.7.partial").symlink_to("theirs")
-    files.write(tmp_path / "out", "new")
+    with pytest.raises(FileExistsError):
+        files.write(tmp_path / "out", "new")
     assert (tmp_path / "theirs").read_text() == "kept"
-    assert (tmp_path / "out").read_text() == "new"
-    assert sorted(each.name for each in tmp_path.iterdir()) == [".out.7.partial", "out", "theirs"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".out.7.partial", "theirs"]
 
 
 def test_a_folder_that_is_tried_keeps_its_files(tmp_path):
