@@ -347,7 +347,7 @@ def test_weights_of_another_dtype_are_refused(saved, dtype):
     content = struct.pack("<Q", len(text)) + text + bytes(place)
     (folder / "encoder.safetensors").write_bytes(content)
     edit(folder, weights__bytes=len(content), weights__sha256=hashlib.sha256(content).hexdigest())
-    with pytest.raises(ValueError, match=rf"expected dense_0/bias of shape \(16,\), F32. Received: .* {dtype}$"):
+    with pytest.raises(ValueError, match=rf"expected dense_0/kernel of shape .*, F32. Received: .* {dtype}$"):
         load_encoder(folder)
 
 
