@@ -61,10 +61,11 @@ def said(error):
     """The line that a user gets of an exception: its cause, without TensorFlow's tracebacks."""
     exhausted = sys.modules["tensorflow"].errors.ResourceExhaustedError
     if isinstance(error, MemoryError | exhausted):
-        cause = str(error).strip().partition("\n")[0]
+        shape = re.search(r"shape ?(\[[\d,]*\])", str(error))
+        cause = f"at a tensor of shape {shape[1]}" if shape else str(error).strip().partition("\n")[0]
         return printable(
-            f"Out of memory{f': {cause}' if cause else ''}. Take a smaller batch (--batch-size), smaller or shorter "
-            "examples, a smaller network, or --accumulate."
+            f"Out of memory{f': {cause}' if cause else ''}. Take smaller images (--image-size), smaller batches "
+            "(--batch-size, --accumulate), shorter texts or clips, or a smaller network."
         )
     if isinstance(error, sys.modules["tensorflow"].errors.OpError):
         causes = [line.strip() for line in str(error.message or error).splitlines()]
@@ -117,11 +118,7 @@ def main(arguments=None):
             raise
         from ssl_keras.training import workers
 
-        if isinstance(error, sys.modules["tensorflow"].errors.ResourceExhaustedError):
-            shape = re.search(r"shape ?(\[[\d,]*\])", str(error))
-            error = (f"Out of memory{f', at a tensor of shape {shape[1]}' if shape else ''}. Smaller images "
-                     "(--image-size), batches (--batch-size) or networks take less.")
-        elif of_tensorflow and any(sign in str(error) for sign in LOST):
+        if of_tensorflow and any(sign in str(error) for sign in LOST):
             error = "Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint."
         print(f"error: {said(error)}", file=sys.stderr)
         return workers.EXIT_ALONE if isinstance(error, TimeoutError) else 1

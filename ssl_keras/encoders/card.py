@@ -34,12 +34,13 @@ def read(folder):
         if card["format"] == card_v1.FORMAT:
             card = card_v1.upgraded(card)
         if card["format"] != FORMAT:
-            raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]!r}")
+            raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]}")
         for key in ("network", "head"):
             _network_of(card, key)
         wrong = [name for name, holds in _rules(card).items() if not holds]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is not a card: {type(error).__name__} {files.printable(error)}.") from error
+        why = str(error) if type(error) is ValueError else f"{type(error).__name__} {error}"
+        raise ValueError(f"{path} is not a card: {files.printable(why)}.") from error
     if wrong:
         raise ValueError(f"{path} is not a card: unexpected {', '.join(wrong)}.")
     return card

@@ -77,5 +77,5 @@ def test_memory_that_is_out_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "embed_command", full)
     assert main(["embed", "e"]) == 1
     error = capsys.readouterr().err
-    assert error == ("error: Out of memory, at a tensor of shape [5760000,256]. Smaller images (--image-size), batches "
-                     "(--batch-size) or networks take less.\n")
+    assert error.startswith("error: Out of memory: at a tensor of shape [5760000,256]. Take smaller images")
+    assert error.count("\n") == 1
