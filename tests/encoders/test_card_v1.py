@@ -60,11 +60,11 @@ def test_a_folder_with_an_old_card_loads(name, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"settings": [1]}, "is not a card"),
-    ({"settings": {"widths": "ab"}}, "is not a card: ValueError dense's widths must be"),
-    ({"settings": {"widths": [16, -8]}}, "is not a card: ValueError dense's widths must be"),
+    ({"settings": {"widths": "ab"}}, "is not a card: dense's widths must be"),
+    ({"settings": {"widths": [16, -8]}}, "is not a card: dense's widths must be"),
     ({"settings": {}}, "is not a card: KeyError 'widths'"),
     ({"objective": "telepathy"}, "is not a card: KeyError 'network'"),
-    ({"head": "objective"}, "is not a card: ValueError autoencoder has no head"),
+    ({"head": "objective"}, "is not a card: autoencoder has no head"),
     ({"head": "classifier", "classes": 3}, "is not a card"),
     ({"input": {}}, "is not a card"),
     ({"training": 3}, "is not a card"),
