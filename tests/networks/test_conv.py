@@ -24,7 +24,10 @@ def test_the_papers_sizes(network, shape, parameters):
         assert encoder.output_shape == (None, num_features(network, 64))
 
 
-@pytest.mark.parametrize("network", conv.BLOCKS)
+@pytest.mark.parametrize("network", [
+    # The deeper ones have the same blocks as those of 18 and 50 layers, only more of them.
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("resnet34", "resnet101") else []) for name in conv.BLOCKS
+])
 @pytest.mark.parametrize("places", [1, 2])
 def test_every_network_makes_features_of_any_size(network, places, rng):
     encoder = conv.conv_encoder((32, 32, 3), network, 4, places)

@@ -33,8 +33,8 @@ def noise(*lengths, most=None):
 def test_padding_changes_nothing(front, context):
     """However much of it, and whatever else is in the batch; of features, states and gradients alike."""
     model = network(front, context)
-    lengths = (1_000, 3 * HOP, 3_333, 7)
-    together = noise(*lengths, most=5_000)
+    lengths = (1_000, 3 * HOP, 7)
+    together = noise(*lengths, most=1_400)
     states = keras.Model(model.input, model.get_layer("norm").output)
 
     def gradients(x, rows):
@@ -42,12 +42,13 @@ def test_padding_changes_nothing(front, context):
             loss = tf.reduce_sum(tf.sin(model(x)[rows]))
         return tape.gradient(loss, model.trainable_variables)
 
+    features_together, states_together = model(together), states(together)
     for row, length in enumerate(lengths):
         alone = noise(length)
         frames = -(-length // HOP)
         assert model(alone).shape == (1, 48)
-        np.testing.assert_allclose(model(together)[row], model(alone)[0], atol=2e-5)
-        np.testing.assert_allclose(states(together)[row, :frames], states(alone)[0], atol=2e-5)
+        np.testing.assert_allclose(features_together[row], model(alone)[0], atol=2e-5)
+        np.testing.assert_allclose(states_together[row, :frames], states(alone)[0], atol=2e-5)
         for a, b in zip(gradients(together, slice(row, row + 1)), gradients(alone, slice(0, 1))):
             np.testing.assert_allclose(a, b, atol=1e-4)
     # The test can fail: a sound in the place of the padding changes what comes before it.
