@@ -326,6 +326,11 @@ class Trajectory:
                 self.held_out_dataset, steps=self.held_out_batches.steps_per_epoch, verbose=0, return_dict=True
             )
 
+    @functools.cached_property
+    def first(self):
+        """(losses and metrics, weights, held-out metrics) after three steps, which several tests look at."""
+        return self.after(3), self.weights(), self.held_out()
+
     def weights(self, trainable=False):
         """The weights as they are, a list of arrays."""
         variables = self.objective.trainable_variables if trainable else self.objective.weights
