@@ -34,6 +34,7 @@ COMMANDS = {
         "runs", "COMMAND", "pretrain, finetune or evaluate on several local processes; restart them when one dies",
     ),
     "plan": ("pretrain", "OBJECTIVE", "estimate what pretraining costs on a number of GPUs: memory, hours"),
+    "inspect": ("inspect", "", "say what a data set is, as a table and a page with pictures"),
     "leaks": ("data", "", "find near duplicates on both sides of a data set's split"),
     "list": ("encoders", "", "list objectives, data sets and encoders"),
     "runs": ("runs", "", "compare runs"),

@@ -1,0 +1,133 @@
+"""The command `inspect`: what a data set is, as a table and, with pictures, as a page."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from ssl_keras import files, page, pictures
+from ssl_keras.cli.flags import DataFlags, OverwriteFlag, parse
+from ssl_keras.data import summary
+from ssl_keras.data.audio import PADDING
+from ssl_keras.data.sources import load
+from ssl_keras.evaluation.features import spread
+
+CLASSES_IN_TERMINAL, CLASSES_ON_PAGE = 30, 100
+IN_A_ROW, ROWS, CLIPS, TEXTS = 10, 6, 24, 24  # examples on the page: images of a class; rows without classes; …
+CHARACTERS = 300  # of a text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspect(DataFlags, OverwriteFlag):
+    """Says what a data set is, before anything is learned from it: its parts, classes, sizes, lengths, exact
+    duplicates, and what was left out or converted when it was read."""
+
+    out: str = ""
+    """A file to write it to as an HTML page, with pictures of examples."""
+
+
+def inspect_command(arguments):
+    asked = parse(Inspect, "inspect", arguments)
+    if asked.out:
+        files.check_output(pathlib.Path(asked.out), asked.overwrite)
+    splits = load(asked.data, asked.image_size)
+    found = summary.summarize(splits)
+    print(found["data"])
+    print(aligned(summary.table(found, CLASSES_IN_TERMINAL)))
+    for note, parts in summary.notes(found).items():
+        print(f"{', '.join(parts)}: {note}")
+    if asked.out:
+        page.write(asked.out, found["data"], *sections(splits, found))
+        print(f"Page: {files.printable(asked.out)}")
+    summary.check(found)
+
+
+def aligned(rows):
+    """Rows of cells as lines: the first column at the left, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    )
+
+
+def sections(splits, found):
+    """The parts of the page."""
+    yield page.table(summary.table(found, CLASSES_ON_PAGE))
+    notes = [f"{', '.join(parts)}: {note}" for note, parts in summary.notes(found).items()]
+    if notes:
+        yield page.heading("Left out, converted, decided")
+        yield page.listing(notes)
+    yield page.heading("Examples to learn from")
+    show = {"image": _images, "waveform": _clips, "text": _texts}
+    yield from next((show[name] for name in show if name in splits.train.arrays), lambda _: ())(splits.train)
+
+
+def _chosen(source, most):
+    """Indices of some examples, as many of each class that has any; without classes, at even distances."""
+    if "label" not in source.arrays:
+        return spread(len(source), most)
+    labels = source.column("label")
+    present = np.unique(labels)
+    each = max(1, most // len(present))
+    members = [np.flatnonzero(labels == label) for label in present[:most]]
+    return np.concatenate([rows[spread(len(rows), each)] for rows in members])
+
+
+def _words(source, rows):
+    """For each of some rows what the data say of it: its class, its file."""
+    said = [[] for _ in rows]
+    for name in ("label", "name"):
+        values = source.gather(rows)[name] if name in source.arrays else ()
+        for words, value in zip(said, values):
+            words.append(source.classes[value] if name == "label" else str(value))
+    return [", ".join(words) for words in said]
+
+
+def _images(source):
+    if "caption" in source.arrays:
+        rows = source.gather(spread(len(source), TEXTS))
+        yield page.grid(*(
+            page.picture(pictures.sheet(image[None], 1), caption.replace("\n", ", ")[:CHARACTERS])
+            for image, caption in zip(rows["image"], rows["caption"])
+        ))
+    elif "label" in source.arrays:
+        labels = source.column("label")
+        for label, name in list(enumerate(source.classes))[:CLASSES_ON_PAGE]:
+            members = np.flatnonzero(labels == label)
+            if len(members):
+                yield _sheet(source, members[spread(len(members), IN_A_ROW)], f"{name}, {len(members):,} examples")
+    else:
+        yield _sheet(source, spread(len(source), IN_A_ROW * ROWS), f"Some of {len(source):,} examples")
+
+
+def _sheet(source, rows, title):
+    values = source.gather(rows)
+    names = ": " + ", ".join(map(str, values["name"][:IN_A_ROW])) if "name" in values else ""
+    return page.picture(pictures.sheet(values["image"], IN_A_ROW), title + names)
+
+
+def _clips(source):
+    rows, made = _chosen(source, CLIPS), []
+    for row, words in zip(rows, _words(source, rows)):
+        values = source.gather(np.array([row]))
+        clip = values["waveform"][0]
+        clip = clip[clip != PADDING]
+        said = f"{len(clip) / source.rate:.2f} s, {words}"
+        if "target" in values:
+            said += f": {values['target'][0][:CHARACTERS]}"
+        made.append(page.picture(pictures.sound(clip, source.rate), said))
+    yield page.paragraph("Above the samples, below the frequencies up to "
+                         f"{source.rate / 2:,.0f} Hz, low ones at the bottom.")
+    yield page.grid(*made)
+
+
+def _texts(source):
+    rows = _chosen(source, TEXTS)
+    values = source.gather(rows)
+    targets = values.get("target", [""] * len(rows))
+    for text, target, words in zip(values["text"], targets, _words(source, rows)):
+        shown = text[:CHARACTERS] + (" …" if len(text) > CHARACTERS else "")
+        if words:
+            yield page.paragraph(words)
+        yield page.quotation(shown + (f"\n→ {target[:CHARACTERS]}" if target else ""))

@@ -1,0 +1,290 @@
+"""A summary of data: how much there is of what, what comes twice, and whether there is anything to learn.
+
+A summary is a JSON-able dict: `{"data": name, "parts": {"train": {…}, "validation": {…}, "test": {…}}}`. Each part has
+
+    examples    how many; prepared, where training takes them in another number: windows over a text, say
+    looked_at   of how many the content was looked at, evenly spread; what follows and depends on it counts these
+    classes     {name: examples}
+    image       height, width, channels, dtype, least and most (values), flat (images of one color alone)
+    waveform    rate (Hz), seconds (in all), shortest, median, longest (seconds), silent (clips of zeros)
+    text, target, caption
+                characters (in all), shortest, median, longest, empty; of images with captions also captions; of files
+                that are read in pieces also pieces, true
+    tokens      tokens, unknown (to the tokenizer)
+    repeated    examples that equal an earlier one of the part, in content and target
+    also_in     {another part: examples that are in it as well}
+    notes       what was left out, converted or decided when it was read
+
+What is large or lies in files is read some megabytes at a time.
+"""
+
+import collections
+import hashlib
+import math
+
+import numpy as np
+
+from ssl_keras.data.splits import PIECE, TOGETHER, Splits
+from ssl_keras.files import printable
+
+MOST_EXAMPLES, MOST_BYTES = 100_000, 1 << 28  # of a part that are looked at
+BLOCK, BLOCKS = 1 << 20, 64  # tokens counted at a time; blocks of a longer stream that are looked at
+FEW = 64  # texts by which the size of all is guessed
+SHOWN = 30  # classes that a terminal shows
+
+
+def summarize(splits, prepared=None):
+    """The summary of `Splits`; see above.
+
+    Args:
+        prepared: the same as training takes them, tokenised say.
+    """
+    parts, contents = {}, {}
+    for name, source, made in zip(Splits._fields, splits, prepared or splits):
+        parts[name], content = _part(source)
+        if len(made) != len(source):
+            parts[name]["prepared"] = len(made)
+        parts[name] |= _tokens(made)
+        if content is not None:
+            parts[name]["repeated"] = len(content) - len(np.unique(content))
+            parts[name]["also_in"] = {
+                other: int(np.isin(content, before).sum()) for other, before in contents.items()
+            }
+            contents[name] = content
+        parts[name]["notes"] = [printable(note) for note in dict.fromkeys((*source.notes, *made.notes))]
+    return {"data": printable(splits.train.base), "parts": parts}
+
+
+def _part(source):
+    """(the summary of one source, (n,) hashes of the examples looked at, or None)."""
+    about = {"examples": len(source)}
+    columns = {name: look for name, look in LOOKS.items() if name in source.arrays}
+    size = sum(_bytes(source, name) for name in columns)
+    rows = _spread(len(source), min(MOST_EXAMPLES, int(MOST_BYTES / max(size, 1))))
+    about["looked_at"] = len(rows)
+    if "label" in source.arrays:
+        counts = np.bincount(source.column("label"), minlength=len(source.classes))
+        about["classes"] = collections.Counter()
+        for name, count in zip(source.classes, counts.tolist()):
+            about["classes"][printable(name)] += count
+        about["classes"] = dict(about["classes"])
+    content = None
+    for name, look in columns.items():
+        about[name], hashes = look(source, name, rows)
+        if name != "caption":
+            content = hashes if content is None else content * np.uint64(0x9E3779B97F4A7C15) + hashes
+    return about, content
+
+
+def _spread(count, most):
+    """int (n ≤ most,), n at least 1: evenly spread indices of `count` examples."""
+    return np.unique(np.linspace(0, count - 1, min(count, max(most, 1))).astype(np.int64))
+
+
+def _bytes(source, name):
+    """Bytes of an example of a column: of sound and text, some average."""
+    array = source.arrays[name]
+    if name == "waveform":
+        return 2 * float(np.mean(_lengths(source)))
+    if array.dtype == object:
+        some = [text for chunk in _chunks(source, name, _spread(len(source), FEW)) for text in chunk]
+        return sum(map(len, some)) / len(some)
+    return array.dtype.itemsize * math.prod(array.shape[1:])
+
+
+def _lengths(source):
+    """(N,) samples of each clip."""
+    lengths = source.arrays["waveform"].lengths
+    return lengths if source.rows is None else lengths[source.rows]
+
+
+def _chunks(source, name, indices):
+    """The values of a column, some megabytes at a time."""
+    array, rows = source.arrays[name], indices if source.rows is None else source.rows[indices]
+    size = PIECE if array.dtype == object else array.dtype.itemsize * math.prod(array.shape[1:] or (1,))
+    step = max(1, TOGETHER // max(size, 1))
+    for start in range(0, len(rows), step):
+        yield np.asarray(array[rows[start : start + step]])
+
+
+def _hash(content):
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def _images(source, name, rows):
+    shape, least, most, flat, hashes = source.arrays[name].shape[1:], math.inf, -math.inf, 0, []
+    for chunk in _chunks(source, name, rows):
+        least, most = min(least, chunk.min().item()), max(most, chunk.max().item())
+        flat += int((chunk == chunk[:, :1, :1]).all((1, 2, 3)).sum())
+        hashes += [_hash(image) for image in np.ascontiguousarray(chunk)]
+    about = dict(zip(("height", "width", "channels"), map(int, shape))) | {"dtype": str(source.arrays[name].dtype)}
+    return about | {"least": least, "most": most, "flat": flat}, np.array(hashes, np.uint64)
+
+
+def _sounds(source, name, rows):
+    clips, hashes, silent = source.arrays[name], [], 0
+    for row in rows if source.rows is None else source.rows[rows]:  # one by one, so that none is padded
+        clip = np.ascontiguousarray(clips.samples[clips.starts[row] : clips.starts[row] + clips.lengths[row]])
+        silent += not clip.any()
+        hashes.append(_hash(clip))
+    seconds = _lengths(source) / source.rate
+    about = {"rate": int(source.rate), "seconds": float(seconds.sum())}
+    return about | _spread_of(seconds, float) | {"silent": int(silent)}, np.array(hashes, np.uint64)
+
+
+def _texts(source, name, rows):
+    texts = [(len(text), not text.strip(), _hash(text.encode("utf-8", "surrogatepass")))
+             for chunk in _chunks(source, name, rows) for text in chunk]
+    lengths, empty, hashes = zip(*texts)
+    about = {"characters": sum(lengths)} | _spread_of(lengths, int) | {"empty": sum(empty)}
+    if not np.all(source.arrays.get("ends", True)):
+        about["pieces"] = True
+    return about, np.array(hashes, np.uint64)
+
+
+def _captions(source, name, rows):
+    listed = [text.split("\n") for chunk in _chunks(source, name, rows) for text in chunk]
+    lengths = [len(text) for each in listed for text in each]
+    about = {"captions": len(lengths), "characters": sum(lengths)} | _spread_of(lengths, int)
+    return about | {"empty": sum(not text.strip() for each in listed for text in each)}, None
+
+
+LOOKS = {"image": _images, "waveform": _sounds, "text": _texts, "target": _texts, "caption": _captions}
+
+
+def _spread_of(values, kind):
+    found = {"shortest": np.min(values), "median": np.median(values), "longest": np.max(values)}
+    return {name: kind(value) for name, value in found.items()}
+
+
+def _tokens(source):
+    """{"tokens": {…}} of a source of tokens, or nothing; of a stream longer than `BLOCKS` blocks, these are counted."""
+    array = source.arrays.get("tokens", source.arrays.get("captions"))
+    unknown = getattr(source.tokenizer, "unknown", None)
+    if array is None or unknown is None:
+        return {}
+    if hasattr(array, "stream"):  # windows over it: they overlap
+        blocks = (array.stream[start * BLOCK : (start + 1) * BLOCK]
+                  for start in _spread(-(-len(array.stream) // BLOCK) or 1, BLOCKS))
+    else:
+        blocks = _chunks(source, "tokens" if "tokens" in source.arrays else "captions", np.arange(len(source)))
+    counts = [(int((block >= 0).sum()), int((block == unknown).sum()) if unknown >= 0 else 0) for block in blocks]
+    return {"tokens": dict(zip(("tokens", "unknown"), map(sum, zip(*counts))))}
+
+
+def check(summary):
+    """Raises ValueError where all examples of the training part are equal: nothing can be learned from them."""
+    train = summary["parts"]["train"]
+    whole = train["looked_at"] == train["examples"] > 1 and not train.get("text", {}).get("pieces")
+    if whole and train.get("repeated") == train["examples"] - 1:
+        raise ValueError(
+            f"{summary['data']}: all {train['examples']:,} examples of the training part are equal. Expected some that "
+            "differ: there is nothing to learn."
+        )
+
+
+def compact(summary):
+    """What a card keeps: numbers of examples, and notes."""
+    parts = summary["parts"]
+    kept = {"parts": {name: part["examples"] for name, part in parts.items()}}
+    if "repeated" in parts["train"]:
+        kept["repeated"] = {name: part["repeated"] for name, part in parts.items()}
+        kept["also_in_train"] = {name: part["also_in"]["train"] for name, part in parts.items() if name != "train"}
+    if "classes" in parts["train"]:
+        kept["classes"] = parts["train"]["classes"]
+    return kept | {"notes": list(notes(summary))}
+
+
+def notes(summary):
+    """{note: the parts that it is of}."""
+    found = collections.defaultdict(list)
+    for name, part in summary["parts"].items():
+        for note in part["notes"]:
+            found[note].append(name)
+    return dict(found)
+
+
+def lines(summary):
+    """The summary in two to six lines, for a log; notes are logged when they are made."""
+    parts, train = summary["parts"], summary["parts"]["train"]
+    counts = ", ".join(f"{name} {part['examples']:,}" for name, part in parts.items())
+    made = [f"{summary['data']}: {counts} examples"]
+    content = [f"{name} {about}" for name, about in _content(train).items() if about]
+    if content:
+        made.append("; ".join(content) + _looked_at(train))
+    if "classes" in train:
+        among = train["classes"].values()
+        few = f", {sum(not count for count in among)} without examples" if not all(among) else ""
+        made.append(f"{len(among)} classes of {min(among):,} to {max(among):,} training examples{few}")
+    if "repeated" in train:
+        twice = [f"{part['repeated']:,} of {name}" for name, part in parts.items() if part["repeated"]]
+        both = [f"{count:,} of {name} in {other}" for name, part in parts.items()
+                for other, count in part["also_in"].items() if count]
+        made.append(f"exact duplicates: {'; '.join([*twice, *both]) or 'none'}")
+    return made
+
+
+def _looked_at(part):
+    return f" ({part['looked_at']:,} examples looked at)" if part["looked_at"] < part["examples"] else ""
+
+
+def _content(part):
+    """{what: in words} of a part."""
+    found = {}
+    if "image" in part:
+        image = part["image"]
+        found["images"] = f"{image['height']}×{image['width']}×{image['channels']} {image['dtype']}"
+        found["values"] = f"{image['least']:g} to {image['most']:g}"
+        found["images of one color"] = f"{image['flat']:,}" if image["flat"] else ""
+    if "waveform" in part:
+        sound = part["waveform"]
+        found["sound"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
+        found["seconds (shortest, median, longest)"] = \
+            f"{sound['shortest']:.2f}, {sound['median']:.2f}, {sound['longest']:.2f}"
+        found["silent clips"] = f"{sound['silent']:,}" if sound["silent"] else ""
+    for name in ("text", "target", "caption"):
+        if name in part:
+            text, of = part[name], "pieces of files" if part[name].get("pieces") else f"{name}s"
+            found[f"{name}: characters"] = f"{text['characters']:,}"
+            if "captions" in text:
+                found["captions"] = f"{text['captions']:,}"
+            found[f"{of}: shortest, median, longest"] = \
+                f"{text['shortest']:,}, {text['median']:,}, {text['longest']:,}"
+            found[f"empty {name}s"] = f"{text['empty']:,}" if text["empty"] else ""
+    if "tokens" in part:
+        found["tokens"] = f"{part['tokens']['tokens']:,}"
+        found["unknown tokens"] = f"{part['tokens']['unknown']:,}" if part["tokens"]["unknown"] else ""
+    return found
+
+
+def _time(seconds):
+    """A time in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def table(summary, most=None):
+    """Rows of cells, the first the header: what there is, in each part. At most so many rows are of classes."""
+    parts = summary["parts"]
+    found = {name: {"examples": f"{part['examples']:,}"} for name, part in parts.items()}
+    for name, part in parts.items():
+        if "prepared" in part:
+            found[name]["examples as trained on"] = f"{part['prepared']:,}"
+        if part["looked_at"] < part["examples"]:
+            found[name]["looked at, evenly spread"] = f"{part['looked_at']:,}"
+        found[name] |= _content(part)
+        if "repeated" in part:
+            found[name]["exact duplicates within"] = f"{part['repeated']:,}"
+            found[name] |= {f"exact duplicates, also in {other}": f"{count:,}"
+                            for other, count in part["also_in"].items()}
+    rows = list(dict.fromkeys(row for part in found.values() for row in part))
+    rows = [row for row in rows if any(part.get(row) for part in found.values())]
+    made = [["", *parts], *([row, *(part.get(row, "") or "–" for part in found.values())] for row in rows)]
+    classes = list(dict.fromkeys(name for part in parts.values() for name in part.get("classes", {})))
+    for name in classes[:most]:
+        made.append([f"class {name}", *(f"{part.get('classes', {}).get(name, 0):,}" for part in parts.values())])
+    if most is not None and len(classes) > most:
+        made.append([f"and {len(classes) - most:,} classes more", *("" for _ in parts)])
+    return made

@@ -1,0 +1,108 @@
+"""One self-contained HTML page of headings, tables and pictures: nothing is loaded from anywhere, and nothing runs.
+
+    page.write("page.html", "Digits", page.heading("Examples"), page.table(rows), page.picture(png, "a seven"))
+
+Parts are `Html`. Everything else that they are given is text, and is escaped.
+"""
+
+import base64
+import html
+import re
+
+from ssl_keras import files
+from ssl_keras.files import printable
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --faint: #666; --line: #ddd; --ground: #fff; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6e6; --faint: #999; --line: #3a3a3a; --ground: #161616; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--text);
+       background: var(--ground); overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+         overflow-wrap: normal; }
+th:first-child, td:first-child { text-align: left; }
+th { color: var(--faint); font-weight: 600; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem 1rem; }
+figure { margin: 0 0 1rem; }
+figcaption { color: var(--faint); font-size: .875rem; }
+img { max-width: 100%; height: auto; image-rendering: pixelated; }
+blockquote { margin: 0 0 .75rem; padding-left: .75rem; border-left: 3px solid var(--line); white-space: pre-wrap; }
+"""
+
+
+class Html(str):
+    """Markup, which is not escaped again. Only this module makes it."""
+
+
+def text(value):
+    """A value as `Html`: escaped, control characters but for ends of lines shown as escapes."""
+    shown = printable(str(value), keep="\n").encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, Html) else Html(html.escape(shown))
+
+
+def heading(title):
+    return Html(f"<h2>{text(title)}</h2>")
+
+
+def paragraph(content):
+    return Html(f"<p>{text(content)}</p>")
+
+
+def quotation(content):
+    """Text that is shown with its ends of lines."""
+    return Html(f"<blockquote>{text(content)}</blockquote>")
+
+
+def listing(entries):
+    return Html("<ul>" + "".join(f"<li>{text(entry)}</li>" for entry in entries) + "</ul>")
+
+
+def table(rows):
+    """Rows of cells, the first of them the header; columns but the first are numbers, aligned at the right."""
+    header, *rows = rows
+    lines = ["".join(f"<td>{text(cell)}</td>" for cell in row) for row in rows]
+    lines = ["".join(f"<th>{text(cell)}</th>" for cell in header), *lines]
+    return Html('<div class="wide"><table>' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>")
+
+
+def picture(png, caption):
+    """The bytes of a PNG file with a caption below, which is what a screen reader says as well."""
+    source = base64.b64encode(png).decode()
+    return Html(f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{source}">'
+                f"<figcaption>{text(caption)}</figcaption></figure>")
+
+
+def grid(*figures):
+    """Pictures side by side, as many as there is room for."""
+    return Html(f'<div class="grid">{"".join(map(text, figures))}</div>')
+
+
+def document(title, *parts):
+    """The page as text."""
+    body = "\n".join(map(text, parts))
+    style = re.sub(r"\s+", " ", STYLE).strip()
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{text(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{text(title)}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def write(path, title, *parts):
+    """Writes the page to a file, whole or not at all."""
+    files.write(path, document(title, *parts))
