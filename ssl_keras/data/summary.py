@@ -184,14 +184,15 @@ def check(summary):
 
 
 def compact(summary):
-    """What a card keeps: numbers of examples, and notes."""
+    """What a card keeps, in a few lines however much data there is: numbers of examples and of duplicates, and notes."""
     parts = summary["parts"]
     kept = {"parts": {name: part["examples"] for name, part in parts.items()}}
     if "repeated" in parts["train"]:
         kept["repeated"] = {name: part["repeated"] for name, part in parts.items()}
         kept["also_in_train"] = {name: part["also_in"]["train"] for name, part in parts.items() if name != "train"}
     if "classes" in parts["train"]:
-        kept["classes"] = parts["train"]["classes"]
+        counts = parts["train"]["classes"].values()
+        kept["classes"] = {"number": len(counts), "fewest": min(counts), "most": max(counts)}
     return kept | {"notes": list(notes(summary))}
 
 

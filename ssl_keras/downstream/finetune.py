@@ -11,7 +11,7 @@ from typing import Annotated
 import keras
 
 from ssl_keras import encoders
-from ssl_keras.data import inputs
+from ssl_keras.data import inputs, summary
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
@@ -81,8 +81,9 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     check_makes(network)
-    splits = data or load(training.data, training.image_size)
-    splits = check_labelled(splits, folder_of_encoder, card)
+    loaded = data or load(training.data, training.image_size)
+    splits = check_labelled(loaded, folder_of_encoder, card)
+    about = runs.summarized(loaded, splits)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
     if augmented and inputs.column(splits.train.arrays) != "image":
         raise ValueError(f"Augmentation and mixup are for images. {card['name']} takes none: leave them out.")
@@ -127,12 +128,13 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
                     "objective": "finetune", "settings": asked, "outcome": outcome,
                     "data": {
                         "name": splits.train.name, "examples": len(splits.train), "converted": splits.train.converted,
+                        "summary": summary.compact(about),
                     },
                 },
             )
 
         # 4 Train. 5 Evaluate.
-        return runs.train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save)
+        return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)
 
 
 def check_makes(network):

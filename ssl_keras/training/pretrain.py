@@ -6,6 +6,7 @@ import logging
 import keras
 
 from ssl_keras import encoders, objectives
+from ssl_keras.data import summary
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialise import initialise
@@ -51,11 +52,12 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
             "data must be Splits, as `data.splits.from_arrays` and `data.readers.text.from_texts` make them. "
             f"Received: {type(data).__name__}"
         )
-    splits = data or load(training.data, training.image_size)
+    loaded = data or load(training.data, training.image_size)
     if isinstance(encoder, keras.Model):
         encoder = realise(encoder)  # refused here, before anything is made
-    default_name = f"{name}-{splits.train.short_name}"
-    settings, splits = module.prepare(settings, splits, training.init)
+    default_name = f"{name}-{loaded.train.short_name}"
+    settings, splits = module.prepare(settings, loaded, training.init)
+    about = runs.summarized(loaded, splits)
     spec = splits.train.spec()
     asked = dataclasses.asdict(settings)
     run = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
@@ -78,9 +80,11 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
                 decoding=objective.decoding if ours else None,
                 trained_by={
                     "objective": name, "settings": asked, "outcome": outcome,
-                    "data": {"name": splits.train.name, "examples": len(splits.train)},
+                    "data": {
+                        "name": splits.train.name, "examples": len(splits.train), "summary": summary.compact(about),
+                    },
                 },
             )
 
         # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
-        return runs.train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save)
+        return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)

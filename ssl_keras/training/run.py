@@ -1,6 +1,7 @@
 """A run: a folder that holds its settings, metrics and checkpoints, and can go on exactly.
 
     RUN/settings.json   what was asked for; another request is refused
+    RUN/data.json       a summary of the data (`data/summary.py`)
     RUN/metrics.csv     a row per interval: the same to the last digit after a resume
     RUN/checkpoints/    the last two, and the best so far
     RUN/tensorboard/    events, if asked for
@@ -21,6 +22,7 @@ import shutil
 import tensorflow as tf
 
 from ssl_keras import files
+from ssl_keras.data import summary
 from ssl_keras.data.batches import Batches
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
@@ -38,6 +40,19 @@ def conditions(training):
     """Seeds what creates weights, and sets precision and, if asked, deterministic ops, while it lasts."""
     with seeded(training.seed, training.deterministic), dtype_policy(training.precision):
         yield
+
+
+def summarized(loaded, splits):
+    """The summary of a run's data, as they are and as it takes them, which is logged in short.
+
+    Raises:
+        ValueError: all examples to learn from are equal.
+    """
+    made = summary.summarize(loaded, splits)
+    summary.check(made)
+    for line in summary.lines(made):
+        log.info("%s", line)
+    return made
 
 
 def train(objective, splits, training, folder, strategy, callbacks=()):
@@ -83,7 +98,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     return keeper.finish(objective)
 
 
-def train_and_save(objective, splits, training, folder, strategy, asked, callbacks, save):
+def train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save):
     """Trains, with TensorBoard if asked for, evaluates on held-out data, and leaves what the run has come to.
 
     Of several workers the chief writes.
@@ -91,6 +106,7 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
     Args:
         objective, splits, training, folder, strategy, callbacks: as of `train`.
         asked: the run's settings, a flat dict.
+        about: the summary of its data.
         save: function of the outcome that saves the encoder.
 
     Returns:
@@ -98,6 +114,8 @@ def train_and_save(objective, splits, training, folder, strategy, asked, callbac
     """
     workers = Workers(strategy)
     workers.raise_together(_lack_of_space(objective, folder) if workers.is_chief else None)
+    if workers.is_chief:
+        files.write_json(folder / "data.json", about)
     boards = []
     if workers.is_chief and training.tensorboard:
         from ssl_keras.training.tensorboard import TensorBoard  # with what it needs it takes seconds to import

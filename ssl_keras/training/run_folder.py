@@ -29,6 +29,7 @@ NAMES = {
     "data": {"examples", "fingerprint", "held_out"}, "init": {"init_weights"}, "encoder": {"encoder_weights"},
     "tokenizer": {"tokenizer_sha256"},
 }
+BEGINNING = {"settings.json", "data.json"}  # what a run writes before it trains
 SHOWN = 3  # names of files in a message
 LONGEST = 255  # bytes of a name that storage takes
 # Control characters, ends of lines, and what is no UTF-8: they would garble messages, or cannot be written.
@@ -97,8 +98,9 @@ def open_run(training, splits, strategy, kind, settings, default_name):
 def _remove_unbegun(folder):
     """Removes a folder that was made for a run that was then refused; once something else is in it, it stays."""
     with contextlib.suppress(OSError):
-        if os.listdir(folder) == ["settings.json"]:
-            (folder / "settings.json").unlink()
+        names = os.listdir(folder)
+        for name in names if set(names) <= BEGINNING else ():
+            (folder / name).unlink()
         folder.rmdir()
 
 

@@ -134,10 +134,10 @@ def wrong_shape(*_):
 ])
 @pytest.mark.parametrize("objective", ["autoencoder", "contrastive", "causal_lm"])
 def test_what_pretraining_cannot_take_leaves_no_folder(encoder, objective, tmp_path):
-    data = from_arrays(np.zeros((80, 16, 16, 3), np.uint8))
+    data = from_arrays(np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8))
     if objective == "causal_lm":
         from ssl_keras.data.readers.text import from_texts
-        data = from_texts(["a few words, and some more"] * 300)
+        data = from_texts([f"a few words, and {number} more" for number in range(300)])
     with pytest.raises(ValueError, match=r"[Ee]ncoder"):
         pretrain(objective, training=Training(steps=1, batch_size=8, run="own"), data=data, encoder=encoder)
     assert not (tmp_path / "runs" / "own").exists()

@@ -56,7 +56,7 @@ def run(trained, tmp_path):
 def test_pretraining_learns_and_leaves_a_record(run):
     folder = pathlib.Path(run["folder"])
     names = {path.name for path in folder.iterdir()}
-    assert names == {"settings.json", "metrics.csv", "checkpoints", "encoder", "summary.json"}
+    assert names == {"settings.json", "metrics.csv", "checkpoints", "encoder", "summary.json", "data.json"}
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
@@ -70,7 +70,20 @@ def test_pretraining_learns_and_leaves_a_record(run):
     card = json.loads((folder / "encoder" / "card.json").read_text())
     assert (card["name"], card["features"]) == ("autoencoder-digits", 64)
     assert card["trained_by"]["objective"] == "autoencoder"
-    assert card["trained_by"]["data"] == {"name": "digits[train]", "examples": 1295}
+    about = card["trained_by"]["data"]
+    assert (about["name"], about["examples"]) == ("digits[train]", 1295)
+    parts = {"train": 1295, "validation": 143, "test": 359}
+    assert about["summary"]["parts"] == parts
+    kept = json.loads((folder / "data.json").read_text())
+    assert {name: part["examples"] for name, part in kept["parts"].items()} == parts
+    assert not {"data.json", "summary"} & json.loads((folder / "settings.json").read_text()).keys()
+
+
+def test_examples_that_are_equal_are_refused_before_anything_is_made():
+    data = from_arrays(np.full((40, 8, 8), 7, np.uint8), np.arange(40) % 2)
+    with pytest.raises(ValueError, match="all 29 examples of the training part are equal"):
+        pretrain("autoencoder", training=Training(**QUICK), data=data)
+    assert not pathlib.Path("runs").exists()
 
 
 @pytest.mark.fit

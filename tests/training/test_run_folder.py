@@ -43,6 +43,16 @@ def test_data_of_one_name_get_folders_of_their_own(rng, caplog):
         assert opened(data, resume=True) == name
 
 
+def test_a_run_that_is_refused_leaves_nothing(rng):
+    for file, stays in (("data.json", False), ("metrics.csv", True)):
+        with pytest.raises(FileNotFoundError), open_run(
+            Training(batch_size=4), splits(rng), tf.distribute.get_strategy(), "finetune", {}, "own"
+        ) as (folder, _):
+            (folder / file).touch()
+            raise FileNotFoundError
+        assert folder.exists() == stays
+
+
 def test_resume_and_names_that_were_given_start_nothing_new(rng):
     opened(splits(rng))
     with pytest.raises(ValueError, match="runs/autoencoder-photos belongs to a run on other data"):
