@@ -184,7 +184,7 @@ def check(summary):
 
 
 def compact(summary):
-    """What a card keeps, in a few lines however much data there is: numbers of examples and of duplicates, and notes."""
+    """What a card keeps, however many classes there are: numbers of examples and of duplicates, and notes."""
     parts = summary["parts"]
     kept = {"parts": {name: part["examples"] for name, part in parts.items()}}
     if "repeated" in parts["train"]:
@@ -240,17 +240,17 @@ def _content(part):
     if "waveform" in part:
         sound = part["waveform"]
         found["sound"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
-        found["seconds (shortest, median, longest)"] = \
-            f"{sound['shortest']:.2f}, {sound['median']:.2f}, {sound['longest']:.2f}"
+        found["seconds, shortest / median / longest"] = \
+            f"{sound['shortest']:.2f} / {sound['median']:.2f} / {sound['longest']:.2f}"
         found["silent clips"] = f"{sound['silent']:,}" if sound["silent"] else ""
     for name in ("text", "target", "caption"):
         if name in part:
             text, of = part[name], "pieces of files" if part[name].get("pieces") else f"{name}s"
-            found[f"{name}: characters"] = f"{text['characters']:,}"
             if "captions" in text:
                 found["captions"] = f"{text['captions']:,}"
-            found[f"{of}: shortest, median, longest"] = \
-                f"{text['shortest']:,}, {text['median']:,}, {text['longest']:,}"
+            found[f"characters of {of}"] = f"{text['characters']:,}"
+            found[f"{of}, shortest / median / longest"] = \
+                f"{text['shortest']:,} / {text['median']:,} / {text['longest']:,}"
             found[f"empty {name}s"] = f"{text['empty']:,}" if text["empty"] else ""
     if "tokens" in part:
         found["tokens"] = f"{part['tokens']['tokens']:,}"

@@ -44,13 +44,16 @@ def test_data_of_one_name_get_folders_of_their_own(rng, caplog):
 
 
 def test_a_run_that_is_refused_leaves_nothing(rng):
-    for file, stays in (("data.json", False), ("metrics.csv", True)):
-        with pytest.raises(FileNotFoundError), open_run(
-            Training(batch_size=4), splits(rng), tf.distribute.get_strategy(), "finetune", {}, "own"
-        ) as (folder, _):
+    def refused(file):
+        asked = Training(batch_size=4)
+        with open_run(asked, splits(rng), tf.distribute.get_strategy(), "finetune", {}, "own") as (folder, _):
             (folder / file).touch()
             raise FileNotFoundError
-        assert folder.exists() == stays
+
+    for file, stays in (("data.json", False), ("metrics.csv", True)):
+        with pytest.raises(FileNotFoundError):
+            refused(file)
+        assert pathlib.Path("runs/own").exists() == stays
 
 
 def test_resume_and_names_that_were_given_start_nothing_new(rng):
