@@ -236,13 +236,13 @@ def _content(part):
         image = part["image"]
         found["images"] = f"{image['height']}×{image['width']}×{image['channels']} {image['dtype']}"
         found["values"] = f"{image['least']:g} to {image['most']:g}"
-        found["images of one color"] = f"{image['flat']:,}" if image["flat"] else ""
+        found["images of one color"] = _share(image["flat"], part["looked_at"])
     if "waveform" in part:
         sound = part["waveform"]
         found["sound"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
         found["seconds, shortest / median / longest"] = \
             f"{sound['shortest']:.2f} / {sound['median']:.2f} / {sound['longest']:.2f}"
-        found["silent clips"] = f"{sound['silent']:,}" if sound["silent"] else ""
+        found["silent clips"] = _share(sound["silent"], part["looked_at"])
     for name in ("text", "target", "caption"):
         if name in part:
             text, of = part[name], "pieces of files" if part[name].get("pieces") else f"{name}s"
@@ -251,11 +251,16 @@ def _content(part):
             found[f"characters of {of}"] = f"{text['characters']:,}"
             found[f"{of}, shortest / median / longest"] = \
                 f"{text['shortest']:,} / {text['median']:,} / {text['longest']:,}"
-            found[f"empty {name}s"] = f"{text['empty']:,}" if text["empty"] else ""
+            found[f"empty {name}s"] = _share(text["empty"], text.get("captions", part["looked_at"]))
     if "tokens" in part:
         found["tokens"] = f"{part['tokens']['tokens']:,}"
-        found["unknown tokens"] = f"{part['tokens']['unknown']:,}" if part["tokens"]["unknown"] else ""
+        found["unknown tokens"] = _share(part["tokens"]["unknown"], part["tokens"]["tokens"])
     return found
+
+
+def _share(count, of):
+    """A count with its share, or nothing where it is 0."""
+    return f"{count:,} ({count / of:.1%})" if count else ""
 
 
 def _time(seconds):

@@ -41,6 +41,7 @@ def test_images_classes_and_duplicates(rng):
     }
     assert made["validation"]["also_in"] == {"train": 1}
     assert made["test"]["also_in"] == {"train": 1, "validation": 1}
+    assert ["images of one color", "1 (10.0%)", "–", "–"] in summary.table({"data": "x", "parts": made})
     assert made["test"]["classes"] == {"a": 0, "b\\n": 5, "c": 0}
 
 

@@ -31,7 +31,7 @@ from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training.compare import compare
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective
+from ssl_keras.training.run import compile_objective, summarized
 from ssl_keras.training.strategy import strategy
 
 QUICK = {"steps": 20, "interval": 5, "tensorboard": False}
@@ -84,6 +84,12 @@ def test_examples_that_are_equal_are_refused_before_anything_is_made():
     with pytest.raises(ValueError, match="all 29 examples of the training part are equal"):
         pretrain("autoencoder", training=Training(**QUICK), data=data)
     assert not pathlib.Path("runs").exists()
+
+
+def test_a_run_says_what_its_data_are(digits, caplog):
+    caplog.set_level("INFO")
+    assert summarized(digits, digits)["parts"]["train"]["examples"] == 1295
+    assert "digits: train 1,295, validation 143, test 359 examples" in caplog.messages
 
 
 @pytest.mark.fit
