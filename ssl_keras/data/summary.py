@@ -115,7 +115,8 @@ def _images(source, name, rows):
     shape, least, most, flat, hashes = source.arrays[name].shape[1:], math.inf, -math.inf, 0, []
     for chunk in _chunks(source, name, rows):
         least, most = min(least, chunk.min().item()), max(most, chunk.max().item())
-        flat += int((chunk == chunk[:, :1, :1]).all((1, 2, 3)).sum())
+        maybe = chunk[(chunk[:, 0] == chunk[:, 0, :1]).all((1, 2))]  # few have a first line of one color
+        flat += int((maybe == maybe[:, :1, :1]).all((1, 2, 3)).sum())
         hashes += [_hash(image) for image in np.ascontiguousarray(chunk)]
     about = dict(zip(("height", "width", "channels"), map(int, shape))) | {"dtype": str(source.arrays[name].dtype)}
     return about | {"least": least, "most": most, "flat": flat}, np.array(hashes, np.uint64)

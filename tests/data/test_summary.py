@@ -29,7 +29,7 @@ def test_images_classes_and_duplicates(rng):
     image[3] = image[4] = image[0]  # twice more in training
     image[12] = image[1]  # validation, and so is this
     image[17] = image[1]  # test, of training and validation
-    image[5] = (7, 8, 255)  # of one color
+    image[5] = image[6, 0] = (7, 8, 255)  # all of one color; its first line alone
     label = np.arange(20) % 2
     label[10:] = 1
     made = summarized(parts_of(images("x", image, label, ("a", "b\n", "c")), 10, 5, 5))
