@@ -10,9 +10,9 @@ import ssl_keras
 ROOT = pathlib.Path(ssl_keras.__file__).parent
 ORDER = (
     "files", "startup", "data", "networks", "losses", "engine", "planning", "encoders", "evaluation", "pictures",
-    "page", "modalities", "inference", "objectives", "training", "downstream", "cli", "__main__",
+    "modalities", "inference", "objectives", "training", "downstream", "cli", "__main__",
 )
-MOST_UNITS = 18
+MOST_UNITS = 17
 BY_NAME = {"import_module", "__import__", "find_spec", "walk_packages", "iter_modules"}
 TABLES = {"cli/__init__.py", "objectives/__init__.py"}  # import by name, from a table or a folder of their own
 

@@ -5,12 +5,13 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras import files, page, pictures
+from ssl_keras import files, pictures
 from ssl_keras.cli.flags import DataFlags, OverwriteFlag, parse
 from ssl_keras.data import summary
 from ssl_keras.data.audio import PADDING
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation.features import spread
+from ssl_keras.pictures import page
 
 CLASSES_IN_TERMINAL, CLASSES_ON_PAGE = 30, 100
 IN_A_ROW, ROWS, CLIPS, TEXTS = 10, 6, 24, 24  # examples on the page: images of a class; rows without classes; …

@@ -2,7 +2,7 @@
 
 import html.parser
 
-from ssl_keras import page
+from ssl_keras.pictures import page
 
 EVIL = '<script>alert("x")</script>\'&'
 
