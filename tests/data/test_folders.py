@@ -4,6 +4,7 @@ import functools
 import io
 import logging
 import os
+import pathlib
 import re
 import unicodedata
 
@@ -257,3 +258,11 @@ def test_what_is_cached_has_the_same_notes(tmp_path, monkeypatch):
     assert notes[0] == notes[1]
     assert "007.png" in notes[0][0]
     assert "148 of 149 images" in " ".join(notes[0])
+
+
+def test_a_reason_for_each_file_makes_no_endless_message():
+    failed = {pathlib.Path(f"data/a/{number:03}.tif"): f"pixels up to {number}" for number in range(200, 0, -1)}
+    expected = r"200 of 200 images .* pixels up to 1: a/001\.tif; .*; and 190 other reasons\. Remove"
+    with pytest.raises(ValueError, match=expected) as error:
+        folders.skipped("folder:data", failed, 200, "images")
+    assert len(str(error.value)) < 500

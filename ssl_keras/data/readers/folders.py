@@ -353,9 +353,10 @@ def skipped(title, failed, count, what):
     if not failed:
         return ()
     by_reason = collections.defaultdict(list)
-    for file, reason in failed.items():
+    for file, reason in sorted(failed.items()):
         by_reason[reason].append(f"{file.parent.name}/{file.name}")
-    said = "; ".join(f"{shown(reason)}: {listed(names)}" for reason, names in by_reason.items())
+    said = "; ".join(f"{shown(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:SHOWN])
+    said += f"; and {len(by_reason) - SHOWN} other reasons" if len(by_reason) > SHOWN else ""
     if len(failed) > max(1, math.floor(CORRUPT_SHARE * count)):
         raise ValueError(
             f"{title}: {len(failed)} of {count} {what} cannot be read (more than {CORRUPT_SHARE:.0%}). {said}. "
