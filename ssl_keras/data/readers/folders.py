@@ -254,8 +254,13 @@ def _like(title, names, classes, expected):
     folded = collections.Counter(name.casefold() for name in expected)
     by_case = {name.casefold(): name for name in expected if folded[name.casefold()] == 1}
     found = {folder: name if name in expected else by_case.get(name.casefold()) for folder, name in names.items()}
-    if None in found.values():
-        raise ValueError(f"{title}: expected the classes {expected}. Received: {classes}")
+    others = sorted({names[folder] for folder, name in found.items() if name is None})
+    if others and not expected:
+        raise ValueError(f"{title}: expected no sub-folders, since the training part has none, hence no labels. "
+                         f"Received: {listed(others)}. Sort that part too, or put all files of this one in one folder.")
+    if others:
+        raise ValueError(f"{title}: expected the classes of the training part: {listed(expected)}. Received beside "
+                         f"them: {listed(others)}. Rename or remove these, or put examples of them into that part.")
     return found, sorted(set(expected) - set(found.values()))
 
 
