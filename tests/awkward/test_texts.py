@@ -102,6 +102,15 @@ def test_half_characters_are_counted(tmp_path, caplog):
     assert splits.train.fingerprint()
 
 
+def test_the_files_that_are_no_utf8_are_named_wherever_they_stand(tmp_path, caplog):
+    for number in range(12):
+        (tmp_path / f"{number:02}.txt").write_text("some words\n" * 30)
+    (tmp_path / "98.txt").write_bytes("ä".encode("latin-1") + b"some words\n" * 30)
+    (tmp_path / "99.txt").write_bytes("öü".encode("latin-1") + b"some words\n" * 30)
+    load(f"text:{tmp_path}")
+    assert f"3 of 4623 characters are not UTF-8: {tmp_path}/99.txt (2), {tmp_path}/98.txt (1)." in caplog.text
+
+
 def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_text("some words\n" * 30)

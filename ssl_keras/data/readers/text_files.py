@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 
 from ssl_keras.data.cache import materialise
+from ssl_keras.files import printable
 
 BOM = b"\xef\xbb\xbf"
 NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
@@ -122,7 +123,8 @@ def check_utf8(name, broken, characters):
     count = sum(broken.values())
     if not count:
         return
-    names = ", ".join(f"{path} ({bad})" for path, bad in list(broken.items())[:10] if bad)
+    worst = sorted((path for path, bad in broken.items() if bad), key=broken.get, reverse=True)
+    names = ", ".join(f"{printable(path)} ({broken[path]})" for path in worst[:10]) + (" …" if worst[10:] else "")
     note = f"{name}: {count} of {characters} characters are not UTF-8: {names}"
     if count > NOT_UTF8_SHARE * characters:
         raise ValueError(
