@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 
 from ssl_keras.data.cache import materialise
 from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
+from ssl_keras.files import printable
 
 PADDING = -(1 << 15)
 LEAST, MOST = PADDING + 1, (1 << 15) - 1  # samples
@@ -136,7 +137,8 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
     silent = [n for n, s, c in zip(names, starts, lengths) if samples[s] == samples[s + c - 1] == 0
               and not np.any(samples[s : s + c])]
     if silent:
-        log.warning("%s: %d clips are silent, %s first: they teach nothing", name, len(silent), silent[0])
+        first = printable(silent[0])
+        log.warning("%s: %d clips are silent, %s first: they teach nothing", name, len(silent), first)
     arrays = {"waveform": Clips(samples, starts, lengths), "name": np.array(names, object)}
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(lengths), classes)
@@ -149,8 +151,8 @@ def check_lengths(name, lengths, rate, names):
     short = [i for i, length in enumerate(lengths) if length < max(1, SHORTEST * rate)]
     if short:
         raise ValueError(
-            f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {names[short[0]]} with "
-            f"{lengths[short[0]]} samples at {rate} Hz. Remove them."
+            f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {printable(names[short[0]])} "
+            f"with {lengths[short[0]]} samples at {rate} Hz. Remove them."
         )
 
 

@@ -195,7 +195,8 @@ def _check_shapes(path, stored, variables, card):
     parameters = sum(math.prod(shape) for shape in expected.values())
     if stored != expected or parameters != card["parameters"]:
         differing = sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
+        said = ", ".join(f"{n} expected {expected.get(n)} received {stored.get(n)}" for n in differing[:5])
         raise ValueError(
             f"{path} does not fit its card: expected {parameters} parameters; tensors that differ: "
-            + ", ".join(f"{n} expected {expected.get(n)} received {stored.get(n)}" for n in differing[:5])
+            + files.printable(said)
         )

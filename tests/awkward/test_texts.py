@@ -116,9 +116,13 @@ def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
         (tmp_path / f"{i}.txt").write_text("some words\n" * 30)
     (tmp_path / "about.jsonl").write_text('{"id": 1}\n')
     (tmp_path / "pictures.tar.gz").write_bytes(gzip.compress(b"x"))
+    (tmp_path / "line\nbreak.jsonl").write_text('{"id": 1}\n')
     (tmp_path / "empty.jsonl").write_text("")
     load(f"text:{tmp_path}")
-    assert "2 files hold no text that is read here, and are left out: pictures.tar.gz, about.jsonl" in caplog.text
+    assert "3 files hold no text that is read here, and are left out: pictures.tar.gz, about.jsonl, li" in caplog.text
+    assert r"line\nbreak.jsonl" in caplog.text
+    with pytest.raises(ValueError, match=r"line\\nbreak.jsonl: expected"):
+        load(f"text:{tmp_path}/line\nbreak.jsonl")
     (tmp_path / "words.csv").write_text("text,label\n" * 90)
     load(f"text:{tmp_path}/words.csv")
     assert "is read as it is, with its separators" in caplog.text

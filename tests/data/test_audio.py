@@ -135,6 +135,13 @@ def test_silence_is_said(caplog):
     assert "1 clips are silent, quiet.wav first" in caplog.text
 
 
+def test_a_line_break_in_a_file_name_breaks_no_message(caplog):
+    audio.clips("c", [np.zeros(800), tone(0.1)], RATE, ["a\nb.wav", "loud.wav"])
+    assert r"1 clips are silent, a\nb.wav first" in caplog.text
+    with pytest.raises(ValueError, match=r"the first is a\\nb.wav with 8 samples"):
+        audio.clips("c", [np.ones(8), tone(0.1)], RATE, ["a\nb.wav", "loud.wav"])
+
+
 def test_clips_are_a_column():
     """Rows by an array of indices, a mask, a slice, or one index."""
     column = tones().train.arrays["waveform"]

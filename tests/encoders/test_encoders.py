@@ -274,6 +274,10 @@ def lacking(folder):
     replace_tensors(folder, lambda t: t.pop("dense_0/bias"))
 
 
+def oddly_named(folder):
+    replace_tensors(folder, lambda t: t.update({"dense\n": np.zeros(1, np.float32)}))
+
+
 def not_safetensors(folder):
     content = b"\xff" * 1000
     (folder / "encoder.safetensors").write_bytes(content)
@@ -287,6 +291,7 @@ def not_safetensors(folder):
     (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
     (wrong_dtype, "expected dense_1/kernel of shape .* F32. Received: .* F64"),
     (not_finite, "dense_1/bias holds numbers that are not finite"),
+    (oddly_named, r"tensors that differ: dense\\n expected None"),
     (lacking, r"dense_0/bias expected \(16,\) received None"),
     (not_safetensors, "is not a safetensors file"),
     (lambda f: (f / "encoder.safetensors").unlink(), "encoder.safetensors is missing"),

@@ -177,8 +177,8 @@ def _pieces(name, paths, left_out=(), several=False):
     notes = [f"the text of JSON lines is their field {', '.join(others)}"] if others else []
     notes += [f"{silent} lines have no text and are left out"] if silent else []
     if left_out:
-        some = ", ".join(left_out[:10]) + (" …" if len(left_out) > 10 else "")
-        notes.append(f"{len(left_out)} files hold no text that is read here, and are left out: {some}")
+        notes.append(f"{len(left_out)} files hold no text that is read here, and are left out: "
+                     f"{folders.listed(left_out)}")
     return Source(name, {"text": Pieces(where), "ends": np.array(ends)}).noted(*notes)
 
 
@@ -198,7 +198,7 @@ def _documents(name, path, source, field):
     for number, (start, line) in enumerate(text_files.json_lines(source), 1):
         if line.strip():
             text, bad = text_files.decoded(line)
-            expected = f"{name}: {path}, line {number}: expected {EXPECTED}"
+            expected = f"{name}: {folders.shown(path)}, line {number}: expected {EXPECTED}"
             row = text_files.from_json(text, expected)
             value = (row.get(field) or "") if isinstance(row, dict) else None
             if not isinstance(value, str):
@@ -210,7 +210,8 @@ def _documents(name, path, source, field):
 def _field(name, path, source):
     """The field of JSON lines that holds the text, by the first of them."""
     line = next((line for _, line in text_files.json_lines(source) if line.strip()), b"")
-    expected = f"{name}: {path}: expected {EXPECTED} in each line, or another field that alone holds a string"
+    expected = (f"{name}: {folders.shown(path)}: expected {EXPECTED} in each line, or another field that alone holds a "
+                "string")
     row = text_files.from_json(text_files.decoded(line)[0], expected)
     if isinstance(row, dict):
         if isinstance(row.get("text", 0), str | None):

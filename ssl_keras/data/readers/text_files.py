@@ -60,13 +60,13 @@ def opened(path):
         head = source[:HEAD].tobytes()
     for signature, what, advice in SIGNATURES:
         if head.startswith(signature):
-            raise ValueError(f"{path} is {what}. Expected text in UTF-8. {advice}")
+            raise ValueError(f"{printable(path)} is {what}. Expected text in UTF-8. {advice}")
     if head[257:262] == b"ustar":
-        raise ValueError(f"{path} is a tar archive. Expected text in UTF-8. Unpack it: tar xf")
+        raise ValueError(f"{printable(path)} is a tar archive. Expected text in UTF-8. Unpack it: tar xf")
     for first, order in ((1, "utf-16-le"), (0, "utf-16-be")):  # every other byte of plain letters is 0
         if head[first::2].count(0) > len(head) // 4 and head[1 - first :: 2].count(0) <= len(head) // 16:
-            raise ValueError(f"{path} is UTF-16 without a mark. Expected text in UTF-8. Convert it: iconv -f {order}"
-                             " -t utf-8")
+            raise ValueError(f"{printable(path)} is UTF-16 without a mark. Expected text in UTF-8. Convert it: "
+                             f"iconv -f {order} -t utf-8")
     return source
 
 
@@ -98,12 +98,13 @@ def _unpacked(path):
         for chunk in chunks():
             count += len(chunk["bytes"])
             if count > most:
-                raise ValueError(f"{path} has {path.stat().st_size} bytes, and more than {most} unpacked: no text has.")
+                raise ValueError(f"{printable(path)} has {path.stat().st_size} bytes, and more than {most} unpacked: "
+                                 "no text has.")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return materialise(["unpacked", digest], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be unpacked: {error}. Get it again.") from error
+        raise ValueError(f"{printable(path)} cannot be unpacked: {error}. Get it again.") from error
 
 
 def decoded(content):
