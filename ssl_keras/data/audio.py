@@ -28,7 +28,7 @@ SHORTEST = 0.02  # seconds; a clip of less says nothing
 LONGEST = 60.0  # seconds; more is too much for a network to hear at once
 # Of `shortened`: seconds that any clip may have, and times the median clip that one may have.
 USUAL, FAR = 10.0, 4
-OVERSHOOT = 0.2  # by which lossy formats and resampling go beyond 1; it is clipped
+OVERSHOOT = 0.2  # by which floats may go beyond 1, as after a filter; it is clipped
 # Of `connected`: clips of each part, words of a clip, seconds of a pause, the faint noise's standard deviation.
 CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
 
@@ -115,18 +115,23 @@ def as_int16(name, waveform):
     if waveform.ndim != 1:
         raise ValueError(f"{name}: expected a waveform of shape (T,), one channel. Received: shape {waveform.shape}")
     if waveform.dtype.kind == "f":
-        if not np.isfinite(waveform).all():
-            raise ValueError(f"{name}: expected finite samples. Received: NaN or infinity. Remove it.")
-        loudest = float(np.abs(waveform).max(initial=0.0))
-        if loudest > 1 + OVERSHOOT:
-            raise ValueError(
-                f"{name}: expected floats in [-1, 1]. Received: up to {loudest:g}. Divide by the largest value, or use "
-                "int16."
-            )
+        check_range(name, waveform)
         waveform = np.rint(np.clip(waveform, -1, 1) * MOST).astype(np.int16)
     if waveform.dtype != np.int16:
         raise ValueError(f"{name}: expected int16, or floats in [-1, 1]. Received: {waveform.dtype}")
     return np.maximum(waveform, LEAST)
+
+
+def check_range(name, waveform):
+    """Raises ValueError where floats are beyond [−1, 1], but for some overshoot, or not finite."""
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{name}: expected finite samples. Received: NaN or infinity. Remove it.")
+    loudest = float(np.abs(waveform).max(initial=0.0))
+    if loudest > 1 + OVERSHOOT:
+        raise ValueError(
+            f"{name}: expected floats in [-1, 1]. Received: up to {loudest:g}. Divide by the largest value, or use "
+            "int16."
+        )
 
 
 def source(name, samples, lengths, rate, names, label=None, classes=(), target=None, starts=None):

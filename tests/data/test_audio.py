@@ -105,6 +105,18 @@ def test_bad_files_are_named(tmp_path, caplog):
         audio_reader.load(tmp_path)
 
 
+def test_what_is_as_loud_as_a_format_goes_is_clipped_and_not_refused(tmp_path):
+    loud = np.sign(np.random.default_rng(0).normal(size=16_000))
+    soundfile.write(tmp_path / "lossy.mp3", loud, 16_000)
+    assert np.abs(soundfile.read(tmp_path / "lossy.mp3")[0]).max() > 1 + audio.OVERSHOOT
+    for rate in (16_000, 11_025):  # a filter goes beyond 1 too
+        soundfile.write(tmp_path / "exact.wav", loud, 16_000)
+        for name in ("lossy.mp3", "exact.wav"):
+            waveform = audio_reader.read(tmp_path / name, rate)
+            assert waveform.max() >= audio.MOST - 1
+            assert waveform.min() == audio.LEAST
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: audio_reader.load("nowhere"), "no such folder"),
     (lambda: audio.clips("c", [], RATE), "no examples"),

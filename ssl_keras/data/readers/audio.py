@@ -17,7 +17,7 @@ import typing
 import numpy as np
 import soundfile
 
-from ssl_keras.data.audio import PADDING, as_int16, check_lengths, resampled, resampled_length, source
+from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resampled, resampled_length, source
 from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.readers.folders import labelled_files, listed, parts_below, relative, skipped
@@ -36,6 +36,7 @@ BEGINNINGS = re.compile(
     re.DOTALL,
 )
 EXPECTED = "WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF or NIST SPHERE"
+FLOATS = {"FLOAT", "DOUBLE"}  # of whatever scale; the others end at 1, which lossy ones decode to twice that, and more
 WIDE = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}  # more than the 16 bits that are kept
 RATES = (100, 1_000_000)  # Hz
 MOST_HOURS = 24  # of one file
@@ -44,7 +45,7 @@ PLAUSIBLE = 100
 CUT_SHARE = 0.01  # by which a header may promise more than there is before it is said
 BLOCK = 1 << 20  # samples of all channels decoded at a time
 CHUNK, CHUNK_SAMPLES = 64, 1 << 24  # files, and about how many samples, decoded at a time
-DECODING = 1  # another number where a file is decoded otherwise than before: what is cached is then made anew
+DECODING = 2  # another number where a file is decoded otherwise than before: what is cached is then made anew
 
 
 class Unreadable(ValueError):
@@ -292,14 +293,17 @@ def _words(error):
 
 
 def _decode(file, rate, header):
-    """int16 (T,) of a file at `rate` Hz. Raises Unreadable where it cannot be read to its end."""
+    """int16 (T,) of a file at `rate` Hz, clipped. Raises Unreadable where it cannot be read to its end."""
     mono, done = np.empty(header.frames, np.float32), 0
     for block in _blocks(file, header.frames):
+        if header.subtype not in FLOATS:
+            np.clip(block, -1, 1, out=block)
         block.mean(axis=1, out=mono[done : done + len(block)])
         done += len(block)
     if done != header.frames:
         raise Unreadable(f"its header promises {header.frames} samples, and there are {done}")
     try:
-        return as_int16("its samples", resampled(mono, header.rate, rate))
+        check_range("its samples", mono)
     except ValueError as error:
-        raise Unreadable(str(error)) from error
+        raise Unreadable(str(error).rstrip(".")) from error
+    return as_int16("its samples", np.clip(resampled(mono, header.rate, rate), -1, 1))
