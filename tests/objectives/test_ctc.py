@@ -145,7 +145,9 @@ def test_transcripts_are_read(tmp_path):
     held_out = sources.load(f"transcripts:{listed}[3*]")
     assert list(held_out.test.column("target")) == ["word 3"]
     for line, message in (
-        ("7.wav\tnothing\n", "there is no file"), ("0.wav\n", "line 7: expected a path"),
+        ("7.wav\tnothing\n", "there is no file .*7.wav. Expected, in each line"),
+        ("what is said, " * 50 + "\t0.wav\n", "there is no file .*what is said"),
+        ("0.wav\n", "line 7: expected a path"),
         ("0.wav\t \n", "line 7: expected"),
     ):
         listed.write_text("".join(f"{i}.wav\tword\n" for i in range(6)) + line)

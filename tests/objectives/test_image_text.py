@@ -277,6 +277,7 @@ def test_splits_by_concept(tmp_path, rng):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda listed: listed[3].update(image="gone.png"), "1 captions have no image: .*gone.png"),
+    (lambda listed: listed[3].update(image="a long caption " * 50), "1 captions have no image: .*a long caption"),
     (lambda listed: listed[3].update(caption=" "), "row 4: its caption is empty"),
     (lambda listed: listed[3].update(caption=[]), "row 4: its caption is empty"),
     (lambda listed: listed[3].pop("caption"), "line 4: expected"),

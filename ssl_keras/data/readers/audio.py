@@ -20,7 +20,7 @@ import soundfile
 from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resampled, resampled_length, source
 from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import pairs
-from ssl_keras.data.readers.folders import labelled_files, listed, parts_below, relative, skipped
+from ssl_keras.data.readers.folders import as_spelled, labelled_files, listed, parts_below, relative, skipped
 from ssl_keras.data.splits import hold_out
 
 EXTENSIONS = {
@@ -98,10 +98,11 @@ def transcripts(path):
     cells = pairs.read(title, path, "a path, a tab, and what is said")
     if not cells:
         raise ValueError(f"{title} has no examples. Expected lines of a path, a tab, and what is said.")
-    files, texts = [path.parent / file for file, _ in cells], [text for _, text in cells]
-    for number, file in enumerate(files, 1):
-        if not file.is_file():
-            raise ValueError(f"{title}, line {number}: there is no file {file}")
+    files, texts = [as_spelled(path.parent / file) for file, _ in cells], [text for _, text in cells]
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing:
+        raise ValueError(f"{title}: there is no file {listed(missing)}. Expected, in each line, a path relative to the "
+                         "list's folder, a tab, and what is said; no header.")
     decoded = _decoded(title, files)
     names = [os.path.relpath(files[index], path.parent) for index in decoded.kept]
     return hold_out(decoded.source(title, names, target=[texts[index] for index in decoded.kept]))

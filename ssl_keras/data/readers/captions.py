@@ -60,7 +60,7 @@ def load(path, image_size=None, fold=0):
     notes = [f"{halves} lone surrogates, halves of characters, are read as U+FFFD"] if halves else []
     notes += [f"{copies} rows repeat an image's caption and are left out"] if copies else []
     files = list(captions)
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not os.path.isfile(file)]  # nor where it is too long for a name
     if missing:
         raise ValueError(
             f"{name}: {len(missing)} captions have no image: {folders.listed(missing)}. Expected paths relative to the "

@@ -56,6 +56,7 @@ def listed(names):
 
 def as_spelled(path):
     """The path of a file that a list names, its letters composed as the file system has them."""
+    path = str(path)
     spellings = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return pathlib.Path(next((each for each in spellings if os.path.exists(each)), path))
 
