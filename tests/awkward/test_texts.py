@@ -111,6 +111,21 @@ def test_the_files_that_are_no_utf8_are_named_wherever_they_stand(tmp_path, capl
     assert f"3 of 4623 characters are not UTF-8: {tmp_path}/99.txt (2), {tmp_path}/98.txt (1)." in caplog.text
 
 
+@pytest.mark.parametrize(("names", "said"), [
+    (["train.txt", "test.txt", "valid.txt"], "test.txt, train.txt, valid.txt are read together"),
+    (["wiki.train.txt", "wiki.test.txt"], "wiki.test.txt, wiki.train.txt are read together"),
+    (["a/train.jsonl", "b/test.jsonl"], None), (["train.txt", "other.txt"], None), (["test.txt", "valid.txt"], None),
+    (["train/train_0.txt", "test/test_0.txt"], None),
+])
+def test_files_that_are_parts_by_their_names_are_not_pooled_in_silence(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "some words"}\n' * 30)
+    notes = " ".join(load(f"text:{tmp_path}").train.notes)
+    assert (said or "") in notes
+    assert ("PATH/train" in notes) == bool(said)
+
+
 def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_text("some words\n" * 30)

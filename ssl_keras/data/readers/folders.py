@@ -124,7 +124,7 @@ def part_folders(title, root, otherwise, extensions=None):
         raise ValueError(f"{title} has {names} and no train. Expected PATH/train beside them, or {otherwise}.")
     others = {folder: len(files_below(folder, extensions)) for folder in folders if folder not in found.values()}
     others = {folder: count for folder, count in others.items() if count}
-    classes = [folder for folder in others if not _words(folder) & (UNLABELED | PARTS.keys())]
+    classes = [folder for folder in others if not words_of(folder) & (UNLABELED | PARTS.keys())]
     if len(found) == 1 and len(classes) > 1 and _entries(found["train"], extensions)[1]:  # vehicles: bus, car, train
         return {}, [f"{names} is taken for a class, since nothing that is held out lies beside it"]
     notes = [f"{shown(folder.name)} ({count} files) is left out: it lies beside {names}"
@@ -160,15 +160,16 @@ def _named_parts(title, folders):
         if len(each) > 1:
             names = " and ".join(shown(folder.name) for folder in each)
             raise ValueError(f"{title} has {names}, which are one part by their names. Keep one, or put both together.")
-    words = {folder: _words(folder) for folder in folders}
+    words = {folder: words_of(folder) for folder in folders}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
     others = _by_part(folders, lambda folder: " ".join(words[folder] - common))
     found = {part: each[0] for part, each in (others | exact).items() if len(each) == 1}
     return found if exact or len(found) > 1 and "train" in found else {}
 
 
-def _words(folder):
-    return set(re.findall(r"[^\W\d_]+", folder.name.casefold()))
+def words_of(path):
+    """The words of a file's or folder's name, in lower case."""
+    return set(re.findall(r"[^\W\d_]+", path.name.casefold()))
 
 
 def _by_part(folders, name_of):

@@ -135,8 +135,23 @@ def _below(name, root):
     paths, others = folders.below(root, TAKEN)
     taken = [path for path in paths if text_files.ending(path) in EXTENSIONS | JSON_LINES]
     left_out = [path.name for path in paths if path not in taken]
-    source = _pieces(name, taken, left_out, several=True)
+    source = _pieces(name, taken, left_out, several=True).noted(*_files_of_parts(taken))
     return source.noted(f"left out are {folders.left_out(others)}") if others else source
+
+
+def _files_of_parts(paths):
+    """Notes on files, not folders, whose names say that they are parts: train.txt beside test.txt."""
+    found = {}
+    for path in paths:
+        parts = {folders.PARTS[word] for word in folders.words_of(path) & folders.PARTS.keys()}
+        if len(parts) == 1:
+            found.setdefault((path.parent, *parts), path.name)
+    trained_on = {folder for folder, part in found if part == "train"}
+    names = [name for (folder, part), name in found.items() if folder in trained_on]
+    if len(names) == len(trained_on):
+        return ()
+    return (f"{folders.listed(names)} are read together, and the parts are cut from all of them. Where they are the "
+            "parts, expected a folder for each: PATH/train and PATH/test",)
 
 
 def _pieces(name, paths, left_out=(), several=False):
