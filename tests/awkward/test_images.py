@@ -1,6 +1,7 @@
 """All sources of pictures over the awkward ones: what a file says of its picture is kept, and what is none is named."""
 
 import json
+import warnings
 
 import images as awkward
 import numpy as np
@@ -112,6 +113,23 @@ def test_each_file_that_is_no_picture_has_its_reason(tmp_path, monkeypatch):
         load(f"folder:{tmp_path}")
     assert all(reason in str(error.value) for _, reason in broken.values())
     assert not ran
+
+
+def test_a_large_picture_is_read_without_a_warning_of_bombs(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow warns from there on, and refuses twice that
+    for asked in ("default", "error"):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.resetwarnings()
+            if asked == "error":
+                warnings.simplefilter("error")
+            image_files._pillow.cache_clear()
+            if asked == "default":
+                assert image_files.decode(tmp_path / "large.png")[0].shape == (4, 4, 1)
+            else:
+                with pytest.raises(image_files.Unreadable, match="too large"):
+                    image_files.decode(tmp_path / "large.png")
+        assert not said
 
 
 def test_a_query_that_is_no_file(tmp_path):

@@ -15,6 +15,7 @@ import functools
 import os
 import threading
 import typing
+import warnings
 
 import numpy as np
 
@@ -96,10 +97,14 @@ def decode(file, shape=None, channels=None):
 
 @functools.cache
 def _pillow():
-    """`PIL.Image` with all formats registered; imported when the first picture is opened."""
+    """`PIL.Image` with all formats registered; imported when the first picture is opened.
+
+    From half of MOST_PIXELS on it would warn of each picture; whoever has made that an error keeps it.
+    """
     from PIL import Image
 
     Image.init()
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
     return Image
 
 
