@@ -1,5 +1,6 @@
 """Opens a data set by name; `READERS` has the names, and what reads them."""
 
+import math
 import pathlib
 import re
 import typing
@@ -9,11 +10,13 @@ import tensorflow as tf
 
 from ssl_keras.data import audio
 from ssl_keras.data.readers import audio as audio_reader
-from ssl_keras.data.readers import captions, espeak, pairs, tables, text
+from ssl_keras.data.readers import captions, espeak, image_files, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.splits import hold_out, images
+
+MOST_SIDE = math.isqrt(image_files.MOST_PIXELS)  # of the largest square that is read
 
 
 class Reader(typing.NamedTuple):
@@ -78,8 +81,8 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size must be at least 1 pixel. Received: {image_size}")
+    if image_size is not None and not 1 <= image_size <= MOST_SIDE:
+        raise ValueError(f"image_size must be 1 to {MOST_SIDE} pixels. Received: {image_size}")
     try:
         spec.encode()  # a name is saved with what is learned
     except UnicodeEncodeError:

@@ -186,6 +186,20 @@ def test_no_labels_where_they_are_needed():
         images("mine", np.zeros((2, 3, 3))).column("label")
 
 
+@pytest.mark.parametrize("spec", ["tfds:../mnist", "tfds:mnist/", "tfds:a b"])
+def test_a_tfds_name_of_another_form_is_refused_in_one_line(spec):
+    with pytest.raises(ValueError, match=f"(Unknown TFDS data set|{spec}: ).*") as error:
+        load(spec)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["digits", "folder:nowhere"])
+@pytest.mark.parametrize("image_size", [0, -1, 10**9])
+def test_a_size_that_no_image_has_is_refused(spec, image_size):
+    with pytest.raises(ValueError, match=f"image_size must be 1 to 13377 pixels. Received: {image_size}"):
+        load(spec, image_size)
+
+
 def test_unknown_data():
     with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits or folder:PATH"):
         load("mnist")

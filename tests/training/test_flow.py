@@ -495,7 +495,7 @@ def test_the_commands(capsys):
     (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
     (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
     (["runs"], "No runs in runs"),
-    (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be at least 1 pixel"),
+    (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
     (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
     (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
     (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),

@@ -33,6 +33,9 @@ def prepare(name):
         close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
+    except ValueError as error:  # TFDS explains the grammar of names on twenty lines
+        said = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(f"tfds:{name}: {said}. Expected NAME, NAME/CONFIG or NAME:VERSION.") from error
     _prepare(builder, name)
     return builder
 
