@@ -9,7 +9,7 @@ from typing import Annotated
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import HeldOut, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
-from ssl_keras.data.readers import folders, image_files
+from ssl_keras.data.readers import folders, image_files, text_files
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
@@ -46,12 +46,21 @@ def search_command(arguments):
 
 
 def _texts_for_picture(asked, finder):
-    texts = [line.strip() for line in pathlib.Path(asked.texts).read_text("utf-8").splitlines() if line.strip()]
-    if not texts:
-        raise ValueError(f"{asked.texts}: expected texts.")
+    texts = texts_of(asked.texts)
     query = finder.of_images(_picture(pathlib.Path(asked.query), finder.shape)[None])[0]
     for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
+
+
+def texts_of(path):
+    """The lines of a file, but for empty ones. Raises ValueError where there are none, or it is no text."""
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"{path}: no such file. Expected a file with a text in each line.")
+    texts = [line.strip() for line in text_files.read(path, file).splitlines() if line.strip()]
+    if not texts:
+        raise ValueError(f"{path} has no text. Expected a text in each line.")
+    return texts
 
 
 def _picture(path, shape):
