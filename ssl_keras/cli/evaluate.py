@@ -86,7 +86,8 @@ class Embed(DataFlags, OverwriteFlag, NetworkFlag):
 
 def embed_command(arguments):
     asked = parse(Embed, "embed", arguments)
-    out, table = pathlib.Path(asked.out), pathlib.Path(asked.out).with_suffix(".tsv")
+    out = pathlib.Path(asked.out)
+    table = out.with_suffix(".tsv") if out.name else out
     if out == table:
         raise ValueError(f"Expected --out to end in .npy, say: the table beside it ends in .tsv. Received: {out}")
     for path in (out, table):

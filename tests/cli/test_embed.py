@@ -63,8 +63,9 @@ def test_rows_of_other_data():
     assert evaluate.rows_of("test", pieces, 3) == [{"split": "test", "row": str(row)} for row in range(3)]
 
 
-def test_the_table_is_not_written_over_the_features(encoder, capsys):
-    assert main(["embed", "e", "--data", "digits", "--out", "f.tsv"]) == 1
+@pytest.mark.parametrize("out", ["f.tsv", "", "."])
+def test_the_table_is_not_written_over_the_features(encoder, capsys, out):
+    assert main(["embed", "e", "--data", "digits", "--out", out]) == 1
     assert "Expected --out to end in .npy" in capsys.readouterr().err
 
 
