@@ -29,6 +29,7 @@ SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
 TOGETHER, PIECE = 1 << 24, 1 << 18  # bytes hashed at a time; that a text may have
+MOST_CHANNELS = 4  # of pictures as files have them
 ONE_CLASS = "one class"  # how a note begins that says what may be wrong where there is one class
 
 
@@ -210,9 +211,10 @@ def images(name, image, label=None, classes=()):
     if image.dtype.kind == "f":
         image = image.astype(np.float32, copy=False)
         low, high = float(image.min()), float(image.max())  # NaN if any is
-        if math.isnan(low):
-            bad = np.unique(np.nonzero(np.isnan(image))[0])
-            raise ValueError(f"{name}: {len(bad)} images contain NaN, the first is number {bad[0]}. Remove them.")
+        if not math.isfinite(low + high):
+            bad = np.unique(np.nonzero(~np.isfinite(image))[0])
+            what = "NaN" if math.isnan(low) else "infinity"
+            raise ValueError(f"{name}: {len(bad)} images contain {what}, the first is number {bad[0]}. Remove them.")
         if low < 0 or high > 1:
             raise ValueError(
                 f"{name}: expected float images in [0, 1]. Received: values from {low:g} to {high:g}. "
@@ -223,7 +225,11 @@ def images(name, image, label=None, classes=()):
     arrays = {"image": image}
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(image), classes)
-    return Source(name, arrays, tuple(classes))
+    source = Source(name, arrays, tuple(classes))
+    if image.shape[1] in (1, 3) and image.shape[3] > MOST_CHANNELS:
+        return source.noted(f"images of shape {image.shape[1:]} are taken as (H, W, C), of {image.shape[3]} channels. "
+                            "Where the first is the channels, as in PyTorch: np.moveaxis(image, 1, -1)")
+    return source
 
 
 def _stacked(name, image):

@@ -89,6 +89,7 @@ def test_from_arrays(rng):
     (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
     (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
     (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0), None, "1 images contain NaN, the first is number 2"),
+    (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.inf, 0), None, "1 images contain infinity, .* number 2. Remove"),
     (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, shape \(4,\)"),
     (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
     (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
@@ -97,6 +98,16 @@ def test_from_arrays(rng):
 def test_bad_arrays(image, label, message):
     with pytest.raises(ValueError, match=message):
         images("mine", image, label)
+
+
+@pytest.mark.parametrize(("shape", "said"), [
+    ((4, 3, 8, 9), "taken as (H, W, C), of 9 channels"), ((4, 1, 28, 28), "of 28 channels"),
+    ((4, 8, 9, 3), ""), ((4, 3, 3, 3), ""), ((4, 3, 9), ""), ((4, 8, 8, 12), ""),
+])
+def test_channels_that_come_first_are_said(shape, said):
+    notes = "".join(images("mine", np.zeros(shape, np.uint8)).notes)
+    assert said in notes
+    assert bool(notes) == bool(said)
 
 
 @pytest.mark.parametrize(("image", "message"), [
