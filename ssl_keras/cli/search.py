@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import os
 import pathlib
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def _texts_for_picture(asked, finder):
 
 def texts_of(path):
     """The lines of a file, but for empty ones. Raises ValueError where there are none, or it is no text."""
-    file = pathlib.Path(path).expanduser()
+    file = pathlib.Path(os.path.expanduser(path))
     if not file.is_file():
         raise ValueError(f"{path}: no such file. Expected a file with a text in each line.")
     texts = [line.strip() for line in text_files.read(path, file).splitlines() if line.strip()]
@@ -74,7 +75,7 @@ def _picture(path, shape):
 
 
 def _pictures_for_words(asked, finder):
-    root = pathlib.Path(asked.images).expanduser()
+    root = pathlib.Path(os.path.expanduser(asked.images))
     if not root.is_dir():
         raise ValueError(f"{asked.images}: no such folder. Expected a folder of images.")
     paths, others = folders.below(root, image_files.EXTENSIONS)

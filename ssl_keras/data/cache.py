@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 def cache_folder():
     """`$SSL_KERAS_CACHE`, or `~/.cache/ssl_keras`."""
-    return pathlib.Path(os.environ.get("SSL_KERAS_CACHE", "").strip() or "~/.cache/ssl_keras").expanduser()
+    folder = os.environ.get("SSL_KERAS_CACHE", "").strip() or "~/.cache/ssl_keras"
+    return pathlib.Path(os.path.expanduser(folder))
 
 
 def name_of(key):

@@ -211,6 +211,12 @@ def test_a_size_that_no_image_has_is_refused(spec, image_size):
         load(spec, image_size)
 
 
+@pytest.mark.parametrize("kind", ["folder", "captions", "emoji", "text", "table", "pairs", "audio", "transcripts"])
+def test_a_tilde_before_no_user_is_a_letter_of_the_name(kind):
+    with pytest.raises(ValueError, match=f"{kind}:~nobody_of_this_name/x.*(no such|expected)"):
+        load(f"{kind}:~nobody_of_this_name/x")
+
+
 def test_unknown_data():
     with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits or folder:PATH"):
         load("mnist")
@@ -306,6 +312,12 @@ def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog)
     expected = r"2 of 120 images cannot be read .*: cat/007.png; no picture of the formats .*: cat/008.png"
     with pytest.raises(ValueError, match=expected):
         load(f"folder:{tmp_path}")
+
+
+def test_a_folder_that_is_called_with_a_tilde(tmp_path, rng, monkeypatch):
+    write_images(tmp_path / "~photos" / "cat", 4, rng)
+    monkeypatch.chdir(tmp_path)
+    assert sum(map(len, load("folder:~photos"))) == 4
 
 
 def test_bad_folders(tmp_path, rng):

@@ -93,7 +93,7 @@ def transcripts(path):
     Raises:
         ValueError: no such list; a line without a tab, without a transcript, or whose file is missing.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     title = f"transcripts:{path}"
     cells = pairs.read(title, path, "a path, a tab, and what is said")
     if not cells:

@@ -43,7 +43,7 @@ def load(path, image_size=None, fold=0):
             one image in a hundred that cannot be read.
     """
     check_fold(fold)
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     name = f"captions:{path}"
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected CSV or TSV with a header, or JSON lines (.jsonl).")
@@ -116,7 +116,7 @@ def emoji(path, image_size=None, fold=0):
     from PIL import Image
 
     check_fold(fold)
-    root = pathlib.Path(path).expanduser()
+    root = pathlib.Path(os.path.expanduser(path))
     name, sheets = f"emoji:{path}", sorted(file for file in root.glob("*_sheet_*.png") if file.name[0] != ".")
     if len(sheets) != 1 or not (root / "emoji.jsonl").is_file():
         raise ValueError(f"{name}: expected a folder with emoji.jsonl and one sheet, *_sheet_*.png.")

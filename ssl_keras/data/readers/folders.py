@@ -78,7 +78,7 @@ def parts_below(kind, path, what, read, extensions=None):
     Raises:
         ValueError: no such folder; held-out parts without a training part.
     """
-    root = pathlib.Path(path).expanduser()
+    root = pathlib.Path(os.path.expanduser(path))
     if not root.is_dir():
         raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
     folders, notes = part_folders(f"{kind}:{path}", root, "a sub-folder for each label", extensions)

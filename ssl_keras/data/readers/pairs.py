@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -33,7 +34,7 @@ def load(path):
     Raises:
         ValueError: no such file; a line without a tab, or with more than one.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     name = f"pairs:{path}"
     pairs = read(name, path, "a source, a tab, and a target", ("text", "target"))
     if not pairs:

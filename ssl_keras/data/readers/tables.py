@@ -6,6 +6,7 @@ passed over. In a file with tabs a quotation mark is text, unless a program has 
 
 import csv
 import io
+import os
 import pathlib
 import re
 
@@ -30,7 +31,7 @@ def load(path):
         ValueError: no such file; no header with these columns; a text with an empty label; a row of another
             length; the same text with two labels is kept with its first one, and counted.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(os.path.expanduser(path))
     name = f"table:{path}"
     header, rows = with_header(name, path, {"text", "label"})
     text_column, label_column = _columns(name, header)

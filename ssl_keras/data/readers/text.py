@@ -7,6 +7,7 @@ than a megabyte comes as several pieces; "ends" says which of them ends its docu
 
 import json
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -112,7 +113,7 @@ def load_text(path):
         ValueError: no such file, no text in it, a file of another kind, or more than one character in a hundred that
             is not UTF-8.
     """
-    root = pathlib.Path(path).expanduser()
+    root = pathlib.Path(os.path.expanduser(path))
     name = f"text:{path}"
     if root.is_file():
         ending = text_files.ending(root)
