@@ -268,3 +268,17 @@ def test_a_reason_for_each_file_makes_no_endless_message():
     with pytest.raises(ValueError, match=expected) as error:
         folders.skipped("folder:data", failed, 200, "images")
     assert len(str(error.value)) < 500
+
+
+def test_what_cannot_be_opened_is_no_dead_link(tmp_path, monkeypatch):
+    root = lay(tmp_path / "data", {"a": 4, "b": 4, "b/locked.png": b"x"})
+    (root / "a" / "dead.png").symlink_to("nowhere.png")
+    status = os.stat
+
+    def guarded(path, **options):
+        if str(path).endswith("locked.png"):
+            raise PermissionError(13, "Permission denied")
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    assert load(f"folder:{root}").train.notes == ("left out are dead links (1), files that cannot be opened (1)",)

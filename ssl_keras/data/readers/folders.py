@@ -303,7 +303,7 @@ def below(root, extensions):
         try:
             status = os.stat(path)
         except OSError:
-            others["dead links"] += 1
+            others["dead links" if os.path.islink(path) else "files that cannot be opened"] += 1
             continue
         if linked and _identity(status) in seen:
             others["links to what is taken already"] += 1
