@@ -38,6 +38,16 @@ def cache_folder():
     return pathlib.Path(os.path.expanduser(folder))
 
 
+def _make_folder(folder):
+    """`files.make_folder`, whose error says how to have another."""
+    try:
+        files.make_folder(folder)
+    except PermissionError as error:
+        said = str(error).removesuffix(" Choose a writable folder.")
+        raise PermissionError(f"{said} It keeps what does not fit into memory; set SSL_KERAS_CACHE to another folder."
+                              ) from error
+
+
 def name_of(key):
     """The name, 32 hexadecimal digits, of what a JSON-able value stands for."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -74,7 +84,7 @@ def contents(paths):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing is outside Python's lock
         made = list(pool.map(checksum, paths))
     if any(known.get(path) != about for path, about in remembered.items()):
-        files.make_folder(memory.parent)
+        _make_folder(memory.parent)
         files.write(memory, json.dumps(known | remembered))
     return made
 
@@ -179,7 +189,7 @@ def writing(name):
     Where its writer is killed, the next one on this host removes it.
     """
     folder, host = cache_folder(), re.sub(r"\W", "_", socket.gethostname())
-    files.make_folder(folder)
+    _make_folder(folder)
     for left in folder.glob(f".*.{host}.*.partial"):
         with contextlib.suppress(OSError), locks.left_in(left) as ended:
             if ended:

@@ -189,3 +189,10 @@ def test_a_file_is_read_again_only_where_it_may_have_changed(some, monkeypatch):
     assert contents(some) == [["a", contents(some)[0][1]], *first[1:]]
     some[0].unlink()
     assert contents(some)[0] == ["a", ""]
+
+
+def test_a_cache_that_cannot_be_written_says_how_to_have_another(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SSL_KERAS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match="Cannot write to .*file: File exists. .* set SSL_KERAS_CACHE to"):
+        made()
