@@ -1,5 +1,6 @@
 """Files that are written: whole or not at all, and in the place of nothing but a file."""
 
+import errno
 import os
 import socket
 
@@ -19,6 +20,18 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
         files.write(tmp_path / name, name)
         assert (tmp_path / name).is_symlink()
     assert {path.name: path.read_text() for path in (tmp_path / "there").iterdir()} == {"made": "new", "kept": "old"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path, monkeypatch, step):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "f.npy").write_text("before")
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/f\.npy'$"):
+        files.write(tmp_path / "f.npy", "after")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
 def pipe(path):
