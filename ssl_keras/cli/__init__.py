@@ -1,5 +1,6 @@
 """The command line: `ssl-keras COMMAND`, or `python -m ssl_keras COMMAND`."""
 
+import errno
 import importlib
 import logging
 import os
@@ -61,6 +62,10 @@ def usage():
 def said(error):
     """The line that a user gets of an exception: its cause, without TensorFlow's tracebacks."""
     exhausted = sys.modules["tensorflow"].errors.ResourceExhaustedError
+    full = os.strerror(errno.ENOSPC)  # which TensorFlow raises as what memory that is out is
+    if isinstance(error, exhausted) and full in str(error):
+        file = re.search(r"(\S+); " + full, str(error))
+        return printable(f"{full}{f': {file[1]}' if file else ''}. Make room, or write to another place.")
     if isinstance(error, MemoryError | exhausted):
         shape = re.search(r"shape ?(\[[\d,]*\])", str(error))
         cause = f"at a tensor of shape {shape[1]}" if shape else str(error).strip().partition("\n")[0]

@@ -33,6 +33,12 @@ def too_large_a_tensor(_):
     )
 
 
+def a_full_disk(_):
+    raise tf.errors.ResourceExhaustedError(
+        None, None, "{{function_node __wrapped__SaveV2}} out/part-0.tempstate4; No space left on device [Op:SaveV2]"
+    )
+
+
 def shapes_that_do_not_fit(_):
     tf.constant([1.0, 2.0]) + tf.constant([1.0, 2.0, 3.0])
 
@@ -48,6 +54,7 @@ def a_file(_):
 @pytest.mark.parametrize(("attempt", "message"), [
     (too_large_an_array, r"^error: Out of memory: Unable to allocate 8.00 PiB .*--batch-size"),
     (too_large_a_tensor, r"^error: Out of memory: .*--batch-size"),
+    (a_full_disk, r"^error: No space left on device: out/part-0\.tempstate4\. Make room"),
     (fails(MemoryError()), r"^error: Out of memory\. Take"),
     (shapes_that_do_not_fit, r"^error: TensorFlow: .*[Ii]ncompatible shapes: \[2\] vs. \[3\]"),
     (within_a_graph, r"^error: TensorFlow: .*\[2\]"),
