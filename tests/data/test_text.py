@@ -299,6 +299,8 @@ def test_texts_from_python():
         text.from_texts(["a", "b", "c"], [0, 1, 0], test=(["x", "y"], [7, -1]))
     with pytest.raises(ValueError, match="one integer label per example"):
         text.from_texts(["a", "b", "c"], [0])
+    with pytest.raises(ValueError, match="expected a list of strings. Received: one string, 'some words'. Put it"):
+        text.from_texts("some words")
     with pytest.raises(ValueError, match="expected strings. Received: int, number 1"):
         text.from_texts(["a", 5, "c"])
 

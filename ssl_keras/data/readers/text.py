@@ -85,6 +85,9 @@ def documents(name, texts, label=None, classes=()):
         ValueError: no text, or none but empty ones; something that is no string; labels that do
             not number classes from 0.
     """
+    if isinstance(texts, str):
+        raise ValueError(f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Put it in a list, "
+                         "or cut it into documents.")
     array = np.empty(len(texts), object)
     array[:] = texts
     wrong = [index for index, text in enumerate(array) if not isinstance(text, str)]
