@@ -129,8 +129,8 @@ def check_utf8(name, broken, characters):
     note = f"{name}: {count} of {characters} characters are not UTF-8: {names}"
     if count > NOT_UTF8_SHARE * characters:
         raise ValueError(
-            f"{note}. Expected UTF-8. Save the files as such, or convert them from the encoding that they have: "
-            "iconv -f ENCODING -t utf-8"
+            f"{note}. Expected UTF-8. Take out what is no text; save other files as such, or convert them from the "
+            "encoding that they have: iconv -f ENCODING -t utf-8"
         )
     log.warning("%s. They are read as U+FFFD.", note)
 
