@@ -80,7 +80,8 @@ def test_out_again_it_is_the_same_file(folder, family, tmp_path, capsys):
 @every_family
 def test_an_imported_encoder_is_like_any_other(folder, family, capsys):
     assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
-    documents = hold_out(text.documents("words", ["the quick brown fox jumps over the lazy dog"] * 30))
+    said = ["the quick brown fox jumps over the lazy dog", "the lazy dog jumps over the quick brown fox"]
+    documents = hold_out(text.documents("words", said * 15))
     objective = {"gpt2": "causal_lm", "bert": "masked_lm"}[family]
     training = Training(steps=2, batch_size=2, init="mine", tensorboard=False)
     outcome = pretrain(objective, None, training, data=documents)

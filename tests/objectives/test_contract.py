@@ -248,9 +248,10 @@ def test_in_16_bit_it_learns_the_same(name, precision):
     assert rounded["loss"] == pytest.approx(logs["loss"], rel=0.02)
 
 
+@pytest.mark.slow
 @every_objective
 def test_it_can_be_stepped_through(name):
-    """`run_eagerly`, for a debugger."""
+    """`run_eagerly`, for a debugger. `strategies.py` compares it with two replicas that are traced."""
     plain, eager = trajectory(name), Trajectory(CASES[name], ONE, run_eagerly=True, **OPTIONS)
     logs, eager_logs = plain.after(1), eager.after(1)
     assert eager_logs["loss"] == pytest.approx(logs["loss"], abs=1e-6, rel=1e-6)

@@ -434,7 +434,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
         (["a red square", "--images", "nowhere"], "no such folder"),
         (["words.txt", "--texts", "words.txt"], "a picture"),
     ):
-        assert main(["search", "shapes", *wrong]) == 1
+        assert main(["search", "shapes", *wrong, "--overwrite"]) == 1
         assert message in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ THOROUGH = ("autoencoder",)  # without `more`
 HELD_OUT = ("contrastive", "masked_lm", "wav2vec2", "seq2seq", "image_text")
 ACCUMULATED = ("masked_lm",)  # with micro-batches: tokens, whose number differs from one to the next
 SGD = {"optimizer": "sgd", "executions": 2}  # Adam would hide a doubled gradient, and so would clipping
-# The one device steps through it: `tests/objectives/test_contract.py` compares that with what is traced.
+# The one device steps through it, so that this is compared with what is traced too.
 EAGERLY = {"run_eagerly": True}
 XLA = ("causal_lm",)
 MORE_XLA = ("autoencoder", "contrastive", "masked_lm", "dcgan", "recurrent_lm")
