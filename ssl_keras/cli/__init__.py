@@ -106,8 +106,9 @@ def main(arguments=None):
     handler = logging.StreamHandler()
     handler.setFormatter(Lines("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for library in ("absl", "tensorflow", "matplotlib", "PIL"):
+    for library in ("absl", "tensorflow", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # our own lines name the file, and the reason
     try:
         start_tensorflow()
         module = importlib.import_module(f"{__name__}.{COMMANDS[command][0]}")
