@@ -230,12 +230,11 @@ def _check_settings(folder, asked, resume):
             raise ValueError(f"{folder} belongs to a run {what}:{difference}\nChoose another --run name (run=).")
     if resume and not begun:
         for other in sorted(folder.parent.glob("*/settings.json")):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                if other.parent != folder and _told(json.loads(other.read_text("utf-8"))) == _told(asked):
-                    log.warning(
-                        "%s begins anew. %s is a run with the same data and settings: --run %s goes on with that one.",
-                        folder, other.parent, other.parent.name,
-                    )
+            if other.parent != folder and _told(_read_settings(other.parent)) == _told(asked):
+                log.warning(
+                    "%s begins anew. %s is a run with the same data and settings: --run %s goes on with that one.",
+                    folder, other.parent, other.parent.name,
+                )
     if begun and not resume:
         raise ValueError(
             f"{folder} has begun. Add --resume (resume=True) to go on with it, or choose another --run name (run=)."
