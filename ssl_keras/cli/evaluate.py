@@ -10,7 +10,6 @@ import numpy as np
 
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, DeviceFlags, NetworkFlag, OverwriteFlag, Positional, RecordFlag, parse
-from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream import report
@@ -117,7 +116,7 @@ def rows_of(part, source, count):
         return rows
     for name in ("name", "caption", "label"):
         for row, value in zip(rows, source.column(name) if name in source.arrays else ()):
-            row[name] = shown(source.classes[value] if name == "label" else value.partition("\n")[0])
+            row[name] = files.printable(source.classes[value] if name == "label" else value.partition("\n")[0])
     return rows
 
 

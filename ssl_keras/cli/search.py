@@ -67,11 +67,11 @@ def texts_of(path):
 def _picture(path, shape):
     """uint8 array of a shape. Raises ValueError where the file holds no picture, and says why."""
     if not path.is_file():
-        raise ValueError(f"{folders.shown(path)}: expected the file of a picture. There is none.")
+        raise ValueError(f"{files.printable(path)}: expected the file of a picture. There is none.")
     try:
         return image_files.decode(path, shape)[0]
     except image_files.Unreadable as error:
-        raise ValueError(f"{folders.shown(path)}: expected a picture. Received: {error}") from error
+        raise ValueError(f"{files.printable(path)}: expected a picture. Received: {error}") from error
 
 
 def _pictures_for_words(asked, finder):
@@ -88,8 +88,8 @@ def _pictures_for_words(asked, finder):
     embeddings, paths = finder.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
     for row, similarity in found:
-        print(f"{similarity:.3f}  {folders.shown(paths[row])}")
-    titles = [f"{folders.shown(paths[row].name)}\n{similarity:.2f}" for row, similarity in found]
+        print(f"{similarity:.3f}  {files.printable(paths[row])}")
+    titles = [f"{files.printable(paths[row].name)}\n{similarity:.2f}" for row, similarity in found]
     shown = [_picture(paths[row], finder.shape) for row, _ in found]
     content = io.BytesIO()
     search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")

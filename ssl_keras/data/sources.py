@@ -13,8 +13,8 @@ from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.readers import captions, espeak, image_files, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
-from ssl_keras.data.readers.folders import shown
 from ssl_keras.data.splits import hold_out, images
+from ssl_keras.files import printable
 
 MOST_SIDE = math.isqrt(image_files.MOST_PIXELS)  # of the largest square that is read
 
@@ -86,7 +86,9 @@ def load(spec, image_size=None):
     try:
         spec.encode()  # a name is saved with what is learned
     except UnicodeEncodeError:
-        raise ValueError(f"Expected data whose name is UTF-8. Received: {shown(spec)}. Rename or link it.") from None
+        raise ValueError(
+            f"Expected data whose name is UTF-8. Received: {printable(spec)}. Rename or link it."
+        ) from None
     kind, _, argument = spec.partition(":")
     there = pathlib.Path(argument or spec).exists()  # a path may end in brackets of its own
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)

@@ -8,6 +8,7 @@ Shapes: `T` samples of a clip.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -20,7 +21,16 @@ import soundfile
 from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resampled, resampled_length, source
 from ssl_keras.data.cache import contents, materialise
 from ssl_keras.data.readers import pairs
-from ssl_keras.data.readers.folders import as_spelled, labelled_files, listed, parts_below, relative, skipped
+from ssl_keras.data.readers.folders import (
+    Unreadable,
+    as_spelled,
+    attempt,
+    labelled_files,
+    listed,
+    parts_below,
+    relative,
+    skipped,
+)
 from ssl_keras.data.splits import hold_out
 
 EXTENSIONS = {
@@ -46,10 +56,6 @@ CUT_SHARE = 0.01  # by which a header may promise more than there is before it i
 BLOCK = 1 << 20  # samples of all channels decoded at a time
 CHUNK, CHUNK_SAMPLES = 64, 1 << 24  # files, and about how many samples, decoded at a time
 DECODING = 2  # another number where a file is decoded otherwise than before: what is cached is then made anew
-
-
-class Unreadable(ValueError):
-    """Why a file cannot be read, without its name."""
 
 
 class Header(typing.NamedTuple):
@@ -143,7 +149,7 @@ class _Stream:
 def _decoded(title, files, rate=None):
     """The files as a `_Stream`; at the rate of most of them, of two the higher one, where none is given."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
-        found = list(pool.map(_or_error(_header), files))
+        found = list(pool.map(functools.partial(attempt, _header), files))
     readable = [index for index, header in enumerate(found) if isinstance(header, Header)]
     reasons = {file: str(why) for file, why in zip(files, found) if not isinstance(why, Header)}
     if not readable:
@@ -158,7 +164,7 @@ def _decoded(title, files, rate=None):
     check_lengths(title, lengths, rate, [files[index].name for index in readable])
 
     def decoded(file, header, length):
-        made = _or_error(_decode)(file, rate, header)
+        made = attempt(_decode, file, rate, header)
         if isinstance(made, Unreadable):
             reasons[file] = str(made)
             return np.full(length, PADDING, np.int16)  # no sample is that, so it is told from a clip in the cache too
@@ -184,17 +190,6 @@ def _decoded(title, files, rate=None):
     return _Stream(
         samples, starts[kept], [lengths[place] for place in kept], [readable[place] for place in kept], rate, notes
     )
-
-
-def _or_error(read):
-    """The function, but that it returns the `Unreadable` that it would raise."""
-    def attempt(*arguments):
-        try:
-            return read(*arguments)
-        except Unreadable as error:
-            return error
-
-    return attempt
 
 
 def _notes(headers, rate, why):

@@ -19,6 +19,7 @@ import typing
 import unicodedata
 
 from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
+from ssl_keras.files import printable
 
 PARTS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -29,6 +30,10 @@ UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # beside classes
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
 SHOWN = 10  # names in a message
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be read, without its name."""
 
 
 class NoLabels(ValueError):
@@ -42,15 +47,9 @@ class Below(typing.NamedTuple):
     others: collections.Counter
 
 
-def shown(name):
-    """A file's name for messages and tables: what cannot be printed, or is no UTF-8, is escaped."""
-    name = str(name)
-    return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
 def listed(names):
     """The first names of many, for messages."""
-    names = [shown(name) for name in names]
+    names = [printable(name) for name in names]
     return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
 
 
@@ -90,8 +89,8 @@ def parts_below(kind, path, what, read, extensions=None):
         try:
             held_out[part] = read(folder, train)
         except NoLabels:
-            notes.append(f"{shown(folder.name)} has no sub-folders that are classes, hence no labels, and is left out: "
-                         f"the {part} part is cut from the training part")
+            notes.append(f"{printable(folder.name)} has no sub-folders that are classes, hence no labels, and is left "
+                         f"out: the {part} part is cut from the training part")
     splits = hold_out(train.noted(*notes), **held_out)
     # Named after the whole: a sub-folder's name, "train", is that of every other data set too.
     return Splits(*(
@@ -115,9 +114,9 @@ def part_folders(title, root, otherwise, extensions=None):
             inner, notes = part_folders(title, folders[0], otherwise, extensions)
         except ValueError:
             return {}, []  # a class, in which something is called "test"
-        said = f"the parts are taken from its one sub-folder, {shown(folders[0].name)}"
+        said = f"the parts are taken from its one sub-folder, {printable(folders[0].name)}"
         return inner, [said, *notes] if inner else []
-    names = ", ".join(shown(folder.name) for folder in found.values())
+    names = ", ".join(printable(folder.name) for folder in found.values())
     if found and "train" not in found:
         if len(found) < len(folders) and all(folder.name.casefold() in CLASSES_TOO for folder in found.values()):
             return {}, []
@@ -127,7 +126,7 @@ def part_folders(title, root, otherwise, extensions=None):
     classes = [folder for folder in others if not words_of(folder) & (UNLABELED | PARTS.keys())]
     if len(found) == 1 and len(classes) > 1 and _entries(found["train"], extensions)[1]:  # vehicles: bus, car, train
         return {}, [f"{names} is taken for a class, since nothing that is held out lies beside it"]
-    notes = [f"{shown(folder.name)} ({count} files) is left out: it lies beside {names}"
+    notes = [f"{printable(folder.name)} ({count} files) is left out: it lies beside {names}"
              for folder, count in others.items()] if found else []
     for part, folder in found.items():
         found[part], said = _unwrapped(folder, extensions)
@@ -158,7 +157,7 @@ def _named_parts(title, folders):
     exact = _by_part(folders, lambda folder: folder.name.casefold())
     for each in exact.values():
         if len(each) > 1:
-            names = " and ".join(shown(folder.name) for folder in each)
+            names = " and ".join(printable(folder.name) for folder in each)
             raise ValueError(f"{title} has {names}, which are one part by their names. Keep one, or put both together.")
     words = {folder: words_of(folder) for folder in folders}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
@@ -184,7 +183,8 @@ def _unwrapped(folder, extensions):
     """(the folder, or the one sub-folder of its own name that it holds and nothing else; notes)."""
     folders, files = _entries(folder, extensions)
     if not files and [each.name.casefold() for each in folders] == [folder.name.casefold()]:
-        return folders[0], [f"{shown(folder.name)}/{shown(folders[0].name)} is taken for {shown(folder.name)}"]
+        outer, inner = printable(folder.name), printable(folders[0].name)
+        return folders[0], [f"{outer}/{inner} is taken for {outer}"]
     return folder, []
 
 
@@ -225,7 +225,7 @@ def labelled_files(title, root, extensions, what, like, similar=frozenset()):
     else:
         names = {}  # none, or unlabeled alone
     if names and [] in inner:
-        stray = shown(files[inner.index([])].name)
+        stray = printable(files[inner.index([])].name)
         raise ValueError(f"{title}: {stray} lies beside sub-folders. Expected all {what} in them, or none.")
     classes = sorted(set(names.values()))
     if like is not None:
@@ -243,7 +243,7 @@ def _class_name(title, root, folder):
         folder.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{title}: the name of the sub-folder {shown(folder)} is not UTF-8, and cannot be a class's. Rename it."
+            f"{title}: the name of the sub-folder {printable(folder)} is not UTF-8, and cannot be a class's. Rename it."
         ) from None
     return unicodedata.normalize("NFC", folder)
 
@@ -279,12 +279,20 @@ def _doubts(title, root, names, inner, extensions):
     if len(second) == 1:
         note = f"{ONE_CLASS}, {names[first]!r}"
         if below_it:
-            note += f"; one level down are {listed(sorted(below_it))}: for these take {title}/{shown(first)}"
+            note += f"; one level down are {listed(sorted(below_it))}: for these take {title}/{printable(first)}"
         notes.append(note)
     elif len(below_it) > 1 and all(below_it == each for _, each in rest):
         notes.append(f"each of {listed(sorted(second))} holds {listed(sorted(below_it))}. The first are taken for the "
                      "classes; are they those, or parts? Expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS")
     return notes
+
+
+def attempt(read, *arguments):
+    """What a function gives, or the `Unreadable` that it raises."""
+    try:
+        return read(*arguments)
+    except Unreadable as error:
+        return error
 
 
 def files_below(root, extensions):
@@ -345,7 +353,8 @@ def left_out(others):
     """What is left out: ".heic (15), dead links (1)"."""
     common = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     rest = others.total() - sum(count for _, count in common)
-    return ", ".join([f"{shown(kind)} ({count})" for kind, count in common] + ([f"others ({rest})"] if rest else []))
+    named = [f"{printable(kind)} ({count})" for kind, count in common]
+    return ", ".join(named + ([f"others ({rest})"] if rest else []))
 
 
 def skipped(title, failed, count, what):
@@ -362,7 +371,7 @@ def skipped(title, failed, count, what):
     by_reason = collections.defaultdict(list)
     for file, reason in sorted(failed.items()):
         by_reason[reason].append(f"{file.parent.name}/{file.name}")
-    said = "; ".join(f"{shown(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:SHOWN])
+    said = "; ".join(f"{printable(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:SHOWN])
     said += f"; and {len(by_reason) - SHOWN} other reasons" if len(by_reason) > SHOWN else ""
     if len(failed) > max(1, math.floor(CORRUPT_SHARE * count)):
         raise ValueError(

@@ -19,6 +19,8 @@ import warnings
 
 import numpy as np
 
+from ssl_keras.data.readers.folders import Unreadable
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 EXTENSIONS = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
@@ -49,10 +51,6 @@ FLOAT = "float pixels, of no known scale (save them as 8 or 16 bits)"
 TRUNCATED, EMPTY = "truncated", "empty"
 
 _alone = threading.Lock()
-
-
-class Unreadable(ValueError):
-    """A file that gives no picture; the message is the reason, without the file's name."""
 
 
 class Header(typing.NamedTuple):

@@ -15,9 +15,10 @@ import numpy as np
 
 from ssl_keras.data.cache import IN_MEMORY_BYTES, contents, materialise
 from ssl_keras.data.readers import folders, image_files
-from ssl_keras.data.readers.folders import labelled_files, parts_below
-from ssl_keras.data.readers.image_files import EXTENSIONS, Header, Unreadable
+from ssl_keras.data.readers.folders import Unreadable, attempt, labelled_files, parts_below
+from ssl_keras.data.readers.image_files import EXTENSIONS, Header
 from ssl_keras.data.splits import images
+from ssl_keras.files import printable
 
 CHUNK = 256  # files decoded at a time
 SAMPLE = 32  # headers that are looked at before all are: where these agree, the others are looked at while decoding
@@ -60,7 +61,7 @@ def _read(root, image_size, like):
 def names(paths):
     """(N,) strings: paths with what cannot be printed escaped."""
     found = np.empty(len(paths), object)
-    found[:] = [folders.shown(path) for path in paths]
+    found[:] = [printable(path) for path in paths]
     return found
 
 
@@ -87,17 +88,9 @@ def read(title, files, shape=(None, None, None)):
         image, rows = _decoded(title, files, chosen, headers)
     failed = {files[row]: headers[row] for row in sorted({*range(len(files))} - {*rows.tolist()})}
     for file, about in failed.items():  # of what was decoded once, and is cached
-        failed[file] = str(_attempt(image_files.decode, file, chosen) if isinstance(about, Header) else about)
+        failed[file] = str(attempt(image_files.decode, file, chosen) if isinstance(about, Header) else about)
     notes = folders.skipped(title, failed, len(files), "images")
     return Images(image, rows, (*notes, *_notes([headers[row] for row in rows], shape, chosen, image)))
-
-
-def _attempt(function, *arguments):
-    """What a function gives, or the `Unreadable` that it raises."""
-    try:
-        return function(*arguments)
-    except Unreadable as error:
-        return error
 
 
 def _pool():
@@ -108,7 +101,7 @@ def _look(files, headers, rows):
     """Fills in the headers of these files, or why they cannot be read."""
     rows = [row for row in rows if headers[row] is None]
     with _pool() as pool:
-        looked = pool.map(functools.partial(_attempt, image_files.header), [files[row] for row in rows])
+        looked = pool.map(functools.partial(attempt, image_files.header), [files[row] for row in rows])
         for row, about in zip(rows, looked):
             headers[row] = about
 
@@ -118,7 +111,7 @@ def _shape(title, files, headers, wanted):
     known = [about for about in headers if isinstance(about, Header)]
     if not known:
         folders.skipped(title, {file: str(about) for file, about in zip(files, headers)}, len(files), "images")
-        raise ValueError(f"{title}: its one image, {folders.shown(files[0].name)}, cannot be read: {headers[0]}.")
+        raise ValueError(f"{title}: its one image, {printable(files[0].name)}, cannot be read: {headers[0]}.")
     (size, count), *others = collections.Counter((about.height, about.width) for about in known).most_common()
     if 2 * count < len(known):
         size = tuple(sorted(sides)[len(sides) // 2] for sides in zip(*((about.height, about.width) for about in known)))
@@ -140,7 +133,7 @@ def _decoded(title, files, shape, headers):
         with _pool() as pool:
             for start in range(0, len(files), CHUNK):
                 rows = range(start, min(start + CHUNK, len(files)))
-                made = list(pool.map(lambda row: _attempt(image_files.decode, files[row], shape), rows))
+                made = list(pool.map(lambda row: attempt(image_files.decode, files[row], shape), rows))
                 failed |= {files[row]: str(one) for row, one in zip(rows, made) if isinstance(one, Unreadable)}
                 for row, one in zip(rows, made):
                     headers[row] = one if isinstance(one, Unreadable) else one[1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_keras.data.readers import folders, text_files
 from ssl_keras.data.splits import Source, check_labels, hold_out
+from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
 FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be held out
@@ -217,7 +218,7 @@ def _documents(name, path, source, field):
     for number, (start, line) in enumerate(text_files.json_lines(source), 1):
         if line.strip():
             text, bad = text_files.decoded(line)
-            expected = f"{name}: {folders.shown(path)}, line {number}: expected {EXPECTED}"
+            expected = f"{name}: {printable(path)}, line {number}: expected {EXPECTED}"
             row = text_files.from_json(text, expected)
             value = (row.get(field) or "") if isinstance(row, dict) else None
             if not isinstance(value, str):
@@ -229,7 +230,7 @@ def _documents(name, path, source, field):
 def _field(name, path, source):
     """The field of JSON lines that holds the text, by the first of them."""
     line = next((line for _, line in text_files.json_lines(source) if line.strip()), b"")
-    expected = (f"{name}: {folders.shown(path)}: expected {EXPECTED} in each line, or another field that alone holds a "
+    expected = (f"{name}: {printable(path)}: expected {EXPECTED} in each line, or another field that alone holds a "
                 "string")
     row = text_files.from_json(text_files.decoded(line)[0], expected)
     if isinstance(row, dict):
