@@ -76,7 +76,7 @@ def ours(train, where=None, jit=False):
         keras.utils.set_random_seed(0)
         model = autoencoder.build(autoencoder.Settings(), train.spec())
         model.compile(Adam(), steps_per_execution=64, jit_compile=jit)
-    batches = Batches(train, BATCH, views=model.views)
+    batches = Batches(train, BATCH, preprocess=model.preprocess)
     steps = batches.steps_per_epoch
 
     def epoch(number):

@@ -224,7 +224,7 @@ def train(settings, training, splits, target=None, every=0, seconds=float("inf")
     keras.utils.set_random_seed(training.seed)
     model = causal_lm.build(settings, splits.train.spec())
     compile_objective(model, training, splits)
-    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
+    batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
     spent, curve, done = 0.0, [], 0
     while done < training.steps:
         count = min(every or training.steps, training.steps - done)

@@ -1,9 +1,9 @@
-"""What pretraining is worth on colour photographs: contrastive, jigsaw, rotation and scratch, at 10% and all labels.
+"""What pretraining is worth on color photographs: contrastive, jigsaw, rotation and scratch, at 10% and all labels.
 
     python benchmarks/cifar10.py --data folder:cifar10 --minutes 10
 
 Three seeds each. The numbers go into benchmarks/cifar10.json after every run; what is there is not
-computed again, and a run that was cut off goes on from its checkpoint. The data: any labelled folder of
+computed again, and a run that was cut off goes on from its checkpoint. The data: any labeled folder of
 small photographs; the numbers in the README are of the first 10,000 training and 2,000 test images of
 CIFAR-10, re-encoded as JPEG (quality 75, lossy), of which 9,000 are learned from and 1,000 chosen by.
 
@@ -41,12 +41,12 @@ from ssl_keras.downstream.table import evaluate
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 
-NETWORK = {"network": "cnn", "width": 16, "places": 2}  # small, so that ten minutes are many steps
-CHANGED = {"crop": 0.3, "flip": True, "colour": 0.5, "grey": 0.2}
+NETWORK = {"network": "cnn", "width": 16, "pool_grid": 2}  # small, so that ten minutes are many steps
+CHANGED = {"crop": 0.3, "flip": True, "color": 0.5, "gray": 0.2}
 SETTINGS = {
     "contrastive": CHANGED,
-    "jigsaw": {"flip": True, "colour": 0.5, "grey": 0.2},
-    "rotation": {"crop": 0.5, "flip": True, "colour": 0.5},
+    "jigsaw": {"flip": True, "color": 0.5, "gray": 0.2},
+    "rotation": {"crop": 0.5, "flip": True, "color": 0.5},
 }
 SEEDS = (0, 1, 2)
 GRID = grids.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
@@ -60,7 +60,7 @@ def steps_within(name, settings, training, splits, seconds):
     settings, splits = module.prepare(settings, splits)
     objective = module.build(settings, splits.train.spec())
     compile_objective(objective, dataclasses.replace(training, steps=1000), splits)
-    batches = Batches(splits.train, training.batch_size, views=objective.views)
+    batches = Batches(splits.train, training.batch_size, preprocess=objective.preprocess)
     objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0)
     started = time.perf_counter()
     objective.fit(batches.dataset(3), steps_per_epoch=MEASURED_STEPS, verbose=0)
@@ -82,7 +82,7 @@ def note(part, key, value):
 def asked_of(name):
     """How an objective is pretrained here: (settings, training)."""
     module = objectives.module(name)
-    return module.Settings(**NETWORK, **SETTINGS[name]), dataclasses.replace(module.DEFAULTS, epochs=0, quality_every=0)
+    return module.Settings(**NETWORK, **SETTINGS[name]), dataclasses.replace(module.DEFAULTS, epochs=0, report_every=0)
 
 
 def pretrained(name, seed, splits):
@@ -90,7 +90,7 @@ def pretrained(name, seed, splits):
     settings, training = asked_of(name)
     steps = results()["steps"][name]
     training = dataclasses.replace(
-        training, steps=steps, interval=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True,
+        training, steps=steps, eval_every=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True,
     )
     if f"{name}, seed {seed}" not in results()["pretraining"]:
         outcome = pretrain(name, settings, training, data=splits)
@@ -114,7 +114,7 @@ def summary(tables):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="labelled images, folder:PATH")
+    parser.add_argument("--data", required=True, help="labeled images, folder:PATH")
     parser.add_argument("--minutes", type=float, default=10.0, help="of pretraining each encoder")
     parser.add_argument("--threads", type=int, default=0, help="cores to use; 0 is all")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
@@ -123,8 +123,8 @@ def main():
     parser.add_argument("--only-pretrain", action="store_true", help="no tables yet")
     asked = parser.parse_args()
     if asked.threads:
-        tf.config.threading.set_intra_op_parallelism_threads(asked.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(asked.threads)
+        tf.config.threading.set_intra_op_parallelizm_threads(asked.threads)
+        tf.config.threading.set_inter_op_parallelizm_threads(asked.threads)
     splits = load(asked.data)
     per_class = len(splits.train) // (10 * len(splits.train.classes))  # 10% of the labels
     for name in asked.objectives:

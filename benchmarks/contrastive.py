@@ -10,7 +10,7 @@ The numbers go into benchmarks/contrastive.json after every measurement. What is
 again: a run that was cut off goes on, and a file that is moved away begins anew.
 
 Both train the same network (`cnn`, width 32, and a projection of 256 and 128) with the same
-initialisation, batch 256, temperature, and Adam with one constant learning rate, so that a run may be
+initialization, batch 256, temperature, and Adam with one constant learning rate, so that a run may be
 stopped at any time; float32, on all cores, neither side compiled (no XLA, no `torch.compile`).
 Both make the same two views: a crop of at least 0.3 of the area and an aspect of 3/4 to 4/3, a flip of
 half of them, brightness and contrast changed in 0.8 of them by up to 0.4. Small differences stay: the
@@ -18,8 +18,8 @@ kernels of stride 2 see another border (SAME in TensorFlow, 1 pixel all round in
 views through the network in one pass and one set of batch statistics, lightly's one after the other.
 
 What lightly's side has, from its own examples: `SimCLRTransform`, `NTXentLoss`, `ProjectionHead`, images
-from PIL, a `DataLoader`. Its transform leaves out what does nothing on grey images (saturation, hue, grey) and
-what ours leaves out by default (blur, normalisation). For its speed: all cores, channels last,
+from PIL, a `DataLoader`. Its transform leaves out what does nothing on gray images (saturation, hue, gray) and
+what ours leaves out by default (blur, normalization). For its speed: all cores, channels last,
 the fused Adam, workers that live on from epoch to epoch. `speed` measures it with no worker, one and two, and
 compares ours with the fastest of the three; `quality` trains with that many, so it needs `speed` first.
 """
@@ -66,9 +66,9 @@ else:
 
 DATA, BATCH, RATE, TEMPERATURE = "tfds:fashion_mnist", 256, 1e-3, 0.2
 WIDTH, PROJECTION = 32, (256, 128)
-CROP, COLOUR = 0.3, 0.5
+CROP, COLOR = 0.3, 0.5
 STEPS_PER_EXECUTION = 4  # short executions: a run is stopped between two of them
-NEIGHBOURS, KNOWN = 20, 10_000
+NEIGHBORS, KNOWN = 20, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Ours(Contender):
 
     def build(self):
         settings = contrastive.Settings(
-            width=WIDTH, temperature=TEMPERATURE, projection=PROJECTION, crop=CROP, colour=COLOUR
+            width=WIDTH, temperature=TEMPERATURE, projection=PROJECTION, crop=CROP, color=COLOR
         )
         training = Training(
             batch_size=BATCH, learning_rate=RATE, seed=self.seed, steps_per_execution=STEPS_PER_EXECUTION
@@ -113,7 +113,7 @@ class Ours(Contender):
         keras.utils.set_random_seed(self.seed)
         self.model = contrastive.build(settings, self.splits.train.spec())
         compile_objective(self.model, training, self.splits)
-        self.batches = Batches(self.splits.train, BATCH, seed=self.seed, views=self.model.views)
+        self.batches = Batches(self.splits.train, BATCH, seed=self.seed, preprocess=self.model.preprocess)
         return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def steps(self, count):
@@ -189,7 +189,7 @@ class Lightly(Contender):
         self.loss = NTXentLoss(temperature=TEMPERATURE)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE, eps=1e-7, fused=True)
         transform = SimCLRTransform(
-            input_size=self.images.shape[1], cj_strength=COLOUR, cj_sat=0.0, cj_hue=0.0, min_scale=CROP,
+            input_size=self.images.shape[1], cj_strength=COLOR, cj_sat=0.0, cj_hue=0.0, min_scale=CROP,
             random_gray_scale=0.0, gaussian_blur=0.0, normalize=None,
         )
         self.loader = torch.utils.data.DataLoader(
@@ -290,7 +290,7 @@ def quality(plan, report, splits, folder, keep):
             process.close()
             known_x, validation_x = (np.load(folder / f"{which}-features.npy") for which in parts)
             accuracy = probes.knn(
-                known_x, known.column("label"), validation_x, validation.column("label"), NEIGHBOURS
+                known_x, known.column("label"), validation_x, validation.column("label"), NEIGHBORS
             )
             runs.append({"name": name, "seed": seed, "kNN accuracy": accuracy, **answer})
             keep()
@@ -301,7 +301,7 @@ def quality(plan, report, splits, folder, keep):
     part["ours − theirs"] = interval([a - b for a, b in zip(accuracies[OURS], accuracies[theirs])])
     pixels = [pixels(source) for source in parts.values()]
     part["kNN accuracy of pixels"] = probes.knn(
-        pixels[0], known.column("label"), pixels[1], validation.column("label"), NEIGHBOURS
+        pixels[0], known.column("label"), pixels[1], validation.column("label"), NEIGHBORS
     )
 
 

@@ -135,7 +135,7 @@ class Contender:
         settings, data, training = OBJECTIVES[self.objective]
         switch = dict(SWITCHES.get(self.switch, {}))
         settings = self.module.Settings(**settings, **{key: switch.pop(key) for key in ("remat",) if key in switch})
-        plain = {"jit": False, "quality_every": 0, "steps": 1000, "epochs": 0, "warmup": 0, "schedule": "constant",
+        plain = {"jit": False, "report_every": 0, "steps": 1000, "epochs": 0, "warmup": 0, "schedule": "constant",
                  "steps_per_execution": 16, "seed": self.seed}
         self.training = dataclasses.replace(self.module.DEFAULTS, **plain | training | switch)
         self.settings, self.splits = self.module.prepare(
@@ -146,7 +146,7 @@ class Contender:
             self.model = self.module.build(self.settings, self.splits.train.spec())
             runs.compile_objective(self.model, self.training, self.splits)
         self.model.rows = self.training.batch_size
-        self.batches = Batches(self.splits.train, self.training.batch_size, views=self.model.views)
+        self.batches = Batches(self.splits.train, self.training.batch_size, preprocess=self.model.preprocess)
         if self.switch == BARE:
             self.bare = tf.function(lambda batch: self.model.train_step(batch), autograph=False)
         return self.model.count_params()

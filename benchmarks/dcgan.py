@@ -7,14 +7,14 @@
 
 The numbers go into benchmarks/dcgan.json after every measurement. What is there is not measured again.
 
-All three train the same two networks (two stages, width 64, 100 latents), the same initialisation,
+All three train the same two networks (two stages, width 64, 100 latents), the same initialization,
 batch 128, Adam with β₁ 0.5, the non-saturating loss; float32, on all cores, none compiled. Each has the
 learning rate of two with which it comes nearer to the 5,000 validation images in two minutes. What differs:
 
 - `Keras`: a `keras.Model` with two optimizers and a plain `train_step` under stock `fit`, as in Keras' own
   example (generative/dcgan_overriding_train_step): noisy labels, and new latents for the generator.
   Stock layers. Real and made images are judged apart, where the example, whose discriminator has no batch
-  normalisation, has them in one batch: with it such a generator learns next to nothing.
+  normalization, has them in one batch: with it such a generator learns next to nothing.
 - `PyTorch`: the loop of its own DCGAN tutorial, on tensors in memory (no loader to wait for), channels
   last, the fused Adam. Its kernels of stride 2 see another border.
 - ours: `dcgan` with its defaults: both players from one pass, four steps in a call, and the generator's
@@ -94,8 +94,8 @@ class Ours:
         )
         self.model = dcgan.build(settings, self.splits.train.spec())
         compile_objective(self.model, training, self.splits)
-        self.batches = Batches(self.splits.train, BATCH, seed=self.seed, views=self.model.views)
-        return sum(v.shape.num_elements() for _, group in self.model.groups() for v in group)
+        self.batches = Batches(self.splits.train, BATCH, seed=self.seed, preprocess=self.model.preprocess)
+        return sum(v.shape.num_elements() for _, group in self.model.optimizer_groups() for v in group)
 
     def steps(self, count):
         self.model.fit(self.batches.dataset(int(self.model.step.numpy())), steps_per_epoch=count, verbose=0)

@@ -62,23 +62,23 @@ else:
     from ssl_keras.training.pretrain import pretrain
     from ssl_keras.training.run import compile_objective
 
-    VIEWS = {"flip": True, "crop": 0.6, "colour": 0.2, "shift": 0.1}
+    VIEWS = {"flip": True, "crop": 0.6, "color": 0.2, "shift": 0.1}
     SPEED = image_text.Settings(
         width=IMAGE_WIDTH, text_architecture="gpt2", text_layers=TEXT_LAYERS, text_heads=TEXT_HEADS,
         text_width=TEXT_WIDTH, context=CONTEXT, vocabulary=VOCABULARY, projection=PROJECTION, **VIEWS
     )
-    PICTURES = contrastive.Settings(width=IMAGE_WIDTH, places=2, **VIEWS)
+    PICTURES = contrastive.Settings(width=IMAGE_WIDTH, pool_grid=2, **VIEWS)
     WORDS = masked_lm.Settings(
         layers=TEXT_LAYERS, heads=TEXT_HEADS, width=TEXT_WIDTH, context=64, tokenizer="wordpiece", vocabulary=4096
     )
     RETRIEVAL = image_text.Settings(
-        width=IMAGE_WIDTH, places=4, tokenizer="wordpiece", vocabulary=4096, context=16, joined=4, omitted=0.2,
+        width=IMAGE_WIDTH, pool_grid=4, tokenizer="wordpiece", vocabulary=4096, context=16, max_captions=4, token_dropout=0.2,
         temperature=0.3, text_layers=0, text_width=256, projection=0, **VIEWS
     )
     BLOCKS = {"text_layers": TEXT_LAYERS, "text_heads": TEXT_HEADS, "text_width": TEXT_WIDTH}
     TRAINING = dataclasses.replace(image_text.DEFAULTS, epochs=0, batch_size=BATCH)
-    CLASSES = image_text.Settings(width=16, places=2, shift=0.1, text_layers=1, text_width=64)
-    LABELS = classifier.Settings(width=16, places=2, shift=0.1)
+    CLASSES = image_text.Settings(width=16, pool_grid=2, shift=0.1, text_layers=1, text_width=64)
+    LABELS = classifier.Settings(width=16, pool_grid=2, shift=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Ours:
             image_text.DEFAULTS, batch_size=BATCH, epochs=0, steps=10_000, steps_per_execution=self.steps_per_execution
         )
         compile_objective(self.model, training, splits)
-        self.batches = Batches(splits.train, BATCH, views=self.model.views)
+        self.batches = Batches(splits.train, BATCH, preprocess=self.model.preprocess)
         return sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
 
     def steps(self, count):
@@ -189,7 +189,7 @@ def ready(folder):
     """Leaves an epoch of our batches where a contender without TensorFlow finds them."""
     settings, splits = image_text.prepare(SPEED, load(EMOJI, SIZE))
     model = image_text.build(settings, splits.train.spec())
-    arrays, batches = {"vocabulary": settings.vocabulary}, Batches(splits.train, BATCH, views=model.views)
+    arrays, batches = {"vocabulary": settings.vocabulary}, Batches(splits.train, BATCH, preprocess=model.preprocess)
     for index, batch in enumerate(batches.dataset(0, batches.steps_per_epoch)):
         ids = batch["tokens"].numpy().astype(np.int64)
         present = ids >= 0
@@ -212,7 +212,7 @@ def retrieval(plan, report, splits, folder, keep):
             if key in part:
                 continue
             encoder = trained(plan, runs(plan, folder), splits, start, fold)
-            found = measures.evaluate(search.Finder(encoder["folder"]), splits)
+            found = measures.evaluate(search.Retriever(encoder["folder"]), splits)
             *baselines, ours = found
             part |= {f"{row}, fold {fold}": plain(found[row]) for row in baselines}
             part[key] = plain(found[ours]) | {"seconds": encoder["seconds"]}
@@ -234,26 +234,26 @@ def plain(found):
 
 def trained(plan, folder, splits, start, fold):
     """What a run of `image_text` comes to, after those of its networks that are pretrained alone."""
-    settings, common = RETRIEVAL, {"data": splits.train.base, "quality_every": 0, "runs": folder, "resume": True}
+    settings, common = RETRIEVAL, {"data": splits.train.base, "report_every": 0, "runs": folder, "resume": True}
     if start in STARTS[1:]:
         training = dataclasses.replace(
-            contrastive.DEFAULTS, epochs=0, steps=plan.image_steps, interval=max(plan.image_steps // 5, 1), warmup=50,
+            contrastive.DEFAULTS, epochs=0, steps=plan.image_steps, eval_every=max(plan.image_steps // 5, 1), warmup=50,
             batch_size=BATCH, run=f"emoji-pictures-{fold}", **common
         )
         outcome = pretrain("contrastive", PICTURES, training, data=splits)
-        settings = dataclasses.replace(settings, init_image=outcome["folder"], locked=True)
+        settings = dataclasses.replace(settings, init_image=outcome["folder"], freeze_image=True)
     if start in STARTS[2:]:
         settings = dataclasses.replace(settings, **BLOCKS)
     if start == STARTS[3]:
         training = dataclasses.replace(
-            masked_lm.DEFAULTS, epochs=0, steps=plan.text_steps, interval=max(plan.text_steps // 5, 1), warmup=50,
+            masked_lm.DEFAULTS, epochs=0, steps=plan.text_steps, eval_every=max(plan.text_steps // 5, 1), warmup=50,
             batch_size=64, run=f"emoji-words-{fold}", **common
         )
         words = text.from_texts([", ".join(each) for each in by_captions.captions_of(splits.train)], name="captions")
         outcome = pretrain("masked_lm", WORDS, training, data=words)
         settings = dataclasses.replace(settings, init_text=outcome["folder"], context=64, vocabulary=2048)
     training = dataclasses.replace(
-        TRAINING, steps=plan.steps, interval=max(plan.steps // 5, 1), learning_rate=3e-3, weight_decay=0.3,
+        TRAINING, steps=plan.steps, eval_every=max(plan.steps // 5, 1), learning_rate=3e-3, weight_decay=0.3,
         run=f"emoji-{start}-{fold}".replace(",", "").replace(" ", "-"), **common
     )
     return pretrain("image_text", settings, training, data=splits)
@@ -261,17 +261,17 @@ def trained(plan, folder, splits, start, fold):
 
 def classification(plan, report, splits, folder, keep):
     part, splits = report.setdefault("classification", {}), load(FASHION)
-    common = {"data": FASHION, "quality_every": 0, "runs": runs(plan, folder), "resume": True}
-    common |= {"epochs": 0, "steps": plan.class_steps, "interval": max(plan.class_steps // 5, 1)}
+    common = {"data": FASHION, "report_every": 0, "runs": runs(plan, folder), "resume": True}
+    common |= {"epochs": 0, "steps": plan.class_steps, "eval_every": max(plan.class_steps // 5, 1)}
     for seed in plan.seeds:
         key = f"captions, seed {seed}"
         if key not in part:
             training = dataclasses.replace(TRAINING, seed=seed, run=f"fashion-captions-{seed}", **common)
             outcome = pretrain("image_text", CLASSES, training, data=captioned(splits))
-            finder = search.Finder(outcome["folder"])
-            prompts = finder.of_texts([each.format(name) for name in splits.test.classes for each in TEMPLATES])
+            retriever = search.Retriever(outcome["folder"])
+            prompts = retriever.of_texts([each.format(name) for name in splits.test.classes for each in TEMPLATES])
             prompts = prompts.reshape(len(splits.test.classes), len(TEMPLATES), -1).mean(1)
-            found = (finder.of_images(splits.test.column("image")) @ prompts.T).argmax(1)
+            found = (retriever.of_images(splits.test.column("image")) @ prompts.T).argmax(1)
             part[key] = float(np.mean(found == splits.test.column("label")))
             keep()
         key = f"classifier, seed {seed}"

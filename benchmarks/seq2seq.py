@@ -51,7 +51,7 @@ from ssl_keras.training.run import compile_objective
 OURS, KERAS, DATA = "ours", "Keras", "cmudict"
 NETWORK = {"layers": 2, "width": 256, "context": 32}
 SMALL = NETWORK | {"width": 128}
-PRONOUNCES = NETWORK | {"width": 320, "dropout": 0.1, "smoothing": 0.1}
+PRONOUNCES = NETWORK | {"width": 320, "dropout": 0.1, "label_smoothing": 0.1}
 PAIRS = {"task": "pairs", "symbols": True}
 
 
@@ -93,7 +93,7 @@ class Ours:
             seq2seq.DEFAULTS, batch_size=self.batch, clip_norm=None, steps_per_execution=self.steps_per_execution
         )
         compile_objective(self.model, training, self.splits)
-        self.batches = Batches(self.splits.train, self.batch, views=self.model.views)
+        self.batches = Batches(self.splits.train, self.batch, preprocess=self.model.preprocess)
         return self.model.count_params()
 
     def steps(self, count):
@@ -154,7 +154,7 @@ def pronunciation(plan, report, splits, folder, keep):
     splits = judged(splits, plan)
     training = dataclasses.replace(
         seq2seq.DEFAULTS, data=DATA, batch_size=256, optimizer="muon", learning_rate=3e-3, beta_2=0.99,
-        steps=plan.steps, interval=max(plan.steps // 20, 1), quality_every=0, resume=True, run="seq2seq-cmudict",
+        steps=plan.steps, eval_every=max(plan.steps // 20, 1), report_every=0, resume=True, run="seq2seq-cmudict",
         runs=runs(plan, folder),
     )
     part |= {key: value for key, value in pretrain("seq2seq", settings, training, data=splits).items()
@@ -168,8 +168,8 @@ def pronunciation(plan, report, splits, folder, keep):
 def pretraining(plan, report, splits, folder, keep):
     part, splits = report.setdefault("pretraining", {}), judged(splits, plan)
     training = dataclasses.replace(
-        seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, quality_every=0, steps=plan.pretraining_steps,
-        interval=max(plan.pretraining_steps // 10, 1), run="seq2seq-words", runs=runs(plan, folder),
+        seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, report_every=0, steps=plan.pretraining_steps,
+        eval_every=max(plan.pretraining_steps // 10, 1), run="seq2seq-words", runs=runs(plan, folder),
     )
     if "words" not in part:
         outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", **SMALL), training, data=splits)
@@ -205,9 +205,9 @@ def tuned(rates, splits, training, size, steps, seed, start):
         run = f"seq2seq-{size}-{start}-{seed}-{rate}"
         # Some letters are in none of a thousand words: without the other's tokenizer scratch could not read them.
         tokenizer = "characters" if start == "pretrained" else f"{training.runs}/seq2seq-words/encoder/tokenizer.json"
-        settings = seq2seq.Settings(**SMALL, **PAIRS, dropout=0.3, smoothing=0.1, tokenizer=tokenizer)
+        settings = seq2seq.Settings(**SMALL, **PAIRS, dropout=0.3, label_smoothing=0.1, tokenizer=tokenizer)
         one = dataclasses.replace(
-            training, steps=steps, batch_size=64, interval=max(steps // 10, 1), learning_rate=rate, seed=seed, run=run,
+            training, steps=steps, batch_size=64, eval_every=max(steps // 10, 1), learning_rate=rate, seed=seed, run=run,
             init=f"{training.runs}/seq2seq-words" if start == "pretrained" else None,
         )
         loss = pretrain("seq2seq", settings, one, data=splits)["best_val_loss"]

@@ -17,7 +17,7 @@ The data are those of `tfds:spoken_digit` (Free Spoken Digit Dataset: 5 speakers
   meanwhile; its are ready in memory.
 - `digits`: for each speaker an encoder is pretrained on the clips of the four others, without labels, and
   `downstream.evaluate` measures it on the speaker it never heard, with label seeds 0 to 4; probes, too, learn of
-  changed copies of the labelled clips. Nothing is chosen
+  changed copies of the labeled clips. Nothing is chosen
   on them: the changes of clips, learning rate and steps are those of trials without `theo`, judged on `nicolas`.
 - `recognition`: connected digits (`connected:`) from the same four speakers; `ctc` from that encoder, and
   from scratch, each with the weights of its lowest loss on validation clips; words wrong, of the fifth speaker.
@@ -77,13 +77,13 @@ class Plan:
     budgets: tuple[int, ...] = (10, 1)
     tuning_steps: int = 150  # of fine-tuning and scratch; with all labels 6 epochs
     clips: tuple[int, ...] = (100,)  # of connected digits
-    recogniser_steps: int = 150  # with a hundred clips the validation loss is lowest after a hundred
-    recogniser_rate: float = 1e-3
+    recognizer_steps: int = 150  # with a hundred clips the validation loss is lowest after a hundred
+    recognizer_rate: float = 1e-3
 
 
 QUICK = Plan(
     rounds=1, seconds=2.0, steps=20, speakers=SPEAKERS[:1], seeds=(0,), budgets=(1,), tuning_steps=5,
-    clips=(50,), recogniser_steps=5,
+    clips=(50,), recognizer_steps=5,
 )
 
 
@@ -106,7 +106,7 @@ class Ours:
             wav2vec2.DEFAULTS, batch_size=BATCH, steps=10_000, steps_per_execution=self.steps_per_execution
         )
         compile_objective(self.model, training, splits)
-        self.batches = Batches(splits.train, BATCH, views=self.model.views)
+        self.batches = Batches(splits.train, BATCH, preprocess=self.model.preprocess)
         return self.model.count_params()
 
     def steps(self, count):
@@ -175,10 +175,10 @@ def speed(plan, report, splits, folder, keep):
 
 def pretrained(plan, folder, data, run):
     """The folder of an encoder that has heard the training part of these data."""
-    settings = wav2vec2.Settings(front="mel", shift=0.05, **CHANGES)
+    settings = wav2vec2.Settings(frontend="mel", shift=0.05, **CHANGES)
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, data=data, batch_size=BATCH, steps=plan.steps, interval=max(plan.steps // 10, 1), warmup=100,
-        quality_every=0, resume=True, run=run, runs=runs(plan, folder),
+        wav2vec2.DEFAULTS, data=data, batch_size=BATCH, steps=plan.steps, eval_every=max(plan.steps // 10, 1), warmup=100,
+        report_every=0, resume=True, run=run, runs=runs(plan, folder),
     )
     return pretrain("wav2vec2", settings, training)
 
@@ -223,7 +223,7 @@ def recognition(plan, report, splits, folder, keep):
                 key = f"{speaker}, {clips} clips, {start}"
                 if key in part:
                     continue
-                part[key] = recognised(plan, some, runs(plan, folder), key, encoder if start == "pretrained" else None)
+                part[key] = recognized(plan, some, runs(plan, folder), key, encoder if start == "pretrained" else None)
                 keep()
                 print(key, part[key], flush=True)
         for start in ("pretrained", "scratch"):
@@ -231,14 +231,14 @@ def recognition(plan, report, splits, folder, keep):
             part[f"{clips} clips, {start}, mean word error rate"] = float(np.mean(found))
 
 
-def recognised(plan, splits, folder, key, init):
+def recognized(plan, splits, folder, key, init):
     """Words wrong on the test clips."""
     training = dataclasses.replace(
-        ctc.DEFAULTS, data=splits.train.name, steps=plan.recogniser_steps, learning_rate=plan.recogniser_rate,
-        warmup=50, batch_size=32, interval=max(plan.recogniser_steps // 6, 1), quality_every=0, resume=True, init=init,
-        run=f"recogniser-{key}".replace(", ", "-").replace(" ", "-"), runs=folder,
+        ctc.DEFAULTS, data=splits.train.name, steps=plan.recognizer_steps, learning_rate=plan.recognizer_rate,
+        warmup=50, batch_size=32, eval_every=max(plan.recognizer_steps // 6, 1), report_every=0, resume=True, init=init,
+        run=f"recognizer-{key}".replace(", ", "-").replace(" ", "-"), runs=folder,
     )
-    settings = ctc.Settings(words=True, front="mel", speed=0.15, noise=0.1, gain=6.0)
+    settings = ctc.Settings(words=True, frontend="mel", speed=0.15, noise=0.1, gain=6.0)
     return decoding.score(pretrain("ctc", settings, training, data=splits)["folder"], splits.test)
 
 

@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-LEAST_SQUARE = 1e-6  # of a row's length: a row of zeros keeps a gradient that float16 can hold
+MIN_SQUARE = 1e-6  # of a row's length: a row of zeros keeps a gradient that float16 can hold
 GATHERED = "gathered"  # name of the ops, in a graph of one replica, whose outputs all replicas would see
 FAR = -1e9  # a score that must not count; finite, so that a row of padding stays finite
 
@@ -30,7 +30,7 @@ def gathered(x):
 
 def unit(x):
     """(…, D) -> float32 (…, D) of length 1; rows shorter than 1e-3 stay shorter."""
-    return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=LEAST_SQUARE)
+    return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=MIN_SQUARE)
 
 
 def own_rows(count):
@@ -51,7 +51,7 @@ def smoothed_cross_entropy(label, logits, smoothing=0.0):
 
 
 def nt_xent(first, second, weight, temperature):
-    """Normalised temperature-scaled cross-entropy, (b,) nats: InfoNCE over 2B − 1 candidates.
+    """Normalized temperature-scaled cross-entropy, (b,) nats: InfoNCE over 2B − 1 candidates.
 
     Chen et al. 2020 (SimCLR), equation 1; the mean of an example's two anchors.
 
@@ -74,7 +74,7 @@ def nt_xent(first, second, weight, temperature):
     return tf.reduce_mean(tf.reshape(losses, (-1, 2)), axis=1)
 
 
-def matched(first, second, weight, same=None):
+def top1(first, second, weight, same=None):
     """float32 (b,): whether of all second embeddings (b, D) an example's own, or one of its concept (`same` as of
     `clip`), is the nearest to its first."""
     everyone = gathered(tf.stop_gradient(unit(second)))
@@ -171,8 +171,8 @@ def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0
     for view in (first, second):
         view = gathered(view)  # (B, D)
         mean = tf.math.divide_no_nan(tf.reduce_sum(view * present, axis=0), count)
-        centred = (view - mean) * present
-        matrix = tf.math.divide_no_nan(tf.matmul(centred, centred, transpose_a=True), count - 1)  # (D, D)
+        centerd = (view - mean) * present
+        matrix = tf.math.divide_no_nan(tf.matmul(centerd, centerd, transpose_a=True), count - 1)  # (D, D)
         diagonal = tf.linalg.diag_part(matrix)
         spread += tf.reduce_mean(tf.nn.relu(1.0 - tf.sqrt(diagonal + 1e-4))) / 2
         together += (tf.reduce_sum(tf.square(matrix)) - tf.reduce_sum(tf.square(diagonal))) / view.shape[-1]
@@ -183,8 +183,8 @@ def nearest_distance(images, weight):
     """Mean distance, over all replicas, from each image (b, …) to the nearest other one; those of weight 0 left out."""
     x = tf.reshape(tf.stop_gradient(tf.cast(images, tf.float32)), (-1, math.prod(images.shape[1:])))
     everyone, present = gathered(x), gathered(weight) > 0
-    centre = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
-    x, everyone = x - centre, everyone - centre
+    center = tf.reduce_mean(everyone, axis=0)  # of images that are nearly alike all digits would be lost
+    x, everyone = x - center, everyone - center
     squares = tf.reduce_sum(tf.square(everyone), axis=1)
     distance = tf.reduce_sum(tf.square(x), axis=1)[:, None] - 2 * tf.matmul(x, everyone, transpose_b=True) + squares
     itself = own_rows(tf.shape(x)[0])[:, None] == tf.range(tf.shape(everyone)[0])

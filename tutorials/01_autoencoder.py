@@ -2,7 +2,7 @@
 # # 1 An autoencoder, step by step
 #
 # The tutorial's worked example (its section 5) in the five steps of its section 3.1:
-# prepare the data, initialise, choose the loss, train, evaluate. The network is dense,
+# prepare the data, initialize, choose the loss, train, evaluate. The network is dense,
 # 784-256-128-64-128-256-784; Adam; binary cross-entropy; 100 epochs in batches of 256.
 #
 #     python tutorials/01_autoencoder.py            Fashion-MNIST, about 2 minutes on 2 cores
@@ -58,9 +58,9 @@ batches = Batches(splits.train, batch_size, seed=seed)
 held_out = Batches(splits.validation, batch_size, shuffle=False)
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
-# At random here. From a saved encoder instead: `pretrain.initialise(model.encoder, NAME)`,
+# At random here. From a saved encoder instead: `pretrain.initialize(model.encoder, NAME)`,
 # or `--init NAME` on the command line.
 
 # %%
@@ -72,7 +72,7 @@ print(f"Step 2: {model.encoder.count_params() + model.decoder.count_params():,} 
 # ## Step 3: choose the loss
 #
 # The objective *is* the loss and its `train_step`: binary cross-entropy between the image
-# and its reconstruction, in nats per pixel. Grey pixels cannot be predicted for free: the
+# and its reconstruction, in nats per pixel. Gray pixels cannot be predicted for free: the
 # images' own entropy is the floor, and what counts is the distance to it.
 
 # %%
@@ -135,7 +135,7 @@ figure = matplotlib.figure.Figure(figsize=(10, 6))
 above, below = figure.subplots(2, 1, height_ratios=(1, 1.4))
 above.plot(history["loss"], label="training")
 above.plot(history["val_loss"], label="held out")
-above.axhline(floor, color="grey", linestyle=":", label="the images' own entropy")
+above.axhline(floor, color="gray", linestyle=":", label="the images' own entropy")
 above.set_xlabel("epoch")
 above.set_ylabel("nats per pixel")
 above.legend()

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2 A causal language model, step by step
 #
-# The tutorial's section 4.1 in the five steps of its section 3.1. From unlabelled text alone a
+# The tutorial's section 4.1 in the five steps of its section 3.1. From unlabeled text alone a
 # network learns P(x_{t+1} | x₁…x_t): a softmax over the inner products of f(x₁…x_t) with the
 # embedding of each token. Here a token is a character, f a transformer with 0.8 million
 # parameters, and the text one million characters of Shakespeare.
@@ -69,7 +69,7 @@ batches = Batches(splits.train, training.batch_size, seed=training.seed)
 keras.utils.set_random_seed(training.seed)
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # At random here. From a saved encoder, or from a GPT-2 that someone else trained:
 # `ssl-keras import FOLDER`, then `--init NAME`.
@@ -104,14 +104,14 @@ print(f"Step 3: cross-entropy. Uniform {math.log(tokenizer.vocabulary):.3f}, uni
 
 # %%
 interval = max(training.steps // 20, 1)
-held_out = Batches(splits.validation, 64, views=model.views, shuffle=False)
+held_out = Batches(splits.validation, 64, preprocess=model.preprocess, shuffle=False)
 every = keras.callbacks.LambdaCallback(
     on_epoch_end=lambda epoch, logs: print(
         f"  step {(epoch + 1) * interval:4}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}", flush=True
     ) if epoch % 5 == 4 or epoch == 0 else None
 )
 print(f"Step 4: {training.steps} steps of {training.batch_size} × {settings.length} tokens")
-batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
+batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
 history = model.fit(
     batches.dataset(), steps_per_epoch=interval, epochs=training.steps // interval, verbose=0, callbacks=[every],
     validation_data=held_out.dataset(0, held_out.steps_per_epoch), validation_steps=held_out.steps_per_epoch,
@@ -123,7 +123,7 @@ history = model.fit(
 # The loss on text that it has never seen; then let it write.
 
 # %%
-last = Batches(splits.test, 64, views=model.views, shuffle=False)
+last = Batches(splits.test, 64, preprocess=model.preprocess, shuffle=False)
 result = model.evaluate(
     last.dataset(0, last.steps_per_epoch), steps=last.steps_per_epoch, verbose=0, return_dict=True
 )
@@ -147,8 +147,8 @@ x = interval * (1 + np.arange(len(history["loss"])))
 above.plot(x, history["loss"], label="training")
 above.plot(x, history["val_loss"], label="held out")
 for value, name in ((unigram, "unigram"), (bigram, "bigram")):
-    above.axhline(value, color="grey", linestyle=":")
-    above.text(x[-1], value, name, ha="right", va="bottom", color="grey")
+    above.axhline(value, color="gray", linestyle=":")
+    above.text(x[-1], value, name, ha="right", va="bottom", color="gray")
 above.set_xlabel("step")
 above.set_ylabel("nats per character")
 above.legend()

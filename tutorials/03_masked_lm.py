@@ -2,7 +2,7 @@
 # # 3 A masked language model, from raw text to a classifier with few labels
 #
 # The tutorial's section 2.4 from one end to the other: pretrain on text without labels
-# (here by guessing hidden tokens, as BERT does), initialise a classifier from that, and
+# (here by guessing hidden tokens, as BERT does), initialize a classifier from that, and
 # fine-tune it on few labels. The text is 4,907 questions; the labels say what kind of answer
 # is wanted (a person, a number, a place, …).
 #
@@ -74,7 +74,7 @@ training = dataclasses.replace(
 )
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # At random here. From a BERT that someone else trained: `ssl-keras import FOLDER`, then `--init NAME`.
 
@@ -92,7 +92,7 @@ print(f"Step 2: {model.encoder.count_params() + model.head.count_params():,} wei
 
 # %%
 compile_objective(model, training, corpus)
-batches = Batches(corpus.train, training.batch_size, seed=training.seed, views=model.views)
+batches = Batches(corpus.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
 shown = batches.dataset(0, 1).get_single_element()
 print("Step 3:", tokenizer.decode(shown["tokens"][0].numpy()))
 counts = np.bincount(corpus.train.arrays["tokens"].stream, minlength=tokenizer.vocabulary)
@@ -105,7 +105,7 @@ print(f"        unigram {unigram:.3f} nats")
 
 # %%
 interval = max(training.steps // 20, 1)
-held_out = Batches(corpus.validation, 32, views=model.views, shuffle=False)
+held_out = Batches(corpus.validation, 32, preprocess=model.preprocess, shuffle=False)
 every = keras.callbacks.LambdaCallback(
     on_epoch_end=lambda epoch, logs: print(
         f"  step {(epoch + 1) * interval:4}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}, "
@@ -121,7 +121,7 @@ history = model.fit(
 # ## Step 5: evaluate the pretraining
 
 # %%
-last = Batches(corpus.test, 32, views=model.views, shuffle=False)
+last = Batches(corpus.test, 32, preprocess=model.preprocess, shuffle=False)
 result = model.evaluate(last.dataset(0, last.steps_per_epoch), steps=last.steps_per_epoch, verbose=0, return_dict=True)
 print(f"Step 5: {result['loss']:.3f} nats per hidden token, {result['accuracy']:.1%} right")
 question = "Who [MASK] the king of number 3 ?" if SMOKE else "What is the [MASK] of France ?"
@@ -137,9 +137,9 @@ for guess, probability in generation.fill(model.encoder, model.head, tokenizer, 
 # draws of labels, every row tuned alike.
 
 # %%
-labelled = tokens.padded(source, tokenizer, settings.context)
+labeled = tokens.padded(source, tokenizer, settings.context)
 per_class = 10 if SMOKE else 50
-few = few_labels(labelled.train, per_class, seed=0)
+few = few_labels(labeled.train, per_class, seed=0)
 pretrained = model.encoder.get_weights()
 accuracy = {}
 for name, weights in (("pretrained", pretrained), ("from scratch", start)):
@@ -149,7 +149,7 @@ for name, weights in (("pretrained", pretrained), ("from scratch", start)):
     tuned = Classifier(model.encoder, head)
     tuned.compile(Adam(1e-3), steps_per_execution=50)
     tuned.fit(Batches(few, min(64, len(few))).dataset(), steps_per_epoch=20 if SMOKE else 300, verbose=0)
-    test = Batches(labelled.test, 100, shuffle=False)
+    test = Batches(labeled.test, 100, shuffle=False)
     accuracy[name] = tuned.evaluate(
         test.dataset(0, test.steps_per_epoch), steps=test.steps_per_epoch, verbose=0, return_dict=True
     )["accuracy"]
@@ -175,11 +175,11 @@ left, right = figure.subplots(1, 2)
 x = interval * (1 + np.arange(len(history["loss"])))
 left.plot(x, history["loss"], label="training")
 left.plot(x, history["val_loss"], label="held out")
-left.axhline(unigram, color="grey", linestyle=":", label="unigram")
+left.axhline(unigram, color="gray", linestyle=":", label="unigram")
 left.set_xlabel("step")
 left.set_ylabel("nats per hidden token")
 left.legend()
-right.bar(list(accuracy), [100 * value for value in accuracy.values()], color=["C0", "C1", "grey"])
+right.bar(list(accuracy), [100 * value for value in accuracy.values()], color=["C0", "C1", "gray"])
 right.set_ylabel("test accuracy, %")
 right.set_title(f"{per_class} labels per class, one draw")
 figure.savefig(OUT / "masked_lm.png", dpi=120, bbox_inches="tight")

@@ -56,13 +56,13 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 # %% [markdown]
 # ## Step 1: prepare the data
 #
-# Images as uint8; labels are there, and turning does not look at them. `places=2` keeps four places of the
+# Images as uint8; labels are there, and turning does not look at them. `pool_grid=2` keeps four places of the
 # last stage apart, since these images are all framed alike; small shifts keep the network from counting on it.
 
 # %%
 splits = load("digits", 16) if SMOKE else load("tfds:fashion_mnist")
 print("Step 1:", ", ".join(f"{part.name}: {len(part):,} images" for part in splits))
-settings, splits = rotation.prepare(rotation.Settings(width=4 if SMOKE else 16, places=2, shift=0.1), splits)
+settings, splits = rotation.prepare(rotation.Settings(width=4 if SMOKE else 16, pool_grid=2, shift=0.1), splits)
 # All four turns of an image are in the batch: 256 images are 1024 for the network.
 training = dataclasses.replace(
     rotation.DEFAULTS, epochs=2 if SMOKE else 4, batch_size=64 if SMOKE else 256, warmup=10 if SMOKE else 100,
@@ -70,10 +70,10 @@ training = dataclasses.replace(
 )
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # At random here: a convolutional network, (B, H, W, C) -> (B, D), and a head, (B, D) -> (B, 4).
-# From a saved encoder instead: `pretrain.initialise(model.encoder, NAME)`, or `--init NAME`.
+# From a saved encoder instead: `pretrain.initialize(model.encoder, NAME)`, or `--init NAME`.
 
 # %%
 keras.utils.set_random_seed(training.seed)
@@ -98,9 +98,9 @@ print(f"Step 3: cross-entropy; guessing costs log {TURNS} = {math.log(TURNS):.3f
 # %%
 def fit(model):
     """Trains it on all epochs and prints a line for each; the history."""
-    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
+    batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
     # Held-out images are neither augmented nor in another order.
-    held_out = Batches(splits.validation, training.batch_size, views=model.held_out_views, shuffle=False)
+    held_out = Batches(splits.validation, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
     every = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(
         f"  epoch {epoch + 1}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}, "
         f"right {logs['val_accuracy']:.1%}", flush=True
@@ -114,7 +114,7 @@ def fit(model):
 
 def accuracy_of(model):
     """On the test part, in [0, 1]."""
-    test = Batches(splits.test, training.batch_size, views=model.held_out_views, shuffle=False)
+    test = Batches(splits.test, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
     return model.evaluate(
         test.dataset(0, test.steps_per_epoch), steps=test.steps_per_epoch, verbose=0, return_dict=True
     )["accuracy"]
@@ -140,17 +140,17 @@ guessed = np.argmax(model.head(model.encoder(images, training=False)), axis=1).r
 #
 # Before the labels: what keeps a network from learning images by heart. Each is a field of
 # `Augmentation`, a flag on the command line, and off by default; they combine. The images are dyed
-# here, since grey ones have no saturation or hue to change, and no colours to take away.
+# here, since gray ones have no saturation or hue to change, and no colors to take away.
 
 # %%
 dyes = np.array([(1, .6, .5), (.5, 1, .6), (.6, .7, 1), (1, .9, .4), (1, .6, 1), (.4, 1, 1), (1, .8, .7), (.8, .7, 1)])
-coloured = tf.constant(shown[..., :1] * dyes[:, None, None].astype(np.float32))  # (8, H, W, 3)
+colored = tf.constant(shown[..., :1] * dyes[:, None, None].astype(np.float32))  # (8, H, W, 3)
 rows = {"as it is": Augmentation()} | {
     f"{name} {value}": Augmentation(**{name: value}) for name, value in (
-        ("crop", 0.3), ("flip", True), ("shift", 0.2), ("colour", 1.0), ("grey", 0.5), ("blur", 1.0), ("cutout", 0.4)
+        ("crop", 0.3), ("flip", True), ("shift", 0.2), ("color", 1.0), ("gray", 0.5), ("blur", 1.0), ("cutout", 0.4)
     )
-} | {"several": Augmentation(crop=0.5, flip=True, shift=0.1, colour=0.5, grey=0.2)}
-views = [augment(coloured, BatchRandom(0, 0, 0, len(coloured)), options) for options in rows.values()]
+} | {"several": Augmentation(crop=0.5, flip=True, shift=0.1, color=0.5, gray=0.2)}
+views = [augment(colored, BatchRandom(0, 0, 0, len(colored)), options) for options in rows.values()]
 side = shown.shape[1]
 figure = matplotlib.figure.Figure(figsize=(7, 8))
 axes = figure.subplots()
@@ -168,7 +168,7 @@ figure.savefig(OUT / "augmentation.png", dpi=120, bbox_inches="tight")
 # labels are used: what few are worth is tutorial 7.
 
 # %%
-asked = classifier.Settings(width=settings.width, places=2, shift=0.1, flip=not SMOKE)
+asked = classifier.Settings(width=settings.width, pool_grid=2, shift=0.1, flip=not SMOKE)
 asked, splits = classifier.prepare(asked, splits)
 keras.utils.set_random_seed(training.seed)
 supervised = classifier.build(asked, splits.train.spec())
@@ -231,16 +231,16 @@ figure.savefig(OUT / "turns.png", dpi=120, bbox_inches="tight")
 
 figure = matplotlib.figure.Figure(figsize=(10, 4))
 left, right = figure.subplots(1, 2)
-for (name, curves), colour in zip(history.items(), ("C0", "C1")):
+for (name, curves), color in zip(history.items(), ("C0", "C1")):
     epochs = 1 + np.arange(len(curves["loss"]))
-    left.plot(epochs, curves["accuracy"], color=colour, linestyle=":", label=f"{name}, training")
-    left.plot(epochs, curves["val_accuracy"], color=colour, label=f"{name}, held out")
+    left.plot(epochs, curves["accuracy"], color=color, linestyle=":", label=f"{name}, training")
+    left.plot(epochs, curves["val_accuracy"], color=color, label=f"{name}, held out")
 left.set_xticks(epochs)
 left.set_xlabel("epoch")
 left.set_ylabel("right")
 left.legend()
 mean, sd = (100 * np.array(values) for values in zip(*known.values()))
-right.bar(list(known), mean, yerr=sd, capsize=3, color=["grey", "lightgrey", "C0"])
+right.bar(list(known), mean, yerr=sd, capsize=3, color=["gray", "lightgray", "C0"])
 right.set_ylabel("test accuracy, %")
 right.set_title(f"linear probe, {per_class} labels per class")
 figure.tight_layout()

@@ -96,18 +96,18 @@ for name, some in (("4 tiles, all 24", four), ("9 tiles, 64 chosen", nine), ("9 
 # %% [markdown]
 # ### The tiles
 #
-# `views` adds to the batch `tiles` (B, T, h, w, C), shuffled, and `permutation` (B,), the answer.
+# `preprocess` adds to the batch `tiles` (B, T, h, w, C), shuffled, and `permutation` (B,), the answer.
 
 # %%
 batch = {"image": tf.constant(splits.test.column("image")[:8])}
 touching, apart = model_of(gap=0.0), model_of(settings.gap)
-puzzles = {name: m.views(batch, BatchRandom(0, 0, 0, 8)) for name, m in (("touching", touching), ("apart", apart))}
+puzzles = {name: m.preprocess(batch, BatchRandom(0, 0, 0, 8)) for name, m in (("touching", touching), ("apart", apart))}
 cell, size = splits.test.spec()["image"][0][0] // settings.grid, puzzles["apart"]["tiles"].shape[2]
 print(f"        tiles {puzzles['apart']['tiles'].shape}: {size} of a cell's {cell} pixels, at one of "
       f"{(cell - size + 1) ** 2} places in it")
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # One encoder sees every tile by itself, (B·T, h, w, C) -> (B·T, D); a solver sees what it said of all
 # of them, (B, T·D) -> (B, P). The encoder takes images of any size: tiles now, whole images later.
@@ -135,8 +135,8 @@ print(f"Step 3: cross-entropy; guessing costs log {permutations} = {math.log(per
 # %%
 def fit(model):
     """Trains it and prints a line for each second epoch; the history."""
-    batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
-    held_out = Batches(splits.validation, training.batch_size, views=model.held_out_views, shuffle=False)
+    batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
+    held_out = Batches(splits.validation, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
     every = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(
         f"  epoch {epoch + 1}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}, "
         f"right {logs['val_accuracy']:.1%} (chance {1 / permutations:.1%})", flush=True
@@ -165,7 +165,7 @@ def solved(model, gap):
     """Share of the test puzzles with this gap that a trained network solves."""
     tried = Jigsaw(dataclasses.replace(settings, gap=gap), model.encoder, model.solver)
     tried.compile()
-    test = Batches(splits.test, training.batch_size, views=tried.held_out_views, shuffle=False)
+    test = Batches(splits.test, training.batch_size, preprocess=tried.preprocess_eval, shuffle=False)
     return tried.evaluate(
         test.dataset(0, test.steps_per_epoch), steps=test.steps_per_epoch, verbose=0, return_dict=True
     )["accuracy"]
@@ -256,23 +256,23 @@ figure.savefig(OUT / "puzzles.png", dpi=120, bbox_inches="tight")
 
 figure = matplotlib.figure.Figure(figsize=(14, 4))
 left, middle, right = figure.subplots(1, 3)
-for (name, curves), colour in zip(history.items(), ("C1", "C0")):
+for (name, curves), color in zip(history.items(), ("C1", "C0")):
     epochs = 1 + np.arange(len(curves["loss"]))
-    left.plot(epochs, curves["loss"], color=colour, linestyle=":", label=f"{name}, training")
-    left.plot(epochs, curves["val_loss"], color=colour, label=f"{name}, held out")
-left.axhline(math.log(permutations), color="grey", linestyle="--", label="guessing")
+    left.plot(epochs, curves["loss"], color=color, linestyle=":", label=f"{name}, training")
+    left.plot(epochs, curves["val_loss"], color=color, label=f"{name}, held out")
+left.axhline(math.log(permutations), color="gray", linestyle="--", label="guessing")
 left.set_xticks(epochs)
 left.set_xlabel("epoch")
 left.set_ylabel("nats per puzzle")
 left.legend(fontsize="small")
-for offset, (name, row, colour) in enumerate(zip(("trained without gaps", "trained with gaps"), table, ("C1", "C0"))):
-    middle.bar(np.arange(2) + 0.4 * offset - 0.2, 100 * row, 0.4, label=name, color=colour)
-middle.axhline(100 / permutations, color="grey", linestyle="--", label="chance")
+for offset, (name, row, color) in enumerate(zip(("trained without gaps", "trained with gaps"), table, ("C1", "C0"))):
+    middle.bar(np.arange(2) + 0.4 * offset - 0.2, 100 * row, 0.4, label=name, color=color)
+middle.axhline(100 / permutations, color="gray", linestyle="--", label="chance")
 middle.set_xticks([0, 1], ["puzzles without gaps", "with gaps"])
 middle.set_ylabel("solved, %")
 middle.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 mean, sd = (100 * np.array(values) for values in zip(*known.values()))
-right.bar(list(known), mean, yerr=sd, capsize=3, color=["grey", "lightgrey", "C1", "C0"])
+right.bar(list(known), mean, yerr=sd, capsize=3, color=["gray", "lightgray", "C1", "C0"])
 right.set_ylabel("test accuracy, %")
 right.set_title(f"linear probe, {per_class} labels per class")
 figure.tight_layout()

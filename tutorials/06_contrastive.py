@@ -42,7 +42,7 @@ from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import compiled, cropped, extract_features, pixels
 from ssl_keras.objectives import contrastive
-from ssl_keras.pictures import neighbours, picture_grid
+from ssl_keras.pictures import neighbors, picture_grid
 from ssl_keras.training.run import compile_objective
 
 SMOKE = "--smoke" in sys.argv
@@ -70,7 +70,7 @@ training = dataclasses.replace(
 )
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # At random here. The encoder, (B, H, W, C) -> (B, D), is what is kept; the projection, (B, D) -> (B, Z),
 # is thrown away: the loss makes what it sees forget more than is good for what comes later.
@@ -103,7 +103,7 @@ print("Step 3: four vectors by hand, log 4 =", f"{math.log(4):.3f}")
 for name, first, second in (
     ("all the same", np.ones((4, 4)), np.ones((4, 4))),
     ("each other's", corners, corners),
-    ("the neighbour's", corners, np.roll(corners, 1, axis=0)),
+    ("the neighbor's", corners, np.roll(corners, 1, axis=0)),
 ):
     print(f"        {name:16} {info_nce(first, second, temperature):.3f} nats")
 
@@ -130,7 +130,7 @@ compile_objective(model, training, splits)
 # %%
 labels = [part.column("label") for part in splits]
 whole = len(splits.test) // training.batch_size * training.batch_size  # the bound is of batches of one size
-measured = Batches(splits.test.take(np.arange(whole)), training.batch_size, views=model.views, shuffle=False)
+measured = Batches(splits.test.take(np.arange(whole)), training.batch_size, preprocess=model.preprocess, shuffle=False)
 
 
 def measures(features, cropped):
@@ -159,7 +159,7 @@ def state():
     """The encoder's features of train, validation and test; its measures."""
     embed = compiled(model.encoder)
     features = [extract_features(embed, part) for part in splits]
-    crops = extract_features(embed, splits.test, views=cropped)
+    crops = extract_features(embed, splits.test, preprocess=cropped)
     return features, measures(features[2], crops) | {"bound, nats": mutual_information()}
 
 
@@ -169,12 +169,12 @@ before, health_before = state()
 # ## Step 4: train
 #
 # `ssl-keras pretrain contrastive` does the same with checkpoints that resume exactly, and
-# TensorBoard, which shows the four measures as they change, the views and nearest neighbours.
+# TensorBoard, which shows the four measures as they change, the views and nearest neighbors.
 
 # %%
 print(f"Step 4: {training.epochs} epochs of {len(splits.train) // training.batch_size} steps")
-batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
-held_out = Batches(splits.validation, training.batch_size, views=model.held_out_views, shuffle=False)
+batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
+held_out = Batches(splits.validation, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
 every = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(
     f"  epoch {epoch + 1:2}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}, "
     f"partner found {logs['val_matched']:.1%}", flush=True
@@ -241,31 +241,31 @@ figure = matplotlib.figure.Figure(figsize=(12, 3.8))
 for axes, (name, features) in zip(figure.subplots(1, 3), (
     ("pixels", pixels), ("random init", before), ("contrastive", after)
 )):
-    axes.imshow(picture_grid(neighbours(splits.test.column("image")[some], features[2][some]))[..., 0], cmap="gray")
+    axes.imshow(picture_grid(neighbors(splits.test.column("image")[some], features[2][some]))[..., 0], cmap="gray")
     axes.axhline(side - 0.5, color="white", linewidth=2)
     axes.set_title(f"nearest by {name}")
     axes.axis("off")
 figure.suptitle("test images (above the line) and their five nearest, best first")
 figure.tight_layout()
-figure.savefig(OUT / "neighbours.png", dpi=120, bbox_inches="tight")
+figure.savefig(OUT / "neighbors.png", dpi=120, bbox_inches="tight")
 
 figure = matplotlib.figure.Figure(figsize=(10, 4))
 left, right = figure.subplots(1, 2)
 epochs = 1 + np.arange(len(history["loss"]))
 left.plot(epochs, history["loss"], label="training")
 left.plot(epochs, history["val_loss"], label="held out")
-left.axhline(math.log(2 * training.batch_size - 1), color="grey", linestyle=":", label="guessing")
+left.axhline(math.log(2 * training.batch_size - 1), color="gray", linestyle=":", label="guessing")
 left.set_xticks(epochs)
 left.set_xlabel("epoch")
 left.set_ylabel("nats per view")
 left.legend()
 mean, sd = (100 * np.array(values) for values in zip(*known.values()))
-right.bar(list(known), mean, yerr=sd, capsize=3, color=["grey", "lightgrey", "C0"])
+right.bar(list(known), mean, yerr=sd, capsize=3, color=["gray", "lightgray", "C0"])
 right.set_ylabel("test accuracy, %")
 right.set_title(f"linear probe, {per_class} labels per class")
 figure.tight_layout()
 figure.savefig(OUT / "contrastive.png", dpi=120, bbox_inches="tight")
-print(f"Pictures: {OUT}/views.png, {OUT}/neighbours.png, {OUT}/contrastive.png")
+print(f"Pictures: {OUT}/views.png, {OUT}/neighbors.png, {OUT}/contrastive.png")
 
 # %% [markdown]
 # ## Does it agree with what is promised above?

@@ -73,7 +73,7 @@ if SMOKE:
         ("rotation", rotation.Settings(width=4)), ("contrastive", contrastive.Settings(width=4, flip=False)),
     ):
         training = dataclasses.replace(
-            rotation.DEFAULTS, epochs=0, steps=40, interval=40, batch_size=64, warmup=10, quality_every=0,
+            rotation.DEFAULTS, epochs=0, steps=40, eval_every=40, batch_size=64, warmup=10, report_every=0,
             runs=folder.name,
         )
         names.append(pretrain(objective, settings, training, data=splits)["folder"])
@@ -96,7 +96,7 @@ for name in names:
 # %% [markdown]
 # ## Step 5: evaluate
 #
-# The regularisation of each probe is chosen on the validation part, and the test part only reported
+# The regularization of each probe is chosen on the validation part, and the test part only reported
 # on. The validation labels are many, 5,000: whoever has ten a class could not choose as well. That
 # helps all rows alike. `ssl-keras evaluate NAME NAME … --data DATA` makes the same table.
 #

@@ -66,7 +66,7 @@ training = dataclasses.replace(
 )
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # Both at random, from N(0, 0.02). `head` is the generator's moving average over steps: the players chase
 # each other in circles, and the average is nearer to what they circle round.
@@ -80,10 +80,10 @@ for network in (model.generator, model.discriminator):
 # %% [markdown]
 # ## Step 3: choose the loss
 #
-# With D a logit: the discriminator minimises softplus(−D(x)) + softplus(D(G(z))), the cross-entropy of
-# telling real from made. The tutorial's own formula lets the discriminator *maximise* D on made images
+# With D a logit: the discriminator minimizes softplus(−D(x)) + softplus(D(G(z))), the cross-entropy of
+# telling real from made. The tutorial's own formula lets the discriminator *maximize* D on made images
 # as well, and gives the generator a term it has no part in: with a sign mended it is Wasserstein's,
-# `loss="wasserstein"` (docs/tutorial_map.md, errata). The generator minimises softplus(−D(G(z))): the
+# `loss="wasserstein"` (docs/tutorial_map.md, errata). The generator minimizes softplus(−D(G(z))): the
 # other way round, softplus(D(G(z))) with a minus, has no gradient left where D is sure.
 
 # %%
@@ -109,7 +109,7 @@ compile_objective(model, training, splits)
 if SMOKE:
     look = classifier.Settings(width=8)
     seen = pretrain("classifier", look, dataclasses.replace(
-        classifier.DEFAULTS, epochs=0, steps=60, batch_size=64, warmup=5, quality_every=0, run="eye", runs=str(OUT / "runs"),
+        classifier.DEFAULTS, epochs=0, steps=60, batch_size=64, warmup=5, report_every=0, run="eye", runs=str(OUT / "runs"),
         resume=True,
     ), data=splits)
     eye = generative.FeatureClassifier(f"{seen['folder']}/encoder")
@@ -136,8 +136,8 @@ untrained, features_before = measured()["made"], [extract_features(embed, part) 
 
 # %%
 print(f"Step 4: {training.epochs} epochs of {len(splits.train) // training.batch_size} steps")
-batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
-held_out = Batches(splits.validation, training.batch_size, views=model.held_out_views, shuffle=False)
+batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
+held_out = Batches(splits.validation, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
 grown = [sample(model.head, 12)]
 
 
@@ -210,8 +210,8 @@ def picture(rows, title, name):
 picture(grown, "the same latents, before training and after each epoch", "growing.png")
 picture(between(model.head, 6, 12), "from one latent to another", "between.png")
 made = (255 * sample(model.head, 10).numpy()).astype(np.uint8)
-rows = generative.neighbours(eye, made, splits.train.column("image"))
-picture(rows, "samples, and the training images nearest to each", "neighbours.png")
+rows = generative.neighbors(eye, made, splits.train.column("image"))
+picture(rows, "samples, and the training images nearest to each", "neighbors.png")
 
 figure = matplotlib.figure.Figure(figsize=(10, 3.5))
 left, right = figure.subplots(1, 2)
@@ -223,13 +223,13 @@ left.set_xlabel("epoch")
 left.set_ylabel("nats per image (dotted: a draw)")
 left.legend()
 mean, sd = (100 * np.array(values) for values in zip(*known.values()))
-right.bar(list(known), mean, yerr=sd, capsize=3, color=["grey", "lightgrey", "C0"])
+right.bar(list(known), mean, yerr=sd, capsize=3, color=["gray", "lightgray", "C0"])
 right.set_ylim(max(0, min(mean) - 10))
 right.set_ylabel("test accuracy, %")
 right.set_title(f"linear probe, {per_class} labels per class")
 figure.tight_layout()
 figure.savefig(OUT / "dcgan.png", dpi=120, bbox_inches="tight")
-print(f"Pictures: {OUT}/growing.png, {OUT}/between.png, {OUT}/neighbours.png, {OUT}/dcgan.png")
+print(f"Pictures: {OUT}/growing.png, {OUT}/between.png, {OUT}/neighbors.png, {OUT}/dcgan.png")
 
 # %% [markdown]
 # ## Does it agree with what is promised above?

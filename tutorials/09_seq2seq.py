@@ -72,7 +72,7 @@ ORDERS = 2 if SMOKE else 5
 # %% [markdown]
 # ## Steps 2 to 5, for each horizon
 #
-# Initialise, choose the loss, train, evaluate. What there is to beat: how often each character
+# Initialize, choose the loss, train, evaluate. What there is to beat: how often each character
 # occurs, and n-grams that predict as many places on; the best n is chosen on the validation part.
 
 # %%
@@ -82,7 +82,7 @@ for horizon in HORIZONS:
     with conditions(training):
         model = recurrent_lm.build(settings, splits.train.spec())
         compile_objective(model, training, splits)
-        batches = Batches(splits.train, training.batch_size, seed=training.seed, views=model.views)
+        batches = Batches(splits.train, training.batch_size, seed=training.seed, preprocess=model.preprocess)
         model.fit(batches.dataset(), steps_per_epoch=training.steps, verbose=0)
     loss = held_out(model, splits.test, 64, tf.distribute.get_strategy())["loss"]
     streams = [source.arrays["tokens"].stream for source in splits]
@@ -133,17 +133,17 @@ def pronunciations(spoken):
     few = spoken._replace(train=spoken.train.take(np.sort(epoch_order(len(spoken.train), 0, 0)[: 100 if SMOKE else 1000])))
     network = {"layers": 1, "width": 32} if SMOKE else {"layers": 2, "width": 128}
     words = dataclasses.replace(
-        training, steps=20 if SMOKE else 2500, batch_size=128, interval=10 if SMOKE else 500, run="words", runs=str(OUT / "runs"),
+        training, steps=20 if SMOKE else 2500, batch_size=128, eval_every=10 if SMOKE else 500, run="words", runs=str(OUT / "runs"),
         resume=True,
     )
     outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", context=32, **network), words, data=spoken)
     print(f"Pretrained: {outcome['test_accuracy']:.1%} of the letters of test words are restored, the hidden ones among them")
-    settings = seq2seq.Settings(task="pairs", symbols=True, context=32, dropout=0.3, smoothing=0.1, **network)
+    settings = seq2seq.Settings(task="pairs", symbols=True, context=32, dropout=0.3, label_smoothing=0.1, **network)
     saved = OUT / "runs" / "words"
     translators, rates = {}, {}
     for name in ("pretrained", "scratch"):
         run = dataclasses.replace(
-            words, steps=20 if SMOKE else 800, interval=10 if SMOKE else 50, batch_size=64, run=name,
+            words, steps=20 if SMOKE else 800, eval_every=10 if SMOKE else 50, batch_size=64, run=name,
             init=str(saved) if name == "pretrained" else None,
         )
         # Without the other's tokenizer scratch could not read the letters that none of its few words has.

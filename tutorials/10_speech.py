@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 10 Speech: learn from sound alone, then recognise speakers never heard
+# # 10 Speech: learn from sound alone, then recognize speakers never heard
 #
 # The tutorial's section 6 names speech recognition. Recordings are plenty and transcripts dear: so a network
 # first learns from sound alone, by telling what hidden frames of a clip were from those around them (wav2vec
@@ -91,14 +91,14 @@ print("Step 1:", ", ".join(f"{part.name.rpartition('[')[2][:-1]}: {len(part):,} 
 print(f"        {splits.train.lengths.sum() / splits.train.rate / 60:.1f} minutes to learn from, "
       f"{splits.train.lengths.mean() / splits.train.rate:.2f} s a clip, {splits.train.rate} Hz")
 changes = {"speed": 0.25, "noise": 0.1, "gain": 6.0}
-mel = {"front": "mel"} | ({"channels": 16, "width": 16, "layers": 1, "heads": 2, "projection": 16} if SMOKE else {})
+mel = {"frontend": "mel"} | ({"channels": 16, "width": 16, "layers": 1, "heads": 2, "projection": 16} if SMOKE else {})
 settings = wav2vec2.Settings(shift=0.05, **changes, **mel)
 
 # %% [markdown]
-# ## Step 2: initialise, step 3: choose the loss, step 4: train
+# ## Step 2: initialize, step 3: choose the loss, step 4: train
 #
 # The front end is a log-mel spectrogram here, a frame of 32 ms every 20 ms; convolutions on the samples
-# (`front="convolution"`) are the default, and the paper's way. About half of all frames are hidden, in spans
+# (`frontend="convolution"`) are the default, and the paper's way. About half of all frames are hidden, in spans
 # of five. From the others a transformer predicts what each was: the code that its features have in a
 # codebook, among the codes of other frames (`objectives/wav2vec2.py`).
 #
@@ -107,13 +107,13 @@ settings = wav2vec2.Settings(shift=0.05, **changes, **mel)
 # %%
 training = dataclasses.replace(
     wav2vec2.DEFAULTS, data=DATA, steps=30 if SMOKE else 800, batch_size=32 if SMOKE else 64, warmup=5 if SMOKE else 100,
-    interval=10 if SMOKE else 200, quality_every=0, run="wav2vec2", runs=str(OUT / "runs"), resume=True,
+    eval_every=10 if SMOKE else 200, report_every=0, run="wav2vec2", runs=str(OUT / "runs"), resume=True,
 )
 outcome = pretrain("wav2vec2", settings, training, data=splits)
 print(f"Steps 2 to 4: {outcome['seconds']:.0f} s; of hidden frames, {outcome['val_accuracy']:.1%} told apart, "
       f"{outcome['val_codes']:.1f} of {settings.codes} codes in even use")
 # All hidden frames of a clip, half of them, and some of each of the others.
-among = splits.train.lengths.mean() / splits.train.rate * 25 + settings.others * (training.batch_size - 1)
+among = splits.train.lengths.mean() / splits.train.rate * 25 + settings.cross_clip_negatives * (training.batch_size - 1)
 found = {"hidden frames told apart, over guessing": outcome["val_accuracy"] - 1 / among}
 
 # %% [markdown]
@@ -149,14 +149,14 @@ if SMOKE:
     few = few._replace(validation=few.validation.take(np.arange(10)), test=few.test.take(np.arange(10)))
 tuning = dataclasses.replace(
     ctc.DEFAULTS, data=f"connected:{DATA}", batch_size=8 if SMOKE else 32, warmup=1 if SMOKE else 50,
-    learning_rate=2e-3, quality_every=0, runs=str(OUT / "runs"), resume=True,
+    learning_rate=2e-3, report_every=0, runs=str(OUT / "runs"), resume=True,
 )
 network = {name: value for name, value in mel.items() if name != "projection"}
 right = {}
 for steps, interval in ((2, 2), (4, 2)) if SMOKE else ((150, 50), (400, 100)):
     for start in ("scratch", "pretrained"):
         init = outcome["folder"] if start == "pretrained" else None
-        run = dataclasses.replace(tuning, steps=steps, interval=interval, run=f"{start}-{steps}", init=init)
+        run = dataclasses.replace(tuning, steps=steps, eval_every=interval, run=f"{start}-{steps}", init=init)
         made = pretrain("ctc", ctc.Settings(words=True, **changes, **network), run, data=few)
         rates = decoding.score(made["folder"], few.test)
         right.setdefault(start, []).append(1 - rates["word error rate"])
@@ -179,7 +179,7 @@ draws, (settings, _) = BatchRandom(0, 0, 0, 8), wav2vec2.prepare(settings, split
 x = unit_range(augment_audio.cut(clip["waveform"], settings.samples, draws))
 changed = augment_audio.change(x, draws, settings, splits.train.rate, settings.samples)
 valid = encoder.get_layer("frames")(x) >= 0
-mask = masking.mask_spans(valid, settings.share, settings.span, draws, settings.frames)
+mask = masking.mask_spans(valid, settings.mask_ratio, settings.mask_span, draws, settings.frames)
 views = {
     "a clip, as log-mel": (x, None), "faster or slower, louder or quieter, noisy": (changed, None),
     "what pretraining hears of it": (x, ~mask),

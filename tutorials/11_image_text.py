@@ -47,8 +47,8 @@ SMOKE, NAMED = "--smoke" in sys.argv, [each for each in sys.argv[1:] if not each
 OUT = pathlib.Path("results/11_image_text-smoke" if SMOKE else "results/11_image_text")
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
-COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50),
-           "white": (245, 245, 245), "pink": (245, 130, 190), "brown": (130, 80, 40), "grey": (130, 130, 130)}
+COLORS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50),
+           "white": (245, 245, 245), "pink": (245, 130, 190), "brown": (130, 80, 40), "gray": (130, 130, 130)}
 SHAPES = {
     "square": lambda x, y: np.maximum(abs(x), abs(y)) < 0.6, "disc": lambda x, y: np.hypot(x, y) < 0.7,
     "ring": lambda x, y: abs(np.hypot(x, y) - 0.6) < 0.15, "bar": lambda x, y: abs(y) < 0.2,
@@ -60,14 +60,14 @@ SHAPES = {
 
 
 def drawn():
-    """Shapes in colours, on black or white, each at a place of its own."""
+    """Shapes in colors, on black or white, each at a place of its own."""
     random, images, texts = np.random.default_rng(0), [], []
-    for colour, rgb in COLOURS.items():
+    for color, rgb in COLORS.items():
         for shape, inside in SHAPES.items():
-            for ground, grey in (("black", 10), ("white", 250)):
+            for ground, gray in (("black", 10), ("white", 250)):
                 y, x = (np.mgrid[-1:1:16j, -1:1:16j] - random.uniform(-0.4, 0.4, (2, 1, 1))) / random.uniform(0.5, 1)
-                images.append(np.where(inside(x, y)[..., None], rgb, grey).astype(np.uint8))
-                texts.append([f"{colour} {shape} on {ground}", f"{shape} {colour}", colour, shape])
+                images.append(np.where(inside(x, y)[..., None], rgb, gray).astype(np.uint8))
+                texts.append([f"{color} {shape} on {ground}", f"{shape} {color}", color, shape])
     return captions.by_concept(captions.source("shapes", np.stack(images), texts))
 
 
@@ -94,16 +94,16 @@ found = {
 }
 
 # %% [markdown]
-# ## Step 2: initialise
+# ## Step 2: initialize
 #
 # Pictures without captions are easier to come by. So the network of pictures first learns from views of
 # the same training pictures (tutorial 6), and stays as it then is, so that it does not learn the few pairs by
-# heart: `--init-image` and `--locked` on the command line. `--init-text` takes a transformer of tutorial 2 or 3.
+# heart: `--init-image` and `--freeze-image` on the command line. `--init-text` takes a transformer of tutorial 2 or 3.
 
 # %%
-common = {"quality_every": 0, "runs": str(OUT / "runs"), "resume": True, "data": splits.train.base}
-network = {"width": 8 if SMOKE else 32, "places": 2}
-views = {"crop": 0.6, "colour": 0.2, "shift": 0.1}
+common = {"report_every": 0, "runs": str(OUT / "runs"), "resume": True, "data": splits.train.base}
+network = {"width": 8 if SMOKE else 32, "pool_grid": 2}
+views = {"crop": 0.6, "color": 0.2, "shift": 0.1}
 alone = contrastive.Settings(flip=not SMOKE, **network, **views)
 training = dataclasses.replace(
     contrastive.DEFAULTS, epochs=0, steps=20 if SMOKE else 600, batch_size=32 if SMOKE else 128,
@@ -111,7 +111,7 @@ training = dataclasses.replace(
 )
 pictures = pretrain("contrastive", alone, training, data=splits)
 print(f"Step 2: pictures alone, {pictures['seconds']:.0f} s; held out, "
-      f"{pictures['val_matched']:.1%} of views find their partner")
+      f"{pictures['val_top1']:.1%} of views find their partner")
 
 # %% [markdown]
 # ## Step 3: choose the loss
@@ -142,9 +142,9 @@ for name, text in (("at one place", corners), ("the next one's caption", np.roll
 
 # %%
 settings = image_text.Settings(
-    init_image=pictures["folder"], locked=True, flip=not SMOKE, context=16, joined=4, omitted=0.2, temperature=0.3,
+    init_image=pictures["folder"], freeze_image=True, flip=not SMOKE, context=16, max_captions=4, token_dropout=0.2, temperature=0.3,
     text_layers=0, text_width=32 if SMOKE else 256, projection=0, tokenizer="wordpiece",
-    vocabulary=300 if SMOKE else 4096, places=2 if SMOKE else 4, **views,
+    vocabulary=300 if SMOKE else 4096, pool_grid=2 if SMOKE else 4, **views,
 )
 training = dataclasses.replace(
     image_text.DEFAULTS, epochs=0, steps=40 if SMOKE else 400, batch_size=32 if SMOKE else 128,
@@ -162,8 +162,8 @@ print(f"Step 4: {outcome['seconds']:.0f} s, temperature {outcome['temperature']:
 # network (words and letters, by ridge regression, to thumbnails).
 
 # %%
-finder = search.Finder(outcome["folder"])
-table = retrieval.evaluate(finder, splits)
+retriever = search.Retriever(outcome["folder"])
+table = retrieval.evaluate(retriever, splits)
 print("Step 5:")
 print(retrieval.markdown(table))
 (OUT / "table.md").write_text(retrieval.markdown(table), "utf-8")
@@ -187,10 +187,10 @@ images, names = splits.test.column("image"), captions.names_of(splits.test)
 queries = ["red ring", "blue square", "white cross", "yellow disc"] if SMOKE else [
     "happy face", "red heart", "wild animal", "clock", "sport", "flag", "food", "woman",
 ]
-embedded = finder.of_images(images)
+embedded = retriever.of_images(images)
 figure = matplotlib.figure.Figure(figsize=(9, 1.1 * len(queries)))
 for row, query in enumerate(queries):
-    nearest = search.nearest(finder.of_query(query), embedded, 8)
+    nearest = search.nearest(retriever.of_query(query), embedded, 8)
     for column, (place, similarity) in enumerate(nearest):
         axes = figure.add_subplot(len(queries), 9, 9 * row + column + 2)
         axes.imshow(images[place])
@@ -199,7 +199,7 @@ for row, query in enumerate(queries):
 figure.subplots_adjust(0.02, 0.02, 0.98, 0.98, 0.05, 0.05)
 figure.savefig(OUT / "found.png", dpi=120)
 shown = np.arange(min(4, len(images)))
-texts = finder.of_texts(names)
+texts = retriever.of_texts(names)
 for place in shown:
     first = ", ".join(names[row] for row, _ in search.nearest(embedded[place], texts, 3))
     print(f"        a picture of {names[place]}: {first}")

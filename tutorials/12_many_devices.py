@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 Many devices: the same run on one, on two, in two processes, and killed
 #
-# The tutorial's section 2.3, pretraining at large scale: data parallelism. Each replica holds the whole network and
+# The tutorial's section 2.3, pretraining at large scale: data parallelizm. Each replica holds the whole network and
 # computes its rows of every batch; the gradients are added up, and all take the same step. Here that happens on
 # one machine, a laptop without a GPU if need be: two replicas are two logical CPUs, two workers two
 # processes that talk over a local port, as two machines would.
@@ -55,8 +55,8 @@ found = {}
 DATA = "digits" if SMOKE else "tfds:fashion_mnist"
 STEPS, INTERVAL = (40, 10) if SMOKE else (300, 50)
 PRETRAIN = [
-    "pretrain", "autoencoder", "--data", DATA, "--masking-noise", "0.2", "--steps", str(STEPS), "--interval", str(INTERVAL),
-    "--batch-size", "64" if SMOKE else "256", "--steps-per-execution", "2", "--quality-every", "0", "--runs", str(RUNS),
+    "pretrain", "autoencoder", "--data", DATA, "--masking-noise", "0.2", "--steps", str(STEPS), "--eval-every", str(INTERVAL),
+    "--batch-size", "64" if SMOKE else "256", "--steps-per-execution", "2", "--report-every", "0", "--runs", str(RUNS),
 ]
 WAYS = {
     "one": [*PRETRAIN, "--run", "one", "--strategy", "one"],

@@ -105,7 +105,7 @@ def _sample_images(asked):
     print(out)
 
 
-FIDELITY_FILES = ("table.md", "table.json", "samples.png", "neighbours.png")
+FIDELITY_FILES = ("table.md", "table.json", "samples.png", "neighbors.png")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def fidelity_command(arguments):
     result = {"measured with": about, "table": table}
     files.write_json(folder / "table.json", result)
     files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
-    files.write(folder / "neighbours.png", png(generative.neighbours(judge, made, splits.train.column("image"))))
+    files.write(folder / "neighbors.png", png(generative.neighbors(judge, made, splits.train.column("image"))))
     print(f"Saved in {folder}: {', '.join(FIDELITY_FILES)}")
     if asked.record:
         encoders.record(asked.encoder, f"fidelity, {asked.data}", result)

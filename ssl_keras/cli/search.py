@@ -42,14 +42,14 @@ def search_command(arguments):
         raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
     if asked.images:
         files.check_output(asked.out, asked.overwrite)
-    finder = search.Finder(asked.encoder)
-    (_texts_for_picture if asked.texts else _pictures_for_words)(asked, finder)
+    retriever = search.Retriever(asked.encoder)
+    (_texts_for_picture if asked.texts else _pictures_for_words)(asked, retriever)
 
 
-def _texts_for_picture(asked, finder):
+def _texts_for_picture(asked, retriever):
     texts = texts_of(asked.texts)
-    query = finder.of_images(_picture(pathlib.Path(asked.query), finder.shape)[None])[0]
-    for row, similarity in search.nearest(query, finder.of_texts(texts), asked.count):
+    query = retriever.of_images(_picture(pathlib.Path(asked.query), retriever.shape)[None])[0]
+    for row, similarity in search.nearest(query, retriever.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
 
 
@@ -74,7 +74,7 @@ def _picture(path, shape):
         raise ValueError(f"{files.printable(path)}: expected a picture. Received: {error}") from error
 
 
-def _pictures_for_words(asked, finder):
+def _pictures_for_words(asked, retriever):
     root = pathlib.Path(os.path.expanduser(asked.images))
     if not root.is_dir():
         raise ValueError(f"{asked.images}: no such folder. Expected a folder of images.")
@@ -84,13 +84,13 @@ def _pictures_for_words(asked, finder):
         raise ValueError(f"{asked.images} has no images. Expected files ending in {endings}.")
     if others:
         log.warning("%s: left out are %s", asked.images, folders.left_out(others))
-    query = finder.of_query(asked.query)
-    embeddings, paths = finder.of_files(paths)
+    query = retriever.of_query(asked.query)
+    embeddings, paths = retriever.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
     for row, similarity in found:
         print(f"{similarity:.3f}  {files.printable(paths[row])}")
     titles = [f"{files.printable(paths[row].name)}\n{similarity:.2f}" for row, similarity in found]
-    shown = [_picture(paths[row], finder.shape) for row, _ in found]
+    shown = [_picture(paths[row], retriever.shape) for row, _ in found]
     content = io.BytesIO()
     search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
     files.write(pathlib.Path(asked.out), content.getvalue())
@@ -115,7 +115,7 @@ def recall_command(arguments):
     asked = parse(Recall, "recall", arguments)
     splits = load(asked.data, asked.image_size)
     source = getattr(splits, asked.part)
-    table = retrieval.evaluate(search.Finder(asked.encoder), splits, asked.part)
+    table = retrieval.evaluate(search.Retriever(asked.encoder), splits, asked.part)
     print(retrieval.markdown(table))
     if asked.record:
         encoders.record(asked.encoder, source.name, table)

@@ -75,15 +75,15 @@ BEAMS = 5
 def score_command(arguments):
     asked = parse(Score, "score", arguments)
     card = cards.read(encoders.find(asked.encoder))
-    recognises = cards.is_a(card, "frame_classifier")
-    if not recognises and not cards.is_a(card, "attending_decoder"):
+    recognizes = cards.is_a(card, "frame_classifier")
+    if not recognizes and not cards.is_a(card, "attending_decoder"):
         raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is neither.")
-    if recognises and asked.beams:
+    if recognizes and asked.beams:
         raise ValueError(f"{asked.encoder} is of ctc, which decodes greedily. Leave out --beams.")
     source = getattr(load(asked.data), asked.part)
     source.column_spec("target")
     title = source.name
-    if recognises:
+    if recognizes:
         result = ctc.score(asked.encoder, source)
     else:
         beams = asked.beams or BEAMS

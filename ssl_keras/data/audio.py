@@ -162,7 +162,7 @@ def check_lengths(name, lengths, rate, names):
 
 
 def connected(splits):
-    """`Splits` of labelled clips, joined: in each some clips of the same part, after pauses of faint noise.
+    """`Splits` of labeled clips, joined: in each some clips of the same part, after pauses of faint noise.
 
     What is said is the names of their classes. Which clips meet is always the same.
 

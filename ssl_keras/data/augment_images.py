@@ -1,11 +1,11 @@
 """Augmentation of whole batches of images, stateless: the same (seed, step, position) gives the same view.
 
 Crop, resize, flip, shift and blur act on rows and columns separately, so all of them together
-are one pair of matrices an image, `R · image · Cᵀ`; brightness, contrast, saturation, hue and grey
-together are one affine map of its colours. Two small matrix products then make a view.
+are one pair of matrices an image, `R · image · Cᵀ`; brightness, contrast, saturation, hue and gray
+together are one affine map of its colors. Two small matrix products then make a view.
 
 Departures from Chen et al. 2020 ("A simple framework for contrastive learning", appendix A): the
-colour changes come in one order and are clipped once, at the end; hue turns in the YIQ plane
+color changes come in one order and are clipped once, at the end; hue turns in the YIQ plane
 instead of HSV; a crop that does not fit is cut to the image's side instead of drawn again.
 
 Shapes: `B` batch, `H W C` image, `N` pixels along one side.
@@ -22,11 +22,11 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.ranges import Range, check_fields
 
 ASPECT = 4 / 3  # a crop's width over its height is between the inverse of this and this
-COLOUR_CHANCE = 0.8  # of colour jitter, where there is any
+COLOR_CHANCE = 0.8  # of color jitter, where there is any
 # Of strength 1: brightness, contrast, saturation; hue in turns.
 JITTER, HUE = 0.8, 0.2
 BLUR_LEAST, BLUR_MOST, BLUR_SHARE = 0.1, 1.0, 0.01  # standard deviation: pixels; of a large image, a share of its side
-LUMA = (0.299, 0.587, 0.114)  # grey of red, green, blue (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)  # gray of red, green, blue (ITU-R BT.601)
 NUMBERS = {"geometry": 9, "colour": 6, "cutout": 2}  # uniform ones, that an image is changed by
 YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 
@@ -41,14 +41,14 @@ class Augmentation:
     """Mirror half of the images."""
     shift: Annotated[float, Range(0, 1)] = 0.0
     """The largest shift along each side, as a share of it; what comes in is black."""
-    colour: Annotated[float, Range(0, 1 / JITTER)] = 0.0
+    color: Annotated[float, Range(0, 1 / JITTER)] = 0.0
     """Strength of changes of brightness, contrast and, of RGB images, saturation and hue."""
-    grey: Annotated[float, Range(0, 1)] = 0.0
-    """Probability that the colours of an RGB image are taken away."""
+    gray: Annotated[float, Range(0, 1)] = 0.0
+    """Probability that the colors of an RGB image are taken away."""
     blur: Annotated[float, Range(0, 1)] = 0.0
     """Probability of Gaussian blur."""
     cutout: Annotated[float, Range(0, 1)] = 0.0
-    """Side of a square set to grey, as a share of the image's side."""
+    """Side of a square set to gray, as a share of the image's side."""
 
     def __post_init__(self):
         check_fields(self)
@@ -67,8 +67,8 @@ def augment(image, random, options, stream="view"):
     height, width, channels = image.shape[1:]
     if options.crop < 1 or options.flip or options.shift or options.blur:
         x = mapped(x, *_matrices(_numbers(random, stream, "geometry"), options, height, width))
-    if options.colour or options.grey:
-        x = _colours(x, _numbers(random, stream, "colour"), options)
+    if options.color or options.gray:
+        x = _colors(x, _numbers(random, stream, "colour"), options)
     if options.cutout:
         x = _cutout(x, _numbers(random, stream, "cutout"), options.cutout)
     return tf.ensure_shape(x, (None, height, width, channels))
@@ -115,9 +115,9 @@ def _matrices(geometry, options, height, width):
 
 
 def interpolation(size, start, share):
-    """(B, N, N): each row gives a pixel of `size` as a mean of two neighbours of the part that is kept.
+    """(B, N, N): each row gives a pixel of `size` as a mean of two neighbors of the part that is kept.
 
-    Bilinear, with pixel centres at half-integers. The part is `start .. start + share` of the
+    Bilinear, with pixel centers at half-integers. The part is `start .. start + share` of the
     side; what lies beyond the image is 0.
     """
     source = start[:, None] * size + (tf.range(size, dtype=tf.float32) + 0.5) * share[:, None] - 0.5  # (B, N)
@@ -133,23 +133,23 @@ def blurring(size, sigma):
     return tf.nn.softmax(-0.5 * tf.square(distance / sigma[:, None, None]))
 
 
-def _colours(x, drawn, options):
-    """One affine map of each image's colours."""
+def _colors(x, drawn, options):
+    """One affine map of each image's colors."""
     channels = x.shape[-1]
-    changed, brightness, contrast, saturation, hue, grey = tf.unstack(drawn, axis=1)
-    strength = options.colour * tf.cast(changed < COLOUR_CHANCE, tf.float32)
+    changed, brightness, contrast, saturation, hue, gray = tf.unstack(drawn, axis=1)
+    strength = options.color * tf.cast(changed < COLOR_CHANCE, tf.float32)
     brightness, contrast, saturation = (
         1 + JITTER * strength * (2 * u - 1) for u in (brightness, contrast, saturation)
     )
     luma = tf.constant(LUMA if channels == 3 else [1 / channels] * channels, tf.float32)
     mean = brightness * tf.tensordot(tf.reduce_mean(x, (1, 2)), luma, 1)  # (B,)
-    offset = ((1 - contrast) * mean)[:, None, None, None]  # the same for every colour, which all below leave alone
+    offset = ((1 - contrast) * mean)[:, None, None, None]  # the same for every color, which all below leave alone
     gain = brightness * contrast
     if channels != 3:
         return tf.clip_by_value(gain[:, None, None, None] * x + offset, 0.0, 1.0)
-    to_grey = tf.ones((3, 1)) * luma  # (3, 3): every colour is the grey
-    saturation = tf.where(grey < options.grey, 0.0, saturation)[:, None, None]
-    matrix = saturation * tf.eye(3) + (1 - saturation) * to_grey  # (B, 3, 3)
+    to_gray = tf.ones((3, 1)) * luma  # (3, 3): every color is the gray
+    saturation = tf.where(gray < options.gray, 0.0, saturation)[:, None, None]
+    matrix = saturation * tf.eye(3) + (1 - saturation) * to_gray  # (B, 3, 3)
     angle = 2 * math.pi * HUE * strength * (2 * hue - 1)
     matrix = gain[:, None, None] * _turn(angle) @ matrix
     y = tf.reshape(x, (-1, x.shape[1] * x.shape[2], 3)) @ tf.transpose(matrix, (0, 2, 1))
@@ -157,7 +157,7 @@ def _colours(x, drawn, options):
 
 
 def _turn(angle):
-    """(B, 3, 3): turns the colours by an angle (B,) round the grey axis."""
+    """(B, 3, 3): turns the colors by an angle (B,) round the gray axis."""
     one, zero = tf.ones_like(angle), tf.zeros_like(angle)
     sine, cosine = tf.sin(angle), tf.cos(angle)
     rotation = tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=1)
@@ -165,12 +165,12 @@ def _turn(angle):
     return back @ tf.reshape(rotation, (-1, 3, 3)) @ tf.constant(YIQ, tf.float32)
 
 
-def _cutout(x, centre, share):
-    """A square of grey 0.5 with its centre anywhere (DeVries & Taylor 2017)."""
+def _cutout(x, center, share):
+    """A square of gray 0.5 with its center anywhere (DeVries & Taylor 2017)."""
     inside = []
     for axis in (1, 2):
         size = x.shape[axis]
-        distance = tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - centre[:, axis - 1, None] * size)  # (B, N)
+        distance = tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - center[:, axis - 1, None] * size)  # (B, N)
         inside.append(distance < share * size / 2)
     hidden = inside[0][:, :, None] & inside[1][:, None, :]
     return tf.where(hidden[..., None], 0.5, x)

@@ -24,7 +24,7 @@ class Batches:
         source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`, `lengths`.
         batch_size: B, the global batch, over all replicas.
         seed: keys the order and every draw.
-        views: function (batch, random) to the batch an objective trains on, or None.
+        preprocess: function (batch, random) to the batch an objective trains on, or None.
         shuffle: True for training (a new order each epoch, whole batches only); False
             for one pass in order, its last batch padded to B with `weight` 0.
         longest: of sound, the samples of a clip that a step takes: of a longer one a stretch, at a place drawn for
@@ -34,7 +34,7 @@ class Batches:
         ValueError: an empty source, or shuffled batches larger than it.
     """
 
-    def __init__(self, source, batch_size, *, seed=0, views=None, shuffle=True, longest=None):
+    def __init__(self, source, batch_size, *, seed=0, preprocess=None, shuffle=True, longest=None):
         if len(source) == 0:
             raise ValueError(f"{source.name} has no examples. Expected at least one.")
         if batch_size < 1:
@@ -45,7 +45,7 @@ class Batches:
                 f"Use a batch size of at most {len(source)}, or more data."
             )
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        self.views, self.shuffle = views, shuffle
+        self.preprocess, self.shuffle = preprocess, shuffle
         cuts = longest is not None and source.lengths is not None and np.any(source.lengths > longest)
         self.longest = longest if cuts else None
         whole = len(source) // batch_size
@@ -68,7 +68,7 @@ class Batches:
         return order[1][start : start + self.batch_size]
 
     def numpy(self, step, first=0, rows=None, place=None):
-        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before views.
+        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before preprocess.
 
         `place` (rows,) in [0, 1) says where each clip of more than `longest` samples is cut; without it none is.
         """
@@ -120,9 +120,9 @@ class Batches:
             for key, array in zip(keys, arrays):
                 array.set_shape(spec[key].shape)
                 batch[key] = array
-            if self.views is None:
+            if self.preprocess is None:
                 return batch
-            return self.views(batch, random)
+            return self.preprocess(batch, random)
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
         # Gathering is one NumPy call; two in flight hide it, and the order stays. Nothing is

@@ -12,7 +12,7 @@ def column(names):
     """Which of a source's, a batch's or a card's names is the network's input.
 
     Raises:
-        ValueError: none of them (text that has not been tokenised, say).
+        ValueError: none of them (text that has not been tokenized, say).
     """
     for name in COLUMNS:
         if name in names:

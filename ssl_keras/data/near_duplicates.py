@@ -1,8 +1,8 @@
 """Near duplicates: examples that must not lie on both sides of a split, found and kept together.
 
 Two texts are near duplicates if they are equal without case, accents and punctuation, or differ in a tenth of
-their letters (normalised insertion–deletion similarity of at least 0.9). Two images are, if their thumbnails of 16×16
-pixels correlate by at least 0.95, or are of one colour each, and nearly the same.
+their letters (normalized insertion–deletion similarity of at least 0.9). Two images are, if their thumbnails of 16×16
+pixels correlate by at least 0.95, or are of one color each, and nearly the same.
 Both are pairwise: ten thousand examples take seconds, a hundred thousand minutes.
 
 Shapes: `N` examples, `H W C` image.
@@ -21,8 +21,8 @@ from ssl_keras.data.images import unit_range
 
 SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # of 100, as rapidfuzz has it; correlation
 THUMBNAIL = 16
-TOGETHER = 1_024  # rows compared at a time
-FLAT = 1e-2  # standard deviation below which a thumbnail is of one colour
+CHUNK = 1_024  # rows compared at a time
+FLAT = 1e-2  # standard deviation below which a thumbnail is of one color
 
 
 def folded(text):
@@ -53,31 +53,31 @@ def similar_images(ours, theirs=None, least=SIMILAR_IMAGE):
 def thumbnails(images):
     """float32 (N, 16, 16, C) in [0, 1] of images (N, H, W, C)."""
     small = []
-    for start in range(0, len(images), TOGETHER):
-        x = unit_range(tf.constant(images[start : start + TOGETHER]))
+    for start in range(0, len(images), CHUNK):
+        x = unit_range(tf.constant(images[start : start + CHUNK]))
         small.append(tf.image.resize(x, (THUMBNAIL, THUMBNAIL), antialias=True).numpy())
     return np.concatenate(small)
 
 
 def _directions(images):
-    """float32 (N, D) of length 1: standardised thumbnails, whose inner product is a correlation; of those of one
-    colour, that colour, as angles of which a fifth of the scale's difference is just too far apart."""
+    """float32 (N, D) of length 1: standardized thumbnails, whose inner product is a correlation; of those of one
+    color, that color, as angles of which a fifth of the scale's difference is just too far apart."""
     x = thumbnails(images)
     channels = x.shape[-1]
     flat = x.std((1, 2)).max(-1) < FLAT  # (N,)
     angle = x.mean((1, 2)) * np.pi / 2  # (N, C)
-    colour = np.concatenate([np.cos(angle), np.sin(angle)], 1) / np.sqrt(channels)
+    color = np.concatenate([np.cos(angle), np.sin(angle)], 1) / np.sqrt(channels)
     x = x.reshape(len(x), -1)
     x = x - x.mean(1, keepdims=True)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), FLAT)
-    return np.concatenate([np.where(flat[:, None], 0.0, x), np.where(flat[:, None], colour, 0.0)], 1, dtype=np.float32)
+    return np.concatenate([np.where(flat[:, None], 0.0, x), np.where(flat[:, None], color, 0.0)], 1, dtype=np.float32)
 
 
 def _pairs(compared, count, within):
     found = [np.zeros((0, 2), np.int64)]
-    for start in range(0, count, TOGETHER):
+    for start in range(0, count, CHUNK):
         first = start if within else 0
-        i, j = np.nonzero(compared(slice(start, start + TOGETHER), first))
+        i, j = np.nonzero(compared(slice(start, start + CHUNK), first))
         pairs = np.stack([i + start, j + first], 1)
         found.append(pairs[pairs[:, 0] < pairs[:, 1]] if within else pairs)
     return np.concatenate(found)

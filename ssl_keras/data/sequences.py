@@ -16,8 +16,8 @@ from ssl_keras.data.tokens import count_unknown, texts_of
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
-MOST_UNKNOWN = 0.05  # of the tokens of a column
-LEAST_WORD = 2  # letters; one alone says nothing of how words are made
+MAX_UNKNOWN = 0.05  # of the tokens of a column
+MIN_WORD = 2  # letters; one alone says nothing of how words are made
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +72,15 @@ def _whole(find, text, begins_inside, ends_inside):
 
 
 def _words(text):
-    return (word.lower() for word in WORD.findall(text) if len(word) >= LEAST_WORD)
+    return (word.lower() for word in WORD.findall(text) if len(word) >= MIN_WORD)
 
 
 def _sentences(text):
     pieces = (" ".join(piece.split()) for piece in SENTENCE.split(text))
-    return (piece for piece in pieces if len(piece) >= LEAST_WORD)
+    return (piece for piece in pieces if len(piece) >= MIN_WORD)
 
 
-def tokenised(splits, tokenizer, most, reader=None):
+def tokenized(splits, tokenizer, most, reader=None):
     """`Splits` of sequences -> `Splits` with the columns "tokens" (N, W) and, of pairs, "target" (N, U), int32.
 
     Args:
@@ -109,7 +109,7 @@ def tokenised(splits, tokenizer, most, reader=None):
             unknown, count = count_unknown([ids for part in encoded for ids in part], tokenizer)
             if unknown:
                 log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
-            if unknown > MOST_UNKNOWN * count:
+            if unknown > MAX_UNKNOWN * count:
                 raise ValueError(
                     f"{name}: {unknown / count:.0%} of the tokens are unknown to the tokenizer. Expected text such as "
                     "it was trained on; --tokenizer bpe reads any. Targets that are symbols between white space want "

@@ -16,7 +16,7 @@ from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import hold_out, images
 from ssl_keras.files import printable
 
-MOST_SIDE = math.isqrt(image_files.MOST_PIXELS)  # of the largest square that is read
+MAX_SIDE = math.isqrt(image_files.MAX_PIXELS)  # of the largest square that is read
 
 
 class Reader(typing.NamedTuple):
@@ -69,7 +69,7 @@ def load(spec, image_size=None):
         spec: the name of a kind in `READERS` and, where it has an argument, a colon and that: "digits",
             "folder:PATH". Of captions and emoji "…[K]", 0 to 4, has another fifth of the concepts as its test part. Of
             sound "…[PATTERN]" has as its test part the clips whose file's name is like the pattern:
-            "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labelled clips of DATA to longer ones, with
+            "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labeled clips of DATA to longer ones, with
             transcripts.
         image_size: of images: side length in pixels to resize to, or None to keep the size.
 
@@ -81,8 +81,8 @@ def load(spec, image_size=None):
         ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
         RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
     """
-    if image_size is not None and not 1 <= image_size <= MOST_SIDE:
-        raise ValueError(f"image_size must be 1 to {MOST_SIDE} pixels. Received: {image_size}")
+    if image_size is not None and not 1 <= image_size <= MAX_SIDE:
+        raise ValueError(f"image_size must be 1 to {MAX_SIDE} pixels. Received: {image_size}")
     try:
         spec.encode()  # a name is saved with what is learned
     except UnicodeEncodeError:
@@ -110,7 +110,7 @@ def digits(image_size=28):
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    grey = tf.constant(data.images[..., None] * (255.0 / 16.0), tf.float32)  # 0..16 -> 0..255
-    image = tf.image.resize(grey, (image_size, image_size), "bicubic")
+    gray = tf.constant(data.images[..., None] * (255.0 / 16.0), tf.float32)  # 0..16 -> 0..255
+    image = tf.image.resize(gray, (image_size, image_size), "bicubic")
     image = np.clip(np.rint(image.numpy()), 0, 255).astype(np.uint8)
     return images("digits", image, data.target, [str(name) for name in data.target_names])

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 SPLIT_SEED = 20240229
 TEST_FRACTION, TEST_MOST = 0.2, 10_000
 VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
-TOGETHER, PIECE = 1 << 24, 1 << 18  # bytes hashed at a time; that a text may have
-MOST_CHANNELS = 4  # of pictures as files have them
+CHUNK, PIECE = 1 << 24, 1 << 18  # bytes hashed at a time; that a text may have
+MAX_CHANNELS = 4  # of pictures as files have them
 ONE_CLASS = "one class"  # how a note begins that says what may be wrong where there is one class
 
 
@@ -154,7 +154,7 @@ def _digest(array, rows):
     digest = hashlib.sha256(f"{array.dtype} {array.shape[1:]}".encode())
     text = array.dtype == object
     row_bytes = PIECE if text else array.dtype.itemsize * math.prod(array.shape[1:])
-    count, step = len(array) if rows is None else len(rows), max(1, TOGETHER // max(row_bytes, 1))
+    count, step = len(array) if rows is None else len(rows), max(1, CHUNK // max(row_bytes, 1))
     for start in range(0, count, step):
         part = slice(start, start + step) if rows is None else rows[start : start + step]
         values = np.ascontiguousarray(array[part])
@@ -226,7 +226,7 @@ def images(name, image, label=None, classes=()):
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(image), classes)
     source = Source(name, arrays, tuple(classes))
-    if image.shape[1] in (1, 3) and image.shape[3] > MOST_CHANNELS:
+    if image.shape[1] in (1, 3) and image.shape[3] > MAX_CHANNELS:
         return source.noted(f"images of shape {image.shape[1:]} are taken as (H, W, C), of {image.shape[3]} channels. "
                             "Where the first is the channels, as in PyTorch: np.moveaxis(image, 1, -1)")
     return source
@@ -319,12 +319,12 @@ def _shapes(source):
 
 
 def few_labels(source, per_class, seed):
-    """The part of a labelled source with `per_class` examples of each class, drawn by `seed`."""
+    """The part of a labeled source with `per_class` examples of each class, drawn by `seed`."""
     return source.take(few_label_indices(source, per_class, seed))
 
 
 def few_label_indices(source, per_class, seed):
-    """The indices into a labelled source that `few_labels` takes, sorted.
+    """The indices into a labeled source that `few_labels` takes, sorted.
 
     Raises:
         ValueError: a class with fewer examples than that.

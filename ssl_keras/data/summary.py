@@ -24,20 +24,20 @@ import math
 
 import numpy as np
 
-from ssl_keras.data.splits import PIECE, TOGETHER, Splits
+from ssl_keras.data.splits import CHUNK, PIECE, Splits
 from ssl_keras.files import printable
 
-MOST_EXAMPLES, MOST_BYTES = 100_000, 1 << 28  # of a part that are looked at
+MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # of a part that are looked at
 BLOCK, BLOCKS = 1 << 20, 64  # tokens counted at a time; blocks of a longer stream that are looked at
 FEW = 64  # texts by which the size of all is guessed
-SHOWN = 30  # classes that a terminal shows
+NUM_SHOWN = 30  # classes that a terminal shows
 
 
 def summarize(splits, prepared=None):
     """The summary of `Splits`; see above.
 
     Args:
-        prepared: the same as training takes them, tokenised say.
+        prepared: the same as training takes them, tokenized say.
     """
     parts, contents = {}, {}
     for name, source, made in zip(Splits._fields, splits, prepared or splits):
@@ -60,7 +60,7 @@ def _part(source):
     about = {"examples": len(source)}
     columns = {name: look for name, look in LOOKS.items() if name in source.arrays}
     size = sum(_bytes(source, name) for name in columns)
-    rows = _spread(len(source), min(MOST_EXAMPLES, int(MOST_BYTES / max(size, 1))))
+    rows = _spread(len(source), min(MAX_EXAMPLES, int(MAX_BYTES / max(size, 1))))
     about["looked_at"] = len(rows)
     if "label" in source.arrays:
         counts = np.bincount(source.column("label"), minlength=len(source.classes))
@@ -102,7 +102,7 @@ def _chunks(source, name, indices):
     """The values of a column, some megabytes at a time."""
     array, rows = source.arrays[name], indices if source.rows is None else source.rows[indices]
     size = PIECE if array.dtype == object else array.dtype.itemsize * math.prod(array.shape[1:] or (1,))
-    step = max(1, TOGETHER // max(size, 1))
+    step = max(1, CHUNK // max(size, 1))
     for start in range(0, len(rows), step):
         yield np.asarray(array[rows[start : start + step]])
 

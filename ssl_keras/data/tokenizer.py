@@ -22,13 +22,13 @@ from ssl_keras import files
 from ssl_keras.data import tokenizer_parts, vocabulary_files
 from ssl_keras.data.cache import cache_folder
 from ssl_keras.data.readers.text_files import whole_characters
-from ssl_keras.data.tokenizer_parts import CHARACTER, MOST_WORD
+from ssl_keras.data.tokenizer_parts import CHARACTER, MAX_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # 0 … 4 of those trained here
 # What other people's tokenizers call the end of a document, and the mask.
 ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
-MOST_BYTES = 64 << 20  # of a tokenizer.json
+MAX_BYTES = 64 << 20  # of a tokenizer.json
 FORMAT = 2  # of what is trained here: another number, and tokenizers in the cache are trained anew
 
 log = logging.getLogger(__name__)
@@ -160,8 +160,8 @@ def load(path):
     for file in vocabulary or [path]:
         if not file.is_file():
             raise ValueError(f"{file}: no such file. Expected a tokenizer.json, {vocabulary_files.NAMES}.")
-        if file.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{file} has {file.stat().st_size} bytes. Expected a tokenizer of at most {MOST_BYTES}.")
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{file} has {file.stat().st_size} bytes. Expected a tokenizer of at most {MAX_BYTES}.")
     if vocabulary:
         return _read(path, lambda: Tokenizer(vocabulary_files.backend(vocabulary)))
     return _read(path, lambda: _parsed(path.read_text("utf-8")))
@@ -232,7 +232,7 @@ def _bpe(texts, vocabulary):
 
 
 def _wordpiece(texts, vocabulary):
-    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MOST_WORD))
+    made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
     # Marks stay, among them the vowels of many scripts; composed, a letter is the same however it was typed.
     made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.BertNormalizer(strip_accents=False)])
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

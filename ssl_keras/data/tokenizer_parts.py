@@ -19,10 +19,10 @@ LLAMA3 = (
 PATTERNS = {CHARACTER, GPT2, LLAMA3, LLAMA3.replace("{1,3}", "")}
 ONE_CLASS = re.compile(r"(\\[dswDSW]|\\[pP]\{[A-Z][a-z]?\})(\+|\{1,3\})?")
 
-MOST_PARTS = 16  # of a sequence
-MOST_LETTERS = 1 << 10  # of a token, a prefix or a pattern
-MOST_FRAMED = 64  # tokens put around a text
-MOST_WORD = 500  # letters of a word that WordPiece cuts: the time for a letter grows with them, tenfold from 100 on
+MAX_PARTS = 16  # of a sequence
+MAX_LETTERS = 1 << 10  # of a token, a prefix or a pattern
+MAX_FRAMED = 64  # tokens put around a text
+MAX_WORD = 500  # letters of a word that WordPiece cuts: the time for a letter grows with them, tenfold from 100 on
 CUTS = {"behavior"}
 BYTE_LEVEL = {"ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"}}
 # {part: {type: its options}}. A free "Replace" can double a text over and over.
@@ -78,9 +78,9 @@ def check(content, declared):
                 raise ValueError(f"Expected no option {', '.join(unknown)} of {part['type']}.")
         types = [part["type"] for part in parts if part["type"] != "Sequence"]
         # Bytes of what was made bytes before are two each: fifteen times over, a letter is thirty thousand.
-        if len(types) > MOST_PARTS or types.count("ByteLevel") > 1:
+        if len(types) > MAX_PARTS or types.count("ByteLevel") > 1:
             raise ValueError(
-                f"Expected as {name} at most {MOST_PARTS} parts, one of them ByteLevel. "
+                f"Expected as {name} at most {MAX_PARTS} parts, one of them ByteLevel. "
                 f"Received: {', '.join(types[:20])}"
             )
     for part in _flat(content["pre_tokenizer"]):
@@ -114,8 +114,8 @@ def _check_frame(part, vocabulary):
         used = [piece["SpecialToken"]["id"] for piece in part["single"] if "SpecialToken" in piece]
         pairs = {name: list(zip(each["tokens"], each["ids"])) for name, each in part["special_tokens"].items()}
         tokens = [pair for each in pairs.values() for pair in each]
-        if sum(len(pairs[name]) for name in used) > MOST_FRAMED or len(part["single"]) > MOST_FRAMED:
-            raise ValueError(f"Expected at most {MOST_FRAMED} special tokens around a text. Received: more")
+        if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(part["single"]) > MAX_FRAMED:
+            raise ValueError(f"Expected at most {MAX_FRAMED} special tokens around a text. Received: more")
     for token, index in tokens:
         if vocabulary.get(token) != index:
             raise ValueError(f"The special token {token[:80]!r} has the id {vocabulary.get(token)}. Received: {index}")
@@ -125,8 +125,8 @@ def _check_words(content, vocabulary):
     model = content["model"]
     strings = [*vocabulary, *(value for key, value in model.items() if isinstance(value, str) and key != "type")]
     longest = max(map(len, strings), default=0)
-    if longest > MOST_LETTERS:
-        raise ValueError(f"Expected tokens of at most {MOST_LETTERS} letters. Received: {longest}")
+    if longest > MAX_LETTERS:
+        raise ValueError(f"Expected tokens of at most {MAX_LETTERS} letters. Received: {longest}")
     if model["unk_token"] is not None and model["unk_token"] not in model["vocab"]:
         raise ValueError(f"Expected the unknown token {model['unk_token']!r} in the vocabulary.")
 
@@ -138,9 +138,9 @@ def tame(backend, content):
         log.warning("The tokenizer's dropout, %g, is left out: a text is to have the same tokens each time",
                     model["dropout"])
         backend.model.dropout = None
-    if model.get("max_input_chars_per_word", 0) > MOST_WORD:
-        log.warning("The tokenizer cuts words of up to %d letters; longer ones are unknown to it here", MOST_WORD)
-        backend.model.max_input_chars_per_word = MOST_WORD
+    if model.get("max_input_chars_per_word", 0) > MAX_WORD:
+        log.warning("The tokenizer cuts words of up to %d letters; longer ones are unknown to it here", MAX_WORD)
+        backend.model.max_input_chars_per_word = MAX_WORD
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - model["vocab"].keys()
     if model["type"] == "BPE" and model["unk_token"] is None and missing:
         log.warning("The tokenizer knows no token for %d of 256 bytes; it drops them from a text", len(missing))

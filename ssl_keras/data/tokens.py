@@ -1,4 +1,4 @@
-"""Text as tokens: a memory-mapped corpus read by windows, or labelled texts of one length.
+"""Text as tokens: a memory-mapped corpus read by windows, or labeled texts of one length.
 
 Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary. -1 is padding.
 """
@@ -16,11 +16,11 @@ from tqdm import tqdm
 from ssl_keras.data.cache import cache_folder, name_of, writing
 from ssl_keras.data.splits import Splits
 
-TOGETHER = 4 << 20  # characters tokenised at a time
+CHUNK = 4 << 20  # characters tokenized at a time
 DOCUMENTS = 256  # read at a time
 FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # of a file of tokens: these, then their checksum and their number
 PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
-MOST_UNKNOWN, KEPT_UNKNOWN = 0.5, 0.1  # of the tokens: more is refused, so much is noted
+MAX_UNKNOWN, KEPT_UNKNOWN = 0.5, 0.1  # of the tokens: more is refused, so much is noted
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
     """`Splits` of text -> `Splits` of windows over its tokens.
 
     Training windows are about twice as long as what is trained on, which is cut out of them at
-    random (an objective's `views`); held-out ones are disjoint, and their targets are every token once.
+    random (an objective's `preprocess`); held-out ones are disjoint, and their targets are every token once.
 
     Args:
         splits: sources with a column "text".
@@ -83,7 +83,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
     """
     parts, unknown = [], []
     for split, source in zip(Splits._fields, splits):
-        stream = tokenised(source, tokenizer)
+        stream = tokenized(source, tokenizer)
         if len(stream) < context + target:
             raise ValueError(
                 f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
@@ -102,10 +102,10 @@ def corpus(splits, tokenizer, context, target, tables=()):
 
 def _count(stream, token):
     """How often a token is in a stream, which may be larger than memory."""
-    return sum(int((stream[start : start + TOGETHER] == token).sum()) for start in range(0, len(stream), TOGETHER))
+    return sum(int((stream[start : start + CHUNK] == token).sum()) for start in range(0, len(stream), CHUNK))
 
 
-def tokenised(source, tokenizer):
+def tokenized(source, tokenizer):
     """All tokens of a source of text, one after the other: a memory-mapped (L,) array.
 
     The file is in the cache, keyed by the content and the tokenizer, and used again; a damaged one is made anew.
@@ -118,7 +118,7 @@ def tokenised(source, tokenizer):
         if path.exists():
             log.warning("%s is damaged and is made anew.", path)
         with writing(name) as partial:
-            _tokenise(source, tokenizer, partial / path.name, dtype)
+            _tokenize(source, tokenizer, partial / path.name, dtype)
             os.replace(partial / path.name, path)
     count = (path.stat().st_size - DIGEST_BYTES - COUNT_BYTES) // np.dtype(dtype).itemsize
     return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
@@ -141,8 +141,8 @@ def _checksum(tokens):
     return hashlib.sha256(tokens).digest()[:DIGEST_BYTES]
 
 
-def _tokenise(source, tokenizer, path, dtype):
-    with open(path, "wb") as file, tqdm(desc=f"tokenising {source.name}", unit=" characters", unit_scale=True,
+def _tokenize(source, tokenizer, path, dtype):
+    with open(path, "wb") as file, tqdm(desc=f"tokenizing {source.name}", unit=" characters", unit_scale=True,
                                         disable=None, leave=False) as bar:
         held, characters, between = [], 0, np.array([tokenizer.end], dtype) if tokenizer.end >= 0 else []
 
@@ -161,7 +161,7 @@ def _tokenise(source, tokenizer, path, dtype):
         for index, (text, end) in enumerate(_documents(source)):
             held.append((_lines(text), end and index < last))
             characters += len(text)
-            if characters >= TOGETHER:
+            if characters >= CHUNK:
                 flush()
         flush()
         file.flush()
@@ -229,7 +229,7 @@ def _lines(text):
 
 
 def padded(splits, tokenizer, context):
-    """`Splits` of labelled text -> `Splits` of its tokens (N, W), each text framed as the tokenizer does it.
+    """`Splits` of labeled text -> `Splits` of its tokens (N, W), each text framed as the tokenizer does it.
 
     W is the longest text's length, at most `context`; longer ones are cut, and counted.
 
@@ -280,7 +280,7 @@ def with_known(splits, counts):
         ValueError: more than half of a part is unknown.
     """
     for source, (unknown, count) in zip(splits, counts):
-        if unknown > MOST_UNKNOWN * count:
+        if unknown > MAX_UNKNOWN * count:
             raise ValueError(
                 f"{source.name}: {unknown} of {count} tokens are unknown to the tokenizer, and nothing can be learned "
                 "from them. Expected text such as it was trained on; pretrained with --tokenizer bpe, one reads any."

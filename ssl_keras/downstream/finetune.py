@@ -18,7 +18,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import check_classes, few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
-from ssl_keras.networks import Network, realise
+from ssl_keras.networks import Network, realize
 from ssl_keras.objectives.classifier import Classifier, Mixup, Smoothing
 from ssl_keras.training import run as runs
 from ssl_keras.training.optimizer import make as make_optimizer
@@ -36,11 +36,11 @@ class Settings(Augmentation):
     """Which ones."""
     freeze: bool = False
     """Leave the encoder as it is."""
-    encoder_rate: Annotated[float, Range(0, open="low")] = 0.1
+    encoder_lr_ratio: Annotated[float, Range(0, open="low")] = 0.1
     """The encoder's learning rate as a share of the head's; use freeze for 0."""
     frozen_steps: Annotated[int, Range(0)] = 0
     """Let the head learn alone for so many steps first (batch statistics of the encoder follow the data)."""
-    smoothing: Smoothing = 0.0
+    label_smoothing: Smoothing = 0.0
     """Label smoothing: the share of the target that is spread over all classes."""
     mixup: Mixup = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
@@ -82,7 +82,7 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     strategy = choose_strategy(training.strategy, training.replicas)
     check_makes(network)
     loaded = data or load(training.data, training.image_size)
-    splits = check_labelled(loaded, folder_of_encoder, card)
+    splits = check_labeled(loaded, folder_of_encoder, card)
     about = runs.summarized(loaded, splits)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
     if augmented and inputs.column(splits.train.arrays) != "image":
@@ -98,17 +98,17 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
     run = open_run(training, splits, strategy, "finetune", asked, default_name)
 
-    # 2 Initialise from the pretrained encoder. 3 Choose the loss.
+    # 2 Initialize from the pretrained encoder. 3 Choose the loss.
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
         # Loaded first in any case: that checks the card before a graph of its making is built.
         encoder = encoders.load_encoder(folder_of_encoder, network=network, precision=training.precision)
         if settings.scratch:
-            encoder = realise(network) if network else cards.network(card).build()
+            encoder = realize(network) if network else cards.network(card).build()
         if not network:
             encoder.name = "encoder"  # in TensorBoard, beside that of pretraining
         head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
         objective = Classifier(
-            encoder, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup,
+            encoder, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup,
             frozen=settings.freeze, name="finetune",
         )
         total = total_steps(training, splits)
@@ -116,14 +116,14 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             log.warning("The encoder stands still for %d steps, and the run has %d.", settings.frozen_steps, total)
         runs.compile_objective(
             objective, training, splits, make_optimizer(training, total, head.trainable_variables),
-            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_rate, settings.frozen_steps),
+            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_lr_ratio, settings.frozen_steps),
         )
 
         def save(outcome):
             encoders.save_encoder(
                 folder / "encoder", encoder, name=folder.name, spec=splits.train.spec(), head=head,
                 classes=splits.train.classes, tokenizer=splits.train.tokenizer,
-                context=card["input"].get("tokens", {}).get("context"), licences=card["licences"],
+                context=card["input"].get("tokens", {}).get("context"), licenses=card["licenses"],
                 trained_by={
                     "objective": "finetune", "settings": asked, "outcome": outcome,
                     "data": {
@@ -141,7 +141,7 @@ def check_makes(network):
     """Raises ValueError where `network` is neither None nor a function that makes a fresh graph each time."""
     if network is None:
         return
-    graphs = [] if isinstance(network, keras.Model) or not callable(network) else [realise(network), realise(network)]
+    graphs = [] if isinstance(network, keras.Model) or not callable(network) else [realize(network), realize(network)]
     shared = graphs and {id(v) for v in graphs[0].variables} & {id(v) for v in graphs[1].variables}
     if not graphs or shared:
         raise ValueError(
@@ -150,8 +150,8 @@ def check_makes(network):
         )
 
 
-def check_labelled(splits, folder, card):
-    """The labelled splits as an encoder takes them.
+def check_labeled(splits, folder, card):
+    """The labeled splits as an encoder takes them.
 
     Raises:
         ValueError: no labels, one class alone, or not what the encoder takes.

@@ -25,7 +25,7 @@ GRIDS = {
     "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
     # A step takes longer, and fewer are enough; with few labels augmentation may help as much as pretraining.
     "convolution": Grid(
-        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, colour=0.8, cutout=0.4))
+        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, color=0.8, cutout=0.4))
     ),
     "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),

@@ -2,7 +2,7 @@
 
 Rows: `pixels`, or of text `TF-IDF`, of sound `log-mel` (no network), `random init` (the same network, untrained), each
 encoder frozen and fine-tuned, and `scratch` (the same network trained from random init on the
-same labels). Columns: k nearest neighbours and a linear probe on all labels; the linear probe, or
+same labels). Columns: k nearest neighbors and a linear probe on all labels; the linear probe, or
 training, on few; the test images noisy or shifted; measures that need no label. Probes of sound learn of
 changed copies of the clips, too, as training does.
 
@@ -26,7 +26,7 @@ from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.splits import few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
-from ssl_keras.downstream.finetune import check_labelled, check_makes
+from ssl_keras.downstream.finetune import check_labeled, check_makes
 from ssl_keras.downstream.grids import GRIDS, kind_of
 from ssl_keras.downstream.report import DISTURBED
 from ssl_keras.encoders import card as cards
@@ -43,7 +43,7 @@ from ssl_keras.evaluation.features import (
     pixels,
     tf_idf,
 )
-from ssl_keras.networks import realise
+from ssl_keras.networks import realize
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training import checkpoint
@@ -56,12 +56,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None, grid=None):
-    """Measures saved encoders on labelled images, texts or sounds.
+    """Measures saved encoders on labeled images, texts or sounds.
 
     Args:
         names: a saved encoder, by name or path, or a list of them. Those of one architecture share
             the rows `random init` and `scratch`.
-        splits: labelled `Splits`.
+        splits: labeled `Splits`.
         budgets: labels per class of the few-label columns.
         seeds: which labels are drawn; mean and standard deviation are over these.
         trained: include the rows that take training (fine-tuned, scratch).
@@ -79,7 +79,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     """
     folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
     about = [cards.read(folder) for folder in folders]
-    prepared = [check_labelled(splits, folder, card) for folder, card in zip(folders, about)]
+    prepared = [check_labeled(splits, folder, card) for folder, card in zip(folders, about)]
     titles = [card["name"] for card in about]
     if not folders or len(set(titles)) < len(titles):
         raise ValueError(f"Expected encoders of different names. Received: {', '.join(titles) or 'none'}")
@@ -102,7 +102,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
         for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
             encoder = encoders.load_encoder(folder, network=network)
             keras.utils.set_random_seed(seeds[0])
-            fresh = realise(network) if network else cards.network(card).build()
+            fresh = realize(network) if network else cards.network(card).build()
             shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
             architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
             new = architecture not in known
@@ -129,7 +129,7 @@ def _probed(network, splits, budgets, seeds, changes):
     arrays, copies = [extract_features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
         views = (*DISTURBED.values(), cropped)
-        arrays += [extract_features(embed, splits.test, views=each) for each in views]
+        arrays += [extract_features(embed, splits.test, preprocess=each) for each in views]
     elif "waveform" in splits.train.arrays:
         copies = augmented_copies(embed, splits.train, changes)
     return _frozen(arrays, splits, budgets, seeds, copies)
@@ -222,7 +222,7 @@ def _train(objective, splits, grid, budget, seed):
     else:
         train, marks = few_labels(splits.train, budget, seed), grid.few_label_steps
         batch = min(grid.few_label_batch, len(train))
-    batches = Batches(train, batch // replicas * replicas, seed=seed, views=objective.views)
+    batches = Batches(train, batch // replicas * replicas, seed=seed, preprocess=objective.preprocess)
     done = 0
     for mark in marks:
         objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=mark - done, verbose=0)
@@ -230,9 +230,9 @@ def _train(objective, splits, grid, budget, seed):
         yield mark
 
 
-def _accuracy(objective, source, strategy, views=None):
+def _accuracy(objective, source, strategy, preprocess=None):
     batch = at_once(source, 500) * strategy.num_replicas_in_sync
-    return held_out(objective, source, batch, strategy, views)["accuracy"]
+    return held_out(objective, source, batch, strategy, preprocess)["accuracy"]
 
 
 def _per_class(budget):

@@ -1,7 +1,7 @@
 """Saved encoders."""
 
-from ssl_keras.encoders.catalogue import available, find, roots
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.catalog import available, find, roots
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.encoders.inputs import adapt, conversion
 from ssl_keras.encoders.loading import (
     build,
@@ -19,7 +19,7 @@ __all__ = [
     "build",
     "conversion",
     "find",
-    "initialise",
+    "initialize",
     "load_classifier",
     "load_encoder",
     "load_tokenizer",

@@ -20,7 +20,7 @@ def upgraded(card):
     kept = ("name", "input", "preprocessing", "tokenizer", "features", "classes", "parameters", "weights", "versions",
             "saved", "results")
     new = {"format": 2, **{key: card[key] for key in kept}, "network": None, "head": None, "decoding": None,
-           "licences": {}}
+           "licenses": {}}
     if settings is not None:
         new["network"] = _network(objective, settings, shape)
         if card["head"] == "objective":
@@ -60,7 +60,7 @@ def _network(objective, settings, shape):
     if objective == "dcgan":
         return {
             "builder": "dcgan_trunk", "image_shape": shape, **taken("width"),
-            "normalisation": settings["normalisation"] or ("layer" if settings["loss"] == "wasserstein" else "batch"),
+            "normalization": settings["normalisation"] or ("layer" if settings["loss"] == "wasserstein" else "batch"),
         }
     if objective in ("causal_lm", "masked_lm"):
         return {

@@ -17,7 +17,7 @@ import tensorflow as tf
 from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.catalogue import find
+from ssl_keras.encoders.catalog import find
 from ssl_keras.encoders.checkpoint_files import open_weights, read_object, tensor_of
 from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
 from ssl_keras.encoders.saving import save_encoder

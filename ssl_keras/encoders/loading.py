@@ -14,9 +14,9 @@ from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.ranges import check
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.catalogue import find
+from ssl_keras.encoders.catalog import find
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import gives_states, realise
+from ssl_keras.networks import gives_states, realize
 from ssl_keras.networks.transformer import Pool
 
 
@@ -138,7 +138,7 @@ def named_tensors(encoder, head, ours=True):
 
 def _load(folder, network):
     card = cards.read(folder)
-    network = network and realise(network)
+    network = network and realize(network)
     path, ours = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
     stored = _header(path)

@@ -20,7 +20,7 @@ from ssl_keras.encoders.card import CARD_BYTES
 
 FILES = ("encoder.safetensors", "encoder.keras", "tokenizer.json", "card.json")  # the card goes last
 OURS = re.compile("|".join(rf"{re.escape(name)}|\.{re.escape(name)}\.\d+\.partial" for name in FILES))
-SHOWN = 3  # names of files in a message
+NUM_SHOWN = 3  # names of files in a message
 log = logging.getLogger(__name__)
 
 
@@ -158,4 +158,4 @@ def _content(path):
     if not path.is_dir():
         return "a file"
     names = sorted(each.name for each in path.iterdir())
-    return f"a folder with {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+    return f"a folder with {', '.join(names[:NUM_SHOWN])}{', …' if len(names) > NUM_SHOWN else ''}"

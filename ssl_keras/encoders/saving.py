@@ -14,11 +14,11 @@ from ssl_keras import files
 from ssl_keras.data import inputs
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import replacing
-from ssl_keras.encoders.catalogue import find
+from ssl_keras.encoders.catalog import find
 from ssl_keras.encoders.loading import named_tensors
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.files import locks
-from ssl_keras.networks import description, realise
+from ssl_keras.networks import description, realize
 
 PREPROCESSING = {
     "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
@@ -27,7 +27,7 @@ PREPROCESSING = {
 
 
 def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None, name=None, context=None,
-                 decoding=None, trained_by=None, licences=None):
+                 decoding=None, trained_by=None, licenses=None):
     """Writes a folder that `load_encoder` reads; an encoder already there stays until this one is whole.
 
     Other files in its folder are kept.
@@ -45,7 +45,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
         context: the most tokens that it was trained on, where its network does not say so.
         decoding: JSON-able dict that says how the head's outputs are read, see `Objective.decoding`.
         trained_by: JSON-able note: objective, settings, data, outcome.
-        licences: {"data": …, "teacher": …}, the licences of what it was trained on, where they are known.
+        licenses: {"data": …, "teacher": …}, the licenses of what it was trained on, where they are known.
 
     Returns:
         The card, a dict.
@@ -55,7 +55,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
             something else than an encoder is there. This one is then kept beside it, as the message says.
         OSError: the folder cannot be written or replaced; of what cannot be replaced the new one is kept likewise.
     """
-    folder, encoder = pathlib.Path(folder), realise(encoder)
+    folder, encoder = pathlib.Path(folder), realize(encoder)
     if head is not None and description(head) is None:
         raise ValueError(f"The head {head.name} must be built by a networks.Network, such as classifier_head.")
     tensors = files.read_variables(named_tensors(encoder, head, description(encoder) is not None))
@@ -79,7 +79,7 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
             "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
         },
         "trained_by": trained_by or {},
-        "licences": licences or {},
+        "licenses": licenses or {},
         "versions": {"ssl_keras": ssl_keras.__version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "results": {},

@@ -41,18 +41,18 @@ class Training:
     clip_norm: Annotated[float, Range(0, open="low")] | None = None
     """Largest global gradient norm."""
     accumulate: Annotated[int, Range(1)] = 1
-    """Micro-batches per update, to save memory; the update stays the same. (Not with batch normalisation.)"""
+    """Micro-batches per update, to save memory; the update stays the same. (Not with batch normalization.)"""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """float32, mixed_bfloat16 or mixed_float16."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Keys weights, order, and every draw."""
-    interval: Annotated[int, Range(0)] = 0
+    eval_every: Annotated[int, Range(0)] = 0
     """Steps between evaluations and checkpoints; 0 is an epoch, or a hundredth of the run if that is longer."""
-    save_minutes: Annotated[float, Range(0)] = 5.0
+    checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Of training, what a kill may cost: a checkpoint is written after so long also between evaluations; 0 is never."""
     patience: Annotated[int, Range(0)] = 0
     """Stop after so many intervals without a better validation loss; 0 is never."""
-    quality_every: Annotated[int, Range(0)] = 10
+    report_every: Annotated[int, Range(0)] = 10
     """Intervals between label-free and kNN measurements of the features; 0 is never."""
     tensorboard: bool = True
     """Write TensorBoard events to RUN/tensorboard."""

@@ -26,18 +26,18 @@ class Objective(keras.Model):
     where present, weighs the examples; 0 marks padding.
 
     Raises (from `fit`): FloatingPointError naming the step with a non-finite loss. It changed no trainable
-    weight and no optimizer state; layers' statistics (batch normalisation) are updated before it is known.
+    weight and no optimizer state; layers' statistics (batch normalization) are updated before it is known.
     """
 
     # ----- declared by a class ------------------------------------------------
 
-    looks_across_examples: bool = False
+    batch_coupled: bool = False
     """Whether the loss of an example depends on the others of its batch: micro-batches would be another loss."""
-    least_batch: int = 1
+    min_batch_size: int = 1
     """Examples that a batch must have."""
-    not_taken_over: tuple[str, ...] = ()
+    skip_on_init: tuple[str, ...] = ()
     """Weights of the head that mean something else in the encoder that a run starts from."""
-    latest_is_best: bool = False
+    keep_last_checkpoint: bool = False
     """Whether the last weights are kept, as for a game, whose held-out loss does not say how good it is."""
 
     # ----- set by `__init__` --------------------------------------------------
@@ -95,10 +95,10 @@ class Objective(keras.Model):
             jit_compile: compile whole steps with XLA: on one device, without deterministic ops.
             **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
         """
-        if accumulate > 1 and (self.looks_across_examples or has_batch_norm(self)):
+        if accumulate > 1 and (self.batch_coupled or has_batch_norm(self)):
             raise ValueError(
                 f"accumulate must be 1: {self.name} looks across the examples of a batch (a contrastive loss, or batch "
-                f"normalisation), and micro-batches would not give the whole batch's update. Received: {accumulate}"
+                f"normalization), and micro-batches would not give the whole batch's update. Received: {accumulate}"
             )
         self.state.set(clip_norm, accumulate)
         # Keras' own "auto" would never compile on a CPU.
@@ -108,9 +108,9 @@ class Objective(keras.Model):
             jit_compile=bool(jit_compile) and alone and not is_op_determinism_enabled(),
         )
         self.train_function = self.test_function = None
-        descend.build_optimizers(self.groups())
+        descend.build_optimizers(self.optimizer_groups())
 
-    def groups(self):
+    def optimizer_groups(self):
         """The (optimizer, variables) pairs that are trained; by default one of all variables."""
         return [(self.optimizer, self.trainable_variables)]
 
@@ -122,16 +122,16 @@ class Objective(keras.Model):
         """
         return [make(self.trainable_variables)]
 
-    def initialised(self):
+    def on_weights_loaded(self):
         """Called when weights were taken over from a saved encoder."""
 
     def descend(self, loss, batch, groups=None):
-        """Updates the variables in `groups`, by default `self.groups()`, as `engine.descend.descend` does.
+        """Updates the variables in `groups`, by default `self.optimizer_groups()`, as `engine.descend.descend` does.
 
         Adds the loss to the metric `loss` (not a game's, whose totals are a list), and the gradients' norms to
         `player_norms`. Returns the (mean, weight) of `engine.descend.Update`.
         """
-        update = descend.descend(self.state, loss, batch, groups or self.groups())
+        update = descend.descend(self.state, loss, batch, groups or self.optimizer_groups())
         # A step whose float16 gradients overflowed has no norm to speak of.
         share = tf.cast(update.finite, tf.float32) / tf.distribute.get_replica_context().num_replicas_in_sync
         for metric, norm in zip(self.player_norms, update.norms):
@@ -146,16 +146,16 @@ class Objective(keras.Model):
         self.loss_metric.update_state(mean, weight)
         return mean, weight
 
-    def held_out_views(self, batch, random):
-        """Turns a batch into one to evaluate on; by default as `views` does for training."""
-        return self.views(batch, random)
+    def preprocess_eval(self, batch, random):
+        """Turns a batch into one to evaluate on; by default as `preprocess` does for training."""
+        return self.preprocess(batch, random)
 
     def report(self, batch, examples, splits):
         """The `Report` of the present weights; by default an empty one.
 
         Args:
-            batch: a few validation examples as `views` makes them.
-            examples: function without arguments to hundreds of them as `held_out_views` makes them.
+            batch: a few validation examples as `preprocess` makes them.
+            examples: function without arguments to hundreds of them as `preprocess_eval` makes them.
             splits: `Splits`; its sources have the tokenizer.
         """
         return Report()

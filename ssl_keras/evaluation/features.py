@@ -13,7 +13,7 @@ from ssl_keras.data.augment_images import Augmentation, augment, interpolation, 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input, signature
-from ssl_keras.networks import description, gives_states, realise, waveform
+from ssl_keras.networks import description, gives_states, realize, waveform
 from ssl_keras.networks.transformer import pool
 
 SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
@@ -28,7 +28,7 @@ def compiled(network):
     Hidden states (B, T, D) are averaged over the tokens that are not padding. What goes beyond a
     network's context is left out: a causal window has one token more, its last target.
     """
-    network = realise(network)
+    network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
 
     def embed(x):
@@ -39,16 +39,16 @@ def compiled(network):
     return tf.function(embed, input_signature=[signature(network)])
 
 
-def extract_features(network, source, batch_size=512, views=None):
+def extract_features(network, source, batch_size=512, preprocess=None):
     """float32 (N, D): what a network makes of every example of a source, in order.
 
     Args:
         network: a functional graph, or what `compiled` made of it.
         source: a `Source`.
         batch_size: examples at a time.
-        views: function (batch, random) to another batch, `noisy` say, or None.
+        preprocess: function (batch, random) to another batch, `noisy` say, or None.
     """
-    return next(_passes(network, source, batch_size, views, 1))
+    return next(_passes(network, source, batch_size, preprocess, 1))
 
 
 def augmented_copies(network, source, changes):
@@ -61,7 +61,7 @@ def augmented_copies(network, source, changes):
     ))
 
 
-def _passes(network, source, batch_size, views, count):
+def _passes(network, source, batch_size, preprocess, count):
     """Yields what `features` returns, so many times, of new draws each time."""
     run = compiled(network) if isinstance(network, keras.Model) else network
     source = beginnings(source, int(LONGEST * source.rate)) if source.rate else source
@@ -69,7 +69,7 @@ def _passes(network, source, batch_size, views, count):
     back, each = np.argsort(np.concatenate(groups)), []
     for group in groups:
         part = source if len(groups) == 1 else source.take(group)
-        batches = Batches(part, min(at_once(part, batch_size), len(part)), shuffle=False, views=views)
+        batches = Batches(part, min(at_once(part, batch_size), len(part)), shuffle=False, preprocess=preprocess)
         each.append((len(part), batches.steps_per_epoch, iter(batches.dataset(0, count * batches.steps_per_epoch))))
     for _ in range(count):
         made = []
@@ -93,20 +93,20 @@ def at_once(source, most):
     return most if not source.rate else max(1, min(most, SAMPLES_AT_ONCE // int(source.lengths.max())))
 
 
-def pixels(source, views=None):
+def pixels(source, preprocess=None):
     """float32 (N, H·W·C) in [0, 1]: the baseline that learns nothing."""
-    return extract_features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, views=views)
+    return extract_features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, preprocess=preprocess)
 
 
 def log_mel(rate, stretches=12):
     """In a network's place, of sound at so many Hz: a `tf.function` from waveforms (B, L) to the log-mel spectrogram's
     means over stretches of each clip, float32 (B, stretches·bands)."""
     frames = waveform.Frames(rate // waveform.FRAMES_PER_SECOND)
-    normalised, bands, mean = waveform.Normalised(), waveform.LogMel(rate), waveform.Stretches(stretches)
+    normalized, bands, mean = waveform.Normalized(), waveform.LogMel(rate), waveform.Stretches(stretches)
 
     def embed(x):
         places = frames(x)
-        return mean(bands(normalised(x), places), places)
+        return mean(bands(normalized(x), places), places)
 
     return tf.function(embed, input_signature=[tf.TensorSpec((None, None), tf.float32)])
 

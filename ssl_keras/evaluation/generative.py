@@ -16,9 +16,9 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import compiled
 
 SUBSET, SUBSETS = 1_000, 10  # of the kernel distance
-NEAREST = 3  # whose distance is the radius of an image's neighbourhood
+NEAREST = 3  # whose distance is the radius of an image's neighborhood
 COVERED = 0.1  # a class counts as covered by so much of its share in the real images
-SHOWN, NEIGHBOURS = 10, 5  # in the picture of nearest neighbours
+NUM_SHOWN, NEIGHBORS = 10, 5  # in the picture of nearest neighbors
 
 
 class FeatureClassifier:
@@ -110,7 +110,7 @@ def discrepancy(a, b):
 def precision_recall(real, made):
     """(precision, recall) in [0, 1] (Kynkäänniemi et al. 2019, equation 1).
 
-    The share of made images that lie among the real ones, within the third-nearest real neighbour of
+    The share of made images that lie among the real ones, within the third-nearest real neighbor of
     one of these; and the share of real ones that lie among the made.
     """
     return _share_among(real, made), _share_among(made, real)
@@ -187,13 +187,13 @@ def markdown(table):
     return "\n".join(lines) + "\n"
 
 
-def neighbours(judge, made, images):
+def neighbors(judge, made, images):
     """Rows for `pictures.picture_grid`: some made images, then the real ones nearest to each, best first.
 
     Args:
         judge: a `FeatureClassifier`.
         made, images: uint8, or float in [0, 1] (N, H, W, C).
     """
-    made = made[:SHOWN]
-    _, index = nearest(judge.features(images), judge.features(made), NEIGHBOURS)
+    made = made[:NUM_SHOWN]
+    _, index = nearest(judge.features(images), judge.features(made), NEIGHBORS)
     return [unit_range(rows) for rows in (made, *(images[i] for i in index.T))]

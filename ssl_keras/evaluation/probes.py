@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: k nearest neighbours and a linear probe.
+"""Classifiers on frozen features: k nearest neighbors and a linear probe.
 
 Shapes: `N` examples, `D` features.
 """
@@ -11,12 +11,12 @@ from threadpoolctl import threadpool_limits
 
 from ssl_keras.evaluation.features import normalize
 
-PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation C of the linear probe
+PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularization C of the linear probe
 FEW_ROWS = 5_000
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
-    """Accuracy in [0, 1] of the k nearest neighbours by cosine similarity (fewer, where there are fewer).
+    """Accuracy in [0, 1] of the k nearest neighbors by cosine similarity (fewer, where there are fewer).
 
     Raises:
         ValueError: features that are not finite, as of `fit_probe`.
@@ -31,7 +31,7 @@ def knn(train_x, train_y, test_x, test_y, k=20):
 
 
 def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRENGTHS):
-    """Logistic regression on frozen features, standardised where they are not sparse.
+    """Logistic regression on frozen features, standardized where they are not sparse.
 
     Args:
         *_x: (N, D) floats. *_y: (N,) integer labels.
@@ -52,7 +52,7 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
     scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
     train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)
     # Each goes on from the one before: two to three times as fast on few labels, more on many, and those of little
-    # regularisation, which 300 iterations from nothing may not finish, are finished.
+    # regularization, which 300 iterations from nothing may not finish, are finished.
     regression = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
     for strength in sorted(strengths):
         # Threads that wait for each other in tiny products take three times as long as one alone.

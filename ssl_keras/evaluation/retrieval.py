@@ -14,7 +14,7 @@ from ssl_keras.encoders.inputs import adapt_images
 log = logging.getLogger(__name__)
 RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")
 DIRECTIONS = 64  # principal components of the baseline's images
-TOGETHER = 1_024  # queries at a time
+CHUNK = 1_024  # queries at a time
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the best by validation is taken
 
 
@@ -31,8 +31,8 @@ def recalls(queries, candidates, concepts, ranks=RANKS):
     if not (np.isfinite(queries).all() and np.isfinite(candidates).all()):
         raise ValueError("The encoder gives numbers that are not finite: nothing can be found by them.")
     before = np.empty(len(queries), int)
-    for start in range(0, len(queries), TOGETHER):
-        rows = slice(start, start + TOGETHER)
+    for start in range(0, len(queries), CHUNK):
+        rows = slice(start, start + CHUNK)
         similarity = queries[rows] @ candidates.T
         right = concepts[rows, None] == concepts
         best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
@@ -97,25 +97,25 @@ def _parts_of_text(text):
     return [*text.split(), *(text[i : i + 3] for i in range(len(text) - 2))]
 
 
-def evaluate(finder, splits, part="test"):
+def evaluate(retriever, splits, part="test"):
     """{row: {"text to image": {k: share}, "image to text": …}} of a part's images and their names.
 
-    Rows: `chance`; `bag of words` (`baseline`, where the part is test); the encoder of a `search.Finder`.
+    Rows: `chance`; `bag of words` (`baseline`, where the part is test); the encoder of a `search.Retriever`.
 
     Raises:
         ValueError: data without captions, or with images that cannot be converted.
     """
-    splits = adapt_images(finder.card, splits)
+    splits = adapt_images(retriever.card, splits)
     source = getattr(splits, part)
     names = captions.names_of(source)
-    trained = finder.card["trained_by"].get("data", {}).get("name", "")
+    trained = retriever.card["trained_by"].get("data", {}).get("name", "")
     if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
-        log.warning("%s was trained on %s: to it %s may not be new", finder.card["name"], trained, source.name)
+        log.warning("%s was trained on %s: to it %s may not be new", retriever.card["name"], trained, source.name)
     concepts = concepts_of(names)
     table = {"chance": dict.fromkeys(WAYS, chance(concepts))}
     if part == "test":
         table["bag of words"] = both_ways(*baseline(splits), concepts)
-    table[finder.card["name"]] = both_ways(finder.of_images(source.column("image")), finder.of_texts(names), concepts)
+    table[retriever.card["name"]] = both_ways(retriever.of_images(source.column("image")), retriever.of_texts(names), concepts)
     return table
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ssl_keras.networks import recurrent
 
 NEVER = -1e9  # a log-probability of what cannot be; finite, so that sums stay numbers
-TOGETHER = 256  # texts decoded at a time
+CHUNK = 256  # texts decoded at a time
 
 
 class Decoder:
@@ -31,8 +31,8 @@ class Decoder:
             raise ValueError(f"Expected at least 1 beam. Received: {beams}")
         self.encoder, self.head, self.end, self.most, self.beams = encoder, head, end, most, beams
         self.embeddings = head.get_layer("embeddings")
-        self.reads = recurrent.layers_of(head, recurrent.Recurrent)
-        self.looks = recurrent.layers_of(head, recurrent.Attention)
+        self.cells = recurrent.layers_of(head, recurrent.Recurrent)
+        self.attentions = recurrent.layers_of(head, recurrent.Attention)
         tokens = tf.TensorSpec((None, None), tf.int32)
         self.greedy = tf.function(self._greedy, input_signature=[tokens], autograph=False)
         self.beam = tf.function(self._beam, input_signature=[tokens], autograph=False)
@@ -91,16 +91,16 @@ class Decoder:
 
     def _source(self, tokens):
         states = tf.cast(self.encoder(tokens), self.embeddings.compute_dtype)
-        return states, [look.keys(states) for look in self.looks], tokens
+        return states, [look.keys(states) for look in self.attentions], tokens
 
     def _start(self, rows):
-        return [read.start(rows) for read in self.reads]
+        return [read.start(rows) for read in self.cells]
 
     def _step(self, token, state, source):
         """One more token of K targets each: token (B, K), state of B·K rows -> logits (B, K, V), state."""
         states, keys, tokens = source
         x, new = self.embeddings(token), []  # (B, K, D)
-        for read, look, before, known in zip(self.reads, self.looks, state, keys):
+        for read, look, before, known in zip(self.cells, self.attentions, state, keys):
             y, after = read.step(self._flat(x), before)
             new.append(after)
             x = look.look(self._by_beam(y, tf.shape(x)[0], tf.shape(x)[1]), states, known, tokens)
@@ -118,10 +118,10 @@ class Decoder:
 def write(decoder, tokens):
     """The best target for each row of tokens (N, T): a list of N lists of ids."""
     rows = []
-    for first in tqdm(range(0, len(tokens), TOGETHER), desc="decoding", disable=None, leave=False):
-        part = tokens[first : first + TOGETHER]
+    for first in tqdm(range(0, len(tokens), CHUNK), desc="decoding", disable=None, leave=False):
+        part = tokens[first : first + CHUNK]
         # All the same shape, the last ones too: padding rows, and columns.
-        part = np.pad(part, [(0, min(TOGETHER, len(tokens)) - len(part)), (0, 0)], constant_values=-1)
+        part = np.pad(part, [(0, min(CHUNK, len(tokens)) - len(part)), (0, 0)], constant_values=-1)
         made = decoder.greedy(part) if decoder.beams == 1 else decoder.beam(part)[0][:, 0]
         rows += [[int(i) for i in row if i >= 0] for row in made.numpy()]
     return rows[: len(tokens)]

@@ -17,13 +17,13 @@ from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import normalize
 
-TOGETHER = 256  # pictures embedded at a time
+CHUNK = 256  # pictures embedded at a time
 ACROSS = 8  # pictures in a row of the answer
 
 log = logging.getLogger(__name__)
 
 
-class Finder:
+class Retriever:
     """Puts pictures and texts into the space that a saved encoder's two networks share.
 
     Args:
@@ -89,8 +89,8 @@ class Finder:
 def embeddings_of_images(encoder, towers, images):
     """float32 (N, Z) of length 1: images (N, H, W, C), through both graphs of `objectives/image_text.py`."""
     made = []
-    for start in range(0, len(images), TOGETHER):
-        features = encoder(unit_range(tf.constant(images[start : start + TOGETHER])), training=False)
+    for start in range(0, len(images), CHUNK):
+        features = encoder(unit_range(tf.constant(images[start : start + CHUNK])), training=False)
         ids = tf.zeros((features.shape[0], 1), tf.int32)
         made.append(towers([features, ids], training=False)[0].numpy())
     return normalize(np.concatenate(made))
@@ -99,8 +99,8 @@ def embeddings_of_images(encoder, towers, images):
 def embeddings_of_texts(towers, ids):
     """float32 (N, Z) of length 1: tokens (N, T) int32, -1 for padding."""
     made, features = [], towers.input_shape[0][-1]
-    for start in range(0, len(ids), TOGETHER):
-        part = tf.constant(ids[start : start + TOGETHER])
+    for start in range(0, len(ids), CHUNK):
+        part = tf.constant(ids[start : start + CHUNK])
         made.append(towers([tf.zeros((part.shape[0], features)), part], training=False)[1].numpy())
     return normalize(np.concatenate(made))
 

@@ -16,7 +16,7 @@ from ssl_keras.data import tokens
 from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.encoders import card as cards
 from ssl_keras.modalities.settings import start_from, tokenizer_of
-from ssl_keras.networks import Network, realise, transformer
+from ssl_keras.networks import Network, realize, transformer
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
@@ -116,8 +116,8 @@ def trunk(settings, causal):
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realise`. Raises ValueError where its parts are not a transformer's."""
-    network = realise(encoder, settings, spec)
+    """The graph that `build` was given, see `realize`. Raises ValueError where its parts are not a transformer's."""
+    network = realize(encoder, settings, spec)
     transformer.parts(network)
     return network
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ssl_keras import losses
 from ssl_keras.data.ranges import Range, check_fields
-from ssl_keras.networks import realise, recurrent
+from ssl_keras.networks import realize, recurrent
 
 NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of what comes with `init`
 MAX_CONTEXT = 1 << 12
@@ -34,7 +34,7 @@ class Settings:
     """Tokens that a tokenizer may learn."""
     dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of features that are dropped, between layers."""
-    smoothing: Annotated[float, Range(0, 1, open="high")] = 0.0
+    label_smoothing: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Label smoothing: the share of the target that is spread over all tokens."""
 
     def __post_init__(self):
@@ -44,8 +44,8 @@ class Settings:
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realise`. Raises ValueError where its parts are not a recurrent one's."""
-    network = realise(encoder, settings, spec)
+    """The graph that `build` was given, see `realize`. Raises ValueError where its parts are not a recurrent one's."""
+    network = realize(encoder, settings, spec)
     recurrent.parts(network)
     return network
 
@@ -68,7 +68,7 @@ def dropout(batch, rate):
     return lambda x: x * tf.cast(next(masks), x.dtype)[:, None]
 
 
-def token_errors(target, logits, weight, accuracy, smoothing=0.0):
+def token_loss(target, logits, weight, accuracy, label_smoothing=0.0):
     """Sums the loss of target tokens and counts them, weighted: (sum, count); updates the metric `accuracy`.
 
     Args:
@@ -79,5 +79,5 @@ def token_errors(target, logits, weight, accuracy, smoothing=0.0):
     weight = tf.cast(target >= 0, tf.float32) * weight[:, None]
     hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)
     accuracy.update_state(tf.cast(hit, tf.float32), weight)
-    loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, smoothing)
+    loss = losses.smoothed_cross_entropy(tf.maximum(target, 0), logits, label_smoothing)
     return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)

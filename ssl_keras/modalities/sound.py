@@ -13,11 +13,11 @@ from ssl_keras.data import audio, augment_audio
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import Splits
 from ssl_keras.modalities.settings import start_from
-from ssl_keras.networks import Network, realise, waveform
+from ssl_keras.networks import Network, realize, waveform
 
 NETWORK = {  # setting: keyword of the network that comes with `init`
-    "rate": "rate", "front": "frontend", "context": "context", "channels": "channels", "width": "width",
-    "layers": "layers", "heads": "heads", "stretches": "pool_segments",
+    "rate": "rate", "frontend": "frontend", "context": "context", "channels": "channels", "width": "width",
+    "layers": "layers", "heads": "heads", "pool_segments": "pool_segments",
 }
 PIXELS = 2  # a frame's and a band's side in a picture
 
@@ -28,7 +28,7 @@ class Settings(augment_audio.AudioAugmentation):
 
     rate: Literal[0, *waveform.STRIDES] = 0
     """8000 or 16000 Hz, to which other sound is resampled; 0 is that of the data, or 16000."""
-    front: Literal[*waveform.FRONTS] = "convolution"
+    frontend: Literal[*waveform.FRONTS] = "convolution"
     """What makes features of samples: convolution, or mel (a log-mel spectrogram)."""
     context: Literal[*waveform.CONTEXTS] = "transformer"
     """What reads the features: transformer or recurrent."""
@@ -40,7 +40,7 @@ class Settings(augment_audio.AudioAugmentation):
     """Of the context network."""
     heads: Annotated[int, Range(1, 1 << 12)] = 4
     """Of a transformer."""
-    stretches: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
+    pool_segments: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
     """A clip's features are the means of so many stretches of it."""
     seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 2.0
     """The longest clip that a training step takes."""
@@ -87,18 +87,18 @@ def encoder(settings, spec):
     """The encoder, waveforms (B, L) -> features (B, stretches·D), as a `Network`."""
     return Network(
         "waveform", rate=settings.rate or max(waveform.STRIDES), width=settings.width, layers=settings.layers,
-        heads=settings.heads, channels=settings.channels, frontend=settings.front, context=settings.context,
-        pool_segments=settings.stretches,
+        heads=settings.heads, channels=settings.channels, frontend=settings.frontend, context=settings.context,
+        pool_segments=settings.pool_segments,
     )
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realise`.
+    """The graph that `build` was given, see `realize`.
 
     Raises:
         ValueError: its parts are not a `waveform_encoder`'s; it takes another sampling rate.
     """
-    network = realise(encoder, settings, spec)
+    network = realize(encoder, settings, spec)
     rate = waveform.rate_of(network)
     if rate != settings.rate:
         raise ValueError(
@@ -123,5 +123,5 @@ def spectrograms(encoder, rate, x, shown=None):
 
 
 def framed(image):
-    """(B, H, T, 1) -> larger images, with a grey frame: a column for each frame of a clip."""
+    """(B, H, T, 1) -> larger images, with a gray frame: a column for each frame of a clip."""
     return pictures.enlarged(image, PIXELS, frame=1)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range
 from ssl_keras.modalities.settings import start_from
-from ssl_keras.networks import IMAGE_ENCODERS, Network, realise
+from ssl_keras.networks import IMAGE_ENCODERS, Network, realize
 from ssl_keras.networks.conv import MAX_POOL_GRID, stage_maps
 
 
@@ -24,7 +24,7 @@ class Settings(Augmentation):
     """The architecture, see `networks/`."""
     width: Annotated[int, Range(0, 1 << 12)] = 0
     """Channels of the first stage; 0 is the network's own."""
-    places: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
+    pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
     """Places along each side over which the last stage is averaged; more keeps where something is. A run that starts
     from an encoder may ask for others than that has: they have no weights."""
 
@@ -41,12 +41,12 @@ def prepare(settings, splits, init=None):
     """
     shape, _ = splits.train.column_spec("image")
     if init is not None:
-        # Of another kind: `initialise` takes what fits, and says what does not.
+        # Of another kind: `initialize` takes what fits, and says what does not.
         kept, card = start_from(init, settings, IMAGE_ENCODERS, NETWORK)
-        if card is not None and settings.places == Settings.places:  # else asked for
-            kept["places"] = card["network"]["pool_grid"]
+        if card is not None and settings.pool_grid == Settings.pool_grid:  # else asked for
+            kept["pool_grid"] = card["network"]["pool_grid"]
         settings = dataclasses.replace(settings, **kept)
-    if settings.places > 1:
+    if settings.pool_grid > 1:
         _check_places(settings, splits.train.spec())
     return settings, splits
 
@@ -58,17 +58,17 @@ def _check_places(settings, spec):
         graph = encoder(settings, spec).build()
         last = keras.Model(graph.input, stage_maps(graph)[-1])
         side = min(last.compute_output_shape((1, *shape))[1:3])
-    if settings.places > side:
+    if settings.pool_grid > side:
         raise ValueError(
-            f"places must be at most {side}, the side of {settings.network}'s last stage for images {tuple(shape)}. "
-            f"Received: {settings.places}"
+            f"pool_grid must be at most {side}, the side of {settings.network}'s last stage for images {tuple(shape)}. "
+            f"Received: {settings.pool_grid}"
         )
 
 
 def encoder(settings, spec):
     """The encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
     own_width = {"width": settings.width} if settings.width else {}
-    return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.places, **own_width)
+    return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.pool_grid, **own_width)
 
 
 def chosen_encoder(settings, spec, encoder):
@@ -77,7 +77,7 @@ def chosen_encoder(settings, spec, encoder):
     Raises:
         ValueError: its input or output does not fit.
     """
-    network = realise(encoder, settings, spec)
+    network = realize(encoder, settings, spec)
     expected, received = spec["image"][0], network.input_shape[1:]
     fits = len(received) == len(expected) and all(r in (None, e) for r, e in zip(received, expected))
     if not fits or len(network.output_shape) != 2:

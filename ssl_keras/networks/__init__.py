@@ -145,7 +145,7 @@ def gives_states(graph):
     return len(graph.output_shape) == 3 if network is None else BUILDERS[network.builder].states
 
 
-def realise(encoder, *arguments):
+def realize(encoder, *arguments):
     """The graph that `encoder` stands for: a graph, a `Network`, or a function of `arguments` to one of these.
 
     A `keras.Sequential`, or a graph that names its one input or output, becomes a functional graph of the same layers.

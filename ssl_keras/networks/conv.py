@@ -3,7 +3,7 @@
 By name: `cnn`, three stages of two convolutions; `resnet18` and `resnet34` of basic blocks,
 `resnet50` and `resnet101` of bottlenecks (He et al. 2016, "Deep residual learning for image
 recognition", table 1, the stride in the 3×3 convolution). Every convolution is followed by batch
-normalisation; each residual branch's last scale starts at 0 (Goyal et al. 2017, section 5.1).
+normalization; each residual branch's last scale starts at 0 (Goyal et al. 2017, section 5.1).
 Images of up to 64 pixels go through a 3×3 convolution first, larger ones through the paper's
 7×7 with stride 2 and pooling.
 
@@ -58,12 +58,12 @@ def conv_encoder(
     kind, stages, own = BLOCKS[network]
     width = width or own
     image = keras.Input((None, None, image_shape[2]), name="image")
-    x = keras.layers.Rescaling(2.0, -1.0, name="centre")(image)  # to [-1, 1]
+    x = keras.layers.Rescaling(2.0, -1.0, name="center")(image)  # to [-1, 1]
     if max(image_shape[:2]) > SMALL_IMAGE:
-        x = normalised(x, width, 7, 2, name="stem")
+        x = normalized(x, width, 7, 2, name="stem")
         x = keras.layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
     else:
-        x = normalised(x, width, 3, 1, name="stem")
+        x = normalized(x, width, 3, 1, name="stem")
     for stage, blocks in enumerate(stages):
         for block in range(blocks):
             last = block == blocks - 1
@@ -100,8 +100,8 @@ def stage_maps(encoder):
     return [stages[index] for index in sorted(stages)]
 
 
-def normalised(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
-    """Convolution without bias, batch normalisation, activation."""
+def normalized(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
+    """Convolution without bias, batch normalization, activation."""
     x = keras.layers.Conv2D(
         filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
@@ -111,29 +111,29 @@ def normalised(x, filters, size, stride=1, activation="relu", scale="ones", name
 
 def plain_block(x, width, stride, name, output):
     """Two convolutions, the first with the stride."""
-    x = normalised(x, width, 3, stride, name=f"{name}_0")
-    return normalised(x, width, 3, name=f"{name}_1", output=output)
+    x = normalized(x, width, 3, stride, name=f"{name}_0")
+    return normalized(x, width, 3, name=f"{name}_1", output=output)
 
 
 def basic_block(x, width, stride, name, output):
     """Two 3×3 convolutions beside the shortcut."""
-    branch = normalised(x, width, 3, stride, name=f"{name}_0")
-    branch = normalised(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
+    branch = normalized(x, width, 3, stride, name=f"{name}_0")
+    branch = normalized(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
     return joined(x, branch, width, stride, name, output)
 
 
 def bottleneck_block(x, width, stride, name, output):
     """1×1 down, 3×3, 1×1 up, beside the shortcut."""
-    branch = normalised(x, width, 1, name=f"{name}_0")
-    branch = normalised(branch, width, 3, stride, name=f"{name}_1")
-    branch = normalised(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
+    branch = normalized(x, width, 1, name=f"{name}_0")
+    branch = normalized(branch, width, 3, stride, name=f"{name}_1")
+    branch = normalized(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
     return joined(x, branch, width * EXPANSION, stride, name, output)
 
 
 def joined(x, branch, filters, stride, name, output):
     """Their sum; where the shape changes, a 1×1 convolution brings the shortcut to it."""
     if x.shape[-1] != filters or stride != 1:
-        x = normalised(x, filters, 1, stride, activation=None, name=f"{name}_short")
+        x = normalized(x, filters, 1, stride, activation=None, name=f"{name}_short")
     x = keras.layers.Add(name=f"{name}_sum")([x, branch])
     return keras.layers.Activation("relu", name=output or f"{name}_out")(x)
 
@@ -179,7 +179,7 @@ _KEEPS = contextvars.ContextVar("keeps", default=True)
 
 @contextlib.contextmanager
 def statistics_kept():
-    """While it lasts, `BatchNorm`s normalise by what passes, and their running statistics stay as they are."""
+    """While it lasts, `BatchNorm`s normalize by what passes, and their running statistics stay as they are."""
     token = _KEEPS.set(False)
     try:
         yield
@@ -212,9 +212,9 @@ class BatchNorm(keras.layers.BatchNormalization):
             x = tf.cast(inputs, tf.float32)
             axes = list(range(len(x.shape) - 1))
             mean_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(x, axes))
-            centred = x - mean_of_all
-            variance_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centred), axes))
-            y = centred * (tf.math.rsqrt(variance_of_all + self.epsilon) * gamma) + beta
+            centerd = x - mean_of_all
+            variance_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centerd), axes))
+            y = centerd * (tf.math.rsqrt(variance_of_all + self.epsilon) * gamma) + beta
             self._keep(mean, mean_of_all, variance, variance_of_all)
             return tf.cast(y, inputs.dtype)
         known = ([], []) if learning else (mean, variance)

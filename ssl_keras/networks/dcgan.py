@@ -4,11 +4,11 @@ deep convolutional generative adversarial networks", section 3 and figure 1), as
 Both halve, or double, the image's side by 5×5 convolutions with stride 2 until 4 to 7 pixels are
 left: 64 → 4 in four stages as in the paper, 32 → 4 in three, 28 → 7 in two. Channels are
 width·2^i in stage i of the discriminator and the same backwards in the generator, as in the authors'
-code. Weights are drawn from N(0, 0.02), scales of normalisation from N(1, 0.02).
+code. Weights are drawn from N(0, 0.02), scales of normalization from N(1, 0.02).
 
 Departures: images are in [0, 1] outside, as everywhere here, and in [−1, 1] inside; with spectral
-normalisation (Miyato et al. 2018) or for a gradient penalty (Gulrajani et al. 2017, which wants each
-image judged by itself) the discriminator has no batch normalisation.
+normalization (Miyato et al. 2018) or for a gradient penalty (Gulrajani et al. 2017, which wants each
+image judged by itself) the discriminator has no batch normalization.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 """
@@ -24,7 +24,7 @@ from ssl_keras.networks.conv import BatchNorm
 KERNEL, STRIDE, SLOPE, SD = 5, 2, 0.2, 0.02
 SMALLEST = range(4, 8)  # pixels along a side of the smallest map
 GRID = 4  # places along each side that the features keep of every stage (the paper's section 5)
-NORMALISATIONS = ("batch", "layer", "spectral")
+NORMALIZATIONS = ("batch", "layer", "spectral")
 
 
 def stages(image_shape):
@@ -79,7 +79,7 @@ def generator(
 
 def trunk(
     image_shape: ImageShape, width: Annotated[int, Range(1, 1 << 12)],
-    normalisation: Literal[*NORMALISATIONS] = "batch", name="encoder",
+    normalization: Literal[*NORMALIZATIONS] = "batch", name="encoder",
 ):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32: every stage's maxima on a 4×4 grid.
 
@@ -88,23 +88,23 @@ def trunk(
     Args:
         image_shape: (H, W, C).
         width: channels of the first stage, doubled at each of the next.
-        normalisation: batch, layer or spectral; the first stage has no batch or layer normalisation.
+        normalization: batch, layer or spectral; the first stage has no batch or layer normalization.
         name: of the graph.
     """
     image = keras.Input(image_shape, name="image")
-    x = keras.layers.Rescaling(2.0, -1.0, name="centre")(image)  # to [-1, 1]
+    x = keras.layers.Rescaling(2.0, -1.0, name="center")(image)  # to [-1, 1]
     maps = []
     for stage in range(stages(image_shape)):
-        # A shift follows where there is a normalisation; else the convolution needs one.
-        normalised = stage > 0 and normalisation != "spectral"
-        convolution = SpectralConv2D if normalisation == "spectral" else keras.layers.Conv2D
+        # A shift follows where there is a normalization; else the convolution needs one.
+        normalized = stage > 0 and normalization != "spectral"
+        convolution = SpectralConv2D if normalization == "spectral" else keras.layers.Conv2D
         x = convolution(
-            width * 2**stage, KERNEL, STRIDE, "same", use_bias=not normalised, kernel_initializer=normal(),
+            width * 2**stage, KERNEL, STRIDE, "same", use_bias=not normalized, kernel_initializer=normal(),
             name=f"conv_{stage}",
         )(x)
-        if normalised and normalisation == "batch":
+        if normalized and normalization == "batch":
             x = BatchNorm(gamma_initializer=normal(1.0), name=f"norm_{stage}")(x)
-        elif normalised:
+        elif normalized:
             x = keras.layers.LayerNormalization(axis=(1, 2, 3), name=f"norm_{stage}")(x)
         x = keras.layers.LeakyReLU(SLOPE, name=f"stage_{stage}")(x)
         maps.append(PlaceMax(GRID, dtype="float32", name=f"places_{stage}")(x))
@@ -113,7 +113,7 @@ def trunk(
 
 
 def check_batch_norms(encoder, allowed):
-    """Raises ValueError where a graph has batch normalisation that a discriminator does not bear.
+    """Raises ValueError where a graph has batch normalization that a discriminator does not bear.
 
     Args:
         allowed: `BatchNorm` is; without, none is.
@@ -122,7 +122,7 @@ def check_batch_norms(encoder, allowed):
         ours = isinstance(layer, BatchNorm)
         if isinstance(layer, keras.layers.BatchNormalization) and not (ours and allowed):
             raise ValueError(
-                f"{layer.name}: batch normalisation must be networks.conv.BatchNorm, whose statistics are the real "
+                f"{layer.name}: batch normalization must be networks.conv.BatchNorm, whose statistics are the real "
                 "images', and with wasserstein there must be none. Take another encoder."
             )
 
@@ -133,7 +133,7 @@ def discriminator(encoder, judged, spectral=False, bias=True, name="discriminato
     Args:
         encoder: functional graph of images.
         judged: that tensor: the last stage of a `trunk`, as in the paper, or the features.
-        spectral: normalise the unit's kernel.
+        spectral: normalize the unit's kernel.
         bias: where only differences of logits count, there is nothing for it to learn.
         name: of the graph.
     """
@@ -188,7 +188,7 @@ class Spectral:
             autocast=False,
         )
 
-    def normalised(self, training):
+    def normalized(self, training):
         """The kernel over its largest singular value; in training `u` takes a step."""
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
         matrix, u = tf.reshape(kernel, (-1, kernel.shape[-1])), tf.convert_to_tensor(self.u)
@@ -208,7 +208,7 @@ class SpectralConv2D(Spectral, keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose kernel has spectral norm 1."""
 
     def call(self, inputs, training=None):
-        y = self.convolution_op(inputs, self.normalised(training))
+        y = self.convolution_op(inputs, self.normalized(training))
         return y + tf.cast(self.bias, y.dtype) if self.use_bias else y
 
 
@@ -217,5 +217,5 @@ class SpectralDense(Spectral, keras.layers.Dense):
     """`keras.layers.Dense` whose kernel has spectral norm 1."""
 
     def call(self, inputs, training=None):
-        y = tf.matmul(inputs, self.normalised(training))
+        y = tf.matmul(inputs, self.normalized(training))
         return y + tf.cast(self.bias, y.dtype) if self.use_bias else y

@@ -13,7 +13,7 @@ from ssl_keras.data.ranges import Range
 from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS, Pool, transformer
 
 LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # the papers' first temperature, and bias
-MOST_SCALE = 100.0
+MAX_SCALE = 100.0
 FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language model begins with
 
 
@@ -80,7 +80,7 @@ class Similarity(keras.layers.Layer):
         first = keras.initializers.Constant(-math.log(self.first_temperature or temperature))
         self.log_scale = self.add_weight(
             (), first, name="log_scale",
-            constraint=lambda value: tf.minimum(value, math.log(MOST_SCALE)),
+            constraint=lambda value: tf.minimum(value, math.log(MAX_SCALE)),
         )
         self.bias = None
         if self.loss == "sigmoid":

@@ -5,7 +5,7 @@ Three architectures, by name:
 - `gpt2`: norm before each part, learned positions, GELU by its tanh form (Radford et al. 2019).
 - `bert`: norm after each part, learned positions and segments, GELU (Devlin et al. 2018).
 - `modern`: RMS norm without weights (Zhang & Sennrich 2019) before each part, rotary positions
-  (Su et al. 2021), normalised queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021),
+  (Su et al. 2021), normalized queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021),
   no biases, parts that start at 0; and each token's embedding has some of its predecessor's
   added, a learned share for each feature (the token shift of Peng et al. 2023, at the input alone).
 

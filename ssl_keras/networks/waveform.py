@@ -13,8 +13,8 @@ does. After the clip is silence (before it, too, but that mel reflects its begin
 long, changes nothing.
 
 Departures from wav2vec 2.0: four convolutions for seven, with kernels of twice their stride, then of their
-stride (neighbouring frames share 16% of their samples at 8 kHz, 8% at 16 kHz: a hidden one is not to be read
-off its neighbours), each followed by the RMS norm of every frame by itself (group norm over time would see
+stride (neighboring frames share 16% of their samples at 8 kHz, 8% at 16 kHz: a hidden one is not to be read
+off its neighbors), each followed by the RMS norm of every frame by itself (group norm over time would see
 padding); rotary positions in the transformer instead of a
 convolution; no dropout.
 
@@ -39,7 +39,7 @@ FRONTS, CONTEXTS = ("convolution", "mel"), ("transformer", "recurrent")
 MEL_BINS, MEL_WINDOW = 40, 0.032  # of the spectrogram: bands, seconds
 # Of a clip of unit variance. What lies far below its loudest is the room's and the microphone's: a floor of 1e-5 costs
 # an untrained network 7 to 12 points at telling digits by a voice that its probe has not heard.
-LEAST_POWER = 1e-2
+MIN_POWER = 1e-2
 EPSILON = 1e-5
 MAX_LAYERS, MAX_SEGMENTS = 64, 64
 SILENCE = 1e-4  # standard deviation below which a clip is not made louder
@@ -68,7 +68,7 @@ def waveform_encoder(
             raise ValueError(f"{what} must be {' or '.join(choices)}. Received: {value!r}")
     waveform = keras.Input((None,), dtype="float32", name="waveform")
     places = Frames(rate // FRAMES_PER_SECOND, name="frames")(waveform)
-    x = Normalised(name="normalised")(waveform)
+    x = Normalized(name="normalised")(waveform)
     x = Convolutions(channels, STRIDES[rate], name="front")(x) if frontend == "convolution" else (
         Spectrogram(channels, rate, name="front")(x, places)
     )
@@ -88,7 +88,7 @@ class Parts(typing.NamedTuple):
     """The named layers of a graph of `waveform_encoder`; `blocks` are those of its context network, in order."""
 
     frames: "Frames"
-    normalised: "Normalised"
+    normalised: "Normalized"
     front: keras.layers.Layer
     features: keras.layers.Layer
     project: keras.layers.Layer
@@ -169,8 +169,8 @@ class Frames(keras.layers.Layer):
         return super().get_config() | {"hop": self.hop}
 
 
-@keras.saving.register_keras_serializable("ssl_keras")
-class Normalised(keras.layers.Layer):
+@keras.saving.register_keras_serializable("ssl_keras", name="Normalised")  # as saved models have it
+class Normalized(keras.layers.Layer):
     """Waveforms of mean 0 and variance 1 over the clip, and 0 in its padding: (B, L) -> (B, L) float32."""
 
     def __init__(self, **kwargs):
@@ -180,9 +180,9 @@ class Normalised(keras.layers.Layer):
         valid = tf.cast(waveform > -1, tf.float32)
         count = tf.reduce_sum(valid, 1, keepdims=True)
         mean = tf.math.divide_no_nan(tf.reduce_sum(waveform * valid, 1, keepdims=True), count)
-        centred = (waveform - mean) * valid
-        variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(centred), 1, keepdims=True), count)
-        return centred * tf.math.rsqrt(variance + SILENCE**2)
+        centerd = (waveform - mean) * valid
+        variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(centerd), 1, keepdims=True), count)
+        return centerd * tf.math.rsqrt(variance + SILENCE**2)
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
@@ -239,7 +239,7 @@ class LogMel(keras.layers.Layer):
     def call(self, x, places):
         x = tf.pad(x, [[0, 0], [0, self.mel.fft_length]])  # its reflection at the end is then one of silence
         x = tf.transpose(self.mel(x), (0, 2, 1))[:, : tf.shape(places)[1]]
-        x = tf.math.log(tf.maximum(x / self.mel.fft_length, LEAST_POWER) / LEAST_POWER)
+        x = tf.math.log(tf.maximum(x / self.mel.fft_length, MIN_POWER) / MIN_POWER)
         return tf.where((places >= 0)[..., None], x / 10.0, 0.0)
 
     def compute_output_spec(self, x, places):

@@ -25,7 +25,7 @@ class ObjectiveModule(typing.Protocol):
     """A frozen dataclass of what defines the system; its fields are the flags of the command line."""
 
     def prepare(settings, splits, init=None):
-        """(settings, splits) as `build` and the views take them.
+        """(settings, splits) as `build` and `preprocess` take them.
 
         Refuses data that do not suit, and fills in what data or the saved encoder `init` decide.
         """

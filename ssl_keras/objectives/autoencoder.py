@@ -10,13 +10,13 @@ averaged over pixels and examples, in nats per pixel:
     −x·log σ(z) − (1 − x)·log(1 − σ(z)) = softplus(z) − x·z,   z the logit.
 
 Departures: the loss is computed from logits by the right-hand side, which does not
-saturate; Keras' own clips σ(z) to [1e-7, 1 − 1e-7]. For grey values strictly between 0
+saturate; Keras' own clips σ(z) to [1e-7, 1 − 1e-7]. For gray values strictly between 0
 and 1 its minimum is the images' own entropy, not 0: see `docs/tutorial_map.md`.
 
 Shapes: `B` batch, `H W C` image, `P = H·W·C` pixels, `D` features.
 
 Metrics: `loss`, nats per pixel; `mse`, mean squared error per pixel, in squared units
-of the [0, 1] grey scale; `gradient_norm`, global norm before clipping (training only).
+of the [0, 1] gray scale; `gradient_norm`, global norm before clipping (training only).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
-from ssl_keras.networks import Network, realise
+from ssl_keras.networks import Network, realize
 from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
@@ -47,7 +47,7 @@ class Settings:
     widths: tuple[Annotated[int, Range(1)], ...] = (256, 128, 64)
     """Units of the encoder's layers; the decoder mirrors them."""
     gaussian_noise: Annotated[float, Range(0)] = 0.0
-    """Standard deviation of noise added to the input, in units of the [0, 1] grey scale."""
+    """Standard deviation of noise added to the input, in units of the [0, 1] gray scale."""
     masking_noise: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Probability that an input pixel is set to 0."""
 
@@ -75,7 +75,7 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     image_shape = spec["image"][0]
-    network = realise(encoder, settings, spec)
+    network = realize(encoder, settings, spec)
     if tuple(network.input_shape[1:]) != tuple(image_shape) or len(network.output_shape) != 2:
         raise ValueError(
             f"The encoder must map images {tuple(image_shape)} to features (D,). Received: "
@@ -118,7 +118,7 @@ class Autoencoder(Objective):
         self.settings, self.encoder, self.decoder = settings, encoder, decoder
         self.squared_error = keras.metrics.Mean("mse")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Adds `noisy` (B, H, W, C) float32 in [0, 1] where there is noise; runs in tf.data."""
         gaussian, masking = self.settings.gaussian_noise, self.settings.masking_noise
         if not gaussian and not masking:
@@ -132,12 +132,12 @@ class Autoencoder(Objective):
         return batch | {"noisy": noisy}
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and number of examples of a batch; updates `mse`."""
         image = unit_range(batch["image"])  # (B, H, W, C)
         weight = example_weight(batch)  # (B,)

@@ -35,7 +35,7 @@ from ssl_keras.networks import transformer
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,
-    clip_norm=1.0, beta_2=0.99, jit=True, interval=100, quality_every=5,
+    clip_norm=1.0, beta_2=0.99, jit=True, eval_every=100, report_every=5,
 )
 
 
@@ -85,16 +85,16 @@ class CausalLM(Objective):
         self.perplexity = Perplexity("perplexity")
         self.bits_per_byte = keras.metrics.Mean("bits_per_byte")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Cuts (B, T + 1) tokens out of each window at random; a held-out window has just these."""
         return masking.crop_windows(batch, random, self.settings.filled().length + 1)
 
     def train_step(self, batch):
-        mean, count = self.descend(self.errors, batch)
+        mean, count = self.descend(self.batch_loss, batch)
         self.track(mean, count, self.bytes(batch))
 
     def test_step(self, batch):
-        mean, count = self.score(*self.errors(batch))
+        mean, count = self.score(*self.batch_loss(batch))
         self.track(mean, count, self.bytes(batch))
 
     def track(self, mean, count, text_bytes):
@@ -114,7 +114,7 @@ class CausalLM(Objective):
         """float32 (B, T): the example's weight, 0 where the target is padding."""
         return tf.cast(batch["tokens"][:, 1:] >= 0, tf.float32) * example_weight(batch)[:, None]
 
-    def errors(self, batch):
+    def batch_loss(self, batch):
         """Summed loss and (weighted) number of tokens."""
         weight = self.target_weight(batch)  # (B, T)
         target = tf.maximum(batch["tokens"][:, 1:], 0)

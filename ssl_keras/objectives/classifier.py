@@ -7,8 +7,8 @@ The loss is the softmax cross-entropy in nats, averaged over images:
 
     −Σ_y t_y·log softmax(z)_y,   t the class, with label smoothing ε: (1 − ε)·[y is it] + ε/Y.
 
-Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbour's in the batch by a
-share from Beta(α, α). Departure: neighbours instead of a permutation of the batch; the order is
+Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbor's in the batch by a
+share from Beta(α, α). Departure: neighbors instead of a permutation of the batch; the order is
 random anyhow, and a replica or worker then needs no other's images.
 
 Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D)
@@ -52,7 +52,7 @@ Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, 
 class Settings(vision.Settings):
     """A convolutional network, and what keeps it from learning images by heart."""
 
-    smoothing: Smoothing = 0.0
+    label_smoothing: Smoothing = 0.0
     """Label smoothing: the share of the target that is spread over all classes."""
     mixup: Mixup = 0.0
     """Of images, α of the Beta distribution of shares; 0 is no mixup."""
@@ -83,7 +83,7 @@ def build(settings, spec, encoder=encoder):
         raise ValueError("Expected the number of classes: prepare(settings, splits) fills it in, or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
     head = Network("classifier_head", features=network.output_shape[-1], classes=settings.classes).build()
-    return Classifier(network, head, augmentation=settings, smoothing=settings.smoothing, mixup=settings.mixup)
+    return Classifier(network, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup)
 
 
 class Classifier(Objective):
@@ -93,7 +93,7 @@ class Classifier(Objective):
         encoder: functional graph to (B, D), or of tokens to (B, T, D).
         head: functional graph from features to logits.
         augmentation: of images `Augmentation`, of waveforms `AudioAugmentation`.
-        smoothing: label smoothing.
+        label_smoothing: label smoothing.
         mixup: α of mixup; 0 is none.
         frozen: leave the encoder as it is.
         name: the objective's.
@@ -102,13 +102,13 @@ class Classifier(Objective):
         noise_samples: of waveforms that are augmented, those of the longest clip of the data.
     """
 
-    def __init__(self, encoder, head, *, augmentation=NONE, smoothing=0.0, mixup=0.0, frozen=False,
+    def __init__(self, encoder, head, *, augmentation=NONE, label_smoothing=0.0, mixup=0.0, frozen=False,
                  name="classifier"):
         super().__init__(name=name)
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
         if frozen:  # else as it is: some layers of an encoder of one's own may stand still
             self.encoder.trainable = False
-        self.augmentation, self.smoothing, self.frozen = augmentation, smoothing, frozen
+        self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
         self.predicts_classes, self.noise_samples = True, None
         # The inverse of Beta(α, α)'s distribution at equally spaced points.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
@@ -119,14 +119,14 @@ class Classifier(Objective):
         self.encoder_optimizer = encoder_optimizer and keras.optimizers.get(encoder_optimizer)
         super().compile(optimizer, **kwargs)
 
-    def groups(self):
+    def optimizer_groups(self):
         if self.encoder_optimizer is None or self.frozen:
             return [(self.optimizer, self.trainable_variables)]
         return [
             (self.optimizer, self.head.trainable_variables), (self.encoder_optimizer, self.encoder.trainable_variables)
         ]
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
@@ -140,22 +140,22 @@ class Classifier(Objective):
         low = tf.minimum(tf.cast(place, tf.int32), BETA_TABLE - 2)
         below, above = (tf.gather(tf.constant(self.shares, tf.float32), low + step) for step in (0, 1))
         share = below + (place - tf.cast(low, tf.float32)) * (above - below)
-        # Without a neighbour the last of an odd number is mixed with itself.
+        # Without a neighbor the last of an odd number is mixed with itself.
         partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(random.rows), 1), random.rows - 1)
         own = share[:, None, None, None]
         mixed = own * image + (1 - own) * tf.gather(image, partner)
         return batch | {"image": mixed, "partner": tf.gather(batch["label"], partner), "share": share}
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         return batch
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and number of examples; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
         x, label = network_input(batch), batch["label"]
@@ -172,7 +172,7 @@ class Classifier(Objective):
 
     def _cross_entropy(self, label, logits, training):
         """(B,); smoothed in training alone, so that the held-out loss is that of the labels."""
-        return losses.smoothed_cross_entropy(label, logits, self.smoothing if training else 0.0)
+        return losses.smoothed_cross_entropy(label, logits, self.label_smoothing if training else 0.0)
 
     def report(self, batch, examples, splits):
         """The images as they are trained on."""

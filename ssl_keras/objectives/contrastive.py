@@ -15,7 +15,7 @@ layers alone; AMDIM's own network and its 5→5 pairs are not used; augmentation
 
 Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` places.
 
-Metrics: `loss`, nats per image, or VICReg's weighted sum; `matched`, the share of views that
+Metrics: `loss`, nats per image, or VICReg's weighted sum; `top1`, the share of views that
 are nearest to their own partner among the batch's second views, in [0, 1]; `alignment`, the mean
 squared distance of partners' features on the unit sphere (Wang & Isola 2020), in [0, 4];
 `gradient_norm` (training only). Loss and matches depend on the batch size.
@@ -42,7 +42,7 @@ DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cos
                     weight_decay=1e-4)
 LOSSES = ("nt_xent", "local_global", "vicreg")
 LOCAL_STAGES = 2  # the last ones, whose places are compared
-MOST_PLACES = 49  # of a stage; larger maps are averaged in squares
+MAX_PLACES = 49  # of a stage; larger maps are averaged in squares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Settings(vision.Settings):
     """The least share of the area that a random crop keeps."""
     flip: bool = True
     """Mirror half of the views."""
-    colour: Annotated[float, Range(0, 1 / JITTER)] = 0.5
-    """Strength of changes of brightness, contrast and, in colour, saturation and hue."""
-    grey: Annotated[float, Range(0, 1)] = 0.2
-    """Probability that the colours are taken away."""
+    color: Annotated[float, Range(0, 1 / JITTER)] = 0.5
+    """Strength of changes of brightness, contrast and, in color, saturation and hue."""
+    gray: Annotated[float, Range(0, 1)] = 0.2
+    """Probability that the colors are taken away."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,28 +101,28 @@ def projectors(settings, network):
 class Contrastive(Objective):
     """Holds `encoder` and `projector`; trains on `batch["view_a"]` and `batch["view_b"]`."""
 
-    looks_across_examples, least_batch = True, 2
+    batch_coupled, min_batch_size = True, 2
 
     def __init__(self, settings, encoder, projector, trunk=None, local_projectors=()):
         super().__init__(name="contrastive")
         self.settings, self.encoder, self.projector = settings, encoder, projector
         self.trunk, self.local_projectors = trunk, list(local_projectors)
-        self.matched = keras.metrics.Mean("matched")
+        self.top1 = keras.metrics.Mean("top1")
         self.alignment = keras.metrics.Mean("alignment")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Adds `view_a` and `view_b` (B, H, W, C) float32 in [0, 1]; runs in tf.data."""
         return batch | {
             view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")
         }
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and number of images of a batch; updates the metrics."""
         settings, weight = self.settings, example_weight(batch)  # (b,)
         both = tf.concat([batch["view_a"], batch["view_b"]], 0)  # (2b, H, W, C): one pass, one set of statistics
@@ -143,7 +143,7 @@ class Contrastive(Objective):
     def _local(self, first, second, stage, projector, weight, training):
         """Each view's whole against the places of the other in one stage (2b, h, w, channels)."""
         side = max(stage.shape[1:3])
-        factor = -(-side // int(MOST_PLACES**0.5))
+        factor = -(-side // int(MAX_PLACES**0.5))
         if factor > 1:
             stage = tf.nn.avg_pool2d(stage, factor, factor, "SAME")
         places = stage.shape[1] * stage.shape[2]
@@ -157,7 +157,7 @@ class Contrastive(Objective):
         )
 
     def _measure(self, first, second, features, weight):
-        self.matched.update_state(losses.matched(first, second, weight), weight)
+        self.top1.update_state(losses.top1(first, second, weight), weight)
         a, b = tf.split(losses.unit(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 

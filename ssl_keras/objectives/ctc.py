@@ -1,12 +1,12 @@
-"""CTC: recognise which symbols, words or characters, are said in a clip, in their order.
+"""CTC: recognize which symbols, words or characters, are said in a clip, in their order.
 
-For the tutorial's section 6, which names speech recognition; was `recogniser`. Connectionist temporal
+For the tutorial's section 6, which names speech recognition; was `recognizer`. Connectionist temporal
 classification (Graves et al. 2006): the network says at each frame t which of V symbols begins, or none (the
 blank); the loss is −log of the summed probability of all ways π to write the target with them,
 
     −log Σ_{π → y} Π_t P(π_t | x),   averaged over target symbols,
 
-where π → y drops repetitions, then blanks. It is how a pretrained speech encoder learns to recognise from
+where π → y drops repetitions, then blanks. It is how a pretrained speech encoder learns to recognize from
 few transcribed clips (Baevski et al. 2020, section 3.2): `--init` of what `wav2vec2` saved. Decoding takes the
 likeliest symbol of each frame.
 
@@ -43,11 +43,11 @@ from ssl_keras.networks import Network, waveform
 
 DEFAULTS = Training(
     data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",
-    final_rate=0.01, warmup=200, clip_norm=1.0, interval=200, quality_every=1,
+    final_rate=0.01, warmup=200, clip_norm=1.0, eval_every=200, report_every=1,
 )
-MOST_SYMBOLS = 1_000
-JUDGED = 256  # validation clips that are decoded now and then
-SHOWN = 6
+MAX_SYMBOLS = 1_000
+NUM_EVALUATED = 256  # validation clips that are decoded now and then
+NUM_SHOWN = 6
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def prepare(settings, splits, init=None):
     if "target" not in splits.train.arrays:
         raise ValueError(
             f"{splits.train.base} has no transcripts. Expected --data transcripts:FILE, or connected:DATA of "
-            "labelled clips."
+            "labeled clips."
         )
     settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
@@ -92,7 +92,7 @@ def prepare(settings, splits, init=None):
             settings = dataclasses.replace(settings, alphabet=" ".join(decoding["symbols"]), words=decoding["words"])
     if not settings.alphabet:
         hint = "Leave out --words: characters are fewer." if settings.words else "Write it in fewer."
-        alphabet = symbols.alphabet_of(splits, MOST_SYMBOLS, hint, characters=not settings.words)
+        alphabet = symbols.alphabet_of(splits, MAX_SYMBOLS, hint, characters=not settings.words)
         settings = dataclasses.replace(settings, alphabet=alphabet)
     return settings, Splits(*(_with_targets(part, settings) for part in splits))
 
@@ -145,22 +145,22 @@ class CTC(Objective):
         self.settings, self.encoder, self.head = settings, encoder, head
         self.decoding = {"symbols": settings.symbols.names, "words": settings.words}
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
-        made, settings = self.held_out_views(batch, random), self.settings
+        made, settings = self.preprocess_eval(batch, random), self.settings
         changed = augment_audio.change(made["waveform"], random, settings, settings.rate, settings.samples)
         return made | {"waveform": changed}
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
 
     def train_step(self, batch):
-        self.descend(self.errors, batch)
+        self.descend(self.batch_loss, batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch))
+        self.score(*self.batch_loss(batch))
 
-    def errors(self, batch):
+    def batch_loss(self, batch):
         """Summed loss and (weighted) number of target symbols."""
         logits, frames = ctc.frame_logits(self.encoder, self.head, batch["waveform"])
         count = masking.lengths(batch["target"])  # (B,)
@@ -185,7 +185,7 @@ class CTC(Objective):
 
     def _error_rates(self, splits):
         """{tag: rate} of some validation clips, decoded greedily."""
-        some = splits.validation.take(spread(len(splits.validation), JUDGED))
+        some = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
         right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
         rates = error_rates(ctc.heard(self.encoder, self.head, some), right)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
@@ -193,7 +193,7 @@ class CTC(Objective):
     def _heard(self, batch):
         """A table of what was said and what was heard."""
         lines = ["| said | heard |", "|---|---|"]
-        made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:SHOWN]))
+        made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:NUM_SHOWN]))
         for target, ids in zip(batch["target"].numpy(), made):
             said, heard = (self.settings.symbols.decode(each) for each in (target, ids))
             lines.append(f"| {said} | {heard} |")

@@ -17,13 +17,13 @@ augmentation for data-efficient GAN training"). Latents are uniform in [−1, 1]
 position). What is saved, shown and measured is the generator's moving average over steps.
 
 Departures: the paper's players take turns, at a learning rate of 2e-4, which takes longer; real and
-made batches each have statistics of their own, and what features are normalised with afterwards is the
-real ones' average; augmented colours are clipped to [0, 1], where no gradient passes. Of the
+made batches each have statistics of their own, and what features are normalized with afterwards is the
+real ones' average; augmented colors are clipped to [0, 1], where no gradient passes. Of the
 discriminator the trunk alone is saved: with `--init` its last unit begins anew.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
-Of wasserstein `penalised_gradient_norm` is logged too, the mean ‖∇D(y)‖, which the penalty pulls to 1.
+Of wasserstein `penalized_gradient_norm` is logged too, the mean ‖∇D(y)‖, which the penalty pulls to 1.
 
 Metrics: `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the
 critic's units; `real` and `fake`, the mean of σ(D) on images and on made ones, in [0, 1], of wasserstein
@@ -54,10 +54,10 @@ from ssl_keras.inference import sampling
 from ssl_keras.modalities import vision
 from ssl_keras.networks import Network, conv, dcgan
 
-DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, quality_every=5)
+DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, report_every=5)
 LOSSES = ("non_saturating", "wasserstein")
-SHOWN = 8  # images along each side of the grid of samples
-# What a lost game looks like, in the metrics of an interval; at first all samples are one grey.
+NUM_SHOWN = 8  # images along each side of the grid of samples
+# What a lost game looks like, in the metrics of an interval; at first all samples are one gray.
 WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.25, 200
 
 
@@ -71,31 +71,31 @@ class Settings(Augmentation):
     """Channels of the discriminator's first stage and the generator's last."""
     latent: Annotated[int, Range(1, 1 << 16)] = 100
     """Numbers that an image is made from."""
-    normalisation: Literal["", *dcgan.NORMALISATIONS] = ""
+    normalization: Literal["", *dcgan.NORMALIZATIONS] = ""
     """The discriminator's: batch, layer or spectral; nothing: batch, or layer with wasserstein."""
     penalty: Annotated[float, Range(0)] = 10.0
     """With wasserstein: λ, the weight of the gradient penalty."""
     critic_steps: Annotated[int, Range(1, 100)] = 1
     """Updates of the discriminator for each of the generator."""
-    generator_rate: Annotated[float, Range(0, open="low")] = 1.0
+    generator_lr_ratio: Annotated[float, Range(0, open="low")] = 1.0
     """The generator's learning rate over the discriminator's."""
-    average: Annotated[float, Range(0, 1, open="high")] = 0.995
+    ema_decay: Annotated[float, Range(0, 1, open="high")] = 0.995
     """Decay of the generator's moving average, for each step."""
     classifier: str = ""
     """A saved classifier of such images: TensorBoard shows the samples' FID and KID on its features."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.loss == "wasserstein" and self.normalisation == "batch":
+        if self.loss == "wasserstein" and self.normalization == "batch":
             raise ValueError(
-                "wasserstein penalises the gradient of each image by itself, which batch normalisation mixes with the "
-                "others': choose normalisation layer or spectral. Received: batch"
+                "wasserstein penalizes the gradient of each image by itself, which batch normalization mixes with the "
+                "others': choose normalization layer or spectral. Received: batch"
             )
 
     @property
     def norm(self):
-        """The discriminator's normalisation, the default filled in."""
-        return self.normalisation or ("layer" if self.loss == "wasserstein" else "batch")
+        """The discriminator's normalization, the default filled in."""
+        return self.normalization or ("layer" if self.loss == "wasserstein" else "batch")
 
 
 def prepare(settings, splits, init=None):
@@ -117,7 +117,7 @@ def prepare(settings, splits, init=None):
 
 def encoder(settings, spec):
     """The encoder, the discriminator's trunk: image (B, H, W, C) -> features (B, D), as a `Network`."""
-    return Network("dcgan_trunk", image_shape=spec["image"][0], width=settings.width, normalisation=settings.norm)
+    return Network("dcgan_trunk", image_shape=spec["image"][0], width=settings.width, normalization=settings.norm)
 
 
 def head(settings, spec):
@@ -133,7 +133,7 @@ def build(settings, spec, encoder=own_trunk):
     then judged by its features. It is saved alone, without the generator.
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit; batch normalisation in it that
+        ValueError: a given encoder whose input or output does not fit; batch normalization in it that
             the loss, or replicas, do not bear.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
@@ -150,7 +150,7 @@ def build(settings, spec, encoder=own_trunk):
 class DCGAN(Objective):
     """Holds `encoder` and the `discriminator` on top of it, `generator` and `head`, its moving average."""
 
-    latest_is_best, least_batch = True, 2
+    keep_last_checkpoint, min_batch_size = True, 2
 
     def __init__(self, settings, encoder, discriminator, generator, average):
         super().__init__(name="dcgan")
@@ -164,7 +164,7 @@ class DCGAN(Objective):
         self.generator_gradient_norm = keras.metrics.Mean("generator_gradient_norm")
         self.player_norms = [self.gradient_norm, self.generator_gradient_norm]
         if settings.loss == "wasserstein" and settings.penalty:
-            self.penalised_gradient_norm = keras.metrics.Mean("penalised_gradient_norm")
+            self.penalized_gradient_norm = keras.metrics.Mean("penalized_gradient_norm")
 
     def compile(self, optimizer="adam", generator_optimizer=None, **kwargs):
         """The discriminator's optimizer, and the generator's; by default one just like it."""
@@ -172,7 +172,7 @@ class DCGAN(Objective):
         self.generator_optimizer = generator_optimizer or type(optimizer).from_config(optimizer.get_config())
         super().compile(optimizer, **kwargs)
 
-    def groups(self):
+    def optimizer_groups(self):
         return [
             (self.optimizer, self.discriminator.trainable_variables),
             (self.generator_optimizer, self.generator.trainable_variables),
@@ -182,13 +182,13 @@ class DCGAN(Objective):
         settings, (critic, generator) = self.settings, (self.discriminator, self.generator)
         return [
             make(critic.trainable_variables, updates=settings.critic_steps),
-            make(generator.trainable_variables, share=settings.generator_rate),
+            make(generator.trainable_variables, share=settings.generator_lr_ratio),
         ]
 
-    def initialised(self):
+    def on_weights_loaded(self):
         self.generator.set_weights(self.head.get_weights())
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Augments `image`; adds `latent` (B, critic_steps, Z), and the numbers that made images are changed by."""
         settings = self.settings
         return batch | {
@@ -197,14 +197,14 @@ class DCGAN(Objective):
             "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
         } | drawn(random, "fake")
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         return batch | {"latent": 2 * random.uniform("latent", (1, self.settings.latent)) - 1}
 
     def train_step(self, batch):
-        critic = self.groups()[:1]
+        critic = self.optimizer_groups()[:1]
         for turn in range(1, self.settings.critic_steps):
             self.descend(lambda batch, turn=turn: self._critic_alone(batch, turn), batch, critic)
-        self.descend(self.play, batch)
+        self.descend(self.losses, batch)
         tf.distribute.get_replica_context().merge_call(self._average)
 
     def test_step(self, batch):
@@ -213,7 +213,7 @@ class DCGAN(Objective):
         real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), made))
         self.measure(batch, real, fake, made)
 
-    def play(self, batch, turn=0):
+    def losses(self, batch, turn=0):
         """One pass: the players' summed losses, and the number of images; updates the metrics."""
         made = self.generator(batch["latent"][:, turn], training=True)
         changed = augment(made, ReplayedRandom(batch), self.settings, "fake")
@@ -222,14 +222,14 @@ class DCGAN(Objective):
             fake = self.discriminator(changed, training=True)
         critic, generator = self.measure(batch, real, fake, made)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
-            critic += self.settings.penalty * self.steepness(batch, changed, turn)
+            critic += self.settings.penalty * self.gradient_penalty(batch, changed, turn)
         return [critic, generator], tf.reduce_sum(example_weight(batch))
 
     def _critic_alone(self, batch, turn):
-        (critic, _), count = self.play(batch, turn)
+        (critic, _), count = self.losses(batch, turn)
         return [critic], count
 
-    def stakes(self, real, fake):
+    def player_losses(self, real, fake):
         """The discriminator's and the generator's loss of each pair of logits (B,): (B,) each."""
         if self.settings.loss == "wasserstein":
             return fake - real, -fake
@@ -239,7 +239,7 @@ class DCGAN(Objective):
         """Both players' summed losses; updates the metrics."""
         weight = example_weight(batch)
         show = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
-        critic, generator = self.stakes(real, fake)
+        critic, generator = self.player_losses(real, fake)
         metrics = (self.loss_metric, self.generator_loss, self.real, self.fake)
         for metric, value in zip(metrics, (critic, generator, show(real), show(fake))):
             metric.update_state(value, weight)
@@ -247,7 +247,7 @@ class DCGAN(Objective):
         self.diversity.update_state(tf.where(tf.math.is_finite(ratio), ratio, 1.0), tf.reduce_sum(weight))
         return tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)
 
-    def steepness(self, batch, made, turn):
+    def gradient_penalty(self, batch, made, turn):
         """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
         share = batch["between"][:, turn]  # (B, 1, 1, 1)
         points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
@@ -255,12 +255,12 @@ class DCGAN(Objective):
             # In the units of [-1, 1], which networks see.
             norm = 0.5 * losses.gradient_norms(self.discriminator, points)
         weight = example_weight(batch)
-        self.penalised_gradient_norm.update_state(norm, weight)
+        self.penalized_gradient_norm.update_state(norm, weight)
         return tf.reduce_sum(weight * tf.square(norm - 1.0))
 
     def _average(self, strategy):
         """Cross-replica: moves the average towards the generator."""
-        decay = moving_average.warmed_up(self.settings.average, self.step)
+        decay = moving_average.warmed_up(self.settings.ema_decay, self.step)
         moving_average.follow(
             strategy, self.head.variables, self.generator.variables, decay, self.failed_step
         )
@@ -275,7 +275,7 @@ class DCGAN(Objective):
         if self.settings.loss == "non_saturating" and logs["loss"] < WON:
             said.append(
                 f"the discriminator has won: its loss is {logs['loss']:.2g} nats, and it teaches the generator little. "
-                "Try a lower learning rate, --shift and --colour, or --normalisation spectral."
+                "Try a lower learning rate, --shift and --color, or --normalization spectral."
             )
         if logs["generator_gradient_norm"] < VANISHED:
             said.append(f"the generator's gradient has vanished: its norm is {logs['generator_gradient_norm']:.2g}.")
@@ -291,7 +291,7 @@ class DCGAN(Objective):
         return Report(
             images={
                 "real": [unit_range(batch["image"])],
-                "samples": tf.split(sampling.sample(self.head, SHOWN**2, seed=0), SHOWN),
+                "samples": tf.split(sampling.sample(self.head, NUM_SHOWN**2, seed=0), NUM_SHOWN),
             },
             histograms=self._logits(examples()), scalars=self._distance(splits) if self.settings.classifier else {},
         )

@@ -16,7 +16,7 @@ thousand pairs can teach (`benchmarks/image_text.py`).
 
 Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` the common space.
 
-Metrics: `loss`, nats per pair; `matched`, the share of images to whom their own caption is the nearest of the batch's,
+Metrics: `loss`, nats per pair; `top1`, the share of images to whom their own caption is the nearest of the batch's,
 in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and matches depend on the batch size.
 """
 
@@ -34,7 +34,7 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import captions
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -51,7 +51,7 @@ DEFAULTS = Training(
     warmup=100, weight_decay=0.01, clip_norm=1.0,
 )
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
-PICTURED_PIXELS, SHOWN, JUDGED = 8, 8, 500
+PICTURED_PIXELS, NUM_SHOWN, NUM_EVALUATED = 8, 8, 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Settings(vision.Settings):
 
     loss: Literal[*towers.LOSSES] = "clip"
     """clip or sigmoid."""
-    temperature: Annotated[float, Range(1 / towers.MOST_SCALE, 100.0)] | Literal[0] = 0.0
+    temperature: Annotated[float, Range(1 / towers.MAX_SCALE, 100.0)] | Literal[0] = 0.0
     """Where the learned temperature starts; 0 is the paper's, 0.07 of clip, 0.1 of sigmoid. With few pairs a higher one
     learns less by heart."""
     projection: Annotated[int, Range(0, 1 << 14)] = 128
@@ -83,11 +83,11 @@ class Settings(vision.Settings):
     """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
     """Tokens that a tokenizer may learn."""
-    locked: bool = False
+    freeze_image: bool = False
     """Leave the image network as it was loaded, and learn the rest (LiT, Zhai et al. 2022)."""
-    joined: Annotated[int, Range(1, captions.MOST)] = 1
+    max_captions: Annotated[int, Range(1, captions.MOST)] = 1
     """The most captions of an image that are joined at a step; one to so many are drawn."""
-    omitted: Annotated[float, Range(0, 1, open="high")] = 0.0
+    token_dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
     """The share of a caption's tokens that are left out at a step, another one each time."""
     causal: Annotated[bool, tyro.conf.Suppress] = False
     epsilon: Annotated[float, tyro.conf.Suppress] = 1e-5
@@ -121,7 +121,7 @@ def prepare(settings, splits, init=None):
     splits.train.column_spec("caption")
     if init is not None and (settings.init_image or settings.init_text):
         raise ValueError("Expected --init, or --init-image and --init-text. Received: both.")
-    if settings.locked and not (init or settings.init_image):
+    if settings.freeze_image and not (init or settings.init_image):
         raise ValueError("locked leaves the image network as it was loaded. Expected --init-image or --init with it.")
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
@@ -136,7 +136,7 @@ def prepare(settings, splits, init=None):
     tokenizer = tokenizer_of(settings, source, lambda: captions.training_texts(splits.train))
     kept |= {"tokenizer": str(source)} if source else {"vocabulary": tokenizer.vocabulary}
     settings = dataclasses.replace(settings, **kept)
-    return settings, captions.tokenised(splits, tokenizer, settings.context)
+    return settings, captions.tokenized(splits, tokenizer, settings.context)
 
 
 encoder = vision.encoder
@@ -157,11 +157,11 @@ def build(settings, spec, encoder=encoder):
     network = vision.chosen_encoder(settings, spec, encoder)
     both = head(settings, network.output_shape[-1]).build()
     if settings.init_image:
-        initialise(network, settings.init_image)
-    if settings.locked:
+        initialize(network, settings.init_image)
+    if settings.freeze_image:
         network.trainable = False
     if settings.init_text:
-        initialise(towers.text_network(both), settings.init_text)
+        initialize(towers.text_network(both), settings.init_text)
     elif settings.text_architecture == "modern":
         towers.shrink_embeddings(both)
     return ImageText(settings, network, both)
@@ -170,24 +170,24 @@ def build(settings, spec, encoder=encoder):
 class ImageText(Objective):
     """Holds `encoder` and `head`; trains both on `batch["image"]` and `batch["tokens"]`."""
 
-    looks_across_examples, least_batch = True, 2
+    batch_coupled, min_batch_size = True, 2
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="image_text")
         self.settings, self.encoder, self.head = settings, encoder, head
         self.similarity = head.get_layer("similarity")
-        self.matched = keras.metrics.Mean("matched")
+        self.top1 = keras.metrics.Mean("top1")
         self.temperature = keras.metrics.Mean("temperature")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
         settings = self.settings
         tokens = masking.sample_captions(
-            batch["captions"], random, settings.joined, settings.omitted, settings.context
+            batch["captions"], random, settings.max_captions, settings.token_dropout, settings.context
         )
         return self._trimmed(augment(batch["image"], random, settings), tokens, batch)
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         """The image as it is, and its first caption."""
         return self._trimmed(unit_range(batch["image"]), batch["captions"][:, 0], batch)
 
@@ -196,12 +196,12 @@ class ImageText(Objective):
         return {"image": image, "tokens": masking.trim(tokens, multiple=STEP), "weight": batch["weight"]}
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and (weighted) number of pairs of a batch; updates the metrics."""
         weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
         features = self.encoder(batch["image"], training=training)
@@ -211,7 +211,7 @@ class ImageText(Objective):
             loss = losses.clip(image, text, weight, scale, same)
         else:
             loss = losses.siglip(image, text, weight, scale, tf.convert_to_tensor(self.similarity.bias), same)
-        self.matched.update_state(losses.matched(image, text, weight, same), weight)
+        self.top1.update_state(losses.top1(image, text, weight, same), weight)
         self.temperature.update_state(1 / scale)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
@@ -247,14 +247,14 @@ class ImageText(Objective):
 
     def _found(self, source, image, text):
         """Rows of images: in each column a picture, below it those that its name finds first."""
-        chosen = spread(len(source), SHOWN)
-        found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :SHOWN]
+        chosen = spread(len(source), NUM_SHOWN)
+        found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :NUM_SHOWN]
         images = source.column("image")
         return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
     def _judged(self, splits):
         """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
-        source = splits.validation.take(spread(len(splits.validation), JUDGED))
+        source = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
         return (
             source, search.embeddings_of_images(self.encoder, self.head, source.column("image")),
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),

@@ -10,7 +10,7 @@ fit each other give the order away, and nothing is learned of what tiles show.
 
 The loss is the softmax cross-entropy over the permutations, in nats per image.
 
-Departures: tiles are not normalised one by one, since the encoder sees whole images as they
+Departures: tiles are not normalized one by one, since the encoder sees whole images as they
 are later on; one puzzle of each image in a step.
 
 Shapes: `B` batch, `H W C` image, `T` tiles, `h w` tile, `D` features, `P` permutations.
@@ -40,7 +40,7 @@ DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cos
                     weight_decay=1e-4)
 NINE_TILES_FROM = 36  # pixels: smaller images are cut into 2×2, whose tiles still show something
 DEFAULT_PERMUTATIONS = 64
-LEAST_TILE = 6  # pixels a side
+MIN_TILE = 6  # pixels a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,9 @@ def filled(settings, shape):
     settings = dataclasses.replace(
         settings, grid=grid, permutations=settings.permutations or min(DEFAULT_PERMUTATIONS, most)
     )
-    if tile_size(side, grid, settings.gap) < LEAST_TILE:
+    if tile_size(side, grid, settings.gap) < MIN_TILE:
         raise ValueError(
-            f"Tiles must be at least {LEAST_TILE} pixels a side. Received: images {tuple(shape)}, {grid}×{grid} "
+            f"Tiles must be at least {MIN_TILE} pixels a side. Received: images {tuple(shape)}, {grid}×{grid} "
             f"tiles, gap {settings.gap}. Use larger images, fewer tiles or a smaller gap."
         )
     return settings
@@ -143,7 +143,7 @@ class Jigsaw(Objective):
         self.permutations = permutation_set(settings.grid**2, settings.permutations)  # (P, T)
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Adds `tiles` (B, T, h, w, C) float32 in [0, 1], shuffled, and `permutation` (B,); runs in tf.data."""
         image = augment(batch["image"], random, self.settings)
         index = tf.cast(random.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
@@ -164,12 +164,12 @@ class Jigsaw(Objective):
         return image
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and number of images; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
         tiles = batch["tiles"]

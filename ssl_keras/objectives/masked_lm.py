@@ -35,7 +35,7 @@ MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
 NEVER = 2.0  # a key above every other: not to be chosen
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.003, schedule="cosine", warmup=100,
-    clip_norm=1.0, beta_2=0.99, weight_decay=0.01, jit=True, interval=100, quality_every=5,
+    clip_norm=1.0, beta_2=0.99, weight_decay=0.01, jit=True, eval_every=100, report_every=5,
 )
 
 
@@ -49,7 +49,7 @@ class Settings(language.Settings):
     """bert, or modern."""
     tokenizer: str = "wordpiece"
     """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
-    share: Annotated[float, Range(0, 1, open="both")] = 0.15
+    mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.15
     """Of the tokens that are chosen."""
     whole_words: bool = False
     """Choose whole words."""
@@ -104,7 +104,7 @@ class MaskedLM(Objective):
         self.tokens = self.settings.length
         self.accuracy = keras.metrics.Mean("accuracy")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Adds `place` and `target` (B, M) int32, -1 where fewer are chosen; hides tokens of `tokens`."""
         length = self.settings.length
         batch = masking.crop_windows(batch, random, length)
@@ -116,9 +116,9 @@ class MaskedLM(Objective):
             after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # what comes after a special token begins a word
             key = masking.key_words(key, (batch["starts"] > 0) | after)
         key = tf.where(allowed, key, NEVER)
-        most = max(1, round(self.settings.share * length))
+        most = max(1, round(self.settings.mask_ratio * length))
         count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)  # (B,)
-        wanted = tf.maximum(tf.round(self.settings.share * count), tf.minimum(count, 1.0))
+        wanted = tf.maximum(tf.round(self.settings.mask_ratio * count), tf.minimum(count, 1.0))
         negative, place = tf.math.top_k(-key, most)  # (B, M), the lowest key first
         chosen = tf.range(most)[None] < tf.cast(wanted, tf.int32)[:, None]
         if self.settings.whole_words:
@@ -134,12 +134,12 @@ class MaskedLM(Objective):
         return {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
 
     def train_step(self, batch):
-        self.descend(self.errors, batch)
+        self.descend(self.batch_loss, batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch))
+        self.score(*self.batch_loss(batch))
 
-    def errors(self, batch):
+    def batch_loss(self, batch):
         """Summed loss and (weighted) number of chosen tokens; updates `accuracy`."""
         target = tf.reshape(batch["target"], [-1])  # (B·M,)
         weight = tf.cast(batch["target"] >= 0, tf.float32) * example_weight(batch)[:, None]

@@ -28,7 +28,7 @@ from ssl_keras.networks import Network, recurrent
 
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
-    clip_norm=1.0, interval=100, quality_every=5,
+    clip_norm=1.0, eval_every=100, report_every=5,
 )
 
 
@@ -84,32 +84,32 @@ class RecurrentLM(Objective):
         self.settings, self.encoder, self.context = settings, encoder, settings.context
         self.accuracy = keras.metrics.Mean("accuracy")
 
-    def views(self, batch, random):
-        """As `held_out_views`, and the numbers that dropout needs."""
-        made = self.held_out_views(batch, random)
+    def preprocess(self, batch, random):
+        """As `preprocess_eval`, and the numbers that dropout needs."""
+        made = self.preprocess_eval(batch, random)
         if self.settings.dropout:
             made["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, random)
         return made
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         """Cuts (B, T + h) tokens out of each window at random; a held-out window has just these."""
         return masking.crop_windows(batch, random, self.settings.context + self.settings.horizon)
 
     def train_step(self, batch):
-        self.descend(self.smoothed_errors, batch)
+        self.descend(self.smoothed_loss, batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, self.logits(batch)))
+        self.score(*self.batch_loss(batch, self.logits(batch)))
 
-    def smoothed_errors(self, batch):
-        """`errors` with dropout and smoothing, where they are asked for."""
+    def smoothed_loss(self, batch):
+        """`batch_loss` with dropout and smoothing, where they are asked for."""
         drop = recurrent_text.dropout(batch, self.settings.dropout)
-        return self.errors(batch, self.logits(batch, drop), self.settings.smoothing)
+        return self.batch_loss(batch, self.logits(batch, drop), self.settings.label_smoothing)
 
-    def errors(self, batch, logits, smoothing=0.0):
+    def batch_loss(self, batch, logits, label_smoothing=0.0):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
         target = batch["tokens"][:, self.settings.horizon :]  # (B, T)
-        return recurrent_text.token_errors(target, logits, example_weight(batch), self.accuracy, smoothing)
+        return recurrent_text.token_loss(target, logits, example_weight(batch), self.accuracy, label_smoothing)
 
     def logits(self, batch, drop=None):
         """(B, T, V) float32, of the token `horizon` places after each; `drop` is done to what layers take."""

@@ -28,7 +28,7 @@ from ssl_keras.networks import Network
 
 DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
                     weight_decay=1e-2)
-TURNS = 4
+NUM_ROTATIONS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def build(settings, spec, encoder=encoder):
         ValueError: a given encoder whose input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    head = Network("classifier_head", features=network.output_shape[-1], classes=TURNS)
+    head = Network("classifier_head", features=network.output_shape[-1], classes=NUM_ROTATIONS)
     return Rotation(settings, network, head.build())
 
 
@@ -71,24 +71,24 @@ class Rotation(Objective):
         self.settings, self.encoder, self.head = settings, encoder, head
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
-    def views(self, batch, random):
+    def preprocess(self, batch, random):
         """Augments `image`."""
         return batch | {"image": augment(batch["image"], random, self.settings)}
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         return batch
 
     def train_step(self, batch):
-        self.descend(lambda batch: self.errors(batch, training=True), batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, training=False))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def errors(self, batch, training):
+    def batch_loss(self, batch, training):
         """Summed loss and number of images; updates `accuracy`."""
         image = turned(unit_range(batch["image"]))  # (4B, N, N, C)
-        turn = tf.repeat(tf.range(TURNS), tf.shape(batch["image"])[0])  # (4B,)
-        weight = tf.tile(example_weight(batch), [TURNS]) / TURNS
+        turn = tf.repeat(tf.range(NUM_ROTATIONS), tf.shape(batch["image"])[0])  # (4B,)
+        weight = tf.tile(example_weight(batch), [NUM_ROTATIONS]) / NUM_ROTATIONS
         logits = self.head(self.encoder(image, training=training), training=training)  # (4B, 4)
         self.accuracy.update_state(turn, logits, weight)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(turn, logits)
@@ -96,9 +96,9 @@ class Rotation(Objective):
 
     def report(self, batch, examples, splits):
         """A row of the images for each turn."""
-        return Report(images={"turns": tf.split(turned(unit_range(batch["image"])), TURNS)})
+        return Report(images={"turns": tf.split(turned(unit_range(batch["image"])), NUM_ROTATIONS)})
 
 
 def turned(image):
     """(B, N, N, C) -> (4B, N, N, C): turned by 0, 90, 180 and 270 degrees against the clock, in this order."""
-    return tf.concat([tf.image.rot90(image, turns) for turns in range(TURNS)], 0)
+    return tf.concat([tf.image.rot90(image, turns) for turns in range(NUM_ROTATIONS)], 0)

@@ -13,7 +13,7 @@ source and what target:
 
 Departures: a hidden token is a mask each, not one for a span, and a span has one length. Dropout has one
 mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so that
-replicas change nothing; what `--sampling` mixes in comes from a pass with the true target (Mihaylova &
+replicas change nothing; what `--scheduled-sampling` mixes in comes from a pass with the true target (Mihaylova &
 Martins 2019), not from step by step decoding (Bengio et al. 2015). A batch is as long as its longest
 sequence, so XLA (`--jit`) would compile again and again.
 
@@ -46,13 +46,13 @@ from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 TASKS = ("denoise", "continue", "pairs")
-MOST_SYMBOLS = 10_000
-JUDGED = 512  # validation pairs that are decoded now and then
-SHOWN = 6
+MAX_SYMBOLS = 10_000
+NUM_EVALUATED = 512  # validation pairs that are decoded now and then
+NUM_SHOWN = 6
 PICTURED, PICTURED_PIXELS = 4, 8
 DEFAULTS = Training(
     data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
-    clip_norm=1.0, interval=100, quality_every=5,
+    clip_norm=1.0, eval_every=100, report_every=5,
 )
 
 
@@ -72,11 +72,11 @@ class Settings(recurrent_text.Settings):
     """The most tokens of a sequence, and of its target."""
     symbols: bool = False
     """Of pairs: targets are symbols between white space, phonemes say, with a vocabulary of their own."""
-    share: Annotated[float, Range(0, 1, open="both")] = 0.3
+    mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.3
     """Of denoise: of the tokens that are hidden."""
-    span: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
+    mask_span: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
     """Of denoise: hidden tokens in a row."""
-    sampling: Annotated[float, Range(0, 1, open="high")] = 0.0
+    scheduled_sampling: Annotated[float, Range(0, 1, open="high")] = 0.0
     """Share of the decoder's inputs that are its own guesses."""
     alphabet: Annotated[str, tyro.conf.Suppress] = ""
     fresh_targets: Annotated[bool, tyro.conf.Suppress] = True
@@ -92,7 +92,7 @@ class Settings(recurrent_text.Settings):
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
         for name, tasks in (
             ("horizon", ("continue",)), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
-            ("share", ("denoise",)), ("span", ("denoise",)),
+            ("mask_ratio", ("denoise",)), ("mask_span", ("denoise",)),
         ):
             if getattr(self, name) != getattr(Settings, name) and self.task not in tasks:
                 raise ValueError(f"{name} is for the task {' or '.join(tasks)}. Received: task {self.task}")
@@ -139,8 +139,8 @@ def prepare(settings, splits, init=None):
     )
     if settings.symbols and not settings.alphabet:
         hint = "Leave out --symbols: a tokenizer takes words to pieces."
-        settings = dataclasses.replace(settings, alphabet=symbols.alphabet_of(splits, MOST_SYMBOLS, hint))
-    splits = sequences.tokenised(splits, tokenizer, settings.context, settings.reader(tokenizer))
+        settings = dataclasses.replace(settings, alphabet=symbols.alphabet_of(splits, MAX_SYMBOLS, hint))
+    splits = sequences.tokenized(splits, tokenizer, settings.context, settings.reader(tokenizer))
     if settings.task == "continue":
         sequences.check_longer_than(splits.train, settings.horizon)
     return settings, splits
@@ -192,26 +192,26 @@ class Seq2Seq(Objective):
         }
         self.accuracy = keras.metrics.Mean("accuracy")
         self.decoder = beam_search.Decoder(encoder, head, settings.end, settings.context)
-        self.not_taken_over = ("embeddings/tokens",) if settings.fresh_targets else ()
+        self.skip_on_init = ("embeddings/tokens",) if settings.fresh_targets else ()
 
-    def views(self, batch, random):
-        """What is trained on: as `held_out_views`, and the numbers that dropout and sampling need."""
+    def preprocess(self, batch, random):
+        """What is trained on: as `preprocess_eval`, and the numbers that dropout and sampling need."""
         settings = self.settings
-        made = self.held_out_views(batch, random)
+        made = self.preprocess_eval(batch, random)
         if settings.dropout:
             made["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, random)
-        if settings.sampling:
-            own = random.uniform("sampling", (settings.context + 1,)) < settings.sampling
+        if settings.scheduled_sampling:
+            own = random.uniform("sampling", (settings.context + 1,)) < settings.scheduled_sampling
             made["own"] = own[:, : tf.shape(made["target"])[1]]
         return made
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         """`tokens` (B, T) int32 the source, and `target` (B, U) with its end, both as short as the longest of the
         batch."""
         settings = self.settings
         tokens, target = batch["tokens"], batch.get("target", batch["tokens"])
         if settings.task == "denoise":
-            hidden = masking.mask_spans(tokens >= 0, settings.share, settings.span, random)
+            hidden = masking.mask_spans(tokens >= 0, settings.mask_ratio, settings.mask_span, random)
             tokens = tf.where(hidden, settings.mask_token, tokens)
         elif settings.task == "continue":
             tokens, target = masking.split_at_random(tokens, settings.horizon, random)
@@ -219,26 +219,26 @@ class Seq2Seq(Objective):
         return {"tokens": masking.trim(tokens), "target": target, "weight": batch["weight"]}
 
     def train_step(self, batch):
-        self.descend(self.smoothed_errors, batch)
+        self.descend(self.smoothed_loss, batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch, self.logits(batch)))
+        self.score(*self.batch_loss(batch, self.logits(batch)))
 
-    def smoothed_errors(self, batch):
-        """`errors` with dropout, the decoder's own guesses and smoothing, where they are asked for."""
-        guesses = tf.argmax(self.logits(batch), -1, tf.int32) if self.settings.sampling else None
+    def smoothed_loss(self, batch):
+        """`batch_loss` with dropout, the decoder's own guesses and smoothing, where they are asked for."""
+        guesses = tf.argmax(self.logits(batch), -1, tf.int32) if self.settings.scheduled_sampling else None
         drop = recurrent_text.dropout(batch, self.settings.dropout)
-        return self.errors(batch, self.logits(batch, drop, guesses), self.settings.smoothing)
+        return self.batch_loss(batch, self.logits(batch, drop, guesses), self.settings.label_smoothing)
 
-    def errors(self, batch, logits, smoothing=0.0):
+    def batch_loss(self, batch, logits, label_smoothing=0.0):
         """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
-        return recurrent_text.token_errors(batch["target"], logits, example_weight(batch), self.accuracy, smoothing)
+        return recurrent_text.token_loss(batch["target"], logits, example_weight(batch), self.accuracy, label_smoothing)
 
     def logits(self, batch, drop=None, guesses=None):
         """(B, U, V) float32, of target token u from the source and the target before it.
 
         Args:
-            batch: as `views` makes it.
+            batch: as `preprocess` makes it.
             drop: what is done to what layers take, or None.
             guesses: (B, U) int32, to be read in place of the true target where `batch["own"]` says so.
         """
@@ -273,7 +273,7 @@ class Seq2Seq(Objective):
 
     def _decoded(self, batch, tokenizer):
         """A table of held-out sources, their targets and what is made of them."""
-        made = self.decoder.greedy(batch["tokens"][:SHOWN]).numpy()
+        made = self.decoder.greedy(batch["tokens"][:NUM_SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
             texts = (translation.text_of(self.decoding, tokenizer, ids) for ids in (target, row))
@@ -286,7 +286,7 @@ class Seq2Seq(Objective):
         right = {}  # all targets of each source
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
             right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
-        some = [list(right)[index] for index in spread(len(right), JUDGED)]
+        some = [list(right)[index] for index in spread(len(right), NUM_EVALUATED)]
         made = beam_search.write(self.decoder, np.array(some, np.int32))
         rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))

@@ -2,7 +2,7 @@
 
 Baevski et al. 2020; for the tutorial's section 6, which names speech; was `speech`. A front end makes features
 z of a waveform's frames; spans of them are
-hidden (their section 3.1), and a context network gives states c. Each feature is quantised: of G codebooks
+hidden (their section 3.1), and a context network gives states c. Each feature is quantized: of G codebooks
 with V entries one of each is taken by Gumbel softmax, straight through (equation 1), and joined to q.
 For every hidden frame t (equations 2 to 4):
 
@@ -38,13 +38,13 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import sound
 from ssl_keras.networks import waveform
-from ssl_keras.networks.quantiser import Quantiser
+from ssl_keras.networks.quantizer import Quantizer
 
 DEFAULTS = Training(
     data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",
-    final_rate=0.01, warmup=400, clip_norm=1.0, weight_decay=0.01, interval=200, quality_every=5,
+    final_rate=0.01, warmup=400, clip_norm=1.0, weight_decay=0.01, eval_every=200, report_every=5,
 )
-LEAST_LOG = 1e-7  # added to a probability before its logarithm is taken
+MIN_LOG = 1e-7  # added to a probability before its logarithm is taken
 COLLAPSED = 1.5  # codes in use
 
 
@@ -52,9 +52,9 @@ COLLAPSED = 1.5  # codes in use
 class Settings(sound.Settings):
     """A network for waveforms, what is hidden of them, and what hidden frames are told from."""
 
-    share: Annotated[float, Range(0, 1, open="both")] = 0.5
+    mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.5
     """Of frames that are hidden, about."""
-    span: Annotated[int, Range(1, 100)] = 5
+    mask_span: Annotated[int, Range(1, 100)] = 5
     """Hidden frames in a row; a frame is 20 ms."""
     codebooks: Annotated[int, Range(1, 64)] = 2
     """G."""
@@ -62,23 +62,23 @@ class Settings(sound.Settings):
     """V, entries of each codebook."""
     projection: Annotated[int, Range(1, 1 << 12)] = 128
     """Features in which states and codes are compared."""
-    others: Annotated[int, Range(0, 1 << 10)] = 0
+    cross_clip_negatives: Annotated[int, Range(0, 1 << 10)] = 0
     """Frames of each other clip that are distractors too. They can be told by the voice, so states learn who speaks."""
     temperature: Annotated[float, Range(0, open="low")] = 0.1
     """κ, what cosines are divided by."""
     diversity: Annotated[float, Range(0)] = 0.1
     """α, the weight of the codes' diversity."""
-    hottest: Annotated[float, Range(0, open="low")] = 2.0
+    gumbel_start: Annotated[float, Range(0, open="low")] = 2.0
     """The Gumbel softmax's temperature at first."""
-    coldest: Annotated[float, Range(0, open="low")] = 0.5
+    gumbel_end: Annotated[float, Range(0, open="low")] = 0.5
     """And at last."""
-    cooling: Annotated[float, Range(0, 1, open="low")] = 0.999
+    gumbel_decay: Annotated[float, Range(0, 1, open="low")] = 0.999
     """By which it is multiplied at each step."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.coldest > self.hottest:
-            raise ValueError(f"coldest must be at most hottest, {self.hottest}. Received: {self.coldest}")
+        if self.gumbel_end > self.gumbel_start:
+            raise ValueError(f"gumbel_end must be at most gumbel_start, {self.gumbel_start}. Received: {self.gumbel_end}")
 
 
 prepare = sound.prepare
@@ -88,35 +88,35 @@ encoder = sound.encoder
 def build(settings, spec, encoder=encoder):
     """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     network = sound.chosen_encoder(settings, spec, encoder)
-    return Wav2Vec2(settings, network, Quantiser(settings.codebooks, settings.codes, settings.projection))
+    return Wav2Vec2(settings, network, Quantizer(settings.codebooks, settings.codes, settings.projection))
 
 
 class Wav2Vec2(Objective):
-    """Holds `encoder` and `quantiser`; trains both to tell hidden frames of `batch["waveform"]`."""
+    """Holds `encoder` and `quantizer`; trains both to tell hidden frames of `batch["waveform"]`."""
 
     # The lowest loss of all is that of collapsed codes: where all frames have one, there is nothing to tell apart.
-    looks_across_examples, least_batch, latest_is_best = True, 2, True
+    batch_coupled, min_batch_size, keep_last_checkpoint = True, 2, True
 
-    def __init__(self, settings, encoder, quantiser):
+    def __init__(self, settings, encoder, quantizer):
         super().__init__(name="wav2vec2")
-        self.settings, self.encoder, self.quantiser = settings, encoder, quantiser
+        self.settings, self.encoder, self.quantizer = settings, encoder, quantizer
         self.longest = settings.samples
         sizes = encoder.get_layer("features").output.shape, encoder.get_layer("norm").output.shape
-        quantiser.build(*sizes)
-        quantiser.built = True
+        quantizer.build(*sizes)
+        quantizer.built = True
         self.accuracy = keras.metrics.Mean("accuracy")
         self.codes = keras.metrics.Mean("codes")
 
-    def views(self, batch, random):
-        """As `held_out_views`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
+    def preprocess(self, batch, random):
+        """As `preprocess_eval`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
         settings = self.settings
         x = augment_audio.change(self._cut(batch, random), random, settings, settings.rate, settings.samples)
         made = self._hidden(x, batch, random)
         u = random.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
         u = u[:, : tf.shape(made["mask"])[1]]
-        return made | {"gumbel": -tf.math.log(LEAST_LOG - tf.math.log(u + LEAST_LOG))}
+        return made | {"gumbel": -tf.math.log(MIN_LOG - tf.math.log(u + MIN_LOG))}
 
-    def held_out_views(self, batch, random):
+    def preprocess_eval(self, batch, random):
         """`waveform` (B, L) float32, cut to length; `mask` (B, T) bool, the hidden frames; `pool` (B, others) in
         [0, 1), which say what frames other clips have as distractors."""
         return self._hidden(self._cut(batch, random), batch, random)
@@ -128,32 +128,32 @@ class Wav2Vec2(Objective):
         settings = self.settings
         valid = self.encoder.get_layer("frames")(x) >= 0
         return {
-            "waveform": x, "mask": masking.mask_spans(valid, settings.share, settings.span, random, settings.frames),
-            "pool": random.uniform("pool", (settings.others,)), "weight": batch["weight"],
+            "waveform": x, "mask": masking.mask_spans(valid, settings.mask_ratio, settings.mask_span, random, settings.frames),
+            "pool": random.uniform("pool", (settings.cross_clip_negatives,)), "weight": batch["weight"],
         }
 
     def train_step(self, batch):
-        self.descend(self.errors, batch)
+        self.descend(self.batch_loss, batch)
 
     def test_step(self, batch):
-        self.score(*self.errors(batch))
+        self.score(*self.batch_loss(batch))
 
     def heat(self):
         """The Gumbel softmax's temperature at this step."""
         settings = self.settings
-        return tf.maximum(settings.coldest, settings.hottest * settings.cooling ** tf.cast(self.step, tf.float32))
+        return tf.maximum(settings.gumbel_end, settings.gumbel_start * settings.gumbel_decay ** tf.cast(self.step, tf.float32))
 
-    def errors(self, batch):
+    def batch_loss(self, batch):
         """Summed loss and (weighted) number of hidden frames; updates `accuracy` and `codes`."""
         features, places = waveform.features(self.encoder, batch["waveform"])  # (b, T, C)
         mask = batch["mask"][..., None]
         states = waveform.context(
-            self.encoder, features, places, lambda x: tf.where(mask, tf.cast(self.quantiser.hidden, x.dtype), x)
+            self.encoder, features, places, lambda x: tf.where(mask, tf.cast(self.quantizer.hidden, x.dtype), x)
         )
-        hard, soft = self.quantiser.choose(features, batch.get("gumbel"), self.heat())
+        hard, soft = self.quantizer.choose(features, batch.get("gumbel"), self.heat())
         weight = tf.cast(batch["mask"], tf.float32) * example_weight(batch)[:, None]  # (b, T)
         loss, right = contrast(
-            self.quantiser.states(states), self.quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), batch["mask"],
+            self.quantizer.states(states), self.quantizer.codes_of(hard), tf.argmax(hard, -1, tf.int32), batch["mask"],
             places, batch["pool"], example_weight(batch), self.settings.temperature,
         )
         use, count = in_use(soft, weight), tf.reduce_sum(weight)
@@ -172,7 +172,7 @@ class Wav2Vec2(Objective):
         """Clips, their spectrograms, below them the same without the hidden frames, and which codes are used."""
         shown, rate = (None, ~batch["mask"]), self.settings.rate
         features, places = waveform.features(self.encoder, examples()["waveform"])
-        hard, _ = self.quantiser.choose(features, None, 1.0)
+        hard, _ = self.quantizer.choose(features, None, 1.0)
         return Report(
             images={"hidden": [sound.spectrograms(self.encoder, rate, batch["waveform"], each) for each in shown]},
             audio={"clips": (batch["waveform"], rate)},
@@ -184,7 +184,7 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
     """−log of the true code's share among the distractors', and whether it is the likeliest; both (b, T).
 
     Args:
-        states, targets: (b, T, Z) projections of states and of what was quantised, of any length.
+        states, targets: (b, T, Z) projections of states and of what was quantized, of any length.
         codes: (b, T, G) int32, the entries that targets are of.
         mask: (b, T) bool, hidden frames. places: (b, T) int32, −1 for padding.
         pool: (b, others) in [0, 1): which of a clip's frames are distractors for the other clips.
@@ -224,4 +224,4 @@ def in_use(shares, weight):
     local = tf.concat([tf.reshape(tf.einsum("bt,btgv->gv", weight, shares), [-1]), [tf.reduce_sum(weight)]], 0)
     everywhere = tf.reduce_sum(losses.gathered(local[None]), 0)
     mean = tf.reshape(tf.math.divide_no_nan(everywhere[:-1], everywhere[-1]), shares.shape[2:])
-    return tf.exp(-tf.reduce_sum(mean * tf.math.log(mean + LEAST_LOG), -1))
+    return tf.exp(-tf.reduce_sum(mean * tf.math.log(mean + MIN_LOG), -1))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from ssl_keras.data.images import unit_range
 from ssl_keras.evaluation.features import normalize, spread
 
-PICTURES, NEIGHBOURS = 8, 5
+PICTURES, NEIGHBORS = 8, 5
 THUMBNAIL = 64  # pixels a side
 SOUND, WINDOW, RANGE = (320, 64), 0.032, 60  # pixels across and down of samples and spectrogram; seconds; decibels
 
@@ -20,12 +20,12 @@ def picture_grid(rows):
 
 
 def enlarged(image, pixels, frame=0):
-    """(B, H, W, C) -> larger images: each pixel a square of `pixels` a side, and around all a grey frame."""
+    """(B, H, W, C) -> larger images: each pixel a square of `pixels` a side, and around all a gray frame."""
     image = tf.repeat(tf.repeat(image, pixels, axis=1), pixels, axis=2)
     return tf.pad(image, [[0, 0], [frame, frame], [frame, frame], [0, 0]], constant_values=0.5)
 
 
-def neighbours(images, features):
+def neighbors(images, features):
     """Rows for `picture_grid`: some of the images (N, H, W, C), then the nearest to each by cosine, best first.
 
     Args:
@@ -36,7 +36,7 @@ def neighbours(images, features):
     some = spread(len(unit), PICTURES)
     similarity = unit[some] @ unit.T
     similarity[np.arange(len(some)), some] = -np.inf  # itself
-    order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBOURS, len(unit) - 1)]
+    order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBORS, len(unit) - 1)]
     return [unit_range(tf.constant(images[rows])) for rows in (some, *order.T)]
 
 

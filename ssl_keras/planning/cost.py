@@ -57,7 +57,7 @@ class Plan:
     """B, the global batch."""
     precision: Literal[*BYTES] = "mixed_bfloat16"
     """float32, mixed_bfloat16 or mixed_float16."""
-    utilisation: Annotated[float, Range(0, 1, open="low")] = 0.4
+    utilization: Annotated[float, Range(0, 1, open="low")] = 0.4
     """Of the peak, what computing comes to (MFU): measure yours with a short run, which tells it at its end."""
     disk: Annotated[float, Range(0, open="low")] = 1e9
     """Bytes/s to the shared storage."""
@@ -88,7 +88,7 @@ class Passes:
     image_size: int | None = None
     """Of images: side length in pixels to resize to."""
     image_channels: Annotated[int, Range(0)] = 0
-    """Of grey images: as if they had so many, 3 for colour."""
+    """Of gray images: as if they had so many, 3 for color."""
     examples: Annotated[int, Range(0)] = 0
     """How many there will be; 0 is as many as in this data."""
     epochs: Annotated[float, Range(0, open="low")] = 100.0
@@ -134,7 +134,7 @@ def parameters(settings, masked=False):
         count += 2 * d * (settings.architecture == "bert")  # segments
     if masked:
         count += d * d + 3 * d + v
-    seen = settings.share if masked else 1.0
+    seen = settings.mask_ratio if masked else 1.0
     return count, products + seen * (v * d + d * d * masked)
 
 
@@ -168,7 +168,7 @@ def memory(settings, windows, precision, masked=False):
     layers = settings.layers * windows * t * d * size + layer + scores if settings.remat else (
         settings.layers * (layer + scores)
     )
-    logits = 3 * windows * t * settings.vocabulary * 4 * (settings.share if masked else 1.0)
+    logits = 3 * windows * t * settings.vocabulary * 4 * (settings.mask_ratio if masked else 1.0)
     return state(count, precision) | {"activations": layers, "logits": logits}
 
 
@@ -191,14 +191,14 @@ def of_language(settings, asked, tokens=0.0, masked=False):
 def of_traced(module, settings, splits, asked, passes):
     """The `Work` of any objective: of one step, traced on as many examples as each GPU has."""
     rows = asked.batch_size // asked.gpus
-    source = splits.train if not passes.image_channels else _coloured(splits.train, passes.image_channels)
+    source = splits.train if not passes.image_channels else _colored(splits.train, passes.image_channels)
     with dtype_policy(asked.precision):
         objective = module.build(settings, source.spec())
         objective.compile(*objective.optimizers(lambda variables, *_, **__: keras.optimizers.SGD()))
     some = Batches(source, min(FEW, len(source)), shuffle=False)
     raw = some.numpy(0)
     tensors = {key: tf.constant(value) for key, value in raw.items()}
-    batch = objective.views(tensors, BatchRandom(0, 0, 0, some.batch_size))
+    batch = objective.preprocess(tensors, BatchRandom(0, 0, 0, some.batch_size))
     specs = {key: tf.TensorSpec((rows, *x.shape[1:]), x.dtype) for key, x in batch.items()}
     graph = tf.function(objective.train_step, autograph=False).get_concrete_function(specs).graph
     count = flops.operations(graph)
@@ -219,11 +219,11 @@ def of_traced(module, settings, splits, asked, passes):
     return Work(weights, count / rows, (passes.examples or len(source)) * passes.epochs, held, read, seen, returned)
 
 
-def _coloured(source, channels):
-    """A source of grey images, with so many channels, all alike."""
+def _colored(source, channels):
+    """A source of gray images, with so many channels, all alike."""
     images = source.column("image")
     if images.shape[-1] != 1:
-        raise ValueError(f"image_channels is for grey images. {source.name} has {images.shape[-1]} channels.")
+        raise ValueError(f"image_channels is for gray images. {source.name} has {images.shape[-1]} channels.")
     return dataclasses.replace(source, arrays=source.arrays | {"image": np.repeat(images, channels, -1)})
 
 
@@ -231,8 +231,8 @@ def plan(work, asked):
     """{what: number} of a `Work` and a `Plan`; seconds, bytes and hours."""
     gpu, n = GPUS[asked.gpu], asked.gpus
     peak = gpu["32" if asked.precision == "float32" else "16"]
-    computing = asked.batch_size * work.operations * work.twice / (n * peak * asked.utilisation)
-    link = gpu["neighbours"] if n <= NODE else gpu["node"]
+    computing = asked.batch_size * work.operations * work.twice / (n * peak * asked.utilization)
+    link = gpu["neighbors"] if n <= NODE else gpu["node"]
     ring = 2 * (n - 1) / n / link  # seconds for each byte that is added up
     adding, seeing = ring * 4 * work.parameters, ring * asked.batch_size * (work.seen + work.returned)
     checkpoint = 12 * work.parameters
@@ -242,7 +242,7 @@ def plan(work, asked):
     step = computing + adding + seeing
     lost, usual = (
         checkpoint / asked.disk / seconds + seconds / 2 / (hours_to_failure * 3600)
-        for seconds in (interval, 60 * Training.save_minutes)
+        for seconds in (interval, 60 * Training.checkpoint_minutes)
     )
     rate = asked.batch_size / step
     made = {"parameters": work.parameters}
@@ -253,10 +253,10 @@ def plan(work, asked):
         "bytes of a GPU": sum(work.memory.values()), "bytes that a GPU has": gpu["memory"],
         "seconds of a step": step, "of them adding up gradients": adding / step,
         "of them seeing other replicas' examples": seeing / step, "bytes/s of examples": rate * work.read,
-        "MFU": asked.utilisation * computing / work.twice / step, "hours": steps * step / 3600 * (1 + lost),
+        "MFU": asked.utilization * computing / work.twice / step, "hours": steps * step / 3600 * (1 + lost),
         "bytes of a checkpoint": checkpoint, "hours to a failure": hours_to_failure,
-        "best --save-minutes": interval / 60, "lost to checkpoints and failures": lost,
-        f"the same with --save-minutes {Training.save_minutes:g}": usual,
+        "best --checkpoint-minutes": interval / 60, "lost to checkpoints and failures": lost,
+        f"the same with --checkpoint-minutes {Training.checkpoint_minutes:g}": usual,
     }
     return made | ({"loss by the law": loss(work.parameters, made["tokens"])} if work.tokens else {})
 
@@ -280,7 +280,7 @@ def shown(made, remat=False):
     if made["bytes of a GPU"] > made["bytes that a GPU has"]:
         lines.append(
             f"It does not fit: a smaller --batch-size, --precision mixed_bfloat16, {'--remat, ' if remat else ''}or a "
-            "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelism), "
+            "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelizm), "
             "which is not here."
         )
     return "\n".join(lines)

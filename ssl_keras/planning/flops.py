@@ -1,4 +1,4 @@
-"""How many operations a step takes, and how many a device could do: model FLOPs utilisation (Chowdhery et al. 2022,
+"""How many operations a step takes, and how many a device could do: model FLOPs utilization (Chowdhery et al. 2022,
 PaLM, appendix B).
 
 Counted are products of matrices and convolutions, two operations for each multiplication and addition; all else is a
@@ -17,12 +17,12 @@ CONVOLUTIONS = {  # type: the index of its filter's (or its sizes') input, and o
     "DepthwiseConv2dNative": (1, None), "DepthwiseConv2dNativeBackpropInput": (1, 2),
     "DepthwiseConv2dNativeBackpropFilter": (None, 2),
 }
-# Dense operations/s in 16 bit and in 32 (of GPUs: TF32); bytes of memory; bytes/s of a GPU to its neighbours, and of a
+# Dense operations/s in 16 bit and in 32 (of GPUs: TF32); bytes of memory; bytes/s of a GPU to its neighbors, and of a
 # node of eight to the others: the makers' figures for A100 SXM with 8 × 200 Gb/s, H100 and H200 SXM with 8 × 400 Gb/s.
 GPUS = {
-    "a100": {"16": 312e12, "32": 156e12, "memory": 80e9, "neighbours": 300e9, "node": 200e9},
-    "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbours": 450e9, "node": 400e9},
-    "h200": {"16": 989e12, "32": 494e12, "memory": 141e9, "neighbours": 450e9, "node": 400e9},
+    "a100": {"16": 312e12, "32": 156e12, "memory": 80e9, "neighbors": 300e9, "node": 200e9},
+    "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbors": 450e9, "node": 400e9},
+    "h200": {"16": 989e12, "32": 494e12, "memory": 141e9, "neighbors": 450e9, "node": 400e9},
 }
 OTHERS = ("pcie", "nvl")  # cards of these names that are slower than SXM's
 ALIASES = {"Identity", "IdentityN", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "EnsureShape"}

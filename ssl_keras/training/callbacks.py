@@ -18,7 +18,7 @@ from ssl_keras.training import checkpoint, speed
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
-SHARES = ("accuracy", "matched")  # names of metrics that are 1 where all is right
+SHARES = ("accuracy", "top1")  # names of metrics that are 1 where all is right
 DUE = 1  # what a worker says to the others where no signal came, and it is time to save
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class RunCallback(keras.callbacks.Callback):
         before = self.notes["best"]
         # NaN is less than nothing, and nothing is less than NaN: as the first it would be the best for ever.
         best = _is_finite(row["val_loss"]) and (
-            before is None or self.model.latest_is_best or row["val_loss"] < before
+            before is None or self.model.keep_last_checkpoint or row["val_loss"] < before
         )
         if best:
             self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
@@ -159,7 +159,7 @@ class RunCallback(keras.callbacks.Callback):
 
     def _said(self):
         """0, or the signal that came to any of the workers, who then stop together, or DUE."""
-        minutes = self.training.save_minutes
+        minutes = self.training.checkpoint_minutes
         due = minutes and time.monotonic() - self.saved > 60 * minutes
         number = int(self.workers.every(self.signal or (DUE if due else 0)).max())
         if number > DUE:

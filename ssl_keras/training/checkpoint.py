@@ -30,7 +30,7 @@ def variables(objective):
     # By position: Keras numbers unnamed layers anew in every network of a process.
     for place, network in enumerate(objective.layers):
         state |= {f"weights/{place}/{i:04d}/{v.name}": v for i, v in enumerate(network.variables)}
-    for index, (optimizer, _) in enumerate(objective.groups()):
+    for index, (optimizer, _) in enumerate(objective.optimizer_groups()):
         state |= {f"optimizers/{index}/{i}/{v.name}": v for i, v in enumerate(optimizer.variables)}
     return state | metric_variables(objective)
 

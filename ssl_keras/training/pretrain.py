@@ -1,4 +1,4 @@
-"""Pretraining: any objective on unlabelled data, in the tutorial's five steps (its section 3.1)."""
+"""Pretraining: any objective on unlabeled data, in the tutorial's five steps (its section 3.1)."""
 
 import dataclasses
 import logging
@@ -9,8 +9,8 @@ from ssl_keras import encoders, objectives
 from ssl_keras.data import summary
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
-from ssl_keras.encoders.initialise import initialise
-from ssl_keras.networks import description, realise
+from ssl_keras.encoders.initialize import initialize
+from ssl_keras.networks import description, realize
 from ssl_keras.training import run as runs
 from ssl_keras.training.run_folder import open_run
 from ssl_keras.training.strategy import strategy as choose_strategy
@@ -54,7 +54,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         )
     loaded = data or load(training.data, training.image_size)
     if isinstance(encoder, keras.Model):
-        encoder = realise(encoder)  # refused here, before anything is made
+        encoder = realize(encoder)  # refused here, before anything is made
     default_name = f"{name}-{loaded.train.short_name}"
     settings, splits = module.prepare(settings, loaded, training.init)
     about = runs.summarized(loaded, splits)
@@ -63,11 +63,11 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     run = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
-        # 2 Initialise, at random or from a saved encoder. 3 The objective is the choice of loss.
+        # 2 Initialize, at random or from a saved encoder. 3 The objective is the choice of loss.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
-            initialise(objective.encoder, training.init, objective.head, objective.not_taken_over)
-            objective.initialised()
+            initialize(objective.encoder, training.init, objective.head, objective.skip_on_init)
+            objective.on_weights_loaded()
         runs.compile_objective(objective, training, splits)
 
         def save(outcome):
@@ -86,5 +86,5 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
                 },
             )
 
-        # 4 Train. 5 Evaluate on held-out unlabelled data, keeping the best.
+        # 4 Train. 5 Evaluate on held-out unlabeled data, keeping the best.
         return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)

@@ -22,7 +22,7 @@ import time
 from ssl_keras.training import namespace
 
 WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
-SECONDS, MOST_SECONDS = 600.0, 1e6
+SECONDS, MAX_SECONDS = 600.0, 1e6
 GREETING, GREETED = "ssl_keras ", 1.0  # seconds within which it is there
 KNOCK, ANSWER = 0.2, 5.0  # seconds between questions whether a worker is there, and within which one that is answers
 HEARD = 60.0  # seconds within which who was greeted greets: it takes no time, and is never asked again
@@ -91,7 +91,7 @@ def patience():
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < MOST_SECONDS:
+    if not 0 < seconds < MAX_SECONDS:
         raise ValueError(f"{WAIT} must be a number of seconds, 600 say. Received: {text!r}")
     return seconds
 

@@ -70,13 +70,13 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
     batches = Batches(
-        splits.train, training.batch_size, seed=training.seed, views=objective.views, longest=objective.longest
+        splits.train, training.batch_size, seed=training.seed, preprocess=objective.preprocess, longest=objective.longest
     )
     held_out = Batches(
-        splits.validation, training.batch_size, views=objective.held_out_views, shuffle=False, longest=objective.longest
+        splits.validation, training.batch_size, preprocess=objective.preprocess_eval, shuffle=False, longest=objective.longest
     )
     total = total_steps(training, splits)
-    interval = training.interval or max(batches.steps_per_epoch, total // 100)
+    interval = training.eval_every or max(batches.steps_per_epoch, total // 100)
 
     keeper = RunCallback(folder, training, total, interval, Workers(strategy))
     step = keeper.restore(objective)
@@ -162,18 +162,18 @@ def compile_objective(objective, training, splits, *optimizers):
         ValueError: a batch or a held-out part that is too small for the objective, or micro-batches or
             patience that it cannot have.
     """
-    if training.batch_size < objective.least_batch:
+    if training.batch_size < objective.min_batch_size:
         raise ValueError(
             f"{objective.name} compares the examples of a batch: batch_size must be at least "
-            f"{objective.least_batch}. Received: {training.batch_size}"
+            f"{objective.min_batch_size}. Received: {training.batch_size}"
         )
     for part in (splits.validation, splits.test):
-        if len(part) < objective.least_batch:
+        if len(part) < objective.min_batch_size:
             raise ValueError(
                 f"{objective.name} compares the examples of a batch: {part.name} must have at least "
-                f"{objective.least_batch}. Received: {len(part)}. Use more data, or a larger held-out part."
+                f"{objective.min_batch_size}. Received: {len(part)}. Use more data, or a larger held-out part."
             )
-    if training.patience and objective.latest_is_best:
+    if training.patience and objective.keep_last_checkpoint:
         raise ValueError(f"patience needs a loss that says how good it is; {objective.name} has none. Leave it out.")
 
     objective.total_steps = total_steps(training, splits)
@@ -193,10 +193,10 @@ def compile_objective(objective, training, splits, *optimizers):
         )
 
 
-def held_out(objective, source, batch_size, strategy, views=None):
-    """{metric: value} of a compiled objective on all of a source, by default through its `held_out_views`."""
+def held_out(objective, source, batch_size, strategy, preprocess=None):
+    """{metric: value} of a compiled objective on all of a source, by default through its `preprocess_eval`."""
     batches = Batches(
-        source, batch_size, views=views or objective.held_out_views, shuffle=False, longest=objective.longest
+        source, batch_size, preprocess=preprocess or objective.preprocess_eval, shuffle=False, longest=objective.longest
     )
     dataset = batches.dataset(0, batches.steps_per_epoch, strategy)
     result = objective.evaluate(dataset, steps=batches.steps_per_epoch, verbose=0, return_dict=True)

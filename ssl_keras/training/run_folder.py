@@ -17,11 +17,11 @@ from ssl_keras.files import locks
 from ssl_keras.training import checkpoint
 from ssl_keras.training.workers import Workers
 
-FORMAT = 3  # of settings.json: another version's run cannot be resumed
+FORMAT = 4  # of settings.json: another version's run cannot be resumed
 DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
 # Settings that say where and how fast a run goes and what it shows, not what it learns: they may change on resume.
 CHANGEABLE_ON_RESUME = {
-    "strategy", "replicas", "steps_per_execution", "save_minutes", "tensorboard", "run", "runs", "resume"
+    "strategy", "replicas", "steps_per_execution", "checkpoint_minutes", "tensorboard", "run", "runs", "resume"
 }
 NOTES = {"version"}  # in settings.json: told, and not compared on resume
 # Settings that are a name or a path, and what tells what lies there: the same by another name goes on.
@@ -30,7 +30,7 @@ NAMES = {
     "tokenizer": {"tokenizer_sha256"},
 }
 BEGINNING = {"settings.json", "data.json"}  # what a run writes before it trains
-SHOWN = 3  # names of files in a message
+NUM_SHOWN = 3  # names of files in a message
 LONGEST = 255  # bytes of a name that storage takes
 # Control characters, ends of lines, and what is no UTF-8: they would garble messages, or cannot be written.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -170,7 +170,7 @@ def _check_ours(folder):
     if not all(map(LEFTOVER.fullmatch, names)) and not _is_run(folder, names):
         raise ValueError(
             f"{folder} was not made by a run. Expected the folder of a run, an empty one, or none. Received: one with "
-            f"{', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}. "
+            f"{', '.join(names[:NUM_SHOWN])}{', …' if len(names) > NUM_SHOWN else ''}. "
             "Choose another --run name (run=), or another folder of runs (--runs, runs=)."
         )
     replacing.check(folder / "encoder")

@@ -5,7 +5,7 @@ metrics, kNN accuracy and RankMe of the validation features; `health/…`, the g
 and the features' standard deviation, which is 0 when they collapse, their uniformity and, of
 images, the alignment of two crops; `speed/…`, examples and tokens a second and the share of the devices' peak
 (MFU). Besides: `pictures/…`, among them validation images
-over their nearest neighbours, `sounds/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the
+over their nearest neighbors, `sounds/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the
 settings and outcome (HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
 and of the token embeddings.
 """
@@ -28,7 +28,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import compiled, cropped, extract_features, spread
 from ssl_keras.files import write
-from ssl_keras.pictures import PICTURES, neighbours, picture_grid
+from ssl_keras.pictures import PICTURES, neighbors, picture_grid
 from ssl_keras.training import speed
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
@@ -77,7 +77,7 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.scalar("speed/milliseconds_per_step", 1e3 * seconds)
             for name, value in speed.rates(self.model, self.training, seconds).items():
                 tf.summary.scalar(f"speed/{name}", value)
-            every = self.training.quality_every
+            every = self.training.report_every
             if every and epoch % every == 0:
                 self._slow()
         self.writer.flush()
@@ -108,8 +108,8 @@ class TensorBoard(keras.callbacks.Callback):
     def _slow(self, objective=None):
         """Writes and returns the objective's `Report`; writes weights, and the quality of the features."""
         objective = objective or self.model
-        batch = self._batch(objective.views, PICTURES)
-        examples = functools.partial(self._batch, objective.held_out_views, HISTOGRAM_EXAMPLES)
+        batch = self._batch(objective.preprocess, PICTURES)
+        examples = functools.partial(self._batch, objective.preprocess_eval, HISTOGRAM_EXAMPLES)
         report = objective.report(batch, examples, self.splits)
         self._write(report)
         for network in objective.layers:
@@ -128,9 +128,9 @@ class TensorBoard(keras.callbacks.Callback):
         tf.summary.scalar("health/uniformity", collapse.uniformity(features))
         tf.summary.scalar("quality/rankme", collapse.rankme(features))
         if "image" in validation.arrays:
-            crops = extract_features(self.embed, validation, views=cropped)
+            crops = extract_features(self.embed, validation, preprocess=cropped)
             tf.summary.scalar("health/alignment", collapse.alignment(features, crops))
-            self._picture("neighbours", neighbours(validation.column("image"), features))
+            self._picture("neighbors", neighbors(validation.column("image"), features))
         if "label" in validation.arrays:
             train = _some(self.splits.train, FEW if slow else KNN_TRAIN)
             accuracy = probes.knn(
@@ -156,15 +156,15 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _picture(self, name, rows):
         grid = picture_grid(rows)[None]
-        # Grey or RGB is what an image file holds; of other channels, the first ones.
+        # Gray or RGB is what an image file holds; of other channels, the first ones.
         tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
 
-    def _batch(self, views, count):
-        """Some validation examples as `views` makes them."""
+    def _batch(self, preprocess, count):
+        """Some validation examples as `preprocess` makes them."""
         source = _some(self.splits.validation, count)
         batch = Batches(source, len(source), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
-        return views(tensors, BatchRandom(self.training.seed, 0, 0, len(batch["weight"])))
+        return preprocess(tensors, BatchRandom(self.training.seed, 0, 0, len(batch["weight"])))
 
     def _project(self, embeddings):
         tokenizer = self.splits.train.tokenizer
@@ -228,10 +228,10 @@ def _sprite(images):
     assert side * THUMBNAIL <= SPRITE_MOST
     if images.dtype != np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
-    grey = images.shape[-1] < 3
-    sheet = Image.new("L" if grey else "RGB", (side * THUMBNAIL,) * 2)
+    gray = images.shape[-1] < 3
+    sheet = Image.new("L" if gray else "RGB", (side * THUMBNAIL,) * 2)
     for index, image in enumerate(images):
-        tile = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image[..., :3]))
+        tile = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image[..., :3]))
         place = (index % side * THUMBNAIL, index // side * THUMBNAIL)
         sheet.paste(tile.resize((THUMBNAIL, THUMBNAIL)), place)
     return sheet

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 EXIT_ALONE = 75  # EX_TEMPFAIL: a worker did not come within the time
-MOST_TASKS = 1 << 10  # of a node
+MAX_TASKS = 1 << 10  # of a node
 
 
 def cluster():
@@ -35,7 +35,7 @@ def cluster():
         # finds no task at all where there are none.
         try:
             resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-                gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
+                gpus_per_node=MAX_TASKS, gpus_per_task=1, auto_set_gpu=False
             )
             resolver.cluster_spec()  # it knows its task from then on
         except (ValueError, LookupError, RuntimeError, TypeError) as error:

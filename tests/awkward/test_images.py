@@ -65,11 +65,11 @@ def test_captions(pictures, uncut, tmp_path):
 
 def test_search_and_queries(pictures):
     folder, names, scene = pictures
-    finder = object.__new__(search.Finder)
-    finder.card, finder.shape, finder.of_images = {"weights": {"sha256": ""}}, scene.shape, lambda images: images
+    retriever = object.__new__(search.Retriever)
+    retriever.card, retriever.shape, retriever.of_images = {"weights": {"sha256": ""}}, scene.shape, lambda images: images
     paths = folders.files_below(folder, image_files.EXTENSIONS)
     for _ in range(2):  # the second time from the cache
-        found, read = finder.of_files(paths)
+        found, read = retriever.of_files(paths)
         assert read == paths
         check(found, names, scene)
     check([search_command._picture(path, scene.shape) for path in paths], names, scene)

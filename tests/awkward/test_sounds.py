@@ -28,10 +28,10 @@ def source(kind, folder, monkeypatch):
         listed.write_bytes(b"".join(bytes(folder / name) + b"\tsaid\n" for name in names))
         return load(f"transcripts:{listed}")
     monkeypatch.setattr(audio, "CONNECTED", (5, 3, 3))
-    labelled = folder.with_suffix(".labelled")
-    labelled.mkdir()
-    folder.rename(labelled / "word")
-    return load(f"connected:audio:{labelled}")
+    labeled = folder.with_suffix(".labeled")
+    labeled.mkdir()
+    folder.rename(labeled / "word")
+    return load(f"connected:audio:{labeled}")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_a_step_takes_is_cut_before_rows_are_stacked(folder, monkeypatch):
     def views(batch, random):
         return batch | {"waveform": cut(batch["waveform"], most, random)}
 
-    batches = [Batches(train, 7, seed=1, views=views, longest=longest) for longest in (None, most)]
+    batches = [Batches(train, 7, seed=1, preprocess=views, longest=longest) for longest in (None, most)]
     for whole, early in zip(*(batch.dataset(0, 3) for batch in batches)):
         np.testing.assert_array_equal(whole["waveform"], early["waveform"])
     widths = []
@@ -207,7 +207,7 @@ def test_well_compressed_silence_is_no_lie(folder, monkeypatch):
     long = sounds.silent_hours(folder)
     assert long.stat().st_size * reader.PLAUSIBLE < 60 * RATE
     assert len(reader.read(long, RATE)) == 60 * RATE
-    monkeypatch.setattr(reader, "MOST_HOURS", 1 / 120)
+    monkeypatch.setattr(reader, "MAX_HOURS", 1 / 120)
     with pytest.raises(ValueError, match="longer than .* hours"):
         reader.read(long, RATE)
 

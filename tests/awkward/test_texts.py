@@ -157,7 +157,7 @@ def test_lines_without_text(tmp_path, caplog):
 
 
 def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "MOST_UNPACKED", 1 << 16)
+    monkeypatch.setattr(text_files, "MAX_UNPACKED", 1 << 16)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a" * (1 << 22)))
     with pytest.raises(ValueError, match="and more than .* unpacked: no text has"):
         load(f"text:{tmp_path}/a.txt.gz")

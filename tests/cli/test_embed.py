@@ -56,9 +56,9 @@ def test_parts_that_are_apart_follow_each_other(rng):
 
 
 def test_rows_of_other_data():
-    labelled = from_arrays(np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2, classes=("a\tb", "c"))
-    assert evaluate.rows_of("test", labelled.test, 4)[0].keys() == {"split", "row", "label"}
-    assert {row["label"] for row in evaluate.rows_of("train", labelled.train, 15)} == {"a\\tb", "c"}
+    labeled = from_arrays(np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2, classes=("a\tb", "c"))
+    assert evaluate.rows_of("test", labeled.test, 4)[0].keys() == {"split", "row", "label"}
+    assert {row["label"] for row in evaluate.rows_of("train", labeled.train, 15)} == {"a\\tb", "c"}
     pieces = hold_out(text.documents("t", [str(i) for i in range(10)])).test
     assert evaluate.rows_of("test", pieces, 3) == [{"split": "test", "row": str(row)} for row in range(3)]
 

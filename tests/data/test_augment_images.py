@@ -12,10 +12,10 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.splits import images
 
-EVERYTHING = Augmentation(crop=0.3, flip=True, shift=0.1, colour=1.0, grey=0.3, blur=0.5, cutout=0.3)
+EVERYTHING = Augmentation(crop=0.3, flip=True, shift=0.1, color=1.0, gray=0.3, blur=0.5, cutout=0.3)
 ONE_EACH = [
-    Augmentation(crop=0.2), Augmentation(flip=True), Augmentation(shift=0.25), Augmentation(colour=1.0),
-    Augmentation(grey=1.0), Augmentation(blur=1.0), Augmentation(cutout=0.5),
+    Augmentation(crop=0.2), Augmentation(flip=True), Augmentation(shift=0.25), Augmentation(color=1.0),
+    Augmentation(gray=1.0), Augmentation(blur=1.0), Augmentation(cutout=0.5),
 ]
 
 
@@ -45,8 +45,8 @@ def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
     whole = augment(image, BatchRandom(5, 7, 0, 64), options, "view_a")
     part = augment(image[16:48], BatchRandom(5, 7, 16, 32), options, "view_a")
     np.testing.assert_array_equal(whole[16:48], part)
-    if options.grey == 1.0:
-        return  # all grey, whatever is drawn
+    if options.gray == 1.0:
+        return  # all gray, whatever is drawn
     for other in (BatchRandom(6, 7, 0, 64), BatchRandom(5, 8, 0, 64), BatchRandom(5, 7, 1, 64)):
         assert np.abs(augment(image, other, options, "view_a") - whole).max() > 0.01
     assert np.abs(augment(image, BatchRandom(5, 7, 0, 64), options, "view_b") - whole).max() > 0.01
@@ -55,14 +55,14 @@ def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
 @pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
 def test_eager_equals_tf_data(rng, options):
     source = images("mine", some(rng, 32).numpy())
-    batches = Batches(source, 16, seed=3, views=lambda b, random: b | {"view": augment(b["image"], random, options)})
+    batches = Batches(source, 16, seed=3, preprocess=lambda b, random: b | {"view": augment(b["image"], random, options)})
     for step, batch in enumerate(batches.dataset(0, 4)):
         eager = augment(tf.constant(batches.numpy(step)["image"]), BatchRandom(3, step, 0, 16), options)
         np.testing.assert_allclose(batch["view"], eager, atol=1e-6)
 
 
 def test_crop_equals_a_slow_loop(rng):
-    """Bilinear, pixel centres at half-integers: one output pixel at a time."""
+    """Bilinear, pixel centers at half-integers: one output pixel at a time."""
     size, start, share = 9, 0.2, 0.55
     line = rng.random(size)
     weights = module.interpolation(size, tf.constant([start]), tf.constant([share]))[0].numpy()
@@ -122,13 +122,13 @@ def test_shift_brings_in_black():
     assert set(np.unique(view)) == {0.0, 1.0}
 
 
-def test_colours_have_their_closed_forms(rng):
+def test_colors_have_their_closed_forms(rng):
     image = rng.random((300, 6, 6, 3)).astype(np.float32) * 0.2 + 0.4
-    grey = augment(tf.constant(image), BatchRandom(0, 0, 0, 300), Augmentation(grey=1.0)).numpy()
-    np.testing.assert_allclose(grey, np.repeat(image @ np.float32(module.LUMA)[:, None], 3, 3), atol=1e-5)
-    # A grey image keeps its hue, which is none.
+    gray = augment(tf.constant(image), BatchRandom(0, 0, 0, 300), Augmentation(gray=1.0)).numpy()
+    np.testing.assert_allclose(gray, np.repeat(image @ np.float32(module.LUMA)[:, None], 3, 3), atol=1e-5)
+    # A gray image keeps its hue, which is none.
     flat = np.repeat(image[..., :1], 3, 3)
-    view = augment(tf.constant(flat), BatchRandom(0, 0, 0, 300), Augmentation(colour=0.3)).numpy()
+    view = augment(tf.constant(flat), BatchRandom(0, 0, 0, 300), Augmentation(color=0.3)).numpy()
     np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-5)
     # Brightness and contrast in one: the mean is multiplied by the brightness, distances by both.
     means, spreads = view.mean((1, 2, 3)) / flat.mean((1, 2, 3)), view.std((1, 2, 3)) / flat.std((1, 2, 3))
@@ -139,7 +139,7 @@ def test_colours_have_their_closed_forms(rng):
     assert 0.1 < np.mean(np.abs(spreads - 1) < 1e-4) < 0.3  # a fifth is left alone
 
 
-def test_hue_turns_round_grey():
+def test_hue_turns_round_gray():
     turn = module._turn(tf.constant([0.0, 1.0, -1.0])).numpy()
     np.testing.assert_allclose(turn[0], np.eye(3), atol=1e-5)
     np.testing.assert_allclose(turn[1] @ turn[2], np.eye(3), atol=1e-5)
@@ -151,8 +151,8 @@ def test_hue_turns_round_grey():
 def test_blur_keeps_the_mean_inside_and_lowers_the_spread(rng):
     matrix = module.blurring(15, tf.constant([0.8])).numpy()[0]
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
-    centre = np.exp(-0.5 * (np.arange(15) - 7) ** 2 / 0.8**2)
-    np.testing.assert_allclose(matrix[7], centre / centre.sum(), atol=1e-6)
+    center = np.exp(-0.5 * (np.arange(15) - 7) ** 2 / 0.8**2)
+    np.testing.assert_allclose(matrix[7], center / center.sum(), atol=1e-6)
     image = some(rng, 200)
     view = augment(image, BatchRandom(0, 0, 0, 200), Augmentation(blur=1.0)).numpy()
     assert view.std() < 0.9 * (image.numpy() / 255).std()
@@ -170,7 +170,7 @@ def test_cutout_hides_at_most_its_square():
 
 
 @pytest.mark.parametrize("bad", [
-    {"crop": 0.0}, {"crop": 1.5}, {"shift": -0.1}, {"colour": 2.0}, {"grey": 1.1}, {"blur": -1.0}, {"cutout": 2.0},
+    {"crop": 0.0}, {"crop": 1.5}, {"shift": -0.1}, {"color": 2.0}, {"gray": 1.1}, {"blur": -1.0}, {"cutout": 2.0},
 ])
 def test_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match=rf"{next(iter(bad))} must be (in \(0, 1\]|0 to 1)"):

@@ -38,10 +38,10 @@ def test_an_epoch_is_a_permutation_in_whole_batches():
 
 
 def test_resuming_anywhere_gives_the_same_batches():
-    batches = Batches(sorted_source(103), 10, seed=7, views=noisy)
+    batches = Batches(sorted_source(103), 10, seed=7, preprocess=noisy)
     whole = list(batches.dataset(0, 25))
     for first in (1, 9, 10, 23):
-        again = Batches(sorted_source(103), 10, seed=7, views=noisy).dataset(first, 25)
+        again = Batches(sorted_source(103), 10, seed=7, preprocess=noisy).dataset(first, 25)
         for a, b in zip(whole[first:], again, strict=True):
             np.testing.assert_array_equal(numbers(a), numbers(b))
             np.testing.assert_array_equal(a["noise"], b["noise"])
@@ -49,7 +49,7 @@ def test_resuming_anywhere_gives_the_same_batches():
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
 def test_workers_build_their_own_part_of_the_same_batch(workers):
-    batches = Batches(sorted_source(103), 30, seed=7, views=noisy)
+    batches = Batches(sorted_source(103), 30, seed=7, preprocess=noisy)
     rows = 30 // workers
     parts = [list(batches._rows(0, 4, worker * rows, rows)) for worker in range(workers)]
     for step, whole in enumerate(batches.dataset(0, 4)):

@@ -76,7 +76,7 @@ def test_names_of_parts(tmp_path):
      16 + 6, ("a", "b"), r"unlabeled \(5 files\) is left out: it lies beside train, valid"),
     ({"train/a": 8, "train/b": 8, "test/b": 3, "test/a": 1, "preview.png": png},
      16 + 4, ("a", "b"), "1 files beside test, train are left out: preview.png"),
-    ({"a": 8, "b": 8, "Unlabelled": 5}, 16, ("a", "b"), r"Unlabelled \(5 images\) lies beside classes"),
+    ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) lies beside classes"),
     ({"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2}, 20, ("a", "b"), r"unsup \(5 images\)"),
     ({f"{part}/{part}/{name}": 4 for part in ("seg_train", "seg_test") for name in "ab"} | {"seg_pred/seg_pred": 2}, 16,
      ("a", "b"), r"seg_pred \(2 files\) is left out.*seg_train/seg_train is taken for seg_train"),

@@ -97,7 +97,7 @@ def test_the_field_is_named():
         share: SHARE = 0.0
 
     check_fields(Some())
-    with pytest.raises(ValueError, match=r"^share must be in \[0, 1\)\. Received: 1\.5$"):
+    with pytest.raises(ValueError, match=r"^mask_ratio must be in \[0, 1\)\. Received: 1\.5$"):
         check_fields(Some(share=1.5))
 
 
@@ -171,7 +171,7 @@ class Inner:
 def test_parsing_gives_the_class_itself():
     outer = dataclasses.make_dataclass("Outer", [("inner", Inner, dataclasses.field(default=Inner()))])
     assert parse(outer, "some", []).inner == Inner()
-    flags = ["--share", "0", "--counts", "3", "4", "5", "--clip", "2", "--size", "0", "--kind", "b"]
+    flags = ["--mask-ratio", "0", "--counts", "3", "4", "5", "--clip", "2", "--size", "0", "--kind", "b"]
     asked = parse(outer, "some", flags).inner
     assert type(asked) is Inner
     assert asked == Inner(0.0, (3, 4, 5), 2.0, 0, "b")
@@ -180,7 +180,7 @@ def test_parsing_gives_the_class_itself():
         parse(Inner, "some", ["--size", "10"])  # it does not check itself
 
 
-@pytest.mark.parametrize("wrong", [["--kind", "c"], ["--size", "x"], ["--share", "x"]])
+@pytest.mark.parametrize("wrong", [["--kind", "c"], ["--size", "x"], ["--mask-ratio", "x"]])
 def test_what_is_no_choice_or_number_is_wrong_usage(wrong, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(Inner, "some", wrong)
@@ -195,7 +195,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     for part in (
-        "--places {1..16}", "--crop (0,1]", "--temperature FLOAT>0", "--projection [INT≥1 [INT≥1 ...]]",
+        "--pool-grid {1..16}", "--crop (0,1]", "--temperature FLOAT>0", "--projection [INT≥1 [INT≥1 ...]]",
         "--loss {nt_xent,local_global,vicreg}", "--batch-size INT≥1", "--beta-1 [0,1)", "--final-rate [0,1]",
         "--clip-norm {None}|FLOAT>0", "What similarities are divided by", "Probability of Gaussian blur",
         "Global batch: over all replicas",
@@ -204,7 +204,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "reason"), [
-    ("pretrain contrastive --places 17", "places must be 1 to 16. Received: 17"),
+    ("pretrain contrastive --pool-grid 17", "pool_grid must be 1 to 16. Received: 17"),
     ("finetune some --learning-rate nan", "learning_rate must be a finite number. Received: nan"),
     ("plan jigsaw --epochs 0", "epochs must be more than 0. Received: 0.0"),
 ])

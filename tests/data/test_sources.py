@@ -261,7 +261,7 @@ def test_folder_with_classes(tmp_path, rng):
     assert sum(len(part) for part in splits) == 24
 
 
-def test_folder_without_classes_grey_and_resized(tmp_path, rng):
+def test_folder_without_classes_gray_and_resized(tmp_path, rng):
     write_images(tmp_path, 10, rng, mode="L")
     write_images(tmp_path, 5, rng, size=(16, 12), mode="L")  # the first five, twice as large
     splits = load(f"folder:{tmp_path}", image_size=4)
@@ -269,12 +269,12 @@ def test_folder_without_classes_grey_and_resized(tmp_path, rng):
 
 
 @pytest.mark.parametrize(("mode", "dtype", "scale"), [("I;16", np.uint16, 257), ("I", np.int32, 257)])
-def test_sixteen_bit_images_keep_their_greys(tmp_path, mode, dtype, scale):
-    grey = np.arange(0, 240, 15, dtype=np.uint8).reshape(4, 4)
+def test_sixteen_bit_images_keep_their_grays(tmp_path, mode, dtype, scale):
+    gray = np.arange(0, 240, 15, dtype=np.uint8).reshape(4, 4)
     for index in range(4):
-        Image.fromarray(grey.astype(dtype) * scale).save(tmp_path / f"{index}.{'png' if mode == 'I;16' else 'tif'}")
+        Image.fromarray(gray.astype(dtype) * scale).save(tmp_path / f"{index}.{'png' if mode == 'I;16' else 'tif'}")
     source = load(f"folder:{tmp_path}").train
-    np.testing.assert_array_equal(source.column("image")[0, ..., 0], grey)
+    np.testing.assert_array_equal(source.column("image")[0, ..., 0], gray)
 
 
 def test_hidden_folders_are_passed_over_and_links_followed(tmp_path, rng):
@@ -346,7 +346,7 @@ def test_real_photographs_in_a_folder(tmp_path):
     assert 100 < splits.train.column("image").mean() < 140
 
 
-def test_real_colour_images_from_tfds():
+def test_real_color_images_from_tfds():
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not (pathlib.Path(folder) / "cmaterdb").is_dir():
         pytest.skip("real data: $TFDS_DATA_DIR holds no cmaterdb")
@@ -457,7 +457,7 @@ def test_memory_mapped_arrays_are_hashed_in_pieces_and_once(tmp_path, monkeypatc
 
     array = np.arange(40, dtype=np.int64).reshape(10, 4)
     np.save(tmp_path / "a.npy", array)
-    monkeypatch.setattr(splits, "TOGETHER", 64)
+    monkeypatch.setattr(splits, "CHUNK", 64)
     mapped = Source("mine", {"image": np.load(tmp_path / "a.npy", mmap_mode="r")}, rows=np.arange(9))
     assert mapped.fingerprint() == Source("other", {"image": array[:9]}).fingerprint()
     monkeypatch.setattr(splits, "_digest", None)

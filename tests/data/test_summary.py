@@ -104,15 +104,15 @@ def test_unknown_tokens_and_windows():
     about = made["train"]["tokens"]
     assert 0 < about["unknown"] < about["tokens"] / 2
     assert made["train"]["prepared"] != made["train"]["examples"]
-    labelled = hold_out(text.documents("x", words.column("text"), np.arange(30) % 2))
-    padded = summarized(labelled, tokens.padded(labelled, tokenizer, 16))["train"]
+    labeled = hold_out(text.documents("x", words.column("text"), np.arange(30) % 2))
+    padded = summarized(labeled, tokens.padded(labeled, tokenizer, 16))["train"]
     assert padded["tokens"]["unknown"] == about["unknown"]
     assert any("unknown" in note for note in padded["notes"])
 
 
 def test_much_data_is_looked_at_in_part(rng, monkeypatch):
     splits = from_arrays(rng.integers(0, 255, (400, 8, 8), np.uint8))
-    for name, most in (("MOST_EXAMPLES", 50), ("MOST_BYTES", 50 * 64)):
+    for name, most in (("MAX_EXAMPLES", 50), ("MAX_BYTES", 50 * 64)):
         with monkeypatch.context() as patch:
             patch.setattr(summary, name, most)
             made = summary.summarize(splits)

@@ -104,7 +104,7 @@ def test_a_tokenizer_is_saved_and_trained_once(corpus, monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
 def test_the_stream_holds_every_document_once(corpus, kind):
     tokenizer = made(kind)
-    stream = tokens.tokenised(corpus.train, tokenizer)
+    stream = tokens.tokenized(corpus.train, tokenizer)
     assert isinstance(stream, np.memmap)
     texts = list(tokens.texts_of(corpus.train))
     expected = []
@@ -114,25 +114,25 @@ def test_the_stream_holds_every_document_once(corpus, kind):
 
 
 def test_the_stream_is_made_once_and_keyed_by_content_and_tokenizer(corpus, monkeypatch):
-    tokens.tokenised(corpus.train, BPE)
-    plain = tokens._tokenise
+    tokens.tokenized(corpus.train, BPE)
+    plain = tokens._tokenize
     calls = []
-    monkeypatch.setattr(tokens, "_tokenise", lambda *args: (calls.append(1), plain(*args)))
-    tokens.tokenised(corpus.train, BPE)
+    monkeypatch.setattr(tokens, "_tokenize", lambda *args: (calls.append(1), plain(*args)))
+    tokens.tokenized(corpus.train, BPE)
     assert not calls
-    tokens.tokenised(corpus.train, made("bpe", 280))
-    tokens.tokenised(corpus.test, BPE)
+    tokens.tokenized(corpus.train, made("bpe", 280))
+    tokens.tokenized(corpus.test, BPE)
     assert len(calls) == 2
 
 
-def test_an_interrupted_tokenisation_leaves_nothing(corpus, monkeypatch, tmp_path):
+def test_an_interrupted_tokenization_leaves_nothing(corpus, monkeypatch, tmp_path):
     def half(source, tokenizer, path, dtype):
         path.write_bytes(b"\x01\x00\x02")
         raise OSError("disk full")
 
-    monkeypatch.setattr(tokens, "_tokenise", half)
+    monkeypatch.setattr(tokens, "_tokenize", half)
     with pytest.raises(OSError, match="disk full"):
-        tokens.tokenised(corpus.train, BPE)
+        tokens.tokenized(corpus.train, BPE)
     assert not list((tmp_path / "cache").glob("*"))  # nor a hidden one
     assert not list((tmp_path / "cache").glob(".*"))
 
@@ -173,7 +173,7 @@ def test_files_larger_than_memory_come_in_pieces(tmp_path, monkeypatch):
     assert rows["ends"].sum() == 2
     assert "\ufffd" not in "".join(rows["text"])
     tokenizer = tokenizers.Tokenizer(tokenizers._characters([content], 0))
-    stream = tokens.tokenised(source, tokenizer)
+    stream = tokens.tokenized(source, tokenizer)
     assert tokenizer.decode(stream) == content + "[SEP]" + "short\n"
 
 
@@ -225,11 +225,11 @@ def test_contents_do_not_collide():
 
 
 def test_a_damaged_cache_is_made_anew(corpus, tmp_path):
-    whole = np.array(tokens.tokenised(corpus.train, BPE))
+    whole = np.array(tokens.tokenized(corpus.train, BPE))
     (file,) = (tmp_path / "cache").glob("*.tokens")
     for content in (file.read_bytes()[:21], b"", file.read_bytes() + b"\0\0"):
         file.write_bytes(content)
-        np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+        np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
 
 
 def damaged(**changes):
@@ -311,7 +311,7 @@ def test_pieces_of_files_are_no_texts(tmp_path, monkeypatch):
         tokens.padded(load(f"text:{tmp_path / 'book.txt'}"), BPE, 16)
 
 
-def test_labelled_texts_become_padded_tokens(tmp_path, caplog):
+def test_labeled_texts_become_padded_tokens(tmp_path, caplog):
     splits = table(tmp_path, "label\ttext\n" + "".join(f"{'ab'[i % 2]}\tcat {'dog ' * i}\n" for i in range(20)))
     tokenizer = made("wordpiece")
     with caplog.at_level(logging.WARNING):
@@ -351,13 +351,13 @@ def test_tfds_text(tfds_folder):
     lambda content: content[:20] + bytes([content[20] ^ 4]) + content[21:], lambda content: content + b"\0" * 8,
 ])
 def test_damaged_tokens_are_made_anew(corpus, caplog, damage):
-    whole = np.array(tokens.tokenised(corpus.train, BPE))
+    whole = np.array(tokens.tokenized(corpus.train, BPE))
     (path,) = cache_folder().glob("*.tokens")
     path.write_bytes(damage(path.read_bytes()))
-    np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+    np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
     assert f"{path} is damaged" in caplog.text
     caplog.clear()
-    np.testing.assert_array_equal(tokens.tokenised(corpus.train, BPE), whole)
+    np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
     assert not caplog.text
     assert [each.name for each in cache_folder().iterdir()] == [path.name]
 

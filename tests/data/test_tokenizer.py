@@ -201,7 +201,7 @@ def test_no_tokenizer_and_one_too_large_are_told_apart(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ValueError, match="is no tokenizer"):
         tokenizers.load(tmp_path)
-    monkeypatch.setattr(tokenizers, "MOST_BYTES", 3)
+    monkeypatch.setattr(tokenizers, "MAX_BYTES", 3)
     with pytest.raises(ValueError, match="has 4 bytes. Expected a tokenizer of at most 3"):
         tokenizers.load(tmp_path)
 

@@ -488,7 +488,7 @@ def test_shipped_cards_tell_all():
         # Of a classifier its own accuracy; a probe with few labels says little of one that has seen them all.
         assert card["results"] or trained_by["outcome"]["test_accuracy"]
         assert trained_by["data"]["examples"] > 1_000
-        assert card["licences"]["data"]
+        assert card["licenses"]["data"]
 
 
 @pytest.mark.slow

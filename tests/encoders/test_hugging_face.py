@@ -265,7 +265,7 @@ def minilm(tmp_path_factory):
 
 @pytest.mark.slow
 def test_real_sentence_embeddings(minilm):
-    """Mean pooling, normalised, as `transformers` computes them; and close sentences are close."""
+    """Mean pooling, normalized, as `transformers` computes them; and close sentences are close."""
     import torch
     import transformers
 
@@ -306,7 +306,7 @@ def test_real_weights_are_a_better_start(minilm):
         else:
             settings = masked_lm.Settings(length=64)
         training = Training(
-            steps=60, interval=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, tensorboard=False,
+            steps=60, eval_every=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, tensorboard=False,
             run=f"from-{init is not None}", clip_norm=1.0,
         )
         pretrain("masked_lm", settings, training, data=small_pydoc())
@@ -326,7 +326,7 @@ def small_pydoc():
 def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
     *_, tokenizer, _ = hugging_face.load(CHECKPOINTS / "bert")
     source = hold_out(text.documents("words", ["the fox"] * 5)).train
-    stream = tokens.tokenised(source, tokenizer)
+    stream = tokens.tokenized(source, tokenizer)
     assert tokenizer.special["[CLS]"] not in stream
     assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
 

@@ -99,7 +99,7 @@ def test_commands_replace_nothing_unasked(command, there, tmp_path, capsys, monk
         raise AssertionError("it has begun to work")
 
     for name in ("cli.evaluate.load", "cli.generate.sampling.load_generator", "encoders.load_encoder",
-                 "cli.search.search.Finder"):
+                 "cli.search.search.Retriever"):
         monkeypatch.setattr(f"ssl_keras.{name}", begun)
     out = tmp_path / "thesis.npy"
     there(out, np.arange(3))

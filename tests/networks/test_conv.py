@@ -1,4 +1,4 @@
-"""Convolutional networks: shapes and sizes, and batch normalisation against Keras' own."""
+"""Convolutional networks: shapes and sizes, and batch normalization against Keras' own."""
 
 import keras
 import numpy as np

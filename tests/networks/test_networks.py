@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ssl_keras import networks
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, conv, description, gives_states, realise
+from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, conv, description, gives_states, realize
 
 SMALL = {  # keywords of a small network of each builder
     **{name: {"image_shape": (32, 32, 3), "width": 4} for name in IMAGE_ENCODERS},
@@ -142,16 +142,16 @@ def test_every_weight_of_an_image_encoder_learns(name, rng):
         assert np.any(gradient != 0), variable.path
 
 
-def test_what_stands_for_a_graph_is_realised():
+def test_what_stands_for_a_graph_is_realized():
     network = Network("dense", **SMALL["dense"])
     graph = network.build()
-    assert realise(graph) is graph
-    assert description(realise(network)) == network
-    assert description(realise(lambda *arguments: network, 1, 2)) == network
+    assert realize(graph) is graph
+    assert description(realize(network)) == network
+    assert description(realize(lambda *arguments: network, 1, 2)) == network
     mine = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     named = keras.Model({mine.inputs[0].name: mine.inputs[0]}, [mine.outputs[0]])
     for graph in (mine, named):
-        made = realise(lambda graph=graph: graph)
+        made = realize(lambda graph=graph: graph)
         assert made.output.shape == (None, 2)
         assert made.input.shape == (None, 4)
         assert made.variables[0] is mine.variables[0]
@@ -176,7 +176,7 @@ def two_ended():
 ])
 def test_what_is_no_graph_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        realise(make)
+        realize(make)
 
 
 # Residual networks are made of the layers of cnn.

@@ -72,14 +72,14 @@ def test_a_frame_is_twenty_milliseconds(rate):
 
 
 def test_a_convolutional_frame_sees_its_field():
-    """A change of one sample reaches the frames whose field it is in, and no other; the field is centred."""
+    """A change of one sample reaches the frames whose field it is in, and no other; the field is centerd."""
     model = network()
     seen, before = waveform.field(waveform.STRIDES[RATE]), (waveform.field(waveform.STRIDES[RATE]) - HOP) // 2
-    normalised = tf.random.stateless_normal((1, 20 * HOP), (1, 2))
+    normalized = tf.random.stateless_normal((1, 20 * HOP), (1, 2))
     front = model.get_layer("front")
-    base = front(normalised)
+    base = front(normalized)
     for at in (0, 5 * HOP + 3, 20 * HOP - 1):
-        other = tf.tensor_scatter_nd_add(normalised, [[0, at]], [1.0])
+        other = tf.tensor_scatter_nd_add(normalized, [[0, at]], [1.0])
         changed = np.flatnonzero(np.abs(front(other) - base)[0].max(-1) > 1e-6)
         expected = [t for t in range(20) if t * HOP - before <= at < t * HOP - before + seen]
         assert list(changed) == expected

@@ -152,7 +152,7 @@ def test_noise_is_what_it_says_and_the_target_stays_clean(digits):
     clean = images["image"].numpy() / np.float32(255)
 
     def noisy(**settings):
-        batch = build(Settings(**settings), SPEC).views(images, BatchRandom(0, 3, 0, 200))
+        batch = build(Settings(**settings), SPEC).preprocess(images, BatchRandom(0, 3, 0, 200))
         np.testing.assert_array_equal(batch["image"], images["image"])
         return batch["noisy"].numpy()
 
@@ -174,9 +174,9 @@ def test_the_input_is_what_is_noisy():
     for variable in objective.trainable_variables:
         variable.assign(3 * variable)  # logits far from 0, where every target costs log 2
     image = tf.random.uniform((4, 28, 28, 1))
-    clean, _ = objective.errors({"image": image}, training=False)
-    noisy, _ = objective.errors({"image": image, "noisy": image / 2}, training=False)
-    other_target, _ = objective.errors({"image": image / 2, "noisy": image / 2}, training=False)
+    clean, _ = objective.batch_loss({"image": image}, training=False)
+    noisy, _ = objective.batch_loss({"image": image, "noisy": image / 2}, training=False)
+    other_target, _ = objective.batch_loss({"image": image / 2, "noisy": image / 2}, training=False)
     assert abs(float(clean - noisy)) > 1e-2
     assert abs(float(other_target - noisy)) > 1e-3
 

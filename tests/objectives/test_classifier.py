@@ -27,7 +27,7 @@ SMALL = {"network": "cnn", "width": 4}
 def test_smoothing_equals_keras(rng):
     logits, label = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(0, 5, 9)
     identity = keras.Model(*[keras.Input((5,), name="x")] * 2)
-    objective = Classifier(identity, identity, smoothing=0.2)
+    objective = Classifier(identity, identity, label_smoothing=0.2)
     theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction="none")
     one_hot = np.eye(5, dtype=np.float32)[label]
     np.testing.assert_allclose(objective._cross_entropy(label, logits, True), theirs(one_hot, logits), rtol=1e-5)
@@ -35,12 +35,12 @@ def test_smoothing_equals_keras(rng):
     np.testing.assert_allclose(objective._cross_entropy(label, logits, False), plain(one_hot, logits), rtol=1e-5)
 
 
-def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
+def test_mixup_mixes_neighbors_by_shares_from_beta(rng):
     source = load("digits", 8).train
     settings = Settings(classes=10, mixup=0.4, **SMALL)
     objective = classifier.build(settings, source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 400).numpy(0).items()}
-    mixed = objective.views(batch, BatchRandom(0, 0, 0, 400))
+    mixed = objective.preprocess(batch, BatchRandom(0, 0, 0, 400))
     share, image = mixed["share"].numpy(), batch["image"].numpy() / 255
     partner = np.arange(400) ^ 1
     expected = share[:, None, None, None] * image + (1 - share)[:, None, None, None] * image[partner]
@@ -48,13 +48,13 @@ def test_mixup_mixes_neighbours_by_shares_from_beta(rng):
     np.testing.assert_array_equal(mixed["partner"], batch["label"].numpy()[partner])
     assert scipy.stats.kstest(share, scipy.stats.beta(0.4, 0.4).cdf).pvalue > 0.01
     # The loss of a mixed image is mixed alike.
-    total, _ = objective.errors(mixed, training=False)
+    total, _ = objective.batch_loss(mixed, training=False)
     logits = objective.head(objective.encoder(mixed["image"], training=False))
     of = lambda label: tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits).numpy()  # noqa: E731
     expected = np.sum(share * of(mixed["label"]) + (1 - share) * of(mixed["partner"]))
     assert float(total) == pytest.approx(expected, rel=1e-4)
-    odd = objective.views({k: v[:3] for k, v in batch.items()}, BatchRandom(0, 0, 0, 3))
-    np.testing.assert_array_equal(odd["partner"], batch["label"].numpy()[[1, 0, 2]])  # the last has no neighbour
+    odd = objective.preprocess({k: v[:3] for k, v in batch.items()}, BatchRandom(0, 0, 0, 3))
+    np.testing.assert_array_equal(odd["partner"], batch["label"].numpy()[[1, 0, 2]])  # the last has no neighbor
 
 
 def test_labels_need_their_number():
@@ -66,11 +66,11 @@ def test_what_is_evaluated_is_not_augmented():
     source = load("digits", 8).train
     objective = classifier.build(Settings(classes=10, crop=0.2, mixup=1.0, **SMALL), source.spec())
     batch = {k: tf.constant(v) for k, v in Batches(source, 8).numpy(0).items()}
-    assert objective.held_out_views(batch, BatchRandom(0, 0, 0, 8)) is batch
+    assert objective.preprocess_eval(batch, BatchRandom(0, 0, 0, 8)) is batch
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ({"smoothing": 1.0}, "smoothing must be"), ({"mixup": -1.0}, "mixup must be"),
+    ({"label_smoothing": 1.0}, "label_smoothing must be"), ({"mixup": -1.0}, "mixup must be"),
     ({"network": "vgg"}, "network must be one of"),
     ({"width": -1}, "width must be"),
 ])
@@ -81,20 +81,20 @@ def test_settings_are_checked(bad, message):
 
 @pytest.mark.fit
 def test_data_without_labels_are_refused(rng):
-    unlabelled = from_arrays(rng.integers(0, 256, (50, 8, 8), np.uint8))
+    unlabeled = from_arrays(rng.integers(0, 256, (50, 8, 8), np.uint8))
     with pytest.raises(ValueError, match="has no labels"):
-        pretrain("classifier", Settings(**SMALL), Training(steps=2, batch_size=8), data=unlabelled)
+        pretrain("classifier", Settings(**SMALL), Training(steps=2, batch_size=8), data=unlabeled)
 
 
 @pytest.fixture
 def quick():
-    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, tensorboard=False)
+    return Training(steps=60, eval_every=30, batch_size=64, learning_rate=3e-3, tensorboard=False)
 
 
 @pytest.mark.fit
 def test_the_head_is_saved(quick):
     splits = load("digits", 16)
-    training = dataclasses.replace(quick, steps=150, interval=50)
+    training = dataclasses.replace(quick, steps=150, eval_every=50)
     outcome = pretrain("classifier", Settings(shift=0.1, width=8), training, data=splits)
     model = load_classifier(outcome["folder"])
     predicted = model.predict(splits.test.column("image") / np.float32(255), verbose=0).argmax(1)
@@ -112,7 +112,7 @@ def test_the_encoder_stands_still_at_first():
     training = Training(learning_rate=1e-2, schedule="cosine")
     objective.compile(make(training, 8, []), make(training, 8, variables, 0.1, after=5))
     before = [[v.numpy() for v in part] for part in (variables, head.variables)]
-    batches = Batches(few, 8, views=objective.views)
+    batches = Batches(few, 8, preprocess=objective.preprocess)
     objective.fit(batches.dataset(), steps_per_epoch=5, verbose=0)
     assert all((v.numpy() == b).all() for v, b in zip(variables, before[0]))
     assert all((v.numpy() != b).any() for v, b in zip(head.variables, before[1]))

@@ -105,7 +105,7 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
 def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
     """What an objective has to show is there: its pictures, sounds, texts, and the rest."""
     run = trajectory(name)
-    board = TensorBoard(tmp_path, run.splits, Training(quality_every=0), {})
+    board = TensorBoard(tmp_path, run.splits, Training(report_every=0), {})
     run.after(1, callbacks=[board])
     reports = []
     objective, report = run.objective, run.objective.report
@@ -116,7 +116,7 @@ def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
         value.tag for event in events for value in tf.compat.v1.Event.FromString(event.numpy()).summary.value
     }
     assert {"loss/train", "loss/learning_rate", "outcome/test_loss", "health/feature_sd", "quality/rankme"} <= tags
-    always = {"pictures/neighbours", *(f"health/{each}" for each in ("feature_sd", "uniformity", "alignment"))}
+    always = {"pictures/neighbors", *(f"health/{each}" for each in ("feature_sd", "uniformity", "alignment"))}
     own = {tag.partition("/")[0] for tag in tags - always if not tag.endswith("gradient_norm")}
     assert "weights" in own
     (made,) = reports
@@ -152,7 +152,7 @@ def test_clipping_and_the_reported_norm(name):
 
 def grouped(objective):
     """For each optimizer the weights that it updates, as arrays."""
-    return [[variable.numpy() for variable in variables] for _, variables in objective.groups()]
+    return [[variable.numpy() for variable in variables] for _, variables in objective.optimizer_groups()]
 
 
 @every_objective
@@ -164,12 +164,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
 
     def poisoned(batch, random):
         bad = tf.where(tf.equal(random.step, 2), np.nan, 1.0)
-        return objective.views(batch | {"weight": batch["weight"] * tf.cast(bad, tf.float32)}, random)
+        return objective.preprocess(batch | {"weight": batch["weight"] * tf.cast(bad, tf.float32)}, random)
 
-    batches = Batches(run.splits.train, OPTIONS["batch_size"], seed=1, views=poisoned)
+    batches = Batches(run.splits.train, OPTIONS["batch_size"], seed=1, preprocess=poisoned)
     objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)
     # A layer's statistics are updated on the way to the loss.
-    optimizers = [optimizer for optimizer, _ in objective.groups()]
+    optimizers = [optimizer for optimizer, _ in objective.optimizer_groups()]
     variables = objective.trainable_variables + [v for optimizer in optimizers for v in optimizer.variables]
     before = [variable.numpy() for variable in variables]
     with pytest.raises(FloatingPointError, match="at step 2"):
@@ -186,16 +186,16 @@ def test_one_batch_is_overfitted(name):
     case = CASES[name]
     if case.overfit is None:
         # A lower loss is no better there; what it learns is tested beside it, as in test_dcgan.py.
-        assert case.build(case.splits().train.spec()).latest_is_best
+        assert case.build(case.splits().train.spec()).keep_last_checkpoint
         return
     run = trajectory(name)
     run.restart()
     objective = run.objective
-    for optimizer, _ in objective.groups():
+    for optimizer, _ in objective.optimizer_groups():
         optimizer.learning_rate = 3e-3
     objective.steps_per_execution = 50
     size = OPTIONS["batch_size"]
-    batches = Batches(run.splits.train.take(np.arange(size)), size, views=objective.views)
+    batches = Batches(run.splits.train.take(np.arange(size)), size, preprocess=objective.preprocess)
     floor = case.floor(batches.numpy(0))
     first = objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True)["loss"]
     for done in range(0, 200, 50):

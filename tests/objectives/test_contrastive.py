@@ -30,20 +30,20 @@ SMALL = {"width": 8, "projection": (32, 16)}
 def test_two_different_views_of_each_image(rng):
     objective = contrastive.build(Settings(**SMALL), {"image": ((16, 16, 1), tf.uint8)})
     image = tf.constant(rng.integers(0, 256, (8, 16, 16, 1), np.uint8))
-    batch = objective.views({"image": image}, BatchRandom(0, 0, 0, 8))
+    batch = objective.preprocess({"image": image}, BatchRandom(0, 0, 0, 8))
     assert batch["view_a"].shape == batch["view_b"].shape == image.shape
     assert np.abs(batch["view_a"] - batch["view_b"]).max((1, 2, 3)).min() > 0.01
-    again = objective.views({"image": image}, BatchRandom(0, 0, 0, 8))
+    again = objective.preprocess({"image": image}, BatchRandom(0, 0, 0, 8))
     np.testing.assert_array_equal(batch["view_a"], again["view_a"])
     assert [len(row) for row in objective.report(batch, None, None).images["views"]] == [8] * 3
 
 
 @pytest.mark.parametrize("loss", contrastive.LOSSES)
-def test_matched_and_alignment_of_equal_views(loss, rng):
+def test_top1_and_alignment_of_equal_views(loss, rng):
     objective = contrastive.build(Settings(loss=loss, **SMALL), {"image": ((16, 16, 1), tf.uint8)})
     image = tf.constant(rng.random((8, 16, 16, 1), np.float32))
-    objective.errors({"view_a": image, "view_b": image}, training=False)
-    assert float(objective.matched.result()) == 1.0
+    objective.batch_loss({"view_a": image, "view_b": image}, training=False)
+    assert float(objective.top1.result()) == 1.0
     assert float(objective.alignment.result()) == pytest.approx(0, abs=1e-6)
 
 
@@ -72,9 +72,9 @@ def test_settings_are_checked(bad, message):
 )
 def test_it_learns_features_better_than_random_ones(loss):
     splits = load("digits", 16)
-    training = Training(steps=150, interval=150, batch_size=128, learning_rate=3e-3, tensorboard=False)
+    training = Training(steps=150, eval_every=150, batch_size=128, learning_rate=3e-3, tensorboard=False)
     outcome = pretrain("contrastive", Settings(loss=loss, flip=False, **SMALL), training, data=splits)
-    assert outcome["test_matched"] > 0.1  # chance is 1/128
+    assert outcome["test_top1"] > 0.1  # chance is 1/128
     fresh = contrastive.encoder(Settings(**SMALL), splits.train.spec()).build()
     accuracy = []
     for network in (load_encoder(outcome["folder"]), fresh):
@@ -90,10 +90,10 @@ def test_one_table_of_several_encoders(monkeypatch, capsys):
     monkeypatch.setitem(grids.GRIDS, "convolution", grids.Grid(
         (3e-3,), (5, 10), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))
     ))
-    training = Training(data="digits", image_size=16, steps=2, interval=2, batch_size=64, tensorboard=False)
+    training = Training(data="digits", image_size=16, steps=2, eval_every=2, batch_size=64, tensorboard=False)
     pretrain("contrastive", Settings(**SMALL), training)
     pretrain("contrastive", Settings(**SMALL, loss="vicreg"), dataclasses.replace(training, run="other"))
-    pretrain("contrastive", Settings(**SMALL, places=2), dataclasses.replace(training, run="places"))
+    pretrain("contrastive", Settings(**SMALL, pool_grid=2), dataclasses.replace(training, run="places"))
     pretrain("rotation", rotation.Settings(width=4), dataclasses.replace(training, run="narrow"))
     names = ["contrastive-digits", "other", "narrow", "places"]
     flags = ["--image-size", "16", "--seeds", "2", "--record", "--budgets"]
@@ -126,10 +126,10 @@ def test_held_out_loss_does_not_count_padding(rng):
     source = load("digits", 16).test.take(np.arange(12))
     objective = contrastive.build(Settings(**SMALL), source.spec())
     objective.compile("adam")
-    views = lambda batch, random: objective.views(batch, BatchRandom(0, 0, 0, random.rows))  # noqa: E731
+    views = lambda batch, random: objective.preprocess(batch, BatchRandom(0, 0, 0, random.rows))  # noqa: E731
     results = []
     for size in (12, 16):  # whole, and with four rows of padding
-        batches = Batches(source, size, views=views, shuffle=False)
+        batches = Batches(source, size, preprocess=views, shuffle=False)
         results.append(objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
@@ -150,8 +150,8 @@ def test_projections_of_zero_have_gradients_that_float16_can_hold():
 
 
 def test_more_places_than_the_last_stage_has_are_refused():
-    with pytest.raises(ValueError, match="places must be at most 2, the side of cnn's last stage"):
-        contrastive.prepare(Settings(places=3), load("digits", 16))
+    with pytest.raises(ValueError, match="pool_grid must be at most 2, the side of cnn's last stage"):
+        contrastive.prepare(Settings(pool_grid=3), load("digits", 16))
 
 
 def test_no_test_image_is_in_any_training_split(fashion_mnist):

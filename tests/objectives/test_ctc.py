@@ -26,7 +26,7 @@ def objective_and_batch(**options):
     settings, splits = prepared_sayings(**options)
     keras.utils.set_random_seed(0)
     objective = ctc.build(settings, splits.train.spec())
-    batches = Batches(splits.train, 6, views=objective.views)
+    batches = Batches(splits.train, 6, preprocess=objective.preprocess)
     return objective, batches.dataset(0, 1).get_single_element()
 
 
@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_all_paths():
         patch.setattr(decoding, "frame_logits", given)
         for row in range(3):
             weight = np.eye(3, dtype=np.float32)[row]
-            total, count = objective.errors({"waveform": None, "target": tf.constant(targets), "weight": weight})
+            total, count = objective.batch_loss({"waveform": None, "target": tf.constant(targets), "weight": weight})
             made.append(float(total))
             assert count == sum(symbol >= 0 for symbol in targets[row])
     for row in range(3):
@@ -78,10 +78,10 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
             decoding, "frame_logits", lambda *_: (tf.constant(log_share[None], tf.float32), tf.constant([500]))
         )
         batch = {"waveform": None, "target": tf.constant(target[None], tf.int32), "weight": tf.ones(1)}
-        assert float(objective.errors(batch)[0]) == pytest.approx(expected, rel=1e-4)
+        assert float(objective.batch_loss(batch)[0]) == pytest.approx(expected, rel=1e-4)
         patch.setattr(decoding, "frame_logits", lambda *_: (tf.zeros((1, 100, 4)), tf.constant([100])))
         with pytest.raises(tf.errors.InvalidArgumentError, match="Not enough time"):
-            objective.errors(batch)
+            objective.batch_loss(batch)
 
 
 def test_what_is_heard():
@@ -98,8 +98,8 @@ def test_padding_changes_nothing():
         "waveform": tf.pad(batch["waveform"], [[0, 0], [0, 3_000]], constant_values=-1),
         "target": tf.pad(batch["target"], [[0, 0], [0, 2]], constant_values=-1),
     }
-    np.testing.assert_allclose(objective.errors(longer)[0], objective.errors(batch)[0], rtol=1e-5)
-    assert objective.errors(longer)[1] == objective.errors(batch)[1] == 18
+    np.testing.assert_allclose(objective.batch_loss(longer)[0], objective.batch_loss(batch)[0], rtol=1e-5)
+    assert objective.batch_loss(longer)[1] == objective.batch_loss(batch)[1] == 18
 
 
 def test_characters_and_words():
@@ -174,9 +174,9 @@ def test_connected_clips(monkeypatch):
         shortest, longest = single.lengths.min(), single.lengths.max()
         for each, length in zip(words, part.lengths):
             assert len(each) * (shortest + 400) + 400 <= length <= len(each) * (longest + 2_400) + 2_400
-    unlabelled = [dataclasses.replace(part, arrays={"waveform": part.arrays["waveform"]}) for part in tones()]
+    unlabeled = [dataclasses.replace(part, arrays={"waveform": part.arrays["waveform"]}) for part in tones()]
     with pytest.raises(ValueError, match="no labels"):
-        audio.connected(Splits(*unlabelled))
+        audio.connected(Splits(*unlabeled))
 
 
 @pytest.mark.fit
@@ -184,7 +184,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     """From an encoder of sound to transcripts of files of any rate."""
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, steps=2, interval=1, batch_size=16, warmup=0, tensorboard=False, run="sounds"
+        wav2vec2.DEFAULTS, steps=2, eval_every=1, batch_size=16, warmup=0, tensorboard=False, run="sounds"
     )
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8}
     pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, codes=8, projection=16), training, data=tones())
@@ -194,7 +194,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     lines = [f"{i}.wav\t{' '.join(tones().train.classes[label[i]])}\n" for i in range(12)]
     (tmp_path / "said.tsv").write_text("".join(lines))
     said = ["--data", f"transcripts:{tmp_path}/said.tsv"]
-    quick = ["--steps", "2", "--interval", "1", "--batch-size", "4", "--warmup", "0", "--no-tensorboard"]
+    quick = ["--steps", "2", "--eval-every", "1", "--batch-size", "4", "--warmup", "0", "--no-tensorboard"]
     assert main(["pretrain", "ctc", *said, "--init", "sounds", "--words", "--run", "heard", *quick]) == 0
     soundfile.write(tmp_path / "stereo.flac", np.zeros((9_000, 2)) + 0.01, 22_050)
     capsys.readouterr()

@@ -32,7 +32,7 @@ def built(**options):
 
 
 def batch_of(objective, count=12, step=0):
-    batches = Batches(small_digits().train, count, views=objective.views)
+    batches = Batches(small_digits().train, count, preprocess=objective.preprocess)
     return batches.dataset(step, step + 1).get_single_element()
 
 
@@ -93,11 +93,11 @@ def test_each_player_learns_from_its_own_loss_alone(options):
     """The gradients of one pass are those of two passes, one for each player."""
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
-    gradients, totals, weight = descend.mean_gradients(objective.state, objective.play, batch, objective.groups())
+    gradients, totals, weight = descend.mean_gradients(objective.state, objective.losses, batch, objective.optimizer_groups())
     expected = []
-    for player, (_, variables) in enumerate(objective.groups()):
+    for player, (_, variables) in enumerate(objective.optimizer_groups()):
         with tf.GradientTape() as tape:
-            losses, count = objective.play(batch)
+            losses, count = objective.losses(batch)
             mean = losses[player] / count
         expected += tape.gradient(mean, [v.value for v in variables])
     assert len(totals) == 2
@@ -106,14 +106,14 @@ def test_each_player_learns_from_its_own_loss_alone(options):
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalisation": "spectral"}])
+@pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalization": "spectral"}])
 def test_a_player_alone_wins_and_changes_only_itself(options):
     objective = built(**options)
     objective.compile(*(keras.optimizers.Adam(2e-3) for _ in range(2)), steps_per_execution=20)
     networks_of = [objective.discriminator, objective.generator]
-    batches = Batches(small_digits().train.take(np.arange(32)), 32, views=objective.views)
+    batches = Batches(small_digits().train.take(np.arange(32)), 32, preprocess=objective.preprocess)
     for player, key in enumerate(("loss", "generator_loss")):
-        for index, (optimizer, _) in enumerate(objective.groups()):
+        for index, (optimizer, _) in enumerate(objective.optimizer_groups()):
             optimizer.learning_rate = 2e-3 if index == player else 0.0
         before = [[v.numpy() for v in network.trainable_variables] for network in networks_of]
         first = objective.fit(batches.dataset(), steps_per_epoch=1, verbose=0).history
@@ -152,10 +152,10 @@ def test_penalty_of_a_linear_critic():
     batch["weight"] = tf.constant([0.0] + [1.0] * 11)
     made = tf.random.stateless_uniform(batch["image"].shape, (0, 1))
     expected = 11 * (np.linalg.norm(w) - 1) ** 2
-    assert float(objective.steepness(batch, made, 0)) == pytest.approx(expected, rel=1e-5)
-    assert float(objective.penalised_gradient_norm.result()) == pytest.approx(np.linalg.norm(w), rel=1e-5)
+    assert float(objective.gradient_penalty(batch, made, 0)) == pytest.approx(expected, rel=1e-5)
+    assert float(objective.penalized_gradient_norm.result()) == pytest.approx(np.linalg.norm(w), rel=1e-5)
     dense.kernel.assign(w / np.linalg.norm(w))
-    assert float(objective.steepness(batch, made, 0)) == pytest.approx(0, abs=1e-5)
+    assert float(objective.gradient_penalty(batch, made, 0)) == pytest.approx(0, abs=1e-5)
 
 
 def test_spectral_norm_is_one(rng):
@@ -163,7 +163,7 @@ def test_spectral_norm_is_one(rng):
     x = rng.normal(size=(2, 5, 5, 4)).astype(np.float32)
     for _ in range(60):
         layer(x, training=True)
-    kernel = layer.normalised(False).numpy().reshape(-1, 6)
+    kernel = layer.normalized(False).numpy().reshape(-1, 6)
     assert np.linalg.svd(kernel, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
     kept, raw = layer.u.numpy(), layer.kernel.numpy()
     y = layer(x, training=False)
@@ -177,14 +177,14 @@ def test_running_statistics_are_those_of_real_images():
     objective = compile_objective(built(), keras.optimizers.SGD(0.0))
     norm = objective.encoder.get_layer("norm_1")
     batch = batch_of(objective)
-    objective.play(batch)
+    objective.losses(batch)
     inside = keras.Model(objective.discriminator.input, norm.input)
     mean = tf.reduce_mean(inside(batch["image"], training=True), (0, 1, 2))
     np.testing.assert_allclose(norm.moving_mean, (1 - conv.MOMENTUM) * mean, atol=1e-6)
 
 
 def test_made_images_are_changed_like_real_ones(rng):
-    options = Augmentation(shift=0.2, colour=0.5, cutout=0.3, flip=True)
+    options = Augmentation(shift=0.2, color=0.5, cutout=0.3, flip=True)
     image = rng.random((6, 16, 16, 1)).astype(np.float32)
     random = BatchRandom(1, 2, 3, 6)
     there = augment(image, random, options, "fake")
@@ -198,10 +198,10 @@ def test_made_images_are_changed_like_real_ones(rng):
 
 def test_made_images_are_augmented_in_the_game():
     """Both players' losses, against the networks called by hand."""
-    options = {"shift": 0.2, "colour": 0.5, "cutout": 0.3}
+    options = {"shift": 0.2, "color": 0.5, "cutout": 0.3}
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
-    (critic, generator), count = objective.play(batch)
+    (critic, generator), count = objective.losses(batch)
     made = objective.generator(batch["latent"][:, 0], training=True)
     changed = augment(made, ReplayedRandom(batch), Augmentation(**options), "fake")
     assert np.abs(changed - made).max() > 0.01
@@ -229,28 +229,28 @@ def test_a_failed_update_ends_its_step():
     objective = compile_objective(built(loss="wasserstein", critic_steps=3), "adam")
 
     def poisoned(batch, random):
-        batch = objective.views(batch, random)
+        batch = objective.preprocess(batch, random)
         turn = tf.reshape(tf.range(3) == 1, (1, 3, 1, 1, 1)) & tf.equal(random.step, 2)
         return batch | {"between": tf.where(turn, np.nan, batch["between"])}
 
-    batches = Batches(small_digits().train, 12, views=poisoned)
+    batches = Batches(small_digits().train, 12, preprocess=poisoned)
     objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)
     kept = [v.numpy() for v in objective.head.variables]
     with pytest.raises(FloatingPointError, match="at step 2"):
         objective.fit(batches.dataset(2), steps_per_epoch=2, verbose=0)
-    assert [int(optimizer.iterations) for optimizer, _ in objective.groups()] == [6, 2]
+    assert [int(optimizer.iterations) for optimizer, _ in objective.optimizer_groups()] == [6, 2]
     for variable, value in zip(objective.head.variables, kept):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
 @pytest.mark.fit
 @pytest.mark.parametrize(("precision", "options"), [
-    ("mixed_float16", {"loss": "wasserstein"}), ("mixed_bfloat16", {"normalisation": "spectral"}),
+    ("mixed_float16", {"loss": "wasserstein"}), ("mixed_bfloat16", {"normalization": "spectral"}),
 ])
 def test_mixed_precision(precision, options):
     keras.config.set_dtype_policy(precision)
     objective = compile_objective(built(**options), "adam")
-    batches = Batches(small_digits().train, 12, views=objective.views)
+    batches = Batches(small_digits().train, 12, preprocess=objective.preprocess)
     history = objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0).history
     assert np.isfinite([values[-1] for values in history.values()]).all()
 
@@ -261,7 +261,7 @@ def test_the_average_follows_the_generator():
     for mean, value in zip(objective.head.variables, objective.generator.variables):
         np.testing.assert_array_equal(mean.numpy(), value.numpy())  # after the first step it is there
     before = [v.numpy() for v in objective.head.variables]
-    batches = Batches(small_digits().train, 60, views=objective.views)
+    batches = Batches(small_digits().train, 60, preprocess=objective.preprocess)
     objective.fit(batches.dataset(1), steps_per_epoch=1, verbose=0)
     for old, mean, value in zip(before, objective.head.variables, objective.generator.variables):
         np.testing.assert_allclose(mean.numpy(), old / 11 + value.numpy() * 10 / 11, atol=1e-5)
@@ -314,7 +314,7 @@ def test_diversity(rng):
     objective = compile_objective(built(), "sgd")
     kernel = objective.head.get_layer("project").kernel
     kernel.assign(tf.zeros_like(kernel))
-    batches = Batches(small_digits().validation, 60, views=objective.held_out_views, shuffle=False)
+    batches = Batches(small_digits().validation, 60, preprocess=objective.preprocess_eval, shuffle=False)
     held_out = objective.evaluate(
         batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
     )
@@ -328,7 +328,7 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
     mine = keras.Model(image, features)
     objective = compile_objective(dcgan.build(dcgan.Settings(**SMALL), SPEC, mine), "adam")
     before = [v.numpy() for v in mine.trainable_variables]
-    batches = Batches(small_digits().train, 12, views=objective.views)
+    batches = Batches(small_digits().train, 12, preprocess=objective.preprocess)
     objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
     for old, new in zip(before, mine.trainable_variables):
         assert np.abs(new.numpy() - old).max() > 0
@@ -341,11 +341,11 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"loss": "hinge"}, "loss must be one of"), ({"normalisation": "group"}, "normalisation must be one of"),
-    ({"loss": "wasserstein", "normalisation": "batch"}, "choose normalisation layer"),
+    ({"loss": "hinge"}, "loss must be one of"), ({"normalization": "group"}, "normalization must be one of"),
+    ({"loss": "wasserstein", "normalization": "batch"}, "choose normalization layer"),
     ({"latent": 0}, "latent must be"), ({"critic_steps": 0}, "critic_steps must be"),
     ({"penalty": -1.0}, "penalty must be"),
-    ({"generator_rate": 0.0}, "generator_rate must be"), ({"average": 1.0}, "average must be"),
+    ({"generator_lr_ratio": 0.0}, "generator_lr_ratio must be"), ({"ema_decay": 1.0}, "ema_decay must be"),
 ])
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -355,7 +355,7 @@ def test_bad_settings_are_refused(options, message):
 @pytest.mark.fit
 def test_from_the_command_line(tmp_path, capsys):
     """pretrain, sample, go on from the saved networks, measure."""
-    common = ["--image-size", "16", "--width", "4", "--steps", "4", "--interval", "2", "--batch-size", "32"]
+    common = ["--image-size", "16", "--width", "4", "--steps", "4", "--eval-every", "2", "--batch-size", "32"]
     labels = ["--network", "cnn", "--run", "eye", "--warmup", "0", "--no-tensorboard"]
     assert main(["pretrain", "classifier", *common, *labels]) == 0
     # With TensorBoard, where the classifier measures the samples.
@@ -390,11 +390,11 @@ def test_it_goes_on_from_saved_networks(tmp_path):
     settings = objective.settings
     spec = small_digits().train.spec()
     encoders.save_encoder(tmp_path / "saved", objective.encoder, spec=spec, head=objective.head)
-    from ssl_keras.encoders.initialise import initialise
+    from ssl_keras.encoders.initialize import initialize
 
     fresh = dcgan.build(settings, spec)
-    initialise(fresh.encoder, tmp_path / "saved", fresh.head)
-    fresh.initialised()
+    initialize(fresh.encoder, tmp_path / "saved", fresh.head)
+    fresh.on_weights_loaded()
     for network in (fresh.generator, fresh.head, sampling.load_generator(tmp_path / "saved")):
         for a, b in zip(network.variables, objective.head.variables):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
@@ -402,7 +402,7 @@ def test_it_goes_on_from_saved_networks(tmp_path):
 
 @pytest.mark.fit
 def test_critic_steps_and_rates_reach_the_optimizers():
-    objective = built(critic_steps=3, generator_rate=0.5, loss="wasserstein")
+    objective = built(critic_steps=3, generator_lr_ratio=0.5, loss="wasserstein")
     asked = []
 
     def make(variables, share=1.0, updates=1):
@@ -410,9 +410,9 @@ def test_critic_steps_and_rates_reach_the_optimizers():
         return keras.optimizers.SGD(0.01)
 
     objective.compile(*objective.optimizers(make))
-    discriminator, generator = objective.groups()
+    discriminator, generator = objective.optimizer_groups()
     assert asked == [(len(discriminator[1]), 1.0, 3), (len(generator[1]), 0.5, 1)]
-    batches = Batches(small_digits().train, 12, views=objective.views)
+    batches = Batches(small_digits().train, 12, preprocess=objective.preprocess)
     objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
     assert int(discriminator[0].iterations) == 6
     assert int(generator[0].iterations) == 2

@@ -18,7 +18,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import captions, text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
 from ssl_keras.networks import towers
@@ -26,11 +26,11 @@ from ssl_keras.objectives import image_text, masked_lm, rotation
 from ssl_keras.training.pretrain import pretrain
 
 SHAPES = ("square", "disc", "cross", "bar", "ring")
-COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40),
+COLORS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40),
            "white": (240, 240, 240), "pink": (240, 120, 180)}
 
 
-def drawn(shape, colour, random, side=16):
+def drawn(shape, color, random, side=16):
     """uint8 (side, side, 3): a shape at a place of its own."""
     y, x = np.mgrid[:side, :side] - side / 2 + random.uniform(-2, 2, (2, 1, 1))
     r, size = np.hypot(x, y), random.uniform(4, 6)
@@ -38,15 +38,15 @@ def drawn(shape, colour, random, side=16):
         "square": (abs(x) < size * 0.8) & (abs(y) < size * 0.8), "disc": r < size, "bar": abs(y) < 2,
         "cross": (abs(x) < 1.5) | (abs(y) < 1.5), "ring": (r < size) & (r > size - 2),
     }[shape]
-    return np.where(inside[..., None], COLOURS[colour], random.integers(0, 30)).astype(np.uint8)
+    return np.where(inside[..., None], COLORS[color], random.integers(0, 30)).astype(np.uint8)
 
 
 def shapes(count=240):
     random = np.random.default_rng(0)
-    names = [(COLOUR, SHAPE) for COLOUR in COLOURS for SHAPE in SHAPES]
+    names = [(COLOR, SHAPE) for COLOR in COLORS for SHAPE in SHAPES]
     chosen = [names[i % len(names)] for i in range(count)]
-    images = np.stack([drawn(shape, colour, random) for colour, shape in chosen])
-    texts = [[f"a {colour} {shape}", f"{shape} {colour}"] for colour, shape in chosen]
+    images = np.stack([drawn(shape, color, random) for color, shape in chosen])
+    texts = [[f"a {color} {shape}", f"{shape} {color}"] for color, shape in chosen]
     source = captions.source("shapes", images, texts)
     order = random.permutation(count)
     parts = np.split(order, [count - 60, count - 30])
@@ -60,13 +60,13 @@ def pair(rng, rows=6, width=4):
     return (tf.constant(rng.normal(size=(rows, width)), tf.float32) for _ in range(2))
 
 
-def normalised(x):
+def normalized(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def test_clip_equals_a_slow_loop(rng):
     first, second = pair(rng)
-    similarity = 3.0 * normalised(first.numpy()) @ normalised(second.numpy()).T
+    similarity = 3.0 * normalized(first.numpy()) @ normalized(second.numpy()).T
     expected = []
     for i in range(6):
         there = -np.log(np.exp(similarity[i, i]) / np.exp(similarity[i]).sum())
@@ -77,7 +77,7 @@ def test_clip_equals_a_slow_loop(rng):
 
 def test_siglip_equals_a_slow_loop(rng):
     first, second = pair(rng)
-    similarity = 3.0 * normalised(first.numpy()) @ normalised(second.numpy()).T - 1.5
+    similarity = 3.0 * normalized(first.numpy()) @ normalized(second.numpy()).T - 1.5
     expected = [
         sum(np.log1p(np.exp(-(1 if i == j else -1) * similarity[i, j])) for j in range(6)) for i in range(6)
     ]
@@ -171,7 +171,7 @@ def test_transformers_has_the_same_losses(rng):
     torch = pytest.importorskip("torch")
     clip = pytest.importorskip("transformers.models.clip.modeling_clip")
     first, second = (x.numpy() for x in pair(rng, 9, 8))
-    logits = torch.tensor(3.0 * normalised(second) @ normalised(first).T)  # per text
+    logits = torch.tensor(3.0 * normalized(second) @ normalized(first).T)  # per text
     ours = losses.clip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0)
     assert float(tf.reduce_mean(ours)) == pytest.approx(float(clip.image_text_contrastive_loss(logits)), abs=1e-4)
     # As its SiglipModel's forward has it.
@@ -192,10 +192,10 @@ def test_near_duplicates_are_found():
     images[3] = np.clip(images[1].astype(int) + random.integers(-5, 6, images[1].shape), 0, 255)
     images[4] = images[0] // 2 + 60  # darker and flatter: the same picture
     assert {tuple(map(int, each)) for each in near_duplicates.similar_images(images)} == {(1, 3), (0, 4)}
-    flat = np.stack([np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
+    flat = np.stack([np.full((8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
     assert near_duplicates.similar_images(flat).tolist() == [[0, 2]]
-    grey = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 128, 255, 250)])
-    assert near_duplicates.similar_images(grey).tolist() == [[2, 3]]
+    gray = np.stack([np.full((8, 8, 1), value, np.uint8) for value in (0, 128, 255, 250)])
+    assert near_duplicates.similar_images(gray).tolist() == [[2, 3]]
 
 
 def test_groups_stay_whole():
@@ -329,12 +329,12 @@ def test_a_caption_is_drawn_by_position():
     objective = image_text.build(settings, splits.train.spec())
     rows = np.arange(40)
     batch = {k: tf.constant(v) for k, v in splits.train.gather(rows).items()} | {"weight": tf.ones(40)}
-    made, again = (objective.views(batch, BatchRandom(1, step, 0, 40))["tokens"].numpy() for step in (0, 0))
+    made, again = (objective.preprocess(batch, BatchRandom(1, step, 0, 40))["tokens"].numpy() for step in (0, 0))
     np.testing.assert_array_equal(made, again)
     first = batch["captions"].numpy()[:, 0]
     share = (made == first).all(1).mean()
     assert 0.2 < share < 0.8
-    held_out = objective.held_out_views(batch, BatchRandom(1, 0, 0, 40))
+    held_out = objective.preprocess_eval(batch, BatchRandom(1, 0, 0, 40))
     np.testing.assert_array_equal(held_out["tokens"], first)
 
 
@@ -347,7 +347,7 @@ def test_without_blocks_the_text_is_a_mean_of_its_tokens():
     assert np.std(table) == pytest.approx(towers.FIRST_TABLE, rel=0.1)
     ids = splits.train.column("captions")[:5, 0]
     _, made = objective.head([tf.zeros((5, objective.encoder.output_shape[-1])), tf.constant(ids)])
-    expected = [normalised(table)[row[row >= 0]].mean(0) for row in ids]
+    expected = [normalized(table)[row[row >= 0]].mean(0) for row in ids]
     np.testing.assert_allclose(made, expected, rtol=1e-2, atol=1e-3)  # the norm's epsilon
     assert not any("of_text" in layer.name for layer in objective.head.layers)
 
@@ -359,10 +359,10 @@ def test_captions_of_a_part_are_those_of_its_rows():
 
 
 def test_recalls_count_ties_against(rng):
-    x, own = normalised(rng.normal(size=(50, 8))), np.arange(50)
+    x, own = normalized(rng.normal(size=(50, 8))), np.arange(50)
     assert retrieval.recalls(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}
     assert retrieval.recalls(x, np.ones((50, 8)), own)[10] == 0.0
-    shuffled = retrieval.recalls(x, normalised(rng.normal(size=(50, 8))), own)
+    shuffled = retrieval.recalls(x, normalized(rng.normal(size=(50, 8))), own)
     assert shuffled[10] < 0.6
     slow = np.mean([list(np.argsort(-(x @ (x + 0.5).T)[i])).index(i) < 5 for i in range(50)])
     assert retrieval.recalls(x, x + 0.5, own)[5] == pytest.approx(slow)
@@ -371,7 +371,7 @@ def test_recalls_count_ties_against(rng):
 def test_equal_names_are_all_right(rng):
     """A perfect network is not punished for twins, and chance knows of them."""
     concepts = retrieval.concepts_of(["A cat", *["a dog!", "a dog"] * 6, "cow", "hen", "pig"])
-    x = normalised(rng.normal(size=(16, 8)))[concepts]
+    x = normalized(rng.normal(size=(16, 8)))[concepts]
     assert retrieval.recalls(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
     drawn = [
         np.isin(concepts[rng.permutation(16)[:5]], concepts[i]).any() for i in range(16) for _ in range(2_000)
@@ -397,7 +397,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = image_text.Settings(width=8, text_layers=1, text_width=32, projection=32, tokenizer="characters")
     training = dataclasses.replace(
-        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", interval=60, tensorboard=False,
+        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", eval_every=60, tensorboard=False,
     )
     pretrain("image_text", settings, training, data=shapes())
     encoder, towers, card = encoders.load_with_head("shapes")
@@ -410,7 +410,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     assert np.mean([each[5] for each in found.values()]) > 0.5  # chance is 5/30
     again, prepared = image_text.prepare(image_text.Settings(), shapes(), init="shapes")
     again = image_text.build(again, prepared.train.spec())
-    assert initialise(again.encoder, "shapes", again.head) == ([], [])
+    assert initialize(again.encoder, "shapes", again.head) == ([], [])
     trained = towers.get_layer("similarity").log_scale.numpy()  # the temperature is part of what is saved
     assert abs(trained - np.log(1 / 0.07)) > 1e-3
     some = tmp_path / "some"
@@ -488,7 +488,7 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     """Of images and of text: their weights, their networks, and the tokenizer."""
     monkeypatch.chdir(tmp_path)
     splits = shapes()
-    tiny = {"steps": 2, "interval": 2, "tensorboard": False, "batch_size": 16, "warmup": 0}
+    tiny = {"steps": 2, "eval_every": 2, "tensorboard": False, "batch_size": 16, "warmup": 0}
     spec = splits.train.spec()
     encoders.save_encoder("seen", rotation.build(rotation.Settings(width=4), spec).encoder, spec=spec)
     said = hold_out(text.documents("said", [each[0] for part in splits for each in captions.captions_of(part)]))
@@ -509,20 +509,20 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
         saved = encoders.named_variables(encoders.load_encoder(name))
         for key, variable in encoders.named_variables(network).items():
             np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
-    settings = image_text.Settings(init_image="seen", locked=True, text_layers=1, text_width=16, projection=8)
+    settings = image_text.Settings(init_image="seen", freeze_image=True, text_layers=1, text_width=16, projection=8)
     outcome = pretrain("image_text", settings, dataclasses.replace(
         image_text.DEFAULTS, run="pairs", epochs=0, **tiny), data=splits)
     saved = encoders.named_variables(encoders.load_encoder("seen"))
     for key, variable in encoders.named_variables(encoders.load_encoder(outcome["folder"])).items():
         np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # the batch statistics, too
-    finer, _ = image_text.prepare(image_text.Settings(init_image="seen", places=2), splits)
-    assert (finer.width, finer.places) == (4, 2)  # places have no weights
+    finer, _ = image_text.prepare(image_text.Settings(init_image="seen", pool_grid=2), splits)
+    assert (finer.width, finer.pool_grid) == (4, 2)  # places have no weights
     network = image_text.build(finer, prepared.train.spec()).encoder
     assert network.output_shape[-1] == 4 * objective.encoder.output_shape[-1]
     for key, variable in encoders.named_variables(network).items():
         np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
     with pytest.raises(ValueError, match="locked leaves the image network"):
-        image_text.prepare(image_text.Settings(locked=True), splits)
+        image_text.prepare(image_text.Settings(freeze_image=True), splits)
     with pytest.raises(ValueError, match="Leave out text_width"):
         image_text.prepare(image_text.Settings(init_text="said", text_width=32), splits)
     with pytest.raises(ValueError, match="no language model"):

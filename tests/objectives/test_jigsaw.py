@@ -50,7 +50,7 @@ def test_grid_and_permutations_follow_the_size(side, grid, count):
 def test_a_puzzle_put_right_is_the_image(side, rng):
     objective = objective_of(side, gap=0.0)
     image = tf.constant(rng.integers(0, 256, (5, side, side, 1), np.uint8))
-    batch = objective.views({"image": image}, BatchRandom(0, 3, 0, 5))
+    batch = objective.preprocess({"image": image}, BatchRandom(0, 3, 0, 5))
     grid, size = objective.settings.grid, side // objective.settings.grid
     for one, tiles, index in zip(image.numpy(), batch["tiles"].numpy(), batch["permutation"].numpy()):
         right = np.empty_like(tiles)
@@ -63,7 +63,7 @@ def test_tiles_lie_in_their_cells_with_jitter_and_gap():
     side, objective = 30, objective_of(30, gap=0.2)
     place = np.arange(side * side, dtype=np.float32).reshape(1, side, side, 1) / side**2
     image = tf.constant(np.repeat(place, 600, 0))
-    batch = objective.views({"image": image}, BatchRandom(0, 0, 0, 600))
+    batch = objective.preprocess({"image": image}, BatchRandom(0, 0, 0, 600))
     size = 12
     assert batch["tiles"].shape == (600, 4, size, size, 1)
     corner = np.rint(batch["tiles"].numpy()[:, :, 0, 0, 0] * side**2).astype(int)
@@ -80,8 +80,8 @@ def test_tiles_lie_in_their_cells_with_jitter_and_gap():
 def test_puzzles_belong_to_their_positions(rng):
     objective = objective_of(28)
     image = tf.constant(rng.integers(0, 256, (16, 28, 28, 1), np.uint8))
-    whole = objective.views({"image": image}, BatchRandom(0, 3, 0, 16))
-    part = objective.views({"image": image[4:8]}, BatchRandom(0, 3, 4, 4))
+    whole = objective.preprocess({"image": image}, BatchRandom(0, 3, 0, 16))
+    part = objective.preprocess({"image": image[4:8]}, BatchRandom(0, 3, 4, 4))
     np.testing.assert_array_equal(whole["tiles"][4:8], part["tiles"])
     np.testing.assert_array_equal(whole["permutation"][4:8], part["permutation"])
 
@@ -96,7 +96,7 @@ def test_one_encoder_sees_each_tile_by_itself(rng):
     objective.solver = lambda x, training: seen.append(x.numpy().reshape(2, 4, -1)) or tf.zeros((2, 24))
     for some in (tiles, other):
         batch = {"tiles": tf.constant(some), "permutation": tf.zeros(2, tf.int32)}
-        objective.errors(batch, training=False)
+        objective.batch_loss(batch, training=False)
     same = np.isclose(seen[0], seen[1], atol=1e-6).all((0, 2))
     assert same.tolist() == [True, True, False, True]
 

@@ -19,7 +19,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import hold_out
-from ssl_keras.encoders import initialise
+from ssl_keras.encoders import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
 from ssl_keras.objectives import causal_lm, masked_lm
@@ -42,7 +42,7 @@ def made(module, splits, **options):
 
 
 def batch_of(objective, source, step=0, size=8):
-    batches = Batches(source, size, views=objective.views)
+    batches = Batches(source, size, preprocess=objective.preprocess)
     return batches.dataset(step, step + 1).get_single_element()
 
 
@@ -53,7 +53,7 @@ def test_uniform_logits_cost_log_v(splits):
     model, data = made(causal_lm, splits)
     table = model.encoder.get_layer("embeddings").tokens
     table.assign(tf.zeros_like(table))
-    total, count = model.errors(batch_of(model, data.train))
+    total, count = model.batch_loss(batch_of(model, data.train))
     assert float(total / count) == pytest.approx(math.log(data.train.tokenizer.vocabulary), rel=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_the_loss_equals_a_loop(splits):
     ids = batch["tokens"].numpy()
     ids[3, -5:] = -1
     batch["tokens"] = tf.constant(ids)
-    total, count = model.errors(batch)
+    total, count = model.batch_loss(batch)
     logits = model.logits(ids[:, :-1]).numpy().astype(np.float64)
     expected = weight = 0.0
     for b, t in np.ndindex(8, 16):
@@ -79,7 +79,7 @@ def test_the_loss_equals_a_loop(splits):
 def test_perplexity_and_bits_per_byte_are_of_all_the_text(splits):
     model, data = made(causal_lm, splits)
     model.compile("adam")
-    batches = Batches(data.validation, 5, views=model.views, shuffle=False)
+    batches = Batches(data.validation, 5, preprocess=model.preprocess, shuffle=False)
     result = model.evaluate(
         batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
     )
@@ -100,7 +100,7 @@ def test_training_windows_are_cut_anywhere_and_held_out_ones_are_not(splits):
     whole = source.column("tokens")[0]
     starts = set()
     for step in range(200):
-        part = model.views(
+        part = model.preprocess(
             {k: tf.constant(v) for k, v in source.gather(np.array([0])).items()}, BatchRandom(0, step, 0, 1)
         )
         ids, lengths = part["tokens"].numpy()[0], part["bytes"].numpy()[0]
@@ -108,7 +108,7 @@ def test_training_windows_are_cut_anywhere_and_held_out_ones_are_not(splits):
         np.testing.assert_array_equal(lengths, data.train.tokenizer.byte_lengths()[ids])
         starts.add(start)
     assert starts == set(range(16))
-    held_out = Batches(data.validation, 4, views=model.views, shuffle=False).dataset(0, 1).get_single_element()
+    held_out = Batches(data.validation, 4, preprocess=model.preprocess, shuffle=False).dataset(0, 1).get_single_element()
     np.testing.assert_array_equal(held_out["tokens"], data.validation.gather(np.arange(4))["tokens"])
 
 
@@ -125,7 +125,7 @@ def test_masks_are_as_many_and_of_the_kinds_they_should_be(splits):
         raw = {k: tf.constant(v) for k, v in data.train.gather(rows).items()} | {"weight": tf.ones(8)}
         draws = BatchRandom(3, step, 0, 8)
         plain = masking.crop_windows(raw, draws, 64)["tokens"].numpy()
-        batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
+        batch = {k: v.numpy() for k, v in model.preprocess(raw, draws).items()}
         given += int((~np.isin(plain, list(tokenizer.special.values()))).sum())
         changed = plain != batch["tokens"]
         for b in range(8):
@@ -157,7 +157,7 @@ def test_special_tokens_and_padding_are_never_chosen(splits):
     special = np.isin(ids, list(tokenizer.special.values()))
     raw = {"tokens": tf.constant(ids), "special": tf.constant(special.astype(np.int32)), "weight": tf.ones(4)}
     for step in range(50):
-        batch = model.views(raw, BatchRandom(0, step, 0, 4))
+        batch = model.preprocess(raw, BatchRandom(0, step, 0, 4))
         target = batch["target"].numpy()
         assert (target[0] >= 0).sum() == 1  # at least one, of the one there is
         assert target[0].max() == 20
@@ -166,14 +166,14 @@ def test_special_tokens_and_padding_are_never_chosen(splits):
 
 
 def test_whole_words_are_chosen_together(splits):
-    model, data = made(masked_lm, splits, tokenizer="bpe", vocabulary=270, context=64, whole_words=True, share=0.3)
+    model, data = made(masked_lm, splits, tokenizer="bpe", vocabulary=270, context=64, whole_words=True, mask_ratio=0.3)
     starts = data.train.tokenizer.word_starts()
     parts = 0
     for step in range(40):
         raw = {k: tf.constant(v) for k, v in data.train.gather(np.arange(4)).items()} | {"weight": tf.ones(4)}
         draws = BatchRandom(1, step, 0, 4)
         plain = masking.crop_windows(raw, draws, 64)["tokens"].numpy()
-        batch = {k: v.numpy() for k, v in model.views(raw, draws).items()}
+        batch = {k: v.numpy() for k, v in model.preprocess(raw, draws).items()}
         for b in range(4):
             special = plain[b] < len(data.train.tokenizer.special)
             words = np.cumsum(starts[plain[b]] | np.append(False, special[:-1]))
@@ -208,7 +208,7 @@ def test_only_chosen_positions_count(splits):
             encoder=Given(hidden, model.encoder), head=model.head, accuracy=model.accuracy,
         )
         given.logits = lambda chosen: masked_lm.MaskedLM.logits(given, chosen)
-        total, count = masked_lm.MaskedLM.errors(given, batch)
+        total, count = masked_lm.MaskedLM.batch_loss(given, batch)
     gradient = tf.reduce_max(tf.abs(tf.convert_to_tensor(tape.gradient(total, hidden))), -1).numpy()  # (B, T)
     chosen = np.zeros(gradient.shape, bool)
     for b, (place, target) in enumerate(zip(batch["place"].numpy(), batch["target"].numpy())):
@@ -222,7 +222,7 @@ def test_the_masked_loss_equals_a_loop(splits):
     model, data = made(masked_lm, splits, tokenizer="wordpiece")
     batch = dict(batch_of(model, data.train))
     batch["weight"] = tf.constant(np.linspace(0, 2, 8), tf.float32)
-    total, count = model.errors(batch)
+    total, count = model.batch_loss(batch)
     hidden = model.encoder(batch["tokens"])
     table = language.table(model.encoder)
     expected = weight = 0.0
@@ -246,13 +246,13 @@ def test_micro_batches_with_unequal_counts_equal_the_whole(splits):
     def padded(batch, draws):
         rows = tf.range(8)[:, None]
         inside = tf.range(batch["tokens"].shape[1])[None] < tf.where(rows < 4, 40, 6)
-        return model.views(batch | {"tokens": tf.where(inside, batch["tokens"], -1)}, draws)
+        return model.preprocess(batch | {"tokens": tf.where(inside, batch["tokens"], -1)}, draws)
 
     results = []
     for accumulate in (1, 4):
         model.set_weights(start)
         model.compile(keras.optimizers.SGD(1.0), accumulate=accumulate)
-        model.fit(Batches(data.train, 8, views=padded).dataset(), steps_per_epoch=3, verbose=0)
+        model.fit(Batches(data.train, 8, preprocess=padded).dataset(), steps_per_epoch=3, verbose=0)
         results.append(model.get_weights())
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -266,8 +266,8 @@ def test_settings_are_checked():
         causal_lm.Settings(size="huge")
     with pytest.raises(ValueError, match="architecture must be one of modern, gpt2"):
         causal_lm.Settings(architecture="bert")
-    with pytest.raises(ValueError, match=r"share must be in \(0, 1\)"):
-        masked_lm.Settings(share=1.0)
+    with pytest.raises(ValueError, match=r"mask_ratio must be in \(0, 1\)"):
+        masked_lm.Settings(mask_ratio=1.0)
     with pytest.raises(ValueError, match="length must be at most the context"):
         causal_lm.Settings(context=10, length=11)
     with pytest.raises(ValueError, match="layers must be 0 to 128"):
@@ -289,7 +289,7 @@ def test_a_network_that_is_no_transformer_is_refused(splits):
         causal_lm.build(settings, data.train.spec(), encoder=other)
 
 
-QUICK = Training(steps=20, interval=10, batch_size=8, tensorboard=False, warmup=4, schedule="cosine", optimizer="muon",
+QUICK = Training(steps=20, eval_every=10, batch_size=8, tensorboard=False, warmup=4, schedule="cosine", optimizer="muon",
                  learning_rate=0.01, weight_decay=0.01, clip_norm=1.0)
 
 
@@ -331,7 +331,7 @@ def test_the_commands(runs, capsys, tmp_path):
     assert "more than the context of 16" in capsys.readouterr().err
     rows = "".join(f"{'ab'[i % 2]},{'fox dogs' if i % 2 else 'seven box'} {i}\n" for i in range(80))
     (tmp_path / "t.csv").write_text("label,text\n" + rows)
-    quick = ["--steps", "4", "--interval", "2", "--batch-size", "8", "--no-tensorboard", "--data", "table:t.csv"]
+    quick = ["--steps", "4", "--eval-every", "2", "--batch-size", "8", "--no-tensorboard", "--data", "table:t.csv"]
     assert main(["finetune", "masked_lm-nonsense", *quick, "--run", "tuned"]) == 0
     assert main(["embed", "causal_lm-nonsense", "--data", "table:t.csv"]) == 0
     assert np.load("features.npy").shape == (16, 16)
@@ -355,7 +355,7 @@ def test_a_run_starts_from_another(runs, splits):
     settings, data = causal_lm.prepare(settings, splits, init="causal_lm-nonsense")
     assert (settings.layers, settings.heads, settings.width, settings.vocabulary) == (1, 2, 16, 290)
     network = causal_lm.encoder(settings, data.train.spec()).build()
-    left = initialise(network, "causal_lm-nonsense")
+    left = initialize(network, "causal_lm-nonsense")
     assert left == ([], [])
     go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", tensorboard=False)
     outcome = pretrain("causal_lm", None, go_on, data=splits)
@@ -457,7 +457,7 @@ def test_the_shipped_encoders_do_what_their_cards_say(tfds_folder):
         if head is not None:
             model.head.set_weights(head.get_weights())
         model.compile("adam")
-        batches = Batches(data.test, asked["batch_size"], views=model.views, shuffle=False)
+        batches = Batches(data.test, asked["batch_size"], preprocess=model.preprocess, shuffle=False)
         loss = model.evaluate(
             batches.dataset(0, batches.steps_per_epoch), steps=batches.steps_per_epoch, verbose=0, return_dict=True
         )["loss"]

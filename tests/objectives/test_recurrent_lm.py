@@ -31,7 +31,7 @@ def test_it_is_the_tutorials_formula():
             scores = table @ g
             losses.append(np.log(np.exp(scores).sum()) - scores[row[t - 1 + 3]])
     batch = {"tokens": tokens}
-    total, count = objective.errors(batch, objective.logits(batch))
+    total, count = objective.batch_loss(batch, objective.logits(batch))
     assert float(count) == len(losses)
     assert float(total) == pytest.approx(np.sum(losses), rel=1e-5)
 
@@ -40,7 +40,7 @@ def test_dropout_drops_features_of_all_layers():
     settings, splits = prepared_sequences(recurrent_lm, layers=2, dropout=0.5)
     objective = recurrent_lm.build(settings, splits.train.spec())
     batch = {name: tf.constant(value) for name, value in splits.train.gather(np.arange(8)).items()}
-    batch = objective.views(batch | {"weight": tf.ones(8)}, BatchRandom(0, 0, 0, 8))
+    batch = objective.preprocess(batch | {"weight": tf.ones(8)}, BatchRandom(0, 0, 0, 8))
     seen, drop = [], recurrent_text.dropout(batch, 0.5)
     objective.logits(batch, lambda x: seen.append(drop(tf.ones_like(x))) or x)
     assert len(seen) == 3  # embeddings, two layers
@@ -50,7 +50,7 @@ def test_dropout_drops_features_of_all_layers():
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"horizon": 0}, "horizon must be 1"), ({"cell": "rnn"}, "cell must be one of"),
-    ({"width": 7}, "width must be even"), ({"smoothing": 1.0}, "smoothing must be in"),
+    ({"width": 7}, "width must be even"), ({"label_smoothing": 1.0}, "label_smoothing must be in"),
 ])
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -61,7 +61,7 @@ def test_bad_settings_are_refused(settings, message):
 def test_it_goes_on_from_one_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(
-        recurrent_lm.DEFAULTS, steps=2, interval=1, batch_size=8, warmup=0, quality_every=1, run="text"
+        recurrent_lm.DEFAULTS, steps=2, eval_every=1, batch_size=8, warmup=0, report_every=1, run="text"
     )
     small = recurrent_lm.Settings(width=16, layers=1, context=16)
     pretrain("recurrent_lm", small, training, data=sources.load("pydoc"))

@@ -12,7 +12,7 @@ from ssl_keras.data.splits import from_arrays
 from ssl_keras.downstream.finetune import Settings as FinetuneSettings
 from ssl_keras.downstream.finetune import finetune
 from ssl_keras.encoders import load_classifier
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives import rotation
 from ssl_keras.objectives.rotation import Rotation, turned
@@ -37,7 +37,7 @@ def test_turns_are_the_classes(rng):
     head = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, use_bias=False)])
     head.layers[0].kernel.assign(100 * corners)
     objective = Rotation(rotation.Settings(), encoder, head)
-    total, count = objective.errors({"image": tf.constant(image)}, training=False)
+    total, count = objective.batch_loss({"image": tf.constant(image)}, training=False)
     assert float(objective.accuracy.result()) == 1.0
     assert float(total) == pytest.approx(0, abs=1e-6)
     assert float(count) == 6
@@ -51,24 +51,24 @@ def test_oblong_images_are_refused(rng):
 
 @pytest.fixture
 def quick():
-    return Training(steps=60, interval=30, batch_size=64, learning_rate=3e-3, quality_every=0)
+    return Training(steps=60, eval_every=30, batch_size=64, learning_rate=3e-3, report_every=0)
 
 
 @pytest.mark.fit
 def test_it_learns_turns_and_goes_on_from_them(quick):
     splits = load("digits", 16)
-    unlabelled = splits._replace(**{
+    unlabeled = splits._replace(**{
         name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()
     })
-    outcome = pretrain("rotation", rotation.Settings(**SMALL), quick, data=unlabelled)
+    outcome = pretrain("rotation", rotation.Settings(**SMALL), quick, data=unlabeled)
     assert outcome["test_accuracy"] > 0.4  # chance is 0.25
-    settings, prepared = rotation.prepare(rotation.Settings(), unlabelled, init=outcome["folder"])
+    settings, prepared = rotation.prepare(rotation.Settings(), unlabeled, init=outcome["folder"])
     again = rotation.build(settings, prepared.train.spec())
-    assert initialise(again.encoder, outcome["folder"], again.head) == ([], [])  # network and head are taken over
+    assert initialize(again.encoder, outcome["folder"], again.head) == ([], [])  # network and head are taken over
     tuned = finetune(
         outcome["folder"],
-        FinetuneSettings(labels_per_class=20, encoder_rate=1.0, shift=0.05, smoothing=0.1, mixup=0.2, frozen_steps=10),
-        dataclasses.replace(quick, run="tuned", steps=150, interval=75, learning_rate=1e-2), data=splits,
+        FinetuneSettings(labels_per_class=20, encoder_lr_ratio=1.0, shift=0.05, label_smoothing=0.1, mixup=0.2, frozen_steps=10),
+        dataclasses.replace(quick, run="tuned", steps=150, eval_every=75, learning_rate=1e-2), data=splits,
     )
     assert tuned["test_accuracy"] > 0.4  # chance is 0.1
     assert load_classifier(tuned["folder"]).output_shape == (None, 10)

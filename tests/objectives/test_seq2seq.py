@@ -15,7 +15,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers import pairs, text
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits
-from ssl_keras.encoders import initialise
+from ssl_keras.encoders import initialize
 from ssl_keras.evaluation.edit_distance import error_rates
 from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import recurrent_text
@@ -158,7 +158,7 @@ def test_dropout_is_that_of_the_layers():
     objective = seq2seq.build(settings, splits.train.spec())
     batch = splits.train.gather(np.arange(8))
     batch = {name: tf.constant(value) for name, value in batch.items()} | {"weight": tf.ones(8)}
-    batch = objective.views(batch, BatchRandom(0, 0, 0, 8))
+    batch = objective.preprocess(batch, BatchRandom(0, 0, 0, 8))
     ones = objective.logits(batch, lambda x: x)
     np.testing.assert_allclose(ones, objective.logits(batch), atol=1e-6)
     seen = []
@@ -174,7 +174,7 @@ def test_smoothing_is_keras():
     objective = CASES["seq2seq"].build(CASES["seq2seq"].splits().train.spec())
     logits = tf.random.normal((2, 4, 27))
     target = tf.constant([[1, 2, 0, -1], [5, 0, -1, -1]])
-    total, count = objective.errors({"tokens": target, "target": target}, logits, smoothing=0.1)
+    total, count = objective.batch_loss({"tokens": target, "target": target}, logits, label_smoothing=0.1)
     crossentropy = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.1, reduction=None)
     expected = crossentropy(tf.one_hot(target, 27), logits).numpy()[target.numpy() >= 0].sum()
     assert float(count) == 5
@@ -320,9 +320,9 @@ def test_words_and_sentences():
     ({"cell": "rnn"}, "cell must be one of"),
     ({"width": 7}, "width must be even"),
     ({"task": "continue", "horizon": 0}, "horizon must be 1"),
-    ({"sampling": 1.0}, "sampling must be in"),
+    ({"scheduled_sampling": 1.0}, "scheduled_sampling must be in"),
     ({"task": "pairs", "horizon": 3}, "horizon is for the task continue"),
-    ({"task": "continue", "share": 0.5}, "share is for the task denoise"),
+    ({"task": "continue", "mask_ratio": 0.5}, "mask_ratio is for the task denoise"),
     ({"task": "denoise", "symbols": True}, "symbols is for the task pairs"),
     ({"dropout": 1.0}, "dropout must be in"),
     ({"task": "continue", "horizon": 64}, "less than the context"),
@@ -341,7 +341,7 @@ def test_pairs_are_needed_for_pairs():
 
 
 TRAINING = dataclasses.replace(
-    seq2seq.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, tensorboard=False, run="words"
+    seq2seq.DEFAULTS, steps=4, eval_every=2, batch_size=16, warmup=0, tensorboard=False, run="words"
 )
 
 
@@ -383,11 +383,11 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert np.load("features.npy").shape[1] == 16
     assert main(["export", "tuned"]) == 0
     rows = [f"{word}\t{'a' if 'a' in word else 'other'}" for word in words]
-    (tmp_path / "labelled.tsv").write_text("\n".join(["text\tlabel", *rows]))
-    labelled = ["--data", f"table:{tmp_path}/labelled.tsv"]
+    (tmp_path / "labeled.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    labeled = ["--data", f"table:{tmp_path}/labeled.tsv"]
     quick = ["--steps", "2", "--batch-size", "8", "--run", "labels", "--no-tensorboard"]
-    assert main(["finetune", "words", *labelled, *quick]) == 0
-    assert main(["evaluate", "words", *labelled, "--budgets", "3", "--no-trained"]) == 0
+    assert main(["finetune", "words", *labeled, *quick]) == 0
+    assert main(["evaluate", "words", *labeled, "--budgets", "3", "--no-trained"]) == 0
     assert "words, frozen" in capsys.readouterr().out
     assert main(["pretrain", "recurrent_lm", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
     assert "reads one way. Expected one that pretraining with recurrent_lm saved" in capsys.readouterr().err
@@ -404,7 +404,7 @@ def test_float16_down_to_decoding():
     assert np.isfinite(report.images["attention"][0]).all()
 
 
-def test_initialising_leaves_the_alphabet_fresh(tmp_path):
+def test_initializing_leaves_the_alphabet_fresh(tmp_path):
     """Of the decoder all is taken over but its embeddings, even where they are as many."""
     settings, splits = prepared_sequences(seq2seq, task="denoise", layers=1)
     objective = seq2seq.build(settings, splits.train.spec())
@@ -418,7 +418,7 @@ def test_initialising_leaves_the_alphabet_fresh(tmp_path):
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}
-    initialise(other.encoder, tmp_path / "saved", other.head, other.not_taken_over)
+    initialize(other.encoder, tmp_path / "saved", other.head, other.skip_on_init)
     saved, now = encoders.named_variables(objective.head), encoders.named_variables(other.head)
     assert saved.keys() == now.keys()
     for name, variable in now.items():

@@ -16,11 +16,11 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.downstream import finetune, grids
 from ssl_keras.downstream.table import evaluate
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import COPIES, augmented_copies, extract_features, log_mel
 from ssl_keras.networks import waveform
-from ssl_keras.networks.quantiser import Quantiser
+from ssl_keras.networks.quantizer import Quantizer
 from ssl_keras.objectives import wav2vec2
 from ssl_keras.training import pretrain
 
@@ -136,7 +136,7 @@ def objective_and_batch(**options):
     settings, splits = prepared_sounds(**options)
     keras.utils.set_random_seed(0)
     objective = wav2vec2.build(settings, splits.train.spec())
-    batches = Batches(splits.train, 8, views=objective.views)
+    batches = Batches(splits.train, 8, preprocess=objective.preprocess)
     return objective, batches.dataset(0, 1).get_single_element()
 
 
@@ -148,7 +148,7 @@ def test_a_hidden_frame_is_not_seen():
 
     def states_of(features, mask):
         return waveform.context(
-            objective.encoder, features, places, lambda x: tf.where(mask, objective.quantiser.hidden, x)
+            objective.encoder, features, places, lambda x: tf.where(mask, objective.quantizer.hidden, x)
         )
 
     noise = tf.random.stateless_normal(tf.shape(features), (1, 2))
@@ -159,25 +159,25 @@ def test_a_hidden_frame_is_not_seen():
 
 def test_codes_by_gumbel_softmax():
     """Hard one-hot shares forward, soft backward; entries are drawn as often as their softmax says."""
-    quantiser = Quantiser(2, 4, 6)
-    quantiser.build((None, None, 3), (None, None, 5))
+    quantizer = Quantizer(2, 4, 6)
+    quantizer.build((None, None, 3), (None, None, 5))
     x = tf.random.stateless_normal((1, 1, 3), (0, 1))
     many = tf.tile(x, (20_000, 1, 1))
     u = BatchRandom(0, 0, 0, 20_000).uniform("gumbel", (1, 2, 4))
-    hard, soft = quantiser.choose(many, -tf.math.log(-tf.math.log(u + 1e-7)), 0.7)
+    hard, soft = quantizer.choose(many, -tf.math.log(-tf.math.log(u + 1e-7)), 0.7)
     np.testing.assert_allclose(tf.reduce_mean(hard, 0), soft[0], atol=0.015)
     assert set(np.unique(hard.numpy().round(5))) == {0.0, 1.0}
-    likeliest, _ = quantiser.choose(x, None, 1.0)
+    likeliest, _ = quantizer.choose(x, None, 1.0)
     np.testing.assert_array_equal(tf.argmax(likeliest, -1), tf.argmax(soft[:1], -1))
-    assert quantiser.codes_of(hard).shape == (20_000, 1, 6)
+    assert quantizer.codes_of(hard).shape == (20_000, 1, 6)
     with tf.GradientTape() as tape:
-        hard, _ = quantiser.choose(x, tf.zeros((1, 1, 2, 4)), 1.0)
+        hard, _ = quantizer.choose(x, tf.zeros((1, 1, 2, 4)), 1.0)
         loss = tf.reduce_sum(tf.sin(tf.range(8.0)) * tf.reshape(hard, (-1,)))
-    assert np.abs(tape.gradient(loss, quantiser.kernels["choice"][0])).max() > 1e-3
+    assert np.abs(tape.gradient(loss, quantizer.kernels["choice"][0])).max() > 1e-3
 
 
 def test_the_heat_falls():
-    objective, _ = objective_and_batch(hottest=2.0, coldest=0.5, cooling=0.9)
+    objective, _ = objective_and_batch(gumbel_start=2.0, gumbel_end=0.5, gumbel_decay=0.9)
     heats = []
     for step in (0, 5, 50):
         objective.step.assign(step)
@@ -191,14 +191,14 @@ def test_collapse_is_said():
     assert "collapsed: 1.01 of 8" in objective.warnings({"codes": 1.01})[0]
     # What is measured is what is chosen, not the softmax, that may be even where one entry always wins.
     objective, batch = objective_and_batch()
-    kernel, bias = objective.quantiser.kernels["choice"]
+    kernel, bias = objective.quantizer.kernels["choice"]
     kernel.assign(tf.zeros_like(kernel))
     bias.assign(tf.one_hot([0], 16)[0] * 1e-3 + tf.one_hot([8], 16)[0] * 1e-3)
     del batch["gumbel"]
-    objective.errors(batch)
+    objective.batch_loss(batch)
     assert float(objective.codes.result()) == pytest.approx(1.0, abs=1e-3)
     assert float(objective.accuracy.result()) == 0.0
-    assert objective.latest_is_best  # for its loss is low
+    assert objective.keep_last_checkpoint  # for its loss is low
 
 
 def test_changed_views_stay_within_the_frames_that_are_drawn_for():
@@ -210,10 +210,10 @@ def test_changed_views_stay_within_the_frames_that_are_drawn_for():
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"front": "fft"}, "front must be"), ({"context": "x"}, "context must be"), ({"rate": 44_100}, "rate must be"),
-    ({"width": 30}, "multiple of heads"), ({"share": 1.0}, "share must be"), ({"seconds": 0.0}, "seconds must be"),
-    ({"temperature": 0.0}, "temperature must be more than 0"), ({"coldest": 3.0}, "coldest"),
-    ({"codes": 1}, "codes must be"), ({"cooling": 1.5}, "cooling must be"), ({"speed": -1.0}, "speed must be"),
+    ({"frontend": "fft"}, "frontend must be"), ({"context": "x"}, "context must be"), ({"rate": 44_100}, "rate must be"),
+    ({"width": 30}, "multiple of heads"), ({"mask_ratio": 1.0}, "mask_ratio must be"), ({"seconds": 0.0}, "seconds must be"),
+    ({"temperature": 0.0}, "temperature must be more than 0"), ({"gumbel_end": 3.0}, "gumbel_end"),
+    ({"codes": 1}, "codes must be"), ({"gumbel_decay": 1.5}, "gumbel_decay must be"), ({"speed": -1.0}, "speed must be"),
 ])
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -239,7 +239,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, steps=4, interval=2, batch_size=16, warmup=0, tensorboard=False, run="sounds"
+        wav2vec2.DEFAULTS, steps=4, eval_every=2, batch_size=16, warmup=0, tensorboard=False, run="sounds"
     )
     outcome = pretrain.pretrain("wav2vec2", wav2vec2.Settings(**small, speed=0.1), training, data=tones())
     assert np.isfinite(outcome["test_loss"])
@@ -250,7 +250,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     assert card["network"]["rate"] == card["input"]["waveform"]["rate"] == 8_000
     settings, splits = wav2vec2.prepare(wav2vec2.Settings(seconds=0.2), tones(), init="sounds")
     again = wav2vec2.build(settings, splits.train.spec())
-    assert initialise(again.encoder, "sounds", again.head, again.not_taken_over) == ([], [])
+    assert initialize(again.encoder, "sounds", again.head, again.skip_on_init) == ([], [])
     with pytest.raises(ValueError, match="Leave out width"):
         wav2vec2.prepare(wav2vec2.Settings(width=64), tones(), init="sounds")
     quick = finetune.Training(steps=2, batch_size=10, tensorboard=False, run="tuned")
@@ -305,17 +305,17 @@ def test_transformers_agrees(monkeypatch):
         num_codevectors_per_group=32, codevector_dim=6, proj_codevector_dim=6, feat_quantizer_dropout=0.0,
         diversity_loss_weight=0.3, num_conv_pos_embedding_groups=2, contrastive_logits_temperature=0.2,
     )).train()
-    quantiser = Quantiser(2, 32, 6)
-    quantiser.build((None, None, channels), (None, None, width))
+    quantizer = Quantizer(2, 32, 6)
+    quantizer.build((None, None, channels), (None, None, width))
     rng = np.random.default_rng(0)
     with torch.no_grad():
         for name, layer in (
             ("choice", theirs.quantizer.weight_proj), ("of_codes", theirs.project_q), ("of_states", theirs.project_hid)
         ):
-            for variable, parameter in zip(quantiser.kernels[name], (layer.weight, layer.bias)):
+            for variable, parameter in zip(quantizer.kernels[name], (layer.weight, layer.bias)):
                 variable.assign(rng.normal(size=variable.shape))
                 parameter.copy_(torch.tensor(variable.numpy().T))
-        theirs.quantizer.codevectors.copy_(torch.tensor(quantiser.entries.numpy().reshape(1, 64, 3)))
+        theirs.quantizer.codevectors.copy_(torch.tensor(quantizer.entries.numpy().reshape(1, 64, 3)))
     features, states = (
         rng.normal(size=(clips, frames, size)).astype(np.float32) for size in (channels, width)
     )
@@ -341,12 +341,12 @@ def test_transformers_agrees(monkeypatch):
     expected = theirs(
         None, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(others)
     )
-    hard, soft = quantiser.choose(features, None, 1.0)
+    hard, soft = quantizer.choose(features, None, 1.0)
     # It looks for equal vectors, which rounding makes unequal; so here none are. (See the loop for those that are.)
     codes = tf.argmax(hard, -1).numpy()
     assert all(len({tuple(code) for code in codes[clip][mask[clip]]}) == hidden for clip in range(clips))
     loss, _ = wav2vec2.contrast(
-        quantiser.states(states), quantiser.codes_of(hard), tf.argmax(hard, -1, tf.int32), tf.constant(mask),
+        quantizer.states(states), quantizer.codes_of(hard), tf.argmax(hard, -1, tf.int32), tf.constant(mask),
         tf.zeros((clips, frames), tf.int32), tf.zeros((clips, 0)), tf.ones(clips), 0.2,
     )
     weight = mask.astype(np.float32)

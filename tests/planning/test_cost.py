@@ -73,7 +73,7 @@ def test_the_best_tokens_are_where_the_law_is_lowest():
 
 def test_a_plan_by_hand():
     settings = causal_lm.Settings(size="gpt2", architecture="gpt2").filled()
-    asked = cost.Plan(gpus=8, batch_size=512, utilisation=0.5)
+    asked = cost.Plan(gpus=8, batch_size=512, utilization=0.5)
     made = cost.plan(cost.of_language(settings, asked, 10e9), asked)
     per_token = 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 1024 * 768
     computing = 512 * 1024 * per_token / (8 * 989e12 * 0.5)
@@ -198,7 +198,7 @@ def test_the_command(capsys):
         (["plan"], "usage: ssl-keras plan OBJECTIVE"), (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),
         (["plan", "causal_lm", "--gpus", "3"], "multiple of gpus"),
         (["plan", "causal_lm", "--gpu", "b1"], "invalid choice 'b1'"),
-        (["plan", "causal_lm", "--utilisation", "2"], "utilisation"),
+        (["plan", "causal_lm", "--utilization", "2"], "utilization"),
     ):
         with contextlib.suppress(SystemExit):  # wrong usage
             assert main(wrong)

@@ -121,7 +121,7 @@ def test_the_clock_leaves_the_first_execution_out():
 
 @pytest.mark.fit
 def test_a_run_says_how_fast_it_was(tmp_path):
-    quick = {"steps": 30, "interval": 10, "steps_per_execution": 5, "batch_size": 60, "tensorboard": False}
+    quick = {"steps": 30, "eval_every": 10, "steps_per_execution": 5, "batch_size": 60, "tensorboard": False}
     training = Training(**quick, runs=str(tmp_path))
     outcome = pretrain("autoencoder", training=training)
     assert outcome["examples_per_second"] > 0

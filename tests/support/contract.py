@@ -64,8 +64,8 @@ class Case:
     accumulates: bool = True
 
 
-def grey_entropy(batch):
-    """The binary cross-entropy of grey pixels with themselves: no reconstruction is below it."""
+def gray_entropy(batch):
+    """The binary cross-entropy of gray pixels with themselves: no reconstruction is below it."""
     x = tf.cast(batch["image"], tf.float64) / 255
     entropy = -tf.math.xlogy(x, x) - tf.math.xlogy(1 - x, 1 - x)
     return float(tf.reduce_mean(entropy))
@@ -73,7 +73,7 @@ def grey_entropy(batch):
 
 def build_finetune(spec):
     encoder = Network("dense", image_shape=spec["image"][0], widths=(32, 16)).build()
-    return classifier.Classifier(encoder, classifier_head(16, 10), name="finetune", smoothing=0.1)
+    return classifier.Classifier(encoder, classifier_head(16, 10), name="finetune", label_smoothing=0.1)
 
 
 TINY = {"layers": 2, "heads": 2, "width": 32, "hidden": 48, "context": 12, "tokenizer": "characters"}
@@ -131,7 +131,7 @@ def tones():
 def prepared_sounds(**options):
     """(settings, splits) of a small network for tones."""
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2,
-             "others": 4}
+             "cross_clip_negatives": 4}
     return wav2vec2.prepare(wav2vec2.Settings(**small | options), tones())
 
 
@@ -159,7 +159,7 @@ def prepared_captions(**options):
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
     def called(source):
-        names = [f"{words[label]}\n{'small' if row % 2 else 'grey'} {words[label]}"
+        names = [f"{words[label]}\n{'small' if row % 2 else 'gray'} {words[label]}"
                  for row, label in enumerate(source.column("label"))]
         return captions.source(source.name, source.column("image"), [name.split("\n") for name in names])
 
@@ -194,13 +194,13 @@ def small_digits():
 
 CASES = {
     "autoencoder": Case(
-        autoencoder, lambda spec: autoencoder.build(autoencoder.Settings((64, 32)), spec), floor=grey_entropy
+        autoencoder, lambda spec: autoencoder.build(autoencoder.Settings((64, 32)), spec), floor=gray_entropy
     ),
     "autoencoder, denoising": Case(
         autoencoder,
         lambda spec: autoencoder.build(autoencoder.Settings((64, 32), gaussian_noise=0.1, masking_noise=0.2), spec),
         # The noise differs at every step, so one batch is never the same twice.
-        overfit=0.3, floor=grey_entropy,
+        overfit=0.3, floor=gray_entropy,
     ),
     "finetune": Case(classifier, build_finetune),
     # Without crops all backgrounds are the same black, and rounding tips many ReLUs over at once.
@@ -210,9 +210,9 @@ CASES = {
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
     "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
-    "dcgan": vision(dcgan, None, shift=0.1, colour=0.5),
+    "dcgan": vision(dcgan, None, shift=0.1, color=0.5),
     "dcgan, wasserstein": vision(dcgan, None, loss="wasserstein", critic_steps=2),
-    "dcgan, spectral": vision(dcgan, None, normalisation="spectral"),
+    "dcgan, spectral": vision(dcgan, None, normalization="spectral"),
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
@@ -220,15 +220,15 @@ CASES = {
     # Ten names for the examples of a batch: what is alike is no negative, and few are left.
     "image_text": image_and_text(0.9),
     "image_text, sigmoid": image_and_text(0.9, loss="sigmoid"),
-    "wav2vec2": sound(0.9, hottest=0.5),
-    "wav2vec2, mel": sound(0.9, front="mel", context="recurrent", speed=0.1, noise=0.1),
+    "wav2vec2": sound(0.9, gumbel_start=0.5),
+    "wav2vec2, mel": sound(0.9, frontend="mel", context="recurrent", speed=0.1, noise=0.1),
     "ctc": Case(
         ctc, lambda spec: ctc.build(prepared_sayings()[0], spec), 0.5,
         splits=lambda: prepared_sayings()[1],
     ),
     "recurrent_lm": recurrent(recurrent_lm, 0.9, layers=1),
     "seq2seq": recurrent(
-        seq2seq, 0.5, task="pairs", symbols=True, layers=1, dropout=0.1, sampling=0.2, smoothing=0.1
+        seq2seq, 0.5, task="pairs", symbols=True, layers=1, dropout=0.1, scheduled_sampling=0.2, label_smoothing=0.1
     ),
 }
 
@@ -284,12 +284,12 @@ class Trajectory:
             )
         step = objective.train_step
         objective.train_step = lambda batch: (self.traced.append(1), step(batch))
-        views, held_out_views = (
-            weighted(views) if unequal else views for views in (objective.views, objective.held_out_views)
+        views, preprocess_eval = (
+            weighted(views) if unequal else views for views in (objective.preprocess, objective.preprocess_eval)
         )
-        self.batches = Batches(self.splits.train, batch_size, seed=seed, views=views)
-        self.equal = Batches(self.splits.train, batch_size, seed=seed, views=objective.views)
-        self.held_out_batches = Batches(self.splits.validation, batch_size, views=held_out_views, shuffle=False)
+        self.batches = Batches(self.splits.train, batch_size, seed=seed, preprocess=views)
+        self.equal = Batches(self.splits.train, batch_size, seed=seed, preprocess=objective.preprocess)
+        self.held_out_batches = Batches(self.splits.validation, batch_size, preprocess=preprocess_eval, shuffle=False)
         # `fit` resets the metrics.
         self.state = {k: v for k, v in checkpoint.variables(objective).items() if not k.startswith("metrics/")}
         self.start = files.read_variables(self.state)

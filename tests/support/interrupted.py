@@ -69,7 +69,7 @@ def interrupted(how, flags):
     elif how.startswith("SIG") or how == "due":
         plain, number = run.train, getattr(signal, how, signal.SIGKILL)
         run.train = lambda *arguments: plain(*arguments[:5], [*arguments[5], Interrupt(number)])
-        flags = flags + (["--save-minutes", "1e-9"] if how == "due" else [])
+        flags = flags + (["--checkpoint-minutes", "1e-9"] if how == "due" else [])
     if how == "resume":
         return max(main([*flags, "--resume", "--run", name]) for name in os.environ["RUNS"].split())
     return main(flags)

@@ -17,8 +17,8 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 NAME = "autoencoder-digits"
-RUN = ["pretrain", "autoencoder", "--data", "digits", "--batch-size", "64", "--interval", "10",
-       "--steps-per-execution", "2", "--quality-every", "0"]
+RUN = ["pretrain", "autoencoder", "--data", "digits", "--batch-size", "64", "--eval-every", "10",
+       "--steps-per-execution", "2", "--report-every", "0"]
 KINDS = ("chief", "worker", "all")
 
 

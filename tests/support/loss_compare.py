@@ -19,7 +19,7 @@ import tempfile
 
 RENAMED = {  # name in NEW: name in OLD
     "rotation": "classifier", "classifier": "classifier, labels", "recurrent_lm": "seq2seq",
-    "seq2seq": "seq2seq, pairs", "wav2vec2": "speech", "wav2vec2, mel": "speech, mel", "ctc": "recogniser",
+    "seq2seq": "seq2seq, pairs", "wav2vec2": "speech", "wav2vec2, mel": "speech, mel", "ctc": "recognizer",
 }
 STEPS, BATCH, SEED = 3, 60, 3
 
@@ -49,9 +49,11 @@ def record(out, cases, start):
             with np.load(start / f"{name}.npz") as saved:
                 _assign(objective.variables, [saved[f"initial/{i}"] for i in range(len(objective.variables))])
         made = {f"initial/{i}": v.numpy() for i, v in enumerate(objective.variables)}
-        batches = Batches(splits.train, BATCH, seed=SEED, views=objective.views)
+        hook = "preprocess" if hasattr(objective, "preprocess") else "views"  # the name of both in older checkouts
+        batches = Batches(splits.train, BATCH, seed=SEED, **{hook: getattr(objective, hook)})
         logs = objective.fit(batches.dataset(0), steps_per_epoch=STEPS, epochs=1, verbose=0).history
-        held_out = Batches(splits.validation, BATCH, views=objective.held_out_views, shuffle=False)
+        evaluated = objective.preprocess_eval if hook == "preprocess" else objective.held_out_views
+        held_out = Batches(splits.validation, BATCH, shuffle=False, **{hook: evaluated})
         scores = objective.evaluate(
             held_out.dataset(0, held_out.steps_per_epoch), steps=held_out.steps_per_epoch, verbose=0, return_dict=True
         )

@@ -170,13 +170,13 @@ def float16(name, two):
     objective, logs, _ = train(CASES[name], two)
     with two.scope():
         objective.state.loss_scale.assign(2.0**120)  # any gradient overflows
-        state = [*objective.trainable_weights, *(v for each, _ in objective.groups() for v in each.variables)]
+        state = [*objective.trainable_weights, *(v for each, _ in objective.optimizer_groups() for v in each.variables)]
         before = [np.array(v) for v in state]
-        batches = Batches(CASES[name].splits().train, 60, views=objective.views)
+        batches = Batches(CASES[name].splits().train, 60, preprocess=objective.preprocess)
         objective.fit(batches.dataset(0, None, two), steps_per_epoch=2, verbose=0)
     keras.config.set_dtype_policy("float32")
     return {
-        "loss": logs["loss"], "scale": float(objective.state.loss_scale.numpy()), "optimizers": len(objective.groups()),
+        "loss": logs["loss"], "scale": float(objective.state.loss_scale.numpy()), "optimizers": len(objective.optimizer_groups()),
         "moved": max(float(np.abs(np.array(v) - b).max()) for v, b in zip(state, before)),
     }
 
@@ -194,7 +194,7 @@ def flow(**hows):
 
     quick = {"rates": (3e-3,), "few_label_steps": (5,), "all_label_epochs": (1,)}
     grids.GRIDS["dense"] = dataclasses.replace(grids.GRIDS["dense"], **quick)
-    flags = ["--steps", "15", "--interval", "5", "--batch-size", "60", "--quality-every", "3"]
+    flags = ["--steps", "15", "--eval-every", "5", "--batch-size", "60", "--report-every", "3"]
     outcome = {}
     for where, how in hows.items():
         # What it shows of a run under a strategy, it reads from what is spread over devices.
@@ -259,7 +259,7 @@ if __name__ == "__main__":
     mode, out, *names = sys.argv[1:]
     if mode.startswith("all-"):
         # One thread: what several threads add up, they add up in an order that changes.
-        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_intra_op_parallelizm_threads(1)
         every_case(mode.removeprefix("all-"), out)
         sys.exit()
     made = {

@@ -13,11 +13,11 @@ from ssl_keras.training.workers import Workers
 NAN, INF = math.nan, math.inf
 
 
-def intervals(folder, losses, latest_is_best=False, patience=0, **metrics):
+def intervals(folder, losses, keep_last_checkpoint=False, patience=0, **metrics):
     """(the callback, [whether an interval was saved as the best]) after held-out losses, one for each interval."""
     step = tf.Variable(0, dtype=tf.int64)
     model = types.SimpleNamespace(
-        step=step, latest_is_best=latest_is_best, warnings=lambda row: [], stop_training=False
+        step=step, keep_last_checkpoint=keep_last_checkpoint, warnings=lambda row: [], stop_training=False
     )
     keeper = callbacks.RunCallback(folder, Training(patience=patience), 100, 1, Workers(tf.distribute.get_strategy()))
     keeper.set_model(model)
@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite_is_never_the_best_and_is_said(losses, kept, b
 
 
 def test_nor_is_it_of_a_game_whose_latest_weights_are_kept(tmp_path):
-    assert intervals(tmp_path, [3.0, 4.0, NAN], latest_is_best=True)[1] == [True, True, False]
+    assert intervals(tmp_path, [3.0, 4.0, NAN], keep_last_checkpoint=True)[1] == [True, True, False]
 
 
 def test_patience_counts_intervals_that_are_not_finite(tmp_path):
@@ -70,7 +70,7 @@ def test_where_no_loss_was_finite_the_last_weights_are_kept(tmp_path, caplog):
     ({"val_loss": 0.0}, "val_loss is 0 at the first evaluation"),
     ({"loss": 0.0}, "loss is 0 at the first"),
     ({"val_accuracy": 1.0}, "val_accuracy is 100% at"),
-    ({"val_loss": 0.0, "matched": 1.0}, "val_loss is 0 and matched is 100% at"),
+    ({"val_loss": 0.0, "top1": 1.0}, "val_loss is 0 and top1 is 100% at"),
     ({"val_accuracy": 0.99, "val_codes": 1.0}, ""),
 ])
 def test_what_looks_too_easy_is_said_once(metrics, said, tmp_path, caplog):

@@ -23,7 +23,7 @@ from ssl_keras.data.splits import from_arrays
 from ssl_keras.downstream import finetune, grids, report
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import load_classifier, load_encoder
-from ssl_keras.encoders.initialise import initialise
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives.autoencoder import Settings
@@ -34,8 +34,8 @@ from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective, summarized
 from ssl_keras.training.strategy import strategy
 
-QUICK = {"steps": 20, "interval": 5, "tensorboard": False}
-FLAGS = ["--steps", "20", "--interval", "5", "--no-tensorboard"]
+QUICK = {"steps": 20, "eval_every": 5, "tensorboard": False}
+FLAGS = ["--steps", "20", "--eval-every", "5", "--no-tensorboard"]
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_a_run_that_failed_lets_its_folder_go(run):
 
 @pytest.mark.fit
 def test_other_data_under_the_same_name_is_refused(rng):
-    settings = Training(steps=4, interval=2, batch_size=20, tensorboard=False, resume=True)
+    settings = Training(steps=4, eval_every=2, batch_size=20, tensorboard=False, resume=True)
     pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
     with pytest.raises(ValueError, match="fingerprint: there"):
         pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
@@ -309,7 +309,7 @@ def test_damage_to_the_best_leaves_the_last(run):
 @pytest.mark.fit
 def test_the_best_weights_are_kept_and_it_stops_early():
     """A rate that is far too high makes the loss rise; the encoder is that of the best interval."""
-    training = Training(steps=200, interval=5, patience=2, learning_rate=0.3, tensorboard=False)
+    training = Training(steps=200, eval_every=5, patience=2, learning_rate=0.3, tensorboard=False)
     outcome = pretrain("autoencoder", training=training)
     assert outcome["stopped_early"]
     assert outcome["step"] == outcome["best_step"] + 2 * 5
@@ -322,13 +322,13 @@ def test_the_best_weights_are_kept_and_it_stops_early():
 def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch):
     from ssl_keras.objectives import autoencoder
 
-    plain = autoencoder.Autoencoder.errors
+    plain = autoencoder.Autoencoder.batch_loss
 
     def explode(self, batch, training):
         total, weight = plain(self, batch, training)
         return tf.where(self.step == 12, np.inf, 1.0) * total, weight
 
-    monkeypatch.setattr(autoencoder.Autoencoder, "errors", explode)
+    monkeypatch.setattr(autoencoder.Autoencoder, "batch_loss", explode)
     with pytest.raises(FloatingPointError, match="at step 12"):
         pretrain("autoencoder", training=Training(**QUICK))
     kept = [path.name for path in sorted(pathlib.Path("runs/autoencoder-digits/checkpoints").glob("step*"))]
@@ -348,11 +348,11 @@ def test_arrays_and_an_encoder_of_ones_own(rng):
     loaded = load_encoder(outcome["folder"], network=mine(None, splits.train.spec()))
     assert loaded.output_shape == (None, 5)
 
-    labelled = from_arrays(rng.random((200, 10, 10)).astype(np.float32), np.arange(200) % 2)
+    labeled = from_arrays(rng.random((200, 10, 10)).astype(np.float32), np.arange(200) % 2)
     fresh = lambda: mine(None, splits.train.spec())  # noqa: E731
-    tuned = finetune.finetune(outcome["folder"], training=quick, data=labelled, network=fresh)
+    tuned = finetune.finetune(outcome["folder"], training=quick, data=labeled, network=fresh)
     assert load_encoder(tuned["folder"], network=fresh()).output_shape == (None, 5)
-    table = evaluate(outcome["folder"], labelled, (3,), (0,), trained=False, network=fresh)
+    table = evaluate(outcome["folder"], labeled, (3,), (0,), trained=False, network=fresh)
     assert list(table)[-1] == "autoencoder-arrays, frozen"
 
 
@@ -367,20 +367,20 @@ def test_it_works_off_the_main_thread():
 
 
 @pytest.mark.fit
-def test_initialising_lists_what_does_not_fit(run, caplog):
+def test_initializing_lists_what_does_not_fit(run, caplog):
     from ssl_keras.networks.dense import dense_encoder
 
     same = dense_encoder((28, 28, 1))
-    assert initialise(same, "autoencoder-digits") == ([], [])
+    assert initialize(same, "autoencoder-digits") == ([], [])
     for ours, theirs in zip(same.variables, load_encoder("autoencoder-digits").variables):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    left = initialise(dense_encoder((28, 28, 1), (256, 100)), "autoencoder-digits")
+    left = initialize(dense_encoder((28, 28, 1), (256, 100)), "autoencoder-digits")
     assert left == (
         ["dense_1/bias", "dense_1/kernel"], ["dense_1/bias", "dense_1/kernel", "dense_2/bias", "dense_2/kernel"]
     )
-    assert "Not initialised: ['dense_1/bias', 'dense_1/kernel']" in caplog.text
+    assert "Not initialized: ['dense_1/bias', 'dense_1/kernel']" in caplog.text
     with pytest.raises(ValueError, match="Nothing in the encoder autoencoder-digits fits"):
-        initialise(dense_encoder((10, 10, 1), (7,)), "autoencoder-digits")
+        initialize(dense_encoder((10, 10, 1), (7,)), "autoencoder-digits")
 
 
 @pytest.mark.fit
@@ -397,7 +397,7 @@ def test_a_start_from_a_saved_encoder_is_a_head_start(run):
 @pytest.mark.fit
 @pytest.mark.parametrize("freeze", [False, True])
 def test_finetuning(run, freeze, digits):
-    training = Training(steps=200, interval=50, batch_size=64, learning_rate=1e-2, tensorboard=False)
+    training = Training(steps=200, eval_every=50, batch_size=64, learning_rate=1e-2, tensorboard=False)
     settings = finetune.Settings(labels_per_class=10, freeze=freeze)
     outcome = finetune.finetune("autoencoder-digits", settings, training)
     assert outcome["test_accuracy"] > 0.5
@@ -414,7 +414,7 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
     objective = Classifier(load_encoder("autoencoder-digits"), classifier_head(64, 10))
     training = Training(learning_rate=1e-2)
     objective.compile(make(training, 10, []), make(training, 10, [], share=0.01))
-    rates = [float(optimizer.learning_rate) for optimizer, _ in objective.groups()]
+    rates = [float(optimizer.learning_rate) for optimizer, _ in objective.optimizer_groups()]
     assert rates == pytest.approx([1e-2, 1e-4])
 
 
@@ -544,7 +544,7 @@ def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, tol
     """Not with a real objective: where operations are deterministic, as here, Keras compiles none."""
     splits = digits._replace(train=dataclasses.replace(digits.train, lengths=lengths))
     objective = types.SimpleNamespace(
-        name="", least_batch=1, latest_is_best=False, optimizers=lambda make: [], jit_compile=compiles,
+        name="", min_batch_size=1, keep_last_checkpoint=False, optimizers=lambda make: [], jit_compile=compiles,
         compile=lambda **_: None,
     )
     compile_objective(objective, Training(), splits)

@@ -13,12 +13,12 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted.py"
 pytestmark = [pytest.mark.fit, pytest.mark.budget(120)]  # `runs` is eight processes
 # Seven steps an interval, so that step 13 lies inside one; noise, so that draws count.
 FLAGS = [
-    "pretrain", "autoencoder", "--steps", "30", "--batch-size", "64", "--interval", "7", "--widths", "32", "16",
+    "pretrain", "autoencoder", "--steps", "30", "--batch-size", "64", "--eval-every", "7", "--widths", "32", "16",
     "--gaussian-noise", "0.1", "--steps-per-execution", "1", "--no-tensorboard", "--deterministic",
 ]
 GAME = [
     "pretrain", "dcgan", "--image-size", "16", "--width", "4", "--latent", "8", "--steps", "100", "--batch-size", "32",
-    "--interval", "20", "--steps-per-execution", "1", "--no-tensorboard", "--deterministic",
+    "--eval-every", "20", "--steps-per-execution", "1", "--no-tensorboard", "--deterministic",
     "--strategy", "mirrored", "--replicas", "2",
 ]
 KILLED = -signal.SIGKILL

@@ -124,7 +124,7 @@ def test_settings_that_are_nested_without_end_are_damaged(rng):
 def test_a_held_out_part_that_is_too_small_for_the_objective_is_refused(sizes, rng):
     data = splits(rng)
     validation, test = (part.take(range(size)) for part, size in zip((data.train, data.train), sizes))
-    objective = types.SimpleNamespace(name="contrastive", least_batch=2, latest_is_best=False)
+    objective = types.SimpleNamespace(name="contrastive", min_batch_size=2, keep_last_checkpoint=False)
     with pytest.raises(ValueError, match="must have at least 2. Received: 1. Use more data"):
         compile_objective(objective, Training(batch_size=4), data._replace(validation=validation, test=test))
 

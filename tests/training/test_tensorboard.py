@@ -18,7 +18,7 @@ from PIL import Image
 
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.report import Report
-from ssl_keras.pictures import neighbours, picture_grid
+from ssl_keras.pictures import neighbors, picture_grid
 from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.tensorboard import TensorBoard
 
@@ -29,7 +29,7 @@ RUN = "autoencoder-digits/tensorboard"
 def server(tmp_path_factory):
     """(address of a running TensorBoard, outcome of the run it shows)."""
     folder = tmp_path_factory.mktemp("board")
-    outcome = pretrain("autoencoder", training=Training(steps=20, interval=5, quality_every=2, runs=str(folder)))
+    outcome = pretrain("autoencoder", training=Training(steps=20, eval_every=5, report_every=2, runs=str(folder)))
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--load_fast=false"],
         stderr=subprocess.PIPE, text=True,
@@ -86,7 +86,7 @@ def test_scalars(server):
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize(("name", "rows"), [("reconstructions", 2), ("neighbours", 6)])
+@pytest.mark.parametrize(("name", "rows"), [("reconstructions", 2), ("neighbors", 6)])
 def test_pictures(server, name, rows):
     address, _ = server
     shown = read(address, "images/images", tag=f"pictures/{name}", sample=0)
@@ -94,9 +94,9 @@ def test_pictures(server, name, rows):
     assert Image.open(io.BytesIO(content)).size == (8 * 28, rows * 28)
 
 
-def test_neighbours_are_the_most_similar_others(rng):
+def test_neighbors_are_the_most_similar_others(rng):
     features, images = rng.normal(size=(20, 4)), rng.integers(0, 256, (20, 3, 3, 1), np.uint8)
-    rows = neighbours(images, features)
+    rows = neighbors(images, features)
     cosine = features @ features.T / np.outer(*[np.linalg.norm(features, axis=1)] * 2)
     for column, query in enumerate(np.linspace(0, 19, 8).astype(int)):
         order = [i for i in np.argsort(-cosine[query]) if i != query]
@@ -163,7 +163,7 @@ def test_features_that_are_not_finite_are_said_and_the_run_goes_on(digits, tmp_p
     board, same = TensorBoard(tmp_path, digits, Training(), {}), lambda batch, random: batch
     board.embed = lambda image: tf.fill((tf.shape(image)[0], 3), np.nan)
     objective = types.SimpleNamespace(
-        views=same, held_out_views=same, report=lambda *_: Report(), layers=[], step=tf.Variable(7)
+        preprocess=same, preprocess_eval=same, report=lambda *_: Report(), layers=[], step=tf.Variable(7)
     )
     with board.writer.as_default(step=7):
         board._slow(objective)

@@ -21,8 +21,8 @@ from ssl_keras.training import launch, workers
 from ssl_keras.training.strategy import strategy
 
 PACKAGE = pathlib.Path(__file__).parents[2]
-RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--interval", "20",
-       "--steps-per-execution", "2", "--quality-every", "0"]
+RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--eval-every", "20",
+       "--steps-per-execution", "2", "--report-every", "0"]
 
 
 def command(folder, *arguments, **environment):
@@ -230,7 +230,7 @@ def test_what_the_chief_refuses_all_leave(tmp_path):
 @pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     """Also while it is stopped; once it is killed, its folder is free."""
-    first = command(tmp_path, *RUN, "--steps", "20000", "--interval", "20000")
+    first = command(tmp_path, *RUN, "--steps", "20000", "--eval-every", "20000")
     folder = tmp_path / "runs" / kills.NAME
     while not (folder / "settings.json").exists():
         assert first.poll() is None

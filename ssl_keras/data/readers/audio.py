@@ -25,7 +25,7 @@ from ssl_keras.data.readers.folders import (
     Unreadable,
     as_spelled,
     attempt,
-    labelled_files,
+    labeled_files,
     listed,
     parts_below,
     relative,
@@ -49,7 +49,7 @@ EXPECTED = "WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF or NIST SPHERE"
 FLOATS = {"FLOAT", "DOUBLE"}  # of whatever scale; the others end at 1, which lossy ones decode to twice that, and more
 WIDE = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32"}  # more than the 16 bits that are kept
 RATES = (100, 1_000_000)  # Hz
-MOST_HOURS = 24  # of one file
+MAX_HOURS = 24  # of one file
 # Samples of a channel for each byte of a file: more may be silence, or a header that lies. It is counted.
 PLAUSIBLE = 100
 CUT_SHARE = 0.01  # by which a header may promise more than there is before it is said
@@ -84,7 +84,7 @@ def load(path):
 def _read(root, like=None):
     """The source of one folder; `like` fixes rate and classes, where given."""
     title = f"audio:{root}"
-    files, codes, classes, notes = labelled_files(title, root, EXTENSIONS, "clips", like, SIMILAR)
+    files, codes, classes, notes = labeled_files(title, root, EXTENSIONS, "clips", like, SIMILAR)
     decoded = _decoded(title, files, like and like.rate)
     names = relative([files[index] for index in decoded.kept], root)
     label = [codes[index] for index in decoded.kept] if classes else None
@@ -240,8 +240,8 @@ def _header(file):
         counted = sum(map(len, _blocks(file, about.frames)))
         if counted != about.frames:
             raise Unreadable(f"its header promises {about.frames} samples, and there are {counted}")
-    if about.frames > MOST_HOURS * 3600 * about.samplerate:
-        raise Unreadable(f"longer than {MOST_HOURS} hours. Cut it")
+    if about.frames > MAX_HOURS * 3600 * about.samplerate:
+        raise Unreadable(f"longer than {MAX_HOURS} hours. Cut it")
     sizes = re.findall(r": (\d+) \(should be (\d+)\)", about.extra_info)
     early = any(int(promised) > (1 + CUT_SHARE) * int(there) for promised, there in sizes)
     return Header(about.frames, about.samplerate, about.channels, about.subtype, early)

@@ -252,7 +252,7 @@ def without(column, rows, names):
     return column
 
 
-def tokenised(splits, tokenizer, context):
+def tokenized(splits, tokenizer, context):
     """`Splits` with the captions as tokens, "captions" (N, K, W) int32: of an image up to K, the rest of them -1.
 
     They are read in lower case. Of more than 32 captions the first 32 are taken.

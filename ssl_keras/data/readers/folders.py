@@ -26,10 +26,10 @@ PARTS = {
     "dev": "validation", "test": "test", "testing": "test",
 }
 CLASSES_TOO = {"valid", "dev"}  # beside "invalid", say: without a training part these are classes
-UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # beside classes
+UNLABELED = {"unlabeled", "unsup"}  # beside classes
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
 CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
-SHOWN = 10  # names in a message
+NUM_SHOWN = 10  # names in a message
 
 
 class Unreadable(ValueError):
@@ -50,7 +50,7 @@ class Below(typing.NamedTuple):
 def listed(names):
     """The first names of many, for messages."""
     names = [printable(name) for name in names]
-    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "")
+    return ", ".join(names[:NUM_SHOWN]) + (" …" if len(names) > NUM_SHOWN else "")
 
 
 def as_spelled(path):
@@ -188,7 +188,7 @@ def _unwrapped(folder, extensions):
     return folder, []
 
 
-def labelled_files(title, root, extensions, what, like, similar=frozenset()):
+def labeled_files(title, root, extensions, what, like, similar=frozenset()):
     """(files, the class of each or -1, class names, notes): a sub-folder is a class, where there are sub-folders.
 
     Args:
@@ -351,7 +351,7 @@ def _scan(path, extensions, folders, links, others):
 
 def left_out(others):
     """What is left out: ".heic (15), dead links (1)"."""
-    common = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+    common = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:NUM_SHOWN]
     rest = others.total() - sum(count for _, count in common)
     named = [f"{printable(kind)} ({count})" for kind, count in common]
     return ", ".join(named + ([f"others ({rest})"] if rest else []))
@@ -371,8 +371,8 @@ def skipped(title, failed, count, what):
     by_reason = collections.defaultdict(list)
     for file, reason in sorted(failed.items()):
         by_reason[reason].append(f"{file.parent.name}/{file.name}")
-    said = "; ".join(f"{printable(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:SHOWN])
-    said += f"; and {len(by_reason) - SHOWN} other reasons" if len(by_reason) > SHOWN else ""
+    said = "; ".join(f"{printable(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:NUM_SHOWN])
+    said += f"; and {len(by_reason) - NUM_SHOWN} other reasons" if len(by_reason) > NUM_SHOWN else ""
     if len(failed) > max(1, math.floor(CORRUPT_SHARE * count)):
         raise ValueError(
             f"{title}: {len(failed)} of {count} {what} cannot be read (more than {CORRUPT_SHARE:.0%}). {said}. "

@@ -32,11 +32,11 @@ OTHERS = frozenset((
     ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".xcf", ".pcx", ".sgi", ".qoi", ".pfm", ".eps", ".fits",
 ))
 DECODING = 2  # another number where a file is decoded otherwise than before: what is cached is then made anew
-MOST_PIXELS = 178_956_970  # as many as Pillow decodes
+MAX_PIXELS = 178_956_970  # as many as Pillow decodes
 ALONE = 1 << 25  # pixels; a larger picture is decoded while no other such is, so that memory stays bounded
 GRAY = {"1", "L", "LA", "La"}
 ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-BITS_PER_SAMPLE, MOST_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274  # TIFF's and EXIF's tags
+BITS_PER_SAMPLE, MAX_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274  # TIFF's and EXIF's tags
 # What is done to pictures, by what their headers say; for notes.
 CONVERSIONS = {
     "transparent": "with an alpha channel, and laid on white",
@@ -46,7 +46,7 @@ CONVERSIONS = {
     "inks": "in CMYK without a profile, and converted to RGB without one",
     "several": "of several frames or pages, of which the first is taken",
 }
-TOO_LARGE = f"too large (more than {MOST_PIXELS:,} pixels)"
+TOO_LARGE = f"too large (more than {MAX_PIXELS:,} pixels)"
 FLOAT = "float pixels, of no known scale (save them as 8 or 16 bits)"
 TRUNCATED, EMPTY = "truncated", "empty"
 
@@ -97,7 +97,7 @@ def decode(file, shape=None, channels=None):
 def _pillow():
     """`PIL.Image` with all formats registered; imported when the first picture is opened.
 
-    From half of MOST_PIXELS on it would warn of each picture; whoever has made that an error keeps it.
+    From half of MAX_PIXELS on it would warn of each picture; whoever has made that an error keeps it.
     """
     from PIL import Image
 
@@ -112,7 +112,7 @@ def _opened(file):
         with _pillow().open(file, formats=FORMATS) as image:
             if image.mode == "F":
                 raise Unreadable(FLOAT)
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(TOO_LARGE)
             yield image
     except Exception as error:  # a decoder may raise anything on a stranger's bytes
@@ -226,7 +226,7 @@ def _eight_bits(image):
     if low < 0 or high >= 1 << 16:
         raise Unreadable(f"pixels from {low} to {high}, of no known scale (save them as 8 or 16 bits)")
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0] - (tags.get(SAMPLE_FORMAT, (1,))[0] == 2)  # one is the sign's
-    most = int(np.max(tags.get(MOST_OF_SAMPLES, 0)))
+    most = int(np.max(tags.get(MAX_OF_SAMPLES, 0)))
     if not 1 << 8 < most < 1 << 16:
         most = (1 << bits) - 1 if 8 < bits < 16 else (1 << 16) - 1
     made = np.minimum(values.astype(np.int32) * 255 // most, 255).astype(np.uint8)

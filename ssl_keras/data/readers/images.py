@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_keras.data.cache import IN_MEMORY_BYTES, contents, materialise
 from ssl_keras.data.readers import folders, image_files
-from ssl_keras.data.readers.folders import Unreadable, attempt, labelled_files, parts_below
+from ssl_keras.data.readers.folders import Unreadable, attempt, labeled_files, parts_below
 from ssl_keras.data.readers.image_files import EXTENSIONS, Header
 from ssl_keras.data.splits import images
 from ssl_keras.files import printable
@@ -50,7 +50,7 @@ def load(path, image_size=None):
 def _read(root, image_size, like):
     """The source of one folder; `like` fixes channels, size and classes, where given."""
     title = f"folder:{root}"
-    files, codes, classes, notes = labelled_files(title, root, EXTENSIONS, "images", like, image_files.OTHERS)
+    files, codes, classes, notes = labeled_files(title, root, EXTENSIONS, "images", like, image_files.OTHERS)
     shape = (image_size, image_size, None) if like is None else like.arrays["image"].shape[1:]
     found = read(title, files, shape)
     source = images(title, found.image, np.array(codes)[found.rows] if classes else None, classes)

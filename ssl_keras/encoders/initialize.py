@@ -1,4 +1,4 @@
-"""Initialises a network from a saved encoder."""
+"""Initializes a network from a saved encoder."""
 
 import logging
 
@@ -9,7 +9,7 @@ from ssl_keras.encoders.loading import load_with_head, named_variables
 log = logging.getLogger(__name__)
 
 
-def initialise(encoder, name, head=None, fresh=()):
+def initialize(encoder, name, head=None, fresh=()):
     """Copies the weights of a saved encoder that match by name and shape; lists the others.
 
     A head is taken over whole, but for its weights named in `fresh`, where the saved one has its shapes; else
@@ -34,7 +34,7 @@ def initialise(encoder, name, head=None, fresh=()):
     for key in matched:
         new[key].assign(np.asarray(saved[key]))
     left = sorted(new.keys() - set(matched)), sorted(saved.keys() - set(matched))
-    log.info("Initialised %d of %d weights from %s", len(matched), len(new), name)
+    log.info("Initialized %d of %d weights from %s", len(matched), len(new), name)
     if head is not None and saved_head is not None:
         theirs, ours = (
             {key: v for key, v in named_variables(network).items() if key not in fresh}
@@ -47,5 +47,5 @@ def initialise(encoder, name, head=None, fresh=()):
         else:
             log.warning("Its %s does not fit this one, which begins at random.", head.name)
     if any(left):
-        log.warning("Not initialised: %s; not used from %s: %s", left[0], name, left[1])
+        log.warning("Not initialized: %s; not used from %s: %s", left[0], name, left[1])
     return left
