@@ -24,6 +24,7 @@ test-all: $(VENV)/.bench-installed  ## every check, the peers' and the long proo
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/autoencoder.py

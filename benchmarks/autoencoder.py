@@ -179,10 +179,15 @@ def in_processes():
     workers = []
     for index in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        workers.append(subprocess.Popen(
-            [sys.executable, HERE, "--alone", "worker"], env=dict(os.environ, TF_CONFIG=json.dumps(cluster)),
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        ))
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, HERE, "--alone", "worker"],
+                env=dict(os.environ, TF_CONFIG=json.dumps(cluster)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
     out = [worker.communicate()[0] for worker in workers]
     result["two workers"] = json.loads(out[0].splitlines()[-1])
     return result
@@ -201,8 +206,12 @@ def main():
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     examples = 55_000 // BATCH * BATCH
     report = {
-        "machine": f"{os.cpu_count()} cores", "tensorflow": tf.__version__, "keras": keras.__version__,
-        "seconds per epoch": medians, "all seconds": seconds, "loss after the last epoch": losses,
+        "machine": f"{os.cpu_count()} cores",
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "seconds per epoch": medians,
+        "all seconds": seconds,
+        "loss after the last epoch": losses,
         "stock / ours": ratio(seconds["stock"], seconds["ours"]),
         "stock / ours, XLA": ratio(seconds["stock"], seconds["ours, XLA"]),
         "GFLOP/s": rates | {name: 2e-9 * MULTIPLY_ADDS * examples / s for name, s in medians.items()},

@@ -56,11 +56,16 @@ STEP_SIZES = {"4×4×128, 12×64": (4, 4, 128, 12, 64), "4×4×256, 16×128": (4
 STEPS = 40  # of each, in a round
 VOCABULARY = 65
 
-BASELINE = causal_lm.Settings(
-    architecture="gpt2", layers=4, heads=4, width=128, context=64, tokenizer="characters"
-)
+BASELINE = causal_lm.Settings(architecture="gpt2", layers=4, heads=4, width=128, context=64, tokenizer="characters")
 BASELINE_TRAINING = Training(
-    steps=2000, batch_size=12, schedule="cosine", warmup=100, weight_decay=0.1, beta_2=0.99, clip_norm=1.0, jit=True,
+    steps=2000,
+    batch_size=12,
+    schedule="cosine",
+    warmup=100,
+    weight_decay=0.1,
+    beta_2=0.99,
+    clip_norm=1.0,
+    jit=True,
     steps_per_execution=50,
 )
 BASELINE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -101,13 +106,19 @@ def keras_hub_steps(layers, heads, width, batch, length):
 
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=VOCABULARY, num_layers=layers, num_heads=heads, hidden_dim=width, intermediate_dim=4 * width,
-        dropout=0.0, max_sequence_length=length,
+        vocabulary_size=VOCABULARY,
+        num_layers=layers,
+        num_heads=heads,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
+        dropout=0.0,
+        max_sequence_length=length,
     )
     logits = backbone.token_embedding(backbone.output, reverse=True)
     model = keras.Model(backbone.input, logits)
     model.compile(
-        keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=STEPS,
     )
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, batch, length + 1)).astype(np.int32)
@@ -122,10 +133,20 @@ def torch_steps(layers, heads, width, batch, length):
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
-    model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=VOCABULARY, n_positions=length, n_embd=width, n_layer=layers, n_head=heads, resid_pdrop=0.0,
-        embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    ))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=length,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, batch, length + 1)))
@@ -179,9 +200,13 @@ def steps():
     for size, (layers, _, width, batch, length) in STEP_SIZES.items():
         processes = {
             name: subprocess.Popen(
-                [sys.executable, HERE, "--contender", name, "--size", size], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            ) for name in CONTENDERS
+                [sys.executable, HERE, "--contender", name, "--size", size],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            for name in CONTENDERS
         }
         for process in processes.values():
             while process.stdout.readline().strip() != "ready":
@@ -203,7 +228,8 @@ def steps():
             "tokens/s": {name: batch * length / statistics.median(values) for name, values in seconds.items()},
             "their time / ours": {
                 name: interval([a / b for a, b in zip(values, seconds["ours"])])
-                for name, values in seconds.items() if name != "ours"
+                for name, values in seconds.items()
+                if name != "ours"
             },
             "GFLOP/s of ours": 6e-9 * macs * batch * length / statistics.median(seconds["ours"]),
             "seconds per step": seconds,
@@ -236,8 +262,13 @@ def train(settings, training, splits, target=None, every=0, seconds=float("inf")
         curve.append((done, round(spent, 2), result["loss"]))
         if (target is not None and result["loss"] <= target) or spent >= seconds:
             break
-    return {"loss": result["loss"], "seconds": spent, "steps": done, "parameters": model.encoder.count_params(),
-            "curve": curve}
+    return {
+        "loss": result["loss"],
+        "seconds": spent,
+        "steps": done,
+        "parameters": model.encoder.count_params(),
+        "curve": curve,
+    }
 
 
 def quality():
@@ -257,10 +288,15 @@ def quality():
         print("ours", seed, ours[-1], flush=True)
     reached = [run["seconds"] if run["loss"] <= target else float("inf") for run in ours]
     return {
-        "baselines": {str(rate): run for rate, run in baselines.items()}, "best rate": best, "target loss": target,
-        "baseline seconds": baselines[best]["seconds"], "ours": ours, "seconds to the target": reached,
+        "baselines": {str(rate): run for rate, run in baselines.items()},
+        "best rate": best,
+        "target loss": target,
+        "baseline seconds": baselines[best]["seconds"],
+        "ours": ours,
+        "seconds to the target": reached,
         "share of the baseline's time, median": statistics.median(reached) / baselines[best]["seconds"],
-        "settings": dataclasses.asdict(settings), "training": dataclasses.asdict(OURS_TRAINING),
+        "settings": dataclasses.asdict(settings),
+        "training": dataclasses.asdict(OURS_TRAINING),
     }
 
 
@@ -268,8 +304,13 @@ def minutes(limit=900.0):
     settings, splits = causal_lm.prepare(LONG_SETTINGS, load("tfds:tiny_shakespeare"))
     run = train(settings, LONG_TRAINING, splits, every=LONG_TRAINING.steps // 40, seconds=limit)
     best = min(run["curve"], key=lambda row: row[2])
-    return {"best loss": best[2], "at second": best[1], **run,
-            "settings": dataclasses.asdict(settings), "training": dataclasses.asdict(LONG_TRAINING)}
+    return {
+        "best loss": best[2],
+        "at second": best[1],
+        **run,
+        "settings": dataclasses.asdict(settings),
+        "training": dataclasses.asdict(LONG_TRAINING),
+    }
 
 
 # ----- generation, and the gpt2 size
@@ -317,10 +358,18 @@ def gpt2_alone(batch=4, length=256):
             seconds.append(time.perf_counter() - start)
     # VmHWM, not ru_maxrss: a child's ru_maxrss starts from its parent's.
     peak = int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text()).group(1)) / 2**20
-    print(json.dumps({
-        "parameters": model.encoder.count_params(), "global batch": [batch, length], "replicas": 2,
-        "seconds a step, compiled": seconds[1:], "losses": losses, "peak GiB": peak,
-    }))
+    print(
+        json.dumps(
+            {
+                "parameters": model.encoder.count_params(),
+                "global batch": [batch, length],
+                "replicas": 2,
+                "seconds a step, compiled": seconds[1:],
+                "losses": losses,
+                "peak GiB": peak,
+            }
+        )
+    )
 
 
 PARTS = {"steps": steps, "quality": quality, "minutes": minutes, "generation": generation, "gpt2": gpt2}

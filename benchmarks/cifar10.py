@@ -90,7 +90,7 @@ def pretrained(name, seed, splits):
     settings, training = asked_of(name)
     steps = results()["steps"][name]
     training = dataclasses.replace(
-        training, steps=steps, eval_every=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True,
+        training, steps=steps, eval_every=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True
     )
     if f"{name}, seed {seed}" not in results()["pretraining"]:
         outcome = pretrain(name, settings, training, data=splits)
@@ -106,6 +106,7 @@ def summary(tables):
             name = row.replace("cifar10-", "").replace(f"-{seed},", ",")
             for column, (mean, _) in columns.items():
                 gathered.setdefault(name, {}).setdefault(column, []).append(mean)
+
     def mean_sd(values):
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 

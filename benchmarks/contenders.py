@@ -85,7 +85,10 @@ class Process:
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, script, "--contender", name, "--folder", folder, "--seed", str(seed)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         self.answer()
 
@@ -150,9 +153,7 @@ def main(script, parts, plan, quick, contender, prepare):
         contender: function (name, folder, seed) that makes one.
         prepare: function of a folder to `data`; what it leaves in the folder is there for the contenders.
     """
-    parser = argparse.ArgumentParser(
-        description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], default=[])
     parser.add_argument("--quick", action="store_true", help="see that all of it runs; keeps nothing")
     parser.add_argument("--contender", help=argparse.SUPPRESS)

@@ -156,7 +156,8 @@ class Pipeline(Ours):
 
 def convolution(channels, filters, stride=1):
     layers = [
-        torch.nn.Conv2d(channels, filters, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(filters),
+        torch.nn.Conv2d(channels, filters, 3, stride, 1, bias=False),
+        torch.nn.BatchNorm2d(filters),
         torch.nn.ReLU(inplace=True),
     ]
     torch.nn.init.kaiming_normal_(layers[0].weight, nonlinearity="relu")
@@ -179,9 +180,9 @@ class Lightly(Contender):
             channels = filters
         self.encoder = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
         hidden, out = PROJECTION
-        head = ProjectionHead([
-            (channels, hidden, torch.nn.BatchNorm1d(hidden), torch.nn.ReLU()), (hidden, out, None, None, False),
-        ])
+        head = ProjectionHead(
+            [(channels, hidden, torch.nn.BatchNorm1d(hidden), torch.nn.ReLU()), (hidden, out, None, None, False)]
+        )
         for layer in head.modules():
             if isinstance(layer, torch.nn.Linear):
                 torch.nn.init.xavier_uniform_(layer.weight)  # as Keras does
@@ -189,11 +190,21 @@ class Lightly(Contender):
         self.loss = NTXentLoss(temperature=TEMPERATURE)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE, eps=1e-7, fused=True)
         transform = SimCLRTransform(
-            input_size=self.images.shape[1], cj_strength=COLOR, cj_sat=0.0, cj_hue=0.0, min_scale=CROP,
-            random_gray_scale=0.0, gaussian_blur=0.0, normalize=None,
+            input_size=self.images.shape[1],
+            cj_strength=COLOR,
+            cj_sat=0.0,
+            cj_hue=0.0,
+            min_scale=CROP,
+            random_gray_scale=0.0,
+            gaussian_blur=0.0,
+            normalize=None,
         )
         self.loader = torch.utils.data.DataLoader(
-            Views(self.images, transform), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=self.workers,
+            Views(self.images, transform),
+            batch_size=BATCH,
+            shuffle=True,
+            drop_last=True,
+            num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )
         return sum(p.numel() for p in self.model.parameters())
@@ -223,10 +234,12 @@ class Lightly(Contender):
     def features(self, image):
         self.encoder.eval()
         with torch.inference_mode():
-            return np.concatenate([
-                self.encoder(2 * torch.from_numpy(part).permute(0, 3, 1, 2) / 255 - 1).numpy()
-                for part in chunks(image)
-            ])
+            return np.concatenate(
+                [
+                    self.encoder(2 * torch.from_numpy(part).permute(0, 3, 1, 2) / 255 - 1).numpy()
+                    for part in chunks(image)
+                ]
+            )
 
 
 class Views:
@@ -289,9 +302,7 @@ def quality(plan, report, splits, folder, keep):
             answer = process.ask("train", plan.budget)
             process.close()
             known_x, validation_x = (np.load(folder / f"{which}-features.npy") for which in parts)
-            accuracy = probes.knn(
-                known_x, known.column("label"), validation_x, validation.column("label"), NEIGHBORS
-            )
+            accuracy = probes.knn(known_x, known.column("label"), validation_x, validation.column("label"), NEIGHBORS)
             runs.append({"name": name, "seed": seed, "kNN accuracy": accuracy, **answer})
             keep()
             print(runs[-1], flush=True)
@@ -317,6 +328,10 @@ PARTS = {"speed": speed, "quality": quality, "pipeline": pipeline}
 
 if __name__ == "__main__":
     main(
-        sys.modules[__name__], PARTS, Plan(), QUICK,
-        contender=lambda name, folder, seed: CONTENDERS[name](folder, seed), prepare=prepare,
+        sys.modules[__name__],
+        PARTS,
+        Plan(),
+        QUICK,
+        contender=lambda name, folder, seed: CONTENDERS[name](folder, seed),
+        prepare=prepare,
     )

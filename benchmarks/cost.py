@@ -66,13 +66,20 @@ OBJECTIVES = {
     "recurrent_lm": ({"width": 128, "layers": 1}, "pydoc", {"batch_size": 64}),
     "wav2vec2": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "tfds:spoken_digit", {"batch_size": 32}),
     "ctc": ({"channels": 64, "width": 64, "layers": 2, "heads": 2}, "connected:tfds:spoken_digit", {"batch_size": 16}),
-    "image_text": ({"width": 16, "text_width": 64, "text_heads": 2, "tokenizer": "characters"}, "captions",
-                   {"batch_size": 128}),
+    "image_text": (
+        {"width": 16, "text_width": 64, "text_heads": 2, "tokenizer": "characters"},
+        "captions",
+        {"batch_size": 128},
+    ),
 }
 PLAIN = "plain"
 SWITCHES = {
-    PLAIN: {}, "one step a call": {"steps_per_execution": 1}, "bfloat16": {"precision": "mixed_bfloat16"},
-    "float16": {"precision": "mixed_float16"}, "accumulate 4": {"accumulate": 4}, "remat": {"remat": True},
+    PLAIN: {},
+    "one step a call": {"steps_per_execution": 1},
+    "bfloat16": {"precision": "mixed_bfloat16"},
+    "float16": {"precision": "mixed_float16"},
+    "accumulate 4": {"accumulate": 4},
+    "remat": {"remat": True},
     "XLA": {"jit": True},
 }
 TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialise
@@ -100,18 +107,27 @@ class Plan:
 
 
 QUICK = Plan(
-    objectives=("autoencoder", "causal_lm"), steps=4, rounds=1, seconds=0.5, fit=FIT[:1], fit_rounds=1, fit_seconds=0.5,
-    states=tuple(STATES)[:1], saves=1,
+    objectives=("autoencoder", "causal_lm"),
+    steps=4,
+    rounds=1,
+    seconds=0.5,
+    fit=FIT[:1],
+    fit_rounds=1,
+    fit_seconds=0.5,
+    states=tuple(STATES)[:1],
+    saves=1,
 )
 
 
 def digits_with_names():
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     splits = load("digits", image_size=32)
-    return Splits(*(
-        captions.source(part.name, part.column("image"), [[words[label]] for label in part.column("label")])
-        for part in splits
-    ))
+    return Splits(
+        *(
+            captions.source(part.name, part.column("image"), [[words[label]] for label in part.column("label")])
+            for part in splits
+        )
+    )
 
 
 class Contender:
@@ -135,8 +151,16 @@ class Contender:
         settings, data, training = OBJECTIVES[self.objective]
         switch = dict(SWITCHES.get(self.switch, {}))
         settings = self.module.Settings(**settings, **{key: switch.pop(key) for key in ("remat",) if key in switch})
-        plain = {"jit": False, "report_every": 0, "steps": 1000, "epochs": 0, "warmup": 0, "schedule": "constant",
-                 "steps_per_execution": 16, "seed": self.seed}
+        plain = {
+            "jit": False,
+            "report_every": 0,
+            "steps": 1000,
+            "epochs": 0,
+            "warmup": 0,
+            "schedule": "constant",
+            "steps_per_execution": 16,
+            "seed": self.seed,
+        }
         self.training = dataclasses.replace(self.module.DEFAULTS, **plain | training | switch)
         self.settings, self.splits = self.module.prepare(
             settings, digits_with_names() if data == "captions" else load(data)
@@ -189,7 +213,9 @@ def switches(plan, report, data, folder, keep):
     for objective in plan.objectives:
         measured = report["switches"].setdefault(objective, {})
         wanted = [
-            switch for switch in SWITCHES if (switch != "remat" or objective in TRANSFORMERS)
+            switch
+            for switch in SWITCHES
+            if (switch != "remat" or objective in TRANSFORMERS)
             and (switch != "XLA" or objective not in OF_MANY_LENGTHS)
         ]
         if all(switch in measured for switch in wanted):
@@ -278,7 +304,8 @@ def table_of_plans(measured):
 
 def table_of_fit(measured):
     lines = [
-        "| objective | `fit`, examples/s | bare loop | time of `fit`, times that of the loop |", "|---|---:|---:|---:|",
+        "| objective | `fit`, examples/s | bare loop | time of `fit`, times that of the loop |",
+        "|---|---:|---:|---:|",
     ]
     for objective, row in of_objectives(measured):
         rates = row["examples/s"]
@@ -310,9 +337,7 @@ def fit(plan, report, data, folder, keep):
             for process in processes.values():
                 process.close()
         done = measured["rounds"]
-        measured |= {
-            "examples/s": medians(done), OVERHEAD: interval([each[BARE] / each[PLAIN] for each in done]),
-        }
+        measured |= {"examples/s": medians(done), OVERHEAD: interval([each[BARE] / each[PLAIN] for each in done])}
         report["fit"][objective] = measured
         print(objective, measured[OVERHEAD], flush=True)
     print(table_of_fit(report["fit"]))

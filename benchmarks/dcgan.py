@@ -89,7 +89,11 @@ class Ours:
         keras.utils.set_random_seed(self.seed)
         settings = dcgan.Settings(width=WIDTH, latent=LATENT)
         training = dataclasses.replace(
-            dcgan.DEFAULTS, batch_size=BATCH, learning_rate=self.rate, beta_1=BETA, seed=self.seed,
+            dcgan.DEFAULTS,
+            batch_size=BATCH,
+            learning_rate=self.rate,
+            beta_1=BETA,
+            seed=self.seed,
             steps_per_execution=self.steps_per_execution,
         )
         self.model = dcgan.build(settings, self.splits.train.spec())
@@ -113,6 +117,7 @@ class Ours:
 
 def stopping(model, until):
     """A callback that ends `fit` when the time has come."""
+
     def look(batch, logs):
         model.stop_training = time.perf_counter() >= until
 
@@ -204,15 +209,24 @@ class PyTorch:
         nn = torch.nn
         # The networks of `networks/dcgan.py` for 28×28.
         self.generator = nn.Sequential(
-            nn.Linear(LATENT, 49 * 2 * WIDTH, bias=False), nn.Unflatten(1, (2 * WIDTH, 7, 7)),
-            nn.BatchNorm2d(2 * WIDTH), nn.ReLU(True),
-            nn.ConvTranspose2d(2 * WIDTH, WIDTH, 5, 2, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(True),
-            nn.ConvTranspose2d(WIDTH, 1, 5, 2, 2, 1), nn.Tanh(),
+            nn.Linear(LATENT, 49 * 2 * WIDTH, bias=False),
+            nn.Unflatten(1, (2 * WIDTH, 7, 7)),
+            nn.BatchNorm2d(2 * WIDTH),
+            nn.ReLU(True),
+            nn.ConvTranspose2d(2 * WIDTH, WIDTH, 5, 2, 2, 1, bias=False),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(True),
+            nn.ConvTranspose2d(WIDTH, 1, 5, 2, 2, 1),
+            nn.Tanh(),
         ).to(memory_format=torch.channels_last)
         self.discriminator = nn.Sequential(
-            nn.Conv2d(1, WIDTH, 5, 2, 2), nn.LeakyReLU(0.2, True),
-            nn.Conv2d(WIDTH, 2 * WIDTH, 5, 2, 2, bias=False), nn.BatchNorm2d(2 * WIDTH), nn.LeakyReLU(0.2, True),
-            nn.Flatten(), nn.Linear(49 * 2 * WIDTH, 1),
+            nn.Conv2d(1, WIDTH, 5, 2, 2),
+            nn.LeakyReLU(0.2, True),
+            nn.Conv2d(WIDTH, 2 * WIDTH, 5, 2, 2, bias=False),
+            nn.BatchNorm2d(2 * WIDTH),
+            nn.LeakyReLU(0.2, True),
+            nn.Flatten(),
+            nn.Linear(49 * 2 * WIDTH, 1),
         ).to(memory_format=torch.channels_last)
         for network in (self.generator, self.discriminator):
             for layer in network:
@@ -308,11 +322,18 @@ def quality(plan, report, splits, folder, keep):
             for name in (kind, RAW) if kind == OURS else (kind,):
                 made = eye.features(np.load(folder / f"{name}.npy"))
                 precision, recall = generative.precision_recall(test, made)
-                runs.append({
-                    "name": name, "rate": rate, "seed": seed, "FID": generative.frechet(test, made),
-                    "KID": generative.kernel_distance(test, made)[0], "precision": precision, "recall": recall,
-                    **answer,
-                })
+                runs.append(
+                    {
+                        "name": name,
+                        "rate": rate,
+                        "seed": seed,
+                        "FID": generative.frechet(test, made),
+                        "KID": generative.kernel_distance(test, made)[0],
+                        "precision": precision,
+                        "recall": recall,
+                        **answer,
+                    }
+                )
                 print(runs[-1], flush=True)
             keep()
     for name in (*KINDS, RAW):

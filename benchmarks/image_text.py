@@ -64,16 +64,33 @@ else:
 
     VIEWS = {"flip": True, "crop": 0.6, "color": 0.2, "shift": 0.1}
     SPEED = image_text.Settings(
-        width=IMAGE_WIDTH, text_architecture="gpt2", text_layers=TEXT_LAYERS, text_heads=TEXT_HEADS,
-        text_width=TEXT_WIDTH, context=CONTEXT, vocabulary=VOCABULARY, projection=PROJECTION, **VIEWS
+        width=IMAGE_WIDTH,
+        text_architecture="gpt2",
+        text_layers=TEXT_LAYERS,
+        text_heads=TEXT_HEADS,
+        text_width=TEXT_WIDTH,
+        context=CONTEXT,
+        vocabulary=VOCABULARY,
+        projection=PROJECTION,
+        **VIEWS,
     )
     PICTURES = contrastive.Settings(width=IMAGE_WIDTH, pool_grid=2, **VIEWS)
     WORDS = masked_lm.Settings(
         layers=TEXT_LAYERS, heads=TEXT_HEADS, width=TEXT_WIDTH, context=64, tokenizer="wordpiece", vocabulary=4096
     )
     RETRIEVAL = image_text.Settings(
-        width=IMAGE_WIDTH, pool_grid=4, tokenizer="wordpiece", vocabulary=4096, context=16, max_captions=4, token_dropout=0.2,
-        temperature=0.3, text_layers=0, text_width=256, projection=0, **VIEWS
+        width=IMAGE_WIDTH,
+        pool_grid=4,
+        tokenizer="wordpiece",
+        vocabulary=4096,
+        context=16,
+        max_captions=4,
+        token_dropout=0.2,
+        temperature=0.3,
+        text_layers=0,
+        text_width=256,
+        projection=0,
+        **VIEWS,
     )
     BLOCKS = {"text_layers": TEXT_LAYERS, "text_heads": TEXT_HEADS, "text_width": TEXT_WIDTH}
     TRAINING = dataclasses.replace(image_text.DEFAULTS, epochs=0, batch_size=BATCH)
@@ -97,7 +114,9 @@ class Plan:
 
 QUICK = Plan(rounds=1, seconds=2.0, folds=(0,), image_steps=5, text_steps=5, steps=10, seeds=(0,), class_steps=10)
 STARTS = (
-    "random init", "pretrained pictures", "pretrained pictures, two blocks",
+    "random init",
+    "pretrained pictures",
+    "pretrained pictures, two blocks",
     "pretrained pictures, two pretrained blocks",
 )
 TEMPLATES = ("a photo of a {}", "{}", "a picture of one {}", "this is a {}")
@@ -142,19 +161,30 @@ class Transformers:
             [torch.tensor(arrays[f"{part}{index}"]) for part in ("image", "ids", "present")]
             for index in range(len(arrays) // 3)
         ]
-        self.model = transformers.CLIPModel(transformers.CLIPConfig(
-            projection_dim=PROJECTION,
-            text_config={
-                "vocab_size": int(arrays["vocabulary"]), "hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH,
-                "num_hidden_layers": TEXT_LAYERS, "num_attention_heads": TEXT_HEADS,
-                "max_position_embeddings": CONTEXT, "hidden_act": "gelu_pytorch_tanh",
-                "eos_token_id": int(arrays["vocabulary"]) - 1,
-            },
-            vision_config={
-                "hidden_size": VISION_WIDTH, "intermediate_size": VISION_HIDDEN, "num_hidden_layers": VISION_LAYERS,
-                "num_attention_heads": 4, "image_size": SIZE, "patch_size": PATCH, "hidden_act": "gelu_pytorch_tanh",
-            },
-        )).train()
+        self.model = transformers.CLIPModel(
+            transformers.CLIPConfig(
+                projection_dim=PROJECTION,
+                text_config={
+                    "vocab_size": int(arrays["vocabulary"]),
+                    "hidden_size": TEXT_WIDTH,
+                    "intermediate_size": 4 * TEXT_WIDTH,
+                    "num_hidden_layers": TEXT_LAYERS,
+                    "num_attention_heads": TEXT_HEADS,
+                    "max_position_embeddings": CONTEXT,
+                    "hidden_act": "gelu_pytorch_tanh",
+                    "eos_token_id": int(arrays["vocabulary"]) - 1,
+                },
+                vision_config={
+                    "hidden_size": VISION_WIDTH,
+                    "intermediate_size": VISION_HIDDEN,
+                    "num_hidden_layers": VISION_LAYERS,
+                    "num_attention_heads": 4,
+                    "image_size": SIZE,
+                    "patch_size": PATCH,
+                    "hidden_act": "gelu_pytorch_tanh",
+                },
+            )
+        ).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), RATE, weight_decay=0.01, fused=True)
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
@@ -197,7 +227,8 @@ def ready(folder):
         ids[np.arange(len(ids)), present.sum(1) - 1] = settings.vocabulary - 1
         image = 2 * batch["image"].numpy().transpose(0, 3, 1, 2) - 1
         arrays |= {
-            f"image{index}": np.ascontiguousarray(image), f"ids{index}": np.where(present, ids, 0),
+            f"image{index}": np.ascontiguousarray(image),
+            f"ids{index}": np.where(present, ids, 0),
             f"present{index}": present.astype(np.int64),
         }
     np.savez(folder / "pairs.npz", **arrays)
@@ -221,7 +252,8 @@ def retrieval(plan, report, splits, folder, keep):
     part["mean over folds"] = {
         row: {
             f"{way}, R@{k}": float(np.mean([part[f"{row}, fold {fold}"][way][str(k)] for fold in plan.folds]))
-            for way in measures.WAYS for k in measures.RANKS
+            for way in measures.WAYS
+            for k in measures.RANKS
         }
         for row in ("chance", "bag of words", *STARTS)
     }
@@ -237,8 +269,14 @@ def trained(plan, folder, splits, start, fold):
     settings, common = RETRIEVAL, {"data": splits.train.base, "report_every": 0, "runs": folder, "resume": True}
     if start in STARTS[1:]:
         training = dataclasses.replace(
-            contrastive.DEFAULTS, epochs=0, steps=plan.image_steps, eval_every=max(plan.image_steps // 5, 1), warmup=50,
-            batch_size=BATCH, run=f"emoji-pictures-{fold}", **common
+            contrastive.DEFAULTS,
+            epochs=0,
+            steps=plan.image_steps,
+            eval_every=max(plan.image_steps // 5, 1),
+            warmup=50,
+            batch_size=BATCH,
+            run=f"emoji-pictures-{fold}",
+            **common,
         )
         outcome = pretrain("contrastive", PICTURES, training, data=splits)
         settings = dataclasses.replace(settings, init_image=outcome["folder"], freeze_image=True)
@@ -246,15 +284,26 @@ def trained(plan, folder, splits, start, fold):
         settings = dataclasses.replace(settings, **BLOCKS)
     if start == STARTS[3]:
         training = dataclasses.replace(
-            masked_lm.DEFAULTS, epochs=0, steps=plan.text_steps, eval_every=max(plan.text_steps // 5, 1), warmup=50,
-            batch_size=64, run=f"emoji-words-{fold}", **common
+            masked_lm.DEFAULTS,
+            epochs=0,
+            steps=plan.text_steps,
+            eval_every=max(plan.text_steps // 5, 1),
+            warmup=50,
+            batch_size=64,
+            run=f"emoji-words-{fold}",
+            **common,
         )
         words = text.from_texts([", ".join(each) for each in by_captions.captions_of(splits.train)], name="captions")
         outcome = pretrain("masked_lm", WORDS, training, data=words)
         settings = dataclasses.replace(settings, init_text=outcome["folder"], context=64, vocabulary=2048)
     training = dataclasses.replace(
-        TRAINING, steps=plan.steps, eval_every=max(plan.steps // 5, 1), learning_rate=3e-3, weight_decay=0.3,
-        run=f"emoji-{start}-{fold}".replace(",", "").replace(" ", "-"), **common
+        TRAINING,
+        steps=plan.steps,
+        eval_every=max(plan.steps // 5, 1),
+        learning_rate=3e-3,
+        weight_decay=0.3,
+        run=f"emoji-{start}-{fold}".replace(",", "").replace(" ", "-"),
+        **common,
     )
     return pretrain("image_text", settings, training, data=splits)
 
@@ -290,9 +339,9 @@ def classification(plan, report, splits, folder, keep):
 def captioned(splits):
     """`Splits` whose labels have become sentences."""
     texts = [[each.format(name) for each in TEMPLATES] for name in splits.train.classes]
-    return type(splits)(*(
-        by_captions.with_captions(source, [texts[label] for label in source.column("label")]) for source in splits
-    ))
+    return type(splits)(
+        *(by_captions.with_captions(source, [texts[label] for label in source.column("label")]) for source in splits)
+    )
 
 
 def runs(plan, folder):

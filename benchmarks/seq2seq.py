@@ -72,8 +72,15 @@ class Plan:
 
 
 QUICK = Plan(
-    rounds=1, seconds=1.0, steps=10, pretraining_steps=10, sizes=(200,), tuning_steps=(10,), rates=(1e-3,),
-    seeds=(0,), judged=50,
+    rounds=1,
+    seconds=1.0,
+    steps=10,
+    pretraining_steps=10,
+    sizes=(200,),
+    tuning_steps=(10,),
+    rates=(1e-3,),
+    seeds=(0,),
+    judged=50,
 )
 
 
@@ -118,7 +125,8 @@ class StockKeras(Ours):
             y = layers.Dense(width, activation="tanh")(layers.Concatenate()([y, layers.Attention()([query, x, key])]))
         self.model = keras.Model([tokens, before], table(y, reverse=True))
         self.model.compile(
-            "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "adam",
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             steps_per_execution=self.steps_per_execution,
         )
         assert self.model.count_params() - 2 * width == parameters  # but for the rows of the padding
@@ -153,12 +161,24 @@ def pronunciation(plan, report, splits, folder, keep):
     settings = seq2seq.Settings(**PRONOUNCES, **PAIRS)
     splits = judged(splits, plan)
     training = dataclasses.replace(
-        seq2seq.DEFAULTS, data=DATA, batch_size=256, optimizer="muon", learning_rate=3e-3, beta_2=0.99,
-        steps=plan.steps, eval_every=max(plan.steps // 20, 1), report_every=0, resume=True, run="seq2seq-cmudict",
+        seq2seq.DEFAULTS,
+        data=DATA,
+        batch_size=256,
+        optimizer="muon",
+        learning_rate=3e-3,
+        beta_2=0.99,
+        steps=plan.steps,
+        eval_every=max(plan.steps // 20, 1),
+        report_every=0,
+        resume=True,
+        run="seq2seq-cmudict",
         runs=runs(plan, folder),
     )
-    part |= {key: value for key, value in pretrain("seq2seq", settings, training, data=splits).items()
-             if key in ("seconds", "test_loss", "step")}
+    part |= {
+        key: value
+        for key, value in pretrain("seq2seq", settings, training, data=splits).items()
+        if key in ("seconds", "test_loss", "step")
+    }
     translator = translation.Translator(f"{training.runs}/{training.run}")
     for name in ("validation", "test"):
         part[name] = translation.score(translator, getattr(splits, name))
@@ -168,8 +188,15 @@ def pronunciation(plan, report, splits, folder, keep):
 def pretraining(plan, report, splits, folder, keep):
     part, splits = report.setdefault("pretraining", {}), judged(splits, plan)
     training = dataclasses.replace(
-        seq2seq.DEFAULTS, data=DATA, batch_size=128, resume=True, report_every=0, steps=plan.pretraining_steps,
-        eval_every=max(plan.pretraining_steps // 10, 1), run="seq2seq-words", runs=runs(plan, folder),
+        seq2seq.DEFAULTS,
+        data=DATA,
+        batch_size=128,
+        resume=True,
+        report_every=0,
+        steps=plan.pretraining_steps,
+        eval_every=max(plan.pretraining_steps // 10, 1),
+        run="seq2seq-words",
+        runs=runs(plan, folder),
     )
     if "words" not in part:
         outcome = pretrain("seq2seq", seq2seq.Settings(task="denoise", **SMALL), training, data=splits)
@@ -207,7 +234,13 @@ def tuned(rates, splits, training, size, steps, seed, start):
         tokenizer = "characters" if start == "pretrained" else f"{training.runs}/seq2seq-words/encoder/tokenizer.json"
         settings = seq2seq.Settings(**SMALL, **PAIRS, dropout=0.3, label_smoothing=0.1, tokenizer=tokenizer)
         one = dataclasses.replace(
-            training, steps=steps, batch_size=64, eval_every=max(steps // 10, 1), learning_rate=rate, seed=seed, run=run,
+            training,
+            steps=steps,
+            batch_size=64,
+            eval_every=max(steps // 10, 1),
+            learning_rate=rate,
+            seed=seed,
+            run=run,
             init=f"{training.runs}/seq2seq-words" if start == "pretrained" else None,
         )
         loss = pretrain("seq2seq", settings, one, data=splits)["best_val_loss"]
@@ -234,6 +267,10 @@ PARTS = {"speed": speed, "pronunciation": pronunciation, "pretraining": pretrain
 
 if __name__ == "__main__":
     main(
-        sys.modules[__name__], PARTS, Plan(), QUICK,
-        contender=lambda name, folder, seed: KINDS[name](seed), prepare=lambda folder: load(DATA),
+        sys.modules[__name__],
+        PARTS,
+        Plan(),
+        QUICK,
+        contender=lambda name, folder, seed: KINDS[name](seed),
+        prepare=lambda folder: load(DATA),
     )

@@ -82,8 +82,15 @@ class Plan:
 
 
 QUICK = Plan(
-    rounds=1, seconds=2.0, steps=20, speakers=SPEAKERS[:1], seeds=(0,), budgets=(1,), tuning_steps=5,
-    clips=(50,), recognizer_steps=5,
+    rounds=1,
+    seconds=2.0,
+    steps=20,
+    speakers=SPEAKERS[:1],
+    seeds=(0,),
+    budgets=(1,),
+    tuning_steps=5,
+    clips=(50,),
+    recognizer_steps=5,
 )
 
 
@@ -126,14 +133,33 @@ class Transformers:
         np.random.seed(self.seed)  # its masks are drawn from there
         arrays = np.load(self.folder / "clips.npz")
         self.batches = [(arrays[f"x{i}"], arrays[f"mask{i}"]) for i in range(len(arrays) // 2)]
-        self.model = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(
-            hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=4 * WIDTH,
-            conv_dim=(CHANNELS,) * 4, conv_stride=(5, 4, 4, 2), conv_kernel=(10, 8, 4, 2), num_feat_extract_layers=4,
-            num_codevectors_per_group=CODES, num_codevector_groups=2, codevector_dim=WIDTH,
-            proj_codevector_dim=WIDTH, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=16,
-            mask_time_prob=0.5, mask_time_length=5, num_negatives=100, hidden_dropout=0.0, attention_dropout=0.0,
-            activation_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, feat_quantizer_dropout=0.0,
-        )).train()
+        self.model = transformers.Wav2Vec2ForPreTraining(
+            transformers.Wav2Vec2Config(
+                hidden_size=WIDTH,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=HEADS,
+                intermediate_size=4 * WIDTH,
+                conv_dim=(CHANNELS,) * 4,
+                conv_stride=(5, 4, 4, 2),
+                conv_kernel=(10, 8, 4, 2),
+                num_feat_extract_layers=4,
+                num_codevectors_per_group=CODES,
+                num_codevector_groups=2,
+                codevector_dim=WIDTH,
+                proj_codevector_dim=WIDTH,
+                num_conv_pos_embeddings=16,
+                num_conv_pos_embedding_groups=16,
+                mask_time_prob=0.5,
+                mask_time_length=5,
+                num_negatives=100,
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                activation_dropout=0.0,
+                feat_proj_dropout=0.0,
+                layerdrop=0.0,
+                feat_quantizer_dropout=0.0,
+            )
+        ).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3, weight_decay=0.01, fused=True)
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
@@ -149,7 +175,9 @@ class Transformers:
             )
             negatives = modeling_wav2vec2._sample_negative_indices((len(x), frames), config.num_negatives, mask)
             outcome = self.model(
-                torch.tensor(x), attention_mask=torch.tensor(valid), mask_time_indices=torch.tensor(mask),
+                torch.tensor(x),
+                attention_mask=torch.tensor(valid),
+                mask_time_indices=torch.tensor(mask),
                 sampled_negative_indices=torch.tensor(negatives),
             )
             (outcome.loss / int(mask.sum())).backward()
@@ -177,8 +205,16 @@ def pretrained(plan, folder, data, run):
     """The folder of an encoder that has heard the training part of these data."""
     settings = wav2vec2.Settings(frontend="mel", shift=0.05, **CHANGES)
     training = dataclasses.replace(
-        wav2vec2.DEFAULTS, data=data, batch_size=BATCH, steps=plan.steps, eval_every=max(plan.steps // 10, 1), warmup=100,
-        report_every=0, resume=True, run=run, runs=runs(plan, folder),
+        wav2vec2.DEFAULTS,
+        data=data,
+        batch_size=BATCH,
+        steps=plan.steps,
+        eval_every=max(plan.steps // 10, 1),
+        warmup=100,
+        report_every=0,
+        resume=True,
+        run=run,
+        runs=runs(plan, folder),
     )
     return pretrain("wav2vec2", settings, training)
 
@@ -193,9 +229,7 @@ def digits(plan, report, splits, folder, keep):
             continue
         data = f"{DATA}[*_{speaker}_*]"
         outcome = pretrained(plan, folder, data, f"speech-{speaker}")
-        table = evaluate(
-            outcome["folder"], load(data), plan.budgets, plan.seeds, grid=grid
-        )
+        table = evaluate(outcome["folder"], load(data), plan.budgets, plan.seeds, grid=grid)
         rows = {row.rpartition(", ")[2]: columns for row, columns in table.items()}
         folds[speaker] = {"pretraining": {key: outcome[key] for key in ("seconds", "test_loss", "test_codes")}} | rows
         keep()
@@ -234,9 +268,18 @@ def recognition(plan, report, splits, folder, keep):
 def recognized(plan, splits, folder, key, init):
     """Words wrong on the test clips."""
     training = dataclasses.replace(
-        ctc.DEFAULTS, data=splits.train.name, steps=plan.recognizer_steps, learning_rate=plan.recognizer_rate,
-        warmup=50, batch_size=32, eval_every=max(plan.recognizer_steps // 6, 1), report_every=0, resume=True, init=init,
-        run=f"recognizer-{key}".replace(", ", "-").replace(" ", "-"), runs=folder,
+        ctc.DEFAULTS,
+        data=splits.train.name,
+        steps=plan.recognizer_steps,
+        learning_rate=plan.recognizer_rate,
+        warmup=50,
+        batch_size=32,
+        eval_every=max(plan.recognizer_steps // 6, 1),
+        report_every=0,
+        resume=True,
+        init=init,
+        run=f"recognizer-{key}".replace(", ", "-").replace(" ", "-"),
+        runs=folder,
     )
     settings = ctc.Settings(words=True, frontend="mel", speed=0.15, noise=0.1, gain=6.0)
     return decoding.score(pretrain("ctc", settings, training, data=splits)["folder"], splits.test)

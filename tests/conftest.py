@@ -26,7 +26,10 @@ tf.config.experimental.enable_op_determinism()
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--budget", type=float, default=None, metavar="SECONDS",
+        "--budget",
+        type=float,
+        default=None,
+        metavar="SECONDS",
         help="fail a test that takes longer, its fixtures included; one that is marked `budget` has its own",
     )
 

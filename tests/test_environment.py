@@ -8,9 +8,10 @@ from ssl_keras.cli import main
 from ssl_keras.data.cache import cache_folder
 
 
-@pytest.mark.parametrize(("text", "folder"), [
-    ("", "home/.cache/ssl_keras"), (" ", "home/.cache/ssl_keras"), ("~/mine", "home/mine"), ("here", "here"),
-])
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [("", "home/.cache/ssl_keras"), (" ", "home/.cache/ssl_keras"), ("~/mine", "home/mine"), ("here", "here")],
+)
 def test_the_cache_is_where_it_is_asked_for(text, folder, monkeypatch):
     """Nothing is no folder: it would be the present one."""
     monkeypatch.setenv("HOME", "home")

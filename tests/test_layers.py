@@ -9,8 +9,23 @@ import ssl_keras
 
 ROOT = pathlib.Path(ssl_keras.__file__).parent
 ORDER = (
-    "files", "startup", "data", "networks", "losses", "engine", "planning", "encoders", "evaluation", "pictures",
-    "modalities", "inference", "objectives", "training", "downstream", "cli", "__main__",
+    "files",
+    "startup",
+    "data",
+    "networks",
+    "losses",
+    "engine",
+    "planning",
+    "encoders",
+    "evaluation",
+    "pictures",
+    "modalities",
+    "inference",
+    "objectives",
+    "training",
+    "downstream",
+    "cli",
+    "__main__",
 )
 MAX_UNITS = 17
 BY_NAME = {"import_module", "__import__", "find_spec", "walk_packages", "iter_modules"}
@@ -42,8 +57,10 @@ def upward(path, source):
             wrong.append(f"{path}:{line}: {own} imports {unit}")
     if str(path) not in TABLES:
         wrong += [
-            f"{path}:{node.lineno}: imports by name" for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in BY_NAME
+            f"{path}:{node.lineno}: imports by name"
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call)
+            and getattr(node.func, "attr", getattr(node.func, "id", "")) in BY_NAME
             and not _is_foreign(node.args)
         ]
     return wrong
@@ -64,7 +81,9 @@ def test_every_unit_has_its_place():
 
 def test_imports_go_downwards():
     wrong = [
-        line for path in sorted(ROOT.rglob("*.py")) if "saved_models" not in path.parts
+        line
+        for path in sorted(ROOT.rglob("*.py"))
+        if "saved_models" not in path.parts
         for line in upward(path.relative_to(ROOT), path.read_text("utf-8"))
     ]
     assert not wrong, "\n".join(wrong)
@@ -95,13 +114,16 @@ def test_no_package_has_a_circle():
         visit(path, [])
 
 
-@pytest.mark.parametrize("source", [
-    "from ssl_keras.training import run",
-    "import ssl_keras.objectives.dcgan",
-    "def f():\n    from ssl_keras import encoders",
-    "import importlib\nimportlib.import_module('ssl_keras.cli')",
-    "from . import batches",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from ssl_keras.training import run",
+        "import ssl_keras.objectives.dcgan",
+        "def f():\n    from ssl_keras import encoders",
+        "import importlib\nimportlib.import_module('ssl_keras.cli')",
+        "from . import batches",
+    ],
+)
 def test_the_test_above_can_fail(source):
     assert upward(pathlib.Path("data/sources.py"), source)
     assert not upward(pathlib.Path("data/sources.py"), "from ssl_keras import files\nfrom ssl_keras.data import cache")

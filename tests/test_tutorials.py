@@ -15,9 +15,10 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
 QUICKEST = "01_autoencoder"
 
 
-@pytest.mark.parametrize("script", [
-    pytest.param(path, id=path.stem, marks=[] if path.stem == QUICKEST else [pytest.mark.slow]) for path in TUTORIALS
-])
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem == QUICKEST else [pytest.mark.slow]) for path in TUTORIALS],
+)
 def test_smoke(script, tmp_path, monkeypatch):
     """In this process: TensorFlow starts slowly."""
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,8 @@ COMMANDS = {
     "pretrain": ("pretrain", "OBJECTIVE", "learn from data without labels, and save the encoder"),
     "finetune": ("finetune", "ENCODER", "train it with a head, on labels"),
     "evaluate": (
-        "evaluate", "ENCODER …",
+        "evaluate",
+        "ENCODER …",
         "measure them beside pixels, TF-IDF or log-mel, random init, and training from scratch",
     ),
     "embed": ("evaluate", "ENCODER", "write the features of a data set"),
@@ -32,7 +33,9 @@ COMMANDS = {
     "search": ("search", "ENCODER WORDS", "find pictures by words, or words by a picture, with an image_text encoder"),
     "recall": ("search", "ENCODER", "measure how often it finds the right ones"),
     "launch": (
-        "runs", "COMMAND", "pretrain, finetune or evaluate on several local processes; restart them when one dies",
+        "runs",
+        "COMMAND",
+        "pretrain, finetune or evaluate on several local processes; restart them when one dies",
     ),
     "plan": ("pretrain", "OBJECTIVE", "estimate what pretraining costs on a number of GPUs: memory, hours"),
     "inspect": ("inspect", "", "say what a data set is, as a table and a page with pictures"),
@@ -48,7 +51,7 @@ Exit codes: 0 done; 1 bad input or a failed run (one line says what); 2 wrong us
 75 a worker of several did not come;
 130 and 143 after Ctrl-C and SIGTERM, with the state saved: `--resume` continues."""
 # Lines of TensorFlow's messages that say where, and not what.
-NOISE = ("Graph execution error", "Detected at node", "File \"", "Node:", "Stack trace", "<stack traces")
+NOISE = ("Graph execution error", "Detected at node", 'File "', "Node:", "Stack trace", "<stack traces")
 # What TensorFlow says, among forty lines, where a worker of a collective is gone.
 LOST = ("Collective ops is aborted", "tasks are unhealthy", "Connection reset by peer")
 

@@ -53,9 +53,7 @@ def evaluate_command(arguments):
     same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
     workers.agree("encoders, settings and data", json.dumps(same))
     with chosen.scope():
-        table = evaluate(
-            asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained, maker
-        )
+        table = evaluate(asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained, maker)
     if workers.is_chief:
         print(report.markdown(table))
         seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
@@ -126,7 +124,9 @@ def in_order(sources, counts):
     Parts that were cut from one another are put together again; those that are apart follow each other.
     """
     arrays = [id(source.arrays) for source in sources]
-    whole = [source.rows if source.rows is not None and len(source) == count else np.arange(count)
-             for source, count in zip(sources, counts)]
+    whole = [
+        source.rows if source.rows is not None and len(source) == count else np.arange(count)
+        for source, count in zip(sources, counts)
+    ]
     first = np.repeat([arrays.index(one) for one in arrays], counts)
     return np.lexsort((np.concatenate(whole), first))

@@ -22,8 +22,12 @@ def parse(kind, command, arguments, **options):
     That includes settings that check themselves. Raises ValueError for another number that is out of its range.
     """
     asked = tyro.cli(
-        kind, prog=f"ssl-keras {command}", args=arguments, config=(tyro.conf.OmitArgPrefixes,),
-        registry=_with_ranges(), **options,
+        kind,
+        prog=f"ssl-keras {command}",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+        registry=_with_ranges(),
+        **options,
     )
     check_fields(asked)
     return asked
@@ -55,7 +59,9 @@ def _shown(hint):
     if bounds is not None:
         kind = arguments[0]
         number = constructors.PrimitiveConstructorSpec(
-            nargs=1, metavar=bounds.symbols(kind), instance_from_str=lambda given: kind(given[0]),
+            nargs=1,
+            metavar=bounds.symbols(kind),
+            instance_from_str=lambda given: kind(given[0]),
             is_instance=lambda value: isinstance(value, int if kind is int else int | float),
             str_from_instance=lambda value: [str(value)],
         )

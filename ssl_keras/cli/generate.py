@@ -76,9 +76,17 @@ def _sample_text(asked):
     if asked.out:
         files.check_output(asked.out, asked.overwrite)
     texts = generation.write(
-        encoders.load_encoder(asked.encoder), encoders.load_tokenizer(asked.encoder), asked.prompt, asked.length,
-        count=asked.count or 1, temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed,
-        stop=asked.stop, jit=asked.jit,
+        encoders.load_encoder(asked.encoder),
+        encoders.load_tokenizer(asked.encoder),
+        asked.prompt,
+        asked.length,
+        count=asked.count or 1,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        seed=asked.seed,
+        stop=asked.stop,
+        jit=asked.jit,
     )
     print(files.printable("\n\n".join(texts), keep="\n\t"))
     if asked.out:

@@ -88,10 +88,12 @@ def _words(source, rows):
 def _images(source):
     if "caption" in source.arrays:
         rows = source.gather(spread(len(source), TEXTS))
-        yield page.grid(*(
-            page.picture(pictures.sheet(image[None], 1), caption.replace("\n", ", ")[:CHARACTERS])
-            for image, caption in zip(rows["image"], rows["caption"])
-        ))
+        yield page.grid(
+            *(
+                page.picture(pictures.sheet(image[None], 1), caption.replace("\n", ", ")[:CHARACTERS])
+                for image, caption in zip(rows["image"], rows["caption"])
+            )
+        )
     elif "label" in source.arrays:
         labels = source.column("label")
         for label, name in list(enumerate(source.classes))[:CLASSES_ON_PAGE]:
@@ -118,8 +120,9 @@ def _clips(source):
         if "target" in values:
             said += f": {values['target'][0][:CHARACTERS]}"
         made.append(page.picture(pictures.sound(clip, source.rate), said))
-    yield page.paragraph("Above the samples, below the frequencies up to "
-                         f"{source.rate / 2:,.0f} Hz, low ones at the bottom.")
+    yield page.paragraph(
+        f"Above the samples, below the frequencies up to {source.rate / 2:,.0f} Hz, low ones at the bottom."
+    )
     yield page.grid(*made)
 
 

@@ -20,10 +20,13 @@ def _objective(command, arguments):
 
 def pretrain_command(arguments):
     name, module, rest = _objective("pretrain", arguments)
-    flags = dataclasses.make_dataclass("Pretrain", [
-        ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-        ("training", type(module.DEFAULTS), dataclasses.field(default=defaults(module.DEFAULTS, rest))),
-    ])
+    flags = dataclasses.make_dataclass(
+        "Pretrain",
+        [
+            ("settings", module.Settings, dataclasses.field(default=module.Settings())),
+            ("training", type(module.DEFAULTS), dataclasses.field(default=defaults(module.DEFAULTS, rest))),
+        ],
+    )
     asked = parse(flags, f"pretrain {name}", rest, description=module.__doc__)
     outcome = pretrain(name, asked.settings, asked.training)
     print(json.dumps(files.finite(outcome), indent=2))
@@ -35,11 +38,14 @@ def plan_command(arguments):
     name, module, rest = _objective("plan", arguments)
     words = name in ("causal_lm", "masked_lm")
     length = cost.Tokens() if words else cost.Passes(data=module.DEFAULTS.data)
-    flags = dataclasses.make_dataclass("Planned", [
-        ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-        ("plan", cost.Plan, dataclasses.field(default=cost.Plan())),
-        ("length", type(length), dataclasses.field(default=length)),
-    ])
+    flags = dataclasses.make_dataclass(
+        "Planned",
+        [
+            ("settings", module.Settings, dataclasses.field(default=module.Settings())),
+            ("plan", cost.Plan, dataclasses.field(default=cost.Plan())),
+            ("length", type(length), dataclasses.field(default=length)),
+        ],
+    )
     asked = parse(flags, f"plan {name}", rest, description=cost.__doc__)
     if words:
         work = cost.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")

@@ -139,8 +139,11 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
     lengths = np.asarray(lengths, np.int64)
     check_lengths(name, lengths, rate, names)
     starts = np.cumsum(lengths) - lengths if starts is None else np.asarray(starts)
-    silent = [n for n, s, c in zip(names, starts, lengths) if samples[s] == samples[s + c - 1] == 0
-              and not np.any(samples[s : s + c])]
+    silent = [
+        n
+        for n, s, c in zip(names, starts, lengths)
+        if samples[s] == samples[s + c - 1] == 0 and not np.any(samples[s : s + c])
+    ]
     if silent:
         first = printable(silent[0])
         log.warning("%s: %d clips are silent, %s first: they teach nothing", name, len(silent), first)
@@ -228,9 +231,7 @@ def shortened(splits):
     """
     rate, median = splits.train.rate, float(np.median(splits.train.lengths))
     most = int(min(max(USUAL * rate, FAR * median), LONGEST * rate))
-    return Splits(*(
-        beginnings(part, most).noted(*longer(part, most, "the beginning is taken")) for part in splits
-    ))
+    return Splits(*(beginnings(part, most).noted(*longer(part, most, "the beginning is taken")) for part in splits))
 
 
 def beginnings(part, most):
@@ -239,9 +240,7 @@ def beginnings(part, most):
     if whole.longest <= most:
         return part
     column = Clips(whole.samples, whole.starts, np.minimum(whole.lengths, most))
-    return dataclasses.replace(
-        part, arrays=part.arrays | {"waveform": column}, lengths=np.minimum(part.lengths, most)
-    )
+    return dataclasses.replace(part, arrays=part.arrays | {"waveform": column}, lengths=np.minimum(part.lengths, most))
 
 
 def longer(part, most, what):

@@ -138,9 +138,7 @@ def _colors(x, drawn, options):
     channels = x.shape[-1]
     changed, brightness, contrast, saturation, hue, gray = tf.unstack(drawn, axis=1)
     strength = options.color * tf.cast(changed < COLOR_CHANCE, tf.float32)
-    brightness, contrast, saturation = (
-        1 + JITTER * strength * (2 * u - 1) for u in (brightness, contrast, saturation)
-    )
+    brightness, contrast, saturation = (1 + JITTER * strength * (2 * u - 1) for u in (brightness, contrast, saturation))
     luma = tf.constant(LUMA if channels == 3 else [1 / channels] * channels, tf.float32)
     mean = brightness * tf.tensordot(tf.reduce_mean(x, (1, 2)), luma, 1)  # (B,)
     offset = ((1 - contrast) * mean)[:, None, None, None]  # the same for every color, which all below leave alone

@@ -103,8 +103,11 @@ class Batches:
         return strategy.distribute_datasets_from_function(worker)
 
     def _rows(self, first_step, last_step, first, rows):
-        spec = {key: tf.TensorSpec((rows, *shape), dtype) for key, (shape, dtype) in self.source.spec().items()
-                if dtype != tf.string}
+        spec = {
+            key: tf.TensorSpec((rows, *shape), dtype)
+            for key, (shape, dtype) in self.source.spec().items()
+            if dtype != tf.string
+        }
         spec["weight"] = tf.TensorSpec((rows,), tf.float32)
         keys = sorted(spec)
 

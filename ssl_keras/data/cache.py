@@ -44,8 +44,9 @@ def _make_folder(folder):
         files.make_folder(folder)
     except PermissionError as error:
         said = str(error).removesuffix(" Choose a writable folder.")
-        raise PermissionError(f"{said} It keeps what does not fit into memory; set SSL_KERAS_CACHE to another folder."
-                              ) from error
+        raise PermissionError(
+            f"{said} It keeps what does not fit into memory; set SSL_KERAS_CACHE to another folder."
+        ) from error
 
 
 def name_of(key):

@@ -106,7 +106,8 @@ def leaks(splits, similar_text=SIMILAR_TEXT, similar_image=SIMILAR_IMAGE):
         raise ValueError(f"{splits.train.name} has neither images nor texts. Expected either.")
     found = {
         (part, kind): alike(of(splits.train), of(getattr(splits, part)), least)
-        for part in ("validation", "test") for kind, (of, alike, least) in compared.items()
+        for part in ("validation", "test")
+        for kind, (of, alike, least) in compared.items()
     }
     if "caption" in arrays:
         listed = [text.split("\n") for text in splits.train.column("caption")]
@@ -137,8 +138,6 @@ def parts_of(group, names, count):
     for one, name in zip(group, names):
         name = folded(name)
         first[one] = min(first.get(one, name), name)
-    part = np.array([
-        int(hashlib.sha256(first[one].encode()).hexdigest()[:8], 16) % count for one in range(len(first))
-    ])
+    part = np.array([int(hashlib.sha256(first[one].encode()).hexdigest()[:8], 16) % count for one in range(len(first))])
     part[np.bincount(group) > len(group) / count] = -1
     return part[group]

@@ -42,12 +42,13 @@ class BatchRandom:
             size *= side
         blocks = -(-size // WORDS_PER_COUNT)
         key = (zlib.crc32(stream.encode()) << 32) | (self.seed & 0xFFFFFFFF)
-        counter = tf.stack([
-            tf.constant(self.first * blocks, tf.uint64), tf.cast(self.step, tf.uint64)
-        ])
+        counter = tf.stack([tf.constant(self.first * blocks, tf.uint64), tf.cast(self.step, tf.uint64)])
         flat = op(
-            shape=[self.rows, blocks * WORDS_PER_COUNT], key=tf.constant([key], tf.uint64),
-            counter=counter, alg=PHILOX, dtype=tf.float32,
+            shape=[self.rows, blocks * WORDS_PER_COUNT],
+            key=tf.constant([key], tf.uint64),
+            counter=counter,
+            alg=PHILOX,
+            dtype=tf.float32,
         )
         return tf.reshape(flat[:, :size], (self.rows, *shape))
 

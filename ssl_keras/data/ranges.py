@@ -153,6 +153,7 @@ def check_fields(settings):
 
 
 ImageShape = tuple[  # (H, W, C) in pixels and channels
-    typing.Annotated[int, Range(1, 1 << 16)], typing.Annotated[int, Range(1, 1 << 16)],
+    typing.Annotated[int, Range(1, 1 << 16)],
+    typing.Annotated[int, Range(1, 1 << 16)],
     typing.Annotated[int, Range(1, 1 << 16)],
 ]

@@ -100,9 +100,7 @@ def tokenized(splits, tokenizer, most, reader=None):
         long = sum(len(ids) > most for part in encoded for ids in part)
         if long:
             log.warning("%s: %d %s are longer than %d and are cut (--context)", splits.train.base, long, column, most)
-    widths = {
-        column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()
-    }
+    widths = {column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()}
     for column, encoded in parts.items():
         if column == "tokens" or reader is tokenizer:
             name = f"{splits.train.base}, {column}"
@@ -137,8 +135,11 @@ def check_longer_than(source, horizon):
     if not long.any():
         raise ValueError(f"No sequence of {source.base} has more than {horizon} tokens (--horizon).")
     if not long.all():
-        log.warning("%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
-                    source.base, 100 * (1 - long.mean()))
+        log.warning(
+            "%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
+            source.base,
+            100 * (1 - long.mean()),
+        )
 
 
 def padded_rows(encoded, width):

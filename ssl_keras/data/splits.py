@@ -203,9 +203,7 @@ def images(name, image, label=None, classes=()):
     if image.ndim == 3:
         image = image[..., None]
     if image.ndim != 4:
-        raise ValueError(
-            f"{name}: expected images of shape (N, H, W) or (N, H, W, C). Received: shape {image.shape}"
-        )
+        raise ValueError(f"{name}: expected images of shape (N, H, W) or (N, H, W, C). Received: shape {image.shape}")
     if 0 in image.shape:
         raise ValueError(f"{name} has no examples. Expected at least one. Received: shape {image.shape}")
     if image.dtype.kind == "f":
@@ -227,8 +225,10 @@ def images(name, image, label=None, classes=()):
         arrays["label"], classes = check_labels(name, label, len(image), classes)
     source = Source(name, arrays, tuple(classes))
     if image.shape[1] in (1, 3) and image.shape[3] > MAX_CHANNELS:
-        return source.noted(f"images of shape {image.shape[1:]} are taken as (H, W, C), of {image.shape[3]} channels. "
-                            "Where the first is the channels, as in PyTorch: np.moveaxis(image, 1, -1)")
+        return source.noted(
+            f"images of shape {image.shape[1:]} are taken as (H, W, C), of {image.shape[3]} channels. "
+            "Where the first is the channels, as in PyTorch: np.moveaxis(image, 1, -1)"
+        )
     return source
 
 
@@ -269,8 +269,7 @@ def check_labels(name, label, count, classes):
     classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
     if label.max() >= len(classes):
         raise ValueError(
-            f"{name}: expected labels in 0..{len(classes) - 1}. "
-            f"Received: labels from {label.min()} to {label.max()}"
+            f"{name}: expected labels in 0..{len(classes) - 1}. Received: labels from {label.min()} to {label.max()}"
         )
     return label, classes
 
@@ -308,10 +307,12 @@ def hold_out(train, validation=None, test=None):
     test = test or train.take(np.sort(order[:cut_test]))
     validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
     train = train.take(np.sort(order[cut_test + cut_validation :]))
-    return Splits(*(
-        dataclasses.replace(source, name=f"{source.base}[{split}]")
-        for source, split in zip((train, validation, test), Splits._fields)
-    ))
+    return Splits(
+        *(
+            dataclasses.replace(source, name=f"{source.base}[{split}]")
+            for source, split in zip((train, validation, test), Splits._fields)
+        )
+    )
 
 
 def _shapes(source):

@@ -47,9 +47,7 @@ def summarize(splits, prepared=None):
         parts[name] |= _tokens(made)
         if content is not None:
             parts[name]["repeated"] = len(content) - len(np.unique(content))
-            parts[name]["also_in"] = {
-                other: int(np.isin(content, before).sum()) for other, before in contents.items()
-            }
+            parts[name]["also_in"] = {other: int(np.isin(content, before).sum()) for other, before in contents.items()}
             contents[name] = content
         parts[name]["notes"] = [printable(note) for note in dict.fromkeys((*source.notes, *made.notes))]
     return {"data": printable(splits.train.base), "parts": parts}
@@ -134,8 +132,11 @@ def _sounds(source, name, rows):
 
 
 def _texts(source, name, rows):
-    texts = [(len(text), not text.strip(), _hash(text.encode("utf-8", "surrogatepass")))
-             for chunk in _chunks(source, name, rows) for text in chunk]
+    texts = [
+        (len(text), not text.strip(), _hash(text.encode("utf-8", "surrogatepass")))
+        for chunk in _chunks(source, name, rows)
+        for text in chunk
+    ]
     lengths, empty, hashes = zip(*texts)
     about = {"characters": sum(lengths)} | _spread_of(lengths, int) | {"empty": sum(empty)}
     if not np.all(source.arrays.get("ends", True)):
@@ -165,8 +166,10 @@ def _tokens(source):
     if array is None or unknown is None:
         return {}
     if hasattr(array, "stream"):  # windows over it: they overlap
-        blocks = (array.stream[start * BLOCK : (start + 1) * BLOCK]
-                  for start in _spread(-(-len(array.stream) // BLOCK) or 1, BLOCKS))
+        blocks = (
+            array.stream[start * BLOCK : (start + 1) * BLOCK]
+            for start in _spread(-(-len(array.stream) // BLOCK) or 1, BLOCKS)
+        )
     else:
         blocks = _chunks(source, "tokens" if "tokens" in source.arrays else "captions", np.arange(len(source)))
     counts = [(int((block >= 0).sum()), int((block == unknown).sum()) if unknown >= 0 else 0) for block in blocks]
@@ -220,8 +223,12 @@ def lines(summary):
         made.append(f"{len(among)} classes of {min(among):,} to {max(among):,} training examples{few}")
     if "repeated" in train:
         twice = [f"{part['repeated']:,} of {name}" for name, part in parts.items() if part["repeated"]]
-        both = [f"{count:,} of {name} in {other}" for name, part in parts.items()
-                for other, count in part["also_in"].items() if count]
+        both = [
+            f"{count:,} of {name} in {other}"
+            for name, part in parts.items()
+            for other, count in part["also_in"].items()
+            if count
+        ]
         made.append(f"exact duplicates: {'; '.join([*twice, *both]) or 'none'}")
     return made
 
@@ -241,8 +248,9 @@ def _content(part):
     if "waveform" in part:
         sound = part["waveform"]
         found["sound"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
-        found["seconds, shortest / median / longest"] = \
+        found["seconds, shortest / median / longest"] = (
             f"{sound['shortest']:.2f} / {sound['median']:.2f} / {sound['longest']:.2f}"
+        )
         found["silent clips"] = _share(sound["silent"], part["looked_at"])
     for name in ("text", "target", "caption"):
         if name in part:
@@ -250,8 +258,9 @@ def _content(part):
             if "captions" in text:
                 found["captions"] = f"{text['captions']:,}"
             found[f"characters of {of}"] = f"{text['characters']:,}"
-            found[f"{of}, shortest / median / longest"] = \
+            found[f"{of}, shortest / median / longest"] = (
                 f"{text['shortest']:,} / {text['median']:,} / {text['longest']:,}"
+            )
             found[f"empty {name}s"] = _share(text["empty"], text.get("captions", part["looked_at"]))
     if "tokens" in part:
         found["tokens"] = f"{part['tokens']['tokens']:,}"
@@ -284,8 +293,9 @@ def table(summary, most=None):
         found[name] |= _content(part)
         if "repeated" in part:
             found[name]["exact duplicates within"] = f"{part['repeated']:,}"
-            found[name] |= {f"exact duplicates, also in {other}": f"{count:,}"
-                            for other, count in part["also_in"].items()}
+            found[name] |= {
+                f"exact duplicates, also in {other}": f"{count:,}" for other, count in part["also_in"].items()
+            }
     rows = list(dict.fromkeys(row for part in found.values() for row in part))
     rows = [row for row in rows if any(part.get(row) for part in found.values())]
     made = [["", *parts], *([row, *(part.get(row, "") or "–" for part in found.values())] for row in rows)]

@@ -28,25 +28,50 @@ BYTE_LEVEL = {"ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"}}
 # {part: {type: its options}}. A free "Replace" can double a text over and over.
 PARTS = {
     "normalizer": {
-        "BertNormalizer": {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"}, "Lowercase": set(),
-        "NFC": set(), "NFD": set(), "NFKC": set(), "NFKD": set(), "StripAccents": set(),
-        "Strip": {"strip_left", "strip_right"}, "Sequence": {"normalizers"},
+        "BertNormalizer": {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"},
+        "Lowercase": set(),
+        "NFC": set(),
+        "NFD": set(),
+        "NFKC": set(),
+        "NFKD": set(),
+        "StripAccents": set(),
+        "Strip": {"strip_left", "strip_right"},
+        "Sequence": {"normalizers"},
     },
     "pre_tokenizer": {
-        "BertPreTokenizer": set(), "Whitespace": set(), "WhitespaceSplit": set(), "UnicodeScripts": set(),
-        "Digits": {"individual_digits"}, "Punctuation": CUTS, "CharDelimiterSplit": {"delimiter"},
-        "Split": CUTS | {"pattern", "invert"}, "Sequence": {"pretokenizers"}, **BYTE_LEVEL,
+        "BertPreTokenizer": set(),
+        "Whitespace": set(),
+        "WhitespaceSplit": set(),
+        "UnicodeScripts": set(),
+        "Digits": {"individual_digits"},
+        "Punctuation": CUTS,
+        "CharDelimiterSplit": {"delimiter"},
+        "Split": CUTS | {"pattern", "invert"},
+        "Sequence": {"pretokenizers"},
+        **BYTE_LEVEL,
     },
     "decoder": {"Fuse": set(), "WordPiece": {"prefix", "cleanup"}, "Sequence": {"decoders"}, **BYTE_LEVEL},
     "post_processor": {
-        "BertProcessing": {"sep", "cls"}, "RobertaProcessing": {"sep", "cls", "trim_offsets", "add_prefix_space"},
-        "TemplateProcessing": {"single", "pair", "special_tokens"}, "Sequence": {"processors"}, **BYTE_LEVEL,
+        "BertProcessing": {"sep", "cls"},
+        "RobertaProcessing": {"sep", "cls", "trim_offsets", "add_prefix_space"},
+        "TemplateProcessing": {"single", "pair", "special_tokens"},
+        "Sequence": {"processors"},
+        **BYTE_LEVEL,
     },
     "model": {
         "WordLevel": {"vocab", "unk_token"},
         "WordPiece": {"vocab", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word"},
-        "BPE": {"vocab", "merges", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-                "fuse_unk", "byte_fallback", "ignore_merges"},
+        "BPE": {
+            "vocab",
+            "merges",
+            "dropout",
+            "unk_token",
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "fuse_unk",
+            "byte_fallback",
+            "ignore_merges",
+        },
     },
 }
 
@@ -135,8 +160,9 @@ def tame(backend, content):
     """Turns off what would give a text other tokens each time, and what a long word would take hours for."""
     model = content["model"]
     if model.get("dropout"):
-        log.warning("The tokenizer's dropout, %g, is left out: a text is to have the same tokens each time",
-                    model["dropout"])
+        log.warning(
+            "The tokenizer's dropout, %g, is left out: a text is to have the same tokens each time", model["dropout"]
+        )
         backend.model.dropout = None
     if model.get("max_input_chars_per_word", 0) > MAX_WORD:
         log.warning("The tokenizer cuts words of up to %d letters; longer ones are unknown to it here", MAX_WORD)

@@ -142,8 +142,10 @@ def _checksum(tokens):
 
 
 def _tokenize(source, tokenizer, path, dtype):
-    with open(path, "wb") as file, tqdm(desc=f"tokenizing {source.name}", unit=" characters", unit_scale=True,
-                                        disable=None, leave=False) as bar:
+    with (
+        open(path, "wb") as file,
+        tqdm(desc=f"tokenizing {source.name}", unit=" characters", unit_scale=True, disable=None, leave=False) as bar,
+    ):
         held, characters, between = [], 0, np.array([tokenizer.end], dtype) if tokenizer.end >= 0 else []
 
         def flush():
@@ -174,10 +176,14 @@ def _tokenize(source, tokenizer, path, dtype):
 
 def without_targets(splits):
     """Leaves out the column "target": sources alone."""
-    return Splits(*(
-        dataclasses.replace(source, arrays={name: array for name, array in source.arrays.items() if name != "target"})
-        for source in splits
-    ))
+    return Splits(
+        *(
+            dataclasses.replace(
+                source, arrays={name: array for name, array in source.arrays.items() if name != "target"}
+            )
+            for source in splits
+        )
+    )
 
 
 def training_texts(source, targets=False):

@@ -108,26 +108,46 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             encoder.name = "encoder"  # in TensorBoard, beside that of pretraining
         head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
         objective = Classifier(
-            encoder, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup,
-            frozen=settings.freeze, name="finetune",
+            encoder,
+            head,
+            augmentation=settings,
+            label_smoothing=settings.label_smoothing,
+            mixup=settings.mixup,
+            frozen=settings.freeze,
+            name="finetune",
         )
         total = total_steps(training, splits)
         if settings.frozen_steps >= total:
             log.warning("The encoder stands still for %d steps, and the run has %d.", settings.frozen_steps, total)
         runs.compile_objective(
-            objective, training, splits, make_optimizer(training, total, head.trainable_variables),
-            make_optimizer(training, total, encoder.trainable_variables, settings.encoder_lr_ratio, settings.frozen_steps),
+            objective,
+            training,
+            splits,
+            make_optimizer(training, total, head.trainable_variables),
+            make_optimizer(
+                training, total, encoder.trainable_variables, settings.encoder_lr_ratio, settings.frozen_steps
+            ),
         )
 
         def save(outcome):
             encoders.save_encoder(
-                folder / "encoder", encoder, name=folder.name, spec=splits.train.spec(), head=head,
-                classes=splits.train.classes, tokenizer=splits.train.tokenizer,
-                context=card["input"].get("tokens", {}).get("context"), licenses=card["licenses"],
+                folder / "encoder",
+                encoder,
+                name=folder.name,
+                spec=splits.train.spec(),
+                head=head,
+                classes=splits.train.classes,
+                tokenizer=splits.train.tokenizer,
+                context=card["input"].get("tokens", {}).get("context"),
+                licenses=card["licenses"],
                 trained_by={
-                    "objective": "finetune", "settings": asked, "outcome": outcome,
+                    "objective": "finetune",
+                    "settings": asked,
+                    "outcome": outcome,
                     "data": {
-                        "name": splits.train.name, "examples": len(splits.train), "converted": splits.train.converted,
+                        "name": splits.train.name,
+                        "examples": len(splits.train),
+                        "converted": splits.train.converted,
                         "summary": summary.compact(about),
                     },
                 },

@@ -30,7 +30,11 @@ GRIDS = {
     "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
     "sound": Grid(
-        (3e-4, 1e-3, 3e-3), (50, 150, 400), (2, 6, 20), 64, 64,
+        (3e-4, 1e-3, 3e-3),
+        (50, 150, 400),
+        (2, 6, 20),
+        64,
+        64,
         (AudioAugmentation(), AudioAugmentation(speed=0.15, shift=0.05, noise=0.1)),
     ),
 }

@@ -7,10 +7,7 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras import files
-from ssl_keras.evaluation.features import (
-    noisy,
-    shifted,
-)
+from ssl_keras.evaluation.features import noisy, shifted
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label

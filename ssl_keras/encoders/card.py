@@ -55,9 +55,9 @@ def _rules(card):
     decoding = card["decoding"]
     return {
         "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
-        "input shape": shape == [None] if kind != "image" else (
-            len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)
-        ),
+        "input shape": shape == [None]
+        if kind != "image"
+        else (len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)),
         "input": all(_counts(entry.get(key, 1), 1 << 20) for key in ("context", "rate"))
         and entry.get("dtype") == ("int32" if kind == "tokens" else "float32"),
         "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
@@ -66,7 +66,8 @@ def _rules(card):
         or (is_a(card, "classifier_head") and all(isinstance(name, str) for name in card["classes"])),
         "decoding": decoding is None or _decodes(decoding),
         "parameters": _counts(card["parameters"], 1 << 48),
-        "weights": weights["file"] == "encoder.safetensors" and _counts(weights["bytes"], 1 << 50)
+        "weights": weights["file"] == "encoder.safetensors"
+        and _counts(weights["bytes"], 1 << 50)
         and isinstance(weights["sha256"], str),
         "trained_by": isinstance(card["trained_by"], dict),
         "results": isinstance(card["results"], dict),
@@ -78,10 +79,16 @@ def _decodes(decoding):
     symbols = decoding.get("symbols") if isinstance(decoding, dict) else ()
     return (
         isinstance(decoding, dict)
-        and (symbols is None or isinstance(symbols, list) and len(symbols) <= MAX_SYMBOLS
-             and all(isinstance(symbol, str) for symbol in symbols))
-        and isinstance(decoding.get("words", False), bool) and isinstance(decoding.get("task", ""), str)
-        and _counts(decoding.get("context", 1), 1 << 20) and _counts(decoding.get("end", 0) + 1, 1 << 24)
+        and (
+            symbols is None
+            or isinstance(symbols, list)
+            and len(symbols) <= MAX_SYMBOLS
+            and all(isinstance(symbol, str) for symbol in symbols)
+        )
+        and isinstance(decoding.get("words", False), bool)
+        and isinstance(decoding.get("task", ""), str)
+        and _counts(decoding.get("context", 1), 1 << 20)
+        and _counts(decoding.get("end", 0) + 1, 1 << 24)
     )
 
 

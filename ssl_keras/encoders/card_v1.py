@@ -17,10 +17,27 @@ def upgraded(card):
     settings, objective = card["settings"], card["objective"]
     kind = inputs.column(card["input"])
     shape = card["input"][kind]["shape"]
-    kept = ("name", "input", "preprocessing", "tokenizer", "features", "classes", "parameters", "weights", "versions",
-            "saved", "results")
-    new = {"format": 2, **{key: card[key] for key in kept}, "network": None, "head": None, "decoding": None,
-           "licenses": {}}
+    kept = (
+        "name",
+        "input",
+        "preprocessing",
+        "tokenizer",
+        "features",
+        "classes",
+        "parameters",
+        "weights",
+        "versions",
+        "saved",
+        "results",
+    )
+    new = {
+        "format": 2,
+        **{key: card[key] for key in kept},
+        "network": None,
+        "head": None,
+        "decoding": None,
+        "licenses": {},
+    }
     if settings is not None:
         new["network"] = _network(objective, settings, shape)
         if card["head"] == "objective":
@@ -35,8 +52,10 @@ def upgraded(card):
     training = dict(card["training"])
     outcome = training.pop("outcome", {})
     new["trained_by"] = {
-        "objective": _objective(objective, settings or {}), "settings": (settings or {}) | training,
-        "data": card["data"], "outcome": outcome,
+        "objective": _objective(objective, settings or {}),
+        "settings": (settings or {}) | training,
+        "data": card["data"],
+        "outcome": outcome,
     }
     return new
 
@@ -52,6 +71,7 @@ def _objective(name, settings):
 
 def _network(objective, settings, shape):
     """The encoder's entry."""
+
     def taken(*names):
         return {name: settings[name] for name in names}
 
@@ -59,26 +79,35 @@ def _network(objective, settings, shape):
         return {"builder": "dense", "image_shape": shape, **taken("widths")}
     if objective == "dcgan":
         return {
-            "builder": "dcgan_trunk", "image_shape": shape, **taken("width"),
+            "builder": "dcgan_trunk",
+            "image_shape": shape,
+            **taken("width"),
             "normalization": settings["normalisation"] or ("layer" if settings["loss"] == "wasserstein" else "batch"),
         }
     if objective in ("causal_lm", "masked_lm"):
         return {
-            "builder": "transformer", "causal": objective == "causal_lm",
+            "builder": "transformer",
+            "causal": objective == "causal_lm",
             **taken("vocabulary", "context", "layers", "heads", "width", "architecture", "hidden", "epsilon", "remat"),
         }
     if objective == "seq2seq":
         return {
-            "builder": "recurrent", "bidirectional": settings["task"] != "next",
+            "builder": "recurrent",
+            "bidirectional": settings["task"] != "next",
             **taken("vocabulary", "width", "layers", "cell"),
         }
     if objective in ("speech", "recogniser"):
         return {
-            "builder": "waveform", "rate": settings["rate"] or DEFAULT_RATE, "frontend": settings["front"],
-            "pool_segments": settings["stretches"], **taken("width", "layers", "heads", "channels", "context"),
+            "builder": "waveform",
+            "rate": settings["rate"] or DEFAULT_RATE,
+            "frontend": settings["front"],
+            "pool_segments": settings["stretches"],
+            **taken("width", "layers", "heads", "channels", "context"),
         }
     return {
-        "builder": settings["network"], "image_shape": shape, "pool_grid": settings["places"],
+        "builder": settings["network"],
+        "image_shape": shape,
+        "pool_grid": settings["places"],
         "width": settings["width"] or BLOCKS[settings["network"]][2],
     }
 
@@ -97,13 +126,26 @@ def _head(objective, settings, shape, features):
         return {"builder": "frame_classifier", "width": settings["width"], "symbols": symbols}
     if objective == "seq2seq":
         return {
-            "builder": "attending_decoder", "source_width": settings["width"],
+            "builder": "attending_decoder",
+            "source_width": settings["width"],
             "vocabulary": 1 + len(settings["alphabet"].split()) if settings["symbols"] else settings["vocabulary"],
             **{name: settings[name] for name in ("width", "layers", "cell")},
         }
     if objective == "image_text":
-        names = ("vocabulary", "context", "text_layers", "text_heads", "text_width", "text_architecture", "text_hidden",
-                 "causal", "epsilon", "projection", "loss", "temperature")
+        names = (
+            "vocabulary",
+            "context",
+            "text_layers",
+            "text_heads",
+            "text_width",
+            "text_architecture",
+            "text_hidden",
+            "causal",
+            "epsilon",
+            "projection",
+            "loss",
+            "temperature",
+        )
         return {"builder": "towers", "features": features, **{name: settings[name] for name in names}}
     raise ValueError(f"{objective} has no head, and its card says that there is one")
 
@@ -116,7 +158,9 @@ def _decoding(objective, settings):
     if objective == "seq2seq":
         end = 0 if settings["symbols"] else settings["end_token"]
         return {
-            "task": settings["task"], "context": settings["context"], "end": end,
+            "task": settings["task"],
+            "context": settings["context"],
+            "end": end,
             "symbols": symbols if settings["symbols"] else None,
         }
     return None

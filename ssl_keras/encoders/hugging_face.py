@@ -28,42 +28,60 @@ LARGEST = 1 << 24  # of a number in a config
 SPEC = {"tokens": ((None,), tf.int32)}
 
 # Our variable: theirs, put side by side where there are several.
-GPT2 = {"embeddings/tokens": ["wte.weight"], "embeddings/positions": ["wpe.weight"],
-        "norm/scale": ["ln_f.weight"], "norm/shift": ["ln_f.bias"]}
+GPT2 = {
+    "embeddings/tokens": ["wte.weight"],
+    "embeddings/positions": ["wpe.weight"],
+    "norm/scale": ["ln_f.weight"],
+    "norm/shift": ["ln_f.bias"],
+}
 GPT2_BLOCK = {
-    "attention_norm_scale": ["ln_1.weight"], "attention_norm_shift": ["ln_1.bias"],
-    "attention_in": ["attn.c_attn.weight"], "attention_in_bias": ["attn.c_attn.bias"],
-    "attention_out": ["attn.c_proj.weight"], "attention_out_bias": ["attn.c_proj.bias"],
-    "mlp_norm_scale": ["ln_2.weight"], "mlp_norm_shift": ["ln_2.bias"],
-    "mlp_in": ["mlp.c_fc.weight"], "mlp_in_bias": ["mlp.c_fc.bias"],
-    "mlp_out": ["mlp.c_proj.weight"], "mlp_out_bias": ["mlp.c_proj.bias"],
+    "attention_norm_scale": ["ln_1.weight"],
+    "attention_norm_shift": ["ln_1.bias"],
+    "attention_in": ["attn.c_attn.weight"],
+    "attention_in_bias": ["attn.c_attn.bias"],
+    "attention_out": ["attn.c_proj.weight"],
+    "attention_out_bias": ["attn.c_proj.bias"],
+    "mlp_norm_scale": ["ln_2.weight"],
+    "mlp_norm_shift": ["ln_2.bias"],
+    "mlp_in": ["mlp.c_fc.weight"],
+    "mlp_in_bias": ["mlp.c_fc.bias"],
+    "mlp_out": ["mlp.c_proj.weight"],
+    "mlp_out_bias": ["mlp.c_proj.bias"],
 }
 BERT = {
     "embeddings/tokens": ["embeddings.word_embeddings.weight"],
     "embeddings/positions": ["embeddings.position_embeddings.weight"],
     "embeddings/segments": ["embeddings.token_type_embeddings.weight"],
-    "embeddings/scale": ["embeddings.LayerNorm.weight"], "embeddings/offset": ["embeddings.LayerNorm.bias"],
+    "embeddings/scale": ["embeddings.LayerNorm.weight"],
+    "embeddings/offset": ["embeddings.LayerNorm.bias"],
 }
 BERT_BLOCK = {
     "attention_in": [f"attention.self.{part}.weight" for part in ("query", "key", "value")],
     "attention_in_bias": [f"attention.self.{part}.bias" for part in ("query", "key", "value")],
-    "attention_out": ["attention.output.dense.weight"], "attention_out_bias": ["attention.output.dense.bias"],
+    "attention_out": ["attention.output.dense.weight"],
+    "attention_out_bias": ["attention.output.dense.bias"],
     "attention_norm_scale": ["attention.output.LayerNorm.weight"],
     "attention_norm_shift": ["attention.output.LayerNorm.bias"],
-    "mlp_in": ["intermediate.dense.weight"], "mlp_in_bias": ["intermediate.dense.bias"],
-    "mlp_out": ["output.dense.weight"], "mlp_out_bias": ["output.dense.bias"],
-    "mlp_norm_scale": ["output.LayerNorm.weight"], "mlp_norm_shift": ["output.LayerNorm.bias"],
+    "mlp_in": ["intermediate.dense.weight"],
+    "mlp_in_bias": ["intermediate.dense.bias"],
+    "mlp_out": ["output.dense.weight"],
+    "mlp_out_bias": ["output.dense.bias"],
+    "mlp_norm_scale": ["output.LayerNorm.weight"],
+    "mlp_norm_shift": ["output.LayerNorm.bias"],
 }
 BERT_HEAD = {
-    "kernel": ["cls.predictions.transform.dense.weight"], "kernel_bias": ["cls.predictions.transform.dense.bias"],
-    "scale": ["cls.predictions.transform.LayerNorm.weight"], "shift": ["cls.predictions.transform.LayerNorm.bias"],
+    "kernel": ["cls.predictions.transform.dense.weight"],
+    "kernel_bias": ["cls.predictions.transform.dense.bias"],
+    "scale": ["cls.predictions.transform.LayerNorm.weight"],
+    "shift": ["cls.predictions.transform.LayerNorm.bias"],
     "bias": ["cls.predictions.bias"],
 }
 PREFIX = {"gpt2": "transformer.", "bert": "bert."}
 TRANSPOSED = {"attention_in", "attention_out", "mlp_in", "mlp_out", "kernel"}  # of BERT
 # Other names of the same tensors: they must be equal.
 COPIES = {
-    "lm_head.weight": "wte.weight", "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "lm_head.weight": "wte.weight",
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 MASKS = ("attn.bias", "attn.masked_bias", "embeddings.position_ids")  # nothing is lost without them
@@ -173,9 +191,10 @@ def export(name, out=None):
         files.write(partial / "tokenizer.json", tokenizer.json)
         config = _config_of(description(encoder).keywords, tokenizer, head is not None)
         files.write_json(partial / "config.json", config)
-        files.write_json(partial / "tokenizer_config.json", {
-            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named
-        })
+        files.write_json(
+            partial / "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named},
+        )
     return out
 
 
@@ -199,19 +218,34 @@ def _network(config):
     family = config["model_type"]
     if family == "gpt2":
         required = {
-            "activation_function": "gelu_new", "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False, "tie_word_embeddings": True,
+            "activation_function": "gelu_new",
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "tie_word_embeddings": True,
         }
-        names = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "n_positions",
-                 "vocabulary": "vocab_size"}
+        names = {
+            "layers": "n_layer",
+            "heads": "n_head",
+            "width": "n_embd",
+            "context": "n_positions",
+            "vocabulary": "vocab_size",
+        }
         hidden, epsilon = config.get("n_inner"), "layer_norm_epsilon"
     elif family == "bert":
         required = {
-            "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "type_vocab_size": 2,
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+            "type_vocab_size": 2,
             "tie_word_embeddings": True,
         }
-        names = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "width": "hidden_size",
-                 "context": "max_position_embeddings", "vocabulary": "vocab_size"}
+        names = {
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+            "width": "hidden_size",
+            "context": "max_position_embeddings",
+            "vocabulary": "vocab_size",
+        }
         hidden, epsilon = config.get("intermediate_size"), "layer_norm_eps"
     else:
         raise ValueError(f"Expected a model of type gpt2 or bert. Received: {family!r}")
@@ -234,19 +268,32 @@ def _config_of(network, tokenizer, with_head):
     """The config of a network of these keywords."""
     if network["architecture"] == "gpt2":
         return {
-            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": network["layers"],
-            "n_head": network["heads"], "n_embd": network["width"], "n_positions": network["context"],
-            "n_inner": network["hidden"], "vocab_size": network["vocabulary"], "activation_function": "gelu_new",
-            "layer_norm_epsilon": network["epsilon"], "bos_token_id": max(tokenizer.end, 0),
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "n_layer": network["layers"],
+            "n_head": network["heads"],
+            "n_embd": network["width"],
+            "n_positions": network["context"],
+            "n_inner": network["hidden"],
+            "vocab_size": network["vocabulary"],
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": network["epsilon"],
+            "bos_token_id": max(tokenizer.end, 0),
             "eos_token_id": max(tokenizer.end, 0),
         }
     return {
-        "model_type": "bert", "architectures": ["BertForMaskedLM" if with_head else "BertModel"],
-        "num_hidden_layers": network["layers"], "num_attention_heads": network["heads"],
+        "model_type": "bert",
+        "architectures": ["BertForMaskedLM" if with_head else "BertModel"],
+        "num_hidden_layers": network["layers"],
+        "num_attention_heads": network["heads"],
         "hidden_size": network["width"],
-        "max_position_embeddings": network["context"], "intermediate_size": network["hidden"],
-        "vocab_size": network["vocabulary"], "hidden_act": "gelu", "layer_norm_eps": network["epsilon"],
-        "type_vocab_size": 2, "pad_token_id": max(tokenizer.special.get("[PAD]", 0), 0),
+        "max_position_embeddings": network["context"],
+        "intermediate_size": network["hidden"],
+        "vocab_size": network["vocabulary"],
+        "hidden_act": "gelu",
+        "layer_norm_eps": network["epsilon"],
+        "type_vocab_size": 2,
+        "pad_token_id": max(tokenizer.special.get("[PAD]", 0), 0),
     }
 
 

@@ -54,8 +54,12 @@ def adapt_images(card, splits):
     old, new = splits.train.spec()["image"][0], image_shape(card, splits.train)
     log.info("%s: images are converted for %s: %s", splits.train.base, card["name"], said)
     if max(new[0] / old[0], new[1] / old[1]) > MAX_ENLARGEMENT:
-        log.warning("%s: images are enlarged more than %d times for %s, and hold less than it looks for",
-                    splits.train.base, MAX_ENLARGEMENT, card["name"])
+        log.warning(
+            "%s: images are enlarged more than %d times for %s, and hold less than it looks for",
+            splits.train.base,
+            MAX_ENLARGEMENT,
+            card["name"],
+        )
     if new[2] < old[2]:
         log.warning("%s: colors are dropped, since %s takes gray images", splits.train.base, card["name"])
     return type(splits)(*(_converted(part, new, said) for part in splits))

@@ -21,13 +21,26 @@ from ssl_keras.files import locks
 from ssl_keras.networks import description, realize
 
 PREPROCESSING = {
-    "image": "uint8 pixels are divided by 255", "tokens": "tokenizer.json",
+    "image": "uint8 pixels are divided by 255",
+    "tokens": "tokenizer.json",
     "waveform": "int16 samples are divided by 32768; -1 is padding",
 }
 
 
-def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None, name=None, context=None,
-                 decoding=None, trained_by=None, licenses=None):
+def save_encoder(
+    folder,
+    encoder,
+    *,
+    spec,
+    head=None,
+    classes=(),
+    tokenizer=None,
+    name=None,
+    context=None,
+    decoding=None,
+    trained_by=None,
+    licenses=None,
+):
     """Writes a folder that `load_encoder` reads; an encoder already there stays until this one is whole.
 
     Other files in its folder are kept.
@@ -76,7 +89,9 @@ def save_encoder(folder, encoder, *, spec, head=None, classes=(), tokenizer=None
         "features": int(encoder.output_shape[-1]),
         "parameters": int(sum(value.size for value in tensors.values())),
         "weights": {
-            "file": "encoder.safetensors", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
+            "file": "encoder.safetensors",
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
         },
         "trained_by": trained_by or {},
         "licenses": licenses or {},

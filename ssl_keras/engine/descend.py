@@ -144,7 +144,9 @@ def mean_gradients(state, loss, batch, groups):
     _, (gradients, totals, weight) = tf.while_loop(
         lambda k, _: k < state.accumulate,
         lambda k, sums: (k + 1, tf.nest.map_structure(lambda total, new: total + new, sums, weighted(k))),
-        (1, weighted(0)), parallel_iterations=1, maximum_iterations=state.accumulate - 1,
+        (1, weighted(0)),
+        parallel_iterations=1,
+        maximum_iterations=state.accumulate - 1,
     )
     everywhere = _over_replicas(weight)
     return [tf.math.divide_no_nan(g, everywhere) for g in gradients], totals, weight

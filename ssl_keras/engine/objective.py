@@ -104,7 +104,9 @@ class Objective(keras.Model):
         # Keras' own "auto" would never compile on a CPU.
         alone = self.distribute_strategy.num_replicas_in_sync == 1
         super().compile(
-            optimizer=keras.optimizers.get(optimizer), auto_scale_loss=False, **kwargs,
+            optimizer=keras.optimizers.get(optimizer),
+            auto_scale_loss=False,
+            **kwargs,
             jit_compile=bool(jit_compile) and alone and not is_op_determinism_enabled(),
         )
         self.train_function = self.test_function = None

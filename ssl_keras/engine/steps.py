@@ -69,7 +69,8 @@ def make_step_function(objective, step_function, training):
         done, _ = tf.while_loop(
             lambda done, go_on: go_on & (done < limit),
             lambda done, _: body(done, iterator),
-            (tf.constant(0), tf.constant(True)), parallel_iterations=1,
+            (tf.constant(0), tf.constant(True)),
+            parallel_iterations=1,
         )
         return done, {metric.name: metric.result() for metric in metrics}
 

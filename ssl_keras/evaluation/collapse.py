@@ -3,7 +3,6 @@
 Shapes: `N` examples, `D` features.
 """
 
-
 import numpy as np
 
 from ssl_keras.evaluation.features import normalize, spread

@@ -3,7 +3,6 @@
 Shapes: `N` examples, `D` features.
 """
 
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -56,9 +55,11 @@ def augmented_copies(network, source, changes):
     if changes is None:
         return []
     longest = source.arrays["waveform"].longest
-    return list(_passes(
-        network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate, longest), COPIES
-    ))
+    return list(
+        _passes(
+            network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate, longest), COPIES
+        )
+    )
 
 
 def _passes(network, source, batch_size, preprocess, count):

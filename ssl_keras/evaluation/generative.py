@@ -92,9 +92,7 @@ def kernel_distance(a, b, seed=0):
     """
     rng = np.random.default_rng(seed)
     size = min(SUBSET, len(a) // 2, len(b) // 2)
-    estimates = [
-        discrepancy(*(z[rng.choice(len(z), size, replace=False)] for z in (a, b))) for _ in range(SUBSETS)
-    ]
+    estimates = [discrepancy(*(z[rng.choice(len(z), size, replace=False)] for z in (a, b))) for _ in range(SUBSETS)]
     return float(np.mean(estimates)), float(np.std(estimates))
 
 
@@ -120,9 +118,9 @@ def _share_among(known, asked):
     radius = nearest(known, known, NEAREST + 1)[0][:, -1]  # the first is itself
     inside = 0
     for part in np.array_split(asked, max(1, len(asked) // 1000)):
-        distance = np.sqrt(np.maximum(
-            np.square(part).sum(1)[:, None] + np.square(known).sum(1) - 2 * part @ known.T, 0
-        ))
+        distance = np.sqrt(
+            np.maximum(np.square(part).sum(1)[:, None] + np.square(known).sum(1) - 2 * part @ known.T, 0)
+        )
         inside += (distance <= radius).any(axis=1).sum()
     return float(inside / len(asked))
 
@@ -170,8 +168,14 @@ def measure(judge, made, splits):
         covered, most = modes(judge.classes(test), judge.classes(features), len(judge.card["classes"]))
         asked = features if unseen is None else unseen
         table[name] = {
-            "images": len(features), "FID": frechet(test, features), "KID": kid, "KID sd": kid_sd,
-            "precision": precision, "recall": recall, "classes covered": covered, "most over its share": most,
+            "images": len(features),
+            "FID": frechet(test, features),
+            "KID": kid,
+            "KID sd": kid_sd,
+            "precision": precision,
+            "recall": recall,
+            "classes covered": covered,
+            "most over its share": most,
             "distance to the nearest learned": float(np.median(nearest(train, asked)[0])),
         }
     return table

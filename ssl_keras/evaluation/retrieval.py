@@ -115,7 +115,9 @@ def evaluate(retriever, splits, part="test"):
     table = {"chance": dict.fromkeys(WAYS, chance(concepts))}
     if part == "test":
         table["bag of words"] = both_ways(*baseline(splits), concepts)
-    table[retriever.card["name"]] = both_ways(retriever.of_images(source.column("image")), retriever.of_texts(names), concepts)
+    table[retriever.card["name"]] = both_ways(
+        retriever.of_images(source.column("image")), retriever.of_texts(names), concepts
+    )
     return table
 
 

@@ -16,7 +16,9 @@ import safetensors.numpy
 
 LONGEST = 200  # bytes of a name that we make up; storage allows 255, and beside it stand NAME.partial and the like
 NO_FILES = {
-    "a folder": os.path.isdir, "a pipe": pathlib.Path.is_fifo, "a socket": pathlib.Path.is_socket,
+    "a folder": os.path.isdir,
+    "a pipe": pathlib.Path.is_fifo,
+    "a socket": pathlib.Path.is_socket,
     "a device": lambda path: path.is_char_device() or path.is_block_device(),
 }
 
@@ -92,7 +94,7 @@ def short(name):
     if len(content) <= LONGEST:
         return name
     digest = hashlib.sha256(content).hexdigest()[:8]
-    return f"{content[:LONGEST - 9].decode(errors='ignore')}-{digest}"
+    return f"{content[: LONGEST - 9].decode(errors='ignore')}-{digest}"
 
 
 def make_folder(path):

@@ -142,7 +142,7 @@ def _sign(descriptor, path):
 
 
 def _holder(descriptor):
-    """"process 123 on host", or nothing."""
+    """ "process 123 on host", or nothing."""
     return os.pread(descriptor, BYTES, 0).decode(errors="replace").partition("\n")[0].strip()
 
 

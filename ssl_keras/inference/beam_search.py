@@ -49,7 +49,10 @@ class Decoder:
             return step + 1, token, done, state, made
 
         start = (
-            0, tf.fill([batch], self.end), tf.zeros([batch], tf.bool), self._start(batch),
+            0,
+            tf.fill([batch], self.end),
+            tf.zeros([batch], tf.bool),
+            self._start(batch),
             tf.fill([batch, self.most], -1),
         )
         return tf.while_loop(lambda step, _, done, *__: (step < self.most) & ~tf.reduce_all(done), body, start)[-1]
@@ -81,8 +84,12 @@ class Decoder:
             return step + 1, token, total, done, state, made
 
         start = (
-            0, tf.fill([batch, width], self.end), tf.tile(tf.where(tf.range(width) == 0, 0.0, NEVER)[None], [batch, 1]),
-            tf.zeros([batch, width], tf.bool), self._start(batch * width), tf.fill([batch, width, self.most], -1),
+            0,
+            tf.fill([batch, width], self.end),
+            tf.tile(tf.where(tf.range(width) == 0, 0.0, NEVER)[None], [batch, 1]),
+            tf.zeros([batch, width], tf.bool),
+            self._start(batch * width),
+            tf.fill([batch, width, self.most], -1),
         )
         _, _, total, _, _, made = tf.while_loop(
             lambda step, _, __, done, *___: (step < self.most) & ~tf.reduce_all(done), body, start

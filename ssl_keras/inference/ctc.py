@@ -69,7 +69,9 @@ def score(name, source):
 
     of_symbols, of_sequences = rates(symbols.split)
     return {
-        "clips": len(source), "word error rate": rates(str.split)[0], "symbol error rate": of_symbols,
+        "clips": len(source),
+        "word error rate": rates(str.split)[0],
+        "symbol error rate": of_symbols,
         "sequence error rate": of_sequences,
     }
 

@@ -3,7 +3,6 @@
 Shapes: `B` texts, `P` tokens of the prompt, `C` context, `V` vocabulary.
 """
 
-
 import numpy as np
 import tensorflow as tf
 
@@ -70,8 +69,13 @@ class Generator:
             seen = made if made.shape[1] < self.context else made[:, -max(self.context // 2, 1) :]
             count = min(length - done, self.context - seen.shape[1])
             new = self.run(
-                tf.constant(seen), tf.constant(count), tf.constant(temperature, tf.float32),
-                tf.constant([seed, done]), room=seen.shape[1] + count, greedy=greedy, top_k=min(top_k, vocabulary),
+                tf.constant(seen),
+                tf.constant(count),
+                tf.constant(temperature, tf.float32),
+                tf.constant([seed, done]),
+                room=seen.shape[1] + count,
+                greedy=greedy,
+                top_k=min(top_k, vocabulary),
                 top_p=float(top_p),
             ).numpy()
             made, done = np.concatenate([made, new], axis=1), done + count
@@ -190,7 +194,7 @@ def fill(network, output, tokenizer, text, top=5):
     ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
     places = np.flatnonzero(ids == tokenizer.mask)
     if tokenizer.mask < 0 or not len(places):
-        raise ValueError(f"Expected a text with a mask, such as \"the [MASK] sat\". Received: {text!r}")
+        raise ValueError(f'Expected a text with a mask, such as "the [MASK] sat". Received: {text!r}')
     context = network.get_layer("embeddings").context
     if len(ids) > context:
         raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")

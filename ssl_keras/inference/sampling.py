@@ -1,6 +1,5 @@
 """Samples images from a generator."""
 
-
 import tensorflow as tf
 
 from ssl_keras import encoders

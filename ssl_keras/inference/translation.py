@@ -42,8 +42,7 @@ class Translator:
                 raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {known}")
             if len(ids) > self.context:
                 raise ValueError(
-                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.context}. "
-                    "Shorten it."
+                    f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.context}. Shorten it."
                 )
         return [text_of(self.decoding, self.tokenizer, ids) for ids in self.targets(texts)]
 

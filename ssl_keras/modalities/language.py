@@ -70,8 +70,13 @@ class Settings:
         width = self.width or width
         context = self.context or DEFAULT_CONTEXTS[self.size]
         return dataclasses.replace(
-            self, layers=self.layers or layers, heads=self.heads or heads, width=width,
-            hidden=self.hidden or 4 * width, context=context, length=self.length or context,
+            self,
+            layers=self.layers or layers,
+            heads=self.heads or heads,
+            width=width,
+            hidden=self.hidden or 4 * width,
+            context=context,
+            length=self.length or context,
             vocabulary=self.vocabulary or DEFAULT_VOCABULARIES[self.size],
         )
 
@@ -84,7 +89,10 @@ def prepare(settings, splits, init=None):
     """(settings, tokenizer): as asked for or, with `init`, as the saved encoder of that name has them."""
     if init is not None:
         kept, card = start_from(
-            init, settings, ("transformer",), NETWORK,
+            init,
+            settings,
+            ("transformer",),
+            NETWORK,
             "is no language model's encoder. Expected one that pretraining with causal_lm or masked_lm saved.",
         )
         if kept["architecture"] not in settings.ARCHITECTURES:
@@ -97,7 +105,9 @@ def prepare(settings, splits, init=None):
     if init is None and filled.architecture != "modern" and filled.length < filled.context:
         log.warning(
             "Positions from %d to the context of %d are never trained; --context %d has none of them.",
-            filled.length, filled.context, filled.length,
+            filled.length,
+            filled.context,
+            filled.length,
         )
     vocabulary = tokenizer.vocabulary if init is None else cards.keyword(card, "vocabulary")
     return dataclasses.replace(
@@ -109,9 +119,17 @@ def trunk(settings, causal):
     """The transformer that these settings describe, as a `Network`."""
     settings = settings.filled()
     return Network(
-        "transformer", vocabulary=settings.vocabulary, context=settings.context, layers=settings.layers,
-        heads=settings.heads, width=settings.width, architecture=settings.architecture, causal=causal,
-        hidden=settings.hidden, epsilon=settings.epsilon, remat=settings.remat,
+        "transformer",
+        vocabulary=settings.vocabulary,
+        context=settings.context,
+        layers=settings.layers,
+        heads=settings.heads,
+        width=settings.width,
+        architecture=settings.architecture,
+        causal=causal,
+        hidden=settings.hidden,
+        epsilon=settings.epsilon,
+        remat=settings.remat,
     )
 
 

@@ -46,7 +46,8 @@ def start_from(init, settings, builders, names, refusal="", key="network", **wan
     if other:
         raise ValueError(
             f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
-            + ", ".join(f"{name}={kept[name]}" for name in other) + "."
+            + ", ".join(f"{name}={kept[name]}" for name in other)
+            + "."
         )
     log.info("The network is that of %s: %s", init, kept)
     return kept, card

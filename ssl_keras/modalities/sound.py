@@ -16,8 +16,14 @@ from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import Network, realize, waveform
 
 NETWORK = {  # setting: keyword of the network that comes with `init`
-    "rate": "rate", "frontend": "frontend", "context": "context", "channels": "channels", "width": "width",
-    "layers": "layers", "heads": "heads", "pool_segments": "pool_segments",
+    "rate": "rate",
+    "frontend": "frontend",
+    "context": "context",
+    "channels": "channels",
+    "width": "width",
+    "layers": "layers",
+    "heads": "heads",
+    "pool_segments": "pool_segments",
 }
 PIXELS = 2  # a frame's and a band's side in a picture
 
@@ -70,7 +76,10 @@ def prepare(settings, splits, init=None):
     splits.train.column_spec("waveform")
     if init is not None:
         kept, _ = start_from(
-            init, settings, ("waveform",), NETWORK,
+            init,
+            settings,
+            ("waveform",),
+            NETWORK,
             "is no encoder of sound. Expected one that pretraining with wav2vec2 or ctc saved.",
         )
         settings = dataclasses.replace(settings, **kept)
@@ -78,16 +87,22 @@ def prepare(settings, splits, init=None):
         rate = splits.train.rate if splits.train.rate in waveform.STRIDES else max(waveform.STRIDES)
         settings = dataclasses.replace(settings, rate=rate)
     splits, most = audio.prepared(splits, settings.rate), audio.LONGEST * settings.rate
-    return settings, Splits(*(
-        part.noted(*audio.longer(part, most, "features, for evaluation, are of the beginning")) for part in splits
-    ))
+    return settings, Splits(
+        *(part.noted(*audio.longer(part, most, "features, for evaluation, are of the beginning")) for part in splits)
+    )
 
 
 def encoder(settings, spec):
     """The encoder, waveforms (B, L) -> features (B, stretches·D), as a `Network`."""
     return Network(
-        "waveform", rate=settings.rate or max(waveform.STRIDES), width=settings.width, layers=settings.layers,
-        heads=settings.heads, channels=settings.channels, frontend=settings.frontend, context=settings.context,
+        "waveform",
+        rate=settings.rate or max(waveform.STRIDES),
+        width=settings.width,
+        layers=settings.layers,
+        heads=settings.heads,
+        channels=settings.channels,
+        frontend=settings.frontend,
+        context=settings.context,
         pool_segments=settings.pool_segments,
     )
 

@@ -198,6 +198,7 @@ def _defaults(builder):
     """{keyword: default} of those of a builder's keywords that have one."""
     parameters = inspect.signature(BUILDERS[builder].build).parameters
     return {
-        name: parameters[name].default for name in _hints(builder)
+        name: parameters[name].default
+        for name in _hints(builder)
         if parameters[name].default is not inspect.Parameter.empty
     }

@@ -38,8 +38,11 @@ MOMENTUM = 0.9  # of batch statistics: a run of some hundred steps must be able 
 
 
 def conv_encoder(
-    image_shape: ImageShape, network: Literal[*BLOCKS] = "cnn", width: Annotated[int, Range(0, 1 << 12)] = 0,
-    pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1, name="encoder",
+    image_shape: ImageShape,
+    network: Literal[*BLOCKS] = "cnn",
+    width: Annotated[int, Range(0, 1 << 12)] = 0,
+    pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1,
+    name="encoder",
 ):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
 
@@ -68,9 +71,7 @@ def conv_encoder(
         for block in range(blocks):
             last = block == blocks - 1
             stride = 2 if block == 0 and (stage > 0 or kind == "plain") else 1
-            x = BLOCK[kind](
-                x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None
-            )
+            x = BLOCK[kind](x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None)
     x = PlacePool(pool_grid, dtype="float32", name="features")(x)  # (B, D)
     return keras.Model(image, x, name=name)
 
@@ -79,8 +80,10 @@ def builder_of(network):
     """`conv_encoder` of one of BLOCKS, with that network's own width as the default."""
 
     def build(
-        image_shape: ImageShape, width: Annotated[int, Range(1, 1 << 12)] = BLOCKS[network][2],
-        pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1, name="encoder",
+        image_shape: ImageShape,
+        width: Annotated[int, Range(1, 1 << 12)] = BLOCKS[network][2],
+        pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1,
+        name="encoder",
     ):
         return conv_encoder(image_shape, network, width, pool_grid, name)
 
@@ -220,8 +223,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         known = ([], []) if learning else (mean, variance)
         x = inputs if len(inputs.shape) == 4 else inputs[:, None, None, :]  # what the kernel takes
         y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=gamma, offset=beta, mean=known[0], variance=known[1],
-            epsilon=self.epsilon, is_training=learning,
+            x=x, scale=gamma, offset=beta, mean=known[0], variance=known[1], epsilon=self.epsilon, is_training=learning
         )
         if learning:
             # The kernel gives n/(n − 1) times the batch's variance, Keras keeps the batch's own.

@@ -50,7 +50,9 @@ def normal(mean=0.0):
 
 
 def generator(
-    image_shape: ImageShape, latent: Annotated[int, Range(1, 1 << 16)], width: Annotated[int, Range(1, 1 << 12)],
+    image_shape: ImageShape,
+    latent: Annotated[int, Range(1, 1 << 16)],
+    width: Annotated[int, Range(1, 1 << 12)],
     name="generator",
 ):
     """Latent (B, Z) in [−1, 1] -> image (B, H, W, C) float32 in [0, 1]."""
@@ -58,14 +60,17 @@ def generator(
     height, wide = (side // 2**count for side in image_shape[:2])
     channels = width * 2 ** (count - 1)
     z = keras.Input((latent,), name="latent")
-    x = keras.layers.Dense(
-        height * wide * channels, use_bias=False, kernel_initializer=normal(), name="project"
-    )(z)
+    x = keras.layers.Dense(height * wide * channels, use_bias=False, kernel_initializer=normal(), name="project")(z)
     x = keras.layers.Reshape((height, wide, channels), name="reshape")(x)
     x = keras.layers.Activation("relu", name="relu_0")(BatchNorm(gamma_initializer=normal(1.0), name="norm_0")(x))
     for stage in range(1, count):
         x = keras.layers.Conv2DTranspose(
-            channels // 2**stage, KERNEL, STRIDE, "same", use_bias=False, kernel_initializer=normal(),
+            channels // 2**stage,
+            KERNEL,
+            STRIDE,
+            "same",
+            use_bias=False,
+            kernel_initializer=normal(),
             name=f"deconv_{stage}",
         )(x)
         x = BatchNorm(gamma_initializer=normal(1.0), name=f"norm_{stage}")(x)
@@ -78,8 +83,10 @@ def generator(
 
 
 def trunk(
-    image_shape: ImageShape, width: Annotated[int, Range(1, 1 << 12)],
-    normalization: Literal[*NORMALIZATIONS] = "batch", name="encoder",
+    image_shape: ImageShape,
+    width: Annotated[int, Range(1, 1 << 12)],
+    normalization: Literal[*NORMALIZATIONS] = "batch",
+    name="encoder",
 ):
     """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32: every stage's maxima on a 4×4 grid.
 
@@ -99,7 +106,12 @@ def trunk(
         normalized = stage > 0 and normalization != "spectral"
         convolution = SpectralConv2D if normalization == "spectral" else keras.layers.Conv2D
         x = convolution(
-            width * 2**stage, KERNEL, STRIDE, "same", use_bias=not normalized, kernel_initializer=normal(),
+            width * 2**stage,
+            KERNEL,
+            STRIDE,
+            "same",
+            use_bias=not normalized,
+            kernel_initializer=normal(),
             name=f"conv_{stage}",
         )(x)
         if normalized and normalization == "batch":
@@ -184,7 +196,10 @@ class Spectral:
     def build(self, input_shape):
         super().build(input_shape)
         self.u = self.add_weight(
-            name="u", shape=(self.kernel.shape[-1],), initializer=keras.initializers.RandomNormal(), trainable=False,
+            name="u",
+            shape=(self.kernel.shape[-1],),
+            initializer=keras.initializers.RandomNormal(),
+            trainable=False,
             autocast=False,
         )
 

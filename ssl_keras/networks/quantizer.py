@@ -25,7 +25,8 @@ class Quantizer(keras.layers.Layer):
         channels, width = features_shape[-1], states_shape[-1]
         each = -(-self.projection // self.codebooks)  # features of an entry
         sizes = {
-            "choice": (channels, self.codebooks * self.codes), "of_codes": (self.codebooks * each, self.projection),
+            "choice": (channels, self.codebooks * self.codes),
+            "of_codes": (self.codebooks * each, self.projection),
             "of_states": (width, self.projection),
         }
         self.kernels = {

@@ -26,8 +26,12 @@ MAX_LAYERS = 64
 
 
 def recurrent_encoder(
-    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(2, 1 << 16)],
-    layers: Annotated[int, Range(1, MAX_LAYERS)], *, cell: Literal[*GATES] = "gru", bidirectional: bool = True,
+    vocabulary: Annotated[int, Range(1, 1 << 24)],
+    width: Annotated[int, Range(2, 1 << 16)],
+    layers: Annotated[int, Range(1, MAX_LAYERS)],
+    *,
+    cell: Literal[*GATES] = "gru",
+    bidirectional: bool = True,
     name="encoder",
 ):
     """Tokens (B, T) int32, -1 for padding -> states (B, T, width) float32.
@@ -50,9 +54,13 @@ def recurrent_encoder(
 
 
 def attending_decoder(
-    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(2, 1 << 16)],
-    layers: Annotated[int, Range(1, MAX_LAYERS)], source_width: Annotated[int, Range(1, 1 << 16)], *,
-    cell: Literal[*GATES] = "gru", name="head",
+    vocabulary: Annotated[int, Range(1, 1 << 24)],
+    width: Annotated[int, Range(2, 1 << 16)],
+    layers: Annotated[int, Range(1, MAX_LAYERS)],
+    source_width: Annotated[int, Range(1, 1 << 16)],
+    *,
+    cell: Literal[*GATES] = "gru",
+    name="head",
 ):
     """Target tokens so far, and the source's states -> states whose products with the embeddings are logits.
 
@@ -277,8 +285,11 @@ def unroll(cell, x, kernel, bias, valid, start):
             return t + 1, advance(x[t], product, valid[t], state), befores, products.write(t, product)
 
         _, last, befores, products = tf.while_loop(
-            lambda t, *_: t < steps, forward, (0, start, tuple(array() for _ in start), array()),
-            parallel_iterations=1, maximum_iterations=x.shape[0],
+            lambda t, *_: t < steps,
+            forward,
+            (0, start, tuple(array() for _ in start), array()),
+            parallel_iterations=1,
+            maximum_iterations=x.shape[0],
         )
         befores, products = [before.stack() for before in befores], products.stack()
 
@@ -297,8 +308,10 @@ def unroll(cell, x, kernel, bias, valid, start):
                 return t, earlier, from_x.write(t, dx), from_product.write(t, dproduct)
 
             _, earlier, from_x, from_product = tf.while_loop(
-                lambda t, *_: t > 0, backward,
-                (steps, tuple(tf.zeros_like(part) for part in start), array(), array()), parallel_iterations=1,
+                lambda t, *_: t > 0,
+                backward,
+                (steps, tuple(tf.zeros_like(part) for part in start), array(), array()),
+                parallel_iterations=1,
                 maximum_iterations=x.shape[0],
             )
             from_product = tf.reshape(from_product.stack(), (-1, kernel.shape[1]))  # (T·B, G·u)

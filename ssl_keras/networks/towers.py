@@ -18,13 +18,21 @@ FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language mode
 
 
 def towers(
-    features: Annotated[int, Range(1, 1 << 24)], vocabulary: Annotated[int, Range(1, 1 << 24)],
-    context: Annotated[int, Range(1, MAX_CONTEXT)], text_layers: Annotated[int, Range(0, MAX_LAYERS)],
-    text_heads: Annotated[int, Range(1, 1 << 10)], text_width: Annotated[int, Range(1, 1 << 16)], *,
-    text_architecture: Literal[*ARCHITECTURES] = "modern", text_hidden: Annotated[int, Range(0, 1 << 20)] = 0,
-    causal: bool = False, epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
-    projection: Annotated[int, Range(0, 1 << 16)] = 128, loss: Literal[*LOSSES] = "clip",
-    temperature: Annotated[float, Range(0, 1 << 10)] = 0.0, name="towers",
+    features: Annotated[int, Range(1, 1 << 24)],
+    vocabulary: Annotated[int, Range(1, 1 << 24)],
+    context: Annotated[int, Range(1, MAX_CONTEXT)],
+    text_layers: Annotated[int, Range(0, MAX_LAYERS)],
+    text_heads: Annotated[int, Range(1, 1 << 10)],
+    text_width: Annotated[int, Range(1, 1 << 16)],
+    *,
+    text_architecture: Literal[*ARCHITECTURES] = "modern",
+    text_hidden: Annotated[int, Range(0, 1 << 20)] = 0,
+    causal: bool = False,
+    epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
+    projection: Annotated[int, Range(0, 1 << 16)] = 128,
+    loss: Literal[*LOSSES] = "clip",
+    temperature: Annotated[float, Range(0, 1 << 10)] = 0.0,
+    name="towers",
 ):
     """Image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each.
 
@@ -39,8 +47,15 @@ def towers(
     inputs = keras.Input((features,), name="features")
     ids = keras.Input((None,), dtype="int32", name="tokens")
     text = transformer(
-        vocabulary, context, text_layers, text_heads, text_width, architecture=text_architecture, causal=causal,
-        hidden=text_hidden, epsilon=epsilon,
+        vocabulary,
+        context,
+        text_layers,
+        text_heads,
+        text_width,
+        architecture=text_architecture,
+        causal=causal,
+        hidden=text_hidden,
+        epsilon=epsilon,
     )
     pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
     width = projection or text_width
@@ -79,8 +94,7 @@ class Similarity(keras.layers.Layer):
         temperature, bias = LOSSES[self.loss]
         first = keras.initializers.Constant(-math.log(self.first_temperature or temperature))
         self.log_scale = self.add_weight(
-            (), first, name="log_scale",
-            constraint=lambda value: tf.minimum(value, math.log(MAX_SCALE)),
+            (), first, name="log_scale", constraint=lambda value: tf.minimum(value, math.log(MAX_SCALE))
         )
         self.bias = None
         if self.loss == "sigmoid":

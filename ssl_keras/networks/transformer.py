@@ -40,11 +40,18 @@ ROTARY_BASE = 10_000.0
 
 
 def transformer(
-    vocabulary: Annotated[int, Range(1, 1 << 24)], context: Annotated[int, Range(1, MAX_CONTEXT)],
-    layers: Annotated[int, Range(0, MAX_LAYERS)], heads: Annotated[int, Range(1, 1 << 10)],
-    width: Annotated[int, Range(1, 1 << 16)], *, architecture: Literal[*ARCHITECTURES], causal: bool,
-    hidden: Annotated[int, Range(0, 1 << 20)] = 0, epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
-    remat: bool = False, name="encoder",
+    vocabulary: Annotated[int, Range(1, 1 << 24)],
+    context: Annotated[int, Range(1, MAX_CONTEXT)],
+    layers: Annotated[int, Range(0, MAX_LAYERS)],
+    heads: Annotated[int, Range(1, 1 << 10)],
+    width: Annotated[int, Range(1, 1 << 16)],
+    *,
+    architecture: Literal[*ARCHITECTURES],
+    causal: bool,
+    hidden: Annotated[int, Range(0, 1 << 20)] = 0,
+    epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
+    remat: bool = False,
+    name="encoder",
 ):
     """Tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
 
@@ -67,9 +74,9 @@ def transformer(
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = Embeddings(vocabulary, context, width, architecture, epsilon, name="embeddings")(tokens)
     for index in range(layers):
-        x = Block(
-            heads, hidden or 4 * width, layers, architecture, causal, epsilon, remat, name=f"block_{index}"
-        )(x, tokens)
+        x = Block(heads, hidden or 4 * width, layers, architecture, causal, epsilon, remat, name=f"block_{index}")(
+            x, tokens
+        )
     x = FinalNorm(architecture, epsilon, dtype="float32", name="norm")(x)
     return keras.Model(tokens, x, name=name)
 
@@ -170,7 +177,10 @@ class Embeddings(keras.layers.Layer):
     def __init__(self, vocabulary, context, width, architecture, epsilon, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.options = {
-            "vocabulary": vocabulary, "context": context, "width": width, "architecture": architecture,
+            "vocabulary": vocabulary,
+            "context": context,
+            "width": width,
+            "architecture": architecture,
             "epsilon": epsilon,
         }
         self.architecture, self.context, self.epsilon = architecture, context, epsilon
@@ -225,8 +235,13 @@ class Block(keras.layers.Layer):
     def __init__(self, heads, hidden, layers, architecture, causal, epsilon, remat, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.options = {
-            "heads": heads, "hidden": hidden, "layers": layers, "architecture": architecture,
-            "causal": causal, "epsilon": epsilon, "remat": remat,
+            "heads": heads,
+            "hidden": hidden,
+            "layers": layers,
+            "architecture": architecture,
+            "causal": causal,
+            "epsilon": epsilon,
+            "remat": remat,
         }
         self.heads, self.hidden, self.layers = heads, hidden, layers
         self.architecture, self.causal, self.epsilon, self.remat = architecture, causal, epsilon, remat
@@ -367,8 +382,10 @@ class FinalNorm(keras.layers.Layer):
 
 
 def masked_head(
-    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(1, 1 << 16)],
-    epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-12, name="head",
+    vocabulary: Annotated[int, Range(1, 1 << 24)],
+    width: Annotated[int, Range(1, 1 << 16)],
+    epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-12,
+    name="head",
 ):
     """BERT's output (Devlin et al. 2018): hidden (M, D), embedding table (V, D) -> logits (M, V) float32."""
     hidden = keras.Input((width,), name="hidden")

@@ -46,10 +46,16 @@ SILENCE = 1e-4  # standard deviation below which a clip is not made louder
 
 
 def waveform_encoder(
-    rate: Literal[*STRIDES], width: Annotated[int, Range(2, 1 << 12)], layers: Annotated[int, Range(1, MAX_LAYERS)],
-    heads: Annotated[int, Range(1, 1 << 12)], *, channels: Annotated[int, Range(1, 1 << 12)] = 64,
-    frontend: Literal[*FRONTS] = "convolution", context: Literal[*CONTEXTS] = "transformer",
-    pool_segments: Annotated[int, Range(1, MAX_SEGMENTS)] = 4, name="encoder",
+    rate: Literal[*STRIDES],
+    width: Annotated[int, Range(2, 1 << 12)],
+    layers: Annotated[int, Range(1, MAX_LAYERS)],
+    heads: Annotated[int, Range(1, 1 << 12)],
+    *,
+    channels: Annotated[int, Range(1, 1 << 12)] = 64,
+    frontend: Literal[*FRONTS] = "convolution",
+    context: Literal[*CONTEXTS] = "transformer",
+    pool_segments: Annotated[int, Range(1, MAX_SEGMENTS)] = 4,
+    name="encoder",
 ):
     """Waveforms (B, L) float32 in (−1, 1), −1 for padding -> features (B, pool_segments·width) float32.
 
@@ -69,8 +75,10 @@ def waveform_encoder(
     waveform = keras.Input((None,), dtype="float32", name="waveform")
     places = Frames(rate // FRAMES_PER_SECOND, name="frames")(waveform)
     x = Normalized(name="normalised")(waveform)
-    x = Convolutions(channels, STRIDES[rate], name="front")(x) if frontend == "convolution" else (
-        Spectrogram(channels, rate, name="front")(x, places)
+    x = (
+        Convolutions(channels, STRIDES[rate], name="front")(x)
+        if frontend == "convolution"
+        else (Spectrogram(channels, rate, name="front")(x, places))
     )
     x = FinalNorm("gpt2", EPSILON, dtype="float32", name="features")(x)  # (B, T, C), what targets are made of
     x = keras.layers.Dense(width, name="project")(x)
@@ -114,9 +122,7 @@ def rate_of(encoder):
     return parts(encoder).frames.hop * FRAMES_PER_SECOND
 
 
-def frame_classifier(
-    width: Annotated[int, Range(1, 1 << 16)], symbols: Annotated[int, Range(1, 1 << 16)], name="head"
-):
+def frame_classifier(width: Annotated[int, Range(1, 1 << 16)], symbols: Annotated[int, Range(1, 1 << 16)], name="head"):
     """States (B, T, width) -> logits (B, T, 1 + symbols) float32 of each frame, the blank first."""
     states = keras.Input((None, width), name="states")
     logits = keras.layers.Dense(1 + symbols, dtype="float32", name="logits")(states)
@@ -231,8 +237,12 @@ class LogMel(keras.layers.Layer):
         self.rate = rate
         # In decibels Keras would cut at a level below the batch's loudest: one clip would change another's.
         self.mel = keras.layers.MelSpectrogram(
-            fft_length=int(MEL_WINDOW * rate), sequence_stride=rate // FRAMES_PER_SECOND, sampling_rate=rate,
-            num_mel_bins=MEL_BINS, power_to_db=False, dtype="float32",
+            fft_length=int(MEL_WINDOW * rate),
+            sequence_stride=rate // FRAMES_PER_SECOND,
+            sampling_rate=rate,
+            num_mel_bins=MEL_BINS,
+            power_to_db=False,
+            dtype="float32",
         )
         self.built = True
 

@@ -85,7 +85,10 @@ def build(settings, spec, encoder=encoder):
     if weights > MANY_WEIGHTS:
         log.warning(
             "Images of %s make first and last layers of %d million weights, %.1f GB with the optimizer's. Smaller ones "
-            "(--image-size) make smaller layers.", "×".join(map(str, image_shape)), weights // 10**6, weights * 16 / 1e9
+            "(--image-size) make smaller layers.",
+            "×".join(map(str, image_shape)),
+            weights // 10**6,
+            weights * 16 / 1e9,
         )
     decoder = dense_decoder(network.output_shape[-1], image_shape, settings.widths[-2::-1])
     return Autoencoder(settings, network, decoder)

@@ -34,8 +34,18 @@ from ssl_keras.modalities import language
 from ssl_keras.networks import transformer
 
 DEFAULTS = Training(
-    data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.01, schedule="cosine", warmup=100,
-    clip_norm=1.0, beta_2=0.99, jit=True, eval_every=100, report_every=5,
+    data="pydoc",
+    steps=2000,
+    batch_size=16,
+    optimizer="muon",
+    learning_rate=0.01,
+    schedule="cosine",
+    warmup=100,
+    clip_norm=1.0,
+    beta_2=0.99,
+    jit=True,
+    eval_every=100,
+    report_every=5,
 )
 
 

@@ -41,8 +41,9 @@ from ssl_keras.modalities import vision
 from ssl_keras.networks import Network, waveform
 from ssl_keras.networks.transformer import pool
 
-DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
-                    weight_decay=1e-2)
+DEFAULTS = Training(
+    epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
+)
 NONE = Augmentation()
 BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
 Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, Range(0, 100)]
@@ -83,7 +84,9 @@ def build(settings, spec, encoder=encoder):
         raise ValueError("Expected the number of classes: prepare(settings, splits) fills it in, or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
     head = Network("classifier_head", features=network.output_shape[-1], classes=settings.classes).build()
-    return Classifier(network, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup)
+    return Classifier(
+        network, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup
+    )
 
 
 class Classifier(Objective):
@@ -102,8 +105,9 @@ class Classifier(Objective):
         noise_samples: of waveforms that are augmented, those of the longest clip of the data.
     """
 
-    def __init__(self, encoder, head, *, augmentation=NONE, label_smoothing=0.0, mixup=0.0, frozen=False,
-                 name="classifier"):
+    def __init__(
+        self, encoder, head, *, augmentation=NONE, label_smoothing=0.0, mixup=0.0, frozen=False, name="classifier"
+    ):
         super().__init__(name=name)
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
         if frozen:  # else as it is: some layers of an encoder of one's own may stand still
@@ -123,7 +127,8 @@ class Classifier(Objective):
         if self.encoder_optimizer is None or self.frozen:
             return [(self.optimizer, self.trainable_variables)]
         return [
-            (self.optimizer, self.head.trainable_variables), (self.encoder_optimizer, self.encoder.trainable_variables)
+            (self.optimizer, self.head.trainable_variables),
+            (self.encoder_optimizer, self.encoder.trainable_variables),
         ]
 
     def preprocess(self, batch, random):

@@ -38,8 +38,9 @@ from ssl_keras.modalities import vision
 from ssl_keras.networks.conv import stage_maps
 from ssl_keras.networks.projector import projector
 
-DEFAULTS = Training(epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
-                    weight_decay=1e-4)
+DEFAULTS = Training(
+    epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
+)
 LOSSES = ("nt_xent", "local_global", "vicreg")
 LOCAL_STAGES = 2  # the last ones, whose places are compared
 MAX_PLACES = 49  # of a stage; larger maps are averaged in squares
@@ -93,8 +94,10 @@ def projectors(settings, network):
     if len(maps) < LOCAL_STAGES:
         raise ValueError(f"local_global needs an encoder of {LOCAL_STAGES} stages or more. Received: {len(maps)}")
     trunk = keras.Model(network.input, [network.output, *maps], name="trunk")
-    return whole, trunk, tuple(
-        projector(x.shape[-1], settings.projection, f"local_projector_{i}") for i, x in enumerate(maps)
+    return (
+        whole,
+        trunk,
+        tuple(projector(x.shape[-1], settings.projection, f"local_projector_{i}") for i, x in enumerate(maps)),
     )
 
 
@@ -112,9 +115,7 @@ class Contrastive(Objective):
 
     def preprocess(self, batch, random):
         """Adds `view_a` and `view_b` (B, H, W, C) float32 in [0, 1]; runs in tf.data."""
-        return batch | {
-            view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")
-        }
+        return batch | {view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")}
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)

@@ -42,8 +42,16 @@ from ssl_keras.modalities import sound
 from ssl_keras.networks import Network, waveform
 
 DEFAULTS = Training(
-    data="connected:tfds:spoken_digit[*_theo_*]", steps=2000, batch_size=32, learning_rate=1e-3, schedule="cosine",
-    final_rate=0.01, warmup=200, clip_norm=1.0, eval_every=200, report_every=1,
+    data="connected:tfds:spoken_digit[*_theo_*]",
+    steps=2000,
+    batch_size=32,
+    learning_rate=1e-3,
+    schedule="cosine",
+    final_rate=0.01,
+    warmup=200,
+    clip_norm=1.0,
+    eval_every=200,
+    report_every=1,
 )
 MAX_SYMBOLS = 1_000
 NUM_EVALUATED = 256  # validation clips that are decoded now and then
@@ -114,8 +122,11 @@ def _with_targets(part, settings):
         )
     if len(fits) < len(said):
         log.warning(
-            "%s: %d of %d clips are left out, longer than %g s or too short for their transcripts", part.name,
-            len(said) - len(fits), len(said), settings.seconds,
+            "%s: %d of %d clips are left out, longer than %g s or too short for their transcripts",
+            part.name,
+            len(said) - len(fits),
+            len(said),
+            settings.seconds,
         )
     targets = sequences.padded_rows([said[i] for i in fits], max(len(said[i]) for i in fits))
     part = part.take(fits)
@@ -180,7 +191,9 @@ class CTC(Objective):
         said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
         return Report(
             images={"alignment": [sound.spectrograms(self.encoder, rate, x), sound.framed(said)]},
-            audio={"clips": (x, rate)}, texts={"heard": self._heard(batch)}, scalars=self._error_rates(splits),
+            audio={"clips": (x, rate)},
+            texts={"heard": self._heard(batch)},
+            scalars=self._error_rates(splits),
         )
 
     def _error_rates(self, splits):

@@ -191,11 +191,15 @@ class DCGAN(Objective):
     def preprocess(self, batch, random):
         """Augments `image`; adds `latent` (B, critic_steps, Z), and the numbers that made images are changed by."""
         settings = self.settings
-        return batch | {
-            "image": augment(batch["image"], random, settings, "real"),
-            "latent": 2 * random.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
-            "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
-        } | drawn(random, "fake")
+        return (
+            batch
+            | {
+                "image": augment(batch["image"], random, settings, "real"),
+                "latent": 2 * random.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
+                "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
+            }
+            | drawn(random, "fake")
+        )
 
     def preprocess_eval(self, batch, random):
         return batch | {"latent": 2 * random.uniform("latent", (1, self.settings.latent)) - 1}
@@ -261,9 +265,7 @@ class DCGAN(Objective):
     def _average(self, strategy):
         """Cross-replica: moves the average towards the generator."""
         decay = moving_average.warmed_up(self.settings.ema_decay, self.step)
-        moving_average.follow(
-            strategy, self.head.variables, self.generator.variables, decay, self.failed_step
-        )
+        moving_average.follow(strategy, self.head.variables, self.generator.variables, decay, self.failed_step)
 
     # ----- what a run shows of it ---------------------------------------------
 
@@ -293,7 +295,8 @@ class DCGAN(Objective):
                 "real": [unit_range(batch["image"])],
                 "samples": tf.split(sampling.sample(self.head, NUM_SHOWN**2, seed=0), NUM_SHOWN),
             },
-            histograms=self._logits(examples()), scalars=self._distance(splits) if self.settings.classifier else {},
+            histograms=self._logits(examples()),
+            scalars=self._distance(splits) if self.settings.classifier else {},
         )
 
     def _logits(self, batch):

@@ -47,8 +47,15 @@ from ssl_keras.networks import Network, towers
 from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS
 
 DEFAULTS = Training(
-    data="captions:captions.csv", epochs=60, batch_size=128, learning_rate=1e-3, schedule="cosine", final_rate=0.0,
-    warmup=100, weight_decay=0.01, clip_norm=1.0,
+    data="captions:captions.csv",
+    epochs=60,
+    batch_size=128,
+    learning_rate=1e-3,
+    schedule="cosine",
+    final_rate=0.0,
+    warmup=100,
+    weight_decay=0.01,
+    clip_norm=1.0,
 )
 STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
 PICTURED_PIXELS, NUM_SHOWN, NUM_EVALUATED = 8, 8, 500
@@ -104,8 +111,14 @@ class Settings(vision.Settings):
 
 # Setting: keyword of the towers, or of the language model, that a run starts from.
 OF_LANGUAGE_MODEL = {
-    "text_architecture": "architecture", "text_layers": "layers", "text_heads": "heads", "text_width": "width",
-    "text_hidden": "hidden", "context": "context", "epsilon": "epsilon", "vocabulary": "vocabulary",
+    "text_architecture": "architecture",
+    "text_layers": "layers",
+    "text_heads": "heads",
+    "text_width": "width",
+    "text_hidden": "hidden",
+    "context": "context",
+    "epsilon": "epsilon",
+    "vocabulary": "vocabulary",
     "causal": "causal",
 }
 TEXT_NETWORK = {name: name for name in (*OF_LANGUAGE_MODEL, "projection")}
@@ -227,17 +240,15 @@ class ImageText(Objective):
         return Report(
             images=self._similarity(batch) | {"found by name": self._found(source, image, text)},
             texts={"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())},
-            scalars=self._recall(source, image, text), embeddings={"images and captions": together},
+            scalars=self._recall(source, image, text),
+            embeddings={"images and captions": together},
         )
 
     def _similarity(self, batch):
         """The images, and how similar each (row) is to each caption (column), black to white."""
         image, text = (losses.unit(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
-        return {
-            "views": [batch["image"]],
-            "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)],
-        }
+        return {"views": [batch["image"]], "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)]}
 
     def _recall(self, source, image, text):
         """{tag: recall} both ways among validation pairs."""
@@ -256,7 +267,7 @@ class ImageText(Objective):
         """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
         source = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
         return (
-            source, search.embeddings_of_images(self.encoder, self.head, source.column("image")),
+            source,
+            search.embeddings_of_images(self.encoder, self.head, source.column("image")),
             search.embeddings_of_texts(self.head, source.column("captions")[:, 0]),
         )
-

@@ -36,8 +36,9 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 
-DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
-                    weight_decay=1e-4)
+DEFAULTS = Training(
+    epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
+)
 NINE_TILES_FROM = 36  # pixels: smaller images are cut into 2×2, whose tiles still show something
 DEFAULT_PERMUTATIONS = 64
 MIN_TILE = 6  # pixels a side

@@ -34,8 +34,19 @@ from ssl_keras.networks import Network, transformer
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
 NEVER = 2.0  # a key above every other: not to be chosen
 DEFAULTS = Training(
-    data="pydoc", steps=2000, batch_size=16, optimizer="muon", learning_rate=0.003, schedule="cosine", warmup=100,
-    clip_norm=1.0, beta_2=0.99, weight_decay=0.01, jit=True, eval_every=100, report_every=5,
+    data="pydoc",
+    steps=2000,
+    batch_size=16,
+    optimizer="muon",
+    learning_rate=0.003,
+    schedule="cosine",
+    warmup=100,
+    clip_norm=1.0,
+    beta_2=0.99,
+    weight_decay=0.01,
+    jit=True,
+    eval_every=100,
+    report_every=5,
 )
 
 
@@ -85,9 +96,7 @@ def encoder(settings, spec):
 def head(settings, spec=None):
     """The head, hidden (M, D), embeddings (V, D) -> logits (M, V), as a `Network`."""
     settings = settings.filled()
-    return Network(
-        "masked_head", vocabulary=settings.vocabulary, width=settings.width, epsilon=settings.epsilon
-    )
+    return Network("masked_head", vocabulary=settings.vocabulary, width=settings.width, epsilon=settings.epsilon)
 
 
 def build(settings, spec, encoder=encoder):

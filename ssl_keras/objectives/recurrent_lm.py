@@ -27,8 +27,16 @@ from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, recurrent
 
 DEFAULTS = Training(
-    data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
-    clip_norm=1.0, eval_every=100, report_every=5,
+    data="pydoc",
+    steps=2000,
+    batch_size=128,
+    learning_rate=2e-3,
+    schedule="cosine",
+    final_rate=0.01,
+    warmup=100,
+    clip_norm=1.0,
+    eval_every=100,
+    report_every=5,
 )
 
 
@@ -51,9 +59,13 @@ def prepare(settings, splits, init=None):
     splits = tokens.without_targets(splits)
     if init is not None:
         kept, _ = start_from(
-            init, settings, ("recurrent",), recurrent_text.NETWORK,
+            init,
+            settings,
+            ("recurrent",),
+            recurrent_text.NETWORK,
             "is no encoder of recurrent_lm, which reads one way. Expected one that pretraining with recurrent_lm "
-            "saved.", bidirectional=False,
+            "saved.",
+            bidirectional=False,
         )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train))
@@ -66,7 +78,11 @@ def prepare(settings, splits, init=None):
 def encoder(settings, spec):
     """The encoder, tokens (B, T) -> states (B, T, D), each of the tokens up to it, as a `Network`."""
     return Network(
-        "recurrent", vocabulary=settings.vocabulary, width=settings.width, layers=settings.layers, cell=settings.cell,
+        "recurrent",
+        vocabulary=settings.vocabulary,
+        width=settings.width,
+        layers=settings.layers,
+        cell=settings.cell,
         bidirectional=False,
     )
 

@@ -26,8 +26,9 @@ from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.networks import Network
 
-DEFAULTS = Training(epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200,
-                    weight_decay=1e-2)
+DEFAULTS = Training(
+    epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
+)
 NUM_ROTATIONS = 4
 
 

@@ -51,8 +51,16 @@ NUM_EVALUATED = 512  # validation pairs that are decoded now and then
 NUM_SHOWN = 6
 PICTURED, PICTURED_PIXELS = 4, 8
 DEFAULTS = Training(
-    data="pydoc", steps=2000, batch_size=128, learning_rate=2e-3, schedule="cosine", final_rate=0.01, warmup=100,
-    clip_norm=1.0, eval_every=100, report_every=5,
+    data="pydoc",
+    steps=2000,
+    batch_size=128,
+    learning_rate=2e-3,
+    schedule="cosine",
+    final_rate=0.01,
+    warmup=100,
+    clip_norm=1.0,
+    eval_every=100,
+    report_every=5,
 )
 
 
@@ -91,8 +99,11 @@ class Settings(recurrent_text.Settings):
         if self.task == "continue" and self.horizon >= self.context:
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
         for name, tasks in (
-            ("horizon", ("continue",)), ("unit", ("denoise", "continue")), ("symbols", ("pairs",)),
-            ("mask_ratio", ("denoise",)), ("mask_span", ("denoise",)),
+            ("horizon", ("continue",)),
+            ("unit", ("denoise", "continue")),
+            ("symbols", ("pairs",)),
+            ("mask_ratio", ("denoise",)),
+            ("mask_span", ("denoise",)),
         ):
             if getattr(self, name) != getattr(Settings, name) and self.task not in tasks:
                 raise ValueError(f"{name} is for the task {' or '.join(tasks)}. Received: task {self.task}")
@@ -149,9 +160,13 @@ def prepare(settings, splits, init=None):
 def _from(init, settings):
     """The settings with the network and tokenizer of the saved encoder."""
     kept, card = start_from(
-        init, settings, ("recurrent",), recurrent_text.NETWORK,
+        init,
+        settings,
+        ("recurrent",),
+        recurrent_text.NETWORK,
         "is no encoder of seq2seq, which reads both ways. Expected one that pretraining with seq2seq saved "
-        "(--task denoise).", bidirectional=True,
+        "(--task denoise).",
+        bidirectional=True,
     )
     known = (card["decoding"] or {}).get("symbols")
     if settings.symbols and known:
@@ -170,8 +185,12 @@ def encoder(settings, spec):
 def head(settings, spec=None):
     """The decoder as a `Network`, see `recurrent.attending_decoder`."""
     return Network(
-        "attending_decoder", vocabulary=settings.targets, width=settings.width, layers=settings.layers,
-        source_width=settings.width, cell=settings.cell,
+        "attending_decoder",
+        vocabulary=settings.targets,
+        width=settings.width,
+        layers=settings.layers,
+        source_width=settings.width,
+        cell=settings.cell,
     )
 
 
@@ -187,7 +206,9 @@ class Seq2Seq(Objective):
         super().__init__(name="seq2seq")
         self.settings, self.encoder, self.head, self.context = settings, encoder, head, settings.context
         self.decoding = {
-            "task": settings.task, "context": settings.context, "end": settings.end,
+            "task": settings.task,
+            "context": settings.context,
+            "end": settings.end,
             "symbols": settings.alphabet.split() if settings.symbols else None,
         }
         self.accuracy = keras.metrics.Mean("accuracy")
@@ -260,7 +281,8 @@ class Seq2Seq(Objective):
         """Attention, decoded sources, error rates of pairs, and the token embeddings."""
         tokenizer = splits.train.tokenizer
         return Report(
-            images={"attention": self._attention(batch)}, texts={"decoded": self._decoded(batch, tokenizer)},
+            images={"attention": self._attention(batch)},
+            texts={"decoded": self._decoded(batch, tokenizer)},
             scalars=self._error_rates(splits) if self.settings.task == "pairs" else {},
             embeddings=language.projections(recurrent.parts(self.encoder).embeddings, tokenizer),
         )
@@ -290,4 +312,3 @@ class Seq2Seq(Objective):
         made = beam_search.write(self.decoder, np.array(some, np.int32))
         rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
-

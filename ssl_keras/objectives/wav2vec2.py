@@ -41,8 +41,17 @@ from ssl_keras.networks import waveform
 from ssl_keras.networks.quantizer import Quantizer
 
 DEFAULTS = Training(
-    data="tfds:spoken_digit[*_theo_*]", steps=4000, batch_size=64, learning_rate=1e-3, schedule="cosine",
-    final_rate=0.01, warmup=400, clip_norm=1.0, weight_decay=0.01, eval_every=200, report_every=5,
+    data="tfds:spoken_digit[*_theo_*]",
+    steps=4000,
+    batch_size=64,
+    learning_rate=1e-3,
+    schedule="cosine",
+    final_rate=0.01,
+    warmup=400,
+    clip_norm=1.0,
+    weight_decay=0.01,
+    eval_every=200,
+    report_every=5,
 )
 MIN_LOG = 1e-7  # added to a probability before its logarithm is taken
 COLLAPSED = 1.5  # codes in use
@@ -78,7 +87,9 @@ class Settings(sound.Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.gumbel_end > self.gumbel_start:
-            raise ValueError(f"gumbel_end must be at most gumbel_start, {self.gumbel_start}. Received: {self.gumbel_end}")
+            raise ValueError(
+                f"gumbel_end must be at most gumbel_start, {self.gumbel_start}. Received: {self.gumbel_end}"
+            )
 
 
 prepare = sound.prepare
@@ -128,8 +139,10 @@ class Wav2Vec2(Objective):
         settings = self.settings
         valid = self.encoder.get_layer("frames")(x) >= 0
         return {
-            "waveform": x, "mask": masking.mask_spans(valid, settings.mask_ratio, settings.mask_span, random, settings.frames),
-            "pool": random.uniform("pool", (settings.cross_clip_negatives,)), "weight": batch["weight"],
+            "waveform": x,
+            "mask": masking.mask_spans(valid, settings.mask_ratio, settings.mask_span, random, settings.frames),
+            "pool": random.uniform("pool", (settings.cross_clip_negatives,)),
+            "weight": batch["weight"],
         }
 
     def train_step(self, batch):
@@ -141,7 +154,9 @@ class Wav2Vec2(Objective):
     def heat(self):
         """The Gumbel softmax's temperature at this step."""
         settings = self.settings
-        return tf.maximum(settings.gumbel_end, settings.gumbel_start * settings.gumbel_decay ** tf.cast(self.step, tf.float32))
+        return tf.maximum(
+            settings.gumbel_end, settings.gumbel_start * settings.gumbel_decay ** tf.cast(self.step, tf.float32)
+        )
 
     def batch_loss(self, batch):
         """Summed loss and (weighted) number of hidden frames; updates `accuracy` and `codes`."""
@@ -153,8 +168,14 @@ class Wav2Vec2(Objective):
         hard, soft = self.quantizer.choose(features, batch.get("gumbel"), self.heat())
         weight = tf.cast(batch["mask"], tf.float32) * example_weight(batch)[:, None]  # (b, T)
         loss, right = contrast(
-            self.quantizer.states(states), self.quantizer.codes_of(hard), tf.argmax(hard, -1, tf.int32), batch["mask"],
-            places, batch["pool"], example_weight(batch), self.settings.temperature,
+            self.quantizer.states(states),
+            self.quantizer.codes_of(hard),
+            tf.argmax(hard, -1, tf.int32),
+            batch["mask"],
+            places,
+            batch["pool"],
+            example_weight(batch),
+            self.settings.temperature,
         )
         use, count = in_use(soft, weight), tf.reduce_sum(weight)
         self.accuracy.update_state(right, weight)

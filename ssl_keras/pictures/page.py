@@ -73,8 +73,10 @@ def table(rows):
 def picture(png, caption):
     """The bytes of a PNG file with a caption below, which is what a screen reader says as well."""
     source = base64.b64encode(png).decode()
-    return Html(f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{source}">'
-                f"<figcaption>{text(caption)}</figcaption></figure>")
+    return Html(
+        f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+    )
 
 
 def grid(*figures):

@@ -165,8 +165,10 @@ def memory(settings, windows, precision, masked=False):
     size, d, t = BYTES[precision], settings.width, settings.length
     layer = windows * t * d * size * (8 + (settings.hidden / d) * 2)
     scores = 2 * windows * settings.heads * t * t * 4  # in float32, before and after the softmax
-    layers = settings.layers * windows * t * d * size + layer + scores if settings.remat else (
-        settings.layers * (layer + scores)
+    layers = (
+        settings.layers * windows * t * d * size + layer + scores
+        if settings.remat
+        else (settings.layers * (layer + scores))
     )
     logits = 3 * windows * t * settings.vocabulary * 4 * (settings.mask_ratio if masked else 1.0)
     return state(count, precision) | {"activations": layers, "logits": logits}
@@ -182,9 +184,13 @@ def of_language(settings, asked, tokens=0.0, masked=False):
     """The `Work` of a filled `modalities.language.Settings`; tokens 0 are the best number."""
     count, _ = parameters(settings, masked)
     return Work(
-        count, settings.length * operations(settings, masked), (tokens or best_tokens(count)) / settings.length,
+        count,
+        settings.length * operations(settings, masked),
+        (tokens or best_tokens(count)) / settings.length,
         memory(settings, asked.batch_size // asked.gpus, asked.precision, masked),
-        read=4 * settings.length, tokens=settings.length, twice=4 / 3 if settings.remat else 1.0,
+        read=4 * settings.length,
+        tokens=settings.length,
+        twice=4 / 3 if settings.remat else 1.0,
     )
 
 
@@ -206,7 +212,8 @@ def of_traced(module, settings, splits, asked, passes):
         raise ValueError(f"{objective.name} cannot be planned on {source.name}: its shapes vary as it runs.")
     weights = sum(v.shape.num_elements() for v in objective.trainable_variables)
     gathered = [
-        op.outputs[0] for op in graph.get_operations()
+        op.outputs[0]
+        for op in graph.get_operations()
         if op.type == "Identity" and losses.GATHERED in op.name.rpartition("/")[2]
     ]
     seen, returned = (
@@ -249,13 +256,22 @@ def plan(work, asked):
     if work.tokens:
         made |= {"tokens": work.examples * work.tokens, "tokens/s": rate * work.tokens}
     made |= {
-        "examples": work.examples, "examples/s": rate, "steps": steps, "operations": work.examples * work.operations,
-        "bytes of a GPU": sum(work.memory.values()), "bytes that a GPU has": gpu["memory"],
-        "seconds of a step": step, "of them adding up gradients": adding / step,
-        "of them seeing other replicas' examples": seeing / step, "bytes/s of examples": rate * work.read,
-        "MFU": asked.utilization * computing / work.twice / step, "hours": steps * step / 3600 * (1 + lost),
-        "bytes of a checkpoint": checkpoint, "hours to a failure": hours_to_failure,
-        "best --checkpoint-minutes": interval / 60, "lost to checkpoints and failures": lost,
+        "examples": work.examples,
+        "examples/s": rate,
+        "steps": steps,
+        "operations": work.examples * work.operations,
+        "bytes of a GPU": sum(work.memory.values()),
+        "bytes that a GPU has": gpu["memory"],
+        "seconds of a step": step,
+        "of them adding up gradients": adding / step,
+        "of them seeing other replicas' examples": seeing / step,
+        "bytes/s of examples": rate * work.read,
+        "MFU": asked.utilization * computing / work.twice / step,
+        "hours": steps * step / 3600 * (1 + lost),
+        "bytes of a checkpoint": checkpoint,
+        "hours to a failure": hours_to_failure,
+        "best --checkpoint-minutes": interval / 60,
+        "lost to checkpoints and failures": lost,
         f"the same with --checkpoint-minutes {Training.checkpoint_minutes:g}": usual,
     }
     return made | ({"loss by the law": loss(work.parameters, made["tokens"])} if work.tokens else {})

@@ -13,8 +13,11 @@ import time
 import tensorflow as tf
 
 CONVOLUTIONS = {  # type: the index of its filter's (or its sizes') input, and of the tensor whose places are summed over
-    "Conv2D": (1, None), "Conv2DBackpropInput": (1, 2), "Conv2DBackpropFilter": (None, 2),
-    "DepthwiseConv2dNative": (1, None), "DepthwiseConv2dNativeBackpropInput": (1, 2),
+    "Conv2D": (1, None),
+    "Conv2DBackpropInput": (1, 2),
+    "Conv2DBackpropFilter": (None, 2),
+    "DepthwiseConv2dNative": (1, None),
+    "DepthwiseConv2dNativeBackpropInput": (1, 2),
     "DepthwiseConv2dNativeBackpropFilter": (None, 2),
 }
 # Dense operations/s in 16 bit and in 32 (of GPUs: TF32); bytes of memory; bytes/s of a GPU to its neighbors, and of a

@@ -146,8 +146,10 @@ class RunCallback(keras.callbacks.Callback):
             found += [f"{name} is 100%" for name, value in row.items() if name.endswith(SHARES) and value == 1]
             if found:
                 self._warn(
-                    "easy", row["step"], f"{' and '.join(found)} at the first evaluation. Where the data are not that "
-                    "easy, there is nothing to learn in them, or they give the answer away"
+                    "easy",
+                    row["step"],
+                    f"{' and '.join(found)} at the first evaluation. Where the data are not that "
+                    "easy, there is nothing to learn in them, or they give the answer away",
                 )
 
     def _warn(self, kind, step, sentence):
@@ -177,10 +179,18 @@ class RunCallback(keras.callbacks.Callback):
             loss = last.get("val_loss")
             best_step, best = step, loss if _is_finite(loss) else None
         warnings = [text for _, text in self.notes["warnings"]]
-        return last | self.notes.get("speed", {}) | ({"warnings": warnings} if warnings else {}) | {
-            "step": step, "best_step": best_step, "best_val_loss": best,
-            "seconds": round(self.notes["seconds"], 1), "stopped_early": step < self.total,
-        }
+        return (
+            last
+            | self.notes.get("speed", {})
+            | ({"warnings": warnings} if warnings else {})
+            | {
+                "step": step,
+                "best_step": best_step,
+                "best_val_loss": best,
+                "seconds": round(self.notes["seconds"], 1),
+                "stopped_early": step < self.total,
+            }
+        )
 
     def _patience_spent(self):
         return 0 < self.training.patience <= self.notes["waited"]

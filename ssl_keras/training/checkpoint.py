@@ -37,10 +37,7 @@ def variables(objective):
 
 def metric_variables(objective):
     """{name: variable} of the metrics' accumulators."""
-    return {
-        f"metrics/{metric.name}/{i}": v
-        for metric in objective.metrics for i, v in enumerate(metric.variables)
-    }
+    return {f"metrics/{metric.name}/{i}": v for metric in objective.metrics for i, v in enumerate(metric.variables)}
 
 
 class Checkpoints:

@@ -73,9 +73,12 @@ def launch(settings, arguments):
 def _download(arguments):
     """Has a TFDS data set that is not there yet downloaded, once: the workers may have no network."""
     data = next((argument for argument in arguments if "tfds:" in argument), "")
-    if arguments[0] == "pretrain" and arguments[1:] and arguments[1] in objectives.names() and "--data" not in {
-        argument.partition("=")[0] for argument in arguments
-    }:
+    if (
+        arguments[0] == "pretrain"
+        and arguments[1:]
+        and arguments[1] in objectives.names()
+        and "--data" not in {argument.partition("=")[0] for argument in arguments}
+    ):
         data = objectives.module(arguments[1]).DEFAULTS.data
     name = re.search(r"(?:^|=)(?:connected:)?tfds:([\w./:+-]+)", data)
     if name:
@@ -116,14 +119,17 @@ def _once(count, arguments, inside):
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         worker = subprocess.Popen(
-            **inside([sys.executable, "-m", "ssl_keras", *arguments]), text=True, errors="replace",
+            **inside([sys.executable, "-m", "ssl_keras", *arguments]),
+            text=True,
+            errors="replace",
             env=os.environ | {"TF_CONFIG": json.dumps(config)},
             **({} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}),
         )
         workers.append(worker)
     readers = [
         threading.Thread(target=_pass_on, args=(index, worker), daemon=True)
-        for index, worker in enumerate(workers) if index
+        for index, worker in enumerate(workers)
+        if index
     ]
     for reader in readers:
         reader.start()

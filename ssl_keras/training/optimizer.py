@@ -32,8 +32,13 @@ class Adam(keras.optimizers.Adam):
         first = (1 - self.beta_1) / (1 - float(np.float32(self.beta_1)))
         second = math.sqrt((1 - float(np.float32(self.beta_2))) / (1 - self.beta_2))
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=handles[0], v=handles[1], grad=gradient,
-            beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * second,
+            var=variable.handle,
+            m=handles[0],
+            v=handles[1],
+            grad=gradient,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon * second,
             beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
             beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
             lr=tf.cast(learning_rate, variable.dtype) * (first * second),
@@ -95,8 +100,11 @@ def make(training, total, variables, share=1.0, after=0):
     peak = rate = training.learning_rate * share
     if training.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if training.warmup else peak, max(total - training.warmup, 1), alpha=training.final_rate,
-            warmup_target=peak if training.warmup else None, warmup_steps=training.warmup,
+            0.0 if training.warmup else peak,
+            max(total - training.warmup, 1),
+            alpha=training.final_rate,
+            warmup_target=peak if training.warmup else None,
+            warmup_steps=training.warmup,
         )
     elif training.warmup:
         # A cosine that ends at its peak is constant.
@@ -108,8 +116,13 @@ def make(training, total, variables, share=1.0, after=0):
     decay = training.weight_decay or None
     if training.optimizer == "muon":
         optimizer = Muon(
-            rate, weight_decay=decay, adam_weight_decay=decay, adam_beta_1=training.beta_1,
-            adam_beta_2=training.beta_2, epsilon=1e-8, adam_lr_ratio=ADAM_RATIO,
+            rate,
+            weight_decay=decay,
+            adam_weight_decay=decay,
+            adam_beta_1=training.beta_1,
+            adam_beta_2=training.beta_2,
+            epsilon=1e-8,
+            adam_lr_ratio=ADAM_RATIO,
         )
     else:
         optimizer = Adam(rate, weight_decay=decay, beta_1=training.beta_1, beta_2=training.beta_2)

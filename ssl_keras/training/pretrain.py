@@ -73,15 +73,23 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         def save(outcome):
             ours = description(objective.encoder) is not None
             encoders.save_encoder(
-                folder / "encoder", objective.encoder, name=folder.name, spec=spec,
+                folder / "encoder",
+                objective.encoder,
+                name=folder.name,
+                spec=spec,
                 head=objective.head if ours else None,
                 classes=splits.train.classes if ours and objective.predicts_classes else (),
-                tokenizer=splits.train.tokenizer, context=objective.context,
+                tokenizer=splits.train.tokenizer,
+                context=objective.context,
                 decoding=objective.decoding if ours else None,
                 trained_by={
-                    "objective": name, "settings": asked, "outcome": outcome,
+                    "objective": name,
+                    "settings": asked,
+                    "outcome": outcome,
                     "data": {
-                        "name": splits.train.name, "examples": len(splits.train), "summary": summary.compact(about),
+                        "name": splits.train.name,
+                        "examples": len(splits.train),
+                        "summary": summary.compact(about),
                     },
                 },
             )

@@ -80,7 +80,8 @@ def warn_of_callers(resolver):
         port = place(resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id))[1]
         log.warning(
             "TensorFlow listens at port %d of all of this machine's addresses, and runs what any client asks for, "
-            "without credentials. Let only those reach it whom you trust (SECURITY.md).", port,
+            "without credentials. Let only those reach it whom you trust (SECURITY.md).",
+            port,
         )
 
 

@@ -70,10 +70,18 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
         KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
     """
     batches = Batches(
-        splits.train, training.batch_size, seed=training.seed, preprocess=objective.preprocess, longest=objective.longest
+        splits.train,
+        training.batch_size,
+        seed=training.seed,
+        preprocess=objective.preprocess,
+        longest=objective.longest,
     )
     held_out = Batches(
-        splits.validation, training.batch_size, preprocess=objective.preprocess_eval, shuffle=False, longest=objective.longest
+        splits.validation,
+        training.batch_size,
+        preprocess=objective.preprocess_eval,
+        shuffle=False,
+        longest=objective.longest,
     )
     total = total_steps(training, splits)
     interval = training.eval_every or max(batches.steps_per_epoch, total // 100)
@@ -87,9 +95,13 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
             whole = (total - step) // interval if step % interval == 0 else 0
             steps = interval if whole else min(interval - step % interval, total - step)
             objective.fit(
-                batches.dataset(step, None, strategy), steps_per_epoch=steps, verbose=0,
-                initial_epoch=step // interval, epochs=step // interval + max(whole, 1),
-                validation_data=validation, validation_steps=held_out.steps_per_epoch,
+                batches.dataset(step, None, strategy),
+                steps_per_epoch=steps,
+                verbose=0,
+                initial_epoch=step // interval,
+                epochs=step // interval + max(whole, 1),
+                validation_data=validation,
+                validation_steps=held_out.steps_per_epoch,
                 callbacks=[*callbacks, keeper],
             )
             step = int(objective.step.numpy())
@@ -183,13 +195,17 @@ def compile_objective(objective, training, splits, *optimizers):
         return make_optimizer(often, objective.total_steps * updates, variables, share)
 
     objective.compile(
-        *(optimizers or objective.optimizers(make)), clip_norm=training.clip_norm, accumulate=training.accumulate,
-        steps_per_execution=training.steps_per_execution, jit_compile=training.jit,
+        *(optimizers or objective.optimizers(make)),
+        clip_norm=training.clip_norm,
+        accumulate=training.accumulate,
+        steps_per_execution=training.steps_per_execution,
+        jit_compile=training.jit,
     )
     if objective.jit_compile and splits.train.lengths is not None:
         log.warning(
             "XLA compiles a step anew for each length of a batch, and %s has many: a run that is short is faster "
-            "without jit.", splits.train.name,
+            "without jit.",
+            splits.train.name,
         )
 
 

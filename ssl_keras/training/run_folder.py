@@ -21,12 +21,21 @@ FORMAT = 4  # of settings.json: another version's run cannot be resumed
 DATA_KEYS = {"data", "examples", "fingerprint", "held_out", "tokenizer_sha256", "vocabulary"}
 # Settings that say where and how fast a run goes and what it shows, not what it learns: they may change on resume.
 CHANGEABLE_ON_RESUME = {
-    "strategy", "replicas", "steps_per_execution", "checkpoint_minutes", "tensorboard", "run", "runs", "resume"
+    "strategy",
+    "replicas",
+    "steps_per_execution",
+    "checkpoint_minutes",
+    "tensorboard",
+    "run",
+    "runs",
+    "resume",
 }
 NOTES = {"version"}  # in settings.json: told, and not compared on resume
 # Settings that are a name or a path, and what tells what lies there: the same by another name goes on.
 NAMES = {
-    "data": {"examples", "fingerprint", "held_out"}, "init": {"init_weights"}, "encoder": {"encoder_weights"},
+    "data": {"examples", "fingerprint", "held_out"},
+    "init": {"init_weights"},
+    "encoder": {"encoder_weights"},
     "tokenizer": {"tokenizer_sha256"},
 }
 BEGINNING = {"settings.json", "data.json"}  # what a run writes before it trains
@@ -220,8 +229,13 @@ def _check_settings(folder, asked, resume):
         keys = {k for k in (there.keys() | asked.keys()) - NOTES if there.get(k) != asked.get(k)}
         for name in sorted(keys & NAMES.keys()):
             if _is_told(name, there) and _is_told(name, asked) and not keys & NAMES[name]:
-                log.warning("%s: %s was %r and is %r now: the content is the same, and it goes on.", folder, name,
-                            there.get(name), asked.get(name))
+                log.warning(
+                    "%s: %s was %r and is %r now: the content is the same, and it goes on.",
+                    folder,
+                    name,
+                    there.get(name),
+                    asked.get(name),
+                )
                 keys.remove(name)
         keys = sorted(keys)
         if keys:
@@ -233,7 +247,9 @@ def _check_settings(folder, asked, resume):
             if other.parent != folder and _told(_read_settings(other.parent)) == _told(asked):
                 log.warning(
                     "%s begins anew. %s is a run with the same data and settings: --run %s goes on with that one.",
-                    folder, other.parent, other.parent.name,
+                    folder,
+                    other.parent,
+                    other.parent.name,
                 )
     if begun and not resume:
         raise ValueError(

@@ -90,9 +90,7 @@ def _logical_cpus(count):
     configured = tf.config.get_logical_device_configuration(cpu)
     if len(configured or [None]) != count:
         try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * count
-            )
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
         except RuntimeError as error:
             raise RuntimeError(
                 f"Cannot make {count} logical CPUs: TensorFlow has already started in this process. "

@@ -134,8 +134,7 @@ class TensorBoard(keras.callbacks.Callback):
         if "label" in validation.arrays:
             train = _some(self.splits.train, FEW if slow else KNN_TRAIN)
             accuracy = probes.knn(
-                extract_features(self.embed, train), train.column("label"),
-                features, validation.column("label"),
+                extract_features(self.embed, train), train.column("label"), features, validation.column("label")
             )
             tf.summary.scalar("quality/knn_accuracy", accuracy)
         return report

@@ -104,9 +104,8 @@ class Workers:
     def _placed(self, number):
         def one():
             replica = tf.distribute.get_replica_context()
-            return number * tf.one_hot(
-                replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=tf.int64
-            )
+            return number * tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=tf.int64)
+
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(one), axis=None)
 
     def wait(self):

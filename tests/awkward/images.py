@@ -30,8 +30,13 @@ def gray_scene():
 
 # How the upright scene is stored so that each orientation turns it back.
 STORED = {
-    1: lambda x: x, 2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x), 7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x, -1),
 }
 
@@ -66,6 +71,7 @@ def see_through(image):
 
 def swapped_profile():
     """An ICC profile of a color space whose first channel is blue and whose last is red."""
+
     def fixed(*values):
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
@@ -73,9 +79,10 @@ def swapped_profile():
     curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">Hxx", round(2.2 * 256))
     text = b"desc\0\0\0\0" + struct.pack(">I", 8) + b"swapped\0" + bytes(79)
     tags = {
-        b"desc": text, b"cprt": b"text\0\0\0\0none\0\0\0\0", b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
-        **{name: b"XYZ \0\0\0\0" + fixed(*each) for name, each in
-           ((b"rXYZ", blue), (b"gXYZ", green), (b"bXYZ", red))},
+        b"desc": text,
+        b"cprt": b"text\0\0\0\0none\0\0\0\0",
+        b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
+        **{name: b"XYZ \0\0\0\0" + fixed(*each) for name, each in ((b"rXYZ", blue), (b"gXYZ", green), (b"bXYZ", red))},
         **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
     }
     table, data, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
@@ -110,9 +117,11 @@ def in_color():
     palette = see_through(scene()).quantize(8)
     return {
         **{f"turned_{way}.jpg": turned(way, "JPEG", **lossless) for way in STORED},
-        "turned.png": turned(6, "PNG"), "late.png": exif_at_the_end(turned(6, "PNG")),
+        "turned.png": turned(6, "PNG"),
+        "late.png": exif_at_the_end(turned(6, "PNG")),
         "turned.webp": turned(8, "WEBP", lossless=True),
-        "turned.tif": turned(6, "TIFF"), "turned.avif": turned(6, "AVIF", quality=100),
+        "turned.tif": turned(6, "TIFF"),
+        "turned.avif": turned(6, "AVIF", quality=100),
         "see_through.png": encoded(see_through(scene()), "PNG"),
         "see_through.webp": encoded(see_through(scene()), "WEBP", lossless=True),
         "see_through.tiff": encoded(see_through(scene()), "TIFF"),
@@ -128,10 +137,14 @@ def in_color():
         "frames.png": encoded(image, "PNG", save_all=True, append_images=[black]),
         "frames.webp": encoded(image, "WEBP", save_all=True, append_images=[black], lossless=True),
         "pages.tif": encoded(image, "TIFF", save_all=True, append_images=[black]),
-        "UPPER.JPG": encoded(image, "JPEG", **lossless), "windows.jfif": encoded(image, "JPEG", **lossless),
+        "UPPER.JPG": encoded(image, "JPEG", **lossless),
+        "windows.jfif": encoded(image, "JPEG", **lossless),
         "progressive.jpeg": encoded(image, "JPEG", progressive=True, **lossless),
-        "a.ppm": encoded(image, "PPM"), "a.bmp": encoded(image, "BMP"), "a.jp2": encoded(image, "JPEG2000"),
-        "a.avif": encoded(image, "AVIF", quality=100), "jpeg_called.png": encoded(image, "JPEG", **lossless),
+        "a.ppm": encoded(image, "PPM"),
+        "a.bmp": encoded(image, "BMP"),
+        "a.jp2": encoded(image, "JPEG2000"),
+        "a.avif": encoded(image, "AVIF", quality=100),
+        "jpeg_called.png": encoded(image, "JPEG", **lossless),
         "palette.png": encoded(image.quantize(8), "PNG"),
         "a name\twith\x1b[31m tricks é.png": encoded(image, "PNG"),
     }
@@ -142,7 +155,8 @@ def in_gray():
     gray = gray_scene()
     sixteen, twelve = gray.astype(np.uint16) * 257, np.rint(gray / 255 * 4095).astype(np.uint16)
     return {
-        "a.png": encoded(Image.fromarray(gray), "PNG"), "see_through.png": encoded(see_through(gray), "PNG"),
+        "a.png": encoded(Image.fromarray(gray), "PNG"),
+        "see_through.png": encoded(see_through(gray), "PNG"),
         "sixteen.png": encoded(Image.fromarray(sixteen), "PNG"),
         "sixteen.tif": encoded(Image.fromarray(sixteen), "TIFF"),
         "thirty_two.tif": encoded(Image.fromarray(sixteen.astype(np.int32)), "TIFF"),
@@ -150,8 +164,9 @@ def in_gray():
         "twelve.pgm": b"P5 16 24 4095\n" + twelve.astype(">u2").tobytes(),
         "twelve.tif": encoded(Image.fromarray(twelve), "TIFF", tiffinfo={281: 4095}),
         "packed_twelve.tif": packed_tiff(twelve),
-        "sixteen_key.png": encoded(Image.fromarray(np.where(gray == 255, 5, sixteen).astype(np.uint16)), "PNG",
-                                   transparency=5),
+        "sixteen_key.png": encoded(
+            Image.fromarray(np.where(gray == 255, 5, sixteen).astype(np.uint16)), "PNG", transparency=5
+        ),
     }
 
 
@@ -161,8 +176,17 @@ def packed_tiff(values):
     joined = (pairs[:, 0] << 12) | pairs[:, 1]
     data = np.stack([joined >> 16, joined >> 8 & 255, joined & 255], 1).astype(np.uint8).tobytes()
     height, width = values.shape
-    entries = [(256, 4, width), (257, 4, height), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
-               (278, 4, height), (279, 4, len(data))]
+    entries = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 12),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, len(data)),
+    ]
     directory = struct.pack("<H", len(entries))
     for tag, kind, value in entries:
         directory += struct.pack("<HHI", tag, kind, 1) + struct.pack("<I" if kind == 4 else "<Hxx", value)
@@ -176,8 +200,10 @@ def broken():
     floats, signed = np.linspace(0, 1, 384, dtype=np.float32), np.arange(-192, 192, dtype=np.int32) * 30
     return {
         "empty.png": (b"", "empty"),
-        "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"), "cut.png": (whole[: len(whole) // 2], "truncated"),
-        "cut_head.png": (whole[:40], "truncated"), "head.jpg": (jpeg[:10], "truncated"),
+        "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
+        "cut.png": (whole[: len(whole) // 2], "truncated"),
+        "cut_head.png": (whole[:40], "truncated"),
+        "head.jpg": (jpeg[:10], "truncated"),
         "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "no picture of the formats"),
         "page.jpg": (b"<!DOCTYPE html><title>404</title>", "no picture of the formats"),
         "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "no picture of the formats"),
@@ -185,7 +211,8 @@ def broken():
         "floats.tif": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),
         "floats.png": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),
         "signed.tif": (encoded(Image.fromarray(signed.reshape(SIDES)), "TIFF"), "of no known scale"),
-        "bomb.png": (png(60_000, 60_000), "too large"), "gigabyte.png": (png(18_000, 18_000), "too large"),
+        "bomb.png": (png(60_000, 60_000), "too large"),
+        "gigabyte.png": (png(18_000, 18_000), "too large"),
     }
 
 

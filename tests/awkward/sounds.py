@@ -7,10 +7,21 @@ import soundfile
 
 RATE = 16_000
 FORMATS = {  # ending: soundfile's format and how samples are stored
-    ".wav": ("WAV", "PCM_16"), ".wave": ("WAVEX", "PCM_16"), ".rf64": ("RF64", "PCM_16"), ".w64": ("W64", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".oga": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"), ".aiff": ("AIFF", "PCM_16"), ".aif": ("AIFF", "ULAW"),
-    ".aifc": ("AIFF", "FLOAT"), ".au": ("AU", "PCM_16"), ".snd": ("AU", "ALAW"), ".caf": ("CAF", "PCM_16"),
+    ".wav": ("WAV", "PCM_16"),
+    ".wave": ("WAVEX", "PCM_16"),
+    ".rf64": ("RF64", "PCM_16"),
+    ".w64": ("W64", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".aiff": ("AIFF", "PCM_16"),
+    ".aif": ("AIFF", "ULAW"),
+    ".aifc": ("AIFF", "FLOAT"),
+    ".au": ("AU", "PCM_16"),
+    ".snd": ("AU", "ALAW"),
+    ".caf": ("CAF", "PCM_16"),
     ".sph": ("NIST", "PCM_16"),
 }
 SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")

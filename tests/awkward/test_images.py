@@ -66,7 +66,11 @@ def test_captions(pictures, uncut, tmp_path):
 def test_search_and_queries(pictures):
     folder, names, scene = pictures
     retriever = object.__new__(search.Retriever)
-    retriever.card, retriever.shape, retriever.of_images = {"weights": {"sha256": ""}}, scene.shape, lambda images: images
+    retriever.card, retriever.shape, retriever.of_images = (
+        {"weights": {"sha256": ""}},
+        scene.shape,
+        lambda images: images,
+    )
     paths = folders.files_below(folder, image_files.EXTENSIONS)
     for _ in range(2):  # the second time from the cache
         found, read = retriever.of_files(paths)
@@ -139,9 +143,9 @@ def test_a_query_that_is_no_file(tmp_path):
             search_command._picture(path, (8, 8, 3))
 
 
-@pytest.mark.parametrize("exif", [
-    b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\x02",
-])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\x02"]
+)
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_an_exif_that_cannot_be_read_says_nothing(exif, tmp_path):
     (tmp_path / "a.jpg").write_bytes(awkward.encoded(Image.fromarray(awkward.scene()), "JPEG", quality=100, exif=exif))

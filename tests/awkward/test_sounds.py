@@ -119,9 +119,13 @@ def test_what_a_step_takes_is_cut_before_rows_are_stacked(folder, monkeypatch):
     for whole, early in zip(*(batch.dataset(0, 3) for batch in batches)):
         np.testing.assert_array_equal(whole["waveform"], early["waveform"])
     widths = []
-    monkeypatch.setattr(audio.Clips, "_padded", lambda self, starts, lengths, plain=audio.Clips._padded: (
-        widths.append(max(lengths)) or plain(self, starts, lengths)
-    ))
+    monkeypatch.setattr(
+        audio.Clips,
+        "_padded",
+        lambda self, starts, lengths, plain=audio.Clips._padded: (
+            widths.append(max(lengths)) or plain(self, starts, lengths)
+        ),
+    )
     assert next(iter(batches[1].dataset(0, 1)))["waveform"].shape == (7, most)
     assert max(widths) == most
 
@@ -212,10 +216,15 @@ def test_well_compressed_silence_is_no_lie(folder, monkeypatch):
         reader.read(long, RATE)
 
 
-@pytest.mark.parametrize("make", [
-    sounds.lying_wav, lambda folder: sounds.cut(folder, "cut.wav"), lambda folder: sounds.cut(folder, "cut.aiff"),
-    lambda folder: sounds.cut(folder, "cut.au"),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        sounds.lying_wav,
+        lambda folder: sounds.cut(folder, "cut.wav"),
+        lambda folder: sounds.cut(folder, "cut.aiff"),
+        lambda folder: sounds.cut(folder, "cut.au"),
+    ],
+)
 def test_a_file_that_ends_early_is_taken_and_that_is_said(folder, make):
     make(folder)
     for name in "abc":

@@ -111,12 +111,17 @@ def test_the_files_that_are_no_utf8_are_named_wherever_they_stand(tmp_path, capl
     assert f"3 of 4623 characters are not UTF-8: {tmp_path}/99.txt (2), {tmp_path}/98.txt (1)." in caplog.text
 
 
-@pytest.mark.parametrize(("names", "said"), [
-    (["train.txt", "test.txt", "valid.txt"], "test.txt, train.txt, valid.txt are read together"),
-    (["wiki.train.txt", "wiki.test.txt"], "wiki.test.txt, wiki.train.txt are read together"),
-    (["a/train.jsonl", "b/test.jsonl"], None), (["train.txt", "other.txt"], None), (["test.txt", "valid.txt"], None),
-    (["train/train_0.txt", "test/test_0.txt"], None),
-])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train.txt", "test.txt", "valid.txt"], "test.txt, train.txt, valid.txt are read together"),
+        (["wiki.train.txt", "wiki.test.txt"], "wiki.test.txt, wiki.train.txt are read together"),
+        (["a/train.jsonl", "b/test.jsonl"], None),
+        (["train.txt", "other.txt"], None),
+        (["test.txt", "valid.txt"], None),
+        (["train/train_0.txt", "test/test_0.txt"], None),
+    ],
+)
 def test_files_that_are_parts_by_their_names_are_not_pooled_in_silence(tmp_path, names, said):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -163,10 +168,33 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
         load(f"text:{tmp_path}/a.txt.gz")
 
 
-BROKEN = st.sampled_from([
-    b"", b"\0", b"\xff", b'"', b"\t", b"\n", b"\r", b";", b",", b"\\", b"\xef\xbb\xbf", b"{", b"[" * 2000, b"sep=;\n",
-    b'sep="\n', b"\xff\xfe", b"\x1f\x8b", b"\\ud800", b"1e999", b"null", "é\u2028".encode(), b"\n\n", b'""',
-])
+BROKEN = st.sampled_from(
+    [
+        b"",
+        b"\0",
+        b"\xff",
+        b'"',
+        b"\t",
+        b"\n",
+        b"\r",
+        b";",
+        b",",
+        b"\\",
+        b"\xef\xbb\xbf",
+        b"{",
+        b"[" * 2000,
+        b"sep=;\n",
+        b'sep="\n',
+        b"\xff\xfe",
+        b"\x1f\x8b",
+        b"\\ud800",
+        b"1e999",
+        b"null",
+        "é\u2028".encode(),
+        b"\n\n",
+        b'""',
+    ]
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -54,7 +54,9 @@ def texts(folder):
     """{name: file} of one text in many forms, a line for each sentence."""
     lines = sentences()
     contents = {
-        "plain.txt": "\n".join(lines), "none": "\n".join(lines), "upper.TXT": "\n".join(lines),
+        "plain.txt": "\n".join(lines),
+        "none": "\n".join(lines),
+        "upper.TXT": "\n".join(lines),
         "mark.md": "\ufeff" + "\n".join(lines),
         "lines.jsonl": "".join(json.dumps({"id": i, "text": line}) + "\n" for i, line in enumerate(lines)),
         "content.ndjson": "".join(json.dumps({"n": 1, "content": line}) + "\n" for line in lines),
@@ -96,7 +98,8 @@ def unreadable(folder):
         "utf-16-be": (text.encode("utf-16-be"), "UTF-16 without a mark. .*iconv -f utf-16-be"),
         "utf-32": (text.encode("utf-32"), "is UTF-32. .*iconv -f utf-32"),
         "latin": (
-            ("été\tva\n" * 30).encode("latin1"), "60 of .* characters are not UTF-8: .*the encoding that they have"
+            ("été\tva\n" * 30).encode("latin1"),
+            "60 of .* characters are not UTF-8: .*the encoding that they have",
         ),
         "gzip": (packed, "compressed by gzip. .*gunzip"),
         "cut.gz": (packed[:-9], "cannot be unpacked: .*Get it again"),

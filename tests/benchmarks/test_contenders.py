@@ -20,9 +20,7 @@ def contenders():
 @pytest.mark.parametrize(("count", "left_out"), [(1, 0), (3, 0), (5, 0), (8, 0), (9, 1), (12, 2), (21, 5)])
 def test_an_interval_leaves_out_as_many_as_its_confidence_allows(contenders, count, left_out, rng):
     ratios = list(rng.permutation(count))
-    assert contenders.interval(ratios) == {
-        "median": (count - 1) / 2, "low": left_out, "high": count - 1 - left_out,
-    }
+    assert contenders.interval(ratios) == {"median": (count - 1) / 2, "low": left_out, "high": count - 1 - left_out}
 
 
 @pytest.mark.parametrize("count", [5, 9, 21])

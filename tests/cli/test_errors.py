@@ -28,8 +28,10 @@ def too_large_an_array(_):
 
 def too_large_a_tensor(_):
     raise tf.errors.ResourceExhaustedError(
-        None, None, "Graph execution error:\n\nDetected at node A defined at (most recent call last):\n"
-        "OOM when allocating tensor with shape[4,5]\n\t [[{{node A}}]]\nHint: ..."
+        None,
+        None,
+        "Graph execution error:\n\nDetected at node A defined at (most recent call last):\n"
+        "OOM when allocating tensor with shape[4,5]\n\t [[{{node A}}]]\nHint: ...",
     )
 
 
@@ -51,17 +53,20 @@ def a_file(_):
     open("nowhere\x1b[2J")  # noqa: SIM115
 
 
-@pytest.mark.parametrize(("attempt", "message"), [
-    (too_large_an_array, r"^error: Out of memory: Unable to allocate 8.00 PiB .*--batch-size"),
-    (too_large_a_tensor, r"^error: Out of memory: .*--batch-size"),
-    (a_full_disk, r"^error: No space left on device: out/part-0\.tempstate4\. Make room"),
-    (fails(MemoryError()), r"^error: Out of memory\. Take"),
-    (shapes_that_do_not_fit, r"^error: TensorFlow: .*[Ii]ncompatible shapes: \[2\] vs. \[3\]"),
-    (within_a_graph, r"^error: TensorFlow: .*\[2\]"),
-    (fails(NotImplementedError()), r"^error: NotImplementedError"),
-    (fails(ValueError("a\rb\x1b[2J\x9b")), r"^error: a\\rb\\x1b\[2J\\x9b"),
-    (a_file, r"No such file or directory: 'nowhere\\x1b"),
-])
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (too_large_an_array, r"^error: Out of memory: Unable to allocate 8.00 PiB .*--batch-size"),
+        (too_large_a_tensor, r"^error: Out of memory: .*--batch-size"),
+        (a_full_disk, r"^error: No space left on device: out/part-0\.tempstate4\. Make room"),
+        (fails(MemoryError()), r"^error: Out of memory\. Take"),
+        (shapes_that_do_not_fit, r"^error: TensorFlow: .*[Ii]ncompatible shapes: \[2\] vs. \[3\]"),
+        (within_a_graph, r"^error: TensorFlow: .*\[2\]"),
+        (fails(NotImplementedError()), r"^error: NotImplementedError"),
+        (fails(ValueError("a\rb\x1b[2J\x9b")), r"^error: a\\rb\\x1b\[2J\\x9b"),
+        (a_file, r"No such file or directory: 'nowhere\\x1b"),
+    ],
+)
 def test_it_is_one_line_with_the_cause(attempt, message, monkeypatch, capsys):
     monkeypatch.setattr(importlib.import_module("ssl_keras.cli.encoders"), "list_command", attempt)
     assert main(["list"]) == 1

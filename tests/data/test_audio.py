@@ -117,15 +117,18 @@ def test_what_is_as_loud_as_a_format_goes_is_clipped_and_not_refused(tmp_path):
             assert waveform.min() == audio.LEAST
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: audio_reader.load("nowhere"), "no such folder"),
-    (lambda: audio.clips("c", [], RATE), "no examples"),
-    (lambda: audio.clips("c", [np.zeros(0)], RATE, ["a.wav"]), "shorter than 0.02 s, the first is a.wav"),
-    (lambda: audio.clips("c", [np.zeros((100, 2))], RATE), "one channel"),
-    (lambda: audio.clips("c", [np.full(800, 2.0)], RATE), r"floats in \[-1, 1\]"),
-    (lambda: audio.clips("c", [np.full(800, np.nan)], RATE), "finite samples"),
-    (lambda: audio.clips("c", [np.zeros(800, np.int32)], RATE), "expected int16"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: audio_reader.load("nowhere"), "no such folder"),
+        (lambda: audio.clips("c", [], RATE), "no examples"),
+        (lambda: audio.clips("c", [np.zeros(0)], RATE, ["a.wav"]), "shorter than 0.02 s, the first is a.wav"),
+        (lambda: audio.clips("c", [np.zeros((100, 2))], RATE), "one channel"),
+        (lambda: audio.clips("c", [np.full(800, 2.0)], RATE), r"floats in \[-1, 1\]"),
+        (lambda: audio.clips("c", [np.full(800, np.nan)], RATE), "finite samples"),
+        (lambda: audio.clips("c", [np.zeros(800, np.int32)], RATE), "expected int16"),
+    ],
+)
 def test_bad_sound_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -205,7 +208,10 @@ def test_resampling_keeps_a_tone():
 
 
 CHANGES = {
-    "speed": {"speed": 0.3}, "shift": {"shift": 0.02}, "gain": {"gain": 12.0}, "noise": {"noise": 0.5},
+    "speed": {"speed": 0.3},
+    "shift": {"shift": 0.02},
+    "gain": {"gain": 12.0},
+    "noise": {"noise": 0.5},
     "all": {"speed": 0.1, "shift": 0.01, "gain": 3.0, "noise": 0.1},
 }
 
@@ -287,10 +293,14 @@ def test_long_clips_are_cut():
     assert augment_audio.cut(x[:2], 1_000, BatchRandom(0, 0, 0, 2)).shape == (2, 900)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"speed": -0.1}, "speed must be at least 0"), ({"noise": np.inf}, "noise must be a finite number"),
-    ({"gain": np.nan}, "gain must be a finite number"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speed": -0.1}, "speed must be at least 0"),
+        ({"noise": np.inf}, "noise must be a finite number"),
+        ({"gain": np.nan}, "gain must be a finite number"),
+    ],
+)
 def test_bad_changes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         augment_audio.AudioAugmentation(**changes)

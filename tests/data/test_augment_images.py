@@ -14,8 +14,13 @@ from ssl_keras.data.splits import images
 
 EVERYTHING = Augmentation(crop=0.3, flip=True, shift=0.1, color=1.0, gray=0.3, blur=0.5, cutout=0.3)
 ONE_EACH = [
-    Augmentation(crop=0.2), Augmentation(flip=True), Augmentation(shift=0.25), Augmentation(color=1.0),
-    Augmentation(gray=1.0), Augmentation(blur=1.0), Augmentation(cutout=0.5),
+    Augmentation(crop=0.2),
+    Augmentation(flip=True),
+    Augmentation(shift=0.25),
+    Augmentation(color=1.0),
+    Augmentation(gray=1.0),
+    Augmentation(blur=1.0),
+    Augmentation(cutout=0.5),
 ]
 
 
@@ -55,7 +60,9 @@ def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
 @pytest.mark.parametrize("options", [EVERYTHING, *ONE_EACH])
 def test_eager_equals_tf_data(rng, options):
     source = images("mine", some(rng, 32).numpy())
-    batches = Batches(source, 16, seed=3, preprocess=lambda b, random: b | {"view": augment(b["image"], random, options)})
+    batches = Batches(
+        source, 16, seed=3, preprocess=lambda b, random: b | {"view": augment(b["image"], random, options)}
+    )
     for step, batch in enumerate(batches.dataset(0, 4)):
         eager = augment(tf.constant(batches.numpy(step)["image"]), BatchRandom(3, step, 0, 16), options)
         np.testing.assert_allclose(batch["view"], eager, atol=1e-6)
@@ -169,9 +176,10 @@ def test_cutout_hides_at_most_its_square():
     assert 20 <= hidden.min() < 50
 
 
-@pytest.mark.parametrize("bad", [
-    {"crop": 0.0}, {"crop": 1.5}, {"shift": -0.1}, {"color": 2.0}, {"gray": 1.1}, {"blur": -1.0}, {"cutout": 2.0},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [{"crop": 0.0}, {"crop": 1.5}, {"shift": -0.1}, {"color": 2.0}, {"gray": 1.1}, {"blur": -1.0}, {"cutout": 2.0}],
+)
 def test_out_of_range_is_refused(bad):
     with pytest.raises(ValueError, match=rf"{next(iter(bad))} must be (in \(0, 1\]|0 to 1)"):
         Augmentation(**bad)

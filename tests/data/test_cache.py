@@ -51,19 +51,22 @@ def flip(path, place=-1):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "content.json").write_text(""),
-    lambda folder: (folder / "content.json").write_text("[1]"),
-    lambda folder: (folder / "content.json").write_text('{"examples": 8, "files": {}}'),
-    lambda folder: (folder / "content.json").unlink(),
-    lambda folder: (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-2]),
-    lambda folder: (folder / "x.npy").write_bytes(b""),
-    lambda folder: (folder / "y.npy").write_bytes(b"PK\x03\x04"),
-    lambda folder: (folder / "y.npy").unlink(),
-    lambda folder: np.save(folder / "y.npy", np.zeros(ROWS)),
-    lambda folder: flip(folder / "x.npy"),
-    lambda folder: flip(folder / "x.npy", 20),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "content.json").write_text(""),
+        lambda folder: (folder / "content.json").write_text("[1]"),
+        lambda folder: (folder / "content.json").write_text('{"examples": 8, "files": {}}'),
+        lambda folder: (folder / "content.json").unlink(),
+        lambda folder: (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-2]),
+        lambda folder: (folder / "x.npy").write_bytes(b""),
+        lambda folder: (folder / "y.npy").write_bytes(b"PK\x03\x04"),
+        lambda folder: (folder / "y.npy").unlink(),
+        lambda folder: np.save(folder / "y.npy", np.zeros(ROWS)),
+        lambda folder: flip(folder / "x.npy"),
+        lambda folder: flip(folder / "x.npy", 20),
+    ],
+)
 def test_a_damaged_entry_is_made_anew(folder, caplog, damage):
     damage(folder)
     check(made())
@@ -89,6 +92,7 @@ def test_an_entry_that_was_copied_or_touched_is_whole(folder, caplog):
 
 def test_two_writers_of_one_entry():
     """The later one takes what the other has made, and neither takes the other for one that was killed."""
+
     def slow():
         check(made())
         yield from chunks()

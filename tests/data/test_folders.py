@@ -46,9 +46,15 @@ def lay(root, files, kind="folder"):
 def test_names_of_parts(tmp_path):
     """As Kaggle, Roboflow, fastai, COCO and others call them; for all kinds of files alike."""
     named = [
-        ("Training", None, "Testing"), ("TRAIN", None, "TEST"), ("train", "valid", "test"), ("Train", "Dev", "Test"),
-        ("train", "val", None), ("seg_train", None, "seg_test"), ("train2017", "val2017", "test2017"),
-        ("training_set", None, "test_set"), ("pets-train", "pets-valid", "pets-test"),
+        ("Training", None, "Testing"),
+        ("TRAIN", None, "TEST"),
+        ("train", "valid", "test"),
+        ("Train", "Dev", "Test"),
+        ("train", "val", None),
+        ("seg_train", None, "seg_test"),
+        ("train2017", "val2017", "test2017"),
+        ("training_set", None, "test_set"),
+        ("pets-train", "pets-valid", "pets-test"),
     ]
     for number, (kind, parts) in enumerate((kind, parts) for kind in ("folder", "audio", "text") for parts in named):
         if kind != "folder" and number % 3:  # a third of them
@@ -67,42 +73,101 @@ def test_names_of_parts(tmp_path):
         assert splits.train.classes == (("cat", "dog") if more else ())
 
 
-@pytest.mark.parametrize(("files", "sizes", "classes", "said"), [
-    # A zip that was unpacked into a folder, on a Mac and on Windows.
-    ({"pets/train/a": 8, "pets/train/b": 8, "pets/test/a": 3, "pets/test/b": 3, "__MACOSX/pets/train": 4,
-      "pets/train/a/Thumbs.db": b"x", "pets/.DS_Store": b"x", "pets/train/a/._0.png": b"x"},
-     16 + 6, ("a", "b"), "the parts are taken from its one sub-folder, pets"),
-    ({"train/a": 8, "train/b": 8, "valid/a": 3, "valid/b": 3, "unlabeled": 5, "preview.png": png},
-     16 + 6, ("a", "b"), r"unlabeled \(5 files\) is left out: it lies beside train, valid"),
-    ({"train/a": 8, "train/b": 8, "test/b": 3, "test/a": 1, "preview.png": png},
-     16 + 4, ("a", "b"), "1 files beside test, train are left out: preview.png"),
-    ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) lies beside classes"),
-    ({"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2}, 20, ("a", "b"), r"unsup \(5 images\)"),
-    ({f"{part}/{part}/{name}": 4 for part in ("seg_train", "seg_test") for name in "ab"} | {"seg_pred/seg_pred": 2}, 16,
-     ("a", "b"), r"seg_pred \(2 files\) is left out.*seg_train/seg_train is taken for seg_train"),
-    ({"train": 8, "test1": 3}, 11, (), None),
-    ({"train": 8, "test1": 3, "test2": 3}, 8, (), r"test2 \(3 files\) is left"),
-    ({"data/cat": 6, "data/dog": 6}, 12, ("cat", "dog"), "data/data is taken for data"),
-    ({"valid": 8, "invalid": 8}, 16, ("invalid", "valid"), None),
-    ({"bus": 6, "car": 6, "train": 6}, 18, ("bus", "car", "train"), "train is taken for a class"),
-    ({"dataset/cat": 6, "dataset/dog": 6}, 12, ("dataset",), "one class, 'dataset'; one level down are cat, dog"),
-    ({"cat": 6}, 6, ("cat",), "one class, 'cat'"),
-    ({"unlabeled": 6}, 6, (), None),
-    ({"cat/train": 6, "cat/test": 2, "dog/train": 6, "dog/test": 2}, 16, ("cat", "dog"),
-     "each of cat, dog holds test, train"),
-    ({"a": 6, "b": 6, "c/x.heic": b"x"}, 12, ("a", "b"), "the sub-folders c have nothing that is read"),
-    ({"train/a": 8, "train/b": 8, "test": 4}, 16, ("a", "b"), "test has no sub-folders that are classes"),
-    ({"train/a/images": 8, "train/b/images": 8, "val/images": 4}, 16, ("a", "b"), "val has no sub-folders that are"),
-    ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of the classes b"),
-    ({"train/Cat": 8, "train/dog": 8, "test/cat": 2, "test/DOG": 2}, 20, ("Cat", "dog"), None),
-    ({"A": 8, "a": 8}, 16, ("A", "a"), None),
-    ({f"train/{unicodedata.normalize('NFC', 'café')}": 8, "train/b": 8,
-      f"test/{unicodedata.normalize('NFD', 'café')}": 2, "test/b": 2}, 20, ("b", "café"), None),
-    ({"a": 8, "b": 8, "a/notes.txt": b"x", "a/x.HEIC": b"x", "b/y.heic": b"x", "README": b"x"}, 16, ("a", "b"),
-     r"left out are \.heic \(2\), \.txt \(1\), files without an ending \(1\)"),
-    ({"n01/a.JPEG": png, "n01/b.Png": png, "n02/a b (1).PNG": png, "n02/é.png": png, "n02/c.jpg": png}, 5,
-     ("n01", "n02"), None),
-])
+@pytest.mark.parametrize(
+    ("files", "sizes", "classes", "said"),
+    [
+        # A zip that was unpacked into a folder, on a Mac and on Windows.
+        (
+            {
+                "pets/train/a": 8,
+                "pets/train/b": 8,
+                "pets/test/a": 3,
+                "pets/test/b": 3,
+                "__MACOSX/pets/train": 4,
+                "pets/train/a/Thumbs.db": b"x",
+                "pets/.DS_Store": b"x",
+                "pets/train/a/._0.png": b"x",
+            },
+            16 + 6,
+            ("a", "b"),
+            "the parts are taken from its one sub-folder, pets",
+        ),
+        (
+            {"train/a": 8, "train/b": 8, "valid/a": 3, "valid/b": 3, "unlabeled": 5, "preview.png": png},
+            16 + 6,
+            ("a", "b"),
+            r"unlabeled \(5 files\) is left out: it lies beside train, valid",
+        ),
+        (
+            {"train/a": 8, "train/b": 8, "test/b": 3, "test/a": 1, "preview.png": png},
+            16 + 4,
+            ("a", "b"),
+            "1 files beside test, train are left out: preview.png",
+        ),
+        ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) lies beside classes"),
+        (
+            {"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2},
+            20,
+            ("a", "b"),
+            r"unsup \(5 images\)",
+        ),
+        (
+            {f"{part}/{part}/{name}": 4 for part in ("seg_train", "seg_test") for name in "ab"}
+            | {"seg_pred/seg_pred": 2},
+            16,
+            ("a", "b"),
+            r"seg_pred \(2 files\) is left out.*seg_train/seg_train is taken for seg_train",
+        ),
+        ({"train": 8, "test1": 3}, 11, (), None),
+        ({"train": 8, "test1": 3, "test2": 3}, 8, (), r"test2 \(3 files\) is left"),
+        ({"data/cat": 6, "data/dog": 6}, 12, ("cat", "dog"), "data/data is taken for data"),
+        ({"valid": 8, "invalid": 8}, 16, ("invalid", "valid"), None),
+        ({"bus": 6, "car": 6, "train": 6}, 18, ("bus", "car", "train"), "train is taken for a class"),
+        ({"dataset/cat": 6, "dataset/dog": 6}, 12, ("dataset",), "one class, 'dataset'; one level down are cat, dog"),
+        ({"cat": 6}, 6, ("cat",), "one class, 'cat'"),
+        ({"unlabeled": 6}, 6, (), None),
+        (
+            {"cat/train": 6, "cat/test": 2, "dog/train": 6, "dog/test": 2},
+            16,
+            ("cat", "dog"),
+            "each of cat, dog holds test, train",
+        ),
+        ({"a": 6, "b": 6, "c/x.heic": b"x"}, 12, ("a", "b"), "the sub-folders c have nothing that is read"),
+        ({"train/a": 8, "train/b": 8, "test": 4}, 16, ("a", "b"), "test has no sub-folders that are classes"),
+        (
+            {"train/a/images": 8, "train/b/images": 8, "val/images": 4},
+            16,
+            ("a", "b"),
+            "val has no sub-folders that are",
+        ),
+        ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of the classes b"),
+        ({"train/Cat": 8, "train/dog": 8, "test/cat": 2, "test/DOG": 2}, 20, ("Cat", "dog"), None),
+        ({"A": 8, "a": 8}, 16, ("A", "a"), None),
+        (
+            {
+                f"train/{unicodedata.normalize('NFC', 'café')}": 8,
+                "train/b": 8,
+                f"test/{unicodedata.normalize('NFD', 'café')}": 2,
+                "test/b": 2,
+            },
+            20,
+            ("b", "café"),
+            None,
+        ),
+        (
+            {"a": 8, "b": 8, "a/notes.txt": b"x", "a/x.HEIC": b"x", "b/y.heic": b"x", "README": b"x"},
+            16,
+            ("a", "b"),
+            r"left out are \.heic \(2\), \.txt \(1\), files without an ending \(1\)",
+        ),
+        (
+            {"n01/a.JPEG": png, "n01/b.Png": png, "n02/a b (1).PNG": png, "n02/é.png": png, "n02/c.jpg": png},
+            5,
+            ("n01", "n02"),
+            None,
+        ),
+    ],
+)
 def test_layouts(tmp_path, caplog, files, sizes, classes, said):
     files = {path: png() if content is png else content for path, content in files.items()}
     with caplog.at_level(logging.WARNING):
@@ -127,27 +192,43 @@ def test_a_folder_by_any_path(tmp_path, monkeypatch):
     assert load("folder:a").train.classes == ()
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ({"train/a": 8, "val/a": 2, "valid/a": 2}, "has val and valid, which are one part by their names"),
-    ({"Train/a": 8, "train/a": 2, "test/a": 2}, "has Train and train, which are one part"),
-    ({"learning/a": 8, "Test/a": 2}, "has Test and no train"),
-    ({"train/a": 8, "train/b": 8, "test/a": 2, "test/c": 2}, r"the classes .*: a, b\. Received .*: c\. Rename"),
-    ({"train/a": 8, "train/b": 8} | {f"test/c{number}": 1 for number in range(50)}, r"beside them: c0, .* …\. Rename"),
-    ({"train": 8, "test/a": 2, "test/b": 2}, r"test: expected no sub-folders, since .* Received: a, b\. Sort"),
-    ({"a/0.png": png, "a/1.heic": b"x", "a/2.heic": b"x", "b/1.cr2": b"x"},
-     "3 images end in .cr2, .heic, which are not read, and only 1 in"),
-    ({"a/0.heic": b"x", "b/1.svg": b"x"}, r"no examples.*It has \.heic \(1\), \.svg \(1\)"),
-])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train/a": 8, "val/a": 2, "valid/a": 2}, "has val and valid, which are one part by their names"),
+        ({"Train/a": 8, "train/a": 2, "test/a": 2}, "has Train and train, which are one part"),
+        ({"learning/a": 8, "Test/a": 2}, "has Test and no train"),
+        ({"train/a": 8, "train/b": 8, "test/a": 2, "test/c": 2}, r"the classes .*: a, b\. Received .*: c\. Rename"),
+        (
+            {"train/a": 8, "train/b": 8} | {f"test/c{number}": 1 for number in range(50)},
+            r"beside them: c0, .* …\. Rename",
+        ),
+        ({"train": 8, "test/a": 2, "test/b": 2}, r"test: expected no sub-folders, since .* Received: a, b\. Sort"),
+        (
+            {"a/0.png": png, "a/1.heic": b"x", "a/2.heic": b"x", "b/1.cr2": b"x"},
+            "3 images end in .cr2, .heic, which are not read, and only 1 in",
+        ),
+        ({"a/0.heic": b"x", "b/1.svg": b"x"}, r"no examples.*It has \.heic \(1\), \.svg \(1\)"),
+    ],
+)
 def test_layouts_that_are_refused(tmp_path, files, message):
     files = {path: png() if content is png else content for path, content in files.items()}
     with pytest.raises(ValueError, match=message):
         load(f"folder:{lay(tmp_path / 'data', files)}")
 
 
-@pytest.mark.parametrize("links", [
-    {"a/up": ".."}, {"a/self": "."}, {"x": ".", "y": "."}, {"a/b": "../b", "c": "a"}, {"out": "../.."},
-    {"a/again.png": "0.png", "b/other.png": "../a/1.png"}, {"far": "/", "b/near": "../a"},
-])
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"a/up": ".."},
+        {"a/self": "."},
+        {"x": ".", "y": "."},
+        {"a/b": "../b", "c": "a"},
+        {"out": "../.."},
+        {"a/again.png": "0.png", "b/other.png": "../a/1.png"},
+        {"far": "/", "b/near": "../a"},
+    ],
+)
 def test_links_are_followed_once(tmp_path, links):
     root = lay(tmp_path / "in" / "data", {"a": 5, "b": 5})
     for name, target in links.items():
@@ -214,10 +295,15 @@ def test_one_image_in_color_makes_all_rgb(tmp_path):
         assert "gray among images in color, and taken as RGB: 99 of 100 images" in source.notes
 
 
-@pytest.mark.parametrize(("sides", "expected", "rule"), [
-    ([9, 4, 4, 4], 4, "that of 3 of 4 images"), ([4] * 60 + [9] * 40, 4, "that of 60 of 100 images"),
-    ([3, 4, 5, 6, 70], 5, "the median"), ([8, 8, 8], 8, None),
-])
+@pytest.mark.parametrize(
+    ("sides", "expected", "rule"),
+    [
+        ([9, 4, 4, 4], 4, "that of 3 of 4 images"),
+        ([4] * 60 + [9] * 40, 4, "that of 60 of 100 images"),
+        ([3, 4, 5, 6, 70], 5, "the median"),
+        ([8, 8, 8], 8, None),
+    ],
+)
 def test_the_size_is_that_of_most_or_the_median(tmp_path, sides, expected, rule):
     files = {f"{i:03}.png": png(size=(side + 1, side)) for i, side in enumerate(sides)}
     source = load(f"folder:{lay(tmp_path / 'data', files)}").train

@@ -20,24 +20,32 @@ from ssl_keras.planning import cost
 from ssl_keras.training.launch import Launch
 
 SETTINGS = {
-    **{name: objectives.module(name).Settings for name in objectives.names()}, "training": Training,
-    "finetune": finetune.Settings, "augmentation": Augmentation, "plan": cost.Plan, "tokens": cost.Tokens,
-    "passes": cost.Passes, "launch": Launch,
+    **{name: objectives.module(name).Settings for name in objectives.names()},
+    "training": Training,
+    "finetune": finetune.Settings,
+    "augmentation": Augmentation,
+    "plan": cost.Plan,
+    "tokens": cost.Tokens,
+    "passes": cost.Passes,
+    "launch": Launch,
 }
 
 
-@pytest.mark.parametrize(("bounds", "words", "integers", "floats", "inside", "outside"), [
-    (Range(1, 4096), "1 to 4096", "{1..4096}", "[1,4096]", [1, 4096], [0, 4097, math.inf]),
-    (Range(0, 1.25), "0 to 1.25", "{0..1.25}", "[0,1.25]", [0, 1.25], [-1e-9, 1.26, math.nan]),
-    (Range(0, 1, open="high"), "in [0, 1)", "[0,1)", "[0,1)", [0, 0.999], [1, -0.1, math.nan]),
-    (Range(0, 1, open="low"), "in (0, 1]", "(0,1]", "(0,1]", [1e-9, 1], [0, 1.1]),
-    (Range(0, 1, open="both"), "in (0, 1)", "(0,1)", "(0,1)", [0.5], [0, 1]),
-    (Range(0), "at least 0", "INT≥0", "FLOAT≥0", [0, 10**400, math.inf], [-1]),
-    (Range(0, open="low"), "more than 0", "INT>0", "FLOAT>0", [1e-300], [0, -1]),
-    (Range(high=5), "at most 5", "INT≤5", "FLOAT≤5", [5, -math.inf], [6]),
-    (Range(high=5, open="high"), "less than 5", "INT<5", "FLOAT<5", [4], [5]),
-    (Range(), "a number", "INT", "FLOAT", [0, -math.inf, math.inf], [math.nan]),
-])
+@pytest.mark.parametrize(
+    ("bounds", "words", "integers", "floats", "inside", "outside"),
+    [
+        (Range(1, 4096), "1 to 4096", "{1..4096}", "[1,4096]", [1, 4096], [0, 4097, math.inf]),
+        (Range(0, 1.25), "0 to 1.25", "{0..1.25}", "[0,1.25]", [0, 1.25], [-1e-9, 1.26, math.nan]),
+        (Range(0, 1, open="high"), "in [0, 1)", "[0,1)", "[0,1)", [0, 0.999], [1, -0.1, math.nan]),
+        (Range(0, 1, open="low"), "in (0, 1]", "(0,1]", "(0,1]", [1e-9, 1], [0, 1.1]),
+        (Range(0, 1, open="both"), "in (0, 1)", "(0,1)", "(0,1)", [0.5], [0, 1]),
+        (Range(0), "at least 0", "INT≥0", "FLOAT≥0", [0, 10**400, math.inf], [-1]),
+        (Range(0, open="low"), "more than 0", "INT>0", "FLOAT>0", [1e-300], [0, -1]),
+        (Range(high=5), "at most 5", "INT≤5", "FLOAT≤5", [5, -math.inf], [6]),
+        (Range(high=5, open="high"), "less than 5", "INT<5", "FLOAT<5", [4], [5]),
+        (Range(), "a number", "INT", "FLOAT", [0, -math.inf, math.inf], [math.nan]),
+    ],
+)
 def test_a_range_has_words_and_members(bounds, words, integers, floats, inside, outside):
     assert str(bounds) == words
     assert (bounds.symbols(int), bounds.symbols(float)) == (integers, floats)
@@ -52,24 +60,66 @@ def test_an_unknown_open_end_is_refused():
 
 COUNT, SHARE = Annotated[int, Range(1, 9)], Annotated[float, Range(0, 1, open="high")]
 FITTING = [
-    (int, 3), (int, np.int8(3)), (int, np.uint64(2**63)), (float, 1), (float, 0.5), (float, np.float16(0.5)),
-    (float, np.int32(1)), (bool, True), (bool, np.True_), (str, "a"), (str, np.str_("a")), (str, pathlib.Path("a")),
-    (COUNT, 9), (COUNT, np.int8(9)), (SHARE, 0), (SHARE, np.float32(0.5)), (SHARE | None, None), (SHARE | None, 0.5),
-    (Annotated[int | None, Range(1)], None), (Literal["a", "b"], "b"), (Literal["a", "b"], np.str_("b")),
-    (Literal[0, 2], np.int64(2)), (COUNT | Literal[0], 0), (SHARE | Literal[2], 2.0), (tuple[COUNT, ...], (1, 9)),
-    (tuple[COUNT, ...], [np.int64(1)]), (tuple[COUNT, ...], ()), (tuple[COUNT, bool], (1, False)), (list, "anything"),
+    (int, 3),
+    (int, np.int8(3)),
+    (int, np.uint64(2**63)),
+    (float, 1),
+    (float, 0.5),
+    (float, np.float16(0.5)),
+    (float, np.int32(1)),
+    (bool, True),
+    (bool, np.True_),
+    (str, "a"),
+    (str, np.str_("a")),
+    (str, pathlib.Path("a")),
+    (COUNT, 9),
+    (COUNT, np.int8(9)),
+    (SHARE, 0),
+    (SHARE, np.float32(0.5)),
+    (SHARE | None, None),
+    (SHARE | None, 0.5),
+    (Annotated[int | None, Range(1)], None),
+    (Literal["a", "b"], "b"),
+    (Literal["a", "b"], np.str_("b")),
+    (Literal[0, 2], np.int64(2)),
+    (COUNT | Literal[0], 0),
+    (SHARE | Literal[2], 2.0),
+    (tuple[COUNT, ...], (1, 9)),
+    (tuple[COUNT, ...], [np.int64(1)]),
+    (tuple[COUNT, ...], ()),
+    (tuple[COUNT, bool], (1, False)),
+    (list, "anything"),
 ]
 REFUSED = [
-    (int, True, "an integer"), (int, np.True_, "an integer"), (int, 3.0, "an integer"), (int, "3", "an integer"),
-    (int, None, "an integer"), (float, True, "a finite number"), (float, "1", "a finite number"),
-    (float, math.nan, "a finite number"), (float, math.inf, "a finite number"), (float, 10**400, "a finite number"),
-    (float, np.float32("nan"), "a finite number"), (float, 1j, "a finite number"), (bool, 1, "true or false"),
-    (bool, "yes", "true or false"), (str, 1, "text"), (COUNT, 0, "1 to 9"), (COUNT, 10, "1 to 9"),
-    (COUNT, np.int64(10), "1 to 9"), (COUNT, True, "an integer"), (SHARE, 1, "in [0, 1)"),
-    (SHARE, math.nan, "a finite number"), (SHARE | None, 1.0, "in [0, 1) or None"),
-    (Literal["a", "b"], "c", "one of a, b"), (Literal["", "a", "b"], "c", "one of a, b"),
-    (Literal["a", "b"], 1, "one of a, b"), (Literal[0, 1], True, "one of 0, 1"), (Literal[0, 1], "1", "one of 0, 1"),
-    (COUNT | Literal[0], 10, "1 to 9 or 0"), (COUNT | Literal[0], False, "an integer or 0"),
+    (int, True, "an integer"),
+    (int, np.True_, "an integer"),
+    (int, 3.0, "an integer"),
+    (int, "3", "an integer"),
+    (int, None, "an integer"),
+    (float, True, "a finite number"),
+    (float, "1", "a finite number"),
+    (float, math.nan, "a finite number"),
+    (float, math.inf, "a finite number"),
+    (float, 10**400, "a finite number"),
+    (float, np.float32("nan"), "a finite number"),
+    (float, 1j, "a finite number"),
+    (bool, 1, "true or false"),
+    (bool, "yes", "true or false"),
+    (str, 1, "text"),
+    (COUNT, 0, "1 to 9"),
+    (COUNT, 10, "1 to 9"),
+    (COUNT, np.int64(10), "1 to 9"),
+    (COUNT, True, "an integer"),
+    (SHARE, 1, "in [0, 1)"),
+    (SHARE, math.nan, "a finite number"),
+    (SHARE | None, 1.0, "in [0, 1) or None"),
+    (Literal["a", "b"], "c", "one of a, b"),
+    (Literal["", "a", "b"], "c", "one of a, b"),
+    (Literal["a", "b"], 1, "one of a, b"),
+    (Literal[0, 1], True, "one of 0, 1"),
+    (Literal[0, 1], "1", "one of 0, 1"),
+    (COUNT | Literal[0], 10, "1 to 9 or 0"),
+    (COUNT | Literal[0], False, "an integer or 0"),
     (tuple[COUNT, ...], (1, 10), "a sequence whose entries are 1 to 9"),
     (tuple[COUNT, ...], (True,), "a sequence whose entries are an integer"),
     (tuple[COUNT, ...], 3, "a sequence of at most 1000 entries"),
@@ -195,19 +245,30 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     for part in (
-        "--pool-grid {1..16}", "--crop (0,1]", "--temperature FLOAT>0", "--projection [INT≥1 [INT≥1 ...]]",
-        "--loss {nt_xent,local_global,vicreg}", "--batch-size INT≥1", "--beta-1 [0,1)", "--final-rate [0,1]",
-        "--clip-norm {None}|FLOAT>0", "What similarities are divided by", "Probability of Gaussian blur",
+        "--pool-grid {1..16}",
+        "--crop (0,1]",
+        "--temperature FLOAT>0",
+        "--projection [INT≥1 [INT≥1 ...]]",
+        "--loss {nt_xent,local_global,vicreg}",
+        "--batch-size INT≥1",
+        "--beta-1 [0,1)",
+        "--final-rate [0,1]",
+        "--clip-norm {None}|FLOAT>0",
+        "What similarities are divided by",
+        "Probability of Gaussian blur",
         "Global batch: over all replicas",
     ):
         assert part in shown
 
 
-@pytest.mark.parametrize(("command", "reason"), [
-    ("pretrain contrastive --pool-grid 17", "pool_grid must be 1 to 16. Received: 17"),
-    ("finetune some --learning-rate nan", "learning_rate must be a finite number. Received: nan"),
-    ("plan jigsaw --epochs 0", "epochs must be more than 0. Received: 0.0"),
-])
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("pretrain contrastive --pool-grid 17", "pool_grid must be 1 to 16. Received: 17"),
+        ("finetune some --learning-rate nan", "learning_rate must be a finite number. Received: nan"),
+        ("plan jigsaw --epochs 0", "epochs must be more than 0. Received: 0.0"),
+    ],
+)
 def test_settings_out_of_range_are_wrong_usage(command, reason, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as caught:

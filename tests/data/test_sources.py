@@ -82,41 +82,65 @@ def test_from_arrays(rng):
     assert len(from_arrays(image, np.arange(20) % 2, test=test).test) == 3
 
 
-@pytest.mark.parametrize(("image", "label", "message"), [
-    (np.zeros((4, 3)), None, r"expected images of shape \(N, H, W\).*Received: shape \(4, 3\)"),
-    (np.zeros((0, 3, 3)), None, "no examples"),
-    (np.zeros((4, 3, 3), np.int32), None, "expected uint8 images .* Received: int32"),
-    (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
-    (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
-    (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0), None, "1 images contain NaN, the first is number 2"),
-    (np.where(np.arange(36).reshape(4, 3, 3) == 20, np.inf, 0), None, "1 images contain infinity, .* number 2. Remove"),
-    (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, shape \(4,\)"),
-    (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
-    (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
-    (np.zeros((4, 3, 3)), np.array([0, 1, 2, 9_999_999]), r"Received: labels from 0 to 9999999"),
-])
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (np.zeros((4, 3)), None, r"expected images of shape \(N, H, W\).*Received: shape \(4, 3\)"),
+        (np.zeros((0, 3, 3)), None, "no examples"),
+        (np.zeros((4, 3, 3), np.int32), None, "expected uint8 images .* Received: int32"),
+        (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
+        (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
+        (
+            np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0),
+            None,
+            "1 images contain NaN, the first is number 2",
+        ),
+        (
+            np.where(np.arange(36).reshape(4, 3, 3) == 20, np.inf, 0),
+            None,
+            "1 images contain infinity, .* number 2. Remove",
+        ),
+        (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, shape \(4,\)"),
+        (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
+        (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
+        (np.zeros((4, 3, 3)), np.array([0, 1, 2, 9_999_999]), r"Received: labels from 0 to 9999999"),
+    ],
+)
 def test_bad_arrays(image, label, message):
     with pytest.raises(ValueError, match=message):
         images("mine", image, label)
 
 
-@pytest.mark.parametrize(("shape", "said"), [
-    ((4, 3, 8, 9), "taken as (H, W, C), of 9 channels"), ((4, 1, 28, 28), "of 28 channels"),
-    ((4, 8, 9, 3), ""), ((4, 3, 3, 3), ""), ((4, 3, 9), ""), ((4, 8, 8, 12), ""),
-])
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((4, 3, 8, 9), "taken as (H, W, C), of 9 channels"),
+        ((4, 1, 28, 28), "of 28 channels"),
+        ((4, 8, 9, 3), ""),
+        ((4, 3, 3, 3), ""),
+        ((4, 3, 9), ""),
+        ((4, 8, 8, 12), ""),
+    ],
+)
 def test_channels_that_come_first_are_said(shape, said):
     notes = "".join(images("mine", np.zeros(shape, np.uint8)).notes)
     assert said in notes
     assert bool(notes) == bool(said)
 
 
-@pytest.mark.parametrize(("image", "message"), [
-    ((np.zeros((20, 8, 8), np.uint8), np.zeros(20, int)), r"2 arrays, of shape \(20, 8, 8\) and \(20,\). Pass"),
-    ([np.zeros((8, 8, 3)), np.zeros(2, int)], "Pass images and labels as two arguments"),
-    ([np.zeros((8, 8)), np.zeros((9, 8))] * 5, r"10 arrays, of shape \(8, 8\) and \(9, 8\). Resize them first"),
-    ([np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8))], "expected images of one shape"),
-    (((np.zeros((20, 8, 8)), np.zeros(20)), (np.zeros((5, 8, 8)), np.zeros(5))), "of shape tuple of several shapes"),
-])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ((np.zeros((20, 8, 8), np.uint8), np.zeros(20, int)), r"2 arrays, of shape \(20, 8, 8\) and \(20,\). Pass"),
+        ([np.zeros((8, 8, 3)), np.zeros(2, int)], "Pass images and labels as two arguments"),
+        ([np.zeros((8, 8)), np.zeros((9, 8))] * 5, r"10 arrays, of shape \(8, 8\) and \(9, 8\). Resize them first"),
+        ([np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8))], "expected images of one shape"),
+        (
+            ((np.zeros((20, 8, 8)), np.zeros(20)), (np.zeros((5, 8, 8)), np.zeros(5))),
+            "of shape tuple of several shapes",
+        ),
+    ],
+)
 def test_arrays_that_are_nested_otherwise(image, message):
     with pytest.raises(ValueError, match=f"arrays: .*{message}"):
         from_arrays(image)
@@ -179,14 +203,25 @@ def test_data_with_parts_are_named_after_their_folder(tmp_path, kind):
     assert load(f"{kind}:{root}/train").train.short_name == "train"
 
 
-@pytest.mark.parametrize(("name", "rate", "short"), [
-    ("table:data/pets.v1.csv", 0, "pets.v1"), ("pairs:~/pets.tsv", 0, "pets"), ("captions:/a/b/pets.jsonl", 0, "pets"),
-    ("transcripts:/a/pets.tsv[theo*]", 8000, "pets-theo"), ("audio:/a/pets.v1[*_theo_*]", 8000, "pets.v1-theo"),
-    ("audio:/a/pets.v1[one/*]", 8000, "pets.v1-one"), ("connected:audio:/a/b/pets", 8000, "pets"),
-    ("connected:tfds:spoken_digit[*_theo_*]", 8000, "spoken_digit-theo"), ("connected:espeak", 8000, "espeak"),
-    ("tfds:cmaterdb/bangla", 0, "cmaterdb-bangla"), ("digits", 0, "digits"), ("a/b", 0, "a-b"),
-    ("folder:a/../pets/.", 0, "pets"), ("emoji:/a/pets.2", 0, "pets.2"),
-])
+@pytest.mark.parametrize(
+    ("name", "rate", "short"),
+    [
+        ("table:data/pets.v1.csv", 0, "pets.v1"),
+        ("pairs:~/pets.tsv", 0, "pets"),
+        ("captions:/a/b/pets.jsonl", 0, "pets"),
+        ("transcripts:/a/pets.tsv[theo*]", 8000, "pets-theo"),
+        ("audio:/a/pets.v1[*_theo_*]", 8000, "pets.v1-theo"),
+        ("audio:/a/pets.v1[one/*]", 8000, "pets.v1-one"),
+        ("connected:audio:/a/b/pets", 8000, "pets"),
+        ("connected:tfds:spoken_digit[*_theo_*]", 8000, "spoken_digit-theo"),
+        ("connected:espeak", 8000, "espeak"),
+        ("tfds:cmaterdb/bangla", 0, "cmaterdb-bangla"),
+        ("digits", 0, "digits"),
+        ("a/b", 0, "a-b"),
+        ("folder:a/../pets/.", 0, "pets"),
+        ("emoji:/a/pets.2", 0, "pets.2"),
+    ],
+)
 def test_short_names(name, rate, short):
     source = Source(f"{name}[train]", {"image": np.zeros((1, 1))}, rate=rate)
     assert source.short_name == short
@@ -433,10 +468,15 @@ def test_each_example_tells_data_apart(digits):
     assert train.take(np.arange(len(train))[::-1]).fingerprint() != train.fingerprint()
 
 
-@pytest.mark.parametrize("column", [
-    np.array(["a", "b", "c"], object), np.array([[1, -1], [2, 3], [4, 5]], np.int32), np.array([True, False, True]),
-    np.array([0.5, np.inf, 0.1], np.float32),
-])
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array(["a", "b", "c"], object),
+        np.array([[1, -1], [2, 3], [4, 5]], np.int32),
+        np.array([True, False, True]),
+        np.array([0.5, np.inf, 0.1], np.float32),
+    ],
+)
 def test_all_kinds_of_columns_are_hashed(column):
     source = Source("mine", {"image": np.zeros((3, 2, 2, 1)), "more": column})
     assert source.fingerprint() == dataclasses.replace(source, name="other").fingerprint()

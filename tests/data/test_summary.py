@@ -34,10 +34,21 @@ def test_images_classes_and_duplicates(rng):
     label[10:] = 1
     made = summarized(parts_of(images("x", image, label, ("a", "b\n", "c")), 10, 5, 5))
     assert made["train"] == {
-        "examples": 10, "looked_at": 10, "classes": {"a": 5, "b\\n": 5, "c": 0},
-        "image": {"height": 6, "width": 4, "channels": 3, "dtype": "uint8", "least": int(image[:10].min()),
-                  "most": 255, "flat": 1},
-        "repeated": 2, "also_in": {}, "notes": [],
+        "examples": 10,
+        "looked_at": 10,
+        "classes": {"a": 5, "b\\n": 5, "c": 0},
+        "image": {
+            "height": 6,
+            "width": 4,
+            "channels": 3,
+            "dtype": "uint8",
+            "least": int(image[:10].min()),
+            "most": 255,
+            "flat": 1,
+        },
+        "repeated": 2,
+        "also_in": {},
+        "notes": [],
     }
     assert made["validation"]["also_in"] == {"train": 1}
     assert made["test"]["also_in"] == {"train": 1, "validation": 1}
@@ -59,7 +70,12 @@ def test_sound_is_not_padded(rng, monkeypatch):
     monkeypatch.setattr(audio.Clips, "__getitem__", None)
     made = summarized(parts_of(source, 4, 1, 1))
     assert made["train"]["waveform"] == {
-        "rate": 4_000, "seconds": 2.25, "shortest": 0.05, "median": 0.1, "longest": 2.0, "silent": 0
+        "rate": 4_000,
+        "seconds": 2.25,
+        "shortest": 0.05,
+        "median": 0.1,
+        "longest": 2.0,
+        "silent": 0,
     }
     assert made["train"]["repeated"] == 1
     assert made["validation"]["waveform"]["silent"] == 1
@@ -78,9 +94,7 @@ def test_texts_and_targets():
 def test_captions(rng):
     source = captions.source("x", rng.integers(0, 255, (4, 4, 4), np.uint8), [["a", "two"], "b", "c", "d"])
     about = summarized(parts_of(source, 2, 1, 1))["train"]
-    assert about["caption"] == {
-        "captions": 3, "characters": 5, "shortest": 1, "median": 1, "longest": 3, "empty": 0
-    }
+    assert about["caption"] == {"captions": 3, "characters": 5, "shortest": 1, "median": 1, "longest": 3, "empty": 0}
 
 
 def test_files_are_read_in_pieces(tmp_path, monkeypatch):
@@ -129,10 +143,14 @@ def test_notes_say_of_which_parts_they_are(rng):
     assert summary.compact(made)["notes"] == ["cut", "2 files are left out"]
 
 
-@pytest.mark.parametrize("splits", [
-    from_arrays(np.full((20, 4, 4), 7, np.uint8)), hold_out(text.documents("x", ["the same"] * 20)),
-    hold_out(audio.clips("x", [np.ones(800, np.int16)] * 20, 8_000)),
-])
+@pytest.mark.parametrize(
+    "splits",
+    [
+        from_arrays(np.full((20, 4, 4), 7, np.uint8)),
+        hold_out(text.documents("x", ["the same"] * 20)),
+        hold_out(audio.clips("x", [np.ones(800, np.int16)] * 20, 8_000)),
+    ],
+)
 def test_equal_examples_are_refused(splits):
     with pytest.raises(ValueError, match="examples of the training part are equal.*nothing to learn"):
         summary.check(summary.summarize(splits))

@@ -236,16 +236,35 @@ def damaged(**changes):
     return json.dumps(json.loads(BPE.json) | changes)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("{}", "is no tokenizer"),
-    (damaged(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}), "Received: Replace"),
-    (damaged(normalizer={"type": "Sequence", "normalizers": [
-        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}]}), "Received: Replace"),
-    (damaged(pre_tokenizer={"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False},
-        json.loads(BPE.json)["pre_tokenizer"]]}), r"Received: Split:\(x"),
-    (BPE.json.replace('"[MASK]":4', '"[MASK]":70000').replace('"id":4', '"id":70000'), "without holes"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "is no tokenizer"),
+        (damaged(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}), "Received: Replace"),
+        (
+            damaged(
+                normalizer={
+                    "type": "Sequence",
+                    "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}],
+                }
+            ),
+            "Received: Replace",
+        ),
+        (
+            damaged(
+                pre_tokenizer={
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False},
+                        json.loads(BPE.json)["pre_tokenizer"],
+                    ],
+                }
+            ),
+            r"Received: Split:\(x",
+        ),
+        (BPE.json.replace('"[MASK]":4', '"[MASK]":70000').replace('"id":4', '"id":70000'), "without holes"),
+    ],
+)
 def test_hostile_tokenizers_are_refused(content, message):
     with pytest.raises(ValueError, match=message):
         tokenizers.parse(content, "it")
@@ -257,9 +276,9 @@ def table(tmp_path, content, name="t.tsv"):
 
 
 def test_tables(tmp_path, caplog):
-    rows = "".join(f"{'ham' if i % 3 else 'spam'}\tmessage \"{i}, and more\n" for i in range(60))
+    rows = "".join(f'{"ham" if i % 3 else "spam"}\tmessage "{i}, and more\n' for i in range(60))
     with caplog.at_level(logging.WARNING):
-        splits = table(tmp_path, "Label\tSMS\n" + rows + "ham\tmessage \"4, and more\n")
+        splits = table(tmp_path, "Label\tSMS\n" + rows + 'ham\tmessage "4, and more\n')
     assert "1 rows repeat a text" in caplog.text
     assert splits.train.classes == ("ham", "spam")
     assert sum(map(len, splits)) == 60
@@ -285,7 +304,7 @@ def test_tables_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="columns text and label"):
         table(tmp_path, "no header here\n" * 9, "n.csv")
     with pytest.raises(ValueError, match="is no CSV file.*left open"):
-        table(tmp_path, 'label,text\n' + 'a,"open\n' + "a,b\n" * 50, "o.csv")
+        table(tmp_path, "label,text\n" + 'a,"open\n' + "a,b\n" * 50, "o.csv")
     semicolons = table(tmp_path, "text;label\n" + "".join(f"word {i}, and;{i % 2}\n" for i in range(20)), "s.csv")
     assert semicolons.train.classes == ("0", "1")
     long = table(tmp_path, "text,label\n" + "".join(f"{'x' * 140_000} {i},{i % 2}\n" for i in range(4)), "l.csv")
@@ -346,10 +365,16 @@ def test_tfds_text(tfds_folder):
 # ----- what is cached ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: content[:-3], lambda content: b"", lambda content: b"\x01" + content[1:],
-    lambda content: content[:20] + bytes([content[20] ^ 4]) + content[21:], lambda content: content + b"\0" * 8,
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-3],
+        lambda content: b"",
+        lambda content: b"\x01" + content[1:],
+        lambda content: content[:20] + bytes([content[20] ^ 4]) + content[21:],
+        lambda content: content + b"\0" * 8,
+    ],
+)
 def test_damaged_tokens_are_made_anew(corpus, caplog, damage):
     whole = np.array(tokens.tokenized(corpus.train, BPE))
     (path,) = cache_folder().glob("*.tokens")

@@ -45,25 +45,28 @@ def template(count=1, index=2, name="[CLS]"):
     return {"type": "TemplateProcessing", "single": frame, "pair": [frame[1]], "special_tokens": tokens}
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    # An empty list under a name that the library does not know hides nothing.
-    (bpe(pre_tokenizer={"type": "Sequence", "normalizers": [], "pretokenizers": [FREE]}), r"Received: Split:\(a"),
-    (bpe(decoder={"type": "Sequence", "normalizers": [], "decoders": [DOUBLE] * 30}), "Received: Replace"),
-    (bpe(normalizer={"type": "Sequence", "pretokenizers": [], "normalizers": [DOUBLE]}), "Received: Replace"),
-    (bpe(post_processor={"type": "Sequence", "decoders": [], "processors": [template(count=100)]}), "at most 64"),
-    # Bytes of bytes of bytes.
-    (bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 2}), "one of them ByteLevel"),
-    (bpe(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}), "at most 16 parts"),
-    # Ids that lie.
-    (bpe().replace('"id": 4', '"id": 7'), r"'\[MASK\]' has the id 4. Received: 7"),
-    (wordpiece(post_processor=template(index=10**6)), "has the id 2. Received: 1000000"),
-    (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
-    (wordpiece(post_processor=template(name="[NONE]")), "has the id None"),
-    (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' in the vocabulary"),
-    # Sizes.
-    (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 letters. Received: 2000"),
-    (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the id"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        # An empty list under a name that the library does not know hides nothing.
+        (bpe(pre_tokenizer={"type": "Sequence", "normalizers": [], "pretokenizers": [FREE]}), r"Received: Split:\(a"),
+        (bpe(decoder={"type": "Sequence", "normalizers": [], "decoders": [DOUBLE] * 30}), "Received: Replace"),
+        (bpe(normalizer={"type": "Sequence", "pretokenizers": [], "normalizers": [DOUBLE]}), "Received: Replace"),
+        (bpe(post_processor={"type": "Sequence", "decoders": [], "processors": [template(count=100)]}), "at most 64"),
+        # Bytes of bytes of bytes.
+        (bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 2}), "one of them ByteLevel"),
+        (bpe(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}), "at most 16 parts"),
+        # Ids that lie.
+        (bpe().replace('"id": 4', '"id": 7'), r"'\[MASK\]' has the id 4. Received: 7"),
+        (wordpiece(post_processor=template(index=10**6)), "has the id 2. Received: 1000000"),
+        (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
+        (wordpiece(post_processor=template(name="[NONE]")), "has the id None"),
+        (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' in the vocabulary"),
+        # Sizes.
+        (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 letters. Received: 2000"),
+        (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the id"),
+    ],
+)
 def test_what_could_harm_is_refused(content, message):
     with pytest.raises(ValueError, match=message):
         tokenizers.parse(content, "it")
@@ -86,14 +89,20 @@ def test_a_vocabulary_without_all_bytes_says_so(caplog):
     assert "no token for 255 of 256 bytes" in caplog.text
 
 
-@pytest.mark.parametrize("first", [
-    {"type": "Digits", "individual_digits": True}, {"type": "Punctuation", "behavior": "Isolated"},
-    {"type": "UnicodeScripts"}, {"type": "CharDelimiterSplit", "delimiter": "_"},
-    *({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in (
-        r"\d", r"\p{N}{1,3}", r"\s+", tokenizer_parts.GPT2, tokenizer_parts.LLAMA3,
-    )),
-    {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False},
-])
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "Punctuation", "behavior": "Isolated"},
+        {"type": "UnicodeScripts"},
+        {"type": "CharDelimiterSplit", "delimiter": "_"},
+        *(
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            for pattern in (r"\d", r"\p{N}{1,3}", r"\s+", tokenizer_parts.GPT2, tokenizer_parts.LLAMA3)
+        ),
+        {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False},
+    ],
+)
 def test_parts_of_well_known_tokenizers_are_taken(first):
     content = bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [first, BYTES]})
     made = tokenizers.parse(content, "it")
@@ -103,9 +112,7 @@ def test_parts_of_well_known_tokenizers_are_taken(first):
 
 def test_a_prefix_of_its_own_marks_what_goes_on():
     content = json.loads(wordpiece(continuing_subword_prefix="@@"))
-    content["model"]["vocab"] = {
-        word.replace("##", "@@"): index for word, index in content["model"]["vocab"].items()
-    }
+    content["model"]["vocab"] = {word.replace("##", "@@"): index for word, index in content["model"]["vocab"].items()}
     made, plain = tokenizers.parse(json.dumps(content), "it"), tokenizers.parse(wordpiece(), "it")
     assert made.word_starts().tolist() == plain.word_starts().tolist()
     assert made.byte_lengths().tolist() == plain.byte_lengths().tolist()
@@ -147,10 +154,15 @@ def test_plain_english_has_the_tokens_that_it_had():
     assert made.encode(text).ids == before.encode(text).ids
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("masked_lm-trec", "Who is naïve?"), ("image_text-emoji_pairs", "a cat with wry smile"),
-    ("seq2seq-cmudict", "hello"), ("causal_lm-tiny_shakespeare", "To be, or not"),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("masked_lm-trec", "Who is naïve?"),
+        ("image_text-emoji_pairs", "a cat with wry smile"),
+        ("seq2seq-cmudict", "hello"),
+        ("causal_lm-tiny_shakespeare", "To be, or not"),
+    ],
+)
 def test_shipped_tokenizers_read_as_ever(name, text, caplog):
     plain = library.Tokenizer.from_file(str(SHIPPED / name / "tokenizer.json"))
     made = tokenizers.load(SHIPPED / name)
@@ -206,15 +218,54 @@ def test_no_tokenizer_and_one_too_large_are_told_apart(tmp_path, monkeypatch):
         tokenizers.load(tmp_path)
 
 
-PLACES = st.lists(st.sampled_from([
-    (part, *rest) for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens", "model")
-    for rest in ((), ("type",), ("unk_token",), ("vocab",), ("pattern",), ("id",), ("special_tokens",), (0, "id"))
-]), min_size=1, max_size=3)
-VALUES = st.sampled_from([
-    None, True, -1, 7, 2**64, 1e400, "", "[UNK]", "\ud800", "Sequence", "ByteLevel", "BPE", [], {}, [{}], {"a": 0},
-    {"[UNK]": 2**31}, DOUBLE, FREE, BYTES, {"type": "Sequence", "normalizers": [], "pretokenizers": [BYTES, BYTES]},
-    template(index=99), {"type": "Sequence", "processors": [template(count=60)] * 9}, [["a", "b"]],
-])
+PLACES = st.lists(
+    st.sampled_from(
+        [
+            (part, *rest)
+            for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens", "model")
+            for rest in (
+                (),
+                ("type",),
+                ("unk_token",),
+                ("vocab",),
+                ("pattern",),
+                ("id",),
+                ("special_tokens",),
+                (0, "id"),
+            )
+        ]
+    ),
+    min_size=1,
+    max_size=3,
+)
+VALUES = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        7,
+        2**64,
+        1e400,
+        "",
+        "[UNK]",
+        "\ud800",
+        "Sequence",
+        "ByteLevel",
+        "BPE",
+        [],
+        {},
+        [{}],
+        {"a": 0},
+        {"[UNK]": 2**31},
+        DOUBLE,
+        FREE,
+        BYTES,
+        {"type": "Sequence", "normalizers": [], "pretokenizers": [BYTES, BYTES]},
+        template(index=99),
+        {"type": "Sequence", "processors": [template(count=60)] * 9},
+        [["a", "b"]],
+    ]
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -58,17 +58,20 @@ def test_a_folder_with_an_old_card_loads(name, tmp_path):
         assert load_tokenizer(folder).sha256 == load_tokenizer(SHIPPED / name).sha256
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"settings": [1]}, "is not a card"),
-    ({"settings": {"widths": "ab"}}, "is not a card: dense's widths must be"),
-    ({"settings": {"widths": [16, -8]}}, "is not a card: dense's widths must be"),
-    ({"settings": {}}, "is not a card: KeyError 'widths'"),
-    ({"objective": "telepathy"}, "is not a card: KeyError 'network'"),
-    ({"head": "objective"}, "is not a card: autoencoder has no head"),
-    ({"head": "classifier", "classes": 3}, "is not a card"),
-    ({"input": {}}, "is not a card"),
-    ({"training": 3}, "is not a card"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": [1]}, "is not a card"),
+        ({"settings": {"widths": "ab"}}, "is not a card: dense's widths must be"),
+        ({"settings": {"widths": [16, -8]}}, "is not a card: dense's widths must be"),
+        ({"settings": {}}, "is not a card: KeyError 'widths'"),
+        ({"objective": "telepathy"}, "is not a card: KeyError 'network'"),
+        ({"head": "objective"}, "is not a card: autoencoder has no head"),
+        ({"head": "classifier", "classes": 3}, "is not a card"),
+        ({"input": {}}, "is not a card"),
+        ({"training": 3}, "is not a card"),
+    ],
+)
 def test_broken_old_cards_are_refused(change, message, tmp_path):
     card = json.loads((OLD[0].parent / "autoencoder-fashion_mnist.json").read_text("utf-8"))
     (tmp_path / "card.json").write_text(json.dumps(card | change), "utf-8")
@@ -76,10 +79,17 @@ def test_broken_old_cards_are_refused(change, message, tmp_path):
         cards.read(tmp_path)
 
 
-@pytest.mark.parametrize(("objective", "settings", "expected"), [
-    ("classifier", {"labels": False}, "rotation"), ("classifier", {"labels": True}, "classifier"),
-    ("seq2seq", {"task": "next"}, "recurrent_lm"), ("seq2seq", {"task": "pairs"}, "seq2seq"),
-    ("speech", {}, "wav2vec2"), ("recogniser", {}, "ctc"), ("jigsaw", {}, "jigsaw"),
-])
+@pytest.mark.parametrize(
+    ("objective", "settings", "expected"),
+    [
+        ("classifier", {"labels": False}, "rotation"),
+        ("classifier", {"labels": True}, "classifier"),
+        ("seq2seq", {"task": "next"}, "recurrent_lm"),
+        ("seq2seq", {"task": "pairs"}, "seq2seq"),
+        ("speech", {}, "wav2vec2"),
+        ("recogniser", {}, "ctc"),
+        ("jigsaw", {}, "jigsaw"),
+    ],
+)
 def test_objectives_have_their_present_names(objective, settings, expected):
     assert card_v1._objective(objective, settings) == expected

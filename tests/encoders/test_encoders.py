@@ -200,8 +200,9 @@ def test_results_are_recorded_in_the_card_that_is_there_then(saved, monkeypatch)
     folder, network = saved
     encoders.record("small", "one", {"a": 1})
     find = encoders.find
-    replaced = threading.Thread(target=lambda: save_encoder(
-        folder, network, spec=SPEC, trained_by={"data": {"name": "new"}}))
+    replaced = threading.Thread(
+        target=lambda: save_encoder(folder, network, spec=SPEC, trained_by={"data": {"name": "new"}})
+    )
 
     def slow(name):
         found = find(name)
@@ -284,53 +285,59 @@ def not_safetensors(folder):
     edit(folder, weights__bytes=1000, weights__sha256=hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (truncated, "is truncated: expected .* bytes. Received"),
-    (bit_flipped, "was altered: its sha256 is not the card's"),
-    (oversized, "is too large: expected .* Received: 8589934592"),
-    (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
-    (wrong_dtype, "expected dense_1/kernel of shape .* F32. Received: .* F64"),
-    (not_finite, "dense_1/bias holds numbers that are not finite"),
-    (oddly_named, r"tensors that differ: dense\\n expected None"),
-    (lacking, r"dense_0/bias expected \(16,\) received None"),
-    (not_safetensors, "is not a safetensors file"),
-    (lambda f: (f / "encoder.safetensors").unlink(), "encoder.safetensors is missing"),
-    (lambda f: (f / "card.json").write_text("{"), "is not a card"),
-    (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
-    (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
-    (lambda f: edit(f, format=99), "expected format 2. Received: 99"),
-    (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected weights"),
-    (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected weights"),
-    (lambda f: edit(f, name="/../../escape"), "is not a card: unexpected name"),
-    (lambda f: edit(f, trained_by=[1]), "is not a card: unexpected trained_by"),
-    (lambda f: edit(f, network=[1]), "is not a card: Expected a network"),
-    (lambda f: edit(f, classes=["a"]), "is not a card: unexpected classes"),
-    (lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 1}, classes=3), "is not a card"),
-    (lambda f: edit(f, head="other"), "is not a card: Expected a network"),
-    (lambda f: edit(f, decoding={"symbols": [1]}), "is not a card: unexpected decoding"),
-    (lambda f: edit(f, decoding={"end": "x"}), "is not a card"),
-    (lambda f: edit(f, tokenizer={}), "is not a card: unexpected tokenizer"),
-    (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
-    (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
-    (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: 'ab'"),
-    (lambda f: edit(f, network__widths=[1] * 3000), "dense's widths must be a sequence of at most 1000 entries"),
-    (lambda f: edit(f, network__widths=[16, -8]), "dense's widths must be .* 1 to 1048576"),
-    (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),
-    (lambda f: edit(f, network__image_shape=[28, 28]), "dense's image_shape must be a sequence of 3 entries"),
-    (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a card"),
-    (lambda f: edit(f, network__builder="telepathy"), "Unknown network 'telepathy'. There are: "),
-    (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
-    (lambda f: edit(f, network__depth=3), "The network dense has no depth"),
-    (lambda f: edit(f, network__name="x"), "The network dense has no name"),
-    (lambda f: edit(f, network__widths=[8] * 1000), "does not fit its card: 1000 widths, and only 4 tensors"),
-    (lambda f: edit(f, input__image__dtype="string"), "is not a card: unexpected input"),
-    (lambda f: edit(f, input={"image": {"shape": [28, 28, 1]}}), "is not a card: unexpected input"),
-    (lambda f: edit(f, format="\x1b[2J\nok"), r"Received: \\x1b\[2J\\nok\."),
-    (lambda f: edit(f, network__builder="\x1b[2J"), r"Unknown network '\\x1b\[2J'"),
-    (lambda f: edit(f, head=10**400), "is not a card"),
-    # Four terabytes: refused before anything is allocated.
-    (lambda f: edit(f, network__widths=[10**6, 10**6]), "does not fit its card"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, "is truncated: expected .* bytes. Received"),
+        (bit_flipped, "was altered: its sha256 is not the card's"),
+        (oversized, "is too large: expected .* Received: 8589934592"),
+        (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
+        (wrong_dtype, "expected dense_1/kernel of shape .* F32. Received: .* F64"),
+        (not_finite, "dense_1/bias holds numbers that are not finite"),
+        (oddly_named, r"tensors that differ: dense\\n expected None"),
+        (lacking, r"dense_0/bias expected \(16,\) received None"),
+        (not_safetensors, "is not a safetensors file"),
+        (lambda f: (f / "encoder.safetensors").unlink(), "encoder.safetensors is missing"),
+        (lambda f: (f / "card.json").write_text("{"), "is not a card"),
+        (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
+        (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
+        (lambda f: edit(f, format=99), "expected format 2. Received: 99"),
+        (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected weights"),
+        (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected weights"),
+        (lambda f: edit(f, name="/../../escape"), "is not a card: unexpected name"),
+        (lambda f: edit(f, trained_by=[1]), "is not a card: unexpected trained_by"),
+        (lambda f: edit(f, network=[1]), "is not a card: Expected a network"),
+        (lambda f: edit(f, classes=["a"]), "is not a card: unexpected classes"),
+        (
+            lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 1}, classes=3),
+            "is not a card",
+        ),
+        (lambda f: edit(f, head="other"), "is not a card: Expected a network"),
+        (lambda f: edit(f, decoding={"symbols": [1]}), "is not a card: unexpected decoding"),
+        (lambda f: edit(f, decoding={"end": "x"}), "is not a card"),
+        (lambda f: edit(f, tokenizer={}), "is not a card: unexpected tokenizer"),
+        (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
+        (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
+        (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: 'ab'"),
+        (lambda f: edit(f, network__widths=[1] * 3000), "dense's widths must be a sequence of at most 1000 entries"),
+        (lambda f: edit(f, network__widths=[16, -8]), "dense's widths must be .* 1 to 1048576"),
+        (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),
+        (lambda f: edit(f, network__image_shape=[28, 28]), "dense's image_shape must be a sequence of 3 entries"),
+        (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a card"),
+        (lambda f: edit(f, network__builder="telepathy"), "Unknown network 'telepathy'. There are: "),
+        (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
+        (lambda f: edit(f, network__depth=3), "The network dense has no depth"),
+        (lambda f: edit(f, network__name="x"), "The network dense has no name"),
+        (lambda f: edit(f, network__widths=[8] * 1000), "does not fit its card: 1000 widths, and only 4 tensors"),
+        (lambda f: edit(f, input__image__dtype="string"), "is not a card: unexpected input"),
+        (lambda f: edit(f, input={"image": {"shape": [28, 28, 1]}}), "is not a card: unexpected input"),
+        (lambda f: edit(f, format="\x1b[2J\nok"), r"Received: \\x1b\[2J\\nok\."),
+        (lambda f: edit(f, network__builder="\x1b[2J"), r"Unknown network '\\x1b\[2J'"),
+        (lambda f: edit(f, head=10**400), "is not a card"),
+        # Four terabytes: refused before anything is allocated.
+        (lambda f: edit(f, network__widths=[10**6, 10**6]), "does not fit its card"),
+    ],
+)
 def test_broken_encoders_are_refused(saved, damage, message):
     folder, _ = saved
     damage(folder)
@@ -343,8 +350,12 @@ def test_weights_of_another_dtype_are_refused(saved, dtype):
     folder, _ = saved
     size = {"F64": 8, "I32": 4, "BF16": 2, "F16": 2}.get(dtype, 1)
     place, header = 0, {}
-    for name, shape in (("dense_0/kernel", (784, 16)), ("dense_0/bias", (16,)), ("dense_1/kernel", (16, 8)),
-                        ("dense_1/bias", (8,))):
+    for name, shape in (
+        ("dense_0/kernel", (784, 16)),
+        ("dense_0/bias", (16,)),
+        ("dense_1/kernel", (16, 8)),
+        ("dense_1/bias", (8,)),
+    ):
         end = place + size * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (place, end)}
         place = end
@@ -358,8 +369,16 @@ def test_weights_of_another_dtype_are_refused(saved, dtype):
 
 CARD = json.loads((pathlib.Path(__file__).parents[1] / "support/cards/classifier-fashion_mnist.json").read_text())
 STRANGE = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("\x1b[31m"),
-    st.just(10**400), st.just([]), st.just({}), st.lists(st.integers(-1, 9), max_size=4),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.just("\x1b[31m"),
+    st.just(10**400),
+    st.just([]),
+    st.just({}),
+    st.lists(st.integers(-1, 9), max_size=4),
     st.sampled_from(sorted(BUILDERS)),
 )
 
@@ -374,8 +393,11 @@ def places(value, path=()):
 def asked_about(card):
     """All that is asked about a card."""
     return (
-        card["network"] and cards.network(card), cards.head(card), cards.keyword(card, "vocabulary"),
-        cards.is_classifier(card), cards.graph_name(card),
+        card["network"] and cards.network(card),
+        cards.head(card),
+        cards.keyword(card, "vocabulary"),
+        cards.is_classifier(card),
+        cards.graph_name(card),
     )
 
 
@@ -419,7 +441,7 @@ def test_any_safetensors_file_is_read_or_refused_in_a_line(data):
         if how == "byte":
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         elif how == "dtype":
-            other = data.draw(st.sampled_from((b"F16", b"I32", b"I64", b"F64", b"U8 ", b"C64", b"F4\"", b"\x1b[3")))
+            other = data.draw(st.sampled_from((b"F16", b"I32", b"I64", b"F64", b"U8 ", b"C64", b'F4"', b"\x1b[3")))
             content = content.replace(b"F32", other)
         else:
             content = content[: data.draw(st.integers(1, len(content)))]

@@ -133,36 +133,51 @@ def untie(tensors):
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda f: (f / "config.json").unlink(), "expected config.json, model.safetensors and tokenizer.json"),
-    (lambda f: (f / "config.json").write_text("{"), "is no model's config"),
-    (lambda f: edit(f, model_type="llama"), "type gpt2 or bert. Received: 'llama'"),
-    (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),
-    (lambda f: edit(f, n_layer="two"), "positive integers in config.json for n_layer"),
-    (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
-    (lambda f: edit(f, n_positions=30), r"wpe.weight: expected \(30, 16\) in all. Received: \(24, 16\)"),
-    (lambda f: edit(f, n_layer=10**6), "layers must be 0 to 128"),
-    (lambda f: edit(f, vocab_size=10**30), "positive integers in config.json for vocab_size"),
-    (lambda f: edit(f, n_inner="abc"), "positive integers in config.json for n_inner"),
-    (lambda f: edit(f, layer_norm_epsilon=None), "Expected a number in config.json for layer_norm_epsilon"),
-    (lambda f: edit(f, layer_norm_epsilon=-1), r"epsilon must be in \(0, 1\)"),
-    (lambda f: edit(f, n_embd=32), r"expected \(.*32.*\) in all"),
-    (lambda f: edit(f, n_embd=10**7, n_head=1), "hidden must be 0 to 1048576. Received: 40000000"),
-    (lambda f: rewrite(f, untie), "expected an output layer tied to the embedding"),
-    (lambda f: (f / "model.safetensors").unlink(), r"expected model.safetensors, or.*Pickled.*There are: config"),
-    (lambda f: shard(f, lambda index: index.update(weight_map=[])), "is no index of shards"),
-    (lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")), "to files beside it"),
-    (lambda f: shard(f, lambda index: (f / "model-00002-of-00002.safetensors").unlink()), "Missing: model-00002"),
-    (lambda f: shard(f, lambda index: index.update(weight_map={"x": "a-00001-of-00002.safetensors"})), "expected 2"),
-    (lambda f: (f / "config.json").write_text("[" * 10**5), "is no model's config: RecursionError"),
-    (lambda f: edit(f, model_type=["gpt2"]), "expected a model_type"),
-    (lambda f: rewrite(f, lambda all: all.update({"_orig_mod.transformer.wte.weight": np.ones(2)})), "are one tensor"),
-    (lambda f: rewrite(f, lambda tensors: tensors.update({k: v.astype(int) for k, v in tensors.items()})), "floats of"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "not a complete"),
-    (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
-    (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
-    (lambda f: (f / "tokenizer.json").write_text("{}"), "is no tokenizer"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "expected config.json, model.safetensors and tokenizer.json"),
+        (lambda f: (f / "config.json").write_text("{"), "is no model's config"),
+        (lambda f: edit(f, model_type="llama"), "type gpt2 or bert. Received: 'llama'"),
+        (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),
+        (lambda f: edit(f, n_layer="two"), "positive integers in config.json for n_layer"),
+        (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
+        (lambda f: edit(f, n_positions=30), r"wpe.weight: expected \(30, 16\) in all. Received: \(24, 16\)"),
+        (lambda f: edit(f, n_layer=10**6), "layers must be 0 to 128"),
+        (lambda f: edit(f, vocab_size=10**30), "positive integers in config.json for vocab_size"),
+        (lambda f: edit(f, n_inner="abc"), "positive integers in config.json for n_inner"),
+        (lambda f: edit(f, layer_norm_epsilon=None), "Expected a number in config.json for layer_norm_epsilon"),
+        (lambda f: edit(f, layer_norm_epsilon=-1), r"epsilon must be in \(0, 1\)"),
+        (lambda f: edit(f, n_embd=32), r"expected \(.*32.*\) in all"),
+        (lambda f: edit(f, n_embd=10**7, n_head=1), "hidden must be 0 to 1048576. Received: 40000000"),
+        (lambda f: rewrite(f, untie), "expected an output layer tied to the embedding"),
+        (lambda f: (f / "model.safetensors").unlink(), r"expected model.safetensors, or.*Pickled.*There are: config"),
+        (lambda f: shard(f, lambda index: index.update(weight_map=[])), "is no index of shards"),
+        (lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")), "to files beside it"),
+        (lambda f: shard(f, lambda index: (f / "model-00002-of-00002.safetensors").unlink()), "Missing: model-00002"),
+        (
+            lambda f: shard(f, lambda index: index.update(weight_map={"x": "a-00001-of-00002.safetensors"})),
+            "expected 2",
+        ),
+        (lambda f: (f / "config.json").write_text("[" * 10**5), "is no model's config: RecursionError"),
+        (lambda f: edit(f, model_type=["gpt2"]), "expected a model_type"),
+        (
+            lambda f: rewrite(f, lambda all: all.update({"_orig_mod.transformer.wte.weight": np.ones(2)})),
+            "are one tensor",
+        ),
+        (
+            lambda f: rewrite(f, lambda tensors: tensors.update({k: v.astype(int) for k, v in tensors.items()})),
+            "floats of",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]),
+            "not a complete",
+        ),
+        (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
+        (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "is no tokenizer"),
+    ],
+)
 def test_what_does_not_fit_is_refused(folder, family, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
@@ -174,11 +189,18 @@ def brain_floats(folder):
 
 
 @every_family
-@pytest.mark.parametrize("change", [
-    shard, brain_floats, lambda f: rewrite(f, lambda each: each.update({k: v.astype(float) for k, v in each.items()})),
-    lambda f: rename(f, "_orig_mod.{}".format), lambda f: rename(f, "module._orig_mod.{}".format),
-    lambda f: rename(f, lambda name: name.replace(".", "._orig_mod.", 1)),
-], ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        shard,
+        brain_floats,
+        lambda f: rewrite(f, lambda each: each.update({k: v.astype(float) for k, v in each.items()})),
+        lambda f: rename(f, "_orig_mod.{}".format),
+        lambda f: rename(f, "module._orig_mod.{}".format),
+        lambda f: rename(f, lambda name: name.replace(".", "._orig_mod.", 1)),
+    ],
+    ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"],
+)
 def test_checkpoints_as_people_save_them(folder, family, change):
     plain = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
     plain = {name: checkpoint_files.tensor_of(plain, name) for name in plain}
@@ -238,9 +260,7 @@ def test_transformers_agrees_both_ways(family, tmp_path):
     rng = np.random.default_rng(5)
     for variable in network.variables + (head.variables if head else []):  # other weights than they had
         variable.assign(variable + rng.normal(0, 0.1, variable.shape))
-    encoders.save_encoder(
-        "saved_models/mine", network, spec=hugging_face.SPEC, head=head, tokenizer=tokenizer
-    )
+    encoders.save_encoder("saved_models/mine", network, spec=hugging_face.SPEC, head=head, tokenizer=tokenizer)
     back = hugging_face.export("mine", tmp_path / "back")
     kind = {"gpt2": transformers.GPT2LMHeadModel, "bert": transformers.BertForMaskedLM}[family]
     theirs, info = kind.from_pretrained(back, output_loading_info=True)
@@ -279,9 +299,11 @@ def test_real_sentence_embeddings(minilm):
     mask = given["attention_mask"][..., None]
     expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1)).numpy()
 
-    splits = encoders.adapt(ours, encoders.card.read(ours), hold_out(
-        text.documents("x", ["filler"] * 3), test=text.documents("y", sentences)
-    ))
+    splits = encoders.adapt(
+        ours,
+        encoders.card.read(ours),
+        hold_out(text.documents("x", ["filler"] * 3), test=text.documents("y", sentences)),
+    )
     network = encoders.load_encoder(ours)
     from ssl_keras.evaluation.features import extract_features
 
@@ -300,14 +322,20 @@ def test_real_weights_are_a_better_start(minilm):
         settings, _ = masked_lm.prepare(masked_lm.Settings(length=64), small_pydoc(), init=str(ours))
         if init is None:  # the same network and tokenizer
             settings = masked_lm.Settings(
-                layers=6, heads=12, width=384, hidden=1536, context=512, length=64,
-                tokenizer=str(ours),
+                layers=6, heads=12, width=384, hidden=1536, context=512, length=64, tokenizer=str(ours)
             )
         else:
             settings = masked_lm.Settings(length=64)
         training = Training(
-            steps=60, eval_every=20, batch_size=8, learning_rate=1e-4, init=init, jit=True, tensorboard=False,
-            run=f"from-{init is not None}", clip_norm=1.0,
+            steps=60,
+            eval_every=20,
+            batch_size=8,
+            learning_rate=1e-4,
+            init=init,
+            jit=True,
+            tensorboard=False,
+            run=f"from-{init is not None}",
+            clip_norm=1.0,
         )
         pretrain("masked_lm", settings, training, data=small_pydoc())
         rows = (pathlib.Path("runs") / training.run / "metrics.csv").read_text().splitlines()
@@ -331,9 +359,9 @@ def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
     assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
 
 
-ODD = st.sampled_from([
-    None, True, -1, 0, 0.5, 2**31, 2**64, 1e400, "gelu", "", "\ud800", [], {}, [1], {"dtype": "F32"},
-])
+ODD = st.sampled_from(
+    [None, True, -1, 0, 0.5, 2**31, 2**64, 1e400, "gelu", "", "\ud800", [], {}, [1], {"dtype": "F32"}]
+)
 
 
 @settings(max_examples=40, deadline=None)

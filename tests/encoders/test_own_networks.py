@@ -74,8 +74,11 @@ def test_it_is_exported_and_embedded_on_the_command_line(tuned, images, tmp_path
     assert np.load("features.npy").shape == (359, 8)
     capsys.readouterr()
     for wrong, message in (
-        ("mine.py:nothing", "defines no function 'nothing'"), ("mine.py:word", "no function"), ("mine.py", "FILE.py:"),
-        ("nowhere.py:make", "a file that is there"), ("broken.py:make", "cannot be run: ZeroDivisionError"),
+        ("mine.py:nothing", "defines no function 'nothing'"),
+        ("mine.py:word", "no function"),
+        ("mine.py", "FILE.py:"),
+        ("nowhere.py:make", "a file that is there"),
+        ("broken.py:make", "cannot be run: ZeroDivisionError"),
     ):
         (tmp_path / "broken.py").write_text("1 / 0")
         assert main(["embed", "tuned", "--network", wrong, "--out", "other.npy"]) == 1
@@ -109,9 +112,9 @@ def test_its_kind_is_told_by_what_it_takes():
 KEPT = make()
 
 
-@pytest.mark.parametrize(("network", "message"), [
-    (KEPT, "a Functional"), (3, "an? int"), (lambda: KEPT, "share weights"),
-])
+@pytest.mark.parametrize(
+    ("network", "message"), [(KEPT, "a Functional"), (3, "an? int"), (lambda: KEPT, "share weights")]
+)
 def test_what_makes_no_fresh_graph_is_refused(network, message):
     """Else the rows "random init" and "scratch" would be of the trained weights."""
     check_makes(make)
@@ -129,14 +132,16 @@ def wrong_shape(*_):
     return keras.Model(x, keras.layers.Flatten()(x))
 
 
-@pytest.mark.parametrize("encoder", [
-    Subclass(), lambda *_: Subclass(), keras.Sequential([keras.layers.Flatten()]), wrong_shape(), wrong_shape,
-])
+@pytest.mark.parametrize(
+    "encoder",
+    [Subclass(), lambda *_: Subclass(), keras.Sequential([keras.layers.Flatten()]), wrong_shape(), wrong_shape],
+)
 @pytest.mark.parametrize("objective", ["autoencoder", "contrastive", "causal_lm"])
 def test_what_pretraining_cannot_take_leaves_no_folder(encoder, objective, tmp_path):
     data = from_arrays(np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8))
     if objective == "causal_lm":
         from ssl_keras.data.readers.text import from_texts
+
         data = from_texts([f"a few words, and {number} more" for number in range(300)])
     with pytest.raises(ValueError, match=r"[Ee]ncoder"):
         pretrain(objective, training=Training(steps=1, batch_size=8, run="own"), data=data, encoder=encoder)

@@ -75,6 +75,7 @@ def test_a_kill_at_any_step_loses_nothing(folder, step, monkeypatch):
                 raise Killed
             left[0] -= 1
             return plain(*arguments, **options)
+
         return call
 
     for name in STEPS:

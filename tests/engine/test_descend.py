@@ -13,7 +13,8 @@ RATE = 0.5
 def regression(rng, rows=12):
     """(batch, variable (3,)) of a linear regression with unequal weights, some of them 0."""
     batch = {
-        "x": rng.normal(size=(rows, 3)).astype(np.float32), "y": rng.normal(size=rows).astype(np.float32),
+        "x": rng.normal(size=(rows, 3)).astype(np.float32),
+        "y": rng.normal(size=rows).astype(np.float32),
         "weight": (np.arange(rows) % 4).astype(np.float32),
     }
     return {key: tf.constant(value) for key, value in batch.items()}, keras.Variable([0.3, -0.2, 0.1], name="w")
@@ -21,6 +22,7 @@ def regression(rng, rows=12):
 
 def squared(variable):
     """The loss: Σ weight · (x·w − y)² and Σ weight."""
+
     def loss(batch):
         error = tf.linalg.matvec(batch["x"], variable.value) - batch["y"]
         return tf.reduce_sum(batch["weight"] * tf.square(error)), tf.reduce_sum(batch["weight"])

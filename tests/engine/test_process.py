@@ -19,7 +19,10 @@ from ssl_keras.training.strategy import strategy
 
 def draws():
     return [
-        random.random(), float(np.random.rand()), float(tf.random.uniform(())), float(keras.random.uniform(())),
+        random.random(),
+        float(np.random.rand()),
+        float(tf.random.uniform(())),
+        float(keras.random.uniform(())),
         float(keras.layers.Dense(1).kernel_initializer((3, 2))[0, 0]),
     ]
 
@@ -91,7 +94,11 @@ def test_keras_that_has_another_backend_is_refused_in_one_line():
         "import sys, types; sys.modules['keras'] = types.SimpleNamespace(config=types.SimpleNamespace("
         "backend=lambda: 'jax')); import ssl_keras"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("ImportError: ssl_keras needs Keras' TensorFlow backend.")

@@ -18,9 +18,7 @@ def by_hand(train, test, place, n, horizon, start):
     def context(tokens, i):
         return tuple(tokens[i - horizon - n + 2 : i - horizon + 1])
 
-    after = collections.Counter(
-        train[i] for i in range(start, len(train)) if context(train, i) == context(test, place)
-    )
+    after = collections.Counter(train[i] for i in range(start, len(train)) if context(train, i) == context(test, place))
     lower = by_hand(train, test, place, n - 1, horizon, start)
     if not after:
         return lower

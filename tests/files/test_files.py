@@ -52,10 +52,16 @@ def circle(path):
     path.symlink_to(path.name)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (pipe, "is a pipe"), (unix_socket, "is a socket"), (os.mkdir, "is a folder"), (link_to_a_pipe, "is a pipe"),
-    (circle, "is a link to itself"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (pipe, "is a pipe"),
+        (unix_socket, "is a socket"),
+        (os.mkdir, "is a folder"),
+        (link_to_a_pipe, "is a pipe"),
+        (circle, "is a link to itself"),
+    ],
+)
 def test_what_is_no_file_stays(tmp_path, monkeypatch, make, message):
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = tmp_path / "out"
@@ -88,18 +94,26 @@ def test_a_folder_that_is_tried_keeps_its_files(tmp_path):
     assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("command", [
-    ["embed", "autoencoder-fashion_mnist"], ["sample", "dcgan-fashion_mnist"],
-    ["sample", "causal_lm-tiny_shakespeare", "--prompt", "a"],
-    ["search", "image_text-emoji_pairs", "a heart", "--images", "."],
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed", "autoencoder-fashion_mnist"],
+        ["sample", "dcgan-fashion_mnist"],
+        ["sample", "causal_lm-tiny_shakespeare", "--prompt", "a"],
+        ["search", "image_text-emoji_pairs", "a heart", "--images", "."],
+    ],
+)
 @pytest.mark.parametrize("there", [np.save, lambda path, _: pipe(path)], ids=["a file", "a pipe"])
 def test_commands_replace_nothing_unasked(command, there, tmp_path, capsys, monkeypatch):
     def begun(*_, **__):
         raise AssertionError("it has begun to work")
 
-    for name in ("cli.evaluate.load", "cli.generate.sampling.load_generator", "encoders.load_encoder",
-                 "cli.search.search.Retriever"):
+    for name in (
+        "cli.evaluate.load",
+        "cli.generate.sampling.load_generator",
+        "encoders.load_encoder",
+        "cli.search.search.Retriever",
+    ):
         monkeypatch.setattr(f"ssl_keras.{name}", begun)
     out = tmp_path / "thesis.npy"
     there(out, np.arange(3))

@@ -145,8 +145,14 @@ def test_bad_input_is_refused(network):
         generator(np.array([[7, 40]]), 5)
     with pytest.raises(ValueError, match="at least one token"):
         generator(np.zeros((1, 0), np.int32), 5)
-    for wrong in ({"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"temperature": float("nan")},
-                  {"seed": 2**31}):
+    for wrong in (
+        {"temperature": -1},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"temperature": float("nan")},
+        {"seed": 2**31},
+    ):
         with pytest.raises(ValueError, match="Expected temperature"):
             generator(np.zeros((1, 2), np.int32), 5, **wrong)
     tokenizer = tokenizers.Tokenizer(tokenizers._characters(["abc"], 0))

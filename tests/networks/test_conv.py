@@ -13,10 +13,13 @@ def num_features(network, width):
     return {"cnn": 4, "resnet18": 8, "resnet34": 8, "resnet50": 32, "resnet101": 32}[network] * width
 
 
-@pytest.mark.parametrize(("network", "shape", "parameters"), [
-    ("resnet18", (224, 224, 3), 11_689_512 - 513_000),  # the paper's sizes, as torchvision counts them,
-    ("resnet50", (224, 224, 3), 25_557_032 - 2_049_000),  # less the classifier
-])
+@pytest.mark.parametrize(
+    ("network", "shape", "parameters"),
+    [
+        ("resnet18", (224, 224, 3), 11_689_512 - 513_000),  # the paper's sizes, as torchvision counts them,
+        ("resnet50", (224, 224, 3), 25_557_032 - 2_049_000),  # less the classifier
+    ],
+)
 def test_the_papers_sizes(network, shape, parameters):
     with tf.Graph().as_default():
         encoder = conv.conv_encoder(shape, network)
@@ -24,10 +27,14 @@ def test_the_papers_sizes(network, shape, parameters):
         assert encoder.output_shape == (None, num_features(network, 64))
 
 
-@pytest.mark.parametrize("network", [
-    # The deeper ones have the same blocks as those of 18 and 50 layers, only more of them.
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("resnet34", "resnet101") else []) for name in conv.BLOCKS
-])
+@pytest.mark.parametrize(
+    "network",
+    [
+        # The deeper ones have the same blocks as those of 18 and 50 layers, only more of them.
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("resnet34", "resnet101") else [])
+        for name in conv.BLOCKS
+    ],
+)
 @pytest.mark.parametrize("places", [1, 2])
 def test_every_network_makes_features_of_any_size(network, places, rng):
     encoder = conv.conv_encoder((32, 32, 3), network, 4, places)

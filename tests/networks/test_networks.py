@@ -16,7 +16,13 @@ SMALL = {  # keywords of a small network of each builder
     "dense": {"image_shape": (8, 8, 1), "widths": (6, 4)},
     "dcgan_trunk": {"image_shape": (16, 16, 1), "width": 4},
     "transformer": {
-        "vocabulary": 9, "context": 6, "layers": 1, "heads": 2, "width": 8, "architecture": "modern", "causal": True,
+        "vocabulary": 9,
+        "context": 6,
+        "layers": 1,
+        "heads": 2,
+        "width": 8,
+        "architecture": "modern",
+        "causal": True,
     },
     "recurrent": {"vocabulary": 9, "width": 4, "layers": 1},
     "waveform": {"rate": 8_000, "width": 8, "layers": 1, "heads": 2, "channels": 4},
@@ -26,7 +32,12 @@ SMALL = {  # keywords of a small network of each builder
     "frame_classifier": {"width": 4, "symbols": 5},
     "generator": {"image_shape": (16, 16, 1), "latent": 3, "width": 4},
     "towers": {
-        "features": 4, "vocabulary": 9, "context": 6, "text_layers": 1, "text_heads": 2, "text_width": 8,
+        "features": 4,
+        "vocabulary": 9,
+        "context": 6,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_width": 8,
         "projection": 5,
     },
 }
@@ -34,9 +45,9 @@ every_builder = pytest.mark.parametrize("name", BUILDERS)
 # The deeper ones have the same blocks as those of 18 and 50 layers, only more of them.
 DEEPER = ("resnet34", "resnet101")
 every_graph, every_image_encoder = (
-    pytest.mark.parametrize("name", [
-        pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in names
-    ])
+    pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] if name in DEEPER else []) for name in names]
+    )
     for names in (BUILDERS, IMAGE_ENCODERS)
 )
 
@@ -169,11 +180,16 @@ def two_ended():
     return keras.Model(x, [x, keras.layers.Dense(2)(x)])
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (Own, "a subclass, Own"), (lambda: keras.Sequential([keras.layers.Dense(2)]), "one without keras.Input"),
-    (two_ended, "1 inputs and 2 outputs"), (lambda: keras.layers.Dense(2), "Received: Dense"),
-    (lambda: None, "NoneType"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Own, "a subclass, Own"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "one without keras.Input"),
+        (two_ended, "1 inputs and 2 outputs"),
+        (lambda: keras.layers.Dense(2), "Received: Dense"),
+        (lambda: None, "NoneType"),
+    ],
+)
 def test_what_is_no_graph_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         realize(make)
@@ -195,6 +211,7 @@ def test_outputs_are_float32_in_any_precision(name, precision):
 @every_kind
 def test_the_settings_of_keras_do_not_matter(name):
     """Of another project's keras.json, or of the program; nor a name scope around."""
+
     def told(graph):
         tensors = keras.tree.flatten([graph.input, graph.output])
         return [(x.shape, x.dtype) for x in tensors], [(v.path, v.shape, v.dtype) for v in graph.variables]
@@ -209,7 +226,9 @@ def test_the_settings_of_keras_do_not_matter(name):
         with keras.name_scope("around"):
             assert told(network.build()) == expected
         assert (settings.floatx(), settings.epsilon(), settings.image_data_format()) == (
-            "float64", 1e-3, "channels_first"
+            "float64",
+            1e-3,
+            "channels_first",
         )
     finally:
         settings.set_floatx("float32")

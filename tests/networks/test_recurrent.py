@@ -73,9 +73,7 @@ def test_gradient_is_the_difference_quotient(cell):
     """In float64: the written-out gradient, for what Keras' layers do not give: kernel, bias, and the start."""
     rng = np.random.default_rng(3)
     gates = recurrent.GATES[cell] * 2
-    x, kernel, bias = (
-        tf.constant(rng.normal(size=s)) for s in ((4, 3, gates), (2, gates), (gates,))
-    )
+    x, kernel, bias = (tf.constant(rng.normal(size=s)) for s in ((4, 3, gates), (2, gates), (gates,)))
     valid = tf.constant(rng.random((4, 3, 1)) < 0.7)
     start = tuple(tf.constant(rng.normal(size=(3, 2))) for _ in range(1 + (cell == "lstm")))
     upstream = tf.constant(rng.normal(size=(4, 3, 2)))

@@ -31,7 +31,8 @@ def loop_attention(q, k, v, causal, valid):
             for t in range(time):
                 scores = [
                     math.fsum(q[b, t, h] * k[b, s, h]) / math.sqrt(depth)
-                    if valid[b, s] and (s <= t or not causal) else -math.inf
+                    if valid[b, s] and (s <= t or not causal)
+                    else -math.inf
                     for s in range(time)
                 ]
                 weight = np.exp(np.array(scores) - max(scores))
@@ -142,8 +143,9 @@ def test_named_sizes(size, million):
     assert blocks / 1e6 == pytest.approx(million, rel=0.03)
 
 
-@pytest.mark.parametrize(("size", "vocabulary", "context", "million"), [("gpt2", 50257, 1024, 124.4),
-                                                                       ("bert-base", 30522, 512, 108.9)])
+@pytest.mark.parametrize(
+    ("size", "vocabulary", "context", "million"), [("gpt2", 50257, 1024, 124.4), ("bert-base", 30522, 512, 108.9)]
+)
 def test_public_sizes(size, vocabulary, context, million):
     """GPT-2: 124M. BERT: 110M with its pooler, 108.9M without."""
     layers, heads, width = tr.SIZES[size]

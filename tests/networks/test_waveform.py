@@ -115,10 +115,14 @@ def test_the_spectrogram_shows_a_tone_where_it_is():
     assert abs(bands[:, 20].argmax() - place) <= 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"rate": 44_100}, "rate must be"), ({"frontend": "fft"}, "frontend must be"),
-    ({"context": "none"}, "context must be"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": 44_100}, "rate must be"),
+        ({"frontend": "fft"}, "frontend must be"),
+        ({"context": "none"}, "context must be"),
+    ],
+)
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         waveform.waveform_encoder(**{"rate": RATE, "width": 16, "layers": 1, "heads": 2} | options)

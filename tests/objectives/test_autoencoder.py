@@ -202,7 +202,11 @@ def test_plain_arrays_and_callbacks_work_in_fit(digits):
     train, validation = ({"image": part.column("image")} for part in (digits.train, digits.validation))
     seen = []
     history = objective.fit(
-        train, batch_size=128, epochs=3, validation_data=(validation,), verbose=0,
+        train,
+        batch_size=128,
+        epochs=3,
+        validation_data=(validation,),
+        verbose=0,
         callbacks=[
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(sorted(logs))),
             keras.callbacks.EarlyStopping("val_loss", patience=1),

@@ -69,11 +69,15 @@ def test_what_is_evaluated_is_not_augmented():
     assert objective.preprocess_eval(batch, BatchRandom(0, 0, 0, 8)) is batch
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"label_smoothing": 1.0}, "label_smoothing must be"), ({"mixup": -1.0}, "mixup must be"),
-    ({"network": "vgg"}, "network must be one of"),
-    ({"width": -1}, "width must be"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing must be"),
+        ({"mixup": -1.0}, "mixup must be"),
+        ({"network": "vgg"}, "network must be one of"),
+        ({"width": -1}, "width must be"),
+    ],
+)
 def test_settings_are_checked(bad, message):
     with pytest.raises(ValueError, match=message):
         Settings(**bad)
@@ -123,6 +127,7 @@ def test_the_encoder_stands_still_at_first():
 @pytest.mark.fit
 def test_augmentation_of_text_is_refused():
     from ssl_keras.data.readers import text
+
     splits = text.from_texts(["one two", "three four"] * 40, [0, 1] * 40, classes=("a", "b"))
     with pytest.raises(ValueError, match="takes images"):
         finetune("autoencoder-fashion_mnist", FinetuneSettings(crop=0.5), Training(steps=2), data=splits)
@@ -132,8 +137,10 @@ def test_augmentation_of_text_is_refused():
 def test_supervised_fashion_mnist(fashion_mnist):
     """Enough to see that it learns; the README's number takes longer."""
     outcome = pretrain(
-        "classifier", Settings(flip=True, shift=0.1),
-        dataclasses.replace(classifier.DEFAULTS, epochs=2, tensorboard=False), data=fashion_mnist,
+        "classifier",
+        Settings(flip=True, shift=0.1),
+        dataclasses.replace(classifier.DEFAULTS, epochs=2, tensorboard=False),
+        data=fashion_mnist,
     )
     assert outcome["test_accuracy"] > 0.87
     assert load_encoder(outcome["folder"]).output_shape == (None, 128)

@@ -6,18 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import (
-    CASES,
-    ONE,
-    OPTIONS,
-    Trajectory,
-    every_case,
-    every_objective,
-    planned,
-    train,
-    trajectory,
-    uncovered,
-)
+from contract import CASES, ONE, OPTIONS, Trajectory, every_case, every_objective, planned, train, trajectory, uncovered
 
 from ssl_keras import encoders
 from ssl_keras.data.batches import Batches
@@ -89,7 +78,9 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
     source = CASES[name].splits().train
     objective = trajectory(name).objective
     encoders.save_encoder(
-        tmp_path / "saved", objective.encoder, spec=source.spec(),
+        tmp_path / "saved",
+        objective.encoder,
+        spec=source.spec(),
         tokenizer=source.tokenizer if "tokens" in source.arrays else None,
     )
     loaded = encoders.load_encoder(tmp_path / "saved")
@@ -112,9 +103,7 @@ def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
     monkeypatch.setattr(objective, "report", lambda *arguments: reports.append(report(*arguments)) or reports[-1])
     board.close(objective, {"step": 1, "test_loss": 1.0})
     events = tf.data.TFRecordDataset([str(path) for path in (tmp_path / "tensorboard").glob("events*")])
-    tags = {
-        value.tag for event in events for value in tf.compat.v1.Event.FromString(event.numpy()).summary.value
-    }
+    tags = {value.tag for event in events for value in tf.compat.v1.Event.FromString(event.numpy()).summary.value}
     assert {"loss/train", "loss/learning_rate", "outcome/test_loss", "health/feature_sd", "quality/rankme"} <= tags
     always = {"pictures/neighbors", *(f"health/{each}" for each in ("feature_sd", "uniformity", "alignment"))}
     own = {tag.partition("/")[0] for tag in tags - always if not tag.endswith("gradient_norm")}
@@ -122,7 +111,10 @@ def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
     (made,) = reports
     assert any(vars(made).values())
     for group, shown in (
-        ("pictures", made.images), ("sounds", made.audio), ("texts", made.texts), ("health", made.histograms),
+        ("pictures", made.images),
+        ("sounds", made.audio),
+        ("texts", made.texts),
+        ("health", made.histograms),
     ):
         for each in shown:
             assert any(tag.startswith(f"{group}/{each}") for tag in tags), (group, each)
@@ -232,10 +224,16 @@ def test_micro_batches_change_nothing(name):
     assert other_logs == pytest.approx(logs, abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "precision"), [
-    ("contrastive", "mixed_float16"), ("image_text", "mixed_float16"), ("ctc", "mixed_float16"),
-    ("causal_lm", "mixed_bfloat16"), ("masked_lm", "mixed_bfloat16"),
-])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("contrastive", "mixed_float16"),
+        ("image_text", "mixed_float16"),
+        ("ctc", "mixed_float16"),
+        ("causal_lm", "mixed_bfloat16"),
+        ("masked_lm", "mixed_bfloat16"),
+    ],
+)
 def test_in_16_bit_it_learns_the_same(name, precision):
     """Of each kind of data one; of the others see test_flow.py, test_dcgan.py, test_seq2seq.py and test_wav2vec2.py."""
     # Of float16 the first updates may be left out, until the scale of the loss fits.

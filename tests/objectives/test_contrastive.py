@@ -52,15 +52,18 @@ def test_local_global_compares_the_last_two_stages():
     assert [x.shape[-1] for x in objective.trunk.outputs] == [32, 16, 32]
     assert len(objective.local_projectors) == 2
     with pytest.raises(ValueError, match="Expected a graph with layers stage_0"):
-        contrastive.build(
-            Settings(loss="local_global"), {"image": ((28, 28, 1), tf.uint8)}, dense_encoder((28, 28, 1))
-        )
+        contrastive.build(Settings(loss="local_global"), {"image": ((28, 28, 1), tf.uint8)}, dense_encoder((28, 28, 1)))
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"loss": "triplet"}, "loss must be one of nt_xent"), ({"temperature": 0.0}, "temperature must be more than 0"),
-    ({"projection": ()}, "projection must be"), ({"crop": 0.0}, "crop must be"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"loss": "triplet"}, "loss must be one of nt_xent"),
+        ({"temperature": 0.0}, "temperature must be more than 0"),
+        ({"projection": ()}, "projection must be"),
+        ({"crop": 0.0}, "crop must be"),
+    ],
+)
 def test_settings_are_checked(bad, message):
     with pytest.raises(ValueError, match=message):
         Settings(**bad)
@@ -87,9 +90,11 @@ def test_it_learns_features_better_than_random_ones(loss):
 @pytest.mark.fit
 def test_one_table_of_several_encoders(monkeypatch, capsys):
     """Encoders of one architecture share their baselines; another's has its own."""
-    monkeypatch.setitem(grids.GRIDS, "convolution", grids.Grid(
-        (3e-3,), (5, 10), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))
-    ))
+    monkeypatch.setitem(
+        grids.GRIDS,
+        "convolution",
+        grids.Grid((3e-3,), (5, 10), (1, 1), 32, 64, (Augmentation(), Augmentation(crop=0.6))),
+    )
     training = Training(data="digits", image_size=16, steps=2, eval_every=2, batch_size=64, tensorboard=False)
     pretrain("contrastive", Settings(**SMALL), training)
     pretrain("contrastive", Settings(**SMALL, loss="vicreg"), dataclasses.replace(training, run="other"))
@@ -101,7 +106,11 @@ def test_one_table_of_several_encoders(monkeypatch, capsys):
     with open("results/contrastive-digits-digits/table.json") as file:
         table = json.load(file)
     assert list(table) == [
-        "pixels", "random init", "contrastive-digits, frozen", "contrastive-digits, fine-tuned", "scratch"
+        "pixels",
+        "random init",
+        "contrastive-digits, frozen",
+        "contrastive-digits, fine-tuned",
+        "scratch",
     ]
     assert table["scratch"].keys() == {"all", "5 per class", "noise", "shift"}
     assert table["pixels"].keys() == {*table["scratch"], "kNN", "feature sd", "RankMe", "uniformity"}
@@ -110,8 +119,14 @@ def test_one_table_of_several_encoders(monkeypatch, capsys):
     with open("several/table.json") as file:
         several = json.load(file)
     assert list(several) == [
-        "pixels", "random init", "contrastive-digits, frozen", "other, frozen",
-        "random init, like narrow", "narrow, frozen", "random init, like places", "places, frozen",
+        "pixels",
+        "random init",
+        "contrastive-digits, frozen",
+        "other, frozen",
+        "random init, like narrow",
+        "narrow, frozen",
+        "random init, like places",
+        "places, frozen",
     ]
     assert several["random init"]["all"] == table["random init"]["all"]
     recorded = cards.read(encoders.find("narrow"))["results"]["digits"]

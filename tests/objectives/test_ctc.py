@@ -214,9 +214,10 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"seconds": 100.0}, "seconds must be"), ({"rate": 5}, "rate must be"), ({"shift": 0.1}, "cut off words"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"seconds": 100.0}, "seconds must be"), ({"rate": 5}, "rate must be"), ({"shift": 0.1}, "cut off words")],
+)
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ctc.Settings(**options)

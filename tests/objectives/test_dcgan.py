@@ -83,7 +83,8 @@ def test_places_keep_the_maxima(rng):
     x = rng.normal(size=(2, 7, 9, 3)).astype(np.float32)
     expected = [
         x[:, i * 7 // 4 : -(-(i + 1) * 7 // 4), j * 9 // 4 : -(-(j + 1) * 9 // 4)].max((1, 2))
-        for i in range(4) for j in range(4)
+        for i in range(4)
+        for j in range(4)
     ]
     np.testing.assert_array_equal(networks.PlaceMax(4)(x).numpy(), np.concatenate(expected, 1))
 
@@ -93,7 +94,9 @@ def test_each_player_learns_from_its_own_loss_alone(options):
     """The gradients of one pass are those of two passes, one for each player."""
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
-    gradients, totals, weight = descend.mean_gradients(objective.state, objective.losses, batch, objective.optimizer_groups())
+    gradients, totals, weight = descend.mean_gradients(
+        objective.state, objective.losses, batch, objective.optimizer_groups()
+    )
     expected = []
     for player, (_, variables) in enumerate(objective.optimizer_groups()):
         with tf.GradientTape() as tape:
@@ -244,9 +247,10 @@ def test_a_failed_update_ends_its_step():
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize(("precision", "options"), [
-    ("mixed_float16", {"loss": "wasserstein"}), ("mixed_bfloat16", {"normalization": "spectral"}),
-])
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [("mixed_float16", {"loss": "wasserstein"}), ("mixed_bfloat16", {"normalization": "spectral"})],
+)
 def test_mixed_precision(precision, options):
     keras.config.set_dtype_policy(precision)
     objective = compile_objective(built(**options), "adam")
@@ -288,7 +292,9 @@ def test_a_lost_game_is_named():
     objective.step.assign(dcgan.EARLY)
     assert objective.warnings(fine) == []
     for change, said in (
-        ({"loss": 0.001}, "won"), ({"generator_gradient_norm": 0.0}, "vanished"), ({"diversity": 0.01}, "collapsed"),
+        ({"loss": 0.001}, "won"),
+        ({"generator_gradient_norm": 0.0}, "vanished"),
+        ({"diversity": 0.01}, "collapsed"),
     ):
         [warning] = objective.warnings(fine | change)
         assert said in warning
@@ -340,13 +346,19 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
         dcgan.build(dcgan.Settings(**SMALL), SPEC, stock)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"loss": "hinge"}, "loss must be one of"), ({"normalization": "group"}, "normalization must be one of"),
-    ({"loss": "wasserstein", "normalization": "batch"}, "choose normalization layer"),
-    ({"latent": 0}, "latent must be"), ({"critic_steps": 0}, "critic_steps must be"),
-    ({"penalty": -1.0}, "penalty must be"),
-    ({"generator_lr_ratio": 0.0}, "generator_lr_ratio must be"), ({"ema_decay": 1.0}, "ema_decay must be"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"normalization": "group"}, "normalization must be one of"),
+        ({"loss": "wasserstein", "normalization": "batch"}, "choose normalization layer"),
+        ({"latent": 0}, "latent must be"),
+        ({"critic_steps": 0}, "critic_steps must be"),
+        ({"penalty": -1.0}, "penalty must be"),
+        ({"generator_lr_ratio": 0.0}, "generator_lr_ratio must be"),
+        ({"ema_decay": 1.0}, "ema_decay must be"),
+    ],
+)
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         dcgan.Settings(**options)

@@ -26,8 +26,14 @@ from ssl_keras.objectives import image_text, masked_lm, rotation
 from ssl_keras.training.pretrain import pretrain
 
 SHAPES = ("square", "disc", "cross", "bar", "ring")
-COLORS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 200, 40),
-           "white": (240, 240, 240), "pink": (240, 120, 180)}
+COLORS = {
+    "red": (200, 30, 30),
+    "green": (30, 160, 60),
+    "blue": (40, 60, 200),
+    "yellow": (220, 200, 40),
+    "white": (240, 240, 240),
+    "pink": (240, 120, 180),
+}
 
 
 def drawn(shape, color, random, side=16):
@@ -35,8 +41,11 @@ def drawn(shape, color, random, side=16):
     y, x = np.mgrid[:side, :side] - side / 2 + random.uniform(-2, 2, (2, 1, 1))
     r, size = np.hypot(x, y), random.uniform(4, 6)
     inside = {
-        "square": (abs(x) < size * 0.8) & (abs(y) < size * 0.8), "disc": r < size, "bar": abs(y) < 2,
-        "cross": (abs(x) < 1.5) | (abs(y) < 1.5), "ring": (r < size) & (r > size - 2),
+        "square": (abs(x) < size * 0.8) & (abs(y) < size * 0.8),
+        "disc": r < size,
+        "bar": abs(y) < 2,
+        "cross": (abs(x) < 1.5) | (abs(y) < 1.5),
+        "ring": (r < size) & (r > size - 2),
     }[shape]
     return np.where(inside[..., None], COLORS[color], random.integers(0, 30)).astype(np.uint8)
 
@@ -50,10 +59,12 @@ def shapes(count=240):
     source = captions.source("shapes", images, texts)
     order = random.permutation(count)
     parts = np.split(order, [count - 60, count - 30])
-    return captions.Splits(*(
-        dataclasses.replace(source.take(rows), name=f"shapes[{name}]")
-        for name, rows in zip(("train", "validation", "test"), parts)
-    ))
+    return captions.Splits(
+        *(
+            dataclasses.replace(source.take(rows), name=f"shapes[{name}]")
+            for name, rows in zip(("train", "validation", "test"), parts)
+        )
+    )
 
 
 def pair(rng, rows=6, width=4):
@@ -78,9 +89,7 @@ def test_clip_equals_a_slow_loop(rng):
 def test_siglip_equals_a_slow_loop(rng):
     first, second = pair(rng)
     similarity = 3.0 * normalized(first.numpy()) @ normalized(second.numpy()).T - 1.5
-    expected = [
-        sum(np.log1p(np.exp(-(1 if i == j else -1) * similarity[i, j])) for j in range(6)) for i in range(6)
-    ]
+    expected = [sum(np.log1p(np.exp(-(1 if i == j else -1) * similarity[i, j])) for j in range(6)) for i in range(6)]
     np.testing.assert_allclose(losses.siglip(first, second, tf.ones(6), 3.0, -1.5), expected, rtol=1e-5)
 
 
@@ -117,9 +126,7 @@ def test_padding_and_the_same_concept_are_no_negatives(rng, name):
     first, second = pair(rng)
     loss = both_losses()[name]
     weight = tf.constant([1.0, 1, 1, 1, 0, 0])
-    np.testing.assert_allclose(
-        loss(first, second, weight)[:4], loss(first[:4], second[:4], tf.ones(4)), rtol=1e-5
-    )
+    np.testing.assert_allclose(loss(first, second, weight)[:4], loss(first[:4], second[:4], tf.ones(4)), rtol=1e-5)
     same = tf.constant([[0, 1], [2, 3], [0, 1], [4, 5], [0, 9], [6, 7]])
     ours = loss(first, second, tf.ones(6), same).numpy()
     without = [0, 1, 3, 4, 5]  # the third has the first's caption
@@ -229,9 +236,7 @@ def written(tmp_path, rows):
 
 def rows(random):
     letters = "bcdfghjklmnprstvwz"
-    return [
-        {"image": f"{i}.png", "caption": ["".join(random.choice(list(letters), 9)), "thing"]} for i in range(120)
-    ]
+    return [{"image": f"{i}.png", "caption": ["".join(random.choice(list(letters), 9)), "thing"]} for i in range(120)]
 
 
 def test_files_of_captions(tmp_path, rng, caplog):
@@ -275,15 +280,18 @@ def test_splits_by_concept(tmp_path, rng):
     assert sorted(tested) == sorted(row["caption"][0] for row in listed)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda listed: listed[3].update(image="gone.png"), "1 captions have no image: .*gone.png"),
-    (lambda listed: listed[3].update(image="a long caption " * 50), "1 captions have no image: .*a long caption"),
-    (lambda listed: listed[3].update(caption=" "), "row 4: its caption is empty"),
-    (lambda listed: listed[3].update(caption=[]), "row 4: its caption is empty"),
-    (lambda listed: listed[3].pop("caption"), "line 4: expected"),
-    (lambda listed: listed[3].update(caption=None), "line 4: expected"),
-    (lambda listed: listed[3].update(image=3), "line 4: expected"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda listed: listed[3].update(image="gone.png"), "1 captions have no image: .*gone.png"),
+        (lambda listed: listed[3].update(image="a long caption " * 50), "1 captions have no image: .*a long caption"),
+        (lambda listed: listed[3].update(caption=" "), "row 4: its caption is empty"),
+        (lambda listed: listed[3].update(caption=[]), "row 4: its caption is empty"),
+        (lambda listed: listed[3].pop("caption"), "line 4: expected"),
+        (lambda listed: listed[3].update(caption=None), "line 4: expected"),
+        (lambda listed: listed[3].update(image=3), "line 4: expected"),
+    ],
+)
 def test_bad_captions_are_named(tmp_path, rng, change, message):
     listed = rows(rng)
     change(listed)
@@ -309,9 +317,16 @@ def test_other_bad_input(tmp_path):
     row = {"name": "a", "short_names": [], "keywords": [], "sheet_x": 2, "sheet_y": 0}
     row |= {"sheet_x": 0}
     for wrong in (
-        json.dumps(row | {"sheet_x": 2}), "{}", "nonsense", "[" * 10**5, json.dumps(row | {"name": 5}),
-        json.dumps(row | {"keywords": [1]}), json.dumps(row | {"short_names": "abc"}), "[1]",
-        json.dumps(row | {"sheet_x": True}), json.dumps(row | {"sheet_y": 0.5}),
+        json.dumps(row | {"sheet_x": 2}),
+        "{}",
+        "nonsense",
+        "[" * 10**5,
+        json.dumps(row | {"name": 5}),
+        json.dumps(row | {"keywords": [1]}),
+        json.dumps(row | {"short_names": "abc"}),
+        "[1]",
+        json.dumps(row | {"sheet_x": True}),
+        json.dumps(row | {"sheet_y": 0.5}),
     ):
         (tmp_path / "emoji.jsonl").write_text(wrong)
         with pytest.raises(ValueError, match="line 1: expected name"):
@@ -373,9 +388,7 @@ def test_equal_names_are_all_right(rng):
     concepts = retrieval.concepts_of(["A cat", *["a dog!", "a dog"] * 6, "cow", "hen", "pig"])
     x = normalized(rng.normal(size=(16, 8)))[concepts]
     assert retrieval.recalls(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
-    drawn = [
-        np.isin(concepts[rng.permutation(16)[:5]], concepts[i]).any() for i in range(16) for _ in range(2_000)
-    ]
+    drawn = [np.isin(concepts[rng.permutation(16)[:5]], concepts[i]).any() for i in range(16) for _ in range(2_000)]
     assert retrieval.chance(concepts)[5] == pytest.approx(np.mean(drawn), abs=0.01)
     assert retrieval.chance(np.arange(50)) == pytest.approx({1: 0.02, 5: 0.1, 10: 0.2})
 
@@ -397,7 +410,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = image_text.Settings(width=8, text_layers=1, text_width=32, projection=32, tokenizer="characters")
     training = dataclasses.replace(
-        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", eval_every=60, tensorboard=False,
+        image_text.DEFAULTS, epochs=40, batch_size=60, warmup=10, run="shapes", eval_every=60, tensorboard=False
     )
     pretrain("image_text", settings, training, data=shapes())
     encoder, towers, card = encoders.load_with_head("shapes")
@@ -430,7 +443,8 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken" / "one.png").write_text("no picture")
     for wrong, message in (
         (["a red square", "--images", "broken"], "one.png, cannot be read: no picture"),
-        (["a red square"], "--images FOLDER"), (["§§", "--images", str(some)], "knows"),
+        (["a red square"], "--images FOLDER"),
+        (["§§", "--images", str(some)], "knows"),
         (["a red square", "--images", "nowhere"], "no such folder"),
         (["words.txt", "--texts", "words.txt"], "a picture"),
     ):
@@ -443,11 +457,34 @@ def test_recall_beside_its_baselines(tmp_path, rng, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = f"captions:{written(tmp_path, rows(rng))}"
     assert main(["leaks", "--data", data]) == 0
-    assert main([
-        "pretrain", "image_text", "--data", data, "--width", "4", "--text-layers", "1", "--text-width", "16",
-        "--text-heads", "2", "--steps", "2", "--batch-size", "20", "--run", "few", "--tokenizer", "characters",
-        "--no-tensorboard",
-    ]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "image_text",
+                "--data",
+                data,
+                "--width",
+                "4",
+                "--text-layers",
+                "1",
+                "--text-width",
+                "16",
+                "--text-heads",
+                "2",
+                "--steps",
+                "2",
+                "--batch-size",
+                "20",
+                "--run",
+                "few",
+                "--tokenizer",
+                "characters",
+                "--no-tensorboard",
+            ]
+        )
+        == 0
+    )
     assert main(["recall", "few", "--data", data, "--record"]) == 0
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert table[-3:] == ["chance", "bag of words", "few"]
@@ -468,9 +505,11 @@ def test_leaks_are_found(tmp_path, capsys):
     assert "1 of 1 images of test" in found.out
     assert "1 near duplicates of training examples" in found.err
     with pytest.raises(ValueError, match="neither images nor texts"):
-        near_duplicates.leaks(captions.Splits(*(
-            dataclasses.replace(part, arrays={"label": part.arrays["label"]}) for part in load("digits")
-        )))
+        near_duplicates.leaks(
+            captions.Splits(
+                *(dataclasses.replace(part, arrays={"label": part.arrays["label"]}) for part in load("digits"))
+            )
+        )
 
 
 @pytest.mark.parametrize("size", [28, 64])
@@ -492,13 +531,18 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     spec = splits.train.spec()
     encoders.save_encoder("seen", rotation.build(rotation.Settings(width=4), spec).encoder, spec=spec)
     said = hold_out(text.documents("said", [each[0] for part in splits for each in captions.captions_of(part)]))
-    settings, said = masked_lm.prepare(masked_lm.Settings(
-        layers=1, heads=2, width=16, hidden=32, context=8, tokenizer="wordpiece", vocabulary=60
-    ), said)
+    settings, said = masked_lm.prepare(
+        masked_lm.Settings(layers=1, heads=2, width=16, hidden=32, context=8, tokenizer="wordpiece", vocabulary=60),
+        said,
+    )
     spec = said.train.spec()
     objective = masked_lm.build(settings, spec)
     encoders.save_encoder(
-        "said", objective.encoder, spec=spec, head=objective.head, tokenizer=said.train.tokenizer,
+        "said",
+        objective.encoder,
+        spec=spec,
+        head=objective.head,
+        tokenizer=said.train.tokenizer,
         context=objective.context,
     )
     settings = image_text.Settings(init_image="seen", init_text="said", projection=8)
@@ -510,8 +554,9 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
         for key, variable in encoders.named_variables(network).items():
             np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
     settings = image_text.Settings(init_image="seen", freeze_image=True, text_layers=1, text_width=16, projection=8)
-    outcome = pretrain("image_text", settings, dataclasses.replace(
-        image_text.DEFAULTS, run="pairs", epochs=0, **tiny), data=splits)
+    outcome = pretrain(
+        "image_text", settings, dataclasses.replace(image_text.DEFAULTS, run="pairs", epochs=0, **tiny), data=splits
+    )
     saved = encoders.named_variables(encoders.load_encoder("seen"))
     for key, variable in encoders.named_variables(encoders.load_encoder(outcome["folder"])).items():
         np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # the batch statistics, too
@@ -542,9 +587,10 @@ def test_caption_sets_of_tfds(tmp_path, monkeypatch, several):
         def _info(self):
             text = tfds.features.Text()
             listed = {"captions": tfds.features.Sequence({"id": np.int64, "text": text})} if several else {"text": text}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(
-                {"image": tfds.features.Image(shape=(16, 16, 3))} | listed
-            ))
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(16, 16, 3))} | listed),
+            )
 
         def _split_generators(self, manager):
             if not several:

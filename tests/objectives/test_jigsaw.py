@@ -101,10 +101,16 @@ def test_one_encoder_sees_each_tile_by_itself(rng):
     assert same.tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize(("bad", "message"), [
-    ({"grid": 4}, "grid must be"), ({"grid": 2, "permutations": 25}, "permutations must be 2 to 24"),
-    ({"gap": 1.0}, "gap must be"), ({"hidden": 0}, "hidden must be"), ({"permutations": 1}, "permutations must be"),
-])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"grid": 4}, "grid must be"),
+        ({"grid": 2, "permutations": 25}, "permutations must be 2 to 24"),
+        ({"gap": 1.0}, "gap must be"),
+        ({"hidden": 0}, "hidden must be"),
+        ({"permutations": 1}, "permutations must be"),
+    ],
+)
 def test_settings_are_checked(bad, message):
     with pytest.raises(ValueError, match=message):
         Settings(**bad)

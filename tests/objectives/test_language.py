@@ -108,7 +108,9 @@ def test_training_windows_are_cut_anywhere_and_held_out_ones_are_not(splits):
         np.testing.assert_array_equal(lengths, data.train.tokenizer.byte_lengths()[ids])
         starts.add(start)
     assert starts == set(range(16))
-    held_out = Batches(data.validation, 4, preprocess=model.preprocess, shuffle=False).dataset(0, 1).get_single_element()
+    held_out = (
+        Batches(data.validation, 4, preprocess=model.preprocess, shuffle=False).dataset(0, 1).get_single_element()
+    )
     np.testing.assert_array_equal(held_out["tokens"], data.validation.gather(np.arange(4))["tokens"])
 
 
@@ -204,9 +206,7 @@ def test_only_chosen_positions_count(splits):
     with tf.GradientTape() as tape:
         tape.watch(hidden)
         # The same objective, its encoder's output given.
-        given = types.SimpleNamespace(
-            encoder=Given(hidden, model.encoder), head=model.head, accuracy=model.accuracy,
-        )
+        given = types.SimpleNamespace(encoder=Given(hidden, model.encoder), head=model.head, accuracy=model.accuracy)
         given.logits = lambda chosen: masked_lm.MaskedLM.logits(given, chosen)
         total, count = masked_lm.MaskedLM.batch_loss(given, batch)
     gradient = tf.reduce_max(tf.abs(tf.convert_to_tensor(tape.gradient(total, hidden))), -1).numpy()  # (B, T)
@@ -289,8 +289,18 @@ def test_a_network_that_is_no_transformer_is_refused(splits):
         causal_lm.build(settings, data.train.spec(), encoder=other)
 
 
-QUICK = Training(steps=20, eval_every=10, batch_size=8, tensorboard=False, warmup=4, schedule="cosine", optimizer="muon",
-                 learning_rate=0.01, weight_decay=0.01, clip_norm=1.0)
+QUICK = Training(
+    steps=20,
+    eval_every=10,
+    batch_size=8,
+    tensorboard=False,
+    warmup=4,
+    schedule="cosine",
+    optimizer="muon",
+    learning_rate=0.01,
+    weight_decay=0.01,
+    clip_norm=1.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -301,9 +311,12 @@ def trained(splits, tmp_path_factory):
         patch.setenv("SSL_KERAS_CACHE", str(folder / "cache"))
         outcomes = {
             name: pretrain(
-                name, module.Settings(**TINY, vocabulary=290), dataclasses.replace(QUICK, runs=str(folder / "runs")),
+                name,
+                module.Settings(**TINY, vocabulary=290),
+                dataclasses.replace(QUICK, runs=str(folder / "runs")),
                 data=splits,
-            ) for name, module in (("causal_lm", causal_lm), ("masked_lm", masked_lm))
+            )
+            for name, module in (("causal_lm", causal_lm), ("masked_lm", masked_lm))
         }
     return outcomes, folder / "runs"
 
@@ -367,8 +380,9 @@ def test_a_run_starts_from_another(runs, splits):
 
 # In the contract each kind of data is trained in 16 bit, and in test_flow.py a run is.
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "architecture"), [("causal_lm", "gpt2"), ("masked_lm", "bert"),
-                                                    ("causal_lm", "modern")])
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("causal_lm", "gpt2"), ("masked_lm", "bert"), ("causal_lm", "modern")]
+)
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
     module = {"causal_lm": causal_lm, "masked_lm": masked_lm}[name]
@@ -389,9 +403,7 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
     texts = [" ".join([*rng.permutation(WORDS[:6]), ("dogs", "box")[k]]) + f" {i}" for i, k in enumerate(label)]
-    table = evaluate(
-        "masked_lm-nonsense", text.from_texts(texts, label), budgets=(20,), seeds=(0,)
-    )
+    table = evaluate("masked_lm-nonsense", text.from_texts(texts, label), budgets=(20,), seeds=(0,))
     name = "masked_lm-nonsense"
     assert list(table) == ["TF-IDF", "random init", f"{name}, frozen", f"{name}, fine-tuned", "scratch"]
     assert table["TF-IDF"]["all"][0] == 1

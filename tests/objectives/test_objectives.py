@@ -63,10 +63,15 @@ def test_every_module_is_an_objective_module(name):
     module.Settings()  # each setting has a default
 
 
-@pytest.mark.parametrize("change", [
-    {"build": lambda settings, spec: None}, {"prepare": lambda splits, settings, init=None: None},
-    {"encoder": lambda settings, spec, width: None}, {"encoder": None},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"build": lambda settings, spec: None},
+        {"prepare": lambda splits, settings, init=None: None},
+        {"encoder": lambda settings, spec, width: None},
+        {"encoder": None},
+    ],
+)
 def test_the_test_above_can_fail(change):
     names = ("DEFAULTS", "Settings", *FUNCTIONS)
     module = types.SimpleNamespace(**{name: getattr(objectives.module("autoencoder"), name) for name in names})
@@ -89,8 +94,11 @@ def test_what_is_built_has_the_declared_members(name):
 
 
 def test_whether_the_head_predicts_classes():
-    said = {name: case.build(case.splits().train.spec()).predicts_classes for name, case in CASES.items()
-            if name in ("rotation", "classifier", "finetune", "dcgan")}
+    said = {
+        name: case.build(case.splits().train.spec()).predicts_classes
+        for name, case in CASES.items()
+        if name in ("rotation", "classifier", "finetune", "dcgan")
+    }
     assert said == {"rotation": False, "classifier": True, "finetune": True, "dcgan": False}
 
 

@@ -48,10 +48,15 @@ def test_dropout_drops_features_of_all_layers():
     assert recurrent_text.dropout(batch, 0.0) is None
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"horizon": 0}, "horizon must be 1"), ({"cell": "rnn"}, "cell must be one of"),
-    ({"width": 7}, "width must be even"), ({"label_smoothing": 1.0}, "label_smoothing must be in"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"horizon": 0}, "horizon must be 1"),
+        ({"cell": "rnn"}, "cell must be one of"),
+        ({"width": 7}, "width must be even"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
+    ],
+)
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         recurrent_lm.Settings(**settings)

@@ -57,9 +57,9 @@ def quick():
 @pytest.mark.fit
 def test_it_learns_turns_and_goes_on_from_them(quick):
     splits = load("digits", 16)
-    unlabeled = splits._replace(**{
-        name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()
-    })
+    unlabeled = splits._replace(
+        **{name: dataclasses.replace(s, arrays={"image": s.arrays["image"]}) for name, s in splits._asdict().items()}
+    )
     outcome = pretrain("rotation", rotation.Settings(**SMALL), quick, data=unlabeled)
     assert outcome["test_accuracy"] > 0.4  # chance is 0.25
     settings, prepared = rotation.prepare(rotation.Settings(), unlabeled, init=outcome["folder"])
@@ -67,8 +67,11 @@ def test_it_learns_turns_and_goes_on_from_them(quick):
     assert initialize(again.encoder, outcome["folder"], again.head) == ([], [])  # network and head are taken over
     tuned = finetune(
         outcome["folder"],
-        FinetuneSettings(labels_per_class=20, encoder_lr_ratio=1.0, shift=0.05, label_smoothing=0.1, mixup=0.2, frozen_steps=10),
-        dataclasses.replace(quick, run="tuned", steps=150, eval_every=75, learning_rate=1e-2), data=splits,
+        FinetuneSettings(
+            labels_per_class=20, encoder_lr_ratio=1.0, shift=0.05, label_smoothing=0.1, mixup=0.2, frozen_steps=10
+        ),
+        dataclasses.replace(quick, run="tuned", steps=150, eval_every=75, learning_rate=1e-2),
+        data=splits,
     )
     assert tuned["test_accuracy"] > 0.4  # chance is 0.1
     assert load_classifier(tuned["folder"]).output_shape == (None, 10)

@@ -201,13 +201,16 @@ def write_pairs(path, lines):
     return f"pairs:{path}"
 
 
-@pytest.mark.parametrize(("lines", "message"), [
-    (["a b", "c d"], "has no tabs"),
-    (["a\tb", "c\td\te"], "line 2: .* 3 parts"),
-    (["a\tb", "c"], "line 2: .* 1 parts"),
-    (["a\tb", "c\t "], "line 2: "),
-    (["a\tb"], "none for"),
-])
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a b", "c d"], "has no tabs"),
+        (["a\tb", "c\td\te"], "line 2: .* 3 parts"),
+        (["a\tb", "c"], "line 2: .* 1 parts"),
+        (["a\tb", "c\t "], "line 2: "),
+        (["a\tb"], "none for"),
+    ],
+)
 def test_bad_pairs_are_refused(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         sources.load(write_pairs(tmp_path / "pairs.tsv", lines))
@@ -234,7 +237,8 @@ def test_pairs_are_split_by_their_text():
     few = pairs.split(pairs.named("words", words[:500], words[:500]))
     assert set(few.test.column("text")) <= texts[2]
     assert pairs.references(splits.test)[splits.test.column("text")[0]] == [
-        splits.test.column("text")[0], splits.test.column("text")[0].upper()
+        splits.test.column("text")[0],
+        splits.test.column("text")[0].upper(),
     ]
 
 
@@ -315,18 +319,21 @@ def test_words_and_sentences():
         sequences.cut(Splits(source, source, other), "words")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"task": "last"}, "task must be one of"),
-    ({"cell": "rnn"}, "cell must be one of"),
-    ({"width": 7}, "width must be even"),
-    ({"task": "continue", "horizon": 0}, "horizon must be 1"),
-    ({"scheduled_sampling": 1.0}, "scheduled_sampling must be in"),
-    ({"task": "pairs", "horizon": 3}, "horizon is for the task continue"),
-    ({"task": "continue", "mask_ratio": 0.5}, "mask_ratio is for the task denoise"),
-    ({"task": "denoise", "symbols": True}, "symbols is for the task pairs"),
-    ({"dropout": 1.0}, "dropout must be in"),
-    ({"task": "continue", "horizon": 64}, "less than the context"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "last"}, "task must be one of"),
+        ({"cell": "rnn"}, "cell must be one of"),
+        ({"width": 7}, "width must be even"),
+        ({"task": "continue", "horizon": 0}, "horizon must be 1"),
+        ({"scheduled_sampling": 1.0}, "scheduled_sampling must be in"),
+        ({"task": "pairs", "horizon": 3}, "horizon is for the task continue"),
+        ({"task": "continue", "mask_ratio": 0.5}, "mask_ratio is for the task denoise"),
+        ({"task": "denoise", "symbols": True}, "symbols is for the task pairs"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"task": "continue", "horizon": 64}, "less than the context"),
+    ],
+)
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         seq2seq.Settings(**settings)
@@ -409,8 +416,13 @@ def test_initializing_leaves_the_alphabet_fresh(tmp_path):
     settings, splits = prepared_sequences(seq2seq, task="denoise", layers=1)
     objective = seq2seq.build(settings, splits.train.spec())
     encoders.save_encoder(
-        tmp_path / "saved", objective.encoder, spec=splits.train.spec(), head=objective.head,
-        tokenizer=splits.train.tokenizer, context=objective.context, decoding=objective.decoding,
+        tmp_path / "saved",
+        objective.encoder,
+        spec=splits.train.spec(),
+        head=objective.head,
+        tokenizer=splits.train.tokenizer,
+        context=objective.context,
+        decoding=objective.decoding,
     )
     alphabet = " ".join(f"s{i}" for i in range(settings.vocabulary - 1))
     asked = seq2seq.Settings(task="pairs", symbols=True, context=12, alphabet=alphabet, width=16, layers=1)

@@ -37,13 +37,19 @@ def example(clips=3, frames=6, others=2, seed=0):
     mask[:, 0] = True
     weight = np.array([1.0] * (clips - 1) + [0.0], np.float32)
     return (
-        random.normal(size=(clips, frames, 5)).astype(np.float32), targets.astype(np.float32), codes, mask, places,
-        random.random((clips, others)).astype(np.float32), weight,
+        random.normal(size=(clips, frames, 5)).astype(np.float32),
+        targets.astype(np.float32),
+        codes,
+        mask,
+        places,
+        random.random((clips, others)).astype(np.float32),
+        weight,
     )
 
 
 def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
     """The definition, a frame at a time."""
+
     def cosine(a, b):
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b) / temperature
 
@@ -56,7 +62,8 @@ def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
                 count = (places[other] >= 0).sum()
                 distractors += [(other, int(u * count)) for u in pool[other]]
         scores = [
-            cosine(states[clip, t], targets[place]) for place in distractors
+            cosine(states[clip, t], targets[place])
+            for place in distractors
             if tuple(codes[place]) != tuple(codes[clip, t])
         ]
         losses[clip, t] = np.log(np.exp([own, *scores]).sum()) - own
@@ -80,8 +87,14 @@ def test_the_loss_where_all_are_alike():
     ones = np.ones((clips, frames, 2), np.float32)
     codes = np.arange(clips * frames, dtype=np.int32).reshape(clips, frames, 1)
     loss, right = wav2vec2.contrast(
-        ones, ones, tf.constant(codes), tf.ones((clips, frames), tf.bool), tf.zeros((clips, frames), tf.int32),
-        tf.zeros((clips, others)), tf.ones(clips), 0.1,
+        ones,
+        ones,
+        tf.constant(codes),
+        tf.ones((clips, frames), tf.bool),
+        tf.zeros((clips, frames), tf.int32),
+        tf.zeros((clips, others)),
+        tf.ones(clips),
+        0.1,
     )
     np.testing.assert_allclose(loss, np.log(frames + others * (clips - 1)), atol=1e-5)
     assert not np.any(right)
@@ -209,12 +222,22 @@ def test_changed_views_stay_within_the_frames_that_are_drawn_for():
     assert np.isfinite(batch["gumbel"]).all()
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"frontend": "fft"}, "frontend must be"), ({"context": "x"}, "context must be"), ({"rate": 44_100}, "rate must be"),
-    ({"width": 30}, "multiple of heads"), ({"mask_ratio": 1.0}, "mask_ratio must be"), ({"seconds": 0.0}, "seconds must be"),
-    ({"temperature": 0.0}, "temperature must be more than 0"), ({"gumbel_end": 3.0}, "gumbel_end"),
-    ({"codes": 1}, "codes must be"), ({"gumbel_decay": 1.5}, "gumbel_decay must be"), ({"speed": -1.0}, "speed must be"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frontend": "fft"}, "frontend must be"),
+        ({"context": "x"}, "context must be"),
+        ({"rate": 44_100}, "rate must be"),
+        ({"width": 30}, "multiple of heads"),
+        ({"mask_ratio": 1.0}, "mask_ratio must be"),
+        ({"seconds": 0.0}, "seconds must be"),
+        ({"temperature": 0.0}, "temperature must be more than 0"),
+        ({"gumbel_end": 3.0}, "gumbel_end"),
+        ({"codes": 1}, "codes must be"),
+        ({"gumbel_decay": 1.5}, "gumbel_decay must be"),
+        ({"speed": -1.0}, "speed must be"),
+    ],
+)
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         wav2vec2.Settings(**settings)
@@ -299,26 +322,40 @@ def test_transformers_agrees(monkeypatch):
     """From the same features, states and weights: the loss of its `Wav2Vec2ForPreTraining`, to 1e-4."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     clips, frames, channels, width, hidden = 3, 9, 8, 16, 5
-    theirs = transformers.Wav2Vec2ForPreTraining(transformers.Wav2Vec2Config(
-        hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, conv_dim=(channels,),
-        conv_kernel=(4,), conv_stride=(2,), num_feat_extract_layers=1, num_codevector_groups=2,
-        num_codevectors_per_group=32, codevector_dim=6, proj_codevector_dim=6, feat_quantizer_dropout=0.0,
-        diversity_loss_weight=0.3, num_conv_pos_embedding_groups=2, contrastive_logits_temperature=0.2,
-    )).train()
+    theirs = transformers.Wav2Vec2ForPreTraining(
+        transformers.Wav2Vec2Config(
+            hidden_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            conv_dim=(channels,),
+            conv_kernel=(4,),
+            conv_stride=(2,),
+            num_feat_extract_layers=1,
+            num_codevector_groups=2,
+            num_codevectors_per_group=32,
+            codevector_dim=6,
+            proj_codevector_dim=6,
+            feat_quantizer_dropout=0.0,
+            diversity_loss_weight=0.3,
+            num_conv_pos_embedding_groups=2,
+            contrastive_logits_temperature=0.2,
+        )
+    ).train()
     quantizer = Quantizer(2, 32, 6)
     quantizer.build((None, None, channels), (None, None, width))
     rng = np.random.default_rng(0)
     with torch.no_grad():
         for name, layer in (
-            ("choice", theirs.quantizer.weight_proj), ("of_codes", theirs.project_q), ("of_states", theirs.project_hid)
+            ("choice", theirs.quantizer.weight_proj),
+            ("of_codes", theirs.project_q),
+            ("of_states", theirs.project_hid),
         ):
             for variable, parameter in zip(quantizer.kernels[name], (layer.weight, layer.bias)):
                 variable.assign(rng.normal(size=variable.shape))
                 parameter.copy_(torch.tensor(variable.numpy().T))
         theirs.quantizer.codevectors.copy_(torch.tensor(quantizer.entries.numpy().reshape(1, 64, 3)))
-    features, states = (
-        rng.normal(size=(clips, frames, size)).astype(np.float32) for size in (channels, width)
-    )
+    features, states = (rng.normal(size=(clips, frames, size)).astype(np.float32) for size in (channels, width))
     mask = np.zeros((clips, frames), bool)
     for row in mask:
         row[rng.permutation(frames)[:hidden]] = True
@@ -327,7 +364,8 @@ def test_transformers_agrees(monkeypatch):
         others[clip, t] = [clip * frames + s for s in np.flatnonzero(mask[clip]) if s != t]
     # Without noise the choice is the likeliest entry, on both sides.
     monkeypatch.setattr(
-        torch.nn.functional, "gumbel_softmax",
+        torch.nn.functional,
+        "gumbel_softmax",
         lambda logits, **_: torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float(),
     )
 
@@ -338,16 +376,20 @@ def test_transformers_agrees(monkeypatch):
             )
 
     theirs.wav2vec2 = Given()
-    expected = theirs(
-        None, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(others)
-    )
+    expected = theirs(None, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(others))
     hard, soft = quantizer.choose(features, None, 1.0)
     # It looks for equal vectors, which rounding makes unequal; so here none are. (See the loop for those that are.)
     codes = tf.argmax(hard, -1).numpy()
     assert all(len({tuple(code) for code in codes[clip][mask[clip]]}) == hidden for clip in range(clips))
     loss, _ = wav2vec2.contrast(
-        quantizer.states(states), quantizer.codes_of(hard), tf.argmax(hard, -1, tf.int32), tf.constant(mask),
-        tf.zeros((clips, frames), tf.int32), tf.zeros((clips, 0)), tf.ones(clips), 0.2,
+        quantizer.states(states),
+        quantizer.codes_of(hard),
+        tf.argmax(hard, -1, tf.int32),
+        tf.constant(mask),
+        tf.zeros((clips, frames), tf.int32),
+        tf.zeros((clips, 0)),
+        tf.ones(clips),
+        0.2,
     )
     weight = mask.astype(np.float32)
     use = wav2vec2.in_use(soft, weight)

@@ -28,8 +28,14 @@ class Parsed(html.parser.HTMLParser):
 
 def test_all_that_is_not_markup_is_escaped():
     parts = [
-        page.heading(EVIL), page.paragraph(EVIL), page.quotation(EVIL), page.listing([EVIL]),
-        page.table([[EVIL, EVIL], [EVIL, 3]]), page.picture(b"png", EVIL), page.grid(page.picture(b"png", EVIL)), EVIL,
+        page.heading(EVIL),
+        page.paragraph(EVIL),
+        page.quotation(EVIL),
+        page.listing([EVIL]),
+        page.table([[EVIL, EVIL], [EVIL, 3]]),
+        page.picture(b"png", EVIL),
+        page.grid(page.picture(b"png", EVIL)),
+        EVIL,
     ]
     content = page.document(EVIL, *parts)
     parsed = Parsed(content)

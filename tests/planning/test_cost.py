@@ -150,6 +150,7 @@ def test_what_is_gathered_is_found_by_the_name_that_losses_give_it(monkeypatch):
 
 def test_the_bytes_that_a_step_holds():
     """Of a chain of products the forward pass keeps each link for the gradient."""
+
     def chain(x, *kernels):
         for kernel in kernels:
             x = tf.tanh(x @ kernel)
@@ -195,7 +196,8 @@ def test_the_command(capsys):
     assert main(["plan", "contrastive", "--network", "cnn", "--examples", "1000000", "--gpus", "8"]) == 0
     assert "seeing other replicas' examples" in capsys.readouterr().out
     for wrong, reason in (
-        (["plan"], "usage: ssl-keras plan OBJECTIVE"), (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),
+        (["plan"], "usage: ssl-keras plan OBJECTIVE"),
+        (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),
         (["plan", "causal_lm", "--gpus", "3"], "multiple of gpus"),
         (["plan", "causal_lm", "--gpu", "b1"], "invalid choice 'b1'"),
         (["plan", "causal_lm", "--utilization", "2"], "utilization"),

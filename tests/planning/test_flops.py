@@ -27,20 +27,26 @@ def graph_of(function, *shapes):
     return tf.function(function).get_concrete_function(*(tf.TensorSpec(shape) for shape in shapes)).graph
 
 
-@pytest.mark.parametrize(("function", "shapes", "expected"), [
-    (tf.matmul, ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
-    (lambda a, b: tf.matmul(a, b, transpose_a=True), ((4, 3), (4, 5)), 2 * 3 * 4 * 5),
-    (tf.matmul, ((7, 3, 4), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
-    (lambda a, b: tf.matmul(a, b, adjoint_a=True), ((7, 4, 3), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
-    (lambda a, b: tf.einsum("bthd,bshd->bhts", a, b), ((2, 5, 3, 4), (2, 6, 3, 4)), 2 * 2 * 3 * 5 * 6 * 4),
-    (lambda a: tf.einsum("ij->ji", a), ((2, 5),), 0),
-    (lambda a, b: tf.nn.conv2d(a, b, 2, "SAME"), ((2, 8, 8, 3), (3, 3, 3, 5)), 2 * 2 * 4 * 4 * 3 * 3 * 3 * 5),
-    (lambda a: a + 1, ((9, 9),), 0),
-    (lambda a, b: tf.cond(a[0, 0] > 0, lambda: tf.matmul(a, b), lambda: a @ b @ tf.transpose(b)),
-     ((3, 4), (4, 5)), 2 * 2 * 3 * 4 * 5),
-    (lambda a, b: tf.function(tf.matmul)(a, b), ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
-    (tf.matmul, ((None, 4), (4, 5)), None),
-])
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (tf.matmul, ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
+        (lambda a, b: tf.matmul(a, b, transpose_a=True), ((4, 3), (4, 5)), 2 * 3 * 4 * 5),
+        (tf.matmul, ((7, 3, 4), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
+        (lambda a, b: tf.matmul(a, b, adjoint_a=True), ((7, 4, 3), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
+        (lambda a, b: tf.einsum("bthd,bshd->bhts", a, b), ((2, 5, 3, 4), (2, 6, 3, 4)), 2 * 2 * 3 * 5 * 6 * 4),
+        (lambda a: tf.einsum("ij->ji", a), ((2, 5),), 0),
+        (lambda a, b: tf.nn.conv2d(a, b, 2, "SAME"), ((2, 8, 8, 3), (3, 3, 3, 5)), 2 * 2 * 4 * 4 * 3 * 3 * 3 * 5),
+        (lambda a: a + 1, ((9, 9),), 0),
+        (
+            lambda a, b: tf.cond(a[0, 0] > 0, lambda: tf.matmul(a, b), lambda: a @ b @ tf.transpose(b)),
+            ((3, 4), (4, 5)),
+            2 * 2 * 3 * 4 * 5,
+        ),
+        (lambda a, b: tf.function(tf.matmul)(a, b), ((3, 4), (4, 5)), 2 * 3 * 4 * 5),
+        (tf.matmul, ((None, 4), (4, 5)), None),
+    ],
+)
 def test_operations_are_those_of_the_products(function, shapes, expected):
     assert flops.operations(graph_of(function, *shapes)) == expected
 
@@ -103,7 +109,8 @@ def test_rates_are_arithmetic(monkeypatch):
     objective = trained("autoencoder")
     made = speed.rates(objective, Training(batch_size=SIZE), 0.5)
     assert made == {
-        "examples_per_second": 2.0 * SIZE, "mfu": pytest.approx(flops.operations(objective.step_graph) / 0.5 / 1e9)
+        "examples_per_second": 2.0 * SIZE,
+        "mfu": pytest.approx(flops.operations(objective.step_graph) / 0.5 / 1e9),
     }
     language = trained("causal_lm")
     assert speed.rates(language, Training(batch_size=SIZE), 0.5)["tokens_per_second"] == 2 * SIZE * 12

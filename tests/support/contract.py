@@ -88,13 +88,18 @@ def prepared(module, **options):
 
 def language(module, overfit, **options):
     return Case(
-        module, lambda spec: module.build(prepared(module, **options)[0], spec), overfit,
+        module,
+        lambda spec: module.build(prepared(module, **options)[0], spec),
+        overfit,
         splits=lambda: prepared(module, **options)[1],
     )
 
 
-PAIRS = [(word, " ".join(word[::2].upper())) for word in sorted(set("".join(pydoc_data.topics.topics.values()).split()))
-         if word.isalpha() and word.isascii()][:400]
+PAIRS = [
+    (word, " ".join(word[::2].upper()))
+    for word in sorted(set("".join(pydoc_data.topics.topics.values()).split()))
+    if word.isalpha() and word.isascii()
+][:400]
 
 
 @functools.cache
@@ -106,7 +111,9 @@ def prepared_sequences(module, **options):
 
 def recurrent(module, overfit, **options):
     return Case(
-        module, lambda spec: module.build(prepared_sequences(module, **options)[0], spec), overfit,
+        module,
+        lambda spec: module.build(prepared_sequences(module, **options)[0], spec),
+        overfit,
         splits=lambda: prepared_sequences(module, **options)[1],
     )
 
@@ -130,8 +137,16 @@ def tones():
 @functools.cache
 def prepared_sounds(**options):
     """(settings, splits) of a small network for tones."""
-    small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2,
-             "cross_clip_negatives": 4}
+    small = {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "channels": 8,
+        "codes": 8,
+        "projection": 16,
+        "seconds": 0.2,
+        "cross_clip_negatives": 4,
+    }
     return wav2vec2.prepare(wav2vec2.Settings(**small | options), tones())
 
 
@@ -148,8 +163,11 @@ def prepared_sayings(**options):
 
 def sound(overfit, **options):
     return Case(
-        wav2vec2, lambda spec: wav2vec2.build(prepared_sounds(**options)[0], spec), overfit,
-        splits=lambda: prepared_sounds(**options)[1], accumulates=False,
+        wav2vec2,
+        lambda spec: wav2vec2.build(prepared_sounds(**options)[0], spec),
+        overfit,
+        splits=lambda: prepared_sounds(**options)[1],
+        accumulates=False,
     )
 
 
@@ -159,20 +177,33 @@ def prepared_captions(**options):
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
     def called(source):
-        names = [f"{words[label]}\n{'small' if row % 2 else 'gray'} {words[label]}"
-                 for row, label in enumerate(source.column("label"))]
+        names = [
+            f"{words[label]}\n{'small' if row % 2 else 'gray'} {words[label]}"
+            for row, label in enumerate(source.column("label"))
+        ]
         return captions.source(source.name, source.column("image"), [name.split("\n") for name in names])
 
-    small = {"width": 4, "text_layers": 1, "text_heads": 2, "text_width": 16, "projection": 8, "context": 16,
-             "tokenizer": "characters", "crop": 0.6}
+    small = {
+        "width": 4,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_width": 16,
+        "projection": 8,
+        "context": 16,
+        "tokenizer": "characters",
+        "crop": 0.6,
+    }
     settings = image_text.Settings(**small | options)
     return image_text.prepare(settings, Splits(*map(called, small_digits())))
 
 
 def image_and_text(overfit, **options):
     return Case(
-        image_text, lambda spec: image_text.build(prepared_captions(**options)[0], spec), overfit,
-        splits=lambda: prepared_captions(**options)[1], accumulates=False,
+        image_text,
+        lambda spec: image_text.build(prepared_captions(**options)[0], spec),
+        overfit,
+        splits=lambda: prepared_captions(**options)[1],
+        accumulates=False,
     )
 
 
@@ -182,7 +213,10 @@ def vision(module, overfit, **options):
     network = {} if module is dcgan else {"network": "cnn"}
     options = {"width": 4} | network | own.get(module, {}) | options
     return Case(
-        module, lambda spec: module.build(module.Settings(**options), spec), overfit, splits=small_digits,
+        module,
+        lambda spec: module.build(module.Settings(**options), spec),
+        overfit,
+        splits=small_digits,
         accumulates=False,
     )
 
@@ -200,7 +234,8 @@ CASES = {
         autoencoder,
         lambda spec: autoencoder.build(autoencoder.Settings((64, 32), gaussian_noise=0.1, masking_noise=0.2), spec),
         # The noise differs at every step, so one batch is never the same twice.
-        overfit=0.3, floor=gray_entropy,
+        overfit=0.3,
+        floor=gray_entropy,
     ),
     "finetune": Case(classifier, build_finetune),
     # Without crops all backgrounds are the same black, and rounding tips many ReLUs over at once.
@@ -222,10 +257,7 @@ CASES = {
     "image_text, sigmoid": image_and_text(0.9, loss="sigmoid"),
     "wav2vec2": sound(0.9, gumbel_start=0.5),
     "wav2vec2, mel": sound(0.9, frontend="mel", context="recurrent", speed=0.1, noise=0.1),
-    "ctc": Case(
-        ctc, lambda spec: ctc.build(prepared_sayings()[0], spec), 0.5,
-        splits=lambda: prepared_sayings()[1],
-    ),
+    "ctc": Case(ctc, lambda spec: ctc.build(prepared_sayings()[0], spec), 0.5, splits=lambda: prepared_sayings()[1]),
     "recurrent_lm": recurrent(recurrent_lm, 0.9, layers=1),
     "seq2seq": recurrent(
         seq2seq, 0.5, task="pairs", symbols=True, layers=1, dropout=0.1, scheduled_sampling=0.2, label_smoothing=0.1

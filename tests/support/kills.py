@@ -17,8 +17,20 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 NAME = "autoencoder-digits"
-RUN = ["pretrain", "autoencoder", "--data", "digits", "--batch-size", "64", "--eval-every", "10",
-       "--steps-per-execution", "2", "--report-every", "0"]
+RUN = [
+    "pretrain",
+    "autoencoder",
+    "--data",
+    "digits",
+    "--batch-size",
+    "64",
+    "--eval-every",
+    "10",
+    "--steps-per-execution",
+    "2",
+    "--report-every",
+    "0",
+]
 KINDS = ("chief", "worker", "all")
 
 
@@ -44,10 +56,23 @@ def start(folder, kills, writer="slow"):
     path = [str(HERE / "writers"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     with open(folder / "log", "w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ssl_keras", "launch", "--workers", "2", "--restarts", str(kills + 5), *RUN,
-             "--steps", str(steps(kills))],
-            cwd=folder, env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "TEST_WRITER": writer},
-            stdout=log, stderr=subprocess.STDOUT,
+            [
+                sys.executable,
+                "-m",
+                "ssl_keras",
+                "launch",
+                "--workers",
+                "2",
+                "--restarts",
+                str(kills + 5),
+                *RUN,
+                "--steps",
+                str(steps(kills)),
+            ],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "TEST_WRITER": writer},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -110,8 +135,11 @@ def kill(process, folder, count, seed=0, show=print):
         step = newest(folder)
         done.append(Kill(kind, step, step > last, partial(folder)))
         last = step
-        show(f"kill {index + 1:3} of {kind:6} at step {step:5}{'' if done[-1].progress else ', no progress'}"
-             f"{', inside a write' if done[-1].writing else ''}", flush=True)
+        show(
+            f"kill {index + 1:3} of {kind:6} at step {step:5}{'' if done[-1].progress else ', no progress'}"
+            f"{', inside a write' if done[-1].writing else ''}",
+            flush=True,
+        )
     return done
 
 

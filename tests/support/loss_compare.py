@@ -18,8 +18,13 @@ import sys
 import tempfile
 
 RENAMED = {  # name in NEW: name in OLD
-    "rotation": "classifier", "classifier": "classifier, labels", "recurrent_lm": "seq2seq",
-    "seq2seq": "seq2seq, pairs", "wav2vec2": "speech", "wav2vec2, mel": "speech, mel", "ctc": "recognizer",
+    "rotation": "classifier",
+    "classifier": "classifier, labels",
+    "recurrent_lm": "seq2seq",
+    "seq2seq": "seq2seq, pairs",
+    "wav2vec2": "speech",
+    "wav2vec2, mel": "speech, mel",
+    "ctc": "recognizer",
 }
 STEPS, BATCH, SEED = 3, 60, 3
 

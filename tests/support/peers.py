@@ -23,14 +23,22 @@ def model(family, vocabulary):
     """A model whose every weight is random, norms and biases too."""
     torch.manual_seed(0)
     if family == "gpt2":
-        made = GPT2LMHeadModel(GPT2Config(
-            vocab_size=vocabulary, n_positions=24, n_embd=16, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=3
-        ))
+        made = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocabulary, n_positions=24, n_embd=16, n_layer=2, n_head=2, bos_token_id=3, eos_token_id=3
+            )
+        )
     else:
-        made = BertForMaskedLM(BertConfig(
-            vocab_size=vocabulary, max_position_embeddings=24, hidden_size=16, num_hidden_layers=2,
-            num_attention_heads=2, intermediate_size=40,
-        ))
+        made = BertForMaskedLM(
+            BertConfig(
+                vocab_size=vocabulary,
+                max_position_embeddings=24,
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=40,
+            )
+        )
     for parameter in made.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return made.eval()
@@ -45,9 +53,7 @@ def outputs(made, ids):
 
 
 def tokenizer(family):
-    return tokenizers.Tokenizer(
-        tokenizers._bpe(TEXT, 270) if family == "gpt2" else tokenizers._wordpiece(TEXT, 60)
-    )
+    return tokenizers.Tokenizer(tokenizers._bpe(TEXT, 270) if family == "gpt2" else tokenizers._wordpiece(TEXT, 60))
 
 
 def make(family, folder):

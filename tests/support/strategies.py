@@ -176,7 +176,9 @@ def float16(name, two):
         objective.fit(batches.dataset(0, None, two), steps_per_epoch=2, verbose=0)
     keras.config.set_dtype_policy("float32")
     return {
-        "loss": logs["loss"], "scale": float(objective.state.loss_scale.numpy()), "optimizers": len(objective.optimizer_groups()),
+        "loss": logs["loss"],
+        "scale": float(objective.state.loss_scale.numpy()),
+        "optimizers": len(objective.optimizer_groups()),
         "moved": max(float(np.abs(np.array(v) - b).max()) for v, b in zip(state, before)),
     }
 
@@ -222,8 +224,12 @@ def exactly(strategy):
 
 
 HOWS = {
-    "one": lambda: strategy("one"), "two": lambda: strategy("mirrored", 2), "workers": lambda: strategy("multi_worker"),
-    "two-by-two": lambda: two_by_two(), "accumulated": lambda: strategy("one"), "bfloat16": lambda: strategy("one"),
+    "one": lambda: strategy("one"),
+    "two": lambda: strategy("mirrored", 2),
+    "workers": lambda: strategy("multi_worker"),
+    "two-by-two": lambda: two_by_two(),
+    "accumulated": lambda: strategy("one"),
+    "bfloat16": lambda: strategy("one"),
 }
 
 
@@ -232,7 +238,8 @@ def two_by_two():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     with unittest.mock.patch.object(
-        CollectiveAllReduceExtended, "_initialize_local_devices",
+        CollectiveAllReduceExtended,
+        "_initialize_local_devices",
         lambda self, resolver, worker: (tuple(f"{worker}/device:CPU:{i}" for i in range(2)), "CPU"),
     ):
         return strategy("multi_worker")
@@ -263,8 +270,11 @@ if __name__ == "__main__":
         every_case(mode.removeprefix("all-"), out)
         sys.exit()
     made = {
-        "replicas": replicas, "more": more, "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy()),
-        "commands": lambda: flow(workers=["--strategy", "multi_worker"]), "case": lambda: case(*names),
+        "replicas": replicas,
+        "more": more,
+        "worker": lambda: exactly(tf.distribute.MultiWorkerMirroredStrategy()),
+        "commands": lambda: flow(workers=["--strategy", "multi_worker"]),
+        "case": lambda: case(*names),
     }
     result = made[mode]()
     pathlib.Path(out).write_text(json.dumps(result))

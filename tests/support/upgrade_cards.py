@@ -63,8 +63,11 @@ def upgrade(old, folder):
     if not equal:
         path.write_text(before, "utf-8")
     old_format, new_format = (json.loads(text)["format"] for text in (before, path.read_text("utf-8")))
-    print(f"{folder.name:32} format {old_format} → {new_format}, features {sizes['encoder']}: "
-          f"{'equal' if equal else 'DIFFERENT'}", flush=True)
+    print(
+        f"{folder.name:32} format {old_format} → {new_format}, features {sizes['encoder']}: "
+        f"{'equal' if equal else 'DIFFERENT'}",
+        flush=True,
+    )
     return equal
 
 

@@ -31,13 +31,16 @@ def intervals(folder, losses, keep_last_checkpoint=False, patience=0, **metrics)
     return keeper, kept
 
 
-@pytest.mark.parametrize(("losses", "kept", "best", "at"), [
-    ([NAN, 3.0, 4.0, 2.0], [False, True, False, True], 2.0, 4),
-    ([3.0, NAN, 2.0], [True, False, True], 2.0, 3),
-    ([INF, 5.0, 6.0], [False, True, False], 5.0, 2),
-    ([-INF, 5.0], [False, True], 5.0, 2),
-    ([NAN, NAN], [False, False], None, 0),
-])
+@pytest.mark.parametrize(
+    ("losses", "kept", "best", "at"),
+    [
+        ([NAN, 3.0, 4.0, 2.0], [False, True, False, True], 2.0, 4),
+        ([3.0, NAN, 2.0], [True, False, True], 2.0, 3),
+        ([INF, 5.0, 6.0], [False, True, False], 5.0, 2),
+        ([-INF, 5.0], [False, True], 5.0, 2),
+        ([NAN, NAN], [False, False], None, 0),
+    ],
+)
 def test_a_loss_that_is_not_finite_is_never_the_best_and_is_said(losses, kept, best, at, tmp_path, caplog):
     keeper, saved = intervals(tmp_path, losses)
     assert saved == kept
@@ -66,13 +69,16 @@ def test_where_no_loss_was_finite_the_last_weights_are_kept(tmp_path, caplog):
     assert len(outcome["warnings"]) == 1
 
 
-@pytest.mark.parametrize(("metrics", "said"), [
-    ({"val_loss": 0.0}, "val_loss is 0 at the first evaluation"),
-    ({"loss": 0.0}, "loss is 0 at the first"),
-    ({"val_accuracy": 1.0}, "val_accuracy is 100% at"),
-    ({"val_loss": 0.0, "top1": 1.0}, "val_loss is 0 and top1 is 100% at"),
-    ({"val_accuracy": 0.99, "val_codes": 1.0}, ""),
-])
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"val_loss": 0.0}, "val_loss is 0 at the first evaluation"),
+        ({"loss": 0.0}, "loss is 0 at the first"),
+        ({"val_accuracy": 1.0}, "val_accuracy is 100% at"),
+        ({"val_loss": 0.0, "top1": 1.0}, "val_loss is 0 and top1 is 100% at"),
+        ({"val_accuracy": 0.99, "val_codes": 1.0}, ""),
+    ],
+)
 def test_what_looks_too_easy_is_said_once(metrics, said, tmp_path, caplog):
     keeper, _ = intervals(tmp_path, [metrics.get("val_loss", 1.0)] * 3, **metrics)
     assert not keeper.stop

@@ -28,15 +28,18 @@ def test_nan_is_not_the_best_of_a_run_that_goes_on(tmp_path):
     assert found["b"][:3] == ["5 (unfinished)", "–", "–"]
 
 
-@pytest.mark.parametrize(("files", "reason"), [
-    ({"settings": "[]"}, "its settings.json is no run's"),
-    ({"settings": '{"mine": 1}'}, "its settings.json is no run's"),
-    ({"settings": '{"kind": '}, "JSONDecodeError"),
-    ({"metrics": "step,val_loss\n"}, "its metrics.csv has no rows"),
-    ({"metrics": "mine\n1\n"}, "KeyError"),
-    ({"metrics": "step,val_loss\n5,x\n"}, "could not convert"),
-    ({"summary": "{"}, "JSONDecodeError"),
-])
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"settings": "[]"}, "its settings.json is no run's"),
+        ({"settings": '{"mine": 1}'}, "its settings.json is no run's"),
+        ({"settings": '{"kind": '}, "JSONDecodeError"),
+        ({"metrics": "step,val_loss\n"}, "its metrics.csv has no rows"),
+        ({"metrics": "mine\n1\n"}, "KeyError"),
+        ({"metrics": "step,val_loss\n5,x\n"}, "could not convert"),
+        ({"summary": "{"}, "JSONDecodeError"),
+    ],
+)
 def test_what_cannot_be_read_is_left_out_and_named(files, reason, tmp_path, caplog):
     whole = "step,val_loss\n5,1.0\n"
     add(tmp_path, "whole", whole)

@@ -65,7 +65,9 @@ def test_pretraining_learns_and_leaves_a_record(run):
     assert run["best_val_loss"] == losses[-1]
     assert 0.3 < run["test_loss"] < losses[0]
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
-        "best.safetensors", "step-0000000015.safetensors", "step-0000000020.safetensors"
+        "best.safetensors",
+        "step-0000000015.safetensors",
+        "step-0000000020.safetensors",
     ]
     card = json.loads((folder / "encoder" / "card.json").read_text())
     assert (card["name"], card["features"]) == ("autoencoder-digits", 64)
@@ -163,14 +165,17 @@ def with_a_foreign_encoder(folder):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize(("make", "message"), [
-    (of_a_project, "src was not made by a run. Expected .* Received: one with encoder, metrics.csv, settings.json"),
-    (of_another_kind, "src was not made by a run"),
-    (of_other_checkpoints, "src was not made by a run"),
-    (of_one_file, "src was not made by a run"),
-    (of_half_a_file, "src was not made by a run"),
-    (with_a_foreign_encoder, "src/encoder is no saved encoder and would be overwritten"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (of_a_project, "src was not made by a run. Expected .* Received: one with encoder, metrics.csv, settings.json"),
+        (of_another_kind, "src was not made by a run"),
+        (of_other_checkpoints, "src was not made by a run"),
+        (of_one_file, "src was not made by a run"),
+        (of_half_a_file, "src was not made by a run"),
+        (with_a_foreign_encoder, "src/encoder is no saved encoder and would be overwritten"),
+    ],
+)
 def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, capsys):
     src = pathlib.Path("proj/src")
     make(src)
@@ -376,7 +381,8 @@ def test_initializing_lists_what_does_not_fit(run, caplog):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     left = initialize(dense_encoder((28, 28, 1), (256, 100)), "autoencoder-digits")
     assert left == (
-        ["dense_1/bias", "dense_1/kernel"], ["dense_1/bias", "dense_1/kernel", "dense_2/bias", "dense_2/kernel"]
+        ["dense_1/bias", "dense_1/kernel"],
+        ["dense_1/bias", "dense_1/kernel", "dense_2/bias", "dense_2/kernel"],
     )
     assert "Not initialized: ['dense_1/bias', 'dense_1/kernel']" in caplog.text
     with pytest.raises(ValueError, match="Nothing in the encoder autoencoder-digits fits"):
@@ -436,7 +442,11 @@ def test_the_downstream_table(run, digits, monkeypatch, tmp_path):
     monkeypatch.setitem(grids.GRIDS, "dense", quick)
     table = evaluate("autoencoder-digits", digits, budgets=(5,), seeds=(0, 1))
     assert list(table) == [
-        "pixels", "random init", "autoencoder-digits, frozen", "autoencoder-digits, fine-tuned", "scratch"
+        "pixels",
+        "random init",
+        "autoencoder-digits, frozen",
+        "autoencoder-digits, fine-tuned",
+        "scratch",
     ]
     for name, row in table.items():
         assert row["all"][0] > 0.6, name
@@ -486,22 +496,28 @@ def test_the_commands(capsys):
     assert main(["--version"]) == 0
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder, "),
-    (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits or folder:PATH"),
-    (["pretrain", "autoencoder", "--batch-size", "2000"], "1295 examples, fewer than a batch of 2000"),
-    (["pretrain", "autoencoder", "--batch-size", "10", "--accumulate", "3"], "does not divide among 1 replicas × 3"),
-    (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
-    (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
-    (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
-    (["runs"], "No runs in runs"),
-    (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
-    (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
-    (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
-    (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),
-    (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
-    (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder, "),
+        (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits or folder:PATH"),
+        (["pretrain", "autoencoder", "--batch-size", "2000"], "1295 examples, fewer than a batch of 2000"),
+        (
+            ["pretrain", "autoencoder", "--batch-size", "10", "--accumulate", "3"],
+            "does not divide among 1 replicas × 3",
+        ),
+        (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
+        (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
+        (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
+        (["runs"], "No runs in runs"),
+        (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
+        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
+        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
+        (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),
+        (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
+        (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
+    ],
+)
 def test_bad_requests_end_with_one_line(capsys, arguments, message):
     assert main(arguments) == 1
     error = capsys.readouterr().err
@@ -537,29 +553,36 @@ def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name)
     assert with_defaults(defaults, ["--run", "x"]) == defaults
 
 
-@pytest.mark.parametrize(("lengths", "compiles", "told"), [
-    (None, True, False), (np.arange(90), False, False), (np.arange(90), True, True),
-])
+@pytest.mark.parametrize(
+    ("lengths", "compiles", "told"), [(None, True, False), (np.arange(90), False, False), (np.arange(90), True, True)]
+)
 def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, told, caplog):
     """Not with a real objective: where operations are deterministic, as here, Keras compiles none."""
     splits = digits._replace(train=dataclasses.replace(digits.train, lengths=lengths))
     objective = types.SimpleNamespace(
-        name="", min_batch_size=1, keep_last_checkpoint=False, optimizers=lambda make: [], jit_compile=compiles,
+        name="",
+        min_batch_size=1,
+        keep_last_checkpoint=False,
+        optimizers=lambda make: [],
+        jit_compile=compiles,
         compile=lambda **_: None,
     )
     compile_objective(objective, Training(), splits)
     assert ("compiles a step anew for each length" in caplog.text) == told
 
 
-@pytest.mark.parametrize("arguments", [
-    ["pretrain", "autoencoder", "--learning-rate", "-1"],
-    ["pretrain", "autoencoder", "--depth", "3"],
-    ["pretrain", "autoencoder", "--optimizer", "sgd"],
-    ["pretrain", "causal_lm", "--weight-decay", "-1"],
-    ["pretrain", "causal_lm", "--schedule", "linear"],
-    ["embed", "autoencoder-fashion_mnist", "--split", "rest"],
-    ["recall", "some", "--data", "digits", "--part", "train"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "autoencoder", "--learning-rate", "-1"],
+        ["pretrain", "autoencoder", "--depth", "3"],
+        ["pretrain", "autoencoder", "--optimizer", "sgd"],
+        ["pretrain", "causal_lm", "--weight-decay", "-1"],
+        ["pretrain", "causal_lm", "--schedule", "linear"],
+        ["embed", "autoencoder-fashion_mnist", "--split", "rest"],
+        ["recall", "some", "--data", "digits", "--part", "train"],
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -57,10 +57,14 @@ def test_the_exit_code_and_the_number_are_the_commands(inside):
     assert process.returncode == 7
 
 
-@pytest.mark.parametrize("program", [
-    ("/nowhere/python",), (sys.executable, "-c", "raise OSError(1, 'unshare: Operation not permitted')"),
-    (sys.executable, "-c", ""),
-])
+@pytest.mark.parametrize(
+    "program",
+    [
+        ("/nowhere/python",),
+        (sys.executable, "-c", "raise OSError(1, 'unshare: Operation not permitted')"),
+        (sys.executable, "-c", ""),
+    ],
+)
 def test_where_there_is_none_it_is_said_and_the_workers_start(program, monkeypatch, caplog):
     monkeypatch.setattr(namespace, "PROGRAM", program)
     with launch._network(True) as inside:
@@ -76,16 +80,21 @@ def test_none_is_made_where_none_is_asked_for(monkeypatch, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize(("arguments", "name"), [
-    (["pretrain", "wav2vec2"], "spoken_digit"),
-    (["pretrain", "ctc", "--steps", "5"], "spoken_digit"),
-    (["pretrain", "autoencoder", "--data", "tfds:cmaterdb/bangla"], "cmaterdb/bangla"),
-    (["pretrain", "wav2vec2", "--data=tfds:spoken_digit[*_theo_*]"], "spoken_digit"),
-    (["finetune", "mine", "--data", "tfds:glue/cola:2.0.0"], "glue/cola:2.0.0"),
-    (["pretrain", "wav2vec2", "--data", "espeak"], None),
-    (["pretrain", "autoencoder", "--data", "folder:/data/tfds:mine"], None),
-    (["pretrain", "unknown"], None), (["pretrain"], None), (["evaluate", "mine"], None),
-])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["pretrain", "wav2vec2"], "spoken_digit"),
+        (["pretrain", "ctc", "--steps", "5"], "spoken_digit"),
+        (["pretrain", "autoencoder", "--data", "tfds:cmaterdb/bangla"], "cmaterdb/bangla"),
+        (["pretrain", "wav2vec2", "--data=tfds:spoken_digit[*_theo_*]"], "spoken_digit"),
+        (["finetune", "mine", "--data", "tfds:glue/cola:2.0.0"], "glue/cola:2.0.0"),
+        (["pretrain", "wav2vec2", "--data", "espeak"], None),
+        (["pretrain", "autoencoder", "--data", "folder:/data/tfds:mine"], None),
+        (["pretrain", "unknown"], None),
+        (["pretrain"], None),
+        (["evaluate", "mine"], None),
+    ],
+)
 def test_data_are_downloaded_before_the_network_is_gone(arguments, name, monkeypatch):
     asked = []
     monkeypatch.setattr(launch.tfds, "prepare", asked.append)

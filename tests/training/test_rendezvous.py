@@ -56,10 +56,19 @@ def stranger(said):
     return server
 
 
-@pytest.mark.parametrize("said", [
-    b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"\0\0\x12\4\0\0\0\0\0\0\3\x7f\xff",
-    b"\xff" * 2000, b"ssl_keras", b"worker 1 of 2\n",
-], ids=["silence", "HTTP", "SSH", "gRPC", "bytes", "half a greeting", "no greeting"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\0\0\x12\4\0\0\0\0\0\0\3\x7f\xff",
+        b"\xff" * 2000,
+        b"ssl_keras",
+        b"worker 1 of 2\n",
+    ],
+    ids=["silence", "HTTP", "SSH", "gRPC", "bytes", "half a greeting", "no greeting"],
+)
 def test_who_says_something_else_is_no_worker(said, monkeypatch):
     """Nor is TensorFlow's own server, which speaks gRPC: no worker goes on before all have been greeted."""
     monkeypatch.setenv("SSL_KERAS_WAIT", "0.3")
@@ -104,13 +113,16 @@ def test_one_that_does_not_reach_us_is_named(monkeypatch):
         rendezvous.gather(Cluster([*launch._addresses(1), f"127.0.0.1:{server.getsockname()[1]}"], 0))
 
 
-@pytest.mark.parametrize(("here", "others", "bound", "told"), [
-    ("127.0.0.1", ["127.0.0.1"], "127.0.0.1", ""),
-    ("localhost", [], "127.0.0.1", ""),
-    ("localhost", ["elsewhere.invalid"], "0.0.0.0", "others could not reach it"),
-    ("nobody.invalid", ["elsewhere.invalid"], "0.0.0.0", "listens at all"),
-    ("192.0.2.1", ["192.0.2.2"], "0.0.0.0", "Cannot assign requested address"),  # no address of this machine
-])
+@pytest.mark.parametrize(
+    ("here", "others", "bound", "told"),
+    [
+        ("127.0.0.1", ["127.0.0.1"], "127.0.0.1", ""),
+        ("localhost", [], "127.0.0.1", ""),
+        ("localhost", ["elsewhere.invalid"], "0.0.0.0", "others could not reach it"),
+        ("nobody.invalid", ["elsewhere.invalid"], "0.0.0.0", "listens at all"),
+        ("192.0.2.1", ["192.0.2.2"], "0.0.0.0", "Cannot assign requested address"),  # no address of this machine
+    ],
+)
 def test_it_listens_where_the_cluster_says(here, others, bound, told, caplog):
     port = rendezvous.place(launch._addresses(1)[0])[1]
     with rendezvous._listening("worker 0", f"{here}:{port}", [f"{other}:1" for other in others]) as own:

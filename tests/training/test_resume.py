@@ -13,13 +13,47 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted.py"
 pytestmark = [pytest.mark.fit, pytest.mark.budget(120)]  # `runs` is eight processes
 # Seven steps an interval, so that step 13 lies inside one; noise, so that draws count.
 FLAGS = [
-    "pretrain", "autoencoder", "--steps", "30", "--batch-size", "64", "--eval-every", "7", "--widths", "32", "16",
-    "--gaussian-noise", "0.1", "--steps-per-execution", "1", "--no-tensorboard", "--deterministic",
+    "pretrain",
+    "autoencoder",
+    "--steps",
+    "30",
+    "--batch-size",
+    "64",
+    "--eval-every",
+    "7",
+    "--widths",
+    "32",
+    "16",
+    "--gaussian-noise",
+    "0.1",
+    "--steps-per-execution",
+    "1",
+    "--no-tensorboard",
+    "--deterministic",
 ]
 GAME = [
-    "pretrain", "dcgan", "--image-size", "16", "--width", "4", "--latent", "8", "--steps", "100", "--batch-size", "32",
-    "--eval-every", "20", "--steps-per-execution", "1", "--no-tensorboard", "--deterministic",
-    "--strategy", "mirrored", "--replicas", "2",
+    "pretrain",
+    "dcgan",
+    "--image-size",
+    "16",
+    "--width",
+    "4",
+    "--latent",
+    "8",
+    "--steps",
+    "100",
+    "--batch-size",
+    "32",
+    "--eval-every",
+    "20",
+    "--steps-per-execution",
+    "1",
+    "--no-tensorboard",
+    "--deterministic",
+    "--strategy",
+    "mirrored",
+    "--replicas",
+    "2",
 ]
 KILLED = -signal.SIGKILL
 INTERRUPTIONS = {"SIGKILL": KILLED, "due": KILLED, "write": KILLED, "SIGTERM": 143, "SIGINT": 130}
@@ -29,8 +63,12 @@ def start(how, folder, run=None, runs="", flags=FLAGS, step=13):
     environment = dict(os.environ, PYTHONPATH=str(SCRIPT.parents[2]), RUNS=runs, STEP=str(step))
     flags = flags + ([] if run is None else ["--run", run])
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), how, *flags], cwd=folder, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, str(SCRIPT), how, *flags],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -64,9 +64,10 @@ def test_resume_and_names_that_were_given_start_nothing_new(rng):
         opened(splits(rng), run="autoencoder-photos")
 
 
-@pytest.mark.parametrize("default_name", [
-    "autoencoder-" + "x" * 255, "finetune-" * 40, "autoencoder-" + "ж" * 130, "autoencoder-a\nb\x1b[2J", "a-\udcff",
-])
+@pytest.mark.parametrize(
+    "default_name",
+    ["autoencoder-" + "x" * 255, "finetune-" * 40, "autoencoder-" + "ж" * 130, "autoencoder-a\nb\x1b[2J", "a-\udcff"],
+)
 def test_default_names_fit_the_storage_and_the_terminal(default_name, rng):
     name = opened(splits(rng), default_name)
     assert name.isprintable()
@@ -80,11 +81,19 @@ def test_long_names_with_one_beginning_stay_apart():
     assert files.short("ordinary") == "ordinary"
 
 
-@pytest.mark.parametrize(("name", "reason"), [
-    ("a\nb", "without control characters"), ("a\x1b[2Jb", "without control characters"), ("a\0b", "without control"),
-    ("a\u2028b", "without control"), ("a\x85", "without control"), (os.fsdecode(b"caf\xe9"), "in UTF-8"),
-    ("x" * 256, "at most 255 bytes. Received: 256"), ("ж" * 128, "Received: 256"),
-])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a\nb", "without control characters"),
+        ("a\x1b[2Jb", "without control characters"),
+        ("a\0b", "without control"),
+        ("a\u2028b", "without control"),
+        ("a\x85", "without control"),
+        (os.fsdecode(b"caf\xe9"), "in UTF-8"),
+        ("x" * 256, "at most 255 bytes. Received: 256"),
+        ("ж" * 128, "Received: 256"),
+    ],
+)
 def test_names_that_no_terminal_or_storage_takes_are_refused(name, reason, capsys, tmp_path):
     assert main(["pretrain", "autoencoder", "--run", name]) == 1
     error = capsys.readouterr().err

@@ -19,8 +19,11 @@ def start(mode, out, **environment):
     """Runs tests/support/strategies.py in the folder of its report."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(PACKAGE), str(SCRIPT.parent)]), **environment)
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), mode, str(out)], env=environment, cwd=out.parent,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, str(SCRIPT), mode, str(out)],
+        env=environment,
+        cwd=out.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -125,9 +128,11 @@ def run_workers(mode, *outs):
         b.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
     workers = [
-        start(mode, out, TF_CONFIG=json.dumps(
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        ))
+        start(
+            mode,
+            out,
+            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
+        )
         for index, out in enumerate(outs)
     ]
     for process in workers:
@@ -162,8 +167,12 @@ def test_every_case_comes_to_the_same_everywhere(tmp_path):
             unit = max(1.0, abs(float(b))) if name.endswith("held out") else 1.0
             apart[pair] = max(apart[pair], float(np.abs(a - b).max(initial=0.0)) / unit)
     print("| | " + " | ".join(f"{a} and {b}" for a, b in pairs) + " |")
-    print("\n".join(f"| {case} | " + " | ".join(f"{apart[pair]:.1e}" if pair in apart else "refused" for pair in pairs)
-                    + " |" for case, apart in furthest.items()))
+    print(
+        "\n".join(
+            f"| {case} | " + " | ".join(f"{apart[pair]:.1e}" if pair in apart else "refused" for pair in pairs) + " |"
+            for case, apart in furthest.items()
+        )
+    )
     assert len(furthest) > 15
     rounded = [apart.pop(("bfloat16", "one")) for apart in furthest.values()]
     assert max(rounded) <= ROUNDED

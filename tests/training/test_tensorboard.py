@@ -32,7 +32,8 @@ def server(tmp_path_factory):
     outcome = pretrain("autoencoder", training=Training(steps=20, eval_every=5, report_every=2, runs=str(folder)))
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", "0", "--load_fast=false"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         for line in process.stderr:
@@ -72,10 +73,20 @@ def test_scalars(server):
     address, outcome = server
     tags = set(read(address, "scalars/tags")[RUN])
     assert {
-        "loss/train", "loss/validation", "loss/learning_rate", "quality/mse_train", "quality/mse_validation",
-        "quality/knn_accuracy", "quality/rankme", "health/gradient_norm", "health/feature_sd",
-        "health/alignment", "health/uniformity",
-        "speed/examples_per_second", "speed/milliseconds_per_step", "outcome/test_loss",
+        "loss/train",
+        "loss/validation",
+        "loss/learning_rate",
+        "quality/mse_train",
+        "quality/mse_validation",
+        "quality/knn_accuracy",
+        "quality/rankme",
+        "health/gradient_norm",
+        "health/feature_sd",
+        "health/alignment",
+        "health/uniformity",
+        "speed/examples_per_second",
+        "speed/milliseconds_per_step",
+        "outcome/test_loss",
     } <= tags
     validation = read(address, "scalars/scalars", tag="loss/validation")
     assert [step for _, step, _ in validation] == [5, 10, 15, 20]
@@ -126,10 +137,15 @@ def test_settings(server):
     address, _ = server
     request = urllib.request.Request(
         f"{address}/data/plugin/hparams/session_groups",
-        json.dumps({
-            "startIndex": 0, "sliceSize": 10, "colParams": [],
-            "allowedStatuses": ["STATUS_RUNNING", "STATUS_SUCCESS", "STATUS_UNKNOWN"],
-        }).encode(), {"Content-Type": "application/json"},
+        json.dumps(
+            {
+                "startIndex": 0,
+                "sliceSize": 10,
+                "colParams": [],
+                "allowedStatuses": ["STATUS_RUNNING", "STATUS_SUCCESS", "STATUS_UNKNOWN"],
+            }
+        ).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         groups = json.loads(answer.read())["sessionGroups"]

@@ -21,8 +21,22 @@ from ssl_keras.training import launch, workers
 from ssl_keras.training.strategy import strategy
 
 PACKAGE = pathlib.Path(__file__).parents[2]
-RUN = ["pretrain", "autoencoder", "--data", "digits", "--steps", "60", "--batch-size", "64", "--eval-every", "20",
-       "--steps-per-execution", "2", "--report-every", "0"]
+RUN = [
+    "pretrain",
+    "autoencoder",
+    "--data",
+    "digits",
+    "--steps",
+    "60",
+    "--batch-size",
+    "64",
+    "--eval-every",
+    "20",
+    "--steps-per-execution",
+    "2",
+    "--report-every",
+    "0",
+]
 
 
 def command(folder, *arguments, **environment):
@@ -30,8 +44,12 @@ def command(folder, *arguments, **environment):
     folder.mkdir(exist_ok=True)
     path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-m", "ssl_keras", *arguments], cwd=folder, text=True,
-        env=os.environ | {"PYTHONPATH": path} | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "ssl_keras", *arguments],
+        cwd=folder,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -125,9 +143,14 @@ def each_with(folder, *flags):
     addresses = launch._addresses(len(flags))
     return [
         command(
-            folder, *RUN, "--strategy", "multi_worker", *own,
+            folder,
+            *RUN,
+            "--strategy",
+            "multi_worker",
+            *own,
             TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
-        ) for index, own in enumerate(flags)
+        )
+        for index, own in enumerate(flags)
     ]
 
 
@@ -188,9 +211,7 @@ def test_half_a_table_of_metrics_costs_its_last_row(stopped, tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_does_not_come_is_named(tmp_path):
     config = {"cluster": {"worker": launch._addresses(2)}, "task": {"type": "worker", "index": 0}}
-    process = command(
-        tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config), SSL_KERAS_WAIT="3"
-    )
+    process = command(tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config), SSL_KERAS_WAIT="3")
     said = ended(process, workers.EXIT_ALONE)
     assert f"worker 1 ({config['cluster']['worker'][1]})" in said
 
@@ -245,26 +266,29 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     assert not (folder / ".lock").exists()
 
 
-@pytest.mark.parametrize(("config", "reason"), [
-    ("{", "not whole"),
-    ("[]", "not whole"),
-    ("[" * 10**5, "not whole"),
-    ('{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}', "not whole"),
-    ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
-    ('{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1e400}}', "an index is an integer"),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}', "an index is an integer"),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}}', "not whole"),
-    ('{"cluster": {"worker": ["a:²"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-    ('{"cluster": {"worker": ["a:1"]}}', "not whole"),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
-    ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-    ('{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-    ('{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-    ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
-    ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
-    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),
-])
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("{", "not whole"),
+        ("[]", "not whole"),
+        ("[" * 10**5, "not whole"),
+        ('{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}', "not whole"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
+        ('{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1e400}}', "an index is an integer"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}', "an index is an integer"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}}', "not whole"),
+        ('{"cluster": {"worker": ["a:²"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+        ('{"cluster": {"worker": ["a:1"]}}', "not whole"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+        ('{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+        ('{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}', "no port"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),
+    ],
+)
 def test_a_bad_cluster_is_refused(config, reason, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=reason):
@@ -280,9 +304,9 @@ def test_no_cluster_is_refused(monkeypatch):
         strategy("multi_worker", 2)
 
 
-@pytest.mark.parametrize("variables", [
-    {"SLURM_PROCID": "x"}, {"SLURM_PROCID": "1"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "two"},
-])
+@pytest.mark.parametrize(
+    "variables", [{"SLURM_PROCID": "x"}, {"SLURM_PROCID": "1"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "two"}]
+)
 def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, value in variables.items():
@@ -293,8 +317,11 @@ def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatc
 
 def test_slurm_says_who_is_who(monkeypatch):
     for name, value in {
-        "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
-        "SLURM_STEP_NUM_TASKS": "2", "CUDA_VISIBLE_DEVICES": "",
+        "SLURM_PROCID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "CUDA_VISIBLE_DEVICES": "",
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TF_CONFIG", raising=False)
@@ -303,11 +330,15 @@ def test_slurm_says_who_is_who(monkeypatch):
     assert len(resolver.cluster_spec().as_dict()["worker"]) == 2
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    ([], "Received: none"), (["embed", "x"], "Received: embed"),
-    (["pretrain", "autoencoder", "--strategy", "one"], "--strategy"),
-    (["pretrain", "autoencoder", "--replicas=2"], "--replicas"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "Received: none"),
+        (["embed", "x"], "Received: embed"),
+        (["pretrain", "autoencoder", "--strategy", "one"], "--strategy"),
+        (["pretrain", "autoencoder", "--replicas=2"], "--replicas"),
+    ],
+)
 def test_what_cannot_be_launched_is_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         launch.launch(launch.Launch(), arguments)
@@ -352,9 +383,18 @@ def test_fifty_kills_leave_no_trace(tmp_path):
     assert sum(each.progress for each in done) >= 0.8 * count
     assert sum(each.writing for each in done) >= 0.2 * count
     assert {each.kind for each in done} == set(kills.KINDS)
-    ended(command(
-        tmp_path / "calm", *kills.RUN, "--steps", str(kills.steps(count)), "--strategy", "mirrored", "--replicas", "2"
-    ))
+    ended(
+        command(
+            tmp_path / "calm",
+            *kills.RUN,
+            "--steps",
+            str(kills.steps(count)),
+            "--strategy",
+            "mirrored",
+            "--replicas",
+            "2",
+        )
+    )
     assert state(tmp_path / "killed") == state(tmp_path / "calm")
 
 
@@ -381,10 +421,18 @@ class Processes:
         return self.runs.pop(0)
 
 
-@pytest.mark.parametrize(("codes", "outcome", "starts"), [
-    ((0,), 0, 1), ((137, 0), 0, 2), ((137, 134, 139), 139, 3), ((1,), 1, 1), ((75,), 75, 1), ((143,), 143, 1),
-    ((130,), 130, 1),
-])
+@pytest.mark.parametrize(
+    ("codes", "outcome", "starts"),
+    [
+        ((0,), 0, 1),
+        ((137, 0), 0, 2),
+        ((137, 134, 139), 139, 3),
+        ((1,), 1, 1),
+        ((75,), 75, 1),
+        ((143,), 143, 1),
+        ((130,), 130, 1),
+    ],
+)
 def test_only_what_died_is_started_again(codes, outcome, starts, monkeypatch):
     processes = Processes(*codes)
     monkeypatch.setattr(launch, "_once", processes)

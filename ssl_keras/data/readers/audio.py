@@ -34,8 +34,23 @@ from ssl_keras.data.readers.folders import (
 from ssl_keras.data.splits import hold_out
 
 EXTENSIONS = {
-    ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif", ".aifc", ".au",
-    ".snd", ".caf", ".sph",
+    ".wav",
+    ".wave",
+    ".rf64",
+    ".w64",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".mp2",
+    ".aiff",
+    ".aif",
+    ".aifc",
+    ".au",
+    ".snd",
+    ".caf",
+    ".sph",
 }
 SIMILAR = {".m4a", ".aac", ".wma", ".amr", ".webm", ".mp4"}  # sound that is not read
 # What libsndfile calls the formats that are read, and how their files begin: the rest of its decoders, for trackers and
@@ -107,8 +122,10 @@ def transcripts(path):
     files, texts = [as_spelled(path.parent / file) for file, _ in cells], [text for _, text in cells]
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        raise ValueError(f"{title}: there is no file {listed(missing)}. Expected, in each line, a path relative to the "
-                         "list's folder, a tab, and what is said; no header.")
+        raise ValueError(
+            f"{title}: there is no file {listed(missing)}. Expected, in each line, a path relative to the "
+            "list's folder, a tab, and what is said; no header."
+        )
     decoded = _decoded(title, files)
     names = [os.path.relpath(files[index], path.parent) for index in decoded.kept]
     return hold_out(decoded.source(title, names, target=[texts[index] for index in decoded.kept]))

@@ -152,9 +152,8 @@ def _is_emoji(row, across, down):
     if not all(isinstance(each, list) for each in words):
         return False
     words = [row.get("name"), *words[0], *words[1]]
-    return (
-        all(type(place) is int and 0 <= place < most for place, most in places)
-        and all(isinstance(word, str) and word.strip() for word in words)
+    return all(type(place) is int and 0 <= place < most for place, most in places) and all(
+        isinstance(word, str) and word.strip() for word in words
     )
 
 
@@ -223,22 +222,25 @@ def by_concept(source, fold=0, compared=None):
     part = near_duplicates.parts_of(group, names, PARTS)
     place = (part - fold * (PARTS // FOLDS)) % PARTS
     held_out = part >= 0  # groups of more than a part's share are learned from in every fold
-    parts = [np.flatnonzero(chosen) for chosen in (
-        ~held_out | (place >= 6), held_out & ((place == 4) | (place == 5)), held_out & (place < 4)
-    )]
+    parts = [
+        np.flatnonzero(chosen)
+        for chosen in (~held_out | (place >= 6), held_out & ((place == 4) | (place == 5)), held_out & (place < 4))
+    ]
     if len(np.unique(group)) < PARTS or not all(map(len, parts)):
         raise ValueError(
             f"{source.name} has {len(np.unique(group))} groups of near duplicates: too few to hold some out. "
             f"Expected some {5 * PARTS}."
         )
     base = source.name + (f"[{fold}]" if fold else "")
-    arrays = source.arrays | {"caption": without(source.arrays["caption"], parts[0], [
-        names[row] for row in np.concatenate(parts[1:])
-    ])}
-    return Splits(*(
-        dataclasses.replace(source.take(rows), arrays=arrays, name=f"{base}[{name}]")
-        for name, rows in zip(Splits._fields, parts)
-    ))
+    arrays = source.arrays | {
+        "caption": without(source.arrays["caption"], parts[0], [names[row] for row in np.concatenate(parts[1:])])
+    }
+    return Splits(
+        *(
+            dataclasses.replace(source.take(rows), arrays=arrays, name=f"{base}[{name}]")
+            for name, rows in zip(Splits._fields, parts)
+        )
+    )
 
 
 def without(column, rows, names):

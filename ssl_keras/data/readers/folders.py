@@ -22,8 +22,14 @@ from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
 from ssl_keras.files import printable
 
 PARTS = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "test": "test", "testing": "test",
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
 }
 CLASSES_TOO = {"valid", "dev"}  # beside "invalid", say: without a training part these are classes
 UNLABELED = {"unlabeled", "unsup"}  # beside classes
@@ -89,13 +95,15 @@ def parts_below(kind, path, what, read, extensions=None):
         try:
             held_out[part] = read(folder, train)
         except NoLabels:
-            notes.append(f"{printable(folder.name)} has no sub-folders that are classes, hence no labels, and is left "
-                         f"out: the {part} part is cut from the training part")
+            notes.append(
+                f"{printable(folder.name)} has no sub-folders that are classes, hence no labels, and is left "
+                f"out: the {part} part is cut from the training part"
+            )
     splits = hold_out(train.noted(*notes), **held_out)
     # Named after the whole: a sub-folder's name, "train", is that of every other data set too.
-    return Splits(*(
-        dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items()
-    ))
+    return Splits(
+        *(dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items())
+    )
 
 
 def part_folders(title, root, otherwise, extensions=None):
@@ -126,8 +134,14 @@ def part_folders(title, root, otherwise, extensions=None):
     classes = [folder for folder in others if not words_of(folder) & (UNLABELED | PARTS.keys())]
     if len(found) == 1 and len(classes) > 1 and _entries(found["train"], extensions)[1]:  # vehicles: bus, car, train
         return {}, [f"{names} is taken for a class, since nothing that is held out lies beside it"]
-    notes = [f"{printable(folder.name)} ({count} files) is left out: it lies beside {names}"
-             for folder, count in others.items()] if found else []
+    notes = (
+        [
+            f"{printable(folder.name)} ({count} files) is left out: it lies beside {names}"
+            for folder, count in others.items()
+        ]
+        if found
+        else []
+    )
     for part, folder in found.items():
         found[part], said = _unwrapped(folder, extensions)
         notes += said
@@ -202,8 +216,10 @@ def labeled_files(title, root, extensions, what, like, similar=frozenset()):
     files, others = below(root, extensions)
     said = left_out(others)
     if not files:
-        raise ValueError(f"{title} has no examples. Expected files ending in {', '.join(sorted(extensions))}."
-                         + (f" It has {said}." if said else ""))
+        raise ValueError(
+            f"{title} has no examples. Expected files ending in {', '.join(sorted(extensions))}."
+            + (f" It has {said}." if said else "")
+        )
     unread = {ending: count for ending, count in others.items() if ending in similar}
     if sum(unread.values()) > len(files):
         raise ValueError(
@@ -217,8 +233,10 @@ def labeled_files(title, root, extensions, what, like, similar=frozenset()):
     if unlabeled < names.keys():
         for name in sorted(unlabeled):
             count = sum(parts[:1] == [name] for parts in inner)
-            notes.append(f"{name} ({count} {what}) lies beside classes and has no labels: it is left out. "
-                         f"{title}/{name} is a data set of its own")
+            notes.append(
+                f"{name} ({count} {what}) lies beside classes and has no labels: it is left out. "
+                f"{title}/{name} is a data set of its own"
+            )
         kept = [row for row, parts in enumerate(inner) if not unlabeled & {*parts[:1]}]
         files, inner = [files[row] for row in kept], [inner[row] for row in kept]
         names = {name: made for name, made in names.items() if name not in unlabeled}
@@ -258,11 +276,15 @@ def _like(title, names, classes, expected):
     found = {folder: name if name in expected else by_case.get(name.casefold()) for folder, name in names.items()}
     others = sorted({names[folder] for folder, name in found.items() if name is None})
     if others and not expected:
-        raise ValueError(f"{title}: expected no sub-folders, since the training part has none, hence no labels. "
-                         f"Received: {listed(others)}. Sort that part too, or put all files of this one in one folder.")
+        raise ValueError(
+            f"{title}: expected no sub-folders, since the training part has none, hence no labels. "
+            f"Received: {listed(others)}. Sort that part too, or put all files of this one in one folder."
+        )
     if others:
-        raise ValueError(f"{title}: expected the classes of the training part: {listed(expected)}. Received beside "
-                         f"them: {listed(others)}. Rename or remove these, or put examples of them into that part.")
+        raise ValueError(
+            f"{title}: expected the classes of the training part: {listed(expected)}. Received beside "
+            f"them: {listed(others)}. Rename or remove these, or put examples of them into that part."
+        )
     return found, sorted(set(expected) - set(found.values()))
 
 
@@ -271,8 +293,11 @@ def _doubts(title, root, names, inner, extensions):
     notes, second = [], collections.defaultdict(set)
     for parts in inner:
         second[parts[0]].update(parts[1:2])
-    empty = [folder.name for folder in _entries(root, extensions)[0]
-             if folder.name not in names and folder.name.casefold() not in UNLABELED]
+    empty = [
+        folder.name
+        for folder in _entries(root, extensions)[0]
+        if folder.name not in names and folder.name.casefold() not in UNLABELED
+    ]
     if empty:
         notes.append(f"the sub-folders {listed(empty)} have nothing that is read, and are no classes")
     (first, below_it), *rest = second.items()
@@ -282,8 +307,10 @@ def _doubts(title, root, names, inner, extensions):
             note += f"; one level down are {listed(sorted(below_it))}: for these take {title}/{printable(first)}"
         notes.append(note)
     elif len(below_it) > 1 and all(below_it == each for _, each in rest):
-        notes.append(f"each of {listed(sorted(second))} holds {listed(sorted(below_it))}. The first are taken for the "
-                     "classes; are they those, or parts? Expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS")
+        notes.append(
+            f"each of {listed(sorted(second))} holds {listed(sorted(below_it))}. The first are taken for the "
+            "classes; are they those, or parts? Expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS"
+        )
     return notes
 
 

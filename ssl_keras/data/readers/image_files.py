@@ -22,15 +22,62 @@ import numpy as np
 from ssl_keras.data.readers.folders import Unreadable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
-EXTENSIONS = frozenset((
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-    ".pbm", ".pnm", ".avif", ".jp2", ".j2k",
-))
+EXTENSIONS = frozenset(
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".avif",
+        ".jp2",
+        ".j2k",
+    )
+)
 # Pictures too, which are not read.
-OTHERS = frozenset((
-    ".heic", ".heif", ".hif", ".svg", ".psd", ".tga", ".ico", ".dds", ".exr", ".hdr", ".jxl", ".dcm", ".dng", ".cr2",
-    ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw", ".xcf", ".pcx", ".sgi", ".qoi", ".pfm", ".eps", ".fits",
-))
+OTHERS = frozenset(
+    (
+        ".heic",
+        ".heif",
+        ".hif",
+        ".svg",
+        ".psd",
+        ".tga",
+        ".ico",
+        ".dds",
+        ".exr",
+        ".hdr",
+        ".jxl",
+        ".dcm",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".raf",
+        ".rw2",
+        ".raw",
+        ".xcf",
+        ".pcx",
+        ".sgi",
+        ".qoi",
+        ".pfm",
+        ".eps",
+        ".fits",
+    )
+)
 DECODING = 2  # another number where a file is decoded otherwise than before: what is cached is then made anew
 MAX_PIXELS = 178_956_970  # as many as Pillow decodes
 ALONE = 1 << 25  # pixels; a larger picture is decoded while no other such is, so that memory stays bounded
@@ -189,8 +236,13 @@ def _turn(image):
         return None
     way = _pillow().Transpose
     turns = {
-        2: way.FLIP_LEFT_RIGHT, 3: way.ROTATE_180, 4: way.FLIP_TOP_BOTTOM, 5: way.TRANSPOSE, 6: way.ROTATE_270,
-        7: way.TRANSVERSE, 8: way.ROTATE_90,
+        2: way.FLIP_LEFT_RIGHT,
+        3: way.ROTATE_180,
+        4: way.FLIP_TOP_BOTTOM,
+        5: way.TRANSPOSE,
+        6: way.ROTATE_270,
+        7: way.TRANSVERSE,
+        8: way.ROTATE_90,
     }
     with contextlib.suppress(Exception):
         return turns.get(image.getexif().get(ORIENTATION))

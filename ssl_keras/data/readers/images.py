@@ -157,22 +157,31 @@ def _notes(headers, wanted, shape, image):
     if wanted[0] is None and len(sizes) > 1:
         rule = f"that of {sizes[shape[:2]]} of {count} images" if 2 * sizes[shape[:2]] >= count else "the median"
         (low, high), (least, most) = ((min(sides), max(sides)) for sides in zip(*sizes))
-        notes.append(f"heights are from {low} to {high} pixels, widths from {least} to {most}: all become {said}, "
-                     f"{rule}. --image-size chooses another size")
+        notes.append(
+            f"heights are from {low} to {high} pixels, widths from {least} to {most}: all become {said}, "
+            f"{rule}. --image-size chooses another size"
+        )
     if wanted[0] is None and shape[0] * shape[1] > LARGE**2:
-        notes.append(f"images of {said} pixels are taken as they are, {math.prod(shape) * count / 1e9:.1f} GB, and few "
-                     "networks are made for such. --image-size 128, say, makes them small")
+        notes.append(
+            f"images of {said} pixels are taken as they are, {math.prod(shape) * count / 1e9:.1f} GB, and few "
+            "networks are made for such. --image-size 128, say, makes them small"
+        )
     grays = sum(about.gray for about in headers)
     if shape[2] == 3 and 0 < grays < count:
         notes.append(f"gray among images in color, and taken as RGB: {grays} of {count} images")
     if shape[2] == 1 and grays < count:
         notes.append(f"in color, and taken as gray: {count - grays} of {count} images")
     needed = collections.Counter(name for about in headers for name in about.conversions)
-    notes += [f"{sentence}: {needed[name]} of {count} images"
-              for name, sentence in image_files.CONVERSIONS.items() if needed[name]]
+    notes += [
+        f"{sentence}: {needed[name]} of {count} images"
+        for name, sentence in image_files.CONVERSIONS.items()
+        if needed[name]
+    ]
     deep = np.array(["deep" in about.conversions for about in headers])
     brightest = max((int(image[row].max()) for row in np.flatnonzero(deep)), default=DARK)
     if brightest < DARK:
-        notes.append(f"images of 16 bits are nearly black, {brightest} of 255 at most: they seem to use 12 bits or "
-                     "fewer. Scale them to 16, or save them as 8")
+        notes.append(
+            f"images of 16 bits are nearly black, {brightest} of 255 at most: they seem to use 12 bits or "
+            "fewer. Scale them to 16, or save them as 8"
+        )
     return notes

@@ -134,9 +134,9 @@ def split(train, validation=None, test=None):
     for name, source in parts._asdict().items():
         if not len(source):
             raise ValueError(f"{train.name} has {len(part)} pairs, and none for {name}. Expected some hundred.")
-    return Splits(*(
-        dataclasses.replace(source, name=f"{source.base}[{name}]") for name, source in parts._asdict().items()
-    ))
+    return Splits(
+        *(dataclasses.replace(source, name=f"{source.base}[{name}]") for name, source in parts._asdict().items())
+    )
 
 
 def part_of(text):

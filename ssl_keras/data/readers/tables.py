@@ -142,8 +142,10 @@ def _misfit(name, rows, width, expected):
     for number, row in rows:
         if len(row) != width:
             received = f"{len(row)} parts: {' | '.join(row)[:80]!r}" if expected else len(row)
-            return f"{name}, {'line' if expected else 'row'} {number}: expected {expected or f'{width} columns'}. " \
-                   f"Received: {received}"
+            return (
+                f"{name}, {'line' if expected else 'row'} {number}: expected {expected or f'{width} columns'}. "
+                f"Received: {received}"
+            )
     return None
 
 
@@ -164,6 +166,8 @@ def _json(name, path, wanted):
             if column.lower() in wanted and not isinstance(value, str | int | float | None):
                 raise ValueError(f"{name}, line {number}: expected a string as {column}. Received: {str(value)[:80]!r}")
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
-    cells = [(f"line {number}", ["" if row.get(column) is None else str(row[column]) for column in columns])
-             for number, row in rows]
+    cells = [
+        (f"line {number}", ["" if row.get(column) is None else str(row[column]) for column in columns])
+        for number, row in rows
+    ]
     return [column.lower() for column in columns], [(place, row) for place, row in cells if any(map(str.strip, row))]

@@ -87,8 +87,10 @@ def documents(name, texts, label=None, classes=()):
             not number classes from 0.
     """
     if isinstance(texts, str):
-        raise ValueError(f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Put it in a list, "
-                         "or cut it into documents.")
+        raise ValueError(
+            f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Put it in a list, "
+            "or cut it into documents."
+        )
     array = np.empty(len(texts), object)
     array[:] = texts
     wrong = [index for index, text in enumerate(array) if not isinstance(text, str)]
@@ -122,8 +124,10 @@ def load_text(path):
     if root.is_file():
         ending = text_files.ending(root)
         if ending == ".json":
-            raise ValueError(f"{name}: expected JSON lines, {EXPECTED} in each, and an ending in .jsonl. A list of "
-                             "them becomes such by: jq -c '.[]'")
+            raise ValueError(
+                f"{name}: expected JSON lines, {EXPECTED} in each, and an ending in .jsonl. A list of "
+                "them becomes such by: jq -c '.[]'"
+            )
         source = _pieces(name, [root], [])
         if ending in AS_IT_IS:
             source = source.noted(f"a file that ends in {ending} is read as it is, with its {AS_IT_IS[ending]}")
@@ -155,8 +159,10 @@ def _files_of_parts(paths):
     names = [name for (folder, part), name in found.items() if folder in trained_on]
     if len(names) == len(trained_on):
         return ()
-    return (f"{folders.listed(names)} are read together, and the parts are cut from all of them. Where they are the "
-            "parts, expected a folder for each: PATH/train and PATH/test",)
+    return (
+        f"{folders.listed(names)} are read together, and the parts are cut from all of them. Where they are the "
+        "parts, expected a folder for each: PATH/train and PATH/test",
+    )
 
 
 def _pieces(name, paths, left_out=(), several=False):
@@ -197,8 +203,9 @@ def _pieces(name, paths, left_out=(), several=False):
     notes = [f"the text of JSON lines is their field {', '.join(others)}"] if others else []
     notes += [f"{silent} lines have no text and are left out"] if silent else []
     if left_out:
-        notes.append(f"{len(left_out)} files hold no text that is read here, and are left out: "
-                     f"{folders.listed(left_out)}")
+        notes.append(
+            f"{len(left_out)} files hold no text that is read here, and are left out: {folders.listed(left_out)}"
+        )
     return Source(name, {"text": Pieces(where), "ends": np.array(ends)}).noted(*notes)
 
 
@@ -230,8 +237,9 @@ def _documents(name, path, source, field):
 def _field(name, path, source):
     """The field of JSON lines that holds the text, by the first of them."""
     line = next((line for _, line in text_files.json_lines(source) if line.strip()), b"")
-    expected = (f"{name}: {printable(path)}: expected {EXPECTED} in each line, or another field that alone holds a "
-                "string")
+    expected = (
+        f"{name}: {printable(path)}: expected {EXPECTED} in each line, or another field that alone holds a string"
+    )
     row = text_files.from_json(text_files.decoded(line)[0], expected)
     if isinstance(row, dict):
         if isinstance(row.get("text", 0), str | None):

@@ -65,8 +65,10 @@ def opened(path):
         raise ValueError(f"{printable(path)} is a tar archive. Expected text in UTF-8. Unpack it: tar xf")
     for first, order in ((1, "utf-16-le"), (0, "utf-16-be")):  # every other byte of plain letters is 0
         if head[first::2].count(0) > len(head) // 4 and head[1 - first :: 2].count(0) <= len(head) // 16:
-            raise ValueError(f"{printable(path)} is UTF-16 without a mark. Expected text in UTF-8. Convert it: "
-                             f"iconv -f {order} -t utf-8")
+            raise ValueError(
+                f"{printable(path)} is UTF-16 without a mark. Expected text in UTF-8. Convert it: "
+                f"iconv -f {order} -t utf-8"
+            )
     return source
 
 
@@ -98,8 +100,9 @@ def _unpacked(path):
         for chunk in chunks():
             count += len(chunk["bytes"])
             if count > most:
-                raise ValueError(f"{printable(path)} has {path.stat().st_size} bytes, and more than {most} unpacked: "
-                                 "no text has.")
+                raise ValueError(
+                    f"{printable(path)} has {path.stat().st_size} bytes, and more than {most} unpacked: no text has."
+                )
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return materialise(["unpacked", digest], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
@@ -160,7 +163,8 @@ def json_rows(name, path, expected):
         return list(enumerate(from_json(text, f"{name}: expected a list of {expected}"), 1))
     return [
         (number, from_json(line, f"{name}, line {number}: expected {expected}"))
-        for number, line in enumerate(text.split("\n"), 1) if line.strip()
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
     ]
 
 

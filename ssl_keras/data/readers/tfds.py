@@ -96,10 +96,14 @@ def _split(tfds, builder, split, image_size):
     input_key = next((key for key in (input_key, "image", "text", "audio") if key in features), None)
     feature = features.get(input_key)
     # Some have several sets of labels and name none ("label-coarse", "label-fine"): the first one then.
-    label_key = next((
-        key for key in (label_key, *sorted(features))
-        if isinstance(features.get(key), tfds.features.ClassLabel) and "label" in key
-    ), None)
+    label_key = next(
+        (
+            key
+            for key in (label_key, *sorted(features))
+            if isinstance(features.get(key), tfds.features.ClassLabel) and "label" in key
+        ),
+        None,
+    )
     classes = features[label_key].names if label_key else ()
     if isinstance(info.features, tfds.features.Translation):
         return _pairs(tfds, builder, split, title, *(info.supervised_keys or sorted(features))[:2])
@@ -153,8 +157,9 @@ def _texts(tfds, builder, split, title, text_key, label_key, classes):
 
 def _pairs(tfds, builder, split, title, text_key, target_key):
     records = [*_examples(tfds, builder, split).as_numpy_iterator()]
-    return pairs.named(title, *([record[key].decode("utf-8", "replace") for record in records]
-                                for key in (text_key, target_key)))
+    return pairs.named(
+        title, *([record[key].decode("utf-8", "replace") for record in records] for key in (text_key, target_key))
+    )
 
 
 def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
@@ -198,6 +203,7 @@ def _images(tfds, builder, split, title, feature, image_size, image_key, label_k
 
     columns = {"image": (shape, np.uint8)} | ({"label": ((), np.int64)} if label_key else {})
     size = builder.info.splits[split].num_examples
+
     def key():
         folder = pathlib.Path(builder.data_dir)
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
