@@ -10,6 +10,34 @@ from ssl_keras.networks.conv import BLOCKS
 FORMAT = 1
 DEFAULT_RATE = 16_000  # Hz
 NUM_ROTATIONS = 4
+RENAMED = {  # settings and metrics of format 1: their names today
+    "average": "ema_decay",
+    "coldest": "gumbel_end",
+    "colour": "color",
+    "cooling": "gumbel_decay",
+    "encoder_rate": "encoder_lr_ratio",
+    "front": "frontend",
+    "generator_rate": "generator_lr_ratio",
+    "grey": "gray",
+    "hottest": "gumbel_start",
+    "interval": "eval_every",
+    "joined": "max_captions",
+    "locked": "freeze_image",
+    "matched": "top1",
+    "normalisation": "normalization",
+    "omitted": "token_dropout",
+    "others": "cross_clip_negatives",
+    "places": "pool_grid",
+    "quality_every": "report_every",
+    "sampling": "scheduled_sampling",
+    "save_minutes": "checkpoint_minutes",
+    "share": "mask_ratio",
+    "smoothing": "label_smoothing",
+    "span": "mask_span",
+    "stretches": "pool_segments",
+    "test_matched": "test_top1",
+    "val_matched": "val_top1",
+}
 
 
 def upgraded(card):
@@ -53,9 +81,9 @@ def upgraded(card):
     outcome = training.pop("outcome", {})
     new["trained_by"] = {
         "objective": _objective(objective, settings or {}),
-        "settings": (settings or {}) | training,
+        "settings": _renamed((settings or {}) | training),
         "data": card["data"],
-        "outcome": outcome,
+        "outcome": _renamed(outcome),
     }
     return new
 
@@ -67,6 +95,10 @@ def _objective(name, settings):
     if name == "seq2seq":
         return "recurrent_lm" if settings.get("task") == "next" else "seq2seq"
     return {"speech": "wav2vec2", "recogniser": "ctc"}.get(name, name)
+
+
+def _renamed(note):
+    return {RENAMED.get(name, name): value for name, value in note.items()}
 
 
 def _network(objective, settings, shape):

@@ -144,11 +144,11 @@ def test_the_field_is_named():
     @dataclasses.dataclass
     class Some:
         count: COUNT = 1
-        share: SHARE = 0.0
+        mask_ratio: SHARE = 0.0
 
     check_fields(Some())
     with pytest.raises(ValueError, match=r"^mask_ratio must be in \[0, 1\)\. Received: 1\.5$"):
-        check_fields(Some(share=1.5))
+        check_fields(Some(mask_ratio=1.5))
 
 
 def ranges(hint):
@@ -210,8 +210,8 @@ def test_choices_are_accepted_by_annotation_and_nothing_else_is(name):
 class Inner:
     """Numbers."""
 
-    share: SHARE = 0.5
-    """The share of it."""
+    mask_ratio: SHARE = 0.5
+    """Fraction of it."""
     counts: tuple[COUNT, ...] = (1, 2)
     clip: Annotated[float, Range(0, open="low")] | None = None
     size: COUNT | Literal[0] = 0

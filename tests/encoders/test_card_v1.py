@@ -34,8 +34,8 @@ def test_it_describes_the_network_of_its_file(path):
 @every_old_card
 def test_the_shipped_card_is_its_upgrade(path):
     old, new = card_v1.upgraded(json.loads(path.read_text("utf-8"))), cards.read(SHIPPED / path.stem)
-    assert new.pop("licences")["data"]
-    assert old.pop("licences") == {}
+    assert new.pop("licenses")["data"]
+    assert old.pop("licenses") == {}
     for card in (old, new):  # measured since, perhaps
         card.pop("results")
     for key in ("network", "head"):
