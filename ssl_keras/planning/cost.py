@@ -296,7 +296,7 @@ def shown(made, remat=False):
     if made["bytes of a GPU"] > made["bytes that a GPU has"]:
         lines.append(
             f"It does not fit: a smaller --batch-size, --precision mixed_bfloat16, {'--remat, ' if remat else ''}or a "
-            "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelizm), "
+            "smaller network. What no replica can hold needs its weights spread over GPUs (FSDP, tensor parallelism), "
             "which is not here."
         )
     return "\n".join(lines)
