@@ -3,6 +3,8 @@
 import importlib
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
 import types
 
@@ -59,7 +61,9 @@ def test_flags_are_there(capsys):
 
 @pytest.mark.fit
 def test_the_worked_objective_learns(monkeypatch, digits):
-    code = re.search(r"```python\n(.+?)```", (ROOT / "docs" / "adding_an_objective.md").read_text("utf-8"), re.DOTALL)[1]
+    code = re.search(r"```python\n(.+?)```", (ROOT / "docs" / "adding_an_objective.md").read_text("utf-8"), re.DOTALL)[
+        1
+    ]
     module = types.ModuleType("simsiam")
     monkeypatch.setitem(sys.modules, "simsiam", module)  # where dataclasses look for annotations
     exec(compile(code, "simsiam.py", "exec"), vars(module))
@@ -73,3 +77,35 @@ def test_the_worked_objective_learns(monkeypatch, digits):
     objective.predictor = lambda z, training: z
     total, weight = objective.batch_loss({"view_a": view, "view_b": view}, training=False)
     np.testing.assert_allclose(total / weight, -1, atol=1e-6)  # equal views, identity predictor
+
+
+def check_tables(root):
+    command = [sys.executable, root / "docs" / "tables.py", "--check"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_tables_equal_the_measurements():
+    checked = check_tables(ROOT)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "number", "other", "table"),
+    [
+        ("docs/results.md", "| 92.7 |", "| 92.8 |", "headline"),
+        ("benchmarks/measured.json", "0.2649", "0.2648", "autoencoder-seeds"),
+    ],
+    ids=["page", "data"],
+)
+def test_a_changed_number_is_found(file, number, other, table, tmp_path):
+    for pattern in ("README.md", "docs/*.*", "benchmarks/*.json", "saved_models/*/card.json"):
+        for path in ROOT.glob(pattern):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    text = (tmp_path / file).read_text()
+    assert number in text
+    (tmp_path / file).write_text(text.replace(number, other, 1))
+    checked = check_tables(tmp_path)
+    assert checked.returncode == 1
+    assert checked.stderr.splitlines()[1:] == [f"results.md: {table}"]
