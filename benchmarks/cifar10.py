@@ -1,17 +1,16 @@
-"""What pretraining is worth on color photographs: contrastive, jigsaw, rotation and scratch, at 10% and all labels.
+"""Pretraining against scratch on color photographs: contrastive, jigsaw and rotation, with 10% and with all labels.
 
     python benchmarks/cifar10.py --data folder:cifar10 --minutes 10
 
-Three seeds each. The numbers go into benchmarks/cifar10.json after every run; what is there is not
-computed again, and a run that was cut off goes on from its checkpoint. The data: any labeled folder of
-small photographs; the numbers in the README are of the first 10,000 training and 2,000 test images of
-CIFAR-10, re-encoded as JPEG (quality 75, lossy), of which 9,000 are learned from and 1,000 chosen by.
+Three seeds each. Each run adds its numbers to benchmarks/cifar10.json; recorded numbers are not measured again,
+and an interrupted run resumes from its checkpoint. The data are any labeled folder of small photographs. The
+numbers in docs/results.md use the first 10,000 training and 2,000 test images of CIFAR-10, re-encoded as JPEG
+(quality 75, lossy): 9,000 for training and 1,000 for validation.
 
-Pretraining takes so many steps as fit into the minutes at the rate that is measured first, once for
-each objective, on the threads that TensorFlow has. `--threads 1` and two of these scripts at once, for
-other `--seeds` or `--objectives`, share two cores fairly; `--only-measure` in both of them comes first.
-Then `downstream.evaluate` measures the encoders of a seed and scratch alike: a linear probe, and
-training with crops, flips and shifts, its learning rate and length chosen on the validation part.
+The number of pretraining steps follows from the minutes and the rate, which is measured once per objective. Two of
+these scripts with `--threads 1` and different `--seeds` or `--objectives` share two cores fairly; run both with
+`--only-measure` first. `downstream.evaluate` then measures the encoders of a seed, and scratch: a linear probe, and
+training with crops, flips and shifts, whose learning rate and length are chosen on the validation split.
 """
 
 import argparse
@@ -55,7 +54,7 @@ RESULT = HERE.with_suffix(".json")
 
 
 def steps_within(name, settings, training, splits, seconds):
-    """How many steps of training fit into the time, as measured after the first ones."""
+    """Returns the number of training steps that fit into the time, from a measured rate."""
     module = objectives.module(name)
     settings, splits = module.prepare(settings, splits)
     objective = module.build(settings, splits.train.spec())
@@ -68,7 +67,7 @@ def steps_within(name, settings, training, splits, seconds):
 
 
 def results():
-    """What is in the file."""
+    """Returns the content of the file."""
     return json.loads(RESULT.read_text()) if RESULT.exists() else {"steps": {}, "pretraining": {}, "tables": {}}
 
 
@@ -80,13 +79,13 @@ def note(part, key, value):
 
 
 def asked_of(name):
-    """How an objective is pretrained here: (settings, training)."""
+    """Returns (settings, training) of an objective."""
     module = objectives.module(name)
     return module.Settings(**NETWORK, **SETTINGS[name]), dataclasses.replace(module.DEFAULTS, epochs=0, report_every=0)
 
 
 def pretrained(name, seed, splits):
-    """The folder of an encoder that was pretrained for the steps that are noted; where it was cut off, it goes on."""
+    """Pretrains an encoder for the recorded number of steps, or resumes it; returns its folder."""
     settings, training = asked_of(name)
     steps = results()["steps"][name]
     training = dataclasses.replace(

@@ -1,7 +1,7 @@
-"""What side-by-side measurements share: contenders in processes of their own, interleaved rounds, a command line.
+"""Shared parts of the benchmarks: contenders in processes of their own, interleaved rounds, a command line.
 
 A contender is an object with `build()`, which returns its number of parameters; `steps(count)`, which trains
-so many steps; `train(until)`, which trains until `time.perf_counter()` says so and returns the steps
+that many steps; `train(until)`, which trains until `time.perf_counter()` says so and returns the steps
 done; and `keep(folder)`, which leaves what it has learned there as arrays. It has `batch` and
 `steps_per_execution`.
 """
@@ -26,7 +26,7 @@ from ssl_keras import files
 
 
 def machine():
-    """How many cores, and of which kind (as the linear algebra library calls it: whether there is AVX-512, say)."""
+    """Returns the number of cores and their kind, as the linear algebra library names it (with AVX-512, for example)."""
     kinds = {each.get("architecture") for each in threadpoolctl.threadpool_info()} - {None}
     return f"{os.cpu_count()} cores ({', '.join(sorted(kinds))})"
 
@@ -47,7 +47,7 @@ def interval(ratios):
 def serve(one, folder):
     """Does what it is told on stdin and answers on stdout, a line of JSON each.
 
-    `round SECONDS`: about so many seconds of steps, none of them compiling. `train SECONDS`:
+    `round SECONDS`: about that many seconds of steps, none of them compiling. `train SECONDS`:
     builds, trains from nothing, and leaves what it learned in the folder.
     """
     print(json.dumps("ready"), flush=True)
@@ -172,7 +172,7 @@ def main(script, parts, plan, quick, contender, prepare):
         asked = json.loads(json.dumps(dataclasses.asdict(plan)))
         if report.setdefault("plan", asked) != asked:
             raise SystemExit(
-                f"{path} was measured with {report['plan']}, not with {asked}. Move it away to begin anew."
+                f"{path} was measured with {report['plan']}, not with {asked}. Move it away to start from scratch."
             )
         data = prepare(folder)
         for name in flags.parts or parts:

@@ -6,8 +6,8 @@
     python benchmarks/contrastive.py             all of them, about 27 minutes on 2 cores
     python benchmarks/contrastive.py --quick     all of them in seconds, to see that they run; keeps nothing
 
-The numbers go into benchmarks/contrastive.json after every measurement. What is there is not measured
-again: a run that was cut off goes on, and a file that is moved away begins anew.
+The numbers go into benchmarks/contrastive.json after every measurement. Recorded numbers are not
+measured again. An interrupted run resumes; move the file away to start from scratch.
 
 Both train the same network (`cnn`, width 32, and a projection of 256 and 128) with the same
 initialization, batch 256, temperature, and Adam with one constant learning rate, so that a run may be
@@ -73,7 +73,7 @@ NEIGHBORS, KNOWN = 20, 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part measures."""
+    """Durations of the parts."""
 
     rounds: int = 5
     seconds: float = 20.0  # of each contender, in a round
@@ -88,7 +88,7 @@ QUICK = Plan(rounds=1, seconds=2.0, seeds=(0,), budget=5.0)
 
 
 class Contender:
-    """What `contenders.serve` wants of each."""
+    """The interface that `contenders.serve` needs."""
 
     batch, steps_per_execution = BATCH, STEPS_PER_EXECUTION
 

@@ -1,4 +1,4 @@
-"""What each switch costs and saves, of every objective; the overhead of `fit` and of checkpoints.
+"""Costs and savings of each switch for every objective, and the overhead of `fit` and of checkpoints.
 
     python benchmarks/cost.py switches      every objective and switch: an hour on 2 cores
     python benchmarks/cost.py fit           `fit` against a bare loop over `tf.function`: 10 minutes
@@ -9,7 +9,7 @@ The numbers go into benchmarks/cost.json after every measurement; what is there 
 prints the tables that are in docs/cost.md.
 
 - `switches`: the same network, batches and seed with one switch changed. `loss` is that of the held-out part (of
-  DCGAN the discriminator's of the last steps) after so many steps; `memory` by how much the process has grown since
+  DCGAN the discriminator's of the last steps) after 60 steps; `memory` by how much the process has grown since
   before the network was built, at its highest; `time` the median of the ratios of interleaved rounds to `plain`, with
   the range that holds the true one with 94% confidence. `planned` is what `ssl-keras plan` says of an example's
   operations and of the memory, to compare with what was measured; `peak` what a large product of matrices reaches.
@@ -83,7 +83,7 @@ SWITCHES = {
     "XLA": {"jit": True},
 }
 TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialise
-OF_MANY_LENGTHS = ("wav2vec2", "ctc")  # XLA compiles each length of a batch anew: minutes for 60 steps
+OF_MANY_LENGTHS = ("wav2vec2", "ctc")  # XLA compiles each length of a batch: minutes for 60 steps
 BARE = "bare loop"
 OVERHEAD = "time over the bare loop's"
 FIT = ("autoencoder", "contrastive", "causal_lm")
@@ -93,7 +93,7 @@ FIVE_MINUTES = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part takes."""
+    """Durations of the parts."""
 
     objectives: tuple[str, ...] = tuple(OBJECTIVES)
     steps: int = 60  # after which the loss is compared
@@ -257,7 +257,7 @@ def found(objective, switch, plan, folder, plain):
 
 
 def processor():
-    """What Linux calls it, and whether it has instructions for bfloat16, which decide whether that is faster."""
+    """Returns the processor's name, and whether it has bfloat16 instructions, without which bfloat16 is not faster."""
     told = pathlib.Path("/proc/cpuinfo")
     text = told.read_text() if told.exists() else ""
     name = re.search(r"^model name\s*: (.*)", text, re.M)
@@ -286,7 +286,7 @@ def table_of_switches(measured):
 
 
 def table_of_plans(measured):
-    """What was planned beside what was measured."""
+    """Formats the plan next to the measurement."""
     lines = [
         "| objective | batch | parameters | MFLOP an example | examples/s | MFU | memory planned, MB | measured | on |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",

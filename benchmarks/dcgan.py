@@ -64,7 +64,7 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part measures."""
+    """Durations of the parts."""
 
     rounds: int = 5
     seconds: float = 20.0
@@ -342,7 +342,7 @@ def quality(plan, report, splits, folder, keep):
 
 
 def trained(name, folder, seed, seconds):
-    """Trains a contender for so long; its samples are in the folder then."""
+    """Trains a contender for some seconds; leaves its samples in the folder."""
     process = Process(HERE, name, folder, seed)
     answer = process.ask("train", seconds)
     process.close()

@@ -208,7 +208,9 @@ def planned(name, settings, splits, batch, seconds, smoke):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="run on CPUs with tiny networks; keeps nothing")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="start no objective after so many (default 10)")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="minutes after which no further objective starts (default 10)"
+    )
     parser.add_argument("objectives", nargs="*", help="which ones; by default all")
     asked = parser.parse_args()
     names = asked.objectives or list(OBJECTIVES)

@@ -6,7 +6,7 @@
     python benchmarks/image_text.py --quick          all of it in two minutes, to see that it runs; keeps nothing
 
 The numbers go into benchmarks/image_text.json after every measurement.
-What is there is not measured again, and a run that was cut off goes on from its checkpoint (in `runs/`).
+Recorded numbers are not measured again, and an interrupted run resumes from its checkpoint (in `runs/`).
 
 - `speed`: a training step on the same batches of 128 emoji of 32 pixels with their tokens, AdamW, float32, all cores.
   `transformers` is its `CLIPModel`: the same text transformer (kind, layers, width, vocabulary, context), and in place
@@ -100,7 +100,7 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part takes."""
+    """Durations of the parts."""
 
     rounds: int = 5
     seconds: float = 20.0
@@ -265,7 +265,7 @@ def plain(found):
 
 
 def trained(plan, folder, splits, start, fold):
-    """What a run of `image_text` comes to, after those of its networks that are pretrained alone."""
+    """Returns the outcome of an `image_text` run, after its networks were pretrained separately."""
     settings, common = RETRIEVAL, {"data": splits.train.base, "report_every": 0, "runs": folder, "resume": True}
     if start in STARTS[1:]:
         training = dataclasses.replace(
@@ -345,7 +345,7 @@ def captioned(splits):
 
 
 def runs(plan, folder):
-    """The folder of the runs; those of a quick look are no runs to go on with."""
+    """Returns the folder of the runs; those of `--quick` are temporary."""
     return str(folder / "runs") if plan == QUICK else "runs"
 
 

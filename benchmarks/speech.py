@@ -6,8 +6,8 @@
     python benchmarks/speech.py speakers       who speaks: a quarter of an hour on one core
     python benchmarks/speech.py --quick        all of it in two minutes, to see that it runs; keeps nothing
 
-The numbers go into benchmarks/speech.json after every measurement. What is there is not measured again, and a
-run that was cut off goes on from its checkpoint (in `runs/`).
+The numbers go into benchmarks/speech.json after every measurement. Recorded numbers are not measured again,
+and an interrupted run resumes from its checkpoint (in `runs/`).
 
 The data are those of `tfds:spoken_digit` (Free Spoken Digit Dataset: 5 speakers, 50 clips of each digit by each).
 
@@ -67,7 +67,7 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long each part takes."""
+    """Durations of the parts."""
 
     rounds: int = 5
     seconds: float = 20.0
@@ -304,7 +304,7 @@ def by_speaker(source):
 
 
 def runs(plan, folder):
-    """The folder of the runs; those of a quick look are no runs to go on with."""
+    """Returns the folder of the runs; those of `--quick` are temporary."""
     return str(folder / "runs") if plan == QUICK else "runs"
 
 

@@ -35,7 +35,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 logging.getLogger("absl").setLevel(logging.WARNING)
 SMOKE = "--smoke" in sys.argv  # a few seconds instead of minutes, to see that everything runs
 RUNS = pathlib.Path(os.environ.get("SSL_KERAS_DEMO", "runs/demo"))
-shutil.rmtree(RUNS, ignore_errors=True)  # a demonstration starts anew each time
+shutil.rmtree(RUNS, ignore_errors=True)  # the demo starts from scratch each time
 started = time.monotonic()
 
 # %% [markdown]

@@ -129,7 +129,7 @@ def best(rows, column):
 
 
 def least_gain(more, fewer):
-    """Of the rows that stand still: what more labels bring at least."""
+    """Returns the smallest gain that more labels bring to the frozen rows."""
     return min(columns[more][0] - columns[fewer][0] for columns in (frozen | baselines).values())
 
 

@@ -82,7 +82,7 @@ for network in (model.generator, model.discriminator):
 #
 # With D a logit: the discriminator minimizes softplus(−D(x)) + softplus(D(G(z))), the cross-entropy of
 # telling real from made. The tutorial's own formula lets the discriminator *maximize* D on made images
-# as well, and gives the generator a term it has no part in: with a sign mended it is Wasserstein's,
+# as well, and gives the generator a term it has no part in: with the sign corrected it is Wasserstein's,
 # `loss="wasserstein"` (docs/tutorial_map.md, errata). The generator minimizes softplus(−D(G(z))): the
 # other way round, softplus(D(G(z))) with a minus, has no gradient left where D is sure.
 

@@ -129,7 +129,7 @@ state = {
 
 
 def different(one, other):
-    """How many tensors of two states are not the same to the last bit."""
+    """Counts the tensors of two states that are not bit-identical."""
     return sum(state[one][name].tobytes() != state[other][name].tobytes() for name in state[one])
 
 
