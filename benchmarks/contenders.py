@@ -26,7 +26,7 @@ from ssl_keras import files
 
 
 def machine():
-    """Returns the number of cores and their kind, as the linear algebra library names it (with AVX-512, for example)."""
+    """Returns the number of cores and their kind, as the linear algebra library names it."""
     kinds = {each.get("architecture") for each in threadpoolctl.threadpool_info()} - {None}
     return f"{os.cpu_count()} cores ({', '.join(sorted(kinds))})"
 

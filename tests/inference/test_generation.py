@@ -57,6 +57,7 @@ def test_the_cache_changes_no_text(network, options, rng, eagerly):
 
 
 @pytest.mark.parametrize("architecture", ["modern"])
+@pytest.mark.slow
 def test_tracing_and_xla_change_no_text(network, rng):
     prompts = rng.integers(0, 40, (2, 5)).astype(np.int32)
     traced, compiled = (generation.Generator(network, jit=jit)(prompts, 12, temperature=0) for jit in (False, True))

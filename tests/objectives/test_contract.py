@@ -18,6 +18,14 @@ from ssl_keras.training.tensorboard import TensorBoard
 pytestmark = pytest.mark.fit
 
 
+def quick(*names):
+    """Parametrizes a test with every objective; all but those named are long proofs, since they share the code."""
+    params = [
+        pytest.param(name, marks=[] if name in names else [pytest.mark.slow]) for name in CASES if "," not in name
+    ]
+    return pytest.mark.parametrize("name", params)
+
+
 def test_every_objective_has_a_case():
     assert not uncovered()
 
@@ -92,7 +100,7 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
     np.testing.assert_array_equal(objective.encoder(x), plain(x))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "," not in name])
+@quick("autoencoder", "contrastive", "dcgan", "causal_lm", "image_text", "wav2vec2", "seq2seq")
 def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
     """What an objective has to show is there: its pictures, sounds, texts, and the rest."""
     run = trajectory(name)
@@ -210,7 +218,7 @@ def test_several_steps_an_execution_change_nothing(name):
     assert len(run.traced) == traced
 
 
-@every_case
+@quick("autoencoder", "contrastive", "masked_lm", "ctc")
 def test_micro_batches_change_nothing(name):
     options = OPTIONS | {"accumulate": 4}
     if not CASES[name].accumulates:
@@ -228,10 +236,10 @@ def test_micro_batches_change_nothing(name):
     ("name", "precision"),
     [
         ("contrastive", "mixed_float16"),
-        ("image_text", "mixed_float16"),
-        ("ctc", "mixed_float16"),
+        pytest.param("image_text", "mixed_float16", marks=pytest.mark.slow),
+        pytest.param("ctc", "mixed_float16", marks=pytest.mark.slow),
         ("causal_lm", "mixed_bfloat16"),
-        ("masked_lm", "mixed_bfloat16"),
+        pytest.param("masked_lm", "mixed_bfloat16", marks=pytest.mark.slow),
     ],
 )
 def test_in_16_bit_it_learns_the_same(name, precision):

@@ -109,7 +109,14 @@ def test_each_player_learns_from_its_own_loss_alone(options):
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}, {"normalization": "spectral"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"loss": "wasserstein"}, marks=pytest.mark.slow),
+        pytest.param({"normalization": "spectral"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_player_alone_wins_and_changes_only_itself(options):
     objective = built(**options)
     objective.compile(*(keras.optimizers.Adam(2e-3) for _ in range(2)), steps_per_execution=20)

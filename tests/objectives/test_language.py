@@ -394,6 +394,7 @@ def test_mixed_precision_from_end_to_end(name, architecture, precision, splits):
 
 
 @pytest.mark.fit
+@pytest.mark.slow  # test_flow.py has that of images
 def test_the_downstream_table_of_texts(runs, monkeypatch):
     from ssl_keras.downstream import grids, report
     from ssl_keras.downstream.table import evaluate
@@ -455,6 +456,7 @@ def test_a_tokenizer_without_a_mask_is_refused(splits, tmp_path):
     assert settings.end_token == 0
 
 
+@pytest.mark.slow
 def test_the_shipped_encoders_do_what_their_cards_say(tfds_folder):
     """Their losses on the data they were measured on, through the loaded graphs."""
     for name, module in (("causal_lm-tiny_shakespeare", causal_lm), ("masked_lm-trec", masked_lm)):

@@ -63,6 +63,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 @pytest.mark.fit
+@pytest.mark.slow  # test_language.py starts a run from another
 def test_it_goes_on_from_one_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(

@@ -55,6 +55,7 @@ def quick():
 
 
 @pytest.mark.fit
+@pytest.mark.slow  # the contract overfits it, and test_flow.py fine-tunes
 def test_it_learns_turns_and_goes_on_from_them(quick):
     splits = load("digits", 16)
     unlabeled = splits._replace(

@@ -86,12 +86,14 @@ def test_a_step_of_the_autoencoder():
     assert count == SIZE * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.fit
 def test_micro_batches_cost_the_same():
     whole = flops.operations(trained("causal_lm").step_graph)
     assert flops.operations(train(CASES["causal_lm"], ONE, steps=1, accumulate=4, **OPTIONS)[0].step_graph) == whole > 0
 
 
+@pytest.mark.slow
 @pytest.mark.fit
 def test_what_varies_in_length_is_not_counted():
     assert flops.operations(trained("wav2vec2").step_graph) is None
