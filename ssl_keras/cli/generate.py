@@ -15,7 +15,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import generation, sampling
-from ssl_keras.pictures import as_uint8, grid_of, png
+from ssl_keras.pictures import png, square_grid, to_uint8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,14 +99,14 @@ def _sample_images(asked):
     files.check_output(out, asked.overwrite)
     generator = sampling.load_generator(asked.encoder)
     if asked.steps:
-        rows = sampling.between(generator, count, asked.steps, asked.seed)
+        rows = sampling.interpolate(generator, count, asked.steps, asked.seed)
     else:
-        rows = grid_of(sampling.sample(generator, count, asked.seed))
+        rows = square_grid(sampling.sample(generator, count, asked.seed))
     if out.suffix == ".png":
         files.write(out, png(rows))
     else:
         content = io.BytesIO()
-        np.save(content, as_uint8(tf.concat(rows, 0)[: count * max(asked.steps, 1)]))
+        np.save(content, to_uint8(tf.concat(rows, 0)[: count * max(asked.steps, 1)]))
         files.write(out, content.getvalue())
     print(out)
 
@@ -131,26 +131,28 @@ class Fidelity(EncoderArgument, DataFlags, RecordFlag, OverwriteFlag):
 def fidelity_command(arguments):
     asked = parse(Fidelity, "fidelity", arguments)
     sampling.check_seed(asked.seed)
-    generator, judge = sampling.load_generator(asked.encoder), generative.FeatureClassifier(asked.classifier)
+    generator, classifier = sampling.load_generator(asked.encoder), generative.FeatureClassifier(asked.classifier)
     card = cards.read(encoders.find(asked.encoder))
     splits = load(asked.data, asked.image_size)
-    for each in (card, judge.card):
+    for each in (card, classifier.card):
         cards.check_image_shape(each, splits.train)
     generative.check(asked.count, splits)
     folder = pathlib.Path(asked.out or f"results/{card['name']}-fidelity")
     for name in FIDELITY_FILES:
         files.check_output(folder / name, asked.overwrite)
     files.make_folder(folder)
-    made = as_uint8(sampling.sample(generator, asked.count, asked.seed))
-    table = generative.measure(judge, made, splits)
-    about = judge.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
+    generated = to_uint8(sampling.sample(generator, asked.count, asked.seed))
+    table = generative.measure(classifier, generated, splits)
+    about = classifier.about | {"beside": splits.test.name, "images": len(splits.test), "seed": asked.seed}
     text = ", ".join(f"{key}: {value}" for key, value in about.items()) + f"\n\n{generative.markdown(table)}"
     print(text)
     files.write(folder / "table.md", f"{card['name']}; {text}")
     result = {"measured with": about, "table": table}
     files.write_json(folder / "table.json", result)
-    files.write(folder / "samples.png", png(grid_of(made[:100] / np.float32(255))))
-    files.write(folder / "neighbors.png", png(generative.neighbors(judge, made, splits.train.column("image"))))
+    files.write(folder / "samples.png", png(square_grid(generated[:100] / np.float32(255))))
+    files.write(
+        folder / "neighbors.png", png(generative.neighbors(classifier, generated, splits.train.column("image")))
+    )
     print(f"Saved in {folder}: {', '.join(FIDELITY_FILES)}")
     if asked.record:
         encoders.record(asked.encoder, f"fidelity, {asked.data}", result)

@@ -90,7 +90,7 @@ def _images(source):
         rows = source.gather(spread(len(source), TEXTS))
         yield page.grid(
             *(
-                page.picture(pictures.sheet(image[None], 1), caption.replace("\n", ", ")[:MAX_CHARACTERS])
+                page.picture(pictures.contact_sheet(image[None], 1), caption.replace("\n", ", ")[:MAX_CHARACTERS])
                 for image, caption in zip(rows["image"], rows["caption"])
             )
         )
@@ -107,7 +107,7 @@ def _images(source):
 def _sheet(source, rows, title):
     values = source.gather(rows)
     names = ": " + ", ".join(map(str, values["name"][:PER_ROW])) if "name" in values else ""
-    return page.picture(pictures.sheet(values["image"], PER_ROW), title + names)
+    return page.picture(pictures.contact_sheet(values["image"], PER_ROW), title + names)
 
 
 def _clips(source):
@@ -119,7 +119,7 @@ def _clips(source):
         caption = f"{len(clip) / source.rate:.2f} s, {words}"
         if "target" in values:
             caption += f": {values['target'][0][:MAX_CHARACTERS]}"
-        made.append(page.picture(pictures.sound(clip, source.rate), caption))
+        made.append(page.picture(pictures.waveform_picture(clip, source.rate), caption))
     yield page.paragraph(f"Top: the waveform. Bottom: its spectrogram, from 0 to {source.rate / 2:,.0f} Hz upward.")
     yield page.grid(*made)
 

@@ -45,13 +45,13 @@ def search_command(arguments):
 
 
 def _search_texts(asked, retriever):
-    texts = texts_of(asked.texts)
+    texts = read_texts(asked.texts)
     query = retriever.of_images(_picture(pathlib.Path(asked.query), retriever.shape)[None])[0]
     for row, similarity in search.nearest(query, retriever.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
 
 
-def texts_of(path):
+def read_texts(path):
     """Returns the lines of a file that are not empty. Raises ValueError if there are none, or it is not a text file."""
     file = pathlib.Path(os.path.expanduser(path))
     if not file.is_file():

@@ -511,7 +511,10 @@ def test_the_commands(capsys):
         (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
         (["runs"], "No runs in runs"),
         (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
-        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "budgets must be a sequence whose entries are at least 1. Received: (-1,)"),
+        (
+            ["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"],
+            "budgets must be a sequence whose entries are at least 1. Received: (-1,)",
+        ),
         (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
         (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "seeds must be at least 1. Received: 0"),
         (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
