@@ -20,7 +20,7 @@ GROUPS = {
         "pretrain": Command(
             "pretrain",
             "OBJECTIVE",
-            "Pretrain an encoder on data without labels",
+            "Pretrain an encoder on unlabeled data",
             "pretrain autoencoder --data digits --epochs 20",
         ),
         "finetune": Command(
@@ -96,7 +96,7 @@ GROUPS = {
         "transcribe": Command(
             "sequences",
             "ENCODER FILE …",
-            "Transcribe sound files with a ctc encoder",
+            "Transcribe audio files with a ctc encoder",
             "transcribe spoken_digits speech.wav",
         ),
         "search": Command(
@@ -128,13 +128,13 @@ GROUPS = {
         "leaks": Command(
             "data",
             "",
-            "Find near duplicates between the training and the held-out parts",
+            "Find near duplicates between the training and held-out splits",
             "leaks --data digits",
         ),
     },
     "Runs": {
         "list": Command("encoders", "", "List objectives, data sets and saved encoders", "list"),
-        "runs": Command("runs", "[FOLDER]", "Compare runs: their results, and the settings that differ", "runs"),
+        "runs": Command("runs", "[FOLDER]", "Compare runs: results, and settings that differ", "runs"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -11,7 +11,7 @@ from ssl_keras.data.sources import load
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """Near duplicates of images and of texts on both sides of a data set's split."""
+    """Near duplicates of training images and texts in the held-out splits."""
 
     data: str
     """Data set of images or of whole texts: digits, folder:PATH, captions:FILE, emoji:FOLDER, table:FILE, pairs:FILE or
@@ -23,7 +23,7 @@ class Leaks:
     similar_image: Annotated[float, Range(0, 1, open="low")] = 0.95
     """Smallest correlation between the thumbnails of near-duplicate images."""
     show: Annotated[int, Range(0)] = 5
-    """Number of pairs to print for each kind and part."""
+    """Number of pairs to print for each split, of images and of texts."""
 
 
 def leaks_command(arguments):

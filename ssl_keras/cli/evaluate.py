@@ -81,13 +81,13 @@ def evaluate_command(arguments):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
-    """Features of a part of a data set, and a table of the examples that they belong to."""
+    """Features of the examples of a split, and a table of these examples."""
 
     split: Literal[*Splits._fields, "all"] = "test"
-    """Part of the data whose features are written, in the order of the data."""
+    """Split whose features are written, in the order of the data."""
     out: str = "features.npy"
     """File for the features, float32 (N, D), ending in .npy. A table of the same name, ending in .tsv, has the split,
-    number and file, caption or class of each row."""
+    index and file, caption or class of each row."""
 
 
 def embed_command(arguments):
@@ -117,7 +117,7 @@ def embed_command(arguments):
 
 
 def rows_of(part, source, count):
-    """Returns [{column: text}] for the `count` examples of a part: number and, where known, name, caption, class."""
+    """Returns [{column: text}] for the `count` examples of a split: its index and, where known, name, caption, class."""
     rows = [{"split": part, "row": str(row)} for row in range(count)]
     if count != len(source):  # text that was cut into windows
         return rows
@@ -128,9 +128,9 @@ def rows_of(part, source, count):
 
 
 def in_order(sources, counts):
-    """Returns int (N,): the indices that put the concatenated examples of several parts in the order of the data.
+    """Returns int (N,): the indices that put the concatenated examples of several splits in the order of the data.
 
-    Parts that were split from one array are merged again; separate arrays follow each other.
+    Splits of one array are merged again; separate arrays follow each other.
     """
     arrays = [id(source.arrays) for source in sources]
     whole = [

@@ -15,7 +15,7 @@ from ssl_keras.data.ranges import Range, check_fields, range_of
 from ssl_keras.training.strategy import STRATEGIES
 
 Positional = tyro.conf.Positional
-HeldOut = Literal["validation", "test"]  # the parts of `Splits` that a command measures
+HeldOut = Literal["validation", "test"]  # the splits that a command can measure on
 UNIONS = (typing.Union, types.UnionType)
 PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
     "classifier": "ENCODER",
@@ -170,7 +170,7 @@ class DataFlags:
     data: str = "digits"
     """Data set, of a kind that the encoder takes: digits, folder:PATH (images); captions:FILE, emoji:FOLDER (images
     with captions); pydoc, text:PATH (text); table:FILE (text with labels); pairs:FILE, cmudict (texts with targets);
-    audio:PATH, espeak (sound); transcripts:FILE, connected:DATA (sound with transcripts); or tfds:NAME."""
+    audio:PATH, espeak (audio); transcripts:FILE, connected:DATA (audio with transcripts); or tfds:NAME."""
     image_size: int | None = None
     """Side length in pixels to which images are resized."""
 

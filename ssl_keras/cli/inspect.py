@@ -20,7 +20,7 @@ MAX_CHARACTERS = 300  # of a text on the page
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(DataFlags, OverwriteFlag):
-    """A data set before training: its parts, classes, sizes, lengths, exact duplicates, and what was left out or
+    """A data set before training: its splits, classes, sizes, lengths, exact duplicates, and what was left out or
     converted when it was read."""
 
     out: str = ""

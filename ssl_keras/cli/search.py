@@ -104,7 +104,7 @@ class Recall(EncoderArgument, RecordFlag):
     image_size: int | None = None
     """Side length in pixels to which images are resized."""
     part: HeldOut = "test"
-    """Held-out part of the data to measure on."""
+    """Held-out split to measure on."""
 
 
 def recall_command(arguments):

@@ -36,10 +36,10 @@ def translate_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Transcribe(EncoderArgument):
-    """Transcripts of sound files."""
+    """Transcripts of audio files."""
 
     files: Annotated[Positional[tuple[str, ...]], one_or_more("FILE")]
-    """Sound files: WAV, FLAC, Ogg, Opus or MP3, of any sampling rate."""
+    """Audio files: WAV, FLAC, Ogg, Opus or MP3, of any sampling rate."""
 
 
 def transcribe_command(arguments):
@@ -58,10 +58,10 @@ class Score(EncoderArgument, RecordFlag):
     """Error rates of decoded targets: of symbols, and of whole sequences."""
 
     data: str
-    """Data set with targets: pairs:FILE, cmudict or a translation data set as tfds:NAME; for sound, transcripts:FILE or
+    """Data set with targets: pairs:FILE, cmudict or a translation data set as tfds:NAME; for audio, transcripts:FILE or
     connected:DATA."""
     part: HeldOut = "test"
-    """Held-out part of the data to measure on."""
+    """Held-out split to measure on."""
     beams: Annotated[int, Range(0)] = 0
     """Number of beams of the beam search for a seq2seq encoder; 1 is greedy decoding, and 0 means 5."""
 

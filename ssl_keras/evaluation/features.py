@@ -15,7 +15,7 @@ from ssl_keras.data.inputs import changed, network_input, signature
 from ssl_keras.networks import description, gives_states, realize, waveform
 from ssl_keras.networks.transformer import pool
 
-MAX_SAMPLES = 2_000_000  # of sound in a batch, since a network needs hundreds of bytes for each
+MAX_SAMPLES = 2_000_000  # of audio in a batch, since a network needs hundreds of bytes for each
 LONG = 8  # times the median length; longer clips have batches of their own, in each of which lengths differ at most 2×
 COPIES = 10  # augmented copies of each clip that a probe trains on, since labels are few and voices differ
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
@@ -44,7 +44,7 @@ def extract_features(network, source, batch_size=512, preprocess=None):
     Args:
         network: a functional graph, or the result of `compiled`.
         source: a `Source`.
-        batch_size: number of examples in a batch; long sounds have smaller batches.
+        batch_size: number of examples in a batch; long clips have smaller batches.
         preprocess: function (batch, random) to another batch, such as `noisy`, or None.
     """
     return next(_passes(network, source, batch_size, preprocess, 1))
@@ -91,7 +91,7 @@ def length_groups(source):
 
 
 def batch_size_for(source, batch_size):
-    """Returns `batch_size`, or a smaller batch size for long sounds."""
+    """Returns `batch_size`, or a smaller batch size for long clips."""
     return batch_size if not source.rate else max(1, min(batch_size, MAX_SAMPLES // int(source.lengths.max())))
 
 
@@ -101,7 +101,7 @@ def pixels(source, preprocess=None):
 
 
 def log_mel(rate, stretches=12):
-    """Returns the baseline for sound, in place of a network: a `tf.function` from waveforms (B, L) at `rate` Hz to the
+    """Returns the baseline for audio, in place of a network: a `tf.function` from waveforms (B, L) at `rate` Hz to the
     means of the log-mel spectrogram over equal parts of each clip, float32 (B, stretches·bands)."""
     frames = waveform.Frames(rate // waveform.FRAMES_PER_SECOND)
     normalized, bands, mean = waveform.Normalized(), waveform.LogMel(rate), waveform.Stretches(stretches)
