@@ -302,7 +302,7 @@ def quality(plan, report, splits, folder, keep):
     runs = part.setdefault("runs", [])
     eye = generative.FeatureClassifier(CLASSIFIER)
     test, train = (eye.features(each.column("image")) for each in (splits.test, splits.train))
-    part |= eye.about | {"FID of 10,000 training images": generative.frechet(test, train[:SAMPLES])}
+    part |= eye.about | {"FID of 10,000 training images": generative.frechet_distance(test, train[:SAMPLES])}
     validation = eye.features(splits.validation.column("image"))
     pilots = part.setdefault("FID of pilots, validation images", {})
     for kind in KINDS:
@@ -310,7 +310,7 @@ def quality(plan, report, splits, folder, keep):
             name = f"{kind} at {rate}"
             if name not in pilots:
                 trained(name, folder, 0, plan.pilot)
-                pilots[name] = generative.frechet(validation, eye.features(np.load(folder / f"{kind}.npy")))
+                pilots[name] = generative.frechet_distance(validation, eye.features(np.load(folder / f"{kind}.npy")))
                 keep()
                 print(name, pilots[name], flush=True)
     for seed in plan.seeds:
@@ -327,7 +327,7 @@ def quality(plan, report, splits, folder, keep):
                         "name": name,
                         "rate": rate,
                         "seed": seed,
-                        "FID": generative.frechet(test, made),
+                        "FID": generative.frechet_distance(test, made),
                         "KID": generative.kernel_distance(test, made)[0],
                         "precision": precision,
                         "recall": recall,

@@ -40,7 +40,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import generative, probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
-from ssl_keras.inference.sampling import between, sample
+from ssl_keras.inference.sampling import interpolate, sample
 from ssl_keras.objectives import classifier, dcgan
 from ssl_keras.pictures import picture_grid
 from ssl_keras.training.pretrain import pretrain
@@ -208,7 +208,7 @@ def picture(rows, title, name):
 
 
 picture(grown, "the same latents, before training and after each epoch", "growing.png")
-picture(between(model.head, 6, 12), "from one latent to another", "between.png")
+picture(interpolate(model.head, 6, 12), "from one latent to another", "between.png")
 made = (255 * sample(model.head, 10).numpy()).astype(np.uint8)
 rows = generative.neighbors(eye, made, splits.train.column("image"))
 picture(rows, "samples, and the training images nearest to each", "neighbors.png")

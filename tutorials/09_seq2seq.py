@@ -86,7 +86,7 @@ for horizon in HORIZONS:
         model.fit(batches.dataset(), steps_per_epoch=training.steps, verbose=0)
     loss = held_out(model, splits.test, 64, tf.distribute.get_strategy())["loss"]
     streams = [source.arrays["tokens"].stream for source in splits]
-    losses = [ngrams.nats(streams[0], part, settings.vocabulary, ORDERS, horizon) for part in streams[1:]]
+    losses = [ngrams.cross_entropies(streams[0], part, settings.vocabulary, ORDERS, horizon) for part in streams[1:]]
     best = int(np.argmin(losses[0]))
     table.append((losses[1][0], losses[1][1], losses[1][best], loss))
     print(

@@ -1,26 +1,29 @@
 """The command `leaks`."""
 
 import dataclasses
+from typing import Annotated
 
 from ssl_keras.cli.flags import parse
 from ssl_keras.data import near_duplicates
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """Finds near duplicates, of images and of texts, on both sides of a data set's split."""
+    """Near duplicates of training images and texts in the held-out splits."""
 
     data: str
-    """Of images, captions or text."""
+    """Data set of images or of whole texts: digits, folder:PATH, captions:FILE, emoji:FOLDER, table:FILE, pairs:FILE or
+    tfds:NAME."""
     image_size: int | None = None
-    """Of images: side length in pixels to resize to."""
-    similar_text: float = 90.0
-    """Percent of their letters that near duplicates share."""
-    similar_image: float = 0.95
-    """Correlation of their thumbnails from which on images are near duplicates."""
-    show: int = 5
-    """How many to print of each kind."""
+    """Side length in pixels to which images are resized."""
+    similar_text: Annotated[float, Range(0, 100, open="low")] = 90.0
+    """Smallest similarity of near-duplicate texts, in percent of their letters."""
+    similar_image: Annotated[float, Range(0, 1, open="low")] = 0.95
+    """Smallest correlation between the thumbnails of near-duplicate images."""
+    show: Annotated[int, Range(0)] = 5
+    """Number of pairs to print for each split, of images and of texts."""
 
 
 def leaks_command(arguments):
@@ -31,11 +34,13 @@ def leaks_command(arguments):
         held_out = getattr(splits, part)
         found = len(set(pairs[:, 1]))
         count += found
-        print(f"{found} of {len(held_out)} {kind} of {part} are near duplicates of training ones")
+        print(f"{part}: {found} of {len(held_out)} {kind} are near duplicates of training examples")
         column = "caption" if "caption" in held_out.arrays else "text"
         names = [source.column(column) if kind == "texts" else None for source in (splits.train, held_out)]
         for pair in pairs[: asked.show]:
             shown = [str(i) if name is None else f"{i}: {name[i]!r:.60}" for name, i in zip(names, pair)]
             print(f"    train {shown[0]}   {part} {shown[1]}")
     if count:
-        raise ValueError(f"{asked.data}: {count} near duplicates of training examples are held out. Take them out.")
+        raise ValueError(
+            f"{asked.data}: {count} held-out examples are near duplicates of training examples. Remove them."
+        )

@@ -4,25 +4,22 @@ import dataclasses
 import pathlib
 
 from ssl_keras import encoders, files, objectives
-from ssl_keras.cli.flags import NetworkFlag, Positional, parse
+from ssl_keras.cli.flags import EncoderArgument, NetworkFlag, Positional, parse
 from ssl_keras.data import inputs, sources
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import hugging_face
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Export(NetworkFlag):
-    """Writes a TensorFlow SavedModel for serving (images in [0, 1], tokens or waveforms, to features or to
-    logits), or a language model's checkpoint in the Hugging Face layout."""
+class Export(EncoderArgument, NetworkFlag):
+    """A SavedModel of features or logits, or a language model's checkpoint in the Hugging Face layout."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
     out: str = ""
-    """The folder to write; default ENCODER.savedmodel, or ENCODER.hugging-face."""
+    """Folder to write; by default ENCODER.savedmodel, or ENCODER.hugging-face with --hugging-face."""
     hugging_face: bool = False
-    """Write config.json, model.safetensors and tokenizer.json."""
+    """Write the Hugging Face layout (config.json, model.safetensors, tokenizer.json) in place of a SavedModel."""
     classifier: bool = False
-    """Export a fine-tuned encoder with its head."""
+    """Export a fine-tuned encoder with its classification head, so that the SavedModel returns logits."""
 
 
 def export_command(arguments):
@@ -43,12 +40,12 @@ def export_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Takes over a GPT-2 or BERT checkpoint in the Hugging Face layout as an encoder of ours."""
+    """A GPT-2 or BERT checkpoint that becomes a saved encoder."""
 
     folder: Positional[str]
-    """With config.json, model.safetensors and tokenizer.json."""
+    """Folder with config.json, model.safetensors and tokenizer.json."""
     out: str = ""
-    """The folder to write; default saved_models/FOLDER."""
+    """Folder to write; by default saved_models/FOLDER."""
 
 
 def import_command(arguments):
@@ -58,11 +55,10 @@ def import_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Says what there is: objectives, data, encoders."""
+    """The objectives, the kinds of data and the saved encoders."""
 
 
 def list_command(arguments):
-    """Says what there is."""
     parse(List, "list", arguments)
     print("objectives:", ", ".join(objectives.names()))
     print("data:", sources.names())

@@ -4,12 +4,23 @@ import dataclasses
 import io
 import json
 import pathlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import DataFlags, DeviceFlags, NetworkFlag, OverwriteFlag, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import (
+    DataFlags,
+    DeviceFlags,
+    EncoderArgument,
+    NetworkFlag,
+    OverwriteFlag,
+    Positional,
+    RecordFlag,
+    one_or_more,
+    parse,
+)
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream import report
@@ -22,18 +33,18 @@ from ssl_keras.training.workers import Workers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(DataFlags, DeviceFlags, RecordFlag, NetworkFlag):
-    """Measures saved encoders beside pixels or TF-IDF, random init, and training from scratch."""
+    """Saved encoders, compared with pixels, TF-IDF or log-mel, with random init, and with training from scratch."""
 
-    encoders: Positional[tuple[str, ...]]
-    """Saved encoders' names or paths."""
-    budgets: tuple[int, ...] = (60, 10, 1)
-    """Labels per class of the few-label columns."""
-    seeds: int = 5
-    """Draws of labels: seeds 0, 1, …."""
+    encoders: Annotated[Positional[tuple[str, ...]], one_or_more("ENCODER")]
+    """Names or folders of saved encoders."""
+    budgets: tuple[Annotated[int, Range(1)], ...] = (60, 10, 1)
+    """Numbers of labels per class, one for each few-label column of the table."""
+    seeds: Annotated[int, Range(1)] = 5
+    """Number of draws of the few labels; the table shows their mean and standard deviation."""
     trained: bool = True
-    """Include the rows that take training (fine-tuned, scratch)."""
+    """Include the rows that need training: fine-tuned and scratch."""
     out: str = ""
-    """Folder for the table; default results/ENCODERS-DATA."""
+    """Folder for the table; by default results/ENCODERS-DATA."""
 
 
 def evaluate_command(arguments):
@@ -43,7 +54,7 @@ def evaluate_command(arguments):
     about = [cards.read(encoders.find(encoder)) for encoder in asked.encoders]
     names = [card["name"] for card in about]
     if not names:
-        raise ValueError("Expected at least one encoder: ssl-keras evaluate NAME … --data …")
+        raise ValueError("Expected at least one encoder. Received: none. Use: ssl-keras evaluate NAME --data DATA")
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
     folder = pathlib.Path(asked.out or f"results/{files.short('+'.join(names) + '-' + splits.train.short_name)}")
@@ -64,21 +75,19 @@ def evaluate_command(arguments):
         report.save(table, folder, title)
         print(f"Saved in {folder}: {', '.join(report.FILES)}")
         for encoder in asked.encoders if asked.record else ():
-            encoders.record(encoder, asked.data, table)  # whole: what was measured together belongs together
+            encoders.record(encoder, asked.data, table)  # the whole table, since its rows were measured together
     workers.wait()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(DataFlags, OverwriteFlag, NetworkFlag):
-    """Writes the features of every example of a split of a data set, in order, as float32 (N, D); and beside them, as
-    tab-separated values, which example each row is: its split, its number there, and its file, caption or class."""
+class Embed(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
+    """Features of the examples of a split, and a table of these examples."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
     split: Literal[*Splits._fields, "all"] = "test"
-    """train, validation, test, or all, in the order of the data."""
+    """Split whose features are written, in the order of the data."""
     out: str = "features.npy"
-    """The file to write; the other one ends in .tsv."""
+    """File for the features, float32 (N, D), ending in .npy. A table of the same name, ending in .tsv, has the split,
+    index and file, caption or class of each row."""
 
 
 def embed_command(arguments):
@@ -86,7 +95,7 @@ def embed_command(arguments):
     out = pathlib.Path(asked.out)
     table = out.with_suffix(".tsv") if out.name else out
     if out == table:
-        raise ValueError(f"Expected --out to end in .npy, say: the table beside it ends in .tsv. Received: {out}")
+        raise ValueError(f"Expected --out to end in .npy, since its table ends in .tsv. Received: {out}")
     for path in (out, table):
         files.check_output(path, asked.overwrite)
     folder = encoders.find(asked.encoder)
@@ -108,7 +117,7 @@ def embed_command(arguments):
 
 
 def rows_of(part, source, count):
-    """[{column: text}] for each of the `count` examples of a part: its number, and what the source says of it."""
+    """Returns [{column: text}] for the `count` examples of a split: its index and, where known, name, caption, class."""
     rows = [{"split": part, "row": str(row)} for row in range(count)]
     if count != len(source):  # text that was cut into windows
         return rows
@@ -119,9 +128,9 @@ def rows_of(part, source, count):
 
 
 def in_order(sources, counts):
-    """int (N,): the places of the parts' examples, one part after the other, in the order in which the data have them.
+    """Returns int (N,): the indices that put the concatenated examples of several splits in the order of the data.
 
-    Parts that were cut from one another are put together again; those that are apart follow each other.
+    Splits of one array are merged again; separate arrays follow each other.
     """
     arrays = [id(source.arrays) for source in sources]
     whole = [

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+from typing import Annotated
 
 from ssl_keras import files
-from ssl_keras.cli.flags import NetworkFlag, Positional, defaults, parse
+from ssl_keras.cli.flags import EncoderArgument, NetworkFlag, defaults, group, parse
 from ssl_keras.downstream import finetune as tuning
 from ssl_keras.engine.config import Training
 
@@ -13,13 +14,12 @@ def finetune_command(arguments):
     flags = dataclasses.make_dataclass(
         "Finetune",
         [
-            ("encoder", Positional[str]),
-            ("settings", tuning.Settings, dataclasses.field(default=tuning.Settings())),
-            ("training", Training, dataclasses.field(default=defaults(tuning.DEFAULTS, arguments))),
+            ("settings", Annotated[tuning.Settings, group("fine-tuning")], tuning.Settings()),
+            ("training", Training, defaults(tuning.DEFAULTS, arguments)),
         ],
-        bases=(NetworkFlag,),
+        bases=(EncoderArgument, NetworkFlag),
         frozen=True,
     )
-    asked = parse(flags, "finetune", arguments, description=tuning.__doc__)
+    asked = parse(flags, "finetune", arguments)
     outcome = tuning.finetune(asked.encoder, asked.settings, asked.training, network=asked.network_maker())
     print(json.dumps(files.finite(outcome), indent=2))

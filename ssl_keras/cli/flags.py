@@ -1,4 +1,4 @@
-"""Flags that several commands share, and how a dataclass becomes a command's flags."""
+"""Flags that several commands share, and the parser that turns a dataclass into flags."""
 
 import dataclasses
 import pathlib
@@ -10,50 +10,126 @@ from typing import Annotated, Literal
 import tyro
 from tyro import constructors
 
-from ssl_keras.data.ranges import check_fields, range_of
+from ssl_keras.cli import commands
+from ssl_keras.data.ranges import Range, check_fields, range_of
+from ssl_keras.training.strategy import STRATEGIES
 
 Positional = tyro.conf.Positional
-HeldOut = Literal["validation", "test"]  # the parts of `Splits` that a command measures
+HeldOut = Literal["validation", "test"]  # the splits that a command can measure on
+UNIONS = (typing.Union, types.UnionType)
+PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
+    "classifier": "ENCODER",
+    "data": "DATA",
+    "images": "FOLDER",
+    "init": "ENCODER",
+    "init_image": "ENCODER",
+    "init_text": "ENCODER",
+    "network": "FILE.py:FUNCTION",
+    "out": "PATH",
+    "prompt": "TEXT",
+    "run": "NAME",
+    "runs": "FOLDER",
+    "stop": "TEXT",
+    "strategy": f"{{{','.join(STRATEGIES)}}}",
+    "texts": "FILE",
+}
 
 
-def parse(kind, command, arguments, **options):
-    """The arguments of `ssl-keras COMMAND` as an instance of the dataclass `kind`; exits on wrong usage.
+def group(title):
+    """Returns an annotation that has `--help` show a dataclass's flags as "TITLE options"."""
+    return tyro.conf.arg(name=title)
 
-    That includes settings that check themselves. Raises ValueError for another number that is out of its range.
+
+def one_or_more(name):
+    """Returns an annotation that has `--help` show a positional tuple as NAME [NAME ...]."""
+    return tyro.conf.arg(metavar=f"{name} [{name} ...]", help_behavior_hint="(one or more)")
+
+
+def parse(kind, command, arguments, summary=None, example=None):
+    """Parses the arguments of `ssl-keras COMMAND` into an instance of a dataclass; exits on wrong usage.
+
+    Args:
+        kind: the dataclass, whose fields are the flags.
+        command: the command, followed by the objective where it has one.
+        arguments: a list of strings.
+        summary, example: lines above the flags in `--help`; by default those of `commands.COMMANDS`.
+
+    Raises:
+        ValueError: a value is outside its range. (A dataclass that checks itself exits instead, as on wrong usage.)
     """
+    if summary is None and command in commands.COMMANDS:
+        summary, example = commands.COMMANDS[command].summary, commands.COMMANDS[command].example
     asked = tyro.cli(
         kind,
         prog=f"ssl-keras {command}",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-        registry=_with_ranges(),
-        **options,
+        description=summary and commands.described(summary, example),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName),
+        registry=_registry(),
     )
     check_fields(asked)
     return asked
 
 
-def _with_ranges():
-    """Rules for tyro by which `--help` shows the `Range` of a dataclass's field in place of INT or FLOAT."""
-    registry, asking = constructors.ConstructorRegistry(), []
+def _registry():
+    """Returns rules that change what tyro shows in `--help`; of what it parses, only `none` is new, for None."""
+    registry, structs, primitives = constructors.ConstructorRegistry(), [], []
+
+    def default_rules(guard, rule, info):
+        guard.append(info)  # makes the rules below step aside
+        try:
+            return rule(info)
+        finally:
+            guard.clear()
 
     @registry.struct_rule
     def dataclass_rule(info):
-        if asking or not dataclasses.is_dataclass(info.type):
+        if structs or not dataclasses.is_dataclass(info.type):
             return None
-        asking.append(info)  # so that the next line gets the answer of tyro's own rules
-        spec = registry.get_struct_spec(info)
-        asking.clear()
+        spec = default_rules(structs, registry.get_struct_spec, info)
         if not isinstance(spec, constructors.StructConstructorSpec):
             return spec
-        fields = tuple(dataclasses.replace(field, type=_shown(field.type)) for field in spec.fields)
-        return dataclasses.replace(spec, fields=fields)
+        return dataclasses.replace(spec, fields=tuple(map(_shown_field, spec.fields)))
+
+    @registry.primitive_rule
+    def choice_rule(info):
+        if primitives or info.type_origin not in (*UNIONS, Literal):
+            return None
+        spec = default_rules(primitives, registry.get_primitive_spec, info)
+        return _without_none(spec) if isinstance(spec, constructors.PrimitiveConstructorSpec) else spec
 
     return registry
 
 
+def _without_none(spec):
+    """Hides None and the empty choice, which both stand for a default, and shows the default None as `none`."""
+    return dataclasses.replace(
+        spec,
+        metavar=spec.metavar.removeprefix("{None}|").replace("{None,", "{").replace("{,", "{").replace("{0}", "0"),
+        instance_from_str=lambda given: spec.instance_from_str(["None"] if given == ["none"] else given),
+        str_from_instance=lambda value: ["none"] if value is None else spec.str_from_instance(value),
+    )
+
+
+def _shown_field(field):
+    """Returns a field whose range, placeholder and default are shown in `--help` as a user types them."""
+    if dataclasses.is_dataclass(field.default):  # a group of flags
+        return field
+    hint, *extras = typing.get_args(field.type) if typing.get_origin(field.type) is Annotated else (field.type,)
+    is_text = hint in (str, str | None) and Positional not in extras
+    shown = tyro.conf.arg(
+        metavar=PLACEHOLDERS.get(field.name) if is_text else None,
+        help_behavior_hint=lambda default: "" if default in ("", "''") else f"(default: {default})",
+    )
+    return dataclasses.replace(
+        field,
+        type=Annotated[(_shown(field.type), shown, *extras)],  # what the extras say comes last, and wins
+        helptext=lambda: " ".join((field.helptext() or "").split()),
+    )
+
+
 def _shown(hint):
-    """An annotation for tyro: each `Range` in it becomes the name that `--help` shows of the number."""
+    """Returns an annotation for tyro in which each `Range` names the number in `--help`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     bounds = range_of(hint)
     if bounds is not None:
@@ -66,13 +142,13 @@ def _shown(hint):
             str_from_instance=lambda value: [str(value)],
         )
         return Annotated[(kind, number, *hint.__metadata__)]
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return typing.Union[tuple(map(_shown, arguments))]  # noqa: UP007
     return tuple[tuple(map(_shown, arguments))] if origin is tuple else hint
 
 
 def defaults(training, arguments):
-    """A run's defaults; whoever asks for epochs does not want the default number of steps, nor the other way round."""
+    """Returns a run's defaults: no default steps where epochs are asked for, and no default epochs with steps."""
     asked = {argument.partition("=")[0] for argument in arguments}
     if "--epochs" in asked and "--steps" not in asked:
         return dataclasses.replace(training, steps=0)
@@ -80,42 +156,51 @@ def defaults(training, arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderArgument:
+    """The saved encoder that a command works with."""
+
+    encoder: Positional[str]
+    """Name or folder of a saved encoder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFlags:
-    """Which data."""
+    """The data set that a command reads."""
 
     data: str = "digits"
-    """digits, folder:PATH (images), captions:FILE, emoji:FOLDER (images with captions), pydoc, text:PATH (text),
-    table:FILE (text with labels), pairs:FILE, cmudict (texts with targets), audio:PATH, transcripts:FILE,
-    connected:DATA, espeak (sound), tfds:NAME; of a kind that the command takes."""
+    """Data set, of a kind that the encoder takes: digits, folder:PATH (images); captions:FILE, emoji:FOLDER (images
+    with captions); pydoc, text:PATH (text); table:FILE (text with labels); pairs:FILE, cmudict (texts with targets);
+    audio:PATH, espeak (audio); transcripts:FILE, connected:DATA (audio with transcripts); or tfds:NAME."""
     image_size: int | None = None
-    """Of images: side length in pixels to resize to."""
+    """Side length in pixels to which images are resized."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceFlags:
-    """On which devices."""
+    """The devices that a command computes on."""
 
     strategy: str = "auto"
-    """auto (all local GPUs), one, mirrored, or multi_worker: as TF_CONFIG or Slurm's variables say."""
-    replicas: int = 0
-    """With mirrored: how many replicas (logical CPUs where there is no GPU)."""
+    """Devices: auto takes all local GPUs, one takes the first device, mirrored takes --replicas devices, and
+    multi_worker takes the processes that TF_CONFIG or Slurm's variables describe."""
+    replicas: Annotated[int, Range(0)] = 0
+    """Number of replicas for the strategy mirrored: GPUs, or logical CPUs where there is no GPU; 0 means every GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkFlag:
-    """An encoder's architecture, where it is your own."""
+    """The architecture of an encoder that ssl_keras did not build."""
 
     network: str = ""
-    """FILE.py:FUNCTION, for an encoder of your own architecture: your function, without arguments, that makes a fresh
-    graph. The file is run."""
+    """Function that builds the graph of an encoder of your own architecture: it takes no arguments and returns a new
+    Keras model each time. The file is executed."""
 
     def network_maker(self):
-        """The function that `network` names, or None. Raises ValueError where there is none."""
+        """Returns the function that `network` names, or None. Raises ValueError if there is no such function."""
         if not self.network:
             return None
         file, _, name = self.network.rpartition(":")
         if not pathlib.Path(file).is_file():
-            raise ValueError(f"network must be FILE.py:FUNCTION, of a file that is there. Received: {self.network!r}")
+            raise ValueError(f"network must be FILE.py:FUNCTION, with a file that exists. Received: {self.network!r}")
         try:
             function = runpy.run_path(file).get(name)
         except Exception as error:
@@ -127,15 +212,15 @@ class NetworkFlag:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OverwriteFlag:
-    """Whether a file that exists is replaced."""
+    """Permission to replace files."""
 
     overwrite: bool = False
-    """Replace what is at --out already."""
+    """Replace existing files at --out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordFlag:
-    """Whether the encoder's card keeps the result."""
+    """Permission to change the encoder's card."""
 
     record: bool = False
-    """Write the result into the encoder's card as well."""
+    """Add the result to the encoder's card."""

@@ -1,4 +1,4 @@
-"""The command `inspect`: what a data set is, as a table and, with pictures, as a page."""
+"""The command `inspect`: a data set as a table and, with examples, as an HTML page."""
 
 import dataclasses
 import pathlib
@@ -14,17 +14,17 @@ from ssl_keras.evaluation.features import spread
 from ssl_keras.pictures import page
 
 CLASSES_IN_TERMINAL, CLASSES_ON_PAGE = 30, 100
-IN_A_ROW, ROWS, CLIPS, TEXTS = 10, 6, 24, 24  # examples on the page: images of a class; rows without classes; …
-CHARACTERS = 300  # of a text
+PER_ROW, ROWS, CLIPS, TEXTS = 10, 6, 24, 24  # examples on the page; ROWS is for images without classes
+MAX_CHARACTERS = 300  # of a text on the page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(DataFlags, OverwriteFlag):
-    """Says what a data set is, before anything is learned from it: its parts, classes, sizes, lengths, exact
-    duplicates, and what was left out or converted when it was read."""
+    """A data set before training: its splits, classes, sizes, lengths, exact duplicates, and what was left out or
+    converted when it was read."""
 
     out: str = ""
-    """A file to write it to as an HTML page, with pictures of examples."""
+    """HTML file for the same table with examples; by default none is written."""
 
 
 def inspect_command(arguments):
@@ -44,7 +44,7 @@ def inspect_command(arguments):
 
 
 def aligned(rows):
-    """Rows of cells as lines: the first column at the left, numbers at the right."""
+    """Formats rows of cells as lines: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
@@ -53,36 +53,36 @@ def aligned(rows):
 
 
 def sections(splits, found):
-    """The parts of the page."""
+    """Yields the parts of the page."""
     yield page.table(summary.table(found, CLASSES_ON_PAGE))
     notes = [f"{', '.join(parts)}: {note}" for note, parts in summary.notes(found).items()]
     if notes:
-        yield page.heading("Left out, converted, decided")
+        yield page.heading("Left out, converted and chosen")
         yield page.listing(notes)
-    yield page.heading("Examples to learn from")
+    yield page.heading("Training examples")
     show = {"image": _images, "waveform": _clips, "text": _texts}
     yield from next((show[name] for name in show if name in splits.train.arrays), lambda _: ())(splits.train)
 
 
-def _chosen(source, most):
-    """Indices of some examples, as many of each class that has any; without classes, at even distances."""
+def _sample_rows(source, count):
+    """Returns indices of at most `count` examples: equally many of each class or, without classes, evenly spaced."""
     if "label" not in source.arrays:
-        return spread(len(source), most)
+        return spread(len(source), count)
     labels = source.column("label")
     present = np.unique(labels)
-    each = max(1, most // len(present))
-    members = [np.flatnonzero(labels == label) for label in present[:most]]
+    each = max(1, count // len(present))
+    members = [np.flatnonzero(labels == label) for label in present[:count]]
     return np.concatenate([rows[spread(len(rows), each)] for rows in members])
 
 
-def _words(source, rows):
-    """For each of some rows what the data say of it: its class, its file."""
-    said = [[] for _ in rows]
+def _labels(source, rows):
+    """Returns the class and the file name of each row, as far as the data have them."""
+    known = [[] for _ in rows]
     for name in ("label", "name"):
         values = source.gather(rows)[name] if name in source.arrays else ()
-        for words, value in zip(said, values):
+        for words, value in zip(known, values):
             words.append(source.classes[value] if name == "label" else str(value))
-    return [", ".join(words) for words in said]
+    return [", ".join(words) for words in known]
 
 
 def _images(source):
@@ -90,7 +90,7 @@ def _images(source):
         rows = source.gather(spread(len(source), TEXTS))
         yield page.grid(
             *(
-                page.picture(pictures.sheet(image[None], 1), caption.replace("\n", ", ")[:CHARACTERS])
+                page.picture(pictures.contact_sheet(image[None], 1), caption.replace("\n", ", ")[:MAX_CHARACTERS])
                 for image, caption in zip(rows["image"], rows["caption"])
             )
         )
@@ -99,39 +99,37 @@ def _images(source):
         for label, name in list(enumerate(source.classes))[:CLASSES_ON_PAGE]:
             members = np.flatnonzero(labels == label)
             if len(members):
-                yield _sheet(source, members[spread(len(members), IN_A_ROW)], f"{name}, {len(members):,} examples")
+                yield _sheet(source, members[spread(len(members), PER_ROW)], f"{name}, {len(members):,} examples")
     else:
-        yield _sheet(source, spread(len(source), IN_A_ROW * ROWS), f"Some of {len(source):,} examples")
+        yield _sheet(source, spread(len(source), PER_ROW * ROWS), f"Some of {len(source):,} examples")
 
 
 def _sheet(source, rows, title):
     values = source.gather(rows)
-    names = ": " + ", ".join(map(str, values["name"][:IN_A_ROW])) if "name" in values else ""
-    return page.picture(pictures.sheet(values["image"], IN_A_ROW), title + names)
+    names = ": " + ", ".join(map(str, values["name"][:PER_ROW])) if "name" in values else ""
+    return page.picture(pictures.contact_sheet(values["image"], PER_ROW), title + names)
 
 
 def _clips(source):
-    rows, made = _chosen(source, CLIPS), []
-    for row, words in zip(rows, _words(source, rows)):
+    rows, made = _sample_rows(source, CLIPS), []
+    for row, words in zip(rows, _labels(source, rows)):
         values = source.gather(np.array([row]))
         clip = values["waveform"][0]
         clip = clip[clip != PADDING]
-        said = f"{len(clip) / source.rate:.2f} s, {words}"
+        caption = f"{len(clip) / source.rate:.2f} s, {words}"
         if "target" in values:
-            said += f": {values['target'][0][:CHARACTERS]}"
-        made.append(page.picture(pictures.sound(clip, source.rate), said))
-    yield page.paragraph(
-        f"Above the samples, below the frequencies up to {source.rate / 2:,.0f} Hz, low ones at the bottom."
-    )
+            caption += f": {values['target'][0][:MAX_CHARACTERS]}"
+        made.append(page.picture(pictures.waveform_picture(clip, source.rate), caption))
+    yield page.paragraph(f"Top: the waveform. Bottom: its spectrogram, from 0 to {source.rate / 2:,.0f} Hz upward.")
     yield page.grid(*made)
 
 
 def _texts(source):
-    rows = _chosen(source, TEXTS)
+    rows = _sample_rows(source, TEXTS)
     values = source.gather(rows)
     targets = values.get("target", [""] * len(rows))
-    for text, target, words in zip(values["text"], targets, _words(source, rows)):
-        shown = text[:CHARACTERS] + (" …" if len(text) > CHARACTERS else "")
+    for text, target, words in zip(values["text"], targets, _labels(source, rows)):
+        shown = text[:MAX_CHARACTERS] + (" …" if len(text) > MAX_CHARACTERS else "")
         if words:
             yield page.paragraph(words)
-        yield page.quotation(shown + (f"\n→ {target[:CHARACTERS]}" if target else ""))
+        yield page.quotation(shown + (f"\n→ {target[:MAX_CHARACTERS]}" if target else ""))

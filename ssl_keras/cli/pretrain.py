@@ -1,18 +1,26 @@
-"""Commands before and of pretraining: `pretrain`, `plan`."""
+"""Commands that take an objective: `pretrain`, `plan`."""
 
 import dataclasses
 import json
+from typing import Annotated
 
 from ssl_keras import files, objectives
-from ssl_keras.cli.flags import defaults, parse
+from ssl_keras.cli import commands
+from ssl_keras.cli.flags import defaults, group, parse
 from ssl_keras.planning import cost
 from ssl_keras.training.pretrain import pretrain
 
 
+def _summary(module):
+    """Returns the first line of an objective's docstring."""
+    return module.__doc__.partition("\n")[0]
+
+
 def _objective(command, arguments):
-    """(name, its module, the flags that follow); exits where there is no name."""
+    """Returns (name, its module, the flags that follow); exits if there is no name."""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: ssl-keras {command} OBJECTIVE [flags]; objectives: {', '.join(objectives.names())}")
+        lines = [(name, _summary(objectives.module(name))) for name in objectives.names()]
+        print(commands.usage_of_objectives(command, lines))
         raise SystemExit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     name, *rest = arguments
     return name, objectives.module(name), rest
@@ -23,31 +31,33 @@ def pretrain_command(arguments):
     flags = dataclasses.make_dataclass(
         "Pretrain",
         [
-            ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-            ("training", type(module.DEFAULTS), dataclasses.field(default=defaults(module.DEFAULTS, rest))),
+            ("settings", Annotated[module.Settings, group(name)], module.Settings()),
+            ("training", type(module.DEFAULTS), defaults(module.DEFAULTS, rest)),
         ],
     )
-    asked = parse(flags, f"pretrain {name}", rest, description=module.__doc__)
+    example = f"pretrain {name} {commands.EXAMPLES[name].pretrain}"
+    asked = parse(flags, f"pretrain {name}", rest, _summary(module), example)
     outcome = pretrain(name, asked.settings, asked.training)
     print(json.dumps(files.finite(outcome), indent=2))
     folder = outcome["folder"]
-    print(f"Encoder: {folder}/encoder\nLook at it: tensorboard --logdir {asked.training.runs}")
+    print(f"Encoder: {folder}/encoder\nTensorBoard: tensorboard --logdir {asked.training.runs}")
 
 
 def plan_command(arguments):
     name, module, rest = _objective("plan", arguments)
-    words = name in ("causal_lm", "masked_lm")
-    length = cost.Tokens() if words else cost.Passes(data=module.DEFAULTS.data)
+    is_language_model = name in ("causal_lm", "masked_lm")
+    length = cost.Tokens() if is_language_model else cost.Passes(data=module.DEFAULTS.data)
     flags = dataclasses.make_dataclass(
         "Planned",
         [
-            ("settings", module.Settings, dataclasses.field(default=module.Settings())),
-            ("plan", cost.Plan, dataclasses.field(default=cost.Plan())),
-            ("length", type(length), dataclasses.field(default=length)),
+            ("settings", Annotated[module.Settings, group(name)], module.Settings()),
+            ("plan", Annotated[cost.Plan, group("hardware")], cost.Plan()),
+            ("length", type(length), length),
         ],
     )
-    asked = parse(flags, f"plan {name}", rest, description=cost.__doc__)
-    if words:
+    summary = f"Estimate the memory, throughput and hours of pretraining {name} on GPUs"
+    asked = parse(flags, f"plan {name}", rest, summary, f"plan {name} {commands.EXAMPLES[name].plan}")
+    if is_language_model:
         work = cost.of_language(asked.settings.filled(), asked.plan, asked.length.tokens, name == "masked_lm")
     else:
         prepared = module.prepare(asked.settings, asked.length.load())

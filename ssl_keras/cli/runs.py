@@ -16,10 +16,10 @@ def launch_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Compares runs: their outcomes, and the settings in which they differ."""
+    """The results of runs, and the settings in which they differ."""
 
     folder: Positional[str] = "runs"
-    """Folder that holds the runs."""
+    """Folder that contains the runs."""
 
 
 def runs_command(arguments):

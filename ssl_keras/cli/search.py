@@ -1,4 +1,4 @@
-"""Commands of encoders of images with text: `search`, `recall`."""
+"""Commands for image-text encoders: `search`, `recall`."""
 
 import dataclasses
 import io
@@ -8,7 +8,7 @@ import pathlib
 from typing import Annotated
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import HeldOut, OverwriteFlag, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import EncoderArgument, HeldOut, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import folders, image_files, text_files
 from ssl_keras.data.sources import load
@@ -19,71 +19,69 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search(OverwriteFlag):
-    """Finds pictures by words, or the words for a picture."""
+class Search(EncoderArgument, OverwriteFlag):
+    """The images nearest to a text, or the texts nearest to an image."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
     query: Positional[str]
-    """Words; or the file of a picture, with --texts."""
+    """Words to search images by; or, with --texts, the file of an image."""
     images: str = ""
-    """The folder of pictures to search."""
+    """Folder of images to search by words."""
     texts: str = ""
-    """A file with a text in each line, to search for a picture."""
+    """File with one text per line, to search by an image."""
     count: Annotated[int, Range(1, 200)] = 8
-    """How many to show."""
+    """Number of results to show."""
     out: str = "found.png"
-    """The picture to write, of what was found by words."""
+    """PNG file for the images that were found by words."""
 
 
 def search_command(arguments):
     asked = parse(Search, "search", arguments)
     if bool(asked.images) == bool(asked.texts):
-        raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by a picture.")
+        raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by an image.")
     if asked.images:
         files.check_output(asked.out, asked.overwrite)
     retriever = search.Retriever(asked.encoder)
-    (_texts_for_picture if asked.texts else _pictures_for_words)(asked, retriever)
+    (_search_texts if asked.texts else _search_images)(asked, retriever)
 
 
-def _texts_for_picture(asked, retriever):
-    texts = texts_of(asked.texts)
+def _search_texts(asked, retriever):
+    texts = read_texts(asked.texts)
     query = retriever.of_images(_picture(pathlib.Path(asked.query), retriever.shape)[None])[0]
     for row, similarity in search.nearest(query, retriever.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
 
 
-def texts_of(path):
-    """The lines of a file, but for empty ones. Raises ValueError where there are none, or it is no text."""
+def read_texts(path):
+    """Returns the lines of a file that are not empty. Raises ValueError if there are none, or it is not a text file."""
     file = pathlib.Path(os.path.expanduser(path))
     if not file.is_file():
-        raise ValueError(f"{path}: no such file. Expected a file with a text in each line.")
+        raise ValueError(f"{path}: no such file. Expected a file with one text per line.")
     texts = [line.strip() for line in text_files.read(path, file).splitlines() if line.strip()]
     if not texts:
-        raise ValueError(f"{path} has no text. Expected a text in each line.")
+        raise ValueError(f"{path} contains no text. Expected one text per line.")
     return texts
 
 
 def _picture(path, shape):
-    """uint8 array of a shape. Raises ValueError where the file holds no picture, and says why."""
+    """Returns the image of a file as a uint8 array of a shape. Raises ValueError if the file is not an image."""
     if not path.is_file():
-        raise ValueError(f"{files.printable(path)}: expected the file of a picture. There is none.")
+        raise ValueError(f"{files.printable(path)}: no such file. Expected an image file.")
     try:
         return image_files.decode(path, shape)[0]
     except image_files.Unreadable as error:
-        raise ValueError(f"{files.printable(path)}: expected a picture. Received: {error}") from error
+        raise ValueError(f"{files.printable(path)}: expected an image. Received: {error}") from error
 
 
-def _pictures_for_words(asked, retriever):
+def _search_images(asked, retriever):
     root = pathlib.Path(os.path.expanduser(asked.images))
     if not root.is_dir():
         raise ValueError(f"{asked.images}: no such folder. Expected a folder of images.")
     paths, others = folders.below(root, image_files.EXTENSIONS)
     if not paths:
         endings = ", ".join(sorted(image_files.EXTENSIONS))
-        raise ValueError(f"{asked.images} has no images. Expected files ending in {endings}.")
+        raise ValueError(f"{asked.images} contains no images. Expected files ending in {endings}.")
     if others:
-        log.warning("%s: left out are %s", asked.images, folders.left_out(others))
+        log.warning("%s: left out %s", asked.images, folders.left_out(others))
     query = retriever.of_query(asked.query)
     embeddings, paths = retriever.of_files(paths)
     found = search.nearest(query, embeddings, asked.count)
@@ -98,17 +96,15 @@ def _pictures_for_words(asked, retriever):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recall(RecordFlag):
-    """How often the right picture is among the first found by its name, and the right name by its picture."""
+class Recall(EncoderArgument, RecordFlag):
+    """The fraction of names that find their image among the first results, and of images that find their name."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
     data: str
-    """With captions: captions:FILE, emoji:FOLDER, or a caption set of tfds."""
+    """Data set of images with captions: captions:FILE, emoji:FOLDER, or a caption data set as tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to resize to."""
+    """Side length in pixels to which images are resized."""
     part: HeldOut = "test"
-    """validation or test."""
+    """Held-out split to measure on."""
 
 
 def recall_command(arguments):

@@ -1,12 +1,14 @@
 """Commands that decode sequences: `translate`, `transcribe`, `score`."""
 
 import dataclasses
+from typing import Annotated
 
 import tensorflow as tf
 
 from ssl_keras import encoders, files
-from ssl_keras.cli.flags import HeldOut, Positional, RecordFlag, parse
+from ssl_keras.cli.flags import EncoderArgument, HeldOut, Positional, RecordFlag, one_or_more, parse
 from ssl_keras.data import audio
+from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
@@ -15,39 +17,35 @@ from ssl_keras.networks import waveform
 
 
 @dataclasses.dataclass(frozen=True)
-class Translate:
-    """Writes the targets of texts: pronunciations, translations, what comes next."""
+class Translate(EncoderArgument):
+    """Target texts for source texts: pronunciations, translations, continuations."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
-    text: Positional[tuple[str, ...]]
-    """One or more texts."""
-    beams: int = 5
-    """Targets that beam search follows at a time; 1 is greedy."""
+    text: Annotated[Positional[tuple[str, ...]], one_or_more("TEXT")]
+    """Source texts."""
+    beams: Annotated[int, Range(1)] = 5
+    """Number of beams of the beam search; 1 is greedy decoding."""
 
 
 def translate_command(arguments):
     asked = parse(Translate, "translate", arguments)
     if not asked.text:
-        raise ValueError("Expected one text or more.")
+        raise ValueError("Expected at least one text. Received: none. Use: ssl-keras translate ENCODER TEXT")
     for line in translation.Translator(asked.encoder, asked.beams)(list(asked.text)):
         print(files.printable(line))
 
 
 @dataclasses.dataclass(frozen=True)
-class Transcribe:
-    """Writes what is said in sound files."""
+class Transcribe(EncoderArgument):
+    """Transcripts of audio files."""
 
-    encoder: Positional[str]
-    """The name or path of a saved encoder of ctc."""
-    files: Positional[tuple[str, ...]]
-    """One or more files: WAV, FLAC, OGG, Opus or MP3, of any rate."""
+    files: Annotated[Positional[tuple[str, ...]], one_or_more("FILE")]
+    """Audio files: WAV, FLAC, Ogg, Opus or MP3, of any sampling rate."""
 
 
 def transcribe_command(arguments):
     asked = parse(Transcribe, "transcribe", arguments)
     if not asked.files:
-        raise ValueError("Expected one file or more.")
+        raise ValueError("Expected at least one file. Received: none. Use: ssl-keras transcribe ENCODER FILE")
     encoder, head, symbols = ctc.load(asked.encoder)
     rate = waveform.rate_of(encoder)
     for file in asked.files:
@@ -56,17 +54,16 @@ def transcribe_command(arguments):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Score(RecordFlag):
-    """Measures decoded targets against the right ones: the share of wrong symbols and of wrong sequences."""
+class Score(EncoderArgument, RecordFlag):
+    """Error rates of decoded targets: of symbols, and of whole sequences."""
 
-    encoder: Positional[str]
-    """A saved encoder's name or path."""
     data: str
-    """With targets: pairs:FILE, cmudict, a translation set of tfds; of sound, transcripts:FILE or connected:DATA."""
+    """Data set with targets: pairs:FILE, cmudict or a translation data set as tfds:NAME; for audio, transcripts:FILE or
+    connected:DATA."""
     part: HeldOut = "test"
-    """validation or test."""
-    beams: int = 0
-    """Of texts: targets that beam search follows at a time; 1 is greedy, 0 is 5."""
+    """Held-out split to measure on."""
+    beams: Annotated[int, Range(0)] = 0
+    """Number of beams of the beam search for a seq2seq encoder; 1 is greedy decoding, and 0 means 5."""
 
 
 BEAMS = 5
@@ -77,9 +74,9 @@ def score_command(arguments):
     card = cards.read(encoders.find(asked.encoder))
     recognizes = cards.is_a(card, "frame_classifier")
     if not recognizes and not cards.is_a(card, "attending_decoder"):
-        raise ValueError(f"score is for encoders of ctc, seq2seq. {asked.encoder} is neither.")
+        raise ValueError(f"Expected an encoder of seq2seq or ctc. Received: {asked.encoder}")
     if recognizes and asked.beams:
-        raise ValueError(f"{asked.encoder} is of ctc, which decodes greedily. Leave out --beams.")
+        raise ValueError(f"{asked.encoder} is an encoder of ctc, which decodes greedily. Remove --beams.")
     source = getattr(load(asked.data), asked.part)
     source.column_spec("target")
     title = source.name

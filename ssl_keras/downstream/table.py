@@ -34,8 +34,8 @@ from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.engine.process import seeded
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
-    at_once,
     augmented_copies,
+    batch_size_for,
     compiled,
     cropped,
     extract_features,
@@ -231,7 +231,7 @@ def _train(objective, splits, grid, budget, seed):
 
 
 def _accuracy(objective, source, strategy, preprocess=None):
-    batch = at_once(source, 500) * strategy.num_replicas_in_sync
+    batch = batch_size_for(source, 500) * strategy.num_replicas_in_sync
     return held_out(objective, source, batch, strategy, preprocess)["accuracy"]
 
 

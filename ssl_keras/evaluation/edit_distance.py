@@ -3,19 +3,19 @@
 from rapidfuzz.distance import Levenshtein
 
 
-def error_rates(made, references):
-    """How far sequences are from what is right, of several right ones from the nearest.
+def error_rates(decoded, references):
+    """Compares sequences with the nearest of their references.
 
     Args:
-        made: a list of N sequences of symbols.
+        decoded: a list of N sequences of symbols.
         references: a list of N lists of such sequences.
 
     Returns:
-        (symbol error rate: insertions, deletions and substitutions over the symbols of the nearest
-        references, all texts together; sequence error rate: the share of texts that are not one of them).
+        (symbol error rate, sequence error rate): the insertions, deletions and substitutions over the number of symbols
+        of the nearest references, all sequences together; and the fraction of sequences that equal no reference.
     """
     edits = symbols = wrong = 0
-    for sequence, right in zip(made, references, strict=True):
-        distance, length = min((Levenshtein.distance(sequence, each), len(each)) for each in right)
+    for sequence, each in zip(decoded, references, strict=True):
+        distance, length = min((Levenshtein.distance(sequence, reference), len(reference)) for reference in each)
         edits, symbols, wrong = edits + distance, symbols + length, wrong + (distance > 0)
-    return edits / max(symbols, 1), wrong / max(len(made), 1)
+    return edits / max(symbols, 1), wrong / max(len(decoded), 1)

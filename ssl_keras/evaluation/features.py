@@ -1,4 +1,4 @@
-"""Extracts features, and the baselines that learn nothing.
+"""Feature extraction, and the baselines without training: pixels, log-mel and TF-IDF.
 
 Shapes: `N` examples, `D` features.
 """
@@ -15,17 +15,17 @@ from ssl_keras.data.inputs import changed, network_input, signature
 from ssl_keras.networks import description, gives_states, realize, waveform
 from ssl_keras.networks.transformer import pool
 
-SAMPLES_AT_ONCE = 2_000_000  # of sound: a network needs some hundred bytes for each
-FAR = 8  # times the median: longer clips are in batches of their own, each at most twice as long as another
-COPIES = 10  # of a clip, each changed anew, that a probe learns of beside it: voices differ, and labels are few
-NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation in [0, 1]; share of the side; least share of the area
+MAX_SAMPLES = 2_000_000  # of audio in a batch, since a network needs hundreds of bytes for each
+LONG = 8  # times the median length; longer clips have batches of their own, in each of which lengths differ at most 2×
+COPIES = 10  # augmented copies of each clip that a probe trains on, since labels are few and voices differ
+NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
 
 
 def compiled(network):
-    """A `tf.function` from a network's input to features (B, D); keep it to call `features` often.
+    """Compiles a network into a `tf.function` from its input to features (B, D), which can be called again and again.
 
-    Hidden states (B, T, D) are averaged over the tokens that are not padding. What goes beyond a
-    network's context is left out: a causal window has one token more, its last target.
+    Hidden states (B, T, D) are averaged over the tokens that are not padding. Tokens beyond the network's context are
+    dropped, since a causal window has one more token: its last target.
     """
     network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
@@ -39,19 +39,19 @@ def compiled(network):
 
 
 def extract_features(network, source, batch_size=512, preprocess=None):
-    """float32 (N, D): what a network makes of every example of a source, in order.
+    """Extracts the features of every example of a source, in order: float32 (N, D).
 
     Args:
-        network: a functional graph, or what `compiled` made of it.
+        network: a functional graph, or the result of `compiled`.
         source: a `Source`.
-        batch_size: examples at a time.
-        preprocess: function (batch, random) to another batch, `noisy` say, or None.
+        batch_size: number of examples in a batch; long clips have smaller batches.
+        preprocess: function (batch, random) to another batch, such as `noisy`, or None.
     """
     return next(_passes(network, source, batch_size, preprocess, 1))
 
 
 def augmented_copies(network, source, changes):
-    """COPIES arrays like that of `extract_features`, of waveforms augmented afresh for each; none without `changes`."""
+    """Extracts the features of COPIES augmentations of the waveforms: a list of (N, D), empty without `changes`."""
     if changes is None:
         return []
     longest = source.arrays["waveform"].longest
@@ -63,45 +63,46 @@ def augmented_copies(network, source, changes):
 
 
 def _passes(network, source, batch_size, preprocess, count):
-    """Yields what `features` returns, so many times, of new draws each time."""
+    """Yields the result of `extract_features` `count` times, with new random draws each time."""
     run = compiled(network) if isinstance(network, keras.Model) else network
     source = beginnings(source, int(LONGEST * source.rate)) if source.rate else source
-    groups = alike(source)
-    back, each = np.argsort(np.concatenate(groups)), []
+    groups = length_groups(source)
+    order, batches_of = np.argsort(np.concatenate(groups)), []
     for group in groups:
         part = source if len(groups) == 1 else source.take(group)
-        batches = Batches(part, min(at_once(part, batch_size), len(part)), shuffle=False, preprocess=preprocess)
-        each.append((len(part), batches.steps_per_epoch, iter(batches.dataset(0, count * batches.steps_per_epoch))))
+        batches = Batches(part, min(batch_size_for(part, batch_size), len(part)), shuffle=False, preprocess=preprocess)
+        steps = batches.steps_per_epoch
+        batches_of.append((len(part), steps, iter(batches.dataset(0, count * steps))))
     for _ in range(count):
-        made = []
-        for size, several, steps in each:
-            parts = [run(network_input(next(steps))).numpy() for _ in range(several)]
-            made.append(np.concatenate(parts)[:size].astype(np.float32))
-        yield np.concatenate(made)[back] if len(made) > 1 else made[0]
+        features = []
+        for size, steps, batch in batches_of:
+            parts = [run(network_input(next(batch))).numpy() for _ in range(steps)]
+            features.append(np.concatenate(parts)[:size].astype(np.float32))
+        yield np.concatenate(features)[order] if len(features) > 1 else features[0]
 
 
-def alike(source):
-    """Lists of indices, of examples that may share batches: all in one, but clips that are far longer than most."""
+def length_groups(source):
+    """Returns lists of the indices that may share a batch: all in one, except for clips far longer than the median."""
     if not source.rate:
         return [np.arange(len(source))]
-    over = np.maximum(source.lengths / (FAR * np.median(source.lengths)), 1)
-    size = np.ceil(np.log2(over))
-    return [np.flatnonzero(size == each) for each in np.unique(size)]
+    over = np.maximum(source.lengths / (LONG * np.median(source.lengths)), 1)
+    octave = np.ceil(np.log2(over))
+    return [np.flatnonzero(octave == each) for each in np.unique(octave)]
 
 
-def at_once(source, most):
-    """How many examples a network is given at a time: `most`, of long sounds fewer."""
-    return most if not source.rate else max(1, min(most, SAMPLES_AT_ONCE // int(source.lengths.max())))
+def batch_size_for(source, batch_size):
+    """Returns `batch_size`, or a smaller batch size for long clips."""
+    return batch_size if not source.rate else max(1, min(batch_size, MAX_SAMPLES // int(source.lengths.max())))
 
 
 def pixels(source, preprocess=None):
-    """float32 (N, H·W·C) in [0, 1]: the baseline that learns nothing."""
+    """Returns the flattened images, float32 (N, H·W·C) in [0, 1]: the baseline for images."""
     return extract_features(lambda image: tf.reshape(image, (tf.shape(image)[0], -1)), source, preprocess=preprocess)
 
 
 def log_mel(rate, stretches=12):
-    """In a network's place, of sound at so many Hz: a `tf.function` from waveforms (B, L) to the log-mel spectrogram's
-    means over stretches of each clip, float32 (B, stretches·bands)."""
+    """Returns the baseline for audio, in place of a network: a `tf.function` from waveforms (B, L) at `rate` Hz to the
+    means of the log-mel spectrogram over equal parts of each clip, float32 (B, stretches·bands)."""
     frames = waveform.Frames(rate // waveform.FRAMES_PER_SECOND)
     normalized, bands, mean = waveform.Normalized(), waveform.LogMel(rate), waveform.Stretches(stretches)
 
@@ -113,9 +114,9 @@ def log_mel(rate, stretches=12):
 
 
 def tf_idf(train_texts, *others):
-    """Sparse (N, words) arrays: the shares of words and pairs of words, the rarer the weightier.
+    """Returns sparse TF-IDF features (N, V) of words and pairs of words: the baseline for text.
 
-    The text's baseline, as pixels are the image's; the words are those of `train_texts`.
+    The vocabulary is that of `train_texts`.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -124,13 +125,13 @@ def tf_idf(train_texts, *others):
 
 
 def noisy(batch, random):
-    """Views (batch, random) with Gaussian noise on every image, of standard deviation NOISE of the [0, 1] scale."""
+    """Adds Gaussian noise of standard deviation NOISE to every image, in [0, 1]."""
     image = unit_range(batch["image"])
     return batch | {"image": tf.clip_by_value(image + NOISE * random.normal("noise", image.shape[1:]), 0.0, 1.0)}
 
 
 def shifted(batch, random):
-    """Views with every image moved along both sides by SHIFT of them, either way; what comes in is black."""
+    """Shifts every image along both axes by the fraction SHIFT of its side, in random directions; fills with black."""
     image = unit_range(batch["image"])
     signs = tf.where(random.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
     rows, columns = (
@@ -141,17 +142,17 @@ def shifted(batch, random):
 
 
 def cropped(batch, random):
-    """Views with a random crop of every image, of at least CROP of its area: the other view of `alignment`."""
+    """Crops every image at random to at least the fraction CROP of its area: the second view for `alignment`."""
     return batch | {"image": augment(batch["image"], random, Augmentation(crop=CROP))}
 
 
 def normalize(x):
-    """The rows of an array (N, D), sparse or not, each at length 1; those that are all 0 stay so."""
+    """Scales the rows of an array (N, D), sparse or not, to length 1; rows of zeros stay zero."""
     from sklearn import preprocessing
 
     return preprocessing.normalize(x)
 
 
-def spread(count, most):
-    """At most so many of the indices 0 .. count − 1, at even distances: data may be sorted by class."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+def spread(count, limit):
+    """Returns at most `limit` of the indices 0 … count − 1, evenly spaced, since data may be sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))

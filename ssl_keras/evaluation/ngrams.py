@@ -1,34 +1,36 @@
-"""N-grams that predict a token some places on: what a network that models text must beat.
+"""N-gram models that predict a token `horizon` places ahead: the baseline for recurrent_lm and language models.
 
 P_n(w | c) = (count(c, w) + types(c) · P_{n−1}(w | c′)) / (count(c) + types(c)), where c is the last
-n − 1 tokens, c′ all of them but the first, and types(c) how many different tokens come after c (Witten
-& Bell 1991, as in Chen & Goodman 1999, section 2.6); P_0 is uniform.
+n − 1 tokens, c′ is c without its first token, and types(c) is the number of different tokens that follow c (Witten &
+Bell 1991, as in Chen & Goodman 1999, section 2.6). P_0 is uniform.
 """
 
 import numpy as np
 
 
-def nats(train, test, vocabulary, order, horizon=1):
-    """Mean −log P of the tokens of `test`, in nats, for every order up to `order`.
+def cross_entropies(train, test, vocabulary, order, horizon=1):
+    """Returns the mean −log P of the tokens of `test`, in nats, for every order up to `order`.
 
     Args:
         train, test: (N,), (M,) integers in 0..vocabulary − 1.
         vocabulary: V; V^order must be below 2⁶³.
-        order: the largest n; n − 1 tokens are looked at.
-        horizon: how many places after the last of them the predicted token is.
+        order: the largest n; the context is n − 1 tokens.
+        horizon: the number of places from the last token of the context to the predicted one.
 
     Returns:
-        A list: of order 0 (uniform), 1 (how often each token occurs), …, `order`. All predict the same
-        tokens: those of `test` from the first that order `order` can predict.
+        A list for the orders 0 (uniform), 1 (unigrams), …, `order`. All orders predict the same tokens: those of `test`
+        from the first one that order `order` can predict.
 
     Raises:
-        ValueError: an order too large, or a text too short.
+        ValueError: the order is too large, or a text is too short.
     """
     if vocabulary**order >= 2**63:
-        raise ValueError(f"An order of {order} does not fit into 63 bits with {vocabulary} tokens. Lower it.")
+        raise ValueError(f"Expected vocabulary^order below 2⁶³. Received: {vocabulary}^{order}. Use a lower order.")
     skipped = order - 2 + horizon  # tokens before the first that all orders can predict
     if min(len(train), len(test)) <= skipped + 1:
-        raise ValueError(f"Expected more than {skipped + 1} tokens. Received: {len(train)} and {len(test)}")
+        raise ValueError(
+            f"Expected more than {skipped + 1} tokens in each text. Received: {len(train)} and {len(test)}"
+        )
     train, test = np.asarray(train, np.int64), np.asarray(test, np.int64)
     start = max(skipped, 0)
     targets = test[start:]
@@ -49,15 +51,15 @@ def nats(train, test, vocabulary, order, horizon=1):
 
 
 def _contexts(tokens, length, horizon, vocabulary, start):
-    """The `length` tokens that end `horizon` places before each token from `start` on, as one number."""
+    """Returns the `length` tokens that end `horizon` places before each token from `start` on, as one number."""
     number = np.zeros(len(tokens) - start, np.int64)
     for back in range(length):
-        shift = horizon + length - 1 - back  # the oldest first
+        shift = horizon + length - 1 - back  # oldest first
         number = number * vocabulary + tokens[start - shift : len(tokens) - shift]
     return number
 
 
 def _look_up(keys, values, wanted):
-    """The value of each wanted key, 0 where there is none."""
+    """Returns the value of each wanted key, or 0 for an absent key."""
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[place] == wanted, values[place], 0)

@@ -16,32 +16,33 @@ FEW_ROWS = 5_000
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
-    """Accuracy in [0, 1] of the k nearest neighbors by cosine similarity (fewer, where there are fewer).
+    """Returns the accuracy in [0, 1] of the k nearest neighbors by cosine similarity (or of all, if there are fewer).
 
     Raises:
-        ValueError: features that are not finite, as of `fit_probe`.
+        ValueError: some features are not finite.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
     _check_finite(train_x, test_x)
-    # Of unit vectors, the nearest by distance are the most similar by cosine.
+    # For unit vectors the Euclidean and the cosine order are the same.
     model = KNeighborsClassifier(min(k, train_x.shape[0]), algorithm="brute")
     model.fit(normalize(train_x), train_y)
     return float(model.score(normalize(test_x), test_y))
 
 
 def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRENGTHS):
-    """Logistic regression on frozen features, standardized where they are not sparse.
+    """Fits a linear probe: logistic regression on frozen features, which are standardized unless they are sparse.
 
     Args:
-        *_x: (N, D) floats. *_y: (N,) integer labels.
-        strengths: candidates for scikit-learn's C, from the least; the best on the validation part is taken.
+        train_x, validation_x: (N, D) floats.
+        train_y, validation_y: (N,) integer labels.
+        strengths: candidates for scikit-learn's C; the best one on the validation split is used.
 
     Returns:
-        (the fitted model, the C chosen).
+        (the fitted model, the chosen C).
 
     Raises:
-        ValueError: features that are not finite: none is nearer, or better, than another.
+        ValueError: some features are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -51,11 +52,11 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
     best = (-1.0, None, None)
     scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
     train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)
-    # Each goes on from the one before: two to three times as fast on few labels, more on many, and those of little
-    # regularization, which 300 iterations from nothing may not finish, are finished.
+    # Each fit starts from the one before. This is two to three times as fast on few labels and more on many, and fits
+    # with little regularization converge, which 300 iterations from scratch may not achieve.
     regression = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
     for strength in sorted(strengths):
-        # Threads that wait for each other in tiny products take three times as long as one alone.
+        # On small products, threads that wait for each other take three times as long as a single thread.
         with threadpool_limits(1 if train_x.shape[0] < FEW_ROWS else None):
             regression.set_params(C=strength).fit(train_x, train_y)
         score = regression.score(validation_x, validation_y)
@@ -65,7 +66,7 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
 
 
 def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, strengths=PROBE_STRENGTHS):
-    """`fit_probe`, and its test accuracy in [0, 1]: (accuracy, the C chosen)."""
+    """Fits a linear probe with `fit_probe`; returns (its test accuracy in [0, 1], the chosen C)."""
     model, strength = fit_probe(train_x, train_y, validation_x, validation_y, strengths)
     return float(model.score(test_x, test_y)), strength
 
@@ -75,6 +76,6 @@ def _check_finite(*parts):
         bad = int((~np.isfinite(x.data if issparse(x) else x)).sum())
         if bad:
             raise ValueError(
-                f"{bad} of the features' numbers are not finite: the encoder overflows. Use float32 (--precision "
-                "float32), or train it again."
+                f"Expected finite features. Received: {bad} values that are not finite, since the encoder overflows. "
+                "Use --precision float32, or train the encoder again."
             )

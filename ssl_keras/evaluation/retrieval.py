@@ -1,6 +1,6 @@
-"""Finding pictures by words and words by pictures: how often it succeeds, beside what needs no network.
+"""Image-text retrieval: recall at k of an image_text encoder, of chance and of a baseline without a network.
 
-Shapes: `N` pairs, `Z` the common space.
+Shapes: `N` pairs, `Z` shared space.
 """
 
 import logging
@@ -13,58 +13,60 @@ from ssl_keras.encoders.inputs import adapt_images
 
 log = logging.getLogger(__name__)
 RANKS, WAYS = (1, 5, 10), ("text to image", "image to text")
-DIRECTIONS = 64  # principal components of the baseline's images
-CHUNK = 1_024  # queries at a time
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the best by validation is taken
+COMPONENTS = 64  # principal components of the baseline's thumbnails
+BATCH_SIZE = 1_024  # queries
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # candidates for the strength of the ridge regression
 
 
-def recalls(queries, candidates, concepts, ranks=RANKS):
-    """{k: the share of queries with a right one among the k most similar candidates}; equal similarities count against.
+def recall_at_k(queries, candidates, concepts, ranks=RANKS):
+    """Returns {k: recall at k}: the fraction of queries with a positive among the k most similar candidates.
+
+    A negative as similar as the best positive ranks before it.
 
     Args:
-        queries, candidates: (N, Z); row i of both belong together.
-        concepts: (N,) integers; candidates of the query's concept are all right.
+        queries, candidates: (N, Z); row i of both is one pair.
+        concepts: (N,) integers; the candidates of the query's concept are its positives.
 
     Raises:
-        ValueError: numbers that are not finite, of which none is more similar than another.
+        ValueError: some embeddings are not finite.
     """
     if not (np.isfinite(queries).all() and np.isfinite(candidates).all()):
-        raise ValueError("The encoder gives numbers that are not finite: nothing can be found by them.")
+        raise ValueError("Expected finite embeddings. Received: values that are not finite. Train the encoder again.")
     before = np.empty(len(queries), int)
-    for start in range(0, len(queries), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for start in range(0, len(queries), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
         similarity = queries[rows] @ candidates.T
-        right = concepts[rows, None] == concepts
-        best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
-        before[rows] = ((similarity >= best) & ~right).sum(1)
+        positive = concepts[rows, None] == concepts
+        best = np.where(positive, similarity, -np.inf).max(1, keepdims=True)
+        before[rows] = ((similarity >= best) & ~positive).sum(1)
     return {k: float(np.mean(before < k)) for k in ranks}
 
 
 def both_ways(image, text, concepts, ranks=RANKS):
-    """{"text to image": …, "image to text": …} of `recalls`."""
-    return dict(zip(WAYS, (recalls(text, image, concepts, ranks), recalls(image, text, concepts, ranks))))
+    """Returns {"text to image": …, "image to text": …}, each as of `recall_at_k`."""
+    return dict(zip(WAYS, (recall_at_k(text, image, concepts, ranks), recall_at_k(image, text, concepts, ranks))))
 
 
 def chance(concepts, ranks=RANKS):
-    """{k: what guessing has}: 1 − C(N − c, k) / C(N, k) where c of N candidates are right, the mean over queries."""
-    count, right = len(concepts), np.bincount(concepts)[concepts]
+    """Returns {k: recall at k of guessing}: the mean of 1 − C(N − c, k) / C(N, k), for c positives of N candidates."""
+    count, positives = len(concepts), np.bincount(concepts)[concepts]
 
     def missed(k):
-        return np.prod([np.maximum(count - right - i, 0) / (count - i) for i in range(min(k, count))], axis=0)
+        return np.prod([np.maximum(count - positives - i, 0) / (count - i) for i in range(min(k, count))], axis=0)
 
     return {k: float(np.mean(1 - missed(k))) for k in ranks}
 
 
 def concepts_of(names):
-    """int (N,): names that are the same without case and punctuation have one number."""
+    """Returns int (N,): equal numbers for names that differ only in case and punctuation."""
     return np.unique([near_duplicates.folded(name) for name in names], return_inverse=True)[1]
 
 
 def baseline(splits):
-    """(images, names) of the test part in a space without any network, (N, Z) each, of length 1.
+    """Embeds the images and names of the test split without a network: (images, names), (N, Z) each, of length 1.
 
-    Names by words and by letters in threes (TF-IDF), images by thumbnails' principal components; ridge regression
-    from the one to the other, on all captions of the training part. Its strength is chosen on the validation part.
+    Images are principal components of thumbnails. Names are TF-IDF features of words and letter trigrams, from which
+    ridge regression on all training captions predicts the images. Its strength is chosen on the validation split.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -77,7 +79,7 @@ def baseline(splits):
     x = words.fit_transform([text for each in listed for text in each])
     thumbnails = [near_duplicates.thumbnails(part.column("image")).reshape(len(part), -1) for part in splits]
     scaler = StandardScaler().fit(thumbnails[0])
-    components = TruncatedSVD(min(DIRECTIONS, thumbnails[0].shape[1] - 1), random_state=0)
+    components = TruncatedSVD(min(COMPONENTS, thumbnails[0].shape[1] - 1), random_state=0)
     train = components.fit_transform(scaler.transform(thumbnails[0]))
     validation, test = (components.transform(scaler.transform(each)) for each in thumbnails[1:])
     known, asked = (captions.names_of(part) for part in (splits.validation, splits.test))
@@ -92,25 +94,29 @@ def baseline(splits):
 
 
 def _parts_of_text(text):
-    """Its words, and its letters in threes."""
+    """Returns the words and the letter trigrams of a text."""
     text = f" {text.lower()} "
     return [*text.split(), *(text[i : i + 3] for i in range(len(text) - 2))]
 
 
 def evaluate(retriever, splits, part="test"):
-    """{row: {"text to image": {k: share}, "image to text": …}} of a part's images and their names.
+    """Measures a `search.Retriever` on the images and names of a held-out split.
 
-    Rows: `chance`; `bag of words` (`baseline`, where the part is test); the encoder of a `search.Retriever`.
+    Returns:
+        {row: {"text to image": {k: recall}, "image to text": …}}, with the rows `chance`, the encoder and, for the test
+        split, `bag of words` (see `baseline`).
 
     Raises:
-        ValueError: data without captions, or with images that cannot be converted.
+        ValueError: the data have no captions, or have images that cannot be converted.
     """
     splits = adapt_images(retriever.card, splits)
     source = getattr(splits, part)
     names = captions.names_of(source)
     trained = retriever.card["trained_by"].get("data", {}).get("name", "")
     if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
-        log.warning("%s was trained on %s: to it %s may not be new", retriever.card["name"], trained, source.name)
+        log.warning(
+            "%s was trained on %s, which may contain examples of %s.", retriever.card["name"], trained, source.name
+        )
     concepts = concepts_of(names)
     table = {"chance": dict.fromkeys(WAYS, chance(concepts))}
     if part == "test":
@@ -122,7 +128,7 @@ def evaluate(retriever, splits, part="test"):
 
 
 def markdown(table):
-    """The table as Markdown, in percent."""
+    """Formats the table of `evaluate` as Markdown, in percent."""
     ways = next(iter(table.values()))
     columns = [(way, k) for way, each in ways.items() for k in each]
     lines = ["| % | " + " | ".join(f"{way}, R@{k}" for way, k in columns) + " |", "|---|" + "---:|" * len(columns)]

@@ -1,1 +1,1 @@
-"""Inference: what trained networks are used for."""
+"""Inference with trained networks: generation, beam search, CTC decoding, image-text retrieval."""

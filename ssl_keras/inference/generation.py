@@ -1,6 +1,6 @@
-"""Generation: text from a causal language model, token by token.
+"""Text generation with a causal language model, and mask filling with a masked one.
 
-Shapes: `B` texts, `P` tokens of the prompt, `C` context, `V` vocabulary.
+Shapes: `B` texts, `P` tokens of the prompt, `C` context, `D` hidden size, `V` vocabulary.
 """
 
 import numpy as np
@@ -8,18 +8,21 @@ import tensorflow as tf
 
 from ssl_keras.modalities import language
 
-SURE = 1e-6  # a temperature below it is 0: logits over it would overflow
+MIN_TEMPERATURE = 1e-6  # lower ones count as 0, since logits divided by them would overflow
 
 
 class Generator:
-    """Writes on from prompts with a causal encoder.
+    """Continues prompts with a causal encoder.
 
     Args:
         encoder: a causal graph of `networks.transformer.transformer`.
-        cached: keep the keys and values of what has been seen; without, every token costs a
-            pass over the whole context, with the same result.
-        jit: compile with XLA: three times faster on a CPU after a second or two, and other draws,
-            since its Philox is not TensorFlow's.
+        cached: whether to cache keys and values. Without a cache every token costs a pass over the whole context, and
+            the result is the same.
+        jit: whether to compile with XLA. It is three times faster on a CPU after a second or two of compilation, and
+            the random draws differ, since its Philox generator is not TensorFlow's.
+
+    Raises:
+        ValueError: the encoder is not causal, or its context has fewer than 2 tokens.
     """
 
     def __init__(self, encoder, cached=True, jit=False):
@@ -27,29 +30,31 @@ class Generator:
         self.embeddings, self.norm = encoder.get_layer("embeddings"), encoder.get_layer("norm")
         self.blocks = language.blocks(encoder)
         if not all(block.causal for block in self.blocks):
-            raise ValueError("Expected a causal encoder, as causal_lm trains. Received: one that sees both ways")
+            raise ValueError("Expected a causal encoder, such as causal_lm trains. Received: a bidirectional one")
         self.context = self.embeddings.context
         if self.context < 2:
             raise ValueError(f"Expected a context of at least 2 tokens. Received: {self.context}")
-        # What decides the graph is Python; what is only a number is a tensor, and is not traced again.
+        # Python arguments change the graph. The others are tensors, so that new values do not cause retracing.
         run = self._with_cache if cached else self._without_cache
         self.run = tf.function(run, jit_compile=jit, reduce_retracing=True)
 
     def __call__(self, prompts, length, *, temperature=1.0, top_k=0, top_p=1.0, seed=0):
-        """int32 (B, P) -> int32 (B, length): what comes next.
+        """Continues prompts: int32 (B, P) -> int32 (B, length).
 
         Args:
-            temperature: divides the logits; 0 takes the likeliest token every time.
-            top_k: draw from the k likeliest; 0 is all.
-            top_p: draw from the likeliest that have this probability together (Holtzman et al. 2020).
-            seed: which draws; text b of a batch has draws of its own.
+            temperature: divisor of the logits; 0 always takes the most likely token.
+            top_k: number of the most likely tokens to sample from; 0 means all.
+            top_p: total probability of the most likely tokens to sample from (nucleus sampling, Holtzman et al. 2020).
+            seed: seed of the random draws, which differ between the texts of a batch.
 
         Raises:
-            ValueError: an empty prompt, one longer than the context, options out of range.
+            ValueError: a prompt is empty or longer than the context, or an option is out of range.
         """
         prompts = np.asarray(prompts, np.int32)
         if prompts.ndim != 2 or not prompts.shape[1]:
-            raise ValueError(f"Expected prompts (B, P) of at least one token. Received: shape {prompts.shape}")
+            raise ValueError(
+                f"Expected prompts of shape (B, P) with at least one token. Received: shape {prompts.shape}"
+            )
         if prompts.shape[1] > self.context:
             raise ValueError(
                 f"The prompt has {prompts.shape[1]} tokens, more than the context of {self.context}. Shorten it."
@@ -62,11 +67,11 @@ class Generator:
                 "Expected temperature ≥ 0, top_k ≥ 0, top_p in (0, 1], length ≥ 1 and seed in 0..2³¹−1. "
                 f"Received: {temperature}, {top_k}, {top_p}, {length}, {seed}"
             )
-        greedy = temperature < SURE
-        made, done = prompts, 0
+        greedy = temperature < MIN_TEMPERATURE
+        tokens, done = prompts, 0
         while done < length:
-            # Where the context is full, its older half is forgotten.
-            seen = made if made.shape[1] < self.context else made[:, -max(self.context // 2, 1) :]
+            # When the context is full, the newer half of it is kept.
+            seen = tokens if tokens.shape[1] < self.context else tokens[:, -max(self.context // 2, 1) :]
             count = min(length - done, self.context - seen.shape[1])
             new = self.run(
                 tf.constant(seen),
@@ -78,22 +83,22 @@ class Generator:
                 top_k=min(top_k, vocabulary),
                 top_p=float(top_p),
             ).numpy()
-            made, done = np.concatenate([made, new], axis=1), done + count
-        return made[:, prompts.shape[1] :]
+            tokens, done = np.concatenate([tokens, new], axis=1), done + count
+        return tokens[:, prompts.shape[1] :]
 
     def _with_cache(self, prompts, count, temperature, seed, room, greedy, top_k, top_p):
         batch, length = tf.shape(prompts)[0], tf.shape(prompts)[1]
         hidden, caches = self._extend(prompts, None, [block.cache(batch, room) for block in self.blocks], 0)
         logits = language.logits(self.encoder, hidden[:, -1])
 
-        def body(i, logits, last, made, caches):
-            token = choose(logits, temperature, seed, i, greedy, top_k, top_p)
+        def body(i, logits, last, new, caches):
+            token = sample_tokens(logits, temperature, seed, i, greedy, top_k, top_p)
             hidden, caches = self._extend(token[:, None], last[:, None], caches, length + i)
-            return i + 1, language.logits(self.encoder, hidden[:, 0]), token, _put(made, i, token), caches
+            return i + 1, language.logits(self.encoder, hidden[:, 0]), token, _put(new, i, token), caches
 
         start = (0, logits, prompts[:, -1], tf.zeros((batch, room), tf.int32), caches)
-        made = tf.while_loop(lambda i, *_: i < count, body, start)[3]
-        return made[:, :count]
+        new = tf.while_loop(lambda i, *_: i < count, body, start)[3]
+        return new[:, :count]
 
     def _extend(self, tokens, before, caches, position):
         x = self.embeddings.starting_at(position, tokens, before)
@@ -110,7 +115,7 @@ class Generator:
 
         def body(i, seen):
             hidden = tf.gather(self.encoder(seen), length + i - 1, axis=1)  # (B, D)
-            token = choose(language.logits(self.encoder, hidden), temperature, seed, i, greedy, top_k, top_p)
+            token = sample_tokens(language.logits(self.encoder, hidden), temperature, seed, i, greedy, top_k, top_p)
             return i + 1, _put(seen, length + i, token)
 
         _, seen = tf.while_loop(lambda i, _: i < count, body, (0, seen))
@@ -118,18 +123,19 @@ class Generator:
 
 
 def _put(row, place, token):
-    """Writes token (B,) at one place of (B, C)."""
+    """Sets one column of row (B, C) to token (B,)."""
     return tf.where(tf.range(tf.shape(row)[1])[None] == place, token[:, None], row)
 
 
-def choose(logits, temperature, seed, step, greedy=False, top_k=0, top_p=1.0):
-    """A token for each row: logits (B, V) -> int32 (B,), drawn from softmax(logits / temperature).
+def sample_tokens(logits, temperature, seed, step, greedy=False, top_k=0, top_p=1.0):
+    """Samples one token per row from softmax(logits / temperature): logits (B, V) -> int32 (B,).
 
-    By the largest of logit + Gumbel noise (Gumbel 1954), which is such a draw.
+    It takes the largest logit + Gumbel noise (Gumbel 1954), which has that distribution.
 
     Args:
-        seed: int32 (2,). step: int32 scalar; together they key the draw.
-        greedy: the likeliest instead.
+        seed: int32 (2,).
+        step: int32 scalar; `seed` and `step` together determine the draw.
+        greedy: whether to take the most likely token in place of sampling.
         top_k, top_p: see `Generator`.
     """
     if greedy:
@@ -149,23 +155,26 @@ def choose(logits, temperature, seed, step, greedy=False, top_k=0, top_p=1.0):
 
 
 def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False, **options):
-    """Texts that begin with `prompt`: a list of `count` strings, the prompt included.
+    """Generates texts that begin with `prompt`: a list of `count` strings, which include the prompt.
 
     Args:
-        encoder: a causal encoder. tokenizer: its `Tokenizer`.
-        prompt: how they begin; nothing is where a document begins.
-        length: the most tokens to write.
-        stop: a text ends where this comes up, and where its document ends.
-        jit: as of `Generator`. options: as of its call.
+        encoder: a causal encoder.
+        tokenizer: its `Tokenizer`.
+        prompt: the beginning of each text; an empty prompt starts a new document.
+        length: the largest number of tokens to generate.
+        count: the number of texts.
+        stop: string after which a text ends. A text also ends at the end of its document.
+        jit: see `Generator`.
+        **options: see `Generator.__call__`.
 
     Raises:
-        ValueError: as `Generator`; a prompt of which the tokenizer knows nothing.
+        ValueError: as of `Generator`; or all tokens of the prompt are unknown to the tokenizer.
     """
     if count < 1:
         raise ValueError(f"Expected a count of at least 1. Received: {count}")
     begin = tokenizer.encode([prompt])[0] if prompt else [tokenizer.end]
     if tokenizer.unknown in begin and len(set(begin)) == 1:
-        raise ValueError(f"The encoder's tokenizer knows nothing of the prompt {prompt!r}.")
+        raise ValueError(f"Expected a prompt with tokens that the encoder's tokenizer has. Received: {prompt!r}")
     prompts = np.tile(np.array(begin, np.int32), (count, 1))
     rows = Generator(encoder, jit=jit)(prompts, length, **options)
     return [prompt + _until(tokenizer, begin, row, stop) for row in rows]
@@ -178,16 +187,19 @@ def _until(tokenizer, begin, ids, stop):
 
 
 def continuation(tokenizer, begin, ids):
-    """The text of `ids` where they come after `begin`: a WordPiece's space depends on what was before."""
+    """Decodes `ids` as they follow `begin`, since the space before a WordPiece depends on the token before it."""
     before, both = tokenizer.decode(begin), tokenizer.decode([*begin, *ids])
     return both.removeprefix(before) if both.startswith(before) else tokenizer.decode(ids)
 
 
 def fill(network, output, tokenizer, text, top=5):
-    """[[(token's text, probability), … the `top` likeliest] for each mask of the text].
+    """Predicts the masked tokens of a text.
+
+    Returns:
+        For each mask a list of the `top` most likely (token as text, probability).
 
     Raises:
-        ValueError: a text without a mask, or longer than the context.
+        ValueError: the text has no mask, or is longer than the context.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1. Received: {top}")
@@ -199,8 +211,8 @@ def fill(network, output, tokenizer, text, top=5):
     if len(ids) > context:
         raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")
     hidden = tf.gather(network(ids[None])[0], places)
-    share = tf.nn.softmax(output([hidden, language.table(network)]))
-    best = tf.math.top_k(share, min(top, tokenizer.vocabulary))
+    probability = tf.nn.softmax(output([hidden, language.table(network)]))
+    best = tf.math.top_k(probability, min(top, tokenizer.vocabulary))
     return [
         [(tokenizer.decode([i]), float(p)) for i, p in zip(indices, values)]
         for indices, values in zip(best.indices.numpy(), best.values.numpy())

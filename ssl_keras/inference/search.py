@@ -1,4 +1,4 @@
-"""Pictures by words, and words by a picture: what a saved encoder of `image_text` is for."""
+"""Search of images by text, and of texts by an image, with a saved `image_text` encoder."""
 
 import contextlib
 import io
@@ -17,32 +17,32 @@ from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import normalize
 
-CHUNK = 256  # pictures embedded at a time
-ACROSS = 8  # pictures in a row of the answer
+BATCH_SIZE = 256
+COLUMNS = 8  # of the figure of results
 
 log = logging.getLogger(__name__)
 
 
 class Retriever:
-    """Puts pictures and texts into the space that a saved encoder's two networks share.
+    """Embeds images and texts in the space that they share.
 
     Args:
         name: a saved encoder of `image_text`.
 
     Raises:
-        ValueError: unknown name; an encoder of another objective.
+        ValueError: the name is unknown, or the encoder is of another objective.
     """
 
     def __init__(self, name):
         encoder, towers, self.card = encoders.load_with_head(name)
         if not cards.is_a(self.card, "towers"):
-            raise ValueError(f"{self.card['name']} knows no captions. Expected an encoder of image_text.")
+            raise ValueError(f"{self.card['name']} has no text encoder. Expected an encoder of image_text.")
         self.networks, self.context = (encoder, towers), self.card["head"]["context"]
         self.tokenizer = encoders.load_tokenizer(name)
         self.shape = tuple(self.card["input"]["image"]["shape"])
 
     def of_texts(self, texts):
-        """float32 (N, Z) of length 1, of texts as they are, in lower case; of what is unknown, too."""
+        """Embeds texts in lower case: float32 (N, Z) of length 1. Logs the number of unknown tokens."""
         encoded = self.tokenizer.encode([" ".join(text.lower().split()) for text in texts], special=False)
         unknown, count = tokens.count_unknown(encoded, self.tokenizer)
         if unknown:
@@ -52,73 +52,74 @@ class Retriever:
         )
 
     def of_query(self, text):
-        """float32 (Z,) of one text.
+        """Embeds one text: float32 (Z,).
 
         Raises:
-            ValueError: it is empty, or of unknown tokens alone.
+            ValueError: the text is empty, or all its tokens are unknown.
         """
         ids = self.tokenizer.encode([text.lower()], special=False)[0]
         if not any(token != self.tokenizer.unknown for token in ids):
-            raise ValueError(f"Expected words that the encoder's tokenizer knows. Received: {text!r}")
+            raise ValueError(f"Expected words that the encoder's tokenizer has. Received: {text!r}")
         return self.of_texts([text])[0]
 
     def of_images(self, images):
-        """float32 (N, Z) of length 1, of images (N, H, W, C) uint8 or in [0, 1]."""
+        """Embeds images (N, H, W, C), uint8 or in [0, 1]: float32 (N, Z) of length 1."""
         return embeddings_of_images(*self.networks, images)
 
     def of_files(self, paths):
-        """(float32 (N, Z), the files that could be read) of files of images; kept, so that the next query is quick.
+        """Embeds image files: (float32 (N, Z), the files that could be read). Caches the result for the next query.
 
         Raises:
-            ValueError: too many files that cannot be read; each is named.
+            ValueError: too many files cannot be read; each is named.
         """
         key = ["embeddings", image_files.DECODING, self.card["weights"]["sha256"], contents(paths)]
-        kept = cache_folder() / f"{name_of(key)}.npz"
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
-            return arrays["embeddings"], [paths[row] for row in arrays["rows"]]  # absent or damaged: made anew
+        cached = cache_folder() / f"{name_of(key)}.npz"
+        # An absent or damaged file is written again.
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(cached) as arrays:
+            return arrays["embeddings"], [paths[row] for row in arrays["rows"]]
         found = image_reader.read("images", paths, self.shape)
         for note in found.notes:
             log.warning("%s", note)
         embeddings, content = self.of_images(found.image), io.BytesIO()
         np.savez(content, embeddings=embeddings, rows=found.rows)
-        files.make_folder(kept.parent)
-        files.write(kept, content.getvalue())
+        files.make_folder(cached.parent)
+        files.write(cached, content.getvalue())
         return embeddings, [paths[row] for row in found.rows]
 
 
 def embeddings_of_images(encoder, towers, images):
-    """float32 (N, Z) of length 1: images (N, H, W, C), through both graphs of `objectives/image_text.py`."""
-    made = []
-    for start in range(0, len(images), CHUNK):
-        features = encoder(unit_range(tf.constant(images[start : start + CHUNK])), training=False)
+    """Embeds images (N, H, W, C) with both graphs of `objectives/image_text.py`: float32 (N, Z) of length 1."""
+    embeddings = []
+    for start in range(0, len(images), BATCH_SIZE):
+        features = encoder(unit_range(tf.constant(images[start : start + BATCH_SIZE])), training=False)
         ids = tf.zeros((features.shape[0], 1), tf.int32)
-        made.append(towers([features, ids], training=False)[0].numpy())
-    return normalize(np.concatenate(made))
+        embeddings.append(towers([features, ids], training=False)[0].numpy())
+    return normalize(np.concatenate(embeddings))
 
 
 def embeddings_of_texts(towers, ids):
-    """float32 (N, Z) of length 1: tokens (N, T) int32, -1 for padding."""
-    made, features = [], towers.input_shape[0][-1]
-    for start in range(0, len(ids), CHUNK):
-        part = tf.constant(ids[start : start + CHUNK])
-        made.append(towers([tf.zeros((part.shape[0], features)), part], training=False)[1].numpy())
-    return normalize(np.concatenate(made))
+    """Embeds tokens (N, T), int32 with -1 for padding: float32 (N, Z) of length 1."""
+    embeddings, features = [], towers.input_shape[0][-1]
+    for start in range(0, len(ids), BATCH_SIZE):
+        part = tf.constant(ids[start : start + BATCH_SIZE])
+        embeddings.append(towers([tf.zeros((part.shape[0], features)), part], training=False)[1].numpy())
+    return normalize(np.concatenate(embeddings))
 
 
 def nearest(query, candidates, count):
-    """[(row, similarity)] of the candidates (N, Z) most similar to a query (Z,), best first."""
+    """Returns [(row, similarity)] of the candidates (N, Z) most similar to a query (Z,), best first."""
     similarity = candidates @ query
     return [(int(row), float(similarity[row])) for row in np.argsort(-similarity, kind="stable")[:count]]
 
 
 def grid(images, titles, heading=""):
-    """A figure of images (N, H, W, C), each with a title."""
+    """Draws a figure of images (N, H, W, C), each with a title."""
     import matplotlib.figure
 
-    rows = -(-len(images) // ACROSS)
-    figure = matplotlib.figure.Figure(figsize=(1.5 * min(ACROSS, len(images)), 1.8 * rows + 0.3))
+    rows = -(-len(images) // COLUMNS)
+    figure = matplotlib.figure.Figure(figsize=(1.5 * min(COLUMNS, len(images)), 1.8 * rows + 0.3))
     for place, (image, title) in enumerate(zip(images, titles), 1):
-        axes = figure.add_subplot(rows, min(ACROSS, len(images)), place)
+        axes = figure.add_subplot(rows, min(COLUMNS, len(images)), place)
         axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
         axes.set_title(title, fontsize=7, parse_math=False)
         axes.axis("off")

@@ -1,4 +1,4 @@
-"""What a saved encoder with its decoder is for: targets of texts, and how many of them are right."""
+"""Translation of texts with a saved seq2seq encoder and its decoder, and the error rates."""
 
 from ssl_keras import encoders
 from ssl_keras.data import sequences
@@ -10,14 +10,14 @@ from ssl_keras.inference import beam_search
 
 
 class Translator:
-    """A function from texts to texts, with a saved encoder and its decoder.
+    """Translates texts with a saved encoder and its decoder.
 
     Args:
         name: a saved encoder of `seq2seq`.
-        beams: targets that beam search follows at a time; 1 is greedy.
+        beams: the number of beams of the beam search; 1 is greedy decoding.
 
     Raises:
-        ValueError: unknown name; an encoder without a decoder.
+        ValueError: the name is unknown, or the encoder has no decoder.
     """
 
     def __init__(self, name, beams=5):
@@ -29,60 +29,65 @@ class Translator:
         self.decoder = beam_search.Decoder(network, output, self.decoding["end"], self.context, beams)
 
     def __call__(self, texts):
-        """A list of texts -> their targets, texts.
+        """Returns the targets of a list of texts, as texts.
 
         Raises:
-            ValueError: an empty text, one with unknown characters, one that is too long.
+            ValueError: a text is empty or too long, or has unknown characters.
         """
         for text, ids in zip(texts, self.tokenizer.encode(texts)):
             if not ids:
-                raise ValueError(f"Expected a text. Received: {text!r}")
+                raise ValueError(f"Expected a text that is not empty. Received: {text!r}")
             if self.tokenizer.unknown in ids:
                 known = "".join(token for token in self.tokenizer.tokens() if len(token) == 1)
-                raise ValueError(f"The encoder's tokenizer does not know all of {text!r}. It knows: {known}")
+                raise ValueError(
+                    f"Expected only characters that the encoder's tokenizer has: {known}. Received: {text!r}"
+                )
             if len(ids) > self.context:
                 raise ValueError(
                     f"{text[:60]!r} has {len(ids)} tokens, more than the context of {self.context}. Shorten it."
                 )
-        return [text_of(self.decoding, self.tokenizer, ids) for ids in self.targets(texts)]
+        return [decode_target(self.decoding, self.tokenizer, ids) for ids in self.targets(texts)]
 
     def targets(self, texts):
-        """A list of texts -> a list of target ids each; of any texts, read as far as they can be, as in training."""
+        """Returns the target ids of texts; long texts are truncated, and unknown tokens kept, as in training."""
         encoded = self.tokenizer.encode(texts)
         width = min(self.context, max(1, *map(len, encoded)))
-        made = beam_search.write(self.decoder, sequences.padded_rows(encoded, width))
-        return [target if ids else [] for target, ids in zip(made, encoded)]
+        decoded = beam_search.decode(self.decoder, sequences.padded_rows(encoded, width))
+        return [target if ids else [] for target, ids in zip(decoded, encoded)]
 
     def read(self, target):
-        """The ids of a right target's text; -1 stands for a symbol that the decoder does not know."""
-        reader = reader_of(self.decoding, self.tokenizer)
-        if reader is not self.tokenizer:
-            return [reader.ids.get(symbol, -1) for symbol in reader.split(target)]
+        """Returns the ids of a reference target; -1 stands for a symbol that the decoder does not have."""
+        symbols = target_symbols(self.decoding, self.tokenizer)
+        if symbols is not self.tokenizer:
+            return [symbols.ids.get(symbol, -1) for symbol in symbols.split(target)]
         return self.tokenizer.encode([target])[0]
 
 
 def score(translator, source):
-    """{"texts", "symbol error rate", "sequence error rate"} of a source of pairs, each text once.
+    """Measures a translator on a source of pairs, each text once.
 
-    A symbol is a target token. Of several right targets the nearest counts.
+    A symbol is a target token. Where a text has several references, the nearest one counts.
+
+    Returns:
+        {"texts", "symbol error rate", "sequence error rate"}.
 
     Raises:
-        ValueError: a decoder that was not trained on pairs.
+        ValueError: the decoder was not trained on pairs.
     """
     task = translator.decoding["task"]
     if task != "pairs":
-        raise ValueError(f"{translator.name} was trained for the task {task}, not on pairs.")
-    right = pairs.references(source)
-    references = [[translator.read(target) for target in targets] for targets in right.values()]
-    rates = error_rates(translator.targets(list(right)), references)
-    return {"texts": len(right), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
+        raise ValueError(f"Expected an encoder of the task pairs. Received: {translator.name}, of the task {task}")
+    targets_of = pairs.references(source)
+    references = [[translator.read(target) for target in targets] for targets in targets_of.values()]
+    rates = error_rates(translator.targets(list(targets_of)), references)
+    return {"texts": len(targets_of), **dict(zip(("symbol error rate", "sequence error rate"), rates))}
 
 
-def reader_of(decoding, tokenizer):
-    """What reads and writes targets, the tokenizer or `Symbols`; `decoding` as of `Objective.decoding`."""
+def target_symbols(decoding, tokenizer):
+    """Returns the tokenizer or the `Symbols` of the targets; for `decoding` see `Objective.decoding`."""
     return tokenizer if decoding["symbols"] is None else Symbols(" ".join(decoding["symbols"]))
 
 
-def text_of(decoding, tokenizer, ids):
-    """The text of target ids, without the end and padding."""
-    return reader_of(decoding, tokenizer).decode([int(i) for i in ids if i >= 0 and i != decoding["end"]])
+def decode_target(decoding, tokenizer, ids):
+    """Returns the text of target ids, without the end token and padding."""
+    return target_symbols(decoding, tokenizer).decode([int(i) for i in ids if i >= 0 and i != decoding["end"]])

@@ -200,7 +200,7 @@ class CTC(Objective):
         """{tag: rate} of some validation clips, decoded greedily."""
         some = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
         right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
-        rates = error_rates(ctc.heard(self.encoder, self.head, some), right)
+        rates = error_rates(ctc.transcribe(self.encoder, self.head, some), right)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def _heard(self, batch):

@@ -298,7 +298,7 @@ class Seq2Seq(Objective):
         made = self.decoder.greedy(batch["tokens"][:NUM_SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
         for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
-            texts = (translation.text_of(self.decoding, tokenizer, ids) for ids in (target, row))
+            texts = (translation.decode_target(self.decoding, tokenizer, ids) for ids in (target, row))
             cells = tokenizer.decode(source), *texts
             lines.append("| " + " | ".join(cell.replace("|", "¦").replace("\n", "⏎") for cell in cells) + " |")
         return "\n".join(lines)
@@ -309,6 +309,6 @@ class Seq2Seq(Objective):
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
             right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
         some = [list(right)[index] for index in spread(len(right), NUM_EVALUATED)]
-        made = beam_search.write(self.decoder, np.array(some, np.int32))
+        made = beam_search.decode(self.decoder, np.array(some, np.int32))
         rates = error_rates(made, [right[source] for source in some])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))

@@ -1,8 +1,8 @@
-"""One self-contained HTML page of headings, tables and pictures: nothing is loaded from anywhere, and nothing runs.
+"""A self-contained HTML page of headings, tables and pictures, which loads nothing and runs no script.
 
     page.write("page.html", "Digits", page.heading("Examples"), page.table(rows), page.picture(png, "a seven"))
 
-Parts are `Html`. Everything else that they are given is text, and is escaped.
+Its parts are `Html`. Any other value is text, and is escaped.
 """
 
 import base64
@@ -36,11 +36,11 @@ blockquote { margin: 0 0 .75rem; padding-left: .75rem; border-left: 3px solid va
 
 
 class Html(str):
-    """Markup, which is not escaped again. Only this module makes it."""
+    """Markup that is not escaped again. Only this module creates it."""
 
 
 def text(value):
-    """A value as `Html`: escaped, control characters but for ends of lines shown as escapes."""
+    """Converts a value to `Html`: markup and, except for line breaks, control characters are escaped."""
     shown = printable(str(value), keep="\n").encode("utf-8", "backslashreplace").decode()
     return value if isinstance(value, Html) else Html(html.escape(shown))
 
@@ -54,7 +54,7 @@ def paragraph(content):
 
 
 def quotation(content):
-    """Text that is shown with its ends of lines."""
+    """Shows text with its line breaks."""
     return Html(f"<blockquote>{text(content)}</blockquote>")
 
 
@@ -63,7 +63,7 @@ def listing(entries):
 
 
 def table(rows):
-    """Rows of cells, the first of them the header; columns but the first are numbers, aligned at the right."""
+    """Shows rows of cells, the first of which is the header; all columns but the first are aligned right."""
     header, *rows = rows
     lines = ["".join(f"<td>{text(cell)}</td>" for cell in row) for row in rows]
     lines = ["".join(f"<th>{text(cell)}</th>" for cell in header), *lines]
@@ -71,7 +71,7 @@ def table(rows):
 
 
 def picture(png, caption):
-    """The bytes of a PNG file with a caption below, which is what a screen reader says as well."""
+    """Shows the bytes of a PNG file with a caption, which is also its text for screen readers."""
     source = base64.b64encode(png).decode()
     return Html(
         f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{source}">'
@@ -80,12 +80,12 @@ def picture(png, caption):
 
 
 def grid(*figures):
-    """Pictures side by side, as many as there is room for."""
+    """Shows pictures side by side, as many as fit into the width."""
     return Html(f'<div class="grid">{"".join(map(text, figures))}</div>')
 
 
 def document(title, *parts):
-    """The page as text."""
+    """Returns the page as text."""
     body = "\n".join(map(text, parts))
     style = re.sub(r"\s+", " ", STYLE).strip()
     return f"""<!DOCTYPE html>
@@ -106,5 +106,5 @@ def document(title, *parts):
 
 
 def write(path, title, *parts):
-    """Writes the page to a file, whole or not at all."""
+    """Writes the page to a file atomically."""
     files.write(path, document(title, *parts))

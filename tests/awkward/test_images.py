@@ -112,7 +112,7 @@ def test_each_file_that_is_no_picture_has_its_reason(tmp_path, monkeypatch):
             if function is image_files.decode or not name.startswith(("cut", "signed")):  # whose headers are whole
                 with pytest.raises(image_files.Unreadable, match=reason):
                     function(tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name}: expected a picture. Received: .*{reason}"):
+        with pytest.raises(ValueError, match=f"{name}: expected an image. Received: .*{reason}"):
             search_command._picture(tmp_path / name, (8, 8, 3))
     with pytest.raises(ValueError, match="14 of 14 images cannot be read") as error:
         load(f"folder:{tmp_path}")
@@ -139,7 +139,7 @@ def test_a_large_picture_is_read_without_a_warning_of_bombs(tmp_path, monkeypatc
 
 def test_a_query_that_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / "gone.png"):
-        with pytest.raises(ValueError, match="expected the file of a picture"):
+        with pytest.raises(ValueError, match="no such file. Expected an image file"):
             search_command._picture(path, (8, 8, 3))
 
 

@@ -78,5 +78,5 @@ def test_memory_that_is_out_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "embed_command", full)
     assert main(["embed", "e"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: Out of memory: at a tensor of shape [5760000,256]. Take smaller images")
+    assert error.startswith("error: Out of memory: at a tensor of shape [5760000,256]. Use smaller images")
     assert error.count("\n") == 1

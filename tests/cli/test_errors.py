@@ -58,8 +58,8 @@ def a_file(_):
     [
         (too_large_an_array, r"^error: Out of memory: Unable to allocate 8.00 PiB .*--batch-size"),
         (too_large_a_tensor, r"^error: Out of memory: .*--batch-size"),
-        (a_full_disk, r"^error: No space left on device: out/part-0\.tempstate4\. Make room"),
-        (fails(MemoryError()), r"^error: Out of memory\. Take"),
+        (a_full_disk, r"^error: No space left on device: out/part-0\.tempstate4\. Free some space"),
+        (fails(MemoryError()), r"^error: Out of memory\. Use"),
         (shapes_that_do_not_fit, r"^error: TensorFlow: .*[Ii]ncompatible shapes: \[2\] vs. \[3\]"),
         (within_a_graph, r"^error: TensorFlow: .*\[2\]"),
         (fails(NotImplementedError()), r"^error: NotImplementedError"),
@@ -82,7 +82,7 @@ def test_a_bug_shows_where_it_happened(monkeypatch):
 
 def test_what_is_logged_forges_no_line():
     record = logging.LogRecord("x", logging.INFO, "", 0, "a %s: b\nc", ("\x1b[1A\rname",), None)
-    assert cli.Lines("%(message)s").format(record) == r"a \x1b[1A\rname: b" + "\nc"
+    assert cli.EscapingFormatter("%(message)s").format(record) == r"a \x1b[1A\rname: b" + "\nc"
 
 
 def test_a_terminal_that_knows_no_letters_loses_nothing():

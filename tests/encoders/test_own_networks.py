@@ -77,7 +77,7 @@ def test_it_is_exported_and_embedded_on_the_command_line(tuned, images, tmp_path
         ("mine.py:nothing", "defines no function 'nothing'"),
         ("mine.py:word", "no function"),
         ("mine.py", "FILE.py:"),
-        ("nowhere.py:make", "a file that is there"),
+        ("nowhere.py:make", "with a file that exists"),
         ("broken.py:make", "cannot be run: ZeroDivisionError"),
     ):
         (tmp_path / "broken.py").write_text("1 / 0")

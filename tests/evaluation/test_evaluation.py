@@ -135,9 +135,9 @@ def test_of_features_that_are_not_finite_none_is_best(bad, rng):
     broken = x.copy()
     broken[3, 1] = bad
     for train, other in ((broken, x), (x, broken)):
-        with pytest.raises(ValueError, match="1 of the features' numbers are not finite"):
+        with pytest.raises(ValueError, match="Received: 1 values that are not finite"):
             probes.fit_probe(train, y, other, y)
-        with pytest.raises(ValueError, match="1 of the features' numbers are not finite"):
+        with pytest.raises(ValueError, match="Received: 1 values that are not finite"):
             probes.knn(train, y, other, y)
-        with pytest.raises(ValueError, match="numbers that are not finite: nothing can be found"):
-            retrieval.recalls(train, other, y)
+        with pytest.raises(ValueError, match="Expected finite embeddings"):
+            retrieval.recall_at_k(train, other, y)

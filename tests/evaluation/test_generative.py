@@ -10,9 +10,9 @@ from ssl_keras.evaluation import generative
 
 def test_frechet_of_one_set_with_itself_is_zero(rng):
     x = rng.normal(size=(200, 8))
-    assert generative.frechet(x, x) == pytest.approx(0, abs=1e-8)
+    assert generative.frechet_distance(x, x) == pytest.approx(0, abs=1e-8)
     few = rng.normal(size=(5, 8))  # a covariance without full rank
-    assert generative.frechet(few, few) == pytest.approx(0, abs=1e-6)
+    assert generative.frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
 
 
 def test_frechet_of_gaussians_is_the_closed_form(rng):
@@ -21,14 +21,14 @@ def test_frechet_of_gaussians_is_the_closed_form(rng):
     x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
     a, b, shift = np.array([1.0, 2, 3, 4]), np.array([2.0, 2, 1, 5]), np.array([1.0, 0, -2, 0.5])
     expected = np.sum(shift**2) + np.sum((a - b) ** 2)
-    assert generative.frechet(x * a, x * b + shift) == pytest.approx(expected, rel=1e-9)
+    assert generative.frechet_distance(x * a, x * b + shift) == pytest.approx(expected, rel=1e-9)
     turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
-    assert generative.frechet(x * a @ turn, (x * b + shift) @ turn) == pytest.approx(expected, rel=1e-9)
+    assert generative.frechet_distance(x * a @ turn, (x * b + shift) @ turn) == pytest.approx(expected, rel=1e-9)
     other = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4))  # covariances that do not commute
     covariances = [np.cov(z, rowvar=False) for z in (x * a, other)]
     plain = np.sum(((x * a).mean(0) - other.mean(0)) ** 2)
     plain += np.trace(covariances[0] + covariances[1] - 2 * sqrtm(covariances[0] @ covariances[1]).real)
-    assert generative.frechet(x * a, other) == pytest.approx(plain, rel=1e-7)
+    assert generative.frechet_distance(x * a, other) == pytest.approx(plain, rel=1e-7)
 
 
 def test_kernel_distance_against_loops_and_unbiased(rng):
@@ -41,7 +41,7 @@ def test_kernel_distance_against_loops_and_unbiased(rng):
         return np.mean([kernel(z[i], z[j]) for i in range(12) for j in range(12) if i != j])
 
     expected = within(x) + within(y) - 2 * np.mean([[kernel(a, b) for b in y] for a in x])
-    assert generative.discrepancy(x, y) == pytest.approx(expected, rel=1e-9)
+    assert generative.squared_mmd(x, y) == pytest.approx(expected, rel=1e-9)
     _, sd = generative.kernel_distance(x, y)  # draws of half of them: they differ
     assert sd > 0
     same = [generative.kernel_distance(*rng.normal(size=(2, 300, 4)))[0] for _ in range(20)]
@@ -62,11 +62,11 @@ def test_precision_and_recall(rng):
 
 def test_modes():
     real = np.repeat(np.arange(4), 25)
-    assert generative.modes(real, real, 4) == (4, pytest.approx(1.0))
-    covered, most = generative.modes(real, np.array([0] * 98 + [1] * 2), 4)
+    assert generative.class_coverage(real, real, 4) == (4, pytest.approx(1.0))
+    covered, most = generative.class_coverage(real, np.array([0] * 98 + [1] * 2), 4)
     assert covered == 1  # two in a hundred are less than a tenth of a quarter
     assert most == pytest.approx(0.98 / 0.25)
-    absent = generative.modes(np.zeros(10, int), np.repeat(np.arange(4), 25), 4)
+    absent = generative.class_coverage(np.zeros(10, int), np.repeat(np.arange(4), 25), 4)
     assert absent == (1, pytest.approx(0.25))  # what is no class of the real images does not count
 
 
@@ -90,12 +90,12 @@ def test_a_generator_that_has_learned_by_heart_is_seen(rng):
     table = generative.measure(Eye(), rng.random((300, 2, 2, 1)).astype(np.float32), splits)
     made, real = (table[row]["distance to the nearest learned"] for row in ("made", "real"))
     assert made == pytest.approx(real, rel=0.3)
-    with pytest.raises(ValueError, match="Expected more than 6 made images"):
+    with pytest.raises(ValueError, match="Expected more than 6 generated images"):
         generative.measure(Eye(), images[:3], splits)
 
 
 def test_nearest(rng):
     known = rng.normal(size=(50, 3))
-    distance, index = generative.nearest(known, known[[7, 9]] + 1e-6, 2)
+    distance, index = generative.nearest_neighbors(known, known[[7, 9]] + 1e-6, 2)
     assert index[:, 0].tolist() == [7, 9]
     assert (distance[:, 0] < distance[:, 1]).all()

@@ -82,7 +82,9 @@ def test_seeds_and_rows_draw_differently(network, eagerly):
 
 def draws(logits, count=20_000, **options):
     rows = np.tile(np.array(logits, np.float32), (count, 1))
-    return np.bincount(generation.choose(rows, seed=tf.constant([5, 0]), step=0, **options), minlength=len(logits))
+    return np.bincount(
+        generation.sample_tokens(rows, seed=tf.constant([5, 0]), step=0, **options), minlength=len(logits)
+    )
 
 
 def test_frequencies_match_the_softmax():
@@ -157,7 +159,7 @@ def test_bad_input_is_refused(network):
         with pytest.raises(ValueError, match="Expected temperature"):
             generator(np.zeros((1, 2), np.int32), 5, **wrong)
     tokenizer = tokenizers.Tokenizer(tokenizers._characters(["abc"], 0))
-    with pytest.raises(ValueError, match="knows nothing of the prompt"):
+    with pytest.raises(ValueError, match="Expected a prompt with tokens"):
         generation.write(network, tokenizer, "ж", 5)
     both_ways = tr.transformer(40, 24, 1, 2, 16, architecture="bert", causal=False)
     with pytest.raises(ValueError, match="Expected a causal encoder"):

@@ -207,7 +207,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         (["transcribe", "heard", "empty.wav"], "is empty"),
         (["transcribe", "heard", "none.wav"], "none.wav: it cannot be opened: No such file"),
-        (["transcribe", "sounds", "0.wav"], "is not a speech recognizer. Expected what pretraining with ctc saved"),
+        (["transcribe", "sounds", "0.wav"], "is not a speech recognizer. Expected an encoder of ctc"),
         (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "has no transcripts"),
     ):
         assert main(arguments) == 1

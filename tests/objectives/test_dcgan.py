@@ -286,7 +286,10 @@ def test_samples_depend_on_seed_and_number_alone():
     latents = sampling.latents(1000, 8, 0).numpy()
     assert -1 <= latents.min() < -0.99
     assert 0.99 < latents.max() <= 1
-    first, last = sampling.between(generator, 1, 5, seed=5)[0][0], sampling.between(generator, 1, 5, seed=5)[0][-1]
+    first, last = (
+        sampling.interpolate(generator, 1, 5, seed=5)[0][0],
+        sampling.interpolate(generator, 1, 5, seed=5)[0][-1],
+    )
     np.testing.assert_allclose(first, many[0], atol=1e-6)
     np.testing.assert_allclose(last, many[1], atol=1e-6)
 
@@ -399,7 +402,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["sample", "game", "--seed", "-1"]) == 1
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--patience", "2", "--run", "patient"]) == 1
     assert main(["fidelity", "game", "--classifier", "game", "--image-size", "16"]) == 1
-    assert "is no classifier" in capsys.readouterr().err
+    assert "is not a classifier" in capsys.readouterr().err
     assert main(["pretrain", "dcgan", "--steps", "2", "--image-size", "18"]) == 1
 
 

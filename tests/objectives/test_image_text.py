@@ -375,19 +375,19 @@ def test_captions_of_a_part_are_those_of_its_rows():
 
 def test_recalls_count_ties_against(rng):
     x, own = normalized(rng.normal(size=(50, 8))), np.arange(50)
-    assert retrieval.recalls(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}
-    assert retrieval.recalls(x, np.ones((50, 8)), own)[10] == 0.0
-    shuffled = retrieval.recalls(x, normalized(rng.normal(size=(50, 8))), own)
+    assert retrieval.recall_at_k(x, x, own) == {1: 1.0, 5: 1.0, 10: 1.0}
+    assert retrieval.recall_at_k(x, np.ones((50, 8)), own)[10] == 0.0
+    shuffled = retrieval.recall_at_k(x, normalized(rng.normal(size=(50, 8))), own)
     assert shuffled[10] < 0.6
     slow = np.mean([list(np.argsort(-(x @ (x + 0.5).T)[i])).index(i) < 5 for i in range(50)])
-    assert retrieval.recalls(x, x + 0.5, own)[5] == pytest.approx(slow)
+    assert retrieval.recall_at_k(x, x + 0.5, own)[5] == pytest.approx(slow)
 
 
 def test_equal_names_are_all_right(rng):
     """A perfect network is not punished for twins, and chance knows of them."""
     concepts = retrieval.concepts_of(["A cat", *["a dog!", "a dog"] * 6, "cow", "hen", "pig"])
     x = normalized(rng.normal(size=(16, 8)))[concepts]
-    assert retrieval.recalls(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
+    assert retrieval.recall_at_k(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
     drawn = [np.isin(concepts[rng.permutation(16)[:5]], concepts[i]).any() for i in range(16) for _ in range(2_000)]
     assert retrieval.chance(concepts)[5] == pytest.approx(np.mean(drawn), abs=0.01)
     assert retrieval.chance(np.arange(50)) == pytest.approx({1: 0.02, 5: 0.1, 10: 0.2})
@@ -444,9 +444,9 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     for wrong, message in (
         (["a red square", "--images", "broken"], "one.png, cannot be read: no picture"),
         (["a red square"], "--images FOLDER"),
-        (["§§", "--images", str(some)], "knows"),
+        (["§§", "--images", str(some)], "Expected words"),
         (["a red square", "--images", "nowhere"], "no such folder"),
-        (["words.txt", "--texts", "words.txt"], "a picture"),
+        (["words.txt", "--texts", "words.txt"], "an image"),
     ):
         assert main(["search", "shapes", *wrong, "--overwrite"]) == 1
         assert message in capsys.readouterr().err
@@ -502,8 +502,8 @@ def test_leaks_are_found(tmp_path, capsys):
             image.save(tmp_path / "test" / "copy.png")
     assert main(["leaks", "--data", f"folder:{tmp_path}"]) == 1
     found = capsys.readouterr()
-    assert "1 of 1 images of test" in found.out
-    assert "1 near duplicates of training examples" in found.err
+    assert "test: 1 of 1 images" in found.out
+    assert "1 held-out examples are near duplicates" in found.err
     with pytest.raises(ValueError, match="neither images nor texts"):
         near_duplicates.leaks(
             captions.Splits(

@@ -339,7 +339,7 @@ def test_the_commands(runs, capsys, tmp_path):
     assert capsys.readouterr().out.startswith("[MASK] 1: ")
     assert main(["fill", "masked_lm-nonsense", "no mask"]) == 1
     assert main(["sample", "masked_lm-nonsense"]) == 1
-    assert "sample is for encoders of causal_lm" in capsys.readouterr().err
+    assert "Expected an encoder of causal_lm" in capsys.readouterr().err
     assert main(["sample", "causal_lm-nonsense", "--prompt", "fox " * 50]) == 1
     assert "more than the context of 16" in capsys.readouterr().err
     rows = "".join(f"{'ab'[i % 2]},{'fox dogs' if i % 2 else 'seven box'} {i}\n" for i in range(80))

@@ -95,9 +95,9 @@ def test_decoding_many_texts_is_decoding_each():
     encoder, head = some_network()
     decoder = beam_search.Decoder(encoder, head, END, 6, beams=2)
     many = np.tile(TOKENS.numpy(), (100, 1))  # more than are decoded together
-    rows = beam_search.write(decoder, many)
+    rows = beam_search.decode(decoder, many)
     assert len(rows) == 300
-    assert rows[:3] == rows[297:] == beam_search.write(decoder, TOKENS.numpy())
+    assert rows[:3] == rows[297:] == beam_search.decode(decoder, TOKENS.numpy())
     with pytest.raises(ValueError, match="at least 1 beam"):
         beam_search.Decoder(encoder, head, END, 6, beams=0)
 
@@ -376,11 +376,15 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert main(["score", "tuned", "--data", data, "--record"]) == 0
     assert "sequence error rate" in capsys.readouterr().out
     assert encoders.card.read(encoders.find("tuned"))["results"]
-    for text_given, message in (("", "Expected a text"), ("日本", "does not know"), (words[0] * 40, "Shorten it")):
+    for text_given, message in (
+        ("", "Expected a text"),
+        ("日本", "Expected only characters"),
+        (words[0] * 40, "Shorten it"),
+    ):
         assert main(["translate", "tuned", text_given]) == 1
         assert message in capsys.readouterr().err
     assert main(["score", "words", "--data", data]) == 1
-    assert "not on pairs" in capsys.readouterr().err
+    assert "Expected an encoder of the task pairs" in capsys.readouterr().err
     # Without --symbols the targets' capitals are read by a tokenizer that knows sources alone.
     assert main(["pretrain", "seq2seq", "--task", "pairs", "--init", "words", "--data", data, "--run", "no"]) == 1
     assert "want --symbols" in capsys.readouterr().err

@@ -511,9 +511,12 @@ def test_the_commands(capsys):
         (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
         (["runs"], "No runs in runs"),
         (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
-        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
+        (
+            ["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"],
+            "budgets must be a sequence whose entries are at least 1. Received: (-1,)",
+        ),
         (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
-        (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),
+        (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "seeds must be at least 1. Received: 0"),
         (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
         (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
     ],
@@ -532,7 +535,7 @@ def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("ssl_keras.cli.encoders.list_command", lost)
     assert main(["list"]) == 1
     assert capsys.readouterr().err == (
-        "error: Another worker has ended, or cannot be reached. --resume goes on from the last checkpoint.\n"
+        "error: Another worker has died, or cannot be reached. Use --resume to continue from the last checkpoint.\n"
     )
 
 
@@ -591,7 +594,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 
 def test_unknown_command(capsys):
     assert main(["train"]) == 2
-    assert "There are: pretrain, finetune" in capsys.readouterr().err
+    assert "Expected one of: pretrain, finetune" in capsys.readouterr().err
 
 
 def test_strategies_by_name():
