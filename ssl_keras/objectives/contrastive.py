@@ -159,7 +159,7 @@ class Contrastive(Objective):
 
     def _measure(self, first, second, features, weight):
         self.top1.update_state(losses.top1(first, second, weight), weight)
-        a, b = tf.split(losses.unit(features), 2)
+        a, b = tf.split(losses.l2_normalize(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 
     def report(self, batch, examples, splits):

@@ -40,7 +40,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import encoders, losses
-from ssl_keras.data.augment_images import Augmentation, augment, drawn
+from ssl_keras.data.augment_images import Augmentation, augment, draw_numbers
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.data.ranges import Range
@@ -198,7 +198,7 @@ class DCGAN(Objective):
                 "latent": 2 * random.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
                 "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
             }
-            | drawn(random, "fake")
+            | draw_numbers(random, "fake")
         )
 
     def preprocess_eval(self, batch, random):
@@ -222,7 +222,7 @@ class DCGAN(Objective):
         made = self.generator(batch["latent"][:, turn], training=True)
         changed = augment(made, ReplayedRandom(batch), self.settings, "fake")
         real = self.discriminator(batch["image"], training=True)
-        with conv.statistics_kept():
+        with conv.freeze_statistics():
             fake = self.discriminator(changed, training=True)
         critic, generator = self.measure(batch, real, fake, made)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
@@ -255,7 +255,7 @@ class DCGAN(Objective):
         """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
         share = batch["between"][:, turn]  # (B, 1, 1, 1)
         points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
-        with conv.statistics_kept():
+        with conv.freeze_statistics():
             # In the units of [-1, 1], which networks see.
             norm = 0.5 * losses.gradient_norms(self.discriminator, points)
         weight = example_weight(batch)

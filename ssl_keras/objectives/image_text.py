@@ -246,7 +246,7 @@ class ImageText(Objective):
 
     def _similarity(self, batch):
         """The images, and how similar each (row) is to each caption (column), black to white."""
-        image, text = (losses.unit(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
+        image, text = (losses.l2_normalize(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {"views": [batch["image"]], "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)]}
 

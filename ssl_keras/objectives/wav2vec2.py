@@ -212,7 +212,7 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
         weight: (b,) 0 for clips that are none.
         temperature: κ.
     """
-    states, targets = losses.unit(states), losses.unit(targets)
+    states, targets = losses.l2_normalize(states), losses.l2_normalize(targets)
     positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
     similarity = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
     distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # its own code is none
@@ -221,10 +221,10 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
         frames = tf.cast(masking.lengths(places)[:, None], tf.float32)
         chosen = tf.cast(pool * frames, tf.int32)  # (b, others)
         theirs, their_codes = (
-            losses.gathered(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)
+            losses.all_gather(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)
         )  # (B, others, ·)
         clips = tf.range(tf.shape(theirs)[0])
-        other = (losses.gathered(weight) > 0) & (clips != losses.own_rows(tf.shape(states)[0])[:, None])  # (b, B)
+        other = (losses.all_gather(weight) > 0) & (clips != losses.own_rows(tf.shape(states)[0])[:, None])  # (b, B)
         other = tf.repeat(other, pool.shape[1], axis=1)[:, None]  # (b, 1, P)
         theirs, their_codes = (tf.reshape(x, (-1, x.shape[-1])) for x in (theirs, their_codes))
         across = tf.tensordot(states, theirs, [[-1], [-1]]) / temperature  # (b, T, P)
@@ -243,6 +243,6 @@ def in_use(shares, weight):
         shares: (b, T, G, V). weight: (b, T), 0 where a frame is not hidden.
     """
     local = tf.concat([tf.reshape(tf.einsum("bt,btgv->gv", weight, shares), [-1]), [tf.reduce_sum(weight)]], 0)
-    everywhere = tf.reduce_sum(losses.gathered(local[None]), 0)
+    everywhere = tf.reduce_sum(losses.all_gather(local[None]), 0)
     mean = tf.reshape(tf.math.divide_no_nan(everywhere[:-1], everywhere[-1]), shares.shape[2:])
     return tf.exp(-tf.reduce_sum(mean * tf.math.log(mean + MIN_LOG), -1))

@@ -93,9 +93,9 @@ def test_keywords_that_do_not_fit_are_refused(name, value):
 
 @every_builder
 def test_unknown_and_missing_keywords_are_refused(name):
-    with pytest.raises(ValueError, match=f"The network {name} has no telepathy. Expected: "):
+    with pytest.raises(ValueError, match=f"The network {name} has no argument telepathy. Expected: "):
         Network(name, **SMALL[name], telepathy=1)
-    with pytest.raises(ValueError, match=f"The network {name} has no name"):
+    with pytest.raises(ValueError, match=f"The network {name} has no argument name"):
         Network(name, **SMALL[name], name="x")
     keyword, *_ = SMALL[name]
     with pytest.raises(ValueError, match=f"The network {name} needs .*{keyword}"):
@@ -103,10 +103,10 @@ def test_unknown_and_missing_keywords_are_refused(name):
 
 
 def test_unknown_builders_are_refused():
-    with pytest.raises(ValueError, match="Unknown network 'eval'. There are: cnn, "):
+    with pytest.raises(ValueError, match="Unknown network 'eval'. Expected one of cnn, "):
         Network("eval")
     for entry in ("cnn", None, [], {}, {"builder": ["cnn"]}):
-        with pytest.raises(ValueError, match="Expected a network: a builder and its keywords"):
+        with pytest.raises(ValueError, match="Expected an object with a builder and its keywords"):
             Network.from_json(entry)
 
 
@@ -183,8 +183,8 @@ def two_ended():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Own, "a subclass, Own"),
-        (lambda: keras.Sequential([keras.layers.Dense(2)]), "one without keras.Input"),
+        (Own, "a subclass of keras.Model, Own"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "a keras.Sequential without keras.Input"),
         (two_ended, "1 inputs and 2 outputs"),
         (lambda: keras.layers.Dense(2), "Received: Dense"),
         (lambda: None, "NoneType"),

@@ -63,7 +63,7 @@ def test_a_frame_is_twenty_milliseconds(rate):
     hop = rate // 50
     assert np.prod(waveform.STRIDES[rate]) == hop
     overlap = {8_000: 0.16, 16_000: 0.08}[rate]
-    assert waveform.field(waveform.STRIDES[rate]) / hop - 1 == pytest.approx(overlap, abs=0.005)
+    assert waveform.receptive_field(waveform.STRIDES[rate]) / hop - 1 == pytest.approx(overlap, abs=0.005)
     for length in (1, hop - 1, hop, hop + 1, 10 * hop):
         x, places = waveform.features(model, tf.zeros((1, length)))
         assert x.shape[1] == places.shape[1] == -(-length // hop)
@@ -74,7 +74,8 @@ def test_a_frame_is_twenty_milliseconds(rate):
 def test_a_convolutional_frame_sees_its_field():
     """A change of one sample reaches the frames whose field it is in, and no other; the field is centerd."""
     model = network()
-    seen, before = waveform.field(waveform.STRIDES[RATE]), (waveform.field(waveform.STRIDES[RATE]) - HOP) // 2
+    seen = waveform.receptive_field(waveform.STRIDES[RATE])
+    before = (seen - HOP) // 2
     normalized = tf.random.stateless_normal((1, 20 * HOP), (1, 2))
     front = model.get_layer("front")
     base = front(normalized)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_keras import encoders, losses
 from ssl_keras.cli import main
-from ssl_keras.data.augment_images import Augmentation, augment, drawn
+from ssl_keras.data.augment_images import Augmentation, augment, draw_numbers
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom
 from ssl_keras.encoders import card as cards
@@ -166,7 +166,7 @@ def test_spectral_norm_is_one(rng):
     x = rng.normal(size=(2, 5, 5, 4)).astype(np.float32)
     for _ in range(60):
         layer(x, training=True)
-    kernel = layer.normalized(False).numpy().reshape(-1, 6)
+    kernel = layer.normalized_kernel(False).numpy().reshape(-1, 6)
     assert np.linalg.svd(kernel, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
     kept, raw = layer.u.numpy(), layer.kernel.numpy()
     y = layer(x, training=False)
@@ -191,7 +191,7 @@ def test_made_images_are_changed_like_real_ones(rng):
     image = rng.random((6, 16, 16, 1)).astype(np.float32)
     random = BatchRandom(1, 2, 3, 6)
     there = augment(image, random, options, "fake")
-    np.testing.assert_array_equal(augment(image, ReplayedRandom(drawn(random, "fake")), options, "fake"), there)
+    np.testing.assert_array_equal(augment(image, ReplayedRandom(draw_numbers(random, "fake")), options, "fake"), there)
     with tf.GradientTape() as tape:
         x = tf.constant(image)
         tape.watch(x)
