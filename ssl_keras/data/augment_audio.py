@@ -27,8 +27,7 @@ class AudioAugmentation:
     speed: Annotated[float, Range(0)] = 0.0
     """Largest random change of speed, and so of pitch: 0.1 draws factors from 1/1.1 to 1.1. 0 disables it."""
     shift: Annotated[float, Range(0)] = 0.0
-    """Largest random time shift, in seconds: later, after silence, or earlier, with the beginning cut off. 0 disables
-    it."""
+    """Largest random time shift in seconds, later (after silence) or earlier (cutting the beginning); 0 disables it."""
     gain: Annotated[float, Range(0)] = 0.0
     """Largest random change of volume, in decibels; 0 disables it."""
     noise: Annotated[float, Range(0)] = 0.0

@@ -45,8 +45,10 @@ def start_from(init, settings, builders, names, refusal="", key="network", **wan
     other = [name for name in names if getattr(settings, name) not in (getattr(type(settings), name), kept[name])]
     if other:
         raise ValueError(
-            f"The network is taken from {init}. Expected {', '.join(f'{name}={kept[name]}' for name in other)}, or no "
-            f"such setting. Received: {', '.join(f'{name}={getattr(settings, name)}' for name in other)}"
+            f"The network is taken from {init}. Leave out {', '.join(other)}, or use "
+            + ", ".join(f"{name}={kept[name]}" for name in other)
+            + ". Received: "
+            + ", ".join(f"{name}={getattr(settings, name)}" for name in other)
         )
     log.info("Network taken from %s: %s", init, kept)
     return kept, card

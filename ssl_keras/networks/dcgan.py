@@ -136,9 +136,8 @@ def check_batch_norms(encoder, allowed):
         ours = isinstance(layer, BatchNorm)
         if isinstance(layer, keras.layers.BatchNormalization) and not (ours and allowed):
             raise ValueError(
-                "Expected batch normalization by networks.conv.BatchNorm, whose moving statistics are of real images "
-                "only, and none at all with layer or spectral normalization. Received: layer {layer.name}. Use another "
-                "encoder."
+                "The encoder's batch normalization must be networks.conv.BatchNorm, and there must be none at all with "
+                f"the loss wasserstein, or with normalization layer or spectral. Received: layer {layer.name}"
             )
 
 
