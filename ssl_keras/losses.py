@@ -41,10 +41,8 @@ def own_rows(count):
 
 
 def smoothed_cross_entropy(label, logits, smoothing=0.0):
-    """Softmax cross-entropy in nats of labels (…,) and logits (…, Y): (…,), with label smoothing.
-
-    The fraction `smoothing` of the target is spread over all classes (Szegedy et al. 2016, section 7).
-    """
+    """Softmax cross-entropy in nats of labels (…,) and logits (…, Y): (…,), with label smoothing (Szegedy et al. 2016,
+    section 7): the fraction `smoothing` of the target is spread over all classes."""
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
     if not smoothing:
         return loss
@@ -184,10 +182,7 @@ def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0
 
 
 def nearest_distance(images, weight):
-    """Returns the mean distance from an image (b, …) to its nearest neighbor in the batch of all replicas.
-
-    Images of weight 0 are left out.
-    """
+    """Returns the mean distance of images (b, …) to their nearest neighbors in the global batch, without weight 0."""
     x = tf.reshape(tf.stop_gradient(tf.cast(images, tf.float32)), (-1, math.prod(images.shape[1:])))
     candidates, present = all_gather(x), all_gather(weight) > 0
     center = tf.reduce_mean(candidates, axis=0)  # without centering, distances of similar images would lose all digits

@@ -41,8 +41,7 @@ def change(x, random, changes, rate, longest):
     """Augments waveforms, (B, L) -> (B, L or more): first speed, then shift, gain and noise.
 
     Args:
-        x: the batch.
-        random: the `BatchRandom` of the batch's rows.
+        x, random: the batch, and the `BatchRandom` of its rows.
         changes: an `AudioAugmentation`.
         rate: the sampling rate in Hz.
         longest: int, an upper bound of L in all batches.

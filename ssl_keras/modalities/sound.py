@@ -68,8 +68,7 @@ class Settings(augment_audio.AudioAugmentation):
 
 
 def prepare(settings, splits, init=None):
-    """Resamples clips to the encoder's rate; returns the settings with the rate and the network of `init`, and the
-    splits.
+    """Resamples clips to the encoder's rate; completes the settings with the rate and the network of `init`.
 
     Raises:
         ValueError: no sound; a setting contradicts the network of `init`.
@@ -127,11 +126,7 @@ def chosen_encoder(settings, spec, encoder):
 def spectrograms(encoder, rate, x, shown=None):
     """Returns log-mel spectrograms of waveforms (B, L) as images (B, ·, ·, 1) in [0, 1], low frequencies at the bottom.
 
-    Args:
-        encoder: graph of `waveform_encoder`.
-        rate: its sampling rate in Hz.
-        x: the waveforms.
-        shown: (B, T) bool, frames to show; the others are black. None shows all.
+    Frames for which `shown`, (B, T) bool or None, is False are black.
     """
     places = encoder.get_layer("frames")(x)
     bands = waveform.LogMel(rate)(encoder.get_layer("normalised")(x), places)

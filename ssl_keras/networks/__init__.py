@@ -125,7 +125,7 @@ class Network:
     def from_json(cls, entry):
         """Reads the network of a card's entry. Raises ValueError if the entry is not a valid network."""
         if not isinstance(entry, dict) or not isinstance(entry.get("builder"), str):
-            raise ValueError(f"Expected an object with a builder and its keywords. Received: {str(entry)[:100]}")
+            raise ValueError(f"Expected a network, with a builder and its keywords. Received: {str(entry)[:100]}")
         return cls(**entry)
 
     def build(self):
@@ -150,40 +150,36 @@ def gives_states(graph):
 def realize(encoder, *arguments):
     """Returns `encoder` as a functional graph.
 
-    A `keras.Sequential`, or a graph with a dict of one input or output, is turned into a functional graph of the same
-    layers.
-
-    Args:
-        encoder: a graph, a `Network`, or a function that returns one of these.
-        *arguments: passed to the function.
+    `encoder` is a graph, a `Network`, or a function of `arguments` that returns one of these. A `keras.Sequential`, or
+    a graph with a dict of one input or output, is turned into a functional graph of the same layers.
 
     Raises:
         ValueError: anything else, such as a subclass of `keras.Model`, whose input and output are not known.
     """
-    made = encoder if isinstance(encoder, keras.Model | Network) or not callable(encoder) else encoder(*arguments)
-    if isinstance(made, Network):
-        return made.build()
-    inputs, outputs = getattr(made, "inputs", None), getattr(made, "outputs", None)
-    if not isinstance(made, keras.Model) or not inputs or not outputs or len(inputs) > 1 or len(outputs) > 1:
+    graph = encoder if isinstance(encoder, keras.Model | Network) or not callable(encoder) else encoder(*arguments)
+    if isinstance(graph, Network):
+        return graph.build()
+    inputs, outputs = getattr(graph, "inputs", None), getattr(graph, "outputs", None)
+    if not isinstance(graph, keras.Model) or not inputs or not outputs or len(inputs) > 1 or len(outputs) > 1:
         raise ValueError(
             "Expected an encoder as a functional graph, keras.Model(input, output), with one input and one output, or "
-            f"a keras.Sequential that begins with keras.Input(shape). Received: {_describe(made)}. "
+            f"a keras.Sequential that begins with keras.Input(shape). Received: {_describe(graph)}. "
             "Call it on an input: x = keras.Input(shape); encoder = keras.Model(x, yours(x))"
         )
-    if isinstance(made, keras.Sequential) or not all(map(keras.utils.is_keras_tensor, (made.input, made.output))):
-        return keras.Model(inputs[0], outputs[0], name=made.name)
-    return made
+    if isinstance(graph, keras.Sequential) or not all(map(keras.utils.is_keras_tensor, (graph.input, graph.output))):
+        return keras.Model(inputs[0], outputs[0], name=graph.name)
+    return graph
 
 
-def _describe(made):
+def _describe(graph):
     """Describes an object that is not an encoder, for an error message."""
-    if not isinstance(made, keras.Model):
-        return type(made).__name__
-    if isinstance(made, keras.Sequential):
+    if not isinstance(graph, keras.Model):
+        return type(graph).__name__
+    if isinstance(graph, keras.Sequential):
         return "a keras.Sequential without keras.Input"
-    if not getattr(made, "inputs", None):
-        return f"a subclass of keras.Model, {type(made).__name__}"
-    return f"a graph with {len(made.inputs)} inputs and {len(made.outputs)} outputs"
+    if not getattr(graph, "inputs", None):
+        return f"a subclass of keras.Model, {type(graph).__name__}"
+    return f"a graph with {len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
 
 
 def _to_plain(value):

@@ -48,13 +48,8 @@ class Quantizer(keras.layers.Layer):
     def choose(self, features, gumbel, temperature):
         """Chooses an entry of each codebook for features (b, T, C), by straight-through Gumbel softmax.
 
-        Args:
-            features: (b, T, C).
-            gumbel: (b, T, G, V) Gumbel noise, or None to choose the likeliest entry.
-            temperature: temperature of the Gumbel softmax.
-
-        Returns:
-            One-hot choices (b, T, G, V), with the gradient of the softmax, and the probabilities without noise.
+        Returns one-hot choices (b, T, G, V), with the gradient of the softmax, and the probabilities without noise.
+        `gumbel` is noise (b, T, G, V), or None to choose the likeliest entry.
         """
         logits = self._dense(tf.cast(features, tf.float32), "choice")
         shape = tf.shape(logits)

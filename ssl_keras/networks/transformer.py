@@ -56,9 +56,7 @@ def transformer(
     Args:
         vocabulary: V, number of tokens.
         context: C, length of the longest sequence.
-        layers: number of blocks.
-        heads: H, attention heads per block.
-        width: D, hidden size.
+        layers, heads, width: number of blocks, attention heads per block, hidden size D.
         architecture: "gpt2", "bert" or "modern".
         causal: whether a position attends only to positions up to itself.
         hidden: units of the MLPs' hidden layer; 0 is 4·width.
@@ -162,14 +160,7 @@ def attention_weights(q, k, bias):
 
 
 def attention_bias(position, keys, causal, valid=None):
-    """Returns the bias that masks scores, (B or 1, 1, T, S), or None.
-
-    Args:
-        position: (T,) positions of the queries.
-        keys: S, number of keys.
-        causal: whether later keys are masked.
-        valid: (B, S) bool, False for padding, or None.
-    """
+    """Returns the bias that masks scores: positions of queries (T,), S keys, valid (B, S) -> (B or 1, 1, T, S)."""
     bias = None
     if causal:
         ahead = tf.range(keys)[None] > position[:, None]  # (T, S)

@@ -57,15 +57,12 @@ def waveform_encoder(
     pool_segments: Annotated[int, Range(1, MAX_SEGMENTS)] = 4,
     name="encoder",
 ):
-    """Returns a speech encoder, waveforms (B, L) float32 in (−1, 1), −1 for padding -> features float32.
-
-    Features are (B, pool_segments·width).
+    """Returns a speech encoder, waveforms (B, L) in (−1, 1), −1 for padding -> features (B, pool_segments·width).
 
     Args:
         rate: sampling rate, 8000 or 16000 Hz.
         width: D, hidden size of the context network.
-        layers: layers of the context network.
-        heads: attention heads per layer; a recurrent network ignores them.
+        layers, heads: layers of the context network, and attention heads per layer of a transformer.
         channels: C, features per frame of the front end.
         frontend: "convolution" or "mel".
         context: "transformer" or "recurrent".
@@ -135,11 +132,7 @@ def frame_classifier(width: Annotated[int, Range(1, 1 << 16)], symbols: Annotate
 
 
 def features(encoder, waveform):
-    """Runs the front end on waveforms (B, L).
-
-    Returns:
-        Features (B, T, C), and places (B, T) int32, 0 for frames and −1 for padding.
-    """
+    """Runs the front end on waveforms (B, L): features (B, T, C), and places (B, T) int32, 0, or −1 for padding."""
     named = parts(encoder)
     places, x = named.frames(waveform), named.normalised(waveform)
     x = named.front(x) if isinstance(named.front, Convolutions) else named.front(x, places)
@@ -147,13 +140,7 @@ def features(encoder, waveform):
 
 
 def context(encoder, features, places, mask=None):
-    """Runs the context network on the output of `features`: states (B, T, D).
-
-    Args:
-        encoder: graph of `waveform_encoder`.
-        features, places: as returned by `features`.
-        mask: function applied to the projected features (B, T, D) before the context network, or None.
-    """
+    """Runs the context network: states (B, T, D); the function `mask` is applied to its input (B, T, D), or None."""
     named = parts(encoder)
     x = named.project(features)
     x = x if mask is None else mask(x)
@@ -245,10 +232,7 @@ class Convolutions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class LogMel(keras.layers.Layer):
-    """Log-mel spectrogram by `keras.layers.MelSpectrogram`: samples (B, L), places (B, T) -> (B, T, bands).
-
-    Silence is 0.
-    """
+    """Log-mel spectrogram by Keras' layer, silence 0: samples (B, L), places (B, T) -> (B, T, bands)."""
 
     def __init__(self, rate, **kwargs):
         super().__init__(autocast=False, dtype="float32", **kwargs)

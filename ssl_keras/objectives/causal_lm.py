@@ -149,8 +149,8 @@ class CausalLM(Objective):
         start = min(16, context // 2)
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)
         length = min(context, 128) - start
-        made = self.generator(prompts, length, temperature=0.8)
-        rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, made)]
+        generated = self.generator(prompts, length, temperature=0.8)
+        rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, generated)]
         return "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)
 
 

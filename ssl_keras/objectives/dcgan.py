@@ -218,18 +218,18 @@ class DCGAN(Objective):
 
     def test_step(self, batch):
         """Evaluates the EMA of the generator, and the discriminator in inference mode."""
-        made = self.head(batch["latent"][:, 0], training=False)
-        real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), made))
-        self.measure(batch, real, fake, made)
+        generated = self.head(batch["latent"][:, 0], training=False)
+        real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), generated))
+        self.measure(batch, real, fake, generated)
 
     def losses(self, batch, turn=0):
         """Returns both networks' summed losses and the number of images; updates the metrics."""
-        made = self.generator(batch["latent"][:, turn], training=True)
-        augmented = augment(made, ReplayedRandom(batch), self.settings, "fake")
+        generated = self.generator(batch["latent"][:, turn], training=True)
+        augmented = augment(generated, ReplayedRandom(batch), self.settings, "fake")
         real = self.discriminator(batch["image"], training=True)
         with conv.freeze_statistics():
             fake = self.discriminator(augmented, training=True)
-        critic, generator = self.measure(batch, real, fake, made)
+        critic, generator = self.measure(batch, real, fake, generated)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
             critic += self.settings.penalty * self.gradient_penalty(batch, augmented, turn)
         return [critic, generator], tf.reduce_sum(example_weight(batch))
@@ -244,7 +244,7 @@ class DCGAN(Objective):
             return fake - real, -fake
         return tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
 
-    def measure(self, batch, real, fake, made):
+    def measure(self, batch, real, fake, generated):
         """Returns both networks' summed losses; updates the metrics."""
         weight = example_weight(batch)
         score = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
@@ -252,14 +252,14 @@ class DCGAN(Objective):
         metrics = (self.loss_metric, self.generator_loss, self.real, self.fake)
         for metric, value in zip(metrics, (critic, generator, score(real), score(fake))):
             metric.update_state(value, weight)
-        ratio = losses.nearest_distance(made, weight) / losses.nearest_distance(unit_range(batch["image"]), weight)
+        ratio = losses.nearest_distance(generated, weight) / losses.nearest_distance(unit_range(batch["image"]), weight)
         self.diversity.update_state(tf.where(tf.math.is_finite(ratio), ratio, 1.0), tf.reduce_sum(weight))
         return tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)
 
-    def gradient_penalty(self, batch, made, turn):
+    def gradient_penalty(self, batch, generated, turn):
         """Returns Σ weight · (‖∇D(y)‖ − 1)² at points y between generated and real images."""
         mix = batch["between"][:, turn]  # (B, 1, 1, 1)
-        points = mix * batch["image"] + (1 - mix) * tf.stop_gradient(made)
+        points = mix * batch["image"] + (1 - mix) * tf.stop_gradient(generated)
         with conv.freeze_statistics():
             # Halved, since the gradient of the paper is with respect to images in [-1, 1].
             norm = 0.5 * losses.gradient_norms(self.discriminator, points)
@@ -307,8 +307,8 @@ class DCGAN(Objective):
     def _logits(self, batch):
         """Returns {name: the discriminator's logits} of held-out images and of as many samples."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
-        made = sampling.sample(self.head, len(real), seed=0)
-        return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
+        generated = sampling.sample(self.head, len(real), seed=0)
+        return {"D(real)": real, "D(fake)": self.discriminator(generated, training=False)}
 
     def _distance(self, splits):
         """Returns {tag: distance} between samples and validation images, on a classifier's features."""

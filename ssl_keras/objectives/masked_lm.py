@@ -167,19 +167,19 @@ class MaskedLM(Objective):
         """Attention maps, predictions in held-out windows, and token embeddings."""
         return Report(
             images=language.attention_pictures(self.encoder, batch["tokens"]),
-            texts={"guesses": self._guesses(batch, splits.train.tokenizer)},
+            texts={"guesses": self._predictions(batch, splits.train.tokenizer)},
             embeddings=language.projections(transformer.parts(self.encoder).embeddings, splits.train.tokenizer),
         )
 
-    def _guesses(self, batch, tokenizer):
+    def _predictions(self, batch, tokenizer):
         """Markdown of held-out windows; at each chosen place, in bold, the true token and the prediction."""
         lines = []
         for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
             shown = [tokenizer.decode([i]) for i in ids.numpy()]
-            guess = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
-            for at, true, guessed in zip(place.numpy(), target.numpy(), guess):
+            predictions = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
+            for at, true, predicted in zip(place.numpy(), target.numpy(), predictions):
                 if true >= 0:
-                    right, wrong = tokenizer.decode([true]), tokenizer.decode([guessed])
-                    shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {wrong}]**"
+                    right, wrong = tokenizer.decode([true]), tokenizer.decode([predicted])
+                    shown[at] = f"**[{right}]**" if predicted == true else f"**[{right} → {wrong}]**"
             lines.append(" ".join(shown).replace("\n", "⏎"))
         return "\n\n".join(lines)

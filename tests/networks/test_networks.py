@@ -106,7 +106,7 @@ def test_unknown_builders_are_refused():
     with pytest.raises(ValueError, match="Unknown network 'eval'. Expected one of cnn, "):
         Network("eval")
     for entry in ("cnn", None, [], {}, {"builder": ["cnn"]}):
-        with pytest.raises(ValueError, match="Expected an object with a builder and its keywords"):
+        with pytest.raises(ValueError, match="Expected a network, with a builder and its keywords"):
             Network.from_json(entry)
 
 

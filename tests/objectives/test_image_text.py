@@ -359,7 +359,7 @@ def test_without_blocks_the_text_is_a_mean_of_its_tokens():
     settings, splits = image_text.prepare(settings, shapes())
     objective = image_text.build(settings, splits.train.spec())
     table = towers.text_network(objective.head).get_layer("embeddings").tokens.numpy()
-    assert np.std(table) == pytest.approx(towers.FIRST_TABLE, rel=0.1)
+    assert np.std(table) == pytest.approx(towers.EMBEDDING_SCALE, rel=0.1)
     ids = splits.train.column("captions")[:5, 0]
     _, made = objective.head([tf.zeros((5, objective.encoder.output_shape[-1])), tf.constant(ids)])
     expected = [normalized(table)[row[row >= 0]].mean(0) for row in ids]

@@ -181,13 +181,13 @@ def test_smoothing_is_keras():
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
-def test_guesses_are_read_only_where_drawn():
+def test_predictions_are_read_only_where_drawn():
     objective = CASES["seq2seq"].build(CASES["seq2seq"].splits().train.spec())
     tokens, target = TOKENS[:2], tf.constant([[1, 2, 3, 0], [4, 0, -1, -1]])
-    guesses = tf.fill(target.shape, 6)
+    predictions = tf.fill(target.shape, 6)
     own = tf.constant([[False, True, False, False], [False] * 4])
     batch = {"tokens": tokens, "target": target, "own": own}
-    mixed = objective.logits(batch, guesses=guesses)
+    mixed = objective.logits(batch, predictions=predictions)
     plain = objective.logits({"tokens": tokens, "target": tf.constant([[1, 6, 3, 0], [4, 0, -1, -1]])})
     np.testing.assert_allclose(mixed, plain, atol=1e-6)
     assert np.abs(mixed[0, 2] - objective.logits(batch)[0, 2]).max() > 1e-4
@@ -426,7 +426,7 @@ def test_initializing_leaves_the_alphabet_fresh(tmp_path):
     )
     alphabet = " ".join(f"s{i}" for i in range(settings.vocabulary - 1))
     asked = seq2seq.Settings(task="pairs", symbols=True, context=12, alphabet=alphabet, width=16, layers=1)
-    asked = seq2seq._from(tmp_path / "saved", asked)
+    asked = seq2seq._start_from(tmp_path / "saved", asked)
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}
