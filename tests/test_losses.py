@@ -1,4 +1,4 @@
-"""Losses across views, against loops, closed forms and invariances; under replicas see test_strategies."""
+"""Losses across views: against loops, closed forms and invariances; test_strategies.py has replicas."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_identical_rows_give_the_log_of_the_number_of_candidates(rows):
     same = tf.ones((rows, 4))
     np.testing.assert_allclose(losses.nt_xent(same, same, tf.ones(rows), 0.5), np.log(2 * rows - 1), rtol=1e-6)
     local = tf.ones((rows, 3, 4))
-    expected = np.log((rows - 1) * 3 + 1)  # the positive, and all places of the others
+    expected = np.log((rows - 1) * 3 + 1)  # the positive, and all positions of the others
     np.testing.assert_allclose(losses.local_global(same, local, tf.ones(rows), 0.5), expected, rtol=1e-6)
 
 
@@ -70,13 +70,13 @@ def test_invariances(rng, loss):
     permuted = loss(tf.gather(first, order), tf.gather(second, order), tf.ones(7))
     np.testing.assert_allclose(permuted, plain[order], rtol=1e-5)
     rotation = tf.constant(np.linalg.qr(rng.normal(size=(5, 5)))[0], tf.float32)
-    if loss is not losses.vicreg:  # whose variance is of each feature by itself
+    if loss is not losses.vicreg:  # vicreg's variance is per feature
         np.testing.assert_allclose(loss(first @ rotation, second @ rotation, tf.ones(7)), plain, rtol=1e-4)
         np.testing.assert_allclose(loss(3 * first, second / 2, tf.ones(7)), plain, rtol=1e-5)
 
 
 def test_positives_are_never_negatives(rng):
-    """Partners that come closer lower the loss; were they negatives too, there would be a limit above 0."""
+    """Closer partners lower the loss; if they were negatives too, it would have a limit above 0."""
     first, _ = pair(rng, 6, 64)
     assert losses.nt_xent(first, first, tf.ones(6), 0.01).numpy().max() < 1e-6
     local = tf.repeat(first[:, None], 4, axis=1)
@@ -107,11 +107,11 @@ def test_vicreg_equals_a_slow_loop(rng):
 
 
 def test_vicreg_is_zero_where_all_is_well():
-    """Views that agree, features of variance 1 that do not repeat each other."""
+    """The loss is 0 for equal views whose features have variance 1 and are decorrelated."""
     x = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
     assert losses.vicreg(tf.constant(x), tf.constant(x), tf.ones(4)).numpy() == pytest.approx(np.zeros(4), abs=1e-6)
     collapsed = losses.vicreg(tf.ones((4, 2)), tf.ones((4, 2)), tf.ones(4)).numpy()
-    assert collapsed == pytest.approx(25 * 0.99 * np.ones(4), rel=1e-5)  # √1e-4 is all the spread there is
+    assert collapsed == pytest.approx(25 * 0.99 * np.ones(4), rel=1e-5)  # the standard deviation is √1e-4
 
 
 @pytest.mark.slow

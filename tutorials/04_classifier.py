@@ -44,7 +44,7 @@ from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compiled, extract_features, pixels
 from ssl_keras.objectives import classifier, rotation
-from ssl_keras.objectives.rotation import TURNS, turned
+from ssl_keras.objectives.rotation import NUM_ROTATIONS, rotate
 from ssl_keras.pictures import picture_grid
 from ssl_keras.training.run import compile_objective
 
@@ -88,7 +88,7 @@ print(f"Step 2: {model.encoder.count_params() + model.head.count_params():,} wei
 
 # %%
 compile_objective(model, training, splits)
-print(f"Step 3: cross-entropy; guessing costs log {TURNS} = {math.log(TURNS):.3f} nats")
+print(f"Step 3: cross-entropy; guessing costs log {NUM_ROTATIONS} = {math.log(NUM_ROTATIONS):.3f} nats")
 
 # %% [markdown]
 # ## Step 4: train
@@ -130,10 +130,10 @@ history = {"turns": fit(model)}
 
 # %%
 turns_right = accuracy_of(model)
-print(f"Step 5: {turns_right:.1%} of turns right (chance {1 / TURNS:.0%})")
+print(f"Step 5: {turns_right:.1%} of turns right (chance {1 / NUM_ROTATIONS:.0%})")
 shown = splits.test.column("image")[:8] / np.float32(255)
-images = turned(tf.constant(shown))  # (32, H, W, C): all at 0°, then all at 90°, …
-guessed = np.argmax(model.head(model.encoder(images, training=False)), axis=1).reshape(TURNS, -1)
+images = rotate(tf.constant(shown))  # (32, H, W, C): all at 0°, then all at 90°, …
+guessed = np.argmax(model.head(model.encoder(images, training=False)), axis=1).reshape(NUM_ROTATIONS, -1)
 
 # %% [markdown]
 # ## Augmentation, all of it
@@ -219,7 +219,7 @@ found = {
 
 # %%
 figure = matplotlib.figure.Figure(figsize=(9, 5))
-for index, axes in enumerate(figure.subplots(TURNS, len(shown)).flat):
+for index, axes in enumerate(figure.subplots(NUM_ROTATIONS, len(shown)).flat):
     turn, column = divmod(index, len(shown))
     axes.imshow(images[index, ..., 0], cmap="gray")
     axes.axis("off")

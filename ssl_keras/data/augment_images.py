@@ -1,12 +1,11 @@
-"""Augmentation of whole batches of images, stateless: the same (seed, step, position) gives the same view.
+"""Stateless augmentation of image batches: the same (seed, step, position) gives the same view.
 
-Crop, resize, flip, shift and blur act on rows and columns separately, so all of them together
-are one pair of matrices an image, `R · image · Cᵀ`; brightness, contrast, saturation, hue and gray
-together are one affine map of its colors. Two small matrix products then make a view.
+Crop, resize, flip, shift and blur are separable, so together they are one pair of matrices per image,
+`R · image · Cᵀ`. Brightness, contrast, saturation, hue and grayscale together are one affine map of the colors.
 
-Departures from Chen et al. 2020 ("A simple framework for contrastive learning", appendix A): the
-color changes come in one order and are clipped once, at the end; hue turns in the YIQ plane
-instead of HSV; a crop that does not fit is cut to the image's side instead of drawn again.
+Departures from Chen et al. 2020 ("A simple framework for contrastive learning", appendix A): color
+changes have a fixed order and are clipped once, at the end; hue rotates in the YIQ plane instead of
+HSV; a crop that does not fit is clipped to the image's side instead of drawn again.
 
 Shapes: `B` batch, `H W C` image, `N` pixels along one side.
 """
@@ -21,52 +20,52 @@ import tensorflow as tf
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.ranges import Range, check_fields
 
-ASPECT = 4 / 3  # a crop's width over its height is between the inverse of this and this
-COLOR_CHANCE = 0.8  # of color jitter, where there is any
-# Of strength 1: brightness, contrast, saturation; hue in turns.
+MAX_ASPECT = 4 / 3  # largest ratio of a crop's sides
+JITTER_PROBABILITY = 0.8
+# At strength 1: brightness, contrast and saturation change by up to JITTER, hue by up to HUE turns.
 JITTER, HUE = 0.8, 0.2
-BLUR_LEAST, BLUR_MOST, BLUR_SHARE = 0.1, 1.0, 0.01  # standard deviation: pixels; of a large image, a share of its side
-LUMA = (0.299, 0.587, 0.114)  # gray of red, green, blue (ITU-R BT.601)
-NUMBERS = {"geometry": 9, "colour": 6, "cutout": 2}  # uniform ones, that an image is changed by
+MIN_SIGMA, MAX_SIGMA, MAX_SIGMA_FRACTION = 0.1, 1.0, 0.01  # of the blur: in pixels, and in fractions of a large side
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in gray (ITU-R BT.601)
+NUMBERS = {"geometry": 9, "colour": 6, "cutout": 2}  # uniform numbers per image, by the name of their stream
 YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to an image to make a view of it; everything is off by default."""
+    """Image augmentations; all are off by default."""
 
     crop: Annotated[float, Range(0, 1, open="low")] = 1.0
-    """The least share of the area that a random crop keeps, before it is resized to the whole; 1 is no crop."""
+    """Smallest fraction of the image area that a random crop keeps, before it is resized back; 1 disables cropping."""
     flip: bool = False
-    """Mirror half of the images."""
+    """Flip half of the images horizontally."""
     shift: Annotated[float, Range(0, 1)] = 0.0
-    """The largest shift along each side, as a share of it; what comes in is black."""
+    """Largest random shift along each side, as a fraction of the side; uncovered pixels are black. 0 disables it."""
     color: Annotated[float, Range(0, 1 / JITTER)] = 0.0
-    """Strength of changes of brightness, contrast and, of RGB images, saturation and hue."""
+    """Strength of color jitter: brightness, contrast and, for RGB images, saturation and hue. 0 disables it."""
     gray: Annotated[float, Range(0, 1)] = 0.0
-    """Probability that the colors of an RGB image are taken away."""
+    """Probability that an RGB image is converted to grayscale."""
     blur: Annotated[float, Range(0, 1)] = 0.0
-    """Probability of Gaussian blur."""
+    """Probability that an image is blurred with a Gaussian."""
     cutout: Annotated[float, Range(0, 1)] = 0.0
-    """Side of a square set to gray, as a share of the image's side."""
+    """Side of the square that cutout sets to gray, as a fraction of the image's side; 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)
 
 
 def augment(image, random, options, stream="view"):
-    """A view of every image: (B, H, W, C) uint8, or float in [0, 1] -> float32 in [0, 1], same shape.
+    """Returns a random view of every image: (B, H, W, C) uint8, or float in [0, 1] -> float32 in [0, 1], same shape.
 
     Args:
         image: the batch.
-        random: `BatchRandom` of its rows.
-        options: `Augmentation`.
-        stream: names the view; other names give independent ones.
+        random: the `BatchRandom` of the batch's rows.
+        options: an `Augmentation`.
+        stream: name of the view; different names give independent views.
     """
     x = unit_range(image)
     height, width, channels = image.shape[1:]
     if options.crop < 1 or options.flip or options.shift or options.blur:
-        x = mapped(x, *_matrices(_numbers(random, stream, "geometry"), options, height, width))
+        x = apply_matrices(x, *_matrices(_numbers(random, stream, "geometry"), options, height, width))
     if options.color or options.gray:
         x = _colors(x, _numbers(random, stream, "colour"), options)
     if options.cutout:
@@ -78,13 +77,13 @@ def _numbers(random, stream, part):
     return random.uniform(f"{stream}/{part}", (NUMBERS[part],))  # (B, numbers)
 
 
-def drawn(random, stream="view"):
-    """All the numbers that `augment` takes, for a batch: with `ReplayedRandom` it changes images that a step makes."""
+def draw_numbers(random, stream="view"):
+    """Draws all numbers that `augment` needs for a batch; with `ReplayedRandom` they augment images made in a step."""
     return {f"{stream}/{part}": _numbers(random, stream, part) for part in NUMBERS}
 
 
-def mapped(image, rows, columns):
-    """R · image · Cᵀ: images (B, H, W, C) and maps of their rows (B, H, H) and columns (B, W, W) -> the same shape."""
+def apply_matrices(image, rows, columns):
+    """Returns R · image · Cᵀ for images (B, H, W, C), row maps R (B, H, H) and column maps C (B, W, W); same shape."""
     height, width, channels = image.shape[1:]
     x = tf.reshape(rows @ tf.reshape(image, (-1, height, width * channels)), (-1, height, width, channels))
     if channels == 1:
@@ -94,58 +93,57 @@ def mapped(image, rows, columns):
 
 
 def _matrices(geometry, options, height, width):
-    """The row (B, H, H) and column (B, W, W) maps of crop, flip, shift and blur."""
+    """Returns the row maps (B, H, H) and column maps (B, W, W) of crop, flip, shift and blur."""
     area, aspect, y, x, flip, down, right, blurred, sigma = tf.unstack(geometry, axis=1)
     area = options.crop + (1 - options.crop) * area
-    bound = math.log(ASPECT) if options.crop < 1 else 0.0
+    bound = math.log(MAX_ASPECT) if options.crop < 1 else 0.0
     aspect = tf.exp((2 * aspect - 1) * bound)
     high, wide = tf.minimum(tf.sqrt(area / aspect), 1.0), tf.minimum(tf.sqrt(area * aspect), 1.0)
     top = y * (1 - high) - (2 * down - 1) * options.shift
     left = x * (1 - wide) - (2 * right - 1) * options.shift
     mirrored = (flip < 0.5) & options.flip
-    rows = interpolation(height, top, high)
-    columns = interpolation(width, left, wide)
+    rows = interpolation_matrix(height, top, high)
+    columns = interpolation_matrix(width, left, wide)
     columns = tf.where(mirrored[:, None, None], tf.reverse(columns, [1]), columns)
     if options.blur:
-        most = max(BLUR_MOST, BLUR_SHARE * max(height, width))
-        sigma = BLUR_LEAST + (most - BLUR_LEAST) * sigma
+        max_sigma = max(MAX_SIGMA, MAX_SIGMA_FRACTION * max(height, width))
+        sigma = MIN_SIGMA + (max_sigma - MIN_SIGMA) * sigma
         sigma = tf.where(blurred < options.blur, sigma, 1e-3)
-        rows, columns = blurring(height, sigma) @ rows, blurring(width, sigma) @ columns
+        rows, columns = blur_matrix(height, sigma) @ rows, blur_matrix(width, sigma) @ columns
     return rows, columns
 
 
-def interpolation(size, start, share):
-    """(B, N, N): each row gives a pixel of `size` as a mean of two neighbors of the part that is kept.
+def interpolation_matrix(size, start, fraction):
+    """Returns (B, N, N) weights that resize the part `start .. start + fraction` of a side to `size` pixels.
 
-    Bilinear, with pixel centers at half-integers. The part is `start .. start + share` of the
-    side; what lies beyond the image is 0.
+    Bilinear, with pixel centers at half-integers: each row weighs two neighbors. Pixels outside the image are 0.
     """
-    source = start[:, None] * size + (tf.range(size, dtype=tf.float32) + 0.5) * share[:, None] - 0.5  # (B, N)
+    source = start[:, None] * size + (tf.range(size, dtype=tf.float32) + 0.5) * fraction[:, None] - 0.5  # (B, N)
     inside = (source > -0.5 - 1e-4) & (source < size - 0.5 + 1e-4)
     source = tf.clip_by_value(source, 0.0, size - 1.0)
     weights = tf.nn.relu(1.0 - tf.abs(source[..., None] - tf.range(size, dtype=tf.float32)))  # (B, N, N)
     return weights * tf.cast(inside, tf.float32)[..., None]
 
 
-def blurring(size, sigma):
-    """(B, N, N): Gaussian weights of standard deviation `sigma` (B,) pixels, each row's sum 1."""
+def blur_matrix(size, sigma):
+    """Returns (B, N, N) Gaussian weights of standard deviation `sigma` (B,) in pixels; each row sums to 1."""
     distance = tf.range(size, dtype=tf.float32)[:, None] - tf.range(size, dtype=tf.float32)
     return tf.nn.softmax(-0.5 * tf.square(distance / sigma[:, None, None]))
 
 
-def _colors(x, drawn, options):
-    """One affine map of each image's colors."""
+def _colors(x, numbers, options):
+    """Applies one affine map to the colors of each image."""
     channels = x.shape[-1]
-    changed, brightness, contrast, saturation, hue, gray = tf.unstack(drawn, axis=1)
-    strength = options.color * tf.cast(changed < COLOR_CHANCE, tf.float32)
+    jittered, brightness, contrast, saturation, hue, gray = tf.unstack(numbers, axis=1)
+    strength = options.color * tf.cast(jittered < JITTER_PROBABILITY, tf.float32)
     brightness, contrast, saturation = (1 + JITTER * strength * (2 * u - 1) for u in (brightness, contrast, saturation))
     luma = tf.constant(LUMA if channels == 3 else [1 / channels] * channels, tf.float32)
     mean = brightness * tf.tensordot(tf.reduce_mean(x, (1, 2)), luma, 1)  # (B,)
-    offset = ((1 - contrast) * mean)[:, None, None, None]  # the same for every color, which all below leave alone
+    offset = ((1 - contrast) * mean)[:, None, None, None]  # a gray, which saturation and hue leave unchanged
     gain = brightness * contrast
     if channels != 3:
         return tf.clip_by_value(gain[:, None, None, None] * x + offset, 0.0, 1.0)
-    to_gray = tf.ones((3, 1)) * luma  # (3, 3): every color is the gray
+    to_gray = tf.ones((3, 1)) * luma  # (3, 3): every output channel is the luma
     saturation = tf.where(gray < options.gray, 0.0, saturation)[:, None, None]
     matrix = saturation * tf.eye(3) + (1 - saturation) * to_gray  # (B, 3, 3)
     angle = 2 * math.pi * HUE * strength * (2 * hue - 1)
@@ -155,7 +153,7 @@ def _colors(x, drawn, options):
 
 
 def _turn(angle):
-    """(B, 3, 3): turns the colors by an angle (B,) round the gray axis."""
+    """Returns (B, 3, 3) matrices that rotate colors around the gray axis by an angle (B,) in radians."""
     one, zero = tf.ones_like(angle), tf.zeros_like(angle)
     sine, cosine = tf.sin(angle), tf.cos(angle)
     rotation = tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=1)
@@ -163,12 +161,12 @@ def _turn(angle):
     return back @ tf.reshape(rotation, (-1, 3, 3)) @ tf.constant(YIQ, tf.float32)
 
 
-def _cutout(x, center, share):
-    """A square of gray 0.5 with its center anywhere (DeVries & Taylor 2017)."""
+def _cutout(x, center, fraction):
+    """Sets a square with its center anywhere in the image to gray 0.5 (DeVries & Taylor 2017)."""
     inside = []
     for axis in (1, 2):
         size = x.shape[axis]
         distance = tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - center[:, axis - 1, None] * size)  # (B, N)
-        inside.append(distance < share * size / 2)
+        inside.append(distance < fraction * size / 2)
     hidden = inside[0][:, :, None] & inside[1][:, None, :]
     return tf.where(hidden[..., None], 0.5, x)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.audio import LONGEST, beginnings
-from ssl_keras.data.augment_images import Augmentation, augment, interpolation, mapped
+from ssl_keras.data.augment_images import Augmentation, apply_matrices, augment, interpolation_matrix
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import changed, network_input, signature
@@ -135,10 +135,10 @@ def shifted(batch, random):
     image = unit_range(batch["image"])
     signs = tf.where(random.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
     rows, columns = (
-        interpolation(side, signs[:, axis] * max(1, round(SHIFT * side)) / side, tf.ones_like(signs[:, axis]))
+        interpolation_matrix(side, signs[:, axis] * max(1, round(SHIFT * side)) / side, tf.ones_like(signs[:, axis]))
         for axis, side in enumerate(image.shape[1:3])
     )
-    return batch | {"image": mapped(image, rows, columns)}
+    return batch | {"image": apply_matrices(image, rows, columns)}
 
 
 def cropped(batch, random):

@@ -1,1 +1,1 @@
-"""Modalities: what the objectives of one kind of data share."""
+"""Settings, data preparation and pictures that objectives for one kind of data share."""

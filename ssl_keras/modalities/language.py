@@ -1,4 +1,4 @@
-"""What the two language objectives share: settings, preparation of text, crops, pictures.
+"""Shared by the transformer language models: settings, preparation of text, attention maps and pictures.
 
 Shapes: `B` batch, `T` tokens, `W` window, `D` width, `V` vocabulary, `H` heads.
 """
@@ -22,39 +22,39 @@ PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
 DEFAULT_VOCABULARIES = {"mini": 2048, "small": 4096, "medium": 16384, "gpt2": 50257, "bert-base": 30522}
 log = logging.getLogger(__name__)
-Resolved = Annotated[int, tyro.conf.Suppress]  # no flag: `prepare` fills it in
+Resolved = Annotated[int, tyro.conf.Suppress]  # has no flag: `prepare` sets it
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A transformer and its tokenizer. What is 0 is taken from `size`."""
+    """The transformer and its tokenizer; values of 0 are taken from the size."""
 
     ARCHITECTURES: ClassVar = transformer.ARCHITECTURES
-    CAUSAL: ClassVar = False  # whether a token sees those before it alone
+    CAUSAL: ClassVar = False  # whether a token attends only to itself and the tokens before it
 
     size: Literal[*transformer.SIZES] = "mini"
-    """Layers, heads × width, context, vocabulary: mini 4, 4 × 128, 128, 2048; small 4, 4 × 256, 128, 4096;
-    medium 8, 8 × 512, 256, 16384; gpt2 12, 12 × 768, 1024, 50257; bert-base 12, 12 × 768, 512, 30522."""
+    """Preset of layers, heads, width, context and vocabulary. mini: 4, 4, 128, 128, 2048. small: 4, 4, 256, 128, 4096.
+    medium: 8, 8, 512, 256, 16384. gpt2: 12, 12, 768, 1024, 50257. bert-base: 12, 12, 768, 512, 30522."""
     architecture: Literal[*ARCHITECTURES] = "modern"
-    """The network's kind, see `networks/transformer.py`."""
+    """Transformer architecture: gpt2 and bert are as published, modern is described in `networks/transformer.py`."""
     layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
-    """Blocks; 0 is what size says."""
+    """Transformer blocks; 0 uses the value of --size."""
     heads: Annotated[int, Range(0)] = 0
-    """Attention heads; 0 is what size says."""
+    """Attention heads per block; 0 uses the value of --size."""
     width: Annotated[int, Range(0)] = 0
-    """Features of a token; 0 is what size says."""
+    """Hidden size, in features per token; 0 uses the value of --size."""
     hidden: Annotated[int, Range(0)] = 0
-    """Width of the MLPs; 0 is four times the width."""
+    """Units of the hidden layer in each MLP; 0 uses four times the hidden size."""
     context: Annotated[int, Range(2, transformer.MAX_CONTEXT)] | Literal[0] = 0
-    """The most tokens that the network can see; 0 is what size says."""
+    """Longest sequence that the network accepts, in tokens; 0 uses the value of --size."""
     length: Annotated[int, Range(0)] = 0
-    """Tokens of a training window; 0 is the context."""
+    """Length of a training window, in tokens; 0 uses the whole context."""
     tokenizer: str = "bpe"
-    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(0)] = 0
-    """Tokens that a tokenizer may learn; 0 is what size says."""
+    """Largest vocabulary that a trained tokenizer may have, in tokens; 0 uses the value of --size."""
     remat: bool = False
-    """Compute activations anew for the gradient: less memory, a third more time."""
+    """Recompute activations in the backward pass, which saves memory and takes about a third more time."""
     epsilon: Annotated[float, Range(0, 1, open="both"), tyro.conf.Suppress] = 1e-5
     mask_token: Resolved = -1
     end_token: Resolved = -1
@@ -65,7 +65,7 @@ class Settings:
             raise ValueError(f"length must be at most the context, {self.context}. Received: {self.length}")
 
     def filled(self):
-        """The same with every 0 replaced by what it stands for."""
+        """Returns the settings with every 0 replaced by the value that it stands for."""
         layers, heads, width = transformer.SIZES[self.size]
         width = self.width or width
         context = self.context or DEFAULT_CONTEXTS[self.size]
@@ -81,30 +81,32 @@ class Settings:
         )
 
 
-# What a network that starts from a saved encoder takes over from it.
+# Settings that a run takes from the --init encoder: the keyword of its network.
 NETWORK = {name: name for name in ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon")}
 
 
 def prepare(settings, splits, init=None):
-    """(settings, tokenizer): as asked for or, with `init`, as the saved encoder of that name has them."""
+    """Returns (settings, tokenizer), with those of the saved encoder `init` if it is given."""
     if init is not None:
         kept, card = start_from(
             init,
             settings,
             ("transformer",),
             NETWORK,
-            "is no language model's encoder. Expected one that pretraining with causal_lm or masked_lm saved.",
+            "is not the encoder of a language model. Expected an encoder saved by causal_lm or masked_lm.",
         )
         if kept["architecture"] not in settings.ARCHITECTURES:
             raise ValueError(
-                f"{init} has the architecture {kept['architecture']}. Expected {' or '.join(settings.ARCHITECTURES)}."
+                f"Expected an encoder of architecture {' or '.join(settings.ARCHITECTURES)}. Received: {init}, of "
+                f"architecture {kept['architecture']}"
             )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     filled = settings.filled()
     tokenizer = tokenizer_of(filled, init, lambda: tokens.training_texts(splits.train))
     if init is None and filled.architecture != "modern" and filled.length < filled.context:
         log.warning(
-            "Positions from %d to the context of %d are never trained; --context %d has none of them.",
+            "Training windows have %d tokens, so positions from there to the context of %d are never trained. Use "
+            "--context %d.",
             filled.length,
             filled.context,
             filled.length,
@@ -116,7 +118,7 @@ def prepare(settings, splits, init=None):
 
 
 def trunk(settings, causal):
-    """The transformer that these settings describe, as a `Network`."""
+    """Returns the transformer that the settings describe, as a `Network`."""
     settings = settings.filled()
     return Network(
         "transformer",
@@ -134,38 +136,38 @@ def trunk(settings, causal):
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realize`. Raises ValueError where its parts are not a transformer's."""
+    """Returns the encoder given to `build` as a graph, see `realize`. Raises ValueError unless it is a transformer."""
     network = realize(encoder, settings, spec)
     transformer.parts(network)
     return network
 
 
 def table(network):
-    """The token embeddings (V, D)."""
+    """Returns the token embeddings (V, D)."""
     return tf.convert_to_tensor(transformer.parts(network).embeddings.tokens)
 
 
 def blocks(network):
-    """The transformer's blocks, in order."""
+    """Returns the transformer's blocks, in order."""
     return transformer.parts(network).blocks
 
 
 def logits(network, hidden):
-    """Hidden states (…, D) -> logits (…, V) float32, by the token embeddings."""
+    """Multiplies hidden states (…, D) by the token embeddings: logits (…, V) float32."""
     return transformer.token_logits(hidden, table(network), transformer.parts(network).embeddings.compute_dtype)
 
 
 def attention_maps(network, ids):
-    """[(B, H, T, T) float32 for each block]: how much each position (row) looks at each other."""
+    """Returns the attention weights of each block, [(B, H, T, T) float32]: queries in rows, keys in columns."""
     x, maps = transformer.parts(network).embeddings(ids), []
     for block in blocks(network):
-        maps.append(block.weights_of_attention(x, ids))
+        maps.append(block.attention_weights(x, ids))
         x = block(x, ids)
     return maps
 
 
 def attention_pictures(network, ids):
-    """For TensorBoard: a row for each of some layers, a picture for each of some heads, of the first text."""
+    """Returns pictures of the first text's attention for TensorBoard: a row per layer, a picture per head."""
     ids = ids[:1, :PICTURED_TOKENS]
     maps = attention_maps(network, ids)
     chosen = np.unique(np.linspace(0, len(maps) - 1, PICTURED_LAYERS).astype(int))
@@ -174,10 +176,10 @@ def attention_pictures(network, ids):
         heads = maps[layer][0, :PICTURED_HEADS]  # (H, T, T)
         heads = heads / tf.reduce_max(heads, axis=(1, 2), keepdims=True)
         framed = pictures.enlarged(heads[..., None], PICTURED_PIXELS, frame=2)
-        rows.append(tf.sqrt(framed))  # the root, or all but the strongest would be black
+        rows.append(tf.sqrt(framed))  # the root, since all but the largest weights would be black
     return {"attention": rows}
 
 
 def projections(embeddings, tokenizer):
-    """For TensorBoard's projector: a graph's token embeddings, and each token's text."""
+    """Returns token embeddings, with each token's text, for TensorBoard's projector."""
     return {"token embeddings": lambda: (tf.convert_to_tensor(embeddings.tokens).numpy(), tokenizer.tokens())}

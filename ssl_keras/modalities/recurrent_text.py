@@ -1,6 +1,6 @@
-"""Shared by the recurrent objectives for text: the network as settings, its check, dropout, the loss of tokens.
+"""Shared by the recurrent text objectives: settings of the network, dropout, and the token loss.
 
-Shapes: `B` batch, `T` tokens, `U` target tokens, `V` their vocabulary, `D` width, `P` places of dropout.
+Shapes: `B` batch, `T` tokens, `U` target tokens, `V` their vocabulary, `D` width, `P` dropout masks per example.
 """
 
 import dataclasses
@@ -12,30 +12,30 @@ from ssl_keras import losses
 from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.networks import realize, recurrent
 
-NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of what comes with `init`
+NETWORK = {"cell": "cell", "layers": "layers", "width": "width"}  # setting: keyword of the --init encoder's network
 MAX_CONTEXT = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A recurrent network and its tokenizer."""
+    """The recurrent network and its tokenizer."""
 
     cell: Literal[*recurrent.GATES] = "gru"
-    """gru or lstm."""
+    """Recurrent cell."""
     layers: Annotated[int, Range(1, recurrent.MAX_LAYERS)] = 2
-    """Recurrent layers, of the encoder and of a decoder."""
+    """Recurrent layers of the encoder and, where there is one, of the decoder."""
     width: Annotated[int, Range(2, 1 << 16)] = 256
-    """Features of a token."""
+    """Hidden size, in features per token; must be even."""
     context: Annotated[int, Range(2, MAX_CONTEXT)] = 64
-    """The most tokens of a sequence."""
+    """Longest sequence, in tokens."""
     tokenizer: str = "characters"
-    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
-    """Tokens that a tokenizer may learn."""
+    """Largest vocabulary that a trained tokenizer may have, in tokens."""
     dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Share of features that are dropped, between layers."""
+    """Dropout rate between layers; 0 disables dropout."""
     label_smoothing: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Label smoothing: the share of the target that is spread over all tokens."""
+    """Label smoothing: fraction of the target that is spread over all tokens; 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)
@@ -44,23 +44,23 @@ class Settings:
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realize`. Raises ValueError where its parts are not a recurrent one's."""
+    """Returns the encoder given to `build` as a graph, see `realize`. Raises ValueError unless it is recurrent."""
     network = realize(encoder, settings, spec)
     recurrent.parts(network)
     return network
 
 
 def draw_dropout(networks, width, random):
-    """Draws (B, P, D) in [0, 1): a number for each place of the networks where dropout may be, and each feature."""
-    places = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
-    return random.uniform("dropout", (places, width))
+    """Draws (B, P, D) in [0, 1) for the masks of `dropout`: one per recurrent layer, and one per network's output."""
+    masks = sum(1 + len(recurrent.layers_of(network, recurrent.Recurrent)) for network in networks)
+    return random.uniform("dropout", (masks, width))
 
 
 def dropout(batch, rate):
-    """Makes dropout, a function of (B, ·, D) that takes the next of the batch's masks at each call; of rate 0 None.
+    """Returns a function that applies the next of the batch's masks to (B, ·, D) at each call; None if `rate` is 0.
 
-    One mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so
-    that replicas change nothing.
+    All positions of an example share a mask (Gal & Ghahramani 2016). It is keyed by the example's position in the
+    batch, so the number of replicas does not change it.
     """
     if not rate:
         return None
@@ -69,12 +69,14 @@ def dropout(batch, rate):
 
 
 def token_loss(target, logits, weight, accuracy, label_smoothing=0.0):
-    """Sums the loss of target tokens and counts them, weighted: (sum, count); updates the metric `accuracy`.
+    """Returns the weighted sum of the target tokens' losses, and their weighted count; updates `accuracy`.
 
     Args:
         target: (B, U) int32, -1 for padding.
         logits: (B, U, V).
-        weight: (B,) of examples.
+        weight: (B,) weights of the examples.
+        accuracy: the metric to update.
+        label_smoothing: fraction of the target that is spread over all tokens.
     """
     weight = tf.cast(target >= 0, tf.float32) * weight[:, None]
     hit = tf.equal(tf.argmax(logits, -1, tf.int32), target)

@@ -1,4 +1,4 @@
-"""A run's tokenizer, and what a run that starts from a saved encoder takes over from it."""
+"""A run's tokenizer, and the settings that a run takes from the saved encoder given to `--init`."""
 
 import logging
 
@@ -10,30 +10,30 @@ log = logging.getLogger(__name__)
 
 
 def tokenizer_of(settings, init, corpus):
-    """Loads the tokenizer of the saved encoder `init` or, without, obtains the one that settings ask for.
+    """Loads the tokenizer of the saved encoder `init` or, without one, obtains the tokenizer that the settings name.
 
     Args:
-        settings: with `tokenizer` and `vocabulary`.
-        init: a saved encoder's name or path; or None or "".
-        corpus: function to what a tokenizer is trained on, see `tokenizer.obtain`.
+        settings: settings with `tokenizer` and `vocabulary`.
+        init: name or path of a saved encoder; None or "" for none.
+        corpus: function that returns the training texts of the tokenizer, see `tokenizer.obtain`.
     """
     return encoders.load_tokenizer(init) if init else tokenizers.obtain(settings.tokenizer, settings.vocabulary, corpus)
 
 
 def start_from(init, settings, builders, names, refusal="", key="network", **wanted):
-    """What a run that starts from the saved encoder `init` takes over: ({setting: value}, its card).
+    """Returns the settings that a run takes from the saved encoder `init`: ({setting: value}, the encoder's card).
 
     Args:
-        init: a saved encoder's name or path.
-        settings: those of the run, as asked for.
-        builders: the builders of `networks.BUILDERS` that the saved network may be of.
-        names: {setting: the keyword of the saved network that it is taken from}; "builder" is the builder's name.
-        refusal: what is said of `init` where its network is another one; without, that is ({}, None).
-        key: "network", or "head" for what it was saved with.
-        **wanted: keywords that the saved network must have these values of.
+        init: name or path of a saved encoder.
+        settings: the run's settings, as the user gave them.
+        builders: names in `networks.BUILDERS` that the saved network may have.
+        names: {setting: keyword of the saved network that gives its value}; "builder" is the builder's name.
+        refusal: rest of the error's sentence about `init`, if its network does not fit; "" returns ({}, None) instead.
+        key: the card's entry to read, "network" or "head".
+        **wanted: required values of the saved network's keywords.
 
     Raises:
-        ValueError: another network; `settings` that ask for another one, where those at their defaults ask for none.
+        ValueError: the saved network does not fit; a setting that is not at its default contradicts it.
     """
     card = cards.read(encoders.find(init))
     saved = card[key] or {"builder": ""}
@@ -45,9 +45,10 @@ def start_from(init, settings, builders, names, refusal="", key="network", **wan
     other = [name for name in names if getattr(settings, name) not in (getattr(type(settings), name), kept[name])]
     if other:
         raise ValueError(
-            f"With init the network is that of {init}. Leave out {', '.join(other)}, or take "
+            f"The network is taken from {init}. Leave out {', '.join(other)}, or use "
             + ", ".join(f"{name}={kept[name]}" for name in other)
-            + "."
+            + ". Received: "
+            + ", ".join(f"{name}={getattr(settings, name)}" for name in other)
         )
-    log.info("The network is that of %s: %s", init, kept)
+    log.info("Network taken from %s: %s", init, kept)
     return kept, card

@@ -1,4 +1,4 @@
-"""What the objectives for sound share: their network as settings, and the check of the data.
+"""Shared by the speech objectives: settings of the encoder, preparation of clips, spectrograms.
 
 Shapes: `B` batch, `L` samples, `T` frames of 20 ms, `D` width.
 """
@@ -15,7 +15,7 @@ from ssl_keras.data.splits import Splits
 from ssl_keras.modalities.settings import start_from
 from ssl_keras.networks import Network, realize, waveform
 
-NETWORK = {  # setting: keyword of the network that comes with `init`
+NETWORK = {  # setting: keyword of the --init encoder's network
     "rate": "rate",
     "frontend": "frontend",
     "context": "context",
@@ -25,31 +25,31 @@ NETWORK = {  # setting: keyword of the network that comes with `init`
     "heads": "heads",
     "pool_segments": "pool_segments",
 }
-PIXELS = 2  # a frame's and a band's side in a picture
+PIXELS = 2  # side of a frame and band in a picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(augment_audio.AudioAugmentation):
-    """A network for waveforms, and how these are changed."""
+    """The waveform encoder, and the augmentation of its clips."""
 
     rate: Literal[0, *waveform.STRIDES] = 0
-    """8000 or 16000 Hz, to which other sound is resampled; 0 is that of the data, or 16000."""
+    """Sampling rate in Hz to which clips are resampled; 0 keeps the data's rate if it is one of these, else 16000."""
     frontend: Literal[*waveform.FRONTS] = "convolution"
-    """What makes features of samples: convolution, or mel (a log-mel spectrogram)."""
+    """Front end of the encoder: convolutions on the samples, or a log-mel spectrogram."""
     context: Literal[*waveform.CONTEXTS] = "transformer"
-    """What reads the features: transformer or recurrent."""
+    """Context network, which reads the front end's features."""
     channels: Annotated[int, Range(1, 1 << 12)] = 128
-    """Features of a frame."""
+    """Features per frame that the front end computes."""
     width: Annotated[int, Range(2, 1 << 12)] = 128
-    """Of the context network."""
+    """Hidden size of the context network; must be even, and an even multiple of the heads of a transformer."""
     layers: Annotated[int, Range(1, waveform.MAX_LAYERS)] = 3
-    """Of the context network."""
+    """Layers of the context network."""
     heads: Annotated[int, Range(1, 1 << 12)] = 4
-    """Of a transformer."""
+    """Attention heads per layer (context transformer)."""
     pool_segments: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
-    """A clip's features are the means of so many stretches of it."""
+    """Equal segments of a clip; the means over each are concatenated into the clip's features."""
     seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 2.0
-    """The longest clip that a training step takes."""
+    """Longest clip in a training step, in seconds; longer clips are cropped at random."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,20 +58,20 @@ class Settings(augment_audio.AudioAugmentation):
 
     @property
     def samples(self):
-        """The most samples of a clip that a step takes, before they are changed."""
+        """The largest number of samples of a clip in a training step, before augmentation."""
         return round(self.seconds * self.rate)
 
     @property
     def frames(self):
-        """The most frames that a step has of a clip, once it is changed."""
+        """The largest number of frames of a clip in a training step, after augmentation."""
         return int((self.seconds * (1 + self.speed) + self.shift) * waveform.FRAMES_PER_SECOND) + 2
 
 
 def prepare(settings, splits, init=None):
-    """Clips at the encoder's rate; the settings with what the data and `init` decide.
+    """Resamples clips to the encoder's rate; completes the settings with the rate and the network of `init`.
 
     Raises:
-        ValueError: no sound; a network asked for that is not that of `init`.
+        ValueError: no sound; a setting contradicts the network of `init`.
     """
     splits.train.column_spec("waveform")
     if init is not None:
@@ -80,7 +80,7 @@ def prepare(settings, splits, init=None):
             settings,
             ("waveform",),
             NETWORK,
-            "is no encoder of sound. Expected one that pretraining with wav2vec2 or ctc saved.",
+            "is not an encoder of sound. Expected an encoder saved by wav2vec2 or ctc.",
         )
         settings = dataclasses.replace(settings, **kept)
     if not settings.rate:
@@ -88,12 +88,12 @@ def prepare(settings, splits, init=None):
         settings = dataclasses.replace(settings, rate=rate)
     splits, most = audio.prepared(splits, settings.rate), audio.LONGEST * settings.rate
     return settings, Splits(
-        *(part.noted(*audio.longer(part, most, "features, for evaluation, are of the beginning")) for part in splits)
+        *(part.noted(*audio.longer(part, most, "evaluation uses only the beginning")) for part in splits)
     )
 
 
 def encoder(settings, spec):
-    """The encoder, waveforms (B, L) -> features (B, stretches·D), as a `Network`."""
+    """Returns the encoder, waveforms (B, L) -> features (B, pool_segments·D), as a `Network`."""
     return Network(
         "waveform",
         rate=settings.rate or max(waveform.STRIDES),
@@ -108,26 +108,25 @@ def encoder(settings, spec):
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, see `realize`.
+    """Returns the encoder given to `build` as a graph, see `realize`.
 
     Raises:
-        ValueError: its parts are not a `waveform_encoder`'s; it takes another sampling rate.
+        ValueError: the graph is not one of `waveform_encoder`; its sampling rate is not the settings'.
     """
     network = realize(encoder, settings, spec)
     rate = waveform.rate_of(network)
     if rate != settings.rate:
         raise ValueError(
-            f"The encoder hears at {rate} Hz. Expected that in the settings: prepare(settings, splits) sets it. "
-            f"Received: {settings.rate}"
+            f"The encoder takes clips at {rate} Hz. Expected the same rate in the settings; prepare(settings, splits) "
+            f"sets it. Received: {settings.rate}"
         )
     return network
 
 
 def spectrograms(encoder, rate, x, shown=None):
-    """Log-mel spectrograms of waveforms (B, L) as images (B, ·, ·, 1) in [0, 1], low tones below.
+    """Returns log-mel spectrograms of waveforms (B, L) as images (B, ·, ·, 1) in [0, 1], low frequencies at the bottom.
 
-    Args:
-        shown: (B, T) bool, the frames that are not blacked out, or None.
+    Frames for which `shown`, (B, T) bool or None, is False are black.
     """
     places = encoder.get_layer("frames")(x)
     bands = waveform.LogMel(rate)(encoder.get_layer("normalised")(x), places)
@@ -138,5 +137,5 @@ def spectrograms(encoder, rate, x, shown=None):
 
 
 def framed(image):
-    """(B, H, T, 1) -> larger images, with a gray frame: a column for each frame of a clip."""
+    """Enlarges images (B, H, T, 1) with one column per frame of a clip, and puts a gray border around them."""
     return pictures.enlarged(image, PIXELS, frame=1)

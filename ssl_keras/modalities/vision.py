@@ -1,4 +1,4 @@
-"""What the image objectives share: their network and augmentation as settings, and the check of the data.
+"""Shared by the image objectives: settings of the encoder and of augmentation, and the check of the data.
 
 Shapes: `B` batch, `H W C` image, `D` features.
 """
@@ -18,41 +18,41 @@ from ssl_keras.networks.conv import MAX_POOL_GRID, stage_maps
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Augmentation):
-    """A convolutional network, and how its images are augmented."""
+    """The encoder, and the augmentation of its images."""
 
     network: Literal[*IMAGE_ENCODERS] = "cnn"
-    """The architecture, see `networks/`."""
+    """Encoder architecture."""
     width: Annotated[int, Range(0, 1 << 12)] = 0
-    """Channels of the first stage; 0 is the network's own."""
+    """Channels of the encoder's first stage; 0 uses the architecture's default."""
     pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
-    """Places along each side over which the last stage is averaged; more keeps where something is. A run that starts
-    from an encoder may ask for others than that has: they have no weights."""
+    """Side of the pool grid over which the last stage is averaged, in cells; a larger grid keeps more spatial detail.
+    It has no weights, so it may differ from that of the --init encoder."""
 
 
-# What a network that starts from a saved encoder takes over from it.
+# Settings that a run takes from the --init encoder: the keyword of its network.
 NETWORK = {"network": "builder", "width": "width"}
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are; the network is that of the encoder that a run starts from.
+    """Returns the splits as they are, and the settings with the network of `init`.
 
     Raises:
-        ValueError: no images; a network asked for that is not that of `init`; more places than there are.
+        ValueError: no images; a setting contradicts the network of `init`; a pool grid larger than the last stage.
     """
     shape, _ = splits.train.column_spec("image")
     if init is not None:
-        # Of another kind: `initialize` takes what fits, and says what does not.
+        # Another kind of network is no error here: `initialize` loads the weights that fit and reports the others.
         kept, card = start_from(init, settings, IMAGE_ENCODERS, NETWORK)
-        if card is not None and settings.pool_grid == Settings.pool_grid:  # else asked for
+        if card is not None and settings.pool_grid == Settings.pool_grid:  # another value was asked for
             kept["pool_grid"] = card["network"]["pool_grid"]
         settings = dataclasses.replace(settings, **kept)
     if settings.pool_grid > 1:
-        _check_places(settings, splits.train.spec())
+        _check_pool_grid(settings, splits.train.spec())
     return settings, splits
 
 
-def _check_places(settings, spec):
-    """Raises ValueError where the last stage is smaller than the grid that it is averaged over."""
+def _check_pool_grid(settings, spec):
+    """Raises ValueError if the last stage is smaller than the pool grid."""
     shape = spec["image"][0]
     with tf.Graph().as_default():  # nothing is allocated
         graph = encoder(settings, spec).build()
@@ -66,13 +66,13 @@ def _check_places(settings, spec):
 
 
 def encoder(settings, spec):
-    """The encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
-    own_width = {"width": settings.width} if settings.width else {}
-    return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.pool_grid, **own_width)
+    """Returns the encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
+    width = {"width": settings.width} if settings.width else {}
+    return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.pool_grid, **width)
 
 
 def chosen_encoder(settings, spec, encoder):
-    """The graph that `build` was given, as a graph, a `Network` or a function of (settings, spec) to one of these.
+    """Returns the encoder given to `build` as a graph, see `realize`.
 
     Raises:
         ValueError: its input or output does not fit.

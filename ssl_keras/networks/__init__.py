@@ -1,7 +1,7 @@
-"""Networks: builders from plain keywords to functional graphs, and the list of what may be built.
+"""Networks: functions that build functional graphs from plain keywords, and the registry of these builders.
 
-A saved encoder's card names a builder of `BUILDERS` and its keywords. Nothing else is called on a card's word, and
-each keyword is checked against the builder's annotations first.
+A saved encoder's card names a builder in `BUILDERS` and its keywords. A card can cause no other call, and each keyword
+is first checked against the builder's annotations.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from ssl_keras.startup import keras_settings
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """A function that builds a graph, and what evaluation and fine-tuning need to know of its graphs.
+    """A function that builds a graph, with the facts about its graphs that evaluation and fine-tuning need.
 
     Attributes:
-        build: function of plain keywords, each annotated, and `name` to a functional graph.
-        kind: the kind of network, which chooses what fine-tuning tries: dense, convolution, transformer, recurrent or
-            sound; or "head" for what is put on an encoder's features.
+        build: function from plain keywords, each annotated, and `name`, to a functional graph.
+        kind: "dense", "convolution", "transformer", "recurrent" or "sound", which selects the search grid of
+            fine-tuning; or "head" for a network on top of an encoder.
         any_size: whether the graph takes images of any size.
-        states: whether the graph gives a state of each token (B, T, D), which are averaged over those that are not
-            padding, or else features (B, D).
-        parts: function of a graph of this builder to its named parts, or None where it is only called.
+        states: whether the graph returns a state per token, (B, T, D), to be averaged over the tokens that are not
+            padding; otherwise it returns features (B, D).
+        parts: function that returns the named parts of a graph; None if nothing needs them.
     """
 
     build: typing.Callable
@@ -42,8 +42,8 @@ def _convolution(build):
     return Builder(build, "convolution", any_size=True, parts=conv.stage_maps)
 
 
-# What `--network` chooses among: builders that take `image_shape`, `width` and `pool_grid`, the last two with
-# defaults, to graphs that take images of any size and have layers `stage_0`, `stage_1`, ….
+# The choices of `--network`: builders from `image_shape` and, with defaults, `width` and `pool_grid`, to graphs that
+# take images of any size and have layers `stage_0`, `stage_1`, ….
 IMAGE_ENCODERS = {
     "cnn": _convolution(conv.builder_of("cnn")),
     "resnet18": _convolution(conv.builder_of("resnet18")),
@@ -68,44 +68,46 @@ BUILDERS = {
 
 
 class Network:
-    """A network that can be built: the name of a builder and its keywords.
+    """The description of a network: the name of a builder and its keywords.
 
     Args:
         builder: a key of `BUILDERS`.
-        **keywords: of that builder.
+        **keywords: the builder's arguments.
 
     Raises:
-        ValueError: an unknown builder; a keyword that is unknown, missing, or does not fit its annotation.
+        ValueError: an unknown builder; a keyword that is unknown, is missing or does not fit its annotation.
     """
 
     def __init__(self, builder, **keywords):
         if builder not in BUILDERS:
-            raise ValueError(f"Unknown network {builder!r}. There are: {', '.join(BUILDERS)}.")
+            raise ValueError(f"Unknown network {builder!r}. Expected one of {', '.join(BUILDERS)}.")
         hints, defaults = _hints(builder), _defaults(builder)
         unknown = sorted(keywords.keys() - hints.keys())
         if unknown:
-            raise ValueError(f"The network {builder} has no {', '.join(unknown)}. Expected: {', '.join(hints)}.")
+            raise ValueError(
+                f"The network {builder} has no argument {', '.join(unknown)}. Expected: {', '.join(hints)}."
+            )
         missing = sorted(hints.keys() - defaults.keys() - keywords.keys())
         if missing:
-            raise ValueError(f"The network {builder} needs {', '.join(missing)}.")
-        # All of them, so that a saved description does not depend on what the defaults come to be.
-        self.builder, self.keywords = builder, defaults | {k: _frozen(value) for k, value in keywords.items()}
+            raise ValueError(f"The network {builder} needs values for {', '.join(missing)}.")
+        # With the defaults, so that a saved description stays the same if these change.
+        self.builder, self.keywords = builder, defaults | {k: _to_plain(value) for k, value in keywords.items()}
         for name, value in self.keywords.items():
             ranges.check(f"{builder}'s {name}", value, hints[name])
 
     @property
     def kind(self):
-        """As of `Builder`."""
+        """The kind of network, see `Builder`."""
         return BUILDERS[self.builder].kind
 
     @property
     def any_size(self):
-        """As of `Builder`."""
+        """Whether the graph takes images of any size."""
         return BUILDERS[self.builder].any_size
 
     @property
     def max_tokens(self):
-        """The most tokens that the graph takes, or None where there is no such limit."""
+        """The largest number of tokens that the graph takes, or None if there is no limit."""
         return self.keywords["context"] if self.builder == "transformer" else None
 
     def __eq__(self, other):
@@ -115,19 +117,19 @@ class Network:
         return f"Network({self.builder!r}, {', '.join(f'{k}={v!r}' for k, v in self.keywords.items())})"
 
     def to_json(self):
-        """{"builder": …, keyword: value}, as a card holds it."""
+        """Returns {"builder": …, keyword: value}, as it is stored in a card."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.keywords.items()}
         return {"builder": self.builder, **plain}
 
     @classmethod
     def from_json(cls, entry):
-        """The network of a card's entry. Raises ValueError as the class, and where it is no such entry."""
+        """Reads the network of a card's entry. Raises ValueError if the entry is not a valid network."""
         if not isinstance(entry, dict) or not isinstance(entry.get("builder"), str):
-            raise ValueError(f"Expected a network: a builder and its keywords. Received: {str(entry)[:100]}")
+            raise ValueError(f"Expected a network, with a builder and its keywords. Received: {str(entry)[:100]}")
         return cls(**entry)
 
     def build(self):
-        """A fresh functional graph, which remembers this description."""
+        """Builds a functional graph with fresh weights; `description` of the graph returns this object."""
         with keras_settings():
             graph = BUILDERS[self.builder].build(**self.keywords)
         graph.description = self
@@ -135,67 +137,68 @@ class Network:
 
 
 def description(graph):
-    """The `Network` that a graph was built from; None for a graph of another architecture."""
+    """Returns the `Network` that a graph was built from, or None for a graph that was built otherwise."""
     return getattr(graph, "description", None)
 
 
 def gives_states(graph):
-    """Whether a graph gives states (B, T, D) of tokens; of another architecture, whether its output has three axes."""
+    """Returns whether a graph outputs states (B, T, D); without a description, whether its output has three axes."""
     network = description(graph)
     return len(graph.output_shape) == 3 if network is None else BUILDERS[network.builder].states
 
 
 def realize(encoder, *arguments):
-    """The graph that `encoder` stands for: a graph, a `Network`, or a function of `arguments` to one of these.
+    """Returns `encoder` as a functional graph.
 
-    A `keras.Sequential`, or a graph that names its one input or output, becomes a functional graph of the same layers.
+    `encoder` is a graph, a `Network`, or a function of `arguments` that returns one of these. A `keras.Sequential`, or
+    a graph with a dict of one input or output, is turned into a functional graph of the same layers.
 
     Raises:
-        ValueError: something else, such as a subclass of `keras.Model`, whose input and output nothing tells.
+        ValueError: anything else, such as a subclass of `keras.Model`, whose input and output are not known.
     """
-    made = encoder if isinstance(encoder, keras.Model | Network) or not callable(encoder) else encoder(*arguments)
-    if isinstance(made, Network):
-        return made.build()
-    inputs, outputs = getattr(made, "inputs", None), getattr(made, "outputs", None)
-    if not isinstance(made, keras.Model) or not inputs or not outputs or len(inputs) > 1 or len(outputs) > 1:
+    graph = encoder if isinstance(encoder, keras.Model | Network) or not callable(encoder) else encoder(*arguments)
+    if isinstance(graph, Network):
+        return graph.build()
+    inputs, outputs = getattr(graph, "inputs", None), getattr(graph, "outputs", None)
+    if not isinstance(graph, keras.Model) or not inputs or not outputs or len(inputs) > 1 or len(outputs) > 1:
         raise ValueError(
-            "Expected an encoder as a functional graph, keras.Model(input, output), of one input and one output, or a "
-            f"keras.Sequential that begins with keras.Input(shape). Received: {_told(made)}. "
+            "Expected an encoder as a functional graph, keras.Model(input, output), with one input and one output, or "
+            f"a keras.Sequential that begins with keras.Input(shape). Received: {_describe(graph)}. "
             "Call it on an input: x = keras.Input(shape); encoder = keras.Model(x, yours(x))"
         )
-    if isinstance(made, keras.Sequential) or not all(map(keras.utils.is_keras_tensor, (made.input, made.output))):
-        return keras.Model(inputs[0], outputs[0], name=made.name)
-    return made
+    if isinstance(graph, keras.Sequential) or not all(map(keras.utils.is_keras_tensor, (graph.input, graph.output))):
+        return keras.Model(inputs[0], outputs[0], name=graph.name)
+    return graph
 
 
-def _told(made):
-    """Words for something that is no encoder."""
-    if not isinstance(made, keras.Model):
-        return type(made).__name__
-    if isinstance(made, keras.Sequential):
-        return "one without keras.Input"
-    if not getattr(made, "inputs", None):
-        return f"a subclass, {type(made).__name__}"
-    return f"a graph of {len(made.inputs)} inputs and {len(made.outputs)} outputs"
+def _describe(graph):
+    """Describes an object that is not an encoder, for an error message."""
+    if not isinstance(graph, keras.Model):
+        return type(graph).__name__
+    if isinstance(graph, keras.Sequential):
+        return "a keras.Sequential without keras.Input"
+    if not getattr(graph, "inputs", None):
+        return f"a subclass of keras.Model, {type(graph).__name__}"
+    return f"a graph with {len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
 
 
-def _frozen(value):
-    """A keyword's value as a card holds it, with tuples for lists: NumPy's scalars become Python's."""
+def _to_plain(value):
+    """Converts a keyword's value to plain Python: lists to tuples, NumPy scalars to numbers."""
     if isinstance(value, list | tuple):
-        return tuple(_frozen(entry) for entry in value)
+        return tuple(_to_plain(entry) for entry in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
 @functools.cache
 def _hints(builder):
-    """{keyword: annotation} of a builder's keywords, without the graph's name."""
+    """Returns {keyword: annotation} of a builder, without the graph's name."""
     hints = typing.get_type_hints(BUILDERS[builder].build, include_extras=True)
     return {name: hint for name, hint in hints.items() if name not in ("name", "return")}
 
 
 @functools.cache
 def _defaults(builder):
-    """{keyword: default} of those of a builder's keywords that have one."""
+    """Returns {keyword: default} of a builder, for the keywords that have a default."""
     parameters = inspect.signature(BUILDERS[builder].build).parameters
     return {
         name: parameters[name].default

@@ -1,14 +1,15 @@
 """Convolutional encoders: functional graphs from images of any size to features.
 
-By name: `cnn`, three stages of two convolutions; `resnet18` and `resnet34` of basic blocks,
-`resnet50` and `resnet101` of bottlenecks (He et al. 2016, "Deep residual learning for image
-recognition", table 1, the stride in the 3×3 convolution). Every convolution is followed by batch
-normalization; each residual branch's last scale starts at 0 (Goyal et al. 2017, section 5.1).
-Images of up to 64 pixels go through a 3×3 convolution first, larger ones through the paper's
-7×7 with stride 2 and pooling.
+- `cnn`: three stages of two convolutions each.
+- `resnet18`, `resnet34`: basic blocks. `resnet50`, `resnet101`: bottlenecks, with the stride in the 3×3
+  convolution (He et al. 2016, "Deep residual learning for image recognition", table 1).
 
-The stages' outputs are the layers `stage_0`, `stage_1`, …; features are the last one's mean over
-positions, so a graph takes images of other sizes than those that it was trained on.
+Every convolution is followed by batch normalization; the last scale of each residual branch starts at 0
+(Goyal et al. 2017, section 5.1). The stem for images of up to 64 pixels is a 3×3 convolution; larger images
+take the paper's 7×7 convolution with stride 2 and pooling.
+
+The outputs of the stages are the layers `stage_0`, `stage_1`, …. Features are the last stage's mean over
+the pool grid, so a graph takes images of other sizes than the size that it was trained on.
 
 Shapes: `B` batch, `H W C` image, `D` features.
 """
@@ -23,18 +24,18 @@ import tensorflow as tf
 
 from ssl_keras.data.ranges import ImageShape, Range
 
-BLOCKS = {  # network: (kind of block, blocks in each stage, its default width)
+BLOCKS = {  # network: (kind of block, blocks in each stage, default width)
     "cnn": ("plain", (1, 1, 1), 32),
     "resnet18": ("basic", (2, 2, 2, 2), 64),
     "resnet34": ("basic", (3, 4, 6, 3), 64),
     "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
     "resnet101": ("bottleneck", (3, 4, 23, 3), 64),
 }
-SMALL_IMAGE = 64  # pixels: up to here the first convolution keeps the size
-EXPANSION = 4  # of a bottleneck: its output over its width
+SMALL_IMAGE = 64  # largest side in pixels for which the stem keeps the size
+EXPANSION = 4  # output channels of a bottleneck over its width
 STAGE = re.compile(r"stage_\d+")
 MAX_POOL_GRID = 16  # cells along each side
-MOMENTUM = 0.9  # of batch statistics: a run of some hundred steps must be able to forget its first
+MOMENTUM = 0.9  # of batch statistics: even a run of a few hundred steps must forget those of its first steps
 
 
 def conv_encoder(
@@ -44,29 +45,29 @@ def conv_encoder(
     pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1,
     name="encoder",
 ):
-    """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
+    """Returns a convolutional encoder, image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
 
     D is pool_grid² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
 
     Args:
-        image_shape: (H, W, C) to be trained on; the longer side chooses the stem, C is fixed.
+        image_shape: (H, W, C) of the training images; the longer side selects the stem, C is fixed.
         network: one of BLOCKS.
-        width: channels of the first stage, doubled at each of the next; 0 is the network's own.
-        pool_grid: cells along each side, over each of which the last stage is averaged; 1 is the whole. More
-            keep where something is, which tells much where all images are framed alike.
-        name: of the graph.
+        width: channels of the first stage, doubled at each further stage; 0 is the network's default.
+        pool_grid: cells along each side of the pool grid; 1 averages over the whole map. More cells keep spatial
+            detail, which helps if all images are framed alike.
+        name: name of the graph.
     """
     if network not in BLOCKS:
         raise ValueError(f"network must be one of {', '.join(BLOCKS)}. Received: {network!r}")
-    kind, stages, own = BLOCKS[network]
-    width = width or own
+    kind, stages, default_width = BLOCKS[network]
+    width = width or default_width
     image = keras.Input((None, None, image_shape[2]), name="image")
     x = keras.layers.Rescaling(2.0, -1.0, name="center")(image)  # to [-1, 1]
     if max(image_shape[:2]) > SMALL_IMAGE:
-        x = normalized(x, width, 7, 2, name="stem")
+        x = conv_norm(x, width, 7, 2, name="stem")
         x = keras.layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
     else:
-        x = normalized(x, width, 3, 1, name="stem")
+        x = conv_norm(x, width, 3, 1, name="stem")
     for stage, blocks in enumerate(stages):
         for block in range(blocks):
             last = block == blocks - 1
@@ -77,7 +78,7 @@ def conv_encoder(
 
 
 def builder_of(network):
-    """`conv_encoder` of one of BLOCKS, with that network's own width as the default."""
+    """Returns `conv_encoder` for one network of BLOCKS, with that network's default width."""
 
     def build(
         image_shape: ImageShape,
@@ -91,10 +92,10 @@ def builder_of(network):
 
 
 def stage_maps(encoder):
-    """The outputs (B, h, w, channels) of a graph's layers `stage_0`, `stage_1`, …, in their order.
+    """Returns the outputs (B, h, w, channels) of a graph's layers `stage_0`, `stage_1`, …, in this order.
 
     Raises:
-        ValueError: a graph without such layers.
+        ValueError: the graph has no such layers.
     """
     stages = {int(layer.name[6:]): layer.output for layer in encoder.layers if STAGE.fullmatch(layer.name)}
     if not stages:
@@ -103,8 +104,8 @@ def stage_maps(encoder):
     return [stages[index] for index in sorted(stages)]
 
 
-def normalized(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
-    """Convolution without bias, batch normalization, activation."""
+def conv_norm(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
+    """Applies a convolution without bias, batch normalization and an activation."""
     x = keras.layers.Conv2D(
         filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
@@ -113,30 +114,30 @@ def normalized(x, filters, size, stride=1, activation="relu", scale="ones", name
 
 
 def plain_block(x, width, stride, name, output):
-    """Two convolutions, the first with the stride."""
-    x = normalized(x, width, 3, stride, name=f"{name}_0")
-    return normalized(x, width, 3, name=f"{name}_1", output=output)
+    """Applies two 3×3 convolutions, the first one strided."""
+    x = conv_norm(x, width, 3, stride, name=f"{name}_0")
+    return conv_norm(x, width, 3, name=f"{name}_1", output=output)
 
 
 def basic_block(x, width, stride, name, output):
-    """Two 3×3 convolutions beside the shortcut."""
-    branch = normalized(x, width, 3, stride, name=f"{name}_0")
-    branch = normalized(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
-    return joined(x, branch, width, stride, name, output)
+    """Applies a residual block of two 3×3 convolutions."""
+    branch = conv_norm(x, width, 3, stride, name=f"{name}_0")
+    branch = conv_norm(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
+    return add_shortcut(x, branch, width, stride, name, output)
 
 
 def bottleneck_block(x, width, stride, name, output):
-    """1×1 down, 3×3, 1×1 up, beside the shortcut."""
-    branch = normalized(x, width, 1, name=f"{name}_0")
-    branch = normalized(branch, width, 3, stride, name=f"{name}_1")
-    branch = normalized(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
-    return joined(x, branch, width * EXPANSION, stride, name, output)
+    """Applies a residual block of a 1×1, a 3×3 and a 1×1 convolution."""
+    branch = conv_norm(x, width, 1, name=f"{name}_0")
+    branch = conv_norm(branch, width, 3, stride, name=f"{name}_1")
+    branch = conv_norm(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
+    return add_shortcut(x, branch, width * EXPANSION, stride, name, output)
 
 
-def joined(x, branch, filters, stride, name, output):
-    """Their sum; where the shape changes, a 1×1 convolution brings the shortcut to it."""
+def add_shortcut(x, branch, filters, stride, name, output):
+    """Adds the shortcut to the residual branch; if the shape changes, a 1×1 convolution projects the shortcut."""
     if x.shape[-1] != filters or stride != 1:
-        x = normalized(x, filters, 1, stride, activation=None, name=f"{name}_short")
+        x = conv_norm(x, filters, 1, stride, activation=None, name=f"{name}_short")
     x = keras.layers.Add(name=f"{name}_sum")([x, branch])
     return keras.layers.Activation("relu", name=output or f"{name}_out")(x)
 
@@ -146,9 +147,9 @@ BLOCK = {"plain": plain_block, "basic": basic_block, "bottleneck": bottleneck_bl
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class PlacePool(keras.layers.Layer):
-    """Map (B, h, w, C) of any size -> (B, places²·C): its means over the cells of a grid, row by row.
+    """Averages a map of any size over the cells of a pool grid, row by row: (B, h, w, C) -> (B, places²·C).
 
-    Cell i of a side goes from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
+    Cell i of a side extends from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
     """
 
     def __init__(self, places, **kwargs):
@@ -163,7 +164,7 @@ class PlacePool(keras.layers.Layer):
         return tf.reshape(x, (-1, self.places**2 * x.shape[-1]))
 
     def _means(self, size):
-        """(places, size): each row averages over one cell."""
+        """Returns weights (places, size), each row of which averages over one cell."""
         cell, place = tf.range(self.places)[:, None], tf.range(size)
         inside = (place >= cell * size // self.places) & (place < -(-(cell + 1) * size // self.places))
         inside = tf.cast(inside, tf.float32)
@@ -176,34 +177,37 @@ class PlacePool(keras.layers.Layer):
         return super().get_config() | {"places": self.places}
 
 
-# Whether a batch's statistics go into the running ones. Replicas are traced in threads that take turns.
-_KEEPS = contextvars.ContextVar("keeps", default=True)
+# Whether moving statistics are updated. A context variable, since replicas are traced in threads that take turns.
+_UPDATES_STATISTICS = contextvars.ContextVar("updates_statistics", default=True)
 
 
 @contextlib.contextmanager
-def statistics_kept():
-    """While it lasts, `BatchNorm`s normalize by what passes, and their running statistics stay as they are."""
-    token = _KEEPS.set(False)
+def freeze_statistics():
+    """Keeps the moving statistics of every `BatchNorm` unchanged; layers in training still normalize by the batch."""
+    token = _UPDATES_STATISTICS.set(False)
     try:
         yield
     finally:
-        _KEEPS.reset(token)
+        _UPDATES_STATISTICS.reset(token)
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization(synchronized=True)`, faster on one replica and exact on several.
 
-    The same formula, statistics and variables (Ioffe & Szegedy 2015, algorithm 1). On one replica
-    it is TensorFlow's fused kernel, where Keras makes some eight passes over memory. Over several,
-    the statistics are those of the whole batch, in two passes: Keras' own take E[x²] − E[x]², which
-    loses all digits where a channel hardly varies, as on black backgrounds.
+    It has the same formula, statistics and variables (Ioffe & Szegedy 2015, algorithm 1). One replica runs
+    TensorFlow's fused kernel, where Keras makes some eight passes over memory. Several replicas compute the
+    statistics of the whole batch in two passes. Keras computes the variance as E[x²] − E[x]², which loses all
+    digits if a channel hardly varies, as on black backgrounds.
     """
 
     def __init__(self, momentum=MOMENTUM, epsilon=1e-5, synchronized=True, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
         if not (self.center and self.scale and self.axis == -1):
-            raise ValueError("BatchNorm has scale, shift and channels last. Else use keras.layers.BatchNormalization.")
+            raise ValueError(
+                "BatchNorm needs center=True, scale=True and axis=-1. Otherwise use keras.layers.BatchNormalization. "
+                f"Received: center={self.center}, scale={self.scale}, axis={self.axis}"
+            )
 
     def call(self, inputs, training=None, mask=None):
         learning = bool(training and self.trainable)
@@ -215,24 +219,24 @@ class BatchNorm(keras.layers.BatchNormalization):
             x = tf.cast(inputs, tf.float32)
             axes = list(range(len(x.shape) - 1))
             mean_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(x, axes))
-            centerd = x - mean_of_all
-            variance_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centerd), axes))
-            y = centerd * (tf.math.rsqrt(variance_of_all + self.epsilon) * gamma) + beta
-            self._keep(mean, mean_of_all, variance, variance_of_all)
+            centered = x - mean_of_all
+            variance_of_all = replica.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(tf.square(centered), axes))
+            y = centered * (tf.math.rsqrt(variance_of_all + self.epsilon) * gamma) + beta
+            self._update_statistics(mean, mean_of_all, variance, variance_of_all)
             return tf.cast(y, inputs.dtype)
         known = ([], []) if learning else (mean, variance)
-        x = inputs if len(inputs.shape) == 4 else inputs[:, None, None, :]  # what the kernel takes
+        x = inputs if len(inputs.shape) == 4 else inputs[:, None, None, :]  # the kernel takes four axes
         y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=gamma, offset=beta, mean=known[0], variance=known[1], epsilon=self.epsilon, is_training=learning
         )
         if learning:
-            # The kernel gives n/(n − 1) times the batch's variance, Keras keeps the batch's own.
+            # The kernel returns the unbiased variance, n/(n − 1) times the one that Keras averages.
             n = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
-            self._keep(mean, batch_mean, variance, batch_variance * ((n - 1.0) / n))
+            self._update_statistics(mean, batch_mean, variance, batch_variance * ((n - 1.0) / n))
         return tf.reshape(y, tf.shape(inputs))
 
-    def _keep(self, mean, batch_mean, variance, batch_variance):
-        if not _KEEPS.get():
+    def _update_statistics(self, mean, batch_mean, variance, batch_variance):
+        if not _UPDATES_STATISTICS.get():
             return
         self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
         self.moving_variance.assign(variance * self.momentum + batch_variance * (1.0 - self.momentum))

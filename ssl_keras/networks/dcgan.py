@@ -1,14 +1,14 @@
-"""DCGAN's generator and discriminator (Radford et al. 2015, "Unsupervised representation learning with
-deep convolutional generative adversarial networks", section 3 and figure 1), as functional graphs.
+"""DCGAN's generator and discriminator as functional graphs.
 
-Both halve, or double, the image's side by 5×5 convolutions with stride 2 until 4 to 7 pixels are
-left: 64 → 4 in four stages as in the paper, 32 → 4 in three, 28 → 7 in two. Channels are
-width·2^i in stage i of the discriminator and the same backwards in the generator, as in the authors'
-code. Weights are drawn from N(0, 0.02), scales of normalization from N(1, 0.02).
+Radford et al. 2015, "Unsupervised representation learning with deep convolutional generative adversarial
+networks", section 3 and figure 1. The discriminator halves the sides by 5×5 convolutions with stride 2 until
+4 to 7 pixels are left: 64 → 4 in four stages as in the paper, 32 → 4 in three, 28 → 7 in two. Stage i has
+width·2^i channels, as in the authors' code. The generator has the same stages in reverse. Weights are drawn
+from N(0, 0.02), scales of normalization from N(1, 0.02).
 
-Departures: images are in [0, 1] outside, as everywhere here, and in [−1, 1] inside; with spectral
-normalization (Miyato et al. 2018) or for a gradient penalty (Gulrajani et al. 2017, which wants each
-image judged by itself) the discriminator has no batch normalization.
+Departures: graphs take and return images in [0, 1], and rescale them to [−1, 1] inside. The discriminator has
+no batch normalization with spectral normalization (Miyato et al. 2018), nor for a gradient penalty
+(Gulrajani et al. 2017), which is defined on single images.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 """
@@ -22,16 +22,16 @@ from ssl_keras.data.ranges import ImageShape, Range
 from ssl_keras.networks.conv import BatchNorm
 
 KERNEL, STRIDE, SLOPE, SD = 5, 2, 0.2, 0.02
-SMALLEST = range(4, 8)  # pixels along a side of the smallest map
-GRID = 4  # places along each side that the features keep of every stage (the paper's section 5)
+SMALLEST = range(4, 8)  # sides of the smallest map, in pixels
+POOL_GRID = 4  # cells along each side over which the features of a stage are pooled (the paper's section 5)
 NORMALIZATIONS = ("batch", "layer", "spectral")
 
 
 def stages(image_shape):
-    """How often the sides are halved.
+    """Returns the number of stages, each of which halves the sides.
 
     Raises:
-        ValueError: sides that do not come down to 4 to 7 pixels by halving.
+        ValueError: no number of halvings gives sides of 4 to 7 pixels.
     """
     height, width, _ = image_shape
     count = 0
@@ -39,8 +39,8 @@ def stages(image_shape):
         height, width, count = height // 2, width // 2, count + 1
     if height not in SMALLEST or width not in SMALLEST or not count:
         raise ValueError(
-            "Expected image sides that are 4 to 7 pixels after halving them at least once: 28, 32, 64, 96, …: set "
-            f"image_size. Received: {tuple(image_shape)}"
+            "Expected image sides that are 4 to 7 pixels after halving them one or more times, such as 28, 32, 64 "
+            f"or 96: set image_size. Received: {tuple(image_shape)}"
         )
     return count
 
@@ -55,7 +55,7 @@ def generator(
     width: Annotated[int, Range(1, 1 << 12)],
     name="generator",
 ):
-    """Latent (B, Z) in [−1, 1] -> image (B, H, W, C) float32 in [0, 1]."""
+    """Returns the generator, latent (B, Z) in [−1, 1] -> image (B, H, W, C) float32 in [0, 1]."""
     count = stages(image_shape)
     height, wide = (side // 2**count for side in image_shape[:2])
     channels = width * 2 ** (count - 1)
@@ -88,21 +88,22 @@ def trunk(
     normalization: Literal[*NORMALIZATIONS] = "batch",
     name="encoder",
 ):
-    """Image (B, H, W, C) float in [0, 1] -> features (B, D) float32: every stage's maxima on a 4×4 grid.
+    """Returns the discriminator's trunk, image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
 
-    The stages are the layers `stage_0`, `stage_1`, …; D is 16·width·(2^stages − 1).
+    Features are the maxima of every stage over a 4×4 grid; D is 16·width·(2^stages − 1). The stages are the
+    layers `stage_0`, `stage_1`, ….
 
     Args:
         image_shape: (H, W, C).
-        width: channels of the first stage, doubled at each of the next.
-        normalization: batch, layer or spectral; the first stage has no batch or layer normalization.
-        name: of the graph.
+        width: channels of the first stage, doubled at each further stage.
+        normalization: "batch", "layer" or "spectral"; the first stage has no batch or layer normalization.
+        name: name of the graph.
     """
     image = keras.Input(image_shape, name="image")
     x = keras.layers.Rescaling(2.0, -1.0, name="center")(image)  # to [-1, 1]
     maps = []
     for stage in range(stages(image_shape)):
-        # A shift follows where there is a normalization; else the convolution needs one.
+        # Batch and layer normalization have a shift of their own; without them the convolution needs a bias.
         normalized = stage > 0 and normalization != "spectral"
         convolution = SpectralConv2D if normalization == "spectral" else keras.layers.Conv2D
         x = convolution(
@@ -119,35 +120,36 @@ def trunk(
         elif normalized:
             x = keras.layers.LayerNormalization(axis=(1, 2, 3), name=f"norm_{stage}")(x)
         x = keras.layers.LeakyReLU(SLOPE, name=f"stage_{stage}")(x)
-        maps.append(PlaceMax(GRID, dtype="float32", name=f"places_{stage}")(x))
+        maps.append(PlaceMax(POOL_GRID, dtype="float32", name=f"places_{stage}")(x))
     x = keras.layers.Concatenate(dtype="float32", name="features")(maps) if len(maps) > 1 else maps[0]
     return keras.Model(image, x, name=name)
 
 
 def check_batch_norms(encoder, allowed):
-    """Raises ValueError where a graph has batch normalization that a discriminator does not bear.
+    """Raises ValueError if a graph has batch normalization that a discriminator must not have.
 
     Args:
-        allowed: `BatchNorm` is; without, none is.
+        encoder: the graph.
+        allowed: whether `conv.BatchNorm` is allowed; `keras.layers.BatchNormalization` never is.
     """
     for layer in encoder.layers:
         ours = isinstance(layer, BatchNorm)
         if isinstance(layer, keras.layers.BatchNormalization) and not (ours and allowed):
             raise ValueError(
-                f"{layer.name}: batch normalization must be networks.conv.BatchNorm, whose statistics are the real "
-                "images', and with wasserstein there must be none. Take another encoder."
+                "The encoder's batch normalization must be networks.conv.BatchNorm, and there must be none at all with "
+                f"the loss wasserstein, or with normalization layer or spectral. Received: layer {layer.name}"
             )
 
 
 def discriminator(encoder, judged, spectral=False, bias=True, name="discriminator"):
-    """Image (B, H, W, C) -> logit (B,) float32: one unit on top of a tensor of the encoder's graph.
+    """Returns the discriminator, image (B, H, W, C) -> logit (B,) float32: one unit on a tensor of the encoder.
 
     Args:
         encoder: functional graph of images.
-        judged: that tensor: the last stage of a `trunk`, as in the paper, or the features.
-        spectral: normalize the unit's kernel.
-        bias: where only differences of logits count, there is nothing for it to learn.
-        name: of the graph.
+        judged: tensor of this graph: the last stage of a `trunk`, as in the paper, or the features.
+        spectral: whether the unit's kernel has spectral normalization.
+        bias: whether the unit has a bias; it has no effect if only differences of logits count.
+        name: name of the graph.
     """
     x = keras.layers.Flatten(name="discriminator_flatten")(judged)
     unit = SpectralDense if spectral else keras.layers.Dense
@@ -157,9 +159,9 @@ def discriminator(encoder, judged, spectral=False, bias=True, name="discriminato
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class PlaceMax(keras.layers.Layer):
-    """Map (B, h, w, C) -> (B, places²·C): its maxima over the cells of a grid, row by row.
+    """Takes the maxima of a map over the cells of a pool grid, row by row: (B, h, w, C) -> (B, places²·C).
 
-    Cell i of a side goes from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
+    Cell i of a side extends from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
     """
 
     def __init__(self, places, **kwargs):
@@ -182,14 +184,14 @@ class PlaceMax(keras.layers.Layer):
 
 
 class Spectral:
-    """A kernel divided by its largest singular value, as one step of power iteration a batch has it so far.
+    """Spectral normalization: divides a layer's kernel by an estimate of its largest singular value.
 
-    Miyato et al. 2018, "Spectral normalization for generative adversarial networks", algorithm 1: the
-    kernel as a matrix (inputs, outputs), and `u` its running right singular vector.
+    Miyato et al. 2018, "Spectral normalization for generative adversarial networks", algorithm 1, with one step of
+    power iteration per batch. The kernel is a matrix (inputs, outputs), and `u` its estimated right singular vector.
     Keras' wrapper `SpectralNormalization` overwrites the kernel itself, even in a step that fails.
     """
 
-    # All variables: those of Keras' convolution and dense layer save their kernel and bias alone.
+    # Saves all variables, since Keras' convolution and dense layers save their kernel and bias only.
     save_own_variables = keras.layers.Layer.save_own_variables
     load_own_variables = keras.layers.Layer.load_own_variables
 
@@ -203,8 +205,9 @@ class Spectral:
             autocast=False,
         )
 
-    def normalized(self, training):
-        """The kernel over its largest singular value; in training `u` takes a step."""
+    def normalized_kernel(self, training):
+        """Returns the kernel divided by its largest singular value; in training, one step of power iteration updates
+        `u`."""
         kernel = tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
         matrix, u = tf.reshape(kernel, (-1, kernel.shape[-1])), tf.convert_to_tensor(self.u)
         fixed = tf.stop_gradient(matrix)
@@ -220,17 +223,17 @@ class Spectral:
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class SpectralConv2D(Spectral, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose kernel has spectral norm 1."""
+    """`keras.layers.Conv2D` with spectral normalization."""
 
     def call(self, inputs, training=None):
-        y = self.convolution_op(inputs, self.normalized(training))
+        y = self.convolution_op(inputs, self.normalized_kernel(training))
         return y + tf.cast(self.bias, y.dtype) if self.use_bias else y
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class SpectralDense(Spectral, keras.layers.Dense):
-    """`keras.layers.Dense` whose kernel has spectral norm 1."""
+    """`keras.layers.Dense` with spectral normalization."""
 
     def call(self, inputs, training=None):
-        y = tf.matmul(inputs, self.normalized(training))
+        y = tf.matmul(inputs, self.normalized_kernel(training))
         return y + tf.cast(self.bias, y.dtype) if self.use_bias else y

@@ -14,7 +14,7 @@ from ssl_keras.data.ranges import ImageShape, Range
 def dense_encoder(
     image_shape: ImageShape, widths: tuple[Annotated[int, Range(1, 1 << 20)], ...] = (256, 128, 64), name="encoder"
 ):
-    """Image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]) float32, ReLU throughout."""
+    """Returns a dense encoder, image (B, H, W, C) float in [0, 1] -> features (B, D = widths[-1]) float32, all ReLU."""
     image = keras.Input(image_shape, name="image")
     x = keras.layers.Flatten(name="pixels")(image)  # (B, P)
     for index, width in enumerate(widths):
@@ -24,9 +24,9 @@ def dense_encoder(
 
 
 def dense_decoder(features, image_shape, widths=(128, 256), name="decoder"):
-    """Features (B, D) -> {"logits": (B, H, W, C), "image": sigmoid of it, in [0, 1]}.
+    """Returns a dense decoder, features (B, D) -> {"logits": (B, H, W, C), "image": their sigmoid, in [0, 1]}.
 
-    Both are float32 under mixed precision: the loss takes the logits.
+    Both outputs are float32, under mixed precision as well.
     """
     code = keras.Input((features,), name="features")
     x = code
@@ -41,7 +41,7 @@ def dense_decoder(features, image_shape, widths=(128, 256), name="decoder"):
 def classifier_head(
     features: Annotated[int, Range(1, 1 << 24)], classes: Annotated[int, Range(1, 1 << 20)], name="head"
 ):
-    """Features (B, D) -> logits (B, classes) float32, linear."""
+    """Returns a linear classifier, features (B, D) -> logits (B, classes) float32."""
     x = keras.Input((features,), name="features")
     logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
     return keras.Model(x, logits, name=name)

@@ -1,4 +1,4 @@
-"""The quantizer of wav2vec 2.0: codebooks of which features take entries by Gumbel softmax (Baevski et al. 2020).
+"""The quantizer of wav2vec 2.0: product quantization by Gumbel softmax (Baevski et al. 2020, section 2).
 
 Shapes: `b` clips, `T` frames, `C` features, `D` width of states, `Z` projection, `G V` codebooks and their entries.
 """
@@ -8,13 +8,14 @@ import tensorflow as tf
 
 
 class Quantizer(keras.layers.Layer):
-    """Takes one entry of each codebook for features (b, T, C), and projects states to where both are compared.
+    """Quantizes features (b, T, C) to one entry of each codebook, and projects states to the same space.
 
-    Thrown away afterwards.
+    It is discarded after pretraining.
 
     Args:
-        codebooks, codes: G and V.
-        projection: Z.
+        codebooks: G, number of codebooks.
+        codes: V, entries per codebook.
+        projection: Z, size of the space in which states and quantized features are compared.
     """
 
     def __init__(self, codebooks, codes, projection):
@@ -23,10 +24,10 @@ class Quantizer(keras.layers.Layer):
 
     def build(self, features_shape, states_shape):
         channels, width = features_shape[-1], states_shape[-1]
-        each = -(-self.projection // self.codebooks)  # features of an entry
+        entry_size = -(-self.projection // self.codebooks)
         sizes = {
             "choice": (channels, self.codebooks * self.codes),
-            "of_codes": (self.codebooks * each, self.projection),
+            "of_codes": (self.codebooks * entry_size, self.projection),
             "of_states": (width, self.projection),
         }
         self.kernels = {
@@ -37,20 +38,23 @@ class Quantizer(keras.layers.Layer):
             for name, size in sizes.items()
         }
         uniform = keras.initializers.RandomUniform(0.0, 1.0)
-        self.entries = self.add_weight((self.codebooks, self.codes, each), uniform, name="entries")
-        self.hidden = self.add_weight((width,), uniform, name="hidden")  # in the place of a hidden frame
+        self.entries = self.add_weight((self.codebooks, self.codes, entry_size), uniform, name="entries")
+        self.hidden = self.add_weight((width,), uniform, name="hidden")  # replaces masked frames
 
     def _dense(self, x, name):
         kernel, bias = self.kernels[name]
         return tf.tensordot(x, tf.convert_to_tensor(kernel), 1) + bias
 
-    def choose(self, features, gumbel, heat):
-        """The choice: features (b, T, C) -> hard shares (b, T, G, V), which the gradient takes for soft, and
-        softmax shares without noise; of no noise (None) the likeliest entry."""
+    def choose(self, features, gumbel, temperature):
+        """Chooses an entry of each codebook for features (b, T, C), by straight-through Gumbel softmax.
+
+        Returns one-hot choices (b, T, G, V), with the gradient of the softmax, and the probabilities without noise.
+        `gumbel` is noise (b, T, G, V), or None to choose the likeliest entry.
+        """
         logits = self._dense(tf.cast(features, tf.float32), "choice")
         shape = tf.shape(logits)
         logits = tf.reshape(logits, (shape[0], shape[1], self.codebooks, self.codes))
-        noisy = logits if gumbel is None else (logits + gumbel) / heat
+        noisy = logits if gumbel is None else (logits + gumbel) / temperature
         hard = tf.one_hot(tf.argmax(noisy, -1), self.codes)
         if gumbel is not None:
             soft = tf.nn.softmax(noisy)
@@ -58,11 +62,11 @@ class Quantizer(keras.layers.Layer):
         return hard, tf.nn.softmax(logits)
 
     def codes_of(self, hard):
-        """Hard shares (b, T, G, V) -> what they stand for, (b, T, Z)."""
+        """Joins and projects the chosen entries: one-hot choices (b, T, G, V) -> (b, T, Z)."""
         entries = tf.einsum("btgv,gvd->btgd", hard, tf.convert_to_tensor(self.entries))
         flat = tf.reshape(entries, (tf.shape(hard)[0], tf.shape(hard)[1], self.codebooks * self.entries.shape[-1]))
         return self._dense(flat, "of_codes")
 
     def states(self, states):
-        """States (b, T, D) -> (b, T, Z)."""
+        """Projects states, (b, T, D) -> (b, T, Z)."""
         return self._dense(tf.cast(states, tf.float32), "of_states")

@@ -1,13 +1,13 @@
-"""Recurrent networks: functional graphs from tokens to states, and a decoder that attends to them.
+"""Recurrent networks: functional graphs from tokens to states, and a decoder that attends to the states.
 
 `gru` is Cho et al. 2014 with the reset gate after the recurrent product, `lstm` Hochreiter & Schmidhuber
-1997 with forget gates (Gers et al. 2000): the functions that Keras' layers compute. What a step takes
-from its input is one product over all steps; only what takes the state is in the loop.
+1997 with forget gates (Gers et al. 2000); both compute the same functions as Keras' layers. The input's
+products are computed for all steps at once, outside the loop; the loop has the state's products only.
 
-Token -1 is padding. There a state stays as it was and attention does not look, so that what other
-positions get does not depend on it.
+Token -1 is padding. The state is carried over it unchanged and attention masks it, so padding does not
+affect the outputs at other positions.
 
-Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `u` units of a direction (D, or D/2),
+Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `u` units per direction (D, or D/2),
 `G` gates (3 or 4), `V` vocabulary.
 """
 
@@ -34,16 +34,16 @@ def recurrent_encoder(
     bidirectional: bool = True,
     name="encoder",
 ):
-    """Tokens (B, T) int32, -1 for padding -> states (B, T, width) float32.
+    """Returns a recurrent encoder, tokens (B, T) int32, -1 for padding -> states (B, T, width) float32.
 
     Args:
-        vocabulary: V, how many tokens there are.
-        width: D; of a network that reads both ways, half of it for each.
-        layers: recurrent layers, one on the other.
+        vocabulary: V, number of tokens.
+        width: D, hidden size; each direction of a bidirectional network has half of it.
+        layers: number of stacked recurrent layers.
         cell: "gru" or "lstm".
-        bidirectional: read from both ends (Schuster & Paliwal 1997); else from the first token on, so that
-            a position knows only those up to itself.
-        name: of the graph.
+        bidirectional: read in both directions (Schuster & Paliwal 1997); otherwise a state depends only on
+            tokens up to its own.
+        name: name of the graph.
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = TokenVectors(vocabulary, width, name="embeddings")(tokens)
@@ -62,24 +62,23 @@ def attending_decoder(
     cell: Literal[*GATES] = "gru",
     name="head",
 ):
-    """Target tokens so far, and the source's states -> states whose products with the embeddings are logits.
+    """Returns a recurrent decoder with attention to the source's states.
 
-    In each layer the recurrent network reads on, and then looks at the source by attention (Luong et al.
-    2015, section 3.1); the next layer takes what both gave. So no step's attention waits for another's,
-    and all of a layer's are one product; what the first layer has seen of the source, the next one's
-    state remembers.
+    Each layer is a recurrent network followed by attention to the source (Luong et al. 2015, section 3.1), whose
+    output is the next layer's input. The attention of one step does not feed the recurrence of its own layer, so
+    a layer's attention is one product over all steps. Higher layers keep in their state what lower ones found.
 
     Args:
-        vocabulary: V, how many target tokens there are.
-        width: D.
-        layers: how often it reads and looks.
-        source_width: of the source's states.
+        vocabulary: V, number of target tokens.
+        width: D, hidden size.
+        layers: number of pairs of recurrence and attention.
+        source_width: width of the source's states.
         cell: "gru" or "lstm".
-        name: of the graph.
+        name: name of the graph.
 
     Returns:
         A graph of target (B, U) int32, source states (B, T, source_width), source tokens (B, T) int32 ->
-        states (B, U, D) float32. Padding is -1.
+        states (B, U, D) float32, whose products with the embeddings are the logits. Padding is -1.
     """
     target = keras.Input((None,), dtype="int32", name="target")
     states = keras.Input((None, source_width), name="states")
@@ -93,26 +92,26 @@ def attending_decoder(
 
 
 class Parts(typing.NamedTuple):
-    """The parts of a graph of this file: its token vectors, and its recurrent layers in order."""
+    """Named parts of a graph of this file: its token embeddings, and its recurrent layers in order."""
 
     embeddings: "TokenVectors"
     layers: list
 
 
 def parts(network):
-    """The `Parts` of a graph. Raises ValueError where it is not one of this file's."""
+    """Returns the `Parts` of a graph. Raises ValueError if it is not a graph of this file."""
     layers = {layer.name: layer for layer in network.layers}
     recurrent = layers_of(network, Recurrent)
     if "embeddings" not in layers or not recurrent:
         raise ValueError(
-            "The encoder must be a graph of networks.recurrent.recurrent_encoder: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(layers)[:5]}"
+            "The encoder must be a graph of networks.recurrent.recurrent_encoder, since its layers are used one by "
+            f"one. Received: layers {sorted(layers)[:5]}"
         )
     return Parts(layers["embeddings"], recurrent)
 
 
 def encode(encoder, tokens, drop):
-    """As `encoder(tokens)`, with `drop` applied to what each layer takes, and to the states."""
+    """Returns `encoder(tokens)`, with `drop` applied to each layer's input and to the states."""
     x = drop(encoder.get_layer("embeddings")(tokens))
     for layer in layers_of(encoder, Recurrent):
         x = drop(layer(x, tokens))
@@ -120,37 +119,37 @@ def encode(encoder, tokens, drop):
 
 
 def decode(decoder, target, states, tokens, drop):
-    """As `decoder([target, states, tokens])`, with `drop` applied to what each layer takes, and to the states."""
+    """Returns `decoder([target, states, tokens])`, with `drop` applied to each layer's input and to the states."""
     x = drop(decoder.get_layer("embeddings")(target))
-    for reads, looks in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
-        x = drop(looks(reads(x, target), states, tokens))
+    for recurrence, attention in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
+        x = drop(attention(recurrence(x, target), states, tokens))
     return tf.cast(x, tf.float32)
 
 
 def alignments(decoder, target, states, tokens):
-    """(B, U, T) float32: how much each target position looks at each source token, in the last layer."""
+    """Returns the last layer's attention weights (B, U, T) float32 of target positions over source tokens."""
     x = decoder.get_layer("embeddings")(target)
-    for reads, looks in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
-        x = reads(x, target)
-        weights = looks.weights_of_attention(x, looks.keys(tf.cast(states, x.dtype)), tokens)
-        x = looks(x, states, tokens)
+    for recurrence, attention in zip(layers_of(decoder, Recurrent), layers_of(decoder, Attention)):
+        x = recurrence(x, target)
+        weights = attention.attention_weights(x, attention.keys(tf.cast(states, x.dtype)), tokens)
+        x = attention(x, states, tokens)
     return weights
 
 
 def layers_of(network, kind):
-    """A graph's layers of a kind, in order."""
+    """Returns a graph's layers of class `kind`, in order."""
     return [layer for layer in network.layers if isinstance(layer, kind)]
 
 
 def logits(network, states):
-    """(…, D) -> (…, V) float32: inner products with the embeddings that the network reads with."""
+    """Returns logits (…, V) float32 of states (…, D): their inner products with the network's own embeddings."""
     embeddings = network.get_layer("embeddings")
     return token_logits(states, tf.convert_to_tensor(embeddings.tokens), embeddings.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class TokenVectors(keras.layers.Layer):
-    """Tokens (B, T) -> (B, T, D): each token's vector; padding's is 0."""
+    """Embeds tokens, (B, T) -> (B, T, D); the vectors of padding are 0."""
 
     def __init__(self, vocabulary, width, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -161,7 +160,7 @@ class TokenVectors(keras.layers.Layer):
 
     def call(self, tokens):
         x = tf.gather(tf.convert_to_tensor(self.tokens), tf.maximum(tokens, 0))
-        # Of the order of 1, as gates expect; in the table it would be too much for the output.
+        # Gates expect inputs of the order of 1. The table itself stays smaller, since it also makes the logits.
         x *= math.sqrt(self.options["width"]) * tf.cast(tokens >= 0, x.dtype)[..., None]
         return tf.cast(x, self.compute_dtype)
 
@@ -174,14 +173,14 @@ class TokenVectors(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Recurrent(keras.layers.Layer):
-    """One recurrent layer, (B, T, ·), tokens (B, T) -> (B, T, D); each direction has a loop of its own."""
+    """A recurrent layer, (B, T, ·), tokens (B, T) -> (B, T, D), with one loop per direction."""
 
     def __init__(self, width, cell, both_ways, **kwargs):
         super().__init__(autocast=False, **kwargs)
         if cell not in GATES:
             raise ValueError(f"cell must be {' or '.join(GATES)}. Received: {cell!r}")
         if both_ways and width % 2:
-            raise ValueError(f"width must be even for a network that reads both ways. Received: {width}")
+            raise ValueError(f"width must be even for a bidirectional network. Received: {width}")
         self.options = {"width": width, "cell": cell, "both_ways": both_ways}
         self.cell, self.directions = CELLS[cell], 1 + both_ways
         self.units, self.gates = width // self.directions, GATES[cell] * (width // self.directions)
@@ -190,16 +189,16 @@ class Recurrent(keras.layers.Layer):
         self.ways = [self._way(name, x_shape[-1]) for name in ("forward", "backward")[: self.directions]]
 
     def _way(self, name, inputs):
-        """A direction's weights: kernel (·, G·u), recurrent kernel (u, G·u), and the biases of both products."""
+        """Adds a direction's weights: kernel (·, G·u), recurrent kernel (u, G·u), and the biases of both products."""
         shapes = [(inputs, self.gates), (self.units, self.gates), (self.gates,)]
-        kinds = [("kernel", "glorot_uniform"), ("recurrent_kernel", "orthogonal"), ("bias", self._open)]
-        if self.cell is gru:  # under the reset gate it is no twin of the other; of an LSTM the sum counts
+        kinds = [("kernel", "glorot_uniform"), ("recurrent_kernel", "orthogonal"), ("bias", self._initial_bias)]
+        if self.cell is gru:  # the reset gate scales it; in an LSTM only the sum of both biases matters
             shapes.append((self.gates,))
             kinds.append(("recurrent_bias", "zeros"))
         return [self.add_weight(shape, start, name=f"{name}_{kind}") for shape, (kind, start) in zip(shapes, kinds)]
 
-    def _open(self, shape, dtype=None):
-        """0, and 1 for an LSTM's forget gate (Jozefowicz et al. 2015)."""
+    def _initial_bias(self, shape, dtype=None):
+        """Initializes biases to 0, and to 1 for an LSTM's forget gate (Jozefowicz et al. 2015)."""
         forget = (tf.range(self.gates) // self.units == 1) & (self.cell is lstm)
         return tf.cast(forget, dtype or "float32")
 
@@ -208,23 +207,23 @@ class Recurrent(keras.layers.Layer):
         valid = tf.transpose(tokens >= 0)[..., None]  # (T, B, 1)
         start = self.start(tf.shape(x)[1])
         states = []
-        for way, weights in enumerate(self.ways):  # their loops run side by side
+        for way, weights in enumerate(self.ways):  # TensorFlow runs both loops in parallel
             kernel, recurrent_kernel, *biases = (tf.cast(weight, x.dtype) for weight in weights)
             flip = (lambda part: tf.reverse(part, [0])) if way else tf.identity
-            taken = tf.tensordot(flip(x), kernel, 1) + biases[0]  # (T, B, G·u)
+            product = tf.tensordot(flip(x), kernel, 1) + biases[0]  # (T, B, G·u)
             bias = biases[1] if self.cell is gru else tf.zeros_like(biases[0])
-            states.append(flip(unroll(self.cell, taken, recurrent_kernel, bias, flip(valid), start)))
+            states.append(flip(unroll(self.cell, product, recurrent_kernel, bias, flip(valid), start)))
         return tf.transpose(tf.concat(states, -1), (1, 0, 2))
 
     def step(self, x, state):
-        """One more position of a network that reads one way: x (B, ·), state as of `start` -> (B, D), state."""
+        """Runs one step of a unidirectional layer: x (B, ·), state as from `start` -> output (B, D), new state."""
         kernel, recurrent_kernel, *biases = (tf.cast(weight, x.dtype) for weight in self.ways[0])
         product = tf.matmul(state[0], recurrent_kernel) + (biases[1] if self.cell is gru else 0)
         state = self.cell(tf.matmul(x, kernel) + biases[0], product, state)
         return state[0], state
 
     def start(self, batch):
-        """The state before the first token, of zeros: a tuple of (B, u), the first of which is the output."""
+        """Returns the initial state of zeros, a tuple of (B, u); the first tensor of a state is the output."""
         zeros = tf.zeros((batch, self.units), self.compute_dtype)
         return (zeros, zeros) if self.cell is lstm else (zeros,)
 
@@ -236,7 +235,7 @@ class Recurrent(keras.layers.Layer):
 
 
 def gru(x, product, state):
-    """x, product (…, 3u): the input's and the state's part of the gates z, r and of the candidate -> new state."""
+    """Returns the next GRU state; `x`, `product` (…, 3u): the input's and the state's part of z, r, candidate."""
     (h,) = state
     z, r, candidate = tf.split(x, 3, -1)
     from_z, from_r, from_candidate = tf.split(product, 3, -1)
@@ -246,7 +245,7 @@ def gru(x, product, state):
 
 
 def lstm(x, product, state):
-    """x, product (…, 4u): the input's and the state's part of the gates i, f, of the candidate, of o -> new state."""
+    """Returns the next LSTM state; `x`, `product` (…, 4u): the input's and the state's part of i, f, candidate, o."""
     _, c = state
     i, f, candidate, o = tf.split(x + product, 4, -1)
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(candidate)
@@ -257,17 +256,18 @@ CELLS = {"gru": gru, "lstm": lstm}
 
 
 def unroll(cell, x, kernel, bias, valid, start):
-    """The states after every step, (T, B, u).
+    """Runs a cell over all steps and returns the outputs (T, B, u).
 
-    The gradient runs back through the cell alone; those of the kernel and bias are sums over all
-    steps of what the loop leaves, one product.
+    A custom gradient: the backward loop runs through the cell only, and leaves what one product over all steps
+    turns into the gradients of kernel and bias.
 
     Args:
         cell: function (x (B, G·u), product (B, G·u), state) -> state.
-        x: (T, B, G·u) what the gates take from the input.
-        kernel: (u, G·u), bias: (G·u,): what they take from the state.
-        valid: (T, B, 1) bool; where it is False the state stays.
-        start: a tuple of (B, u), the first of them what the kernel is applied to, and what is returned.
+        x: (T, B, G·u), the input's part of the gates.
+        kernel: (u, G·u) recurrent kernel.
+        bias: (G·u,) recurrent bias.
+        valid: (T, B, 1) bool; a state is carried over where it is False.
+        start: initial state, a tuple of (B, u); the kernel is applied to the first one, which is also the output.
     """
     steps = tf.shape(x)[0]
 
@@ -275,7 +275,7 @@ def unroll(cell, x, kernel, bias, valid, start):
         return tuple(tf.where(valid, new, old) for new, old in zip(cell(x, product, state), state))
 
     def array():
-        return tf.TensorArray(x.dtype, size=steps if x.shape[0] is None else x.shape[0])  # XLA wants to know
+        return tf.TensorArray(x.dtype, size=steps if x.shape[0] is None else x.shape[0])  # XLA needs a static size
 
     @tf.custom_gradient
     def run(x, kernel, bias, *start):
@@ -325,10 +325,10 @@ def unroll(cell, x, kernel, bias, valid, start):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Attention(keras.layers.Layer):
-    """What a decoder's states (B, U, D) find in the source's (B, T, S): (B, U, D), a mixture of both.
+    """Attention of a decoder's states (B, U, D) to the source's (B, T, S): (B, U, D).
 
-    Scores are q·k/√D with q and k linear in the states; what is found is the mean of the source's states,
-    weighted by their softmax. The output is tanh(W [state; found]) (Luong et al. 2015, equation 5).
+    Scores are q·k/√D with q and k linear in the states; the context is the mean of the source's states,
+    weighted by the softmax of the scores. The output is tanh(W [state; context]) (Luong et al. 2015, equation 5).
     """
 
     def __init__(self, **kwargs):
@@ -346,18 +346,18 @@ class Attention(keras.layers.Layer):
         return self.look(x, states, self.keys(states), tokens)
 
     def look(self, x, states, keys, tokens):
-        """As `call`, the keys being known."""
-        weights = tf.cast(self.weights_of_attention(x, keys, tokens), x.dtype)
-        found = tf.matmul(weights, states)  # (B, U, S)
-        mixed = tf.tensordot(tf.concat([x, found], -1), tf.cast(self.mixture, x.dtype), 1)
+        """Computes `call` with precomputed keys."""
+        weights = tf.cast(self.attention_weights(x, keys, tokens), x.dtype)
+        context = tf.matmul(weights, states)  # (B, U, S)
+        mixed = tf.tensordot(tf.concat([x, context], -1), tf.cast(self.mixture, x.dtype), 1)
         return tf.tanh(mixed + tf.cast(self.bias, x.dtype))
 
     def keys(self, states):
-        """(B, T, S) -> (B, T, D)."""
+        """Projects the source's states to keys, (B, T, S) -> (B, T, D)."""
         return tf.tensordot(states, tf.cast(self.key, states.dtype), 1)
 
-    def weights_of_attention(self, x, keys, tokens):
-        """(B, U, T) float32: how much each target position looks at each source position."""
+    def attention_weights(self, x, keys, tokens):
+        """Returns the weights (B, U, T) float32 of target positions over source tokens."""
         query = tf.tensordot(x, tf.cast(self.query, x.dtype), 1)
         scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32) / math.sqrt(x.shape[-1])
         return tf.nn.softmax(tf.where(tokens[:, None] >= 0, scores, HIDDEN))

@@ -1,6 +1,6 @@
-"""Towers: features of an image and a caption's tokens, both in one space.
+"""Image and text towers: image features and captions, embedded in a joint space.
 
-Shapes: `B` batch, `T` tokens, `D` features, `Z` the common space.
+Shapes: `B` batch, `T` tokens, `D` features, `Z` joint space.
 """
 
 import math
@@ -12,9 +12,9 @@ import tensorflow as tf
 from ssl_keras.data.ranges import Range
 from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS, Pool, transformer
 
-LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # the papers' first temperature, and bias
+LOSSES = {"clip": (0.07, 0.0), "sigmoid": (0.1, -10.0)}  # initial temperature and bias of the papers
 MAX_SCALE = 100.0
-FIRST_TABLE = 0.05  # of a fresh table of embeddings, times what a language model begins with
+EMBEDDING_SCALE = 0.05  # initial scale of token embeddings, relative to a language model's
 
 
 def towers(
@@ -34,15 +34,16 @@ def towers(
     temperature: Annotated[float, Range(0, 1 << 10)] = 0.0,
     name="towers",
 ):
-    """Image features (B, D) and tokens (B, T) -> both in the common space, (B, Z) float32 each.
+    """Returns the towers: image features (B, D), tokens (B, T) -> embeddings in the joint space, (B, Z) float32 each.
 
     Args:
-        features: D.
-        vocabulary, context, text_layers, text_heads, text_width, text_hidden, causal, epsilon: see
-            `transformer.transformer`; so `text_architecture`.
-        projection: Z; 0 is that of the text as it is, without a projection.
-        loss: clip or sigmoid, see `Similarity`.
-        temperature: where the learned one starts; 0 is the paper's.
+        features: D, size of the image features.
+        vocabulary, context, text_layers, text_heads, text_width, text_architecture, text_hidden, causal, epsilon:
+            see `transformer.transformer`.
+        projection: Z, size of the joint space; 0 uses the text's mean state without a projection.
+        loss: "clip" or "sigmoid", see `Similarity`.
+        temperature: initial value of the learned temperature; 0 is the paper's.
+        name: name of the graph.
     """
     inputs = keras.Input((features,), name="features")
     ids = keras.Input((None,), dtype="int32", name="tokens")
@@ -59,32 +60,34 @@ def towers(
     )
     pooled = Pool(dtype="float32", name="pool")(text(ids), ids)
     width = projection or text_width
-    made = [keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_image")(inputs), pooled]
+    embeddings = [keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_image")(inputs), pooled]
     if projection:
-        made[1] = keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_text")(pooled)
+        embeddings[1] = keras.layers.Dense(width, use_bias=False, dtype="float32", name="of_text")(pooled)
     similarity = Similarity(loss, temperature, name="similarity")
-    return keras.Model([inputs, ids], similarity(*made), name=name)
+    return keras.Model([inputs, ids], similarity(*embeddings), name=name)
 
 
 def text_network(network):
-    """The transformer within a graph of `towers`."""
+    """Returns the text transformer of a graph of `towers`."""
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
 def shrink_embeddings(network):
-    """Makes the fresh token embeddings of a graph of `towers` smaller than a language model's.
+    """Scales the fresh token embeddings of a graph of `towers` down.
 
-    Its norm takes the size of the table out again; beside a smaller one Adam's steps are longer, and a word that few
-    captions have can leave the place that chance gave it.
+    The RMS norm after the table makes the scale irrelevant to the output, but Adam's steps are larger relative to a
+    smaller table. A word that occurs in few captions can then move away from its random initial vector.
     """
     table = text_network(network).get_layer("embeddings").tokens
-    table.assign(FIRST_TABLE * tf.convert_to_tensor(table))
+    table.assign(EMBEDDING_SCALE * tf.convert_to_tensor(table))
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Similarity(keras.layers.Layer):
-    """Keeps what similarities are multiplied by (`log_scale`) and, of sigmoid, what is added (`bias`); both embeddings
-    pass as they are."""
+    """Holds the learned log scale of similarities and, for the sigmoid loss, their bias.
+
+    Both embeddings pass through unchanged.
+    """
 
     def __init__(self, loss, temperature=0.0, **kwargs):
         super().__init__(autocast=False, dtype="float32", **kwargs)

@@ -1,16 +1,14 @@
-"""Transformers: functional graphs from tokens to hidden states.
+"""Transformers: functional graphs from tokens to hidden states, in three architectures.
 
-Three architectures, by name:
-
-- `gpt2`: norm before each part, learned positions, GELU by its tanh form (Radford et al. 2019).
-- `bert`: norm after each part, learned positions and segments, GELU (Devlin et al. 2018).
-- `modern`: RMS norm without weights (Zhang & Sennrich 2019) before each part, rotary positions
+- `gpt2`: pre-norm, learned positions, GELU in its tanh form (Radford et al. 2019).
+- `bert`: post-norm, learned positions and segments, GELU (Devlin et al. 2018).
+- `modern`: pre-norm with RMS norm without weights (Zhang & Sennrich 2019), rotary positions
   (Su et al. 2021), normalized queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021),
-  no biases, parts that start at 0; and each token's embedding has some of its predecessor's
-  added, a learned share for each feature (the token shift of Peng et al. 2023, at the input alone).
+  no biases, output projections initialized to 0, and a token shift at the input (Peng et al. 2023):
+  each token's embedding gets a learned fraction, per feature, of its predecessor's.
 
-The first two are the graphs that public weights fit. Token -1 is padding: it is never attended to,
-so what other positions get does not depend on it; it must come after the text, not before.
+The first two can load public weights. Token -1 is padding and must come after the text. It is never
+attended to, so it does not affect the outputs at other positions.
 
 Shapes: `B` batch, `T` tokens, `S` keys, `D` width, `H` heads, `d = D/H`, `V` vocabulary, `C` context.
 """
@@ -34,8 +32,8 @@ SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
     "bert-base": (12, 12, 768),  # 110M with BERT's
 }
 MAX_LAYERS, MAX_CONTEXT = 128, 1 << 20
-SEGMENTS = 2  # of the `bert` architecture; single texts are segment 0
-HIDDEN = -1e9  # added to a score that must not count; finite, so that a row of padding stays finite
+SEGMENTS = 2  # of the `bert` architecture; a single text is segment 0
+HIDDEN = -1e9  # bias of a masked score; finite, so that a row of padding gives no NaN
 ROTARY_BASE = 10_000.0
 
 
@@ -53,24 +51,27 @@ def transformer(
     remat: bool = False,
     name="encoder",
 ):
-    """Tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
+    """Returns a transformer, tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
 
     Args:
-        vocabulary: V, how many tokens there are.
-        context: C, the longest sequence.
-        layers, heads, width: how many blocks, attention heads, features.
+        vocabulary: V, number of tokens.
+        context: C, length of the longest sequence.
+        layers, heads, width: number of blocks, attention heads per block, hidden size D.
         architecture: "gpt2", "bert" or "modern".
-        causal: whether a position sees only those up to itself.
-        hidden: width of the MLPs; 0 is 4·width.
-        epsilon: of the norms.
-        remat: compute each block anew for its gradient: less memory, a third more time
+        causal: whether a position attends only to positions up to itself.
+        hidden: units of the MLPs' hidden layer; 0 is 4·width.
+        epsilon: added to variances in the norms.
+        remat: recompute each block in the backward pass, which saves memory and takes a third more time
             (Chen et al. 2016, "Training deep nets with sublinear memory cost").
-        name: of the graph.
+        name: name of the graph.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}. Received: {architecture!r}")
     if width % heads or (architecture == "modern" and width // heads % 2):
-        raise ValueError(f"width must be a multiple of heads (modern: an even one). Received: {width}, {heads}")
+        raise ValueError(
+            "width must be a multiple of heads, and an even multiple if the architecture is modern. Received: "
+            f"width {width}, {heads} heads"
+        )
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = Embeddings(vocabulary, context, width, architecture, epsilon, name="embeddings")(tokens)
     for index in range(layers):
@@ -82,7 +83,7 @@ def transformer(
 
 
 class Parts(typing.NamedTuple):
-    """The parts of a graph of `transformer`: its first layer, its blocks in order, its last layer."""
+    """Named layers of a graph of `transformer`: the first one, the blocks in order, the last one."""
 
     embeddings: "Embeddings"
     blocks: list
@@ -90,28 +91,28 @@ class Parts(typing.NamedTuple):
 
 
 def parts(encoder):
-    """The `Parts` of a graph. Raises ValueError where it is not one of `transformer`'s."""
+    """Returns the `Parts` of a graph. Raises ValueError if it is not a graph of `transformer`."""
     layers = {layer.name: layer for layer in encoder.layers}
     blocks = [layer for layer in encoder.layers if isinstance(layer, Block)]
     if not {"embeddings", "norm"} <= layers.keys():
         raise ValueError(
-            "The encoder must be a graph of networks.transformer.transformer: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(layers)[:5]}"
+            "The encoder must be a graph of networks.transformer.transformer, since its layers are used one by one. "
+            f"Received: layers {sorted(layers)[:5]}"
         )
     return Parts(layers["embeddings"], blocks, layers["norm"])
 
 
 def token_logits(hidden, table, compute_dtype="float32"):
-    """⟨f(x₁…x_t), embedding of each token⟩: hidden (…, D), table (V, D) -> logits (…, V) float32.
+    """Returns logits (…, V) float32: inner products of hidden states (…, D) and token embeddings (V, D).
 
-    The tutorial's section 4.1; Press & Wolf 2017 for the tying of input and output.
+    The tutorial's section 4.1; Press & Wolf 2017 for tied input and output embeddings.
     """
     product = tf.tensordot(tf.cast(hidden, compute_dtype), tf.cast(table, compute_dtype), [[-1], [-1]])
     return tf.cast(product, tf.float32)
 
 
 def pool(hidden, tokens):
-    """Mean over the positions that are not padding: (B, T, D), (B, T) -> (B, D) float32."""
+    """Averages states over the tokens that are not padding: (B, T, D), (B, T) -> (B, D) float32."""
     valid = tf.cast(tokens >= 0, tf.float32)[..., None]  # (B, T, 1)
     total = tf.reduce_sum(tf.cast(hidden, tf.float32) * valid, axis=1)
     return tf.math.divide_no_nan(total, tf.reduce_sum(valid, axis=1))
@@ -129,7 +130,7 @@ class Pool(keras.layers.Layer):
 
 
 def layer_norm(x, epsilon, scale=None, shift=None):
-    """Over the last axis, in float32 (Ba et al. 2016)."""
+    """Applies layer normalization over the last axis, in float32 (Ba et al. 2016)."""
     dtype, x = x.dtype, tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(x, [-1], keepdims=True)
     x = (x - mean) * tf.math.rsqrt(variance + epsilon)
@@ -137,13 +138,13 @@ def layer_norm(x, epsilon, scale=None, shift=None):
 
 
 def rms_norm(x, epsilon):
-    """x over its root mean square, along the last axis, in float32."""
+    """Divides x by its root mean square over the last axis, in float32."""
     dtype, x = x.dtype, tf.cast(x, tf.float32)
     return tf.cast(x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon), dtype)
 
 
 def rotate(x, position):
-    """Rotary positions: x (B, T, H, d), position (T,) -> x, its pairs (i, i + d/2) turned by position·base^(-2i/d)."""
+    """Applies rotary positions (T,) to x (B, T, H, d): rotates pairs (i, i + d/2) by position·base^(-2i/d)."""
     half = x.shape[-1] // 2
     rate = ROTARY_BASE ** (-np.arange(half, dtype=np.float32) / half)
     angle = tf.cast(position, tf.float32)[:, None, None] * rate  # (T, 1, d/2)
@@ -153,13 +154,13 @@ def rotate(x, position):
 
 
 def attention_weights(q, k, bias):
-    """softmax(q·kᵀ/√d + bias) (Vaswani et al. 2017, eq. 1): (B, T, H, d), (B, S, H, d) -> (B, H, T, S) float32."""
+    """Returns softmax(q·kᵀ/√d + bias) (Vaswani et al. 2017): (B, T, H, d), (B, S, H, d) -> (B, H, T, S) float32."""
     scores = tf.cast(tf.einsum("bthd,bshd->bhts", q, k), tf.float32) / math.sqrt(q.shape[-1])
     return tf.nn.softmax(scores if bias is None else scores + bias)
 
 
 def attention_bias(position, keys, causal, valid=None):
-    """What is added to the scores: query positions (T,), S keys, valid (B, S) or None -> (B or 1, 1, T, S)."""
+    """Returns the bias that masks scores: positions of queries (T,), S keys, valid (B, S) -> (B or 1, 1, T, S)."""
     bias = None
     if causal:
         ahead = tf.range(keys)[None] > position[:, None]  # (T, S)
@@ -172,7 +173,7 @@ def attention_bias(position, keys, causal, valid=None):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Embeddings(keras.layers.Layer):
-    """Tokens (B, T) -> (B, T, D): the token's vector and, where they are learned, its position's."""
+    """Embeds tokens, (B, T) -> (B, T, D), and adds learned positions if the architecture has them."""
 
     def __init__(self, vocabulary, context, width, architecture, epsilon, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -201,7 +202,7 @@ class Embeddings(keras.layers.Layer):
         return self.starting_at(0, tokens)
 
     def starting_at(self, position, tokens, before=None):
-        """The same for tokens of which the first is at `position` and comes after the token `before` (B, 1)."""
+        """Embeds tokens the first of which is at `position` and follows the token `before` (B, 1)."""
         if tokens.shape[1] is not None and tokens.shape[1] > self.context:
             raise ValueError(f"Expected at most {self.context} tokens. Received: {tokens.shape[1]}")
         x = self._vectors(tokens)  # (B, T, D)
@@ -217,7 +218,7 @@ class Embeddings(keras.layers.Layer):
         return x
 
     def _vectors(self, tokens):
-        """Padding counts as token 0 here; nothing looks at the result."""
+        """Looks up the tokens' vectors. Padding gets the vector of token 0, which is masked later."""
         table = tf.convert_to_tensor(self.tokens)
         return tf.cast(tf.gather(table, tf.maximum(tokens, 0)), self.compute_dtype)
 
@@ -230,7 +231,7 @@ class Embeddings(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Block(keras.layers.Layer):
-    """Attention, then an MLP, each added to what came in: (B, T, D), tokens (B, T) -> (B, T, D)."""
+    """A transformer block, attention and an MLP with residual connections: (B, T, D), tokens (B, T) -> (B, T, D)."""
 
     def __init__(self, heads, hidden, layers, architecture, causal, epsilon, remat, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -249,7 +250,7 @@ class Block(keras.layers.Layer):
 
     def build(self, x_shape, tokens_shape):
         width = x_shape[-1]
-        # The sum of 2·layers parts grows with their number; GPT-2 starts them smaller by its root.
+        # The residual stream is a sum of 2·layers branches; GPT-2 initializes them smaller by the root of this number.
         into = 0.7 / math.sqrt(width) if self.modern else 0.02
         out = {"gpt2": 0.02 / math.sqrt(2 * self.layers), "bert": 0.02, "modern": 0.0}[self.architecture]
         self.attention_in = self._matrix("attention_in", width, 3 * width, into)
@@ -267,41 +268,43 @@ class Block(keras.layers.Layer):
         return kernel, None if self.modern else self.add_weight((columns,), "zeros", name=f"{name}_bias")
 
     def call(self, x, tokens):
-        run = tf.recompute_grad(self._whole) if self.remat else self._whole
-        return run(x, tokens)
+        forward = tf.recompute_grad(self._forward) if self.remat else self._forward
+        return forward(x, tokens)
 
-    def _whole(self, x, tokens):
+    def _forward(self, x, tokens):
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
         return self._finish(x, self._attend(q, k, v, self._bias(tokens)))
 
     def _bias(self, tokens):
         length = tf.shape(tokens)[1]
-        # Padding comes last, where a causal position does not look anyhow.
+        # Padding comes last, where the causal mask hides it anyway.
         return attention_bias(tf.range(length), length, self.causal, None if self.causal else tokens >= 0)
 
-    def weights_of_attention(self, x, tokens):
-        """(B, H, T, T) float32: how much each position (row) looks at each other."""
+    def attention_weights(self, x, tokens):
+        """Returns the attention weights (B, H, T, T) float32, queries in rows and keys in columns."""
         q, k, _ = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
         return attention_weights(q, k, self._bias(tokens))
 
     def cache(self, batch, room):
-        """Empty keys and values of a batch, for `room` tokens: two (B, room, H, d)."""
+        """Returns an empty cache of keys and values for `room` tokens: two tensors (B, room, H, d)."""
         width = self.attention_out[0].shape[0]
         return (tf.zeros((batch, room, self.heads, width // self.heads), self.compute_dtype),) * 2
 
     def extend(self, x, cache, position):
-        """As `call`, for positions from `position` on, those before it being in the cache.
+        """Computes `call` for n positions from `position` on; earlier keys and values come from the cache.
 
         Args:
-            x: (B, n, D). cache: as of `cache`. position: int32 scalar, of the first of the n.
+            x: (B, n, D).
+            cache: keys and values, see `cache`.
+            position: int32 scalar, position of the first of the n.
 
         Returns:
-            (B, n, D), and the cache with these positions in it.
+            (B, n, D), and the cache with the new keys and values.
         """
         place = position + tf.range(tf.shape(x)[1])
         q, *new = self._queries_keys_values(x, place)
         room = cache[0].shape[1]
-        index = tf.range(room) - position  # which of the n new ones each place takes
+        index = tf.range(room) - position  # index among the n new positions of each place
         taken = ((index >= 0) & (index < tf.shape(x)[1]))[None, :, None, None]
         index = tf.clip_by_value(index, 0, tf.shape(x)[1] - 1)
         cache = tuple(tf.where(taken, tf.gather(n, index, axis=1), old) for n, old in zip(new, cache))
@@ -309,7 +312,7 @@ class Block(keras.layers.Layer):
         return self._finish(x, self._attend(q, *cache, bias)), cache
 
     def _queries_keys_values(self, x, position):
-        """Three (B, T, H, d)."""
+        """Returns queries, keys and values, (B, T, H, d) each."""
         h = self._norm("attention", x) if self.architecture != "bert" else x
         shape = tf.shape(x)
         h = tf.reshape(self._dense(h, *self.attention_in), (shape[0], shape[1], 3 * self.heads, -1))
@@ -320,12 +323,13 @@ class Block(keras.layers.Layer):
         return q, k, v
 
     def _attend(self, q, k, v, bias):
-        """(B, T, D): the values, weighted."""
+        """Averages the values by the attention weights, (B, T, D)."""
         weights = tf.cast(attention_weights(q, k, bias), v.dtype)
         y = tf.einsum("bhts,bshd->bthd", weights, v)
         return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], self.heads * v.shape[-1]))
 
     def _finish(self, x, attended):
+        """Adds the output of attention, (B, T, D), and then the MLP's, to x."""
         x += self._dense(attended, *self.attention_out)
         if self.architecture == "bert":
             x = self._norm("attention", x)
@@ -339,7 +343,7 @@ class Block(keras.layers.Layer):
         return rms_norm(x, self.epsilon) if self.modern else layer_norm(x, self.epsilon, *self.norms[part])
 
     def _dense(self, x, kernel, bias):
-        # As one matrix: a product with a batch axis is slower on a CPU.
+        # Flattened to a matrix, since a product with a batch axis is slower on a CPU.
         flat = tf.reshape(x, (-1, kernel.shape[0])) @ tf.cast(kernel, x.dtype)
         if bias is not None:
             flat += tf.cast(bias, x.dtype)
@@ -354,7 +358,7 @@ class Block(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class FinalNorm(keras.layers.Layer):
-    """The last norm, (B, T, D) -> (B, T, D) float32; nothing to do after `bert`'s blocks."""
+    """The final norm, (B, T, D) -> (B, T, D) float32; the identity for `bert`, whose blocks end with a norm."""
 
     def __init__(self, architecture, epsilon, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -373,7 +377,7 @@ class FinalNorm(keras.layers.Layer):
         if self.architecture == "gpt2":
             return layer_norm(x, self.epsilon, self.scale, self.shift)
         if self.architecture == "modern":
-            # The embeddings that it is multiplied with are of unit size; so are the logits, by this.
+            # Divided by √D, since the token embeddings that make the logits have elements of unit size.
             return rms_norm(x, self.epsilon) * tf.cast(self.scale, tf.float32) / math.sqrt(x.shape[-1])
         return x
 
@@ -387,7 +391,7 @@ def masked_head(
     epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-12,
     name="head",
 ):
-    """BERT's output (Devlin et al. 2018): hidden (M, D), embedding table (V, D) -> logits (M, V) float32."""
+    """Returns BERT's output head (Devlin et al. 2018): hidden (M, D), token embeddings (V, D) -> logits (M, V)."""
     hidden = keras.Input((width,), name="hidden")
     table = keras.Input(batch_shape=(vocabulary, width), name="table")
     logits = MaskedOutput(epsilon, name="output")(hidden, table)
@@ -396,7 +400,7 @@ def masked_head(
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class MaskedOutput(keras.layers.Layer):
-    """A dense layer with GELU and norm, then inner products with the embeddings, and a bias for each token."""
+    """A dense layer with GELU and norm, then inner products with the token embeddings, and a bias per token."""
 
     def __init__(self, epsilon, **kwargs):
         super().__init__(autocast=False, **kwargs)

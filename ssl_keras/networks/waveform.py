@@ -1,24 +1,24 @@
-"""Speech: functional graphs from waveforms to hidden states, 50 a second.
+"""Speech encoders: functional graphs from waveforms to features, with 50 hidden states per second inside.
 
-A front end makes features of frames of 20 ms: strided convolutions on the samples (Baevski et al. 2020,
-wav2vec 2.0, section 2), or a log-mel spectrogram by Keras' own layer.
-A context network, a transformer or a recurrent one, reads these both ways.
+A front end computes features of frames of 20 ms: strided convolutions on the samples (Baevski et al. 2020,
+wav2vec 2.0, section 2), or a log-mel spectrogram by Keras' own layer. A bidirectional context network, a
+transformer or a recurrent one, turns these into states, the layer "norm".
 
-What comes out are the means of a few stretches of the clip, one after the other, so that features know
-what came first; the frames' states are the layer "norm".
+The output is the means of the states over a few equal segments of the clip, concatenated, so that features
+keep the order of sounds.
 
-A sample of −1 is padding: it must come after the clip. Frame t is of samples t·hop … (t+1)·hop, with little
-on both sides of them, or (mel) of 32 ms around the first of them, and belongs to the clip where the first
-does. After the clip is silence (before it, too, but that mel reflects its beginning); so padding, however
-long, changes nothing.
+A sample of −1 is padding, and must come after the clip. Frame t covers the samples t·hop … (t+1)·hop and a few
+around them or, with mel, 32 ms around sample t·hop. It belongs to the clip if sample t·hop does. Samples
+outside the clip count as silence (except that mel reflects the clip's beginning), so the amount of padding
+has no effect.
 
-Departures from wav2vec 2.0: four convolutions for seven, with kernels of twice their stride, then of their
-stride (neighboring frames share 16% of their samples at 8 kHz, 8% at 16 kHz: a hidden one is not to be read
-off its neighbors), each followed by the RMS norm of every frame by itself (group norm over time would see
-padding); rotary positions in the transformer instead of a
-convolution; no dropout.
+Departures from wav2vec 2.0: four convolutions instead of seven, the first two with kernels of twice their
+stride, the others of their stride. Neighboring frames thus share only 16% of their samples at 8 kHz and 8% at
+16 kHz, so that a masked frame cannot be read from its neighbors. Each convolution is followed by an RMS norm
+per frame, since group norm over time would depend on padding. The transformer has rotary positions instead of a
+convolution. There is no dropout.
 
-Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the front end, `D` width, `P` stretches.
+Shapes: `B` batch, `L` samples, `T` = ⌈L/hop⌉ frames, `C` channels of the front end, `D` width, `P` segments.
 """
 
 import math
@@ -34,15 +34,15 @@ from ssl_keras.networks.transformer import Block, FinalNorm, rms_norm
 
 FRAMES_PER_SECOND = 50
 STRIDES = {8_000: (5, 4, 4, 2), 16_000: (5, 4, 4, 4)}  # by rate in Hz; the hop is their product
-LONGER = (2, 2, 1, 1)  # kernels over strides
+KERNEL_RATIOS = (2, 2, 1, 1)  # kernel size over stride
 FRONTS, CONTEXTS = ("convolution", "mel"), ("transformer", "recurrent")
-MEL_BINS, MEL_WINDOW = 40, 0.032  # of the spectrogram: bands, seconds
-# Of a clip of unit variance. What lies far below its loudest is the room's and the microphone's: a floor of 1e-5 costs
-# an untrained network 7 to 12 points at telling digits by a voice that its probe has not heard.
+MEL_BINS, MEL_WINDOW = 40, 0.032  # bands of the spectrogram, and seconds
+# Floor of a band's power, for clips of unit variance. Far below the loudest bands there is only noise of the room and
+# the microphone: a floor of 1e-5 costs an untrained network 7 to 12 points of digit accuracy on a new speaker.
 MIN_POWER = 1e-2
 EPSILON = 1e-5
 MAX_LAYERS, MAX_SEGMENTS = 64, 64
-SILENCE = 1e-4  # standard deviation below which a clip is not made louder
+SILENCE = 1e-4  # standard deviation below which a clip is not amplified to unit variance
 
 
 def waveform_encoder(
@@ -57,21 +57,23 @@ def waveform_encoder(
     pool_segments: Annotated[int, Range(1, MAX_SEGMENTS)] = 4,
     name="encoder",
 ):
-    """Waveforms (B, L) float32 in (−1, 1), −1 for padding -> features (B, pool_segments·width) float32.
+    """Returns a speech encoder, waveforms (B, L) in (−1, 1), −1 for padding -> features (B, pool_segments·width).
 
     Args:
-        rate: 8000 or 16000 Hz.
-        width: D. layers, heads: of the context network (a recurrent one has no heads).
-        channels: C.
-        frontend: "convolution" or "mel". context: "transformer" or "recurrent".
-        pool_segments: P, equal parts of a clip over each of which the states are averaged.
-        name: of the graph.
+        rate: sampling rate, 8000 or 16000 Hz.
+        width: D, hidden size of the context network.
+        layers, heads: layers of the context network, and attention heads per layer of a transformer.
+        channels: C, features per frame of the front end.
+        frontend: "convolution" or "mel".
+        context: "transformer" or "recurrent".
+        pool_segments: P, equal segments of a clip over which the states are averaged.
+        name: name of the graph.
     """
     if rate not in STRIDES:
         raise ValueError(f"rate must be {' or '.join(map(str, STRIDES))} Hz. Received: {rate}")
-    for value, choices, what in ((frontend, FRONTS, "frontend"), (context, CONTEXTS, "context")):
+    for value, choices, argument in ((frontend, FRONTS, "frontend"), (context, CONTEXTS, "context")):
         if value not in choices:
-            raise ValueError(f"{what} must be {' or '.join(choices)}. Received: {value!r}")
+            raise ValueError(f"{argument} must be {' or '.join(choices)}. Received: {value!r}")
     waveform = keras.Input((None,), dtype="float32", name="waveform")
     places = Frames(rate // FRAMES_PER_SECOND, name="frames")(waveform)
     x = Normalized(name="normalised")(waveform)
@@ -80,7 +82,7 @@ def waveform_encoder(
         if frontend == "convolution"
         else (Spectrogram(channels, rate, name="front")(x, places))
     )
-    x = FinalNorm("gpt2", EPSILON, dtype="float32", name="features")(x)  # (B, T, C), what targets are made of
+    x = FinalNorm("gpt2", EPSILON, dtype="float32", name="features")(x)  # (B, T, C), which wav2vec2 quantizes
     x = keras.layers.Dense(width, name="project")(x)
     for index in range(layers):
         if context == "transformer":
@@ -93,7 +95,7 @@ def waveform_encoder(
 
 
 class Parts(typing.NamedTuple):
-    """The named layers of a graph of `waveform_encoder`; `blocks` are those of its context network, in order."""
+    """Named layers of a graph of `waveform_encoder`; `blocks` are the context network's, in order."""
 
     frames: "Frames"
     normalised: "Normalized"
@@ -105,59 +107,59 @@ class Parts(typing.NamedTuple):
 
 
 def parts(encoder):
-    """The `Parts` of a graph. Raises ValueError where it is not one of `waveform_encoder`'s."""
+    """Returns the `Parts` of a graph. Raises ValueError if it is not a graph of `waveform_encoder`."""
     layers = {layer.name: layer for layer in encoder.layers}
     names = [name for name in Parts._fields if name != "blocks"]
     if not set(names) <= layers.keys():
         raise ValueError(
-            "The encoder must be a graph of networks.waveform.waveform_encoder: its parts are needed for more than "
-            f"calling it. Received: layers {sorted(layers)[:5]}"
+            "The encoder must be a graph of networks.waveform.waveform_encoder, since its layers are used one by one. "
+            f"Received: layers {sorted(layers)[:5]}"
         )
     blocks = [layer for layer in encoder.layers if isinstance(layer, Block | Recurrent)]
     return Parts(**{name: layers[name] for name in names}, blocks=blocks)
 
 
 def rate_of(encoder):
-    """The sampling rate, in Hz, of the clips that a graph takes."""
+    """Returns the sampling rate, in Hz, of the clips that a graph takes."""
     return parts(encoder).frames.hop * FRAMES_PER_SECOND
 
 
 def frame_classifier(width: Annotated[int, Range(1, 1 << 16)], symbols: Annotated[int, Range(1, 1 << 16)], name="head"):
-    """States (B, T, width) -> logits (B, T, 1 + symbols) float32 of each frame, the blank first."""
+    """Returns a linear classifier per frame, (B, T, width) -> logits (B, T, 1 + symbols) float32, the blank first."""
     states = keras.Input((None, width), name="states")
     logits = keras.layers.Dense(1 + symbols, dtype="float32", name="logits")(states)
     return keras.Model(states, logits, name=name)
 
 
 def features(encoder, waveform):
-    """(features (B, T, C), places (B, T) int32 0, or −1 for padding) of waveforms (B, L): the front end alone."""
+    """Runs the front end on waveforms (B, L): features (B, T, C), and places (B, T) int32, 0, or −1 for padding."""
     named = parts(encoder)
     places, x = named.frames(waveform), named.normalised(waveform)
     x = named.front(x) if isinstance(named.front, Convolutions) else named.front(x, places)
     return named.features(x), places
 
 
-def context(encoder, features, places, hide=None):
-    """The rest: hidden states (B, T, D); `hide` is done to the projected features (B, T, D) before."""
+def context(encoder, features, places, mask=None):
+    """Runs the context network: states (B, T, D); the function `mask` is applied to its input (B, T, D), or None."""
     named = parts(encoder)
     x = named.project(features)
-    x = x if hide is None else hide(x)
+    x = x if mask is None else mask(x)
     for block in named.blocks:
         x = block(x, places)
     return named.norm(x)
 
 
-def field(strides):
-    """How many samples the convolutions see for one frame."""
+def receptive_field(strides):
+    """Returns the number of samples that the convolutions of one frame cover."""
     samples = 1
-    for stride, longer in zip(reversed(strides), reversed(LONGER)):
-        samples = (samples - 1) * stride + longer * stride
+    for stride, ratio in zip(reversed(strides), reversed(KERNEL_RATIOS)):
+        samples = (samples - 1) * stride + ratio * stride
     return samples
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Frames(keras.layers.Layer):
-    """Waveforms (B, L) -> (B, T) int32: 0 for a frame of the clip, −1 for padding; as tokens are told apart."""
+    """Marks the frames of waveforms, (B, L) -> (B, T) int32: 0 for a frame of the clip, −1 for padding."""
 
     def __init__(self, hop, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -175,9 +177,9 @@ class Frames(keras.layers.Layer):
         return super().get_config() | {"hop": self.hop}
 
 
-@keras.saving.register_keras_serializable("ssl_keras", name="Normalised")  # as saved models have it
+@keras.saving.register_keras_serializable("ssl_keras", name="Normalised")  # the name in saved models
 class Normalized(keras.layers.Layer):
-    """Waveforms of mean 0 and variance 1 over the clip, and 0 in its padding: (B, L) -> (B, L) float32."""
+    """Normalizes clips to mean 0 and variance 1, and sets padding to 0: (B, L) -> (B, L) float32."""
 
     def __init__(self, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -186,14 +188,14 @@ class Normalized(keras.layers.Layer):
         valid = tf.cast(waveform > -1, tf.float32)
         count = tf.reduce_sum(valid, 1, keepdims=True)
         mean = tf.math.divide_no_nan(tf.reduce_sum(waveform * valid, 1, keepdims=True), count)
-        centerd = (waveform - mean) * valid
-        variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(centerd), 1, keepdims=True), count)
-        return centerd * tf.math.rsqrt(variance + SILENCE**2)
+        centered = (waveform - mean) * valid
+        variance = tf.math.divide_no_nan(tf.reduce_sum(tf.square(centered), 1, keepdims=True), count)
+        return centered * tf.math.rsqrt(variance + SILENCE**2)
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Convolutions(keras.layers.Layer):
-    """Samples (B, L) -> (B, T, C): convolutions without bias, each with RMS norm and GELU; silence all round."""
+    """Convolutional front end, samples (B, L) -> (B, T, C): convolutions without bias, each with RMS norm and GELU."""
 
     def __init__(self, channels, strides, **kwargs):
         super().__init__(autocast=False, **kwargs)
@@ -202,19 +204,19 @@ class Convolutions(keras.layers.Layer):
     def build(self, shape):
         widths = (1, *[self.channels] * len(self.strides))
         self.kernels = [
-            self.add_weight((longer * stride, inputs, self.channels), "he_normal", name=f"kernel_{index}")
-            for index, (stride, longer, inputs) in enumerate(zip(self.strides, LONGER, widths))
+            self.add_weight((ratio * stride, inputs, self.channels), "he_normal", name=f"kernel_{index}")
+            for index, (stride, ratio, inputs) in enumerate(zip(self.strides, KERNEL_RATIOS, widths))
         ]
         self.scales = [
             self.add_weight((self.channels,), "ones", name=f"scale_{index}") for index in range(len(self.strides))
         ]
 
     def call(self, x):
-        hop, seen = math.prod(self.strides), field(self.strides)
-        before = (seen - hop) // 2
+        hop, covered = math.prod(self.strides), receptive_field(self.strides)
+        before = (covered - hop) // 2
         length = tf.shape(x)[1]
         whole = -(-length // hop) * hop  # T frames
-        x = tf.pad(x, [[0, 0], [before, whole - length + seen - hop - before]])[..., None]
+        x = tf.pad(x, [[0, 0], [before, whole - length + covered - hop - before]])[..., None]
         x = tf.cast(x, self.compute_dtype)
         for kernel, scale, stride in zip(self.kernels, self.scales, self.strides):
             x = tf.nn.conv1d(x, tf.cast(kernel, x.dtype), stride, "VALID")
@@ -230,12 +232,12 @@ class Convolutions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class LogMel(keras.layers.Layer):
-    """Samples (B, L), places (B, T) -> (B, T, bands): log-mel bands by `keras.layers.MelSpectrogram`; silence is 0."""
+    """Log-mel spectrogram by Keras' layer, silence 0: samples (B, L), places (B, T) -> (B, T, bands)."""
 
     def __init__(self, rate, **kwargs):
         super().__init__(autocast=False, dtype="float32", **kwargs)
         self.rate = rate
-        # In decibels Keras would cut at a level below the batch's loudest: one clip would change another's.
+        # Keras' decibels have a floor relative to the loudest clip of the batch, so clips would affect each other.
         self.mel = keras.layers.MelSpectrogram(
             fft_length=int(MEL_WINDOW * rate),
             sequence_stride=rate // FRAMES_PER_SECOND,
@@ -247,7 +249,7 @@ class LogMel(keras.layers.Layer):
         self.built = True
 
     def call(self, x, places):
-        x = tf.pad(x, [[0, 0], [0, self.mel.fft_length]])  # its reflection at the end is then one of silence
+        x = tf.pad(x, [[0, 0], [0, self.mel.fft_length]])  # so that the layer reflects silence at the end
         x = tf.transpose(self.mel(x), (0, 2, 1))[:, : tf.shape(places)[1]]
         x = tf.math.log(tf.maximum(x / self.mel.fft_length, MIN_POWER) / MIN_POWER)
         return tf.where((places >= 0)[..., None], x / 10.0, 0.0)
@@ -263,9 +265,9 @@ class LogMel(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Spectrogram(keras.layers.Layer):
-    """Samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a layer with GELU over each frame's bands.
+    """Spectral front end, samples (B, L), places (B, T) -> (B, T, C): `LogMel`, and a dense layer with GELU per frame.
 
-    Each band's mean over the clip is taken out first (Atal 1974): it is the microphone's and the voice's.
+    Each band's mean over the clip, which depends on microphone and voice, is subtracted first (Atal 1974).
     """
 
     def __init__(self, channels, rate, **kwargs):
@@ -292,9 +294,9 @@ class Spectrogram(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Stretches(keras.layers.Layer):
-    """The means of P equal stretches of the clip's frames: (B, T, D), places (B, T) -> (B, P·D).
+    """Averages states over P equal segments of each clip: (B, T, D), places (B, T) -> (B, P·D).
 
-    Frames that lie in two stretches count in both, so that a clip of fewer frames than stretches has no empty one.
+    A frame that lies in two segments counts in both, so segments of a clip with fewer than P frames are not empty.
     """
 
     def __init__(self, count, **kwargs):
@@ -307,8 +309,8 @@ class Stretches(keras.layers.Layer):
         first, last = part * frames // self.count, -(-(part + 1) * frames // self.count)
         t = tf.range(tf.shape(x)[1])
         inside = tf.cast((t >= first) & (t < last), x.dtype)  # (B, P, T)
-        share = tf.math.divide_no_nan(inside, tf.reduce_sum(inside, -1, keepdims=True))
-        return tf.reshape(tf.matmul(share, x), (-1, self.count * x.shape[-1]))
+        weights = tf.math.divide_no_nan(inside, tf.reduce_sum(inside, -1, keepdims=True))
+        return tf.reshape(tf.matmul(weights, x), (-1, self.count * x.shape[-1]))
 
     def compute_output_spec(self, x, places):
         return keras.KerasTensor((x.shape[0], self.count * x.shape[-1]), self.compute_dtype)

@@ -1,7 +1,4 @@
-"""Objectives, one file per system; the file's name is the objective's name.
-
-Each file is an `ObjectiveModule`.
-"""
+"""Objectives, one module each; the module's name is the objective's name, and its contents an `ObjectiveModule`."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import importlib
 import pkgutil
 import typing
 
-if typing.TYPE_CHECKING:  # names alone are listed without TensorFlow
+if typing.TYPE_CHECKING:  # `names` must not import TensorFlow
     from ssl_keras.engine.config import Training
     from ssl_keras.engine.objective import Objective
     from ssl_keras.networks import Network
@@ -17,36 +14,36 @@ if typing.TYPE_CHECKING:  # names alone are listed without TensorFlow
 
 @typing.runtime_checkable
 class ObjectiveModule(typing.Protocol):
-    """The names that a file of this folder must define."""
+    """The interface of a module in this folder."""
 
     DEFAULTS: Training
-    """How to train where nothing else is asked for."""
+    """Default training settings."""
     Settings: type
-    """A frozen dataclass of what defines the system; its fields are the flags of the command line."""
+    """A frozen dataclass of the objective's settings; each field is a flag of the command line."""
 
     def prepare(settings, splits, init=None):
-        """(settings, splits) as `build` and `preprocess` take them.
+        """Returns (settings, splits) for `build` and `preprocess`.
 
-        Refuses data that do not suit, and fills in what data or the saved encoder `init` decide.
+        Completes the settings from the data and the saved encoder `init`. Raises ValueError for unsuitable data.
         """
 
     def encoder(settings, spec) -> Network:
-        """The encoder as a description, whose `build()` makes the graph; `spec` is `splits.train.spec()`."""
+        """Returns the encoder as a `Network`, whose `build()` makes the graph; `spec` is `splits.train.spec()`."""
 
     def build(settings, spec, encoder=None) -> Objective:
-        """The objective; `encoder` is a graph, a `Network`, or a function like the module's own, the default.
+        """Returns the objective; `encoder` is a graph, a `Network` or a function like the module's own, the default.
 
-        What is saved beside the encoder, the objective's `head`, must be a graph that a `Network` built.
+        The objective's `head`, which is saved with the encoder, must be built from a `Network`.
         """
 
 
 def names():
-    """The objectives there are, sorted."""
+    """Returns the names of all objectives, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def module(name) -> ObjectiveModule:
-    """The module of the objective `name`. Raises ValueError saying which exist."""
+    """Imports the module of the objective `name`. Raises ValueError if there is none."""
     if name not in names():
-        raise ValueError(f"Unknown objective {name!r}. There are: {', '.join(names())}.")
+        raise ValueError(f"Unknown objective {name!r}. Expected one of {', '.join(names())}.")
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,22 +1,21 @@
-"""Autoencoder: reconstruct the image from a narrow code; with noise, a denoising one.
+"""Autoencoder (Hinton & Salakhutdinov 2006): reconstruct an image from a narrow code.
 
-The tutorial's worked example (its section 5), after Hinton & Salakhutdinov 2006; the
-denoising option after Vincent et al. 2008, "Extracting and composing robust features":
-the input is corrupted, the target is the clean image.
+The tutorial's worked example, in its section 5. With noise it is a denoising autoencoder (Vincent et al. 2008,
+"Extracting and composing robust features"): the input is corrupted, the target is the clean image.
 
 The loss is the binary cross-entropy between pixel x in [0, 1] and its reconstruction,
 averaged over pixels and examples, in nats per pixel:
 
     −x·log σ(z) − (1 − x)·log(1 − σ(z)) = softplus(z) − x·z,   z the logit.
 
-Departures: the loss is computed from logits by the right-hand side, which does not
-saturate; Keras' own clips σ(z) to [1e-7, 1 − 1e-7]. For gray values strictly between 0
-and 1 its minimum is the images' own entropy, not 0: see `docs/tutorial_map.md`.
+Departures: the loss is computed from logits by the right-hand side, which does not saturate, where
+Keras clips σ(z) to [1e-7, 1 − 1e-7]. For gray values strictly between 0 and 1 the minimum of the loss
+is the images' own entropy, not 0; see `docs/tutorial_map.md`.
 
 Shapes: `B` batch, `H W C` image, `P = H·W·C` pixels, `D` features.
 
-Metrics: `loss`, nats per pixel; `mse`, mean squared error per pixel, in squared units
-of the [0, 1] gray scale; `gradient_norm`, global norm before clipping (training only).
+Metrics: `loss`, nats per pixel; `mse`, mean squared error per pixel, for pixels in [0, 1];
+`gradient_norm`, global norm before clipping (training only).
 """
 
 import dataclasses
@@ -36,43 +35,43 @@ from ssl_keras.networks import Network, realize
 from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
-MANY_WEIGHTS = 10**8
+MANY_WEIGHTS = 10**8  # in the first and last layer, above which `build` warns
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The tutorial's network and, off by default, noise."""
+    """The autoencoder, and the noise added to its input."""
 
     widths: tuple[Annotated[int, Range(1)], ...] = (256, 128, 64)
-    """Units of the encoder's layers; the decoder mirrors them."""
+    """Units of each encoder layer; the decoder mirrors them."""
     gaussian_noise: Annotated[float, Range(0)] = 0.0
-    """Standard deviation of noise added to the input, in units of the [0, 1] gray scale."""
+    """Standard deviation of Gaussian noise added to input pixels, which are in [0, 1]; 0 adds none."""
     masking_noise: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Probability that an input pixel is set to 0."""
+    """Probability that an input pixel is set to 0 (masking noise)."""
 
     def __post_init__(self):
         check_fields(self)
         if not self.widths:
-            raise ValueError("widths must be one or more positive integers. Received none.")
+            raise ValueError("widths must be one or more positive integers. Received: none")
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are. Raises ValueError where there are none."""
+    """Returns settings and splits unchanged. Raises ValueError if the data has no images."""
     splits.train.column_spec("image")
     return settings, splits
 
 
 def encoder(settings, spec):
-    """The encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
+    """Returns the encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
     return Network("dense", image_shape=spec["image"][0], widths=settings.widths)
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: the encoder's input or output does not fit.
     """
     image_shape = spec["image"][0]
     network = realize(encoder, settings, spec)
@@ -84,8 +83,8 @@ def build(settings, spec, encoder=encoder):
     weights = 2 * math.prod(image_shape) * settings.widths[0]
     if weights > MANY_WEIGHTS:
         log.warning(
-            "Images of %s make first and last layers of %d million weights, %.1f GB with the optimizer's. Smaller ones "
-            "(--image-size) make smaller layers.",
+            "With images of %s the first and last layer have %d million weights, which take %.1f GB with the "
+            "optimizer's state. Use smaller images (--image-size) or smaller layers (--widths).",
             "×".join(map(str, image_shape)),
             weights // 10**6,
             weights * 16 / 1e9,
@@ -95,10 +94,10 @@ def build(settings, spec, encoder=encoder):
 
 
 def pixel_cross_entropy(image, logits):
-    """Binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,).
+    """Returns the binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,).
 
-    Its gradient by the logits is (σ(z) − x) / P, written out: the graph has that sigmoid
-    already, and automatic differentiation would compute softplus' derivative anew.
+    The gradient with respect to the logits, (σ(z) − x) / P, is written out. The graph computes this sigmoid
+    already; automatic differentiation would compute the derivative of softplus a second time.
     """
     pixels = math.prod(image.shape[1:])
 
@@ -122,7 +121,7 @@ class Autoencoder(Objective):
         self.squared_error = keras.metrics.Mean("mse")
 
     def preprocess(self, batch, random):
-        """Adds `noisy` (B, H, W, C) float32 in [0, 1] where there is noise; runs in tf.data."""
+        """Adds `noisy` (B, H, W, C) float32 in [0, 1] if there is noise; runs in tf.data."""
         gaussian, masking = self.settings.gaussian_noise, self.settings.masking_noise
         if not gaussian and not masking:
             return batch
@@ -141,7 +140,7 @@ class Autoencoder(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and number of examples of a batch; updates `mse`."""
+        """Returns the summed loss and the number of examples; updates `mse`."""
         image = unit_range(batch["image"])  # (B, H, W, C)
         weight = example_weight(batch)  # (B,)
         features = self.encoder(batch.get("noisy", image), training=training)  # (B, D)
@@ -151,11 +150,11 @@ class Autoencoder(Objective):
         return tf.reduce_sum(weight * pixel_cross_entropy(image, output["logits"])), tf.reduce_sum(weight)
 
     def reconstruct(self, image):
-        """Image (B, H, W, C), uint8 or float in [0, 1] -> float32 reconstruction, same shape."""
+        """Reconstructs images (B, H, W, C), uint8 or float in [0, 1]: float32, same shape."""
         return self.decoder(self.encoder(unit_range(image), training=False), training=False)["image"]
 
     def report(self, batch, examples, splits):
-        """Rows of the images, of what was made noisy, and of what came out."""
+        """Rows of images, their noisy versions if there is noise, and reconstructions."""
         image = unit_range(batch["image"])
         noisy = [batch["noisy"]] if "noisy" in batch else []
         return Report(images={"reconstructions": [image, *noisy, self.reconstruct((noisy or [image])[0])]})

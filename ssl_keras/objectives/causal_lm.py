@@ -1,20 +1,19 @@
-"""Causal language model: predict each token from those before it.
+"""Causal language model (GPT-2, Radford et al. 2019): predict each token from the tokens before it.
 
-The tutorial's section 4.1: P(x_{t+1} | x₁…x_t) = softmax over the vocabulary of the inner products
-⟨f(x₁…x_t), embedding of x⟩, where f is a causal transformer (Radford et al. 2019) and the embedding
-is the one that f reads its input with (Press & Wolf 2017). The loss is −log P, averaged over tokens.
+The tutorial's section 4.1: P(x_{t+1} | x₁…x_t) is the softmax over the vocabulary of the inner products
+⟨f(x₁…x_t), embedding of x⟩. f is a causal transformer, and shares its input embeddings with the output
+(Press & Wolf 2017). The loss is −log P, averaged over tokens.
 
-Departures: the tutorial's f is "feed-forward"; a transformer is that, with attention. `modern`, the
-default, changes GPT-2's network as `networks/transformer.py` says; `--architecture gpt2` is the
-original. `modern` starts above log V: its embeddings are of unit size, so that it first expects each
-token again, which is unlearned within some fifty steps. No dropout: it draws by itself on each
-replica, and a run that overfits keeps its best.
+Departures: the tutorial's f is "feed-forward"; here it is a transformer, which adds attention. The default
+architecture, `modern`, changes GPT-2's network as described in `networks/transformer.py`;
+`--architecture gpt2` is the original. The loss of `modern` starts above log V: its embeddings have
+elements of unit size, so it first predicts that each token repeats, and unlearns this within some fifty steps.
+There is no dropout, since each replica would draw its own; a run that overfits keeps its best checkpoint.
 
 Shapes: `B` batch, `T` context, `W ≥ T + 1` window, `D` width, `V` vocabulary.
 
 Metrics: `loss`, nats per token; `perplexity`, its exponential; `bits_per_byte`, the loss in bits per
-byte of UTF-8 text, which tokenizers with other vocabularies can be compared by; `gradient_norm`
-(training only).
+byte of UTF-8 text, which is comparable between tokenizers; `gradient_norm` (training only).
 """
 
 import dataclasses
@@ -51,41 +50,41 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(language.Settings):
-    """A causal transformer and its tokenizer."""
+    """The causal transformer and its tokenizer; values of 0 are taken from the size."""
 
     ARCHITECTURES: ClassVar = ("modern", "gpt2")
     CAUSAL: ClassVar = True
 
     architecture: Literal[*ARCHITECTURES] = "modern"
-    """modern, or gpt2."""
+    """Transformer architecture: gpt2 as published, or modern (RMS norm, rotary positions, squared ReLU, no biases)."""
 
 
 def prepare(settings, splits, init=None):
-    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide."""
+    """Turns text into windows of tokens; completes the settings from the tokenizer and `init`."""
     settings, tokenizer = language.prepare(settings, splits, init)
     tables = {"bytes": tokenizer.byte_lengths()}
     return settings, tokens.corpus(splits, tokenizer, settings.length, target=1, tables=tables)
 
 
 def encoder(settings, spec):
-    """The encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
+    """Returns the encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
     return language.trunk(settings, causal=True)
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     return CausalLM(settings, language.chosen_encoder(settings, spec, encoder))
 
 
 class Perplexity(keras.metrics.Mean):
-    """exp of the mean."""
+    """The exponential of the mean loss."""
 
     def result(self):
         return tf.exp(super().result())
 
 
 class CausalLM(Objective):
-    """Holds `encoder`; trains it to predict `batch["tokens"]` one by one."""
+    """Holds `encoder`; trains it to predict each token of `batch["tokens"]` from those before it."""
 
     def __init__(self, settings, encoder):
         super().__init__(name="causal_lm")
@@ -96,7 +95,7 @@ class CausalLM(Objective):
         self.bits_per_byte = keras.metrics.Mean("bits_per_byte")
 
     def preprocess(self, batch, random):
-        """Cuts (B, T + 1) tokens out of each window at random; a held-out window has just these."""
+        """Crops (B, T + 1) tokens from each window at random; a held-out window has exactly these."""
         return masking.crop_windows(batch, random, self.settings.filled().length + 1)
 
     def train_step(self, batch):
@@ -114,18 +113,18 @@ class CausalLM(Objective):
             self.bits_per_byte.update_state(tf.math.divide_no_nan(bits, text_bytes), text_bytes)
 
     def bytes(self, batch):
-        """How many bytes of text the targets stand for, weighted like them; None where it is not known."""
+        """Returns the weighted number of bytes of text that the targets stand for; None if it is not known."""
         if "bytes" not in batch:
             return None
         lengths = tf.cast(batch["bytes"][:, 1:], tf.float32)
         return tf.reduce_sum(lengths * self.target_weight(batch))
 
     def target_weight(self, batch):
-        """float32 (B, T): the example's weight, 0 where the target is padding."""
+        """Returns the targets' weights, float32 (B, T): the example's weight, and 0 for padding."""
         return tf.cast(batch["tokens"][:, 1:] >= 0, tf.float32) * example_weight(batch)[:, None]
 
     def batch_loss(self, batch):
-        """Summed loss and (weighted) number of tokens."""
+        """Returns the summed loss and the weighted number of tokens."""
         weight = self.target_weight(batch)  # (B, T)
         target = tf.maximum(batch["tokens"][:, 1:], 0)
         logits = self.logits(batch["tokens"][:, :-1])  # (B, T, V)
@@ -133,11 +132,11 @@ class CausalLM(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def logits(self, tokens):
-        """(B, T) int32 -> (B, T, V) float32."""
+        """Returns logits of the next token, (B, T) int32 -> (B, T, V) float32."""
         return language.logits(self.encoder, self.encoder(tokens))
 
     def report(self, batch, examples, splits):
-        """Attention, how it goes on from the beginnings of held-out windows, and the token embeddings."""
+        """Attention maps, continuations of held-out windows, and token embeddings."""
         return Report(
             images=language.attention_pictures(self.encoder, batch["tokens"][:, :-1]),
             texts={"samples": self._samples(batch, splits.train.tokenizer)},
@@ -145,13 +144,13 @@ class CausalLM(Objective):
         )
 
     def _samples(self, batch, tokenizer):
-        """Beginnings of held-out windows, in bold, and their continuations."""
+        """Markdown of the beginnings of held-out windows, in bold, and their continuations."""
         context = self.generator.context
         start = min(16, context // 2)
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)
         length = min(context, 128) - start
-        made = self.generator(prompts, length, temperature=0.8)
-        rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, made)]
+        generated = self.generator(prompts, length, temperature=0.8)
+        rows = [(tokenizer.decode(a), generation.continuation(tokenizer, a, b)) for a, b in zip(prompts, generated)]
         return "\n\n".join(f"**{_code(a)}** {_code(b)}" for a, b in rows)
 
 

@@ -1,18 +1,18 @@
-"""Classifier: predict an image's label, supervised; `downstream/finetune.py` trains its class from saved encoders.
+"""Classifier: predict an image's label (supervised).
 
-The tutorial's section 4.2 without labels, by how far an image was turned, is `rotation`; this is what
-was `classifier --labels`.
+`downstream/finetune.py` trains the same class from saved encoders. The tutorial's section 4.2 on classes
+that come from the image itself is `rotation`.
 
-The loss is the softmax cross-entropy in nats, averaged over images:
+The loss is the softmax cross-entropy in nats, averaged over images, with label smoothing ε:
 
-    −Σ_y t_y·log softmax(z)_y,   t the class, with label smoothing ε: (1 − ε)·[y is it] + ε/Y.
+    −Σ_y t_y·log softmax(z)_y,   t_y = (1 − ε)·[y is the label] + ε/Y.
 
-Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbor's in the batch by a
-share from Beta(α, α). Departure: neighbors instead of a permutation of the batch; the order is
-random anyhow, and a replica or worker then needs no other's images.
+Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbor's in the batch; the weight is drawn
+from Beta(α, α). Departure: neighbors instead of a permutation of the batch. The order is random anyway,
+and no images have to move between replicas or workers.
 
-Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; `T` tokens, whose hidden states (B, T, D)
-are averaged (in fine-tuning).
+Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; in fine-tuning also `T` tokens, whose hidden
+states (B, T, D) are averaged.
 
 Metrics: `loss`, nats per example; `accuracy`, in [0, 1] (chance is 1/Y);
 `gradient_norm`, global norm before clipping (training only).
@@ -45,26 +45,26 @@ DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
 )
 NONE = Augmentation()
-BETA_TABLE = 1025  # points of the Beta distribution's inverse, between which it is linear
+BETA_TABLE = 1025  # points at which the inverse of the Beta distribution is tabulated, and interpolated in between
 Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, Range(0, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """A convolutional network, and what keeps it from learning images by heart."""
+    """The encoder, the augmentation of its images, and regularization."""
 
     label_smoothing: Smoothing = 0.0
-    """Label smoothing: the share of the target that is spread over all classes."""
+    """Label smoothing: fraction of the target that is spread over all classes; 0 disables it."""
     mixup: Mixup = 0.0
-    """Of images, α of the Beta distribution of shares; 0 is no mixup."""
-    classes: Annotated[int, Range(0, 1 << 20), tyro.conf.Suppress] = 0  # no flag: `prepare` fills it in
+    """Parameter α of the Beta distribution that mixup draws its weights from; 0 disables mixup."""
+    classes: Annotated[int, Range(0, 1 << 20), tyro.conf.Suppress] = 0  # has no flag: `prepare` sets it
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are; the settings with the number of classes.
+    """Completes the settings with the number of classes; returns the splits unchanged.
 
     Raises:
-        ValueError: no images; no labels, or of one class alone.
+        ValueError: no images; no labels; labels of one class only.
     """
     settings, splits = vision.prepare(settings, splits, init)
     check_classes(splits.train)
@@ -75,13 +75,13 @@ encoder = vision.encoder
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit; the number of classes is not set.
+        ValueError: the encoder's input or output does not fit; the number of classes is not set.
     """
     if not settings.classes:
-        raise ValueError("Expected the number of classes: prepare(settings, splits) fills it in, or set classes.")
+        raise ValueError("The number of classes is not set. Call prepare(settings, splits), or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
     head = Network("classifier_head", features=network.output_shape[-1], classes=settings.classes).build()
     return Classifier(
@@ -93,16 +93,16 @@ class Classifier(Objective):
     """Holds `encoder` and `head`; trains on `batch["image"]`, `["tokens"]` or `["waveform"]`, and `["label"]`.
 
     Args:
-        encoder: functional graph to (B, D), or of tokens to (B, T, D).
+        encoder: functional graph to features (B, D), or from tokens to states (B, T, D).
         head: functional graph from features to logits.
-        augmentation: of images `Augmentation`, of waveforms `AudioAugmentation`.
-        label_smoothing: label smoothing.
-        mixup: α of mixup; 0 is none.
-        frozen: leave the encoder as it is.
-        name: the objective's.
+        augmentation: `Augmentation` of images, or `AudioAugmentation` of waveforms.
+        label_smoothing: fraction of the target that is spread over all classes.
+        mixup: α of mixup; 0 disables it.
+        frozen: whether the encoder is frozen.
+        name: name of the objective.
 
     Attributes:
-        noise_samples: of waveforms that are augmented, those of the longest clip of the data.
+        noise_samples: samples of the longest clip of the data, if waveforms are augmented.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Classifier(Objective):
     ):
         super().__init__(name=name)
         self.encoder, self.head, self.encoder_optimizer = encoder, head, None
-        if frozen:  # else as it is: some layers of an encoder of one's own may stand still
+        if frozen:  # otherwise left as it is, since a user's encoder may have frozen layers
             self.encoder.trainable = False
         self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
         self.predicts_classes, self.noise_samples = True, None
@@ -119,7 +119,7 @@ class Classifier(Objective):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
     def compile(self, optimizer="adam", encoder_optimizer=None, **kwargs):
-        """One optimizer for all, or a second one for the encoder; a frozen one needs none."""
+        """Compiles with one optimizer for everything, or with a second one for the encoder unless it is frozen."""
         self.encoder_optimizer = encoder_optimizer and keras.optimizers.get(encoder_optimizer)
         super().compile(optimizer, **kwargs)
 
@@ -132,7 +132,7 @@ class Classifier(Objective):
         ]
 
     def preprocess(self, batch, random):
-        """Augments `image`; with mixup adds `partner`, the label mixed in, and `share` (B,), that of its own."""
+        """Augments the input; mixup adds `partner`, the other label, and `share` (B,), the weight of the own one."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
             return changed(batch, random, self.augmentation, rate, self.noise_samples)
@@ -145,7 +145,7 @@ class Classifier(Objective):
         low = tf.minimum(tf.cast(place, tf.int32), BETA_TABLE - 2)
         below, above = (tf.gather(tf.constant(self.shares, tf.float32), low + step) for step in (0, 1))
         share = below + (place - tf.cast(low, tf.float32)) * (above - below)
-        # Without a neighbor the last of an odd number is mixed with itself.
+        # In a batch of odd size the last image has no neighbor, and is mixed with itself.
         partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(random.rows), 1), random.rows - 1)
         own = share[:, None, None, None]
         mixed = own * image + (1 - own) * tf.gather(image, partner)
@@ -161,7 +161,7 @@ class Classifier(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and number of examples; updates `accuracy`."""
+        """Returns the summed loss and the number of examples; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
         x, label = network_input(batch), batch["label"]
         features = self.encoder(x, training=training and not self.frozen)
@@ -176,9 +176,9 @@ class Classifier(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def _cross_entropy(self, label, logits, training):
-        """(B,); smoothed in training alone, so that the held-out loss is that of the labels."""
+        """Returns the loss (B,), with label smoothing in training only, so held-out losses do not depend on it."""
         return losses.smoothed_cross_entropy(label, logits, self.label_smoothing if training else 0.0)
 
     def report(self, batch, examples, splits):
-        """The images as they are trained on."""
+        """The images after augmentation."""
         return Report(images={"views": [unit_range(batch["image"])]} if "image" in batch else {})

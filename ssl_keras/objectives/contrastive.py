@@ -1,24 +1,22 @@
-"""Contrastive multi-view learning: two views of an image know each other among all others.
+"""Contrastive learning (SimCLR, AMDIM, VICReg): map two views of an image to similar features.
 
-The tutorial's reference for it is AMDIM (Bachman et al. 2019, "Learning representations by
-maximizing mutual information across views"): InfoNCE is a lower bound of the mutual information
-between views, log K nats above the negative loss for K candidates (van den Oord et al. 2018,
-equation 5). One network, one step, and a choice of the loss, see `losses.py`:
+The tutorial's reference is AMDIM (Bachman et al. 2019, "Learning representations by maximizing mutual
+information across views"). InfoNCE bounds the mutual information between views from below: log K nats plus
+the negative loss, for K candidates (van den Oord et al. 2018, equation 5). The losses are in `losses.py`:
 
-- `nt_xent`: InfoNCE between whole views, with all others of the batch as negatives (SimCLR, Chen et al. 2020);
-- `local_global`: that, and the whole of each view against the places of the other in the last two
-  stages (the multi-scale part of AMDIM);
-- `vicreg`: no negatives; views agree, features vary, and do not repeat each other (Bardes et al. 2022).
+- `nt_xent`: InfoNCE between whole views, with all other views of the batch as negatives (SimCLR, Chen et al. 2020).
+- `local_global`: `nt_xent` plus InfoNCE between each whole view and the other view's positions in the last
+  two stages (the multi-scale part of AMDIM).
+- `vicreg`: no negatives; views agree, and features have variance and are decorrelated (Bardes et al. 2022).
 
-Departures: Adam instead of LARS (batches are small); a batch norm after the projection's hidden
-layers alone; AMDIM's own network and its 5→5 pairs are not used; augmentation see `data/augment_images.py`.
+Departures: Adam instead of LARS, since batches are small; batch normalization only after the hidden layers of
+the projection head; AMDIM's own network and its 5→5 pairs are not used; see also `data/augment_images.py`.
 
-Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` places.
+Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` positions.
 
-Metrics: `loss`, nats per image, or VICReg's weighted sum; `top1`, the share of views that
-are nearest to their own partner among the batch's second views, in [0, 1]; `alignment`, the mean
-squared distance of partners' features on the unit sphere (Wang & Isola 2020), in [0, 4];
-`gradient_norm` (training only). Loss and matches depend on the batch size.
+Metrics: `loss`, nats per image, or VICReg's weighted sum; `top1`, accuracy of finding an image's second view
+by its first among the batch, in [0, 1]; `alignment`, mean squared distance between the two views' normalized
+features (Wang & Isola 2020), in [0, 4]; `gradient_norm` (training only). Loss and top-1 depend on the batch size.
 """
 
 import dataclasses
@@ -42,33 +40,33 @@ DEFAULTS = Training(
     epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
 )
 LOSSES = ("nt_xent", "local_global", "vicreg")
-LOCAL_STAGES = 2  # the last ones, whose places are compared
-MAX_PLACES = 49  # of a stage; larger maps are averaged in squares
+LOCAL_STAGES = 2  # number of last stages whose positions are compared
+MAX_POSITIONS = 49  # in a stage; larger maps are average-pooled
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """The loss, its projection, and what makes two views of an image."""
+    """The encoder, the loss and its projection head, and the augmentation that makes two views of an image."""
 
     loss: Literal[*LOSSES] = "nt_xent"
-    """nt_xent, local_global or vicreg."""
+    """Loss: SimCLR's (nt_xent), SimCLR's with AMDIM's local terms (local_global), or VICReg's, without negatives."""
     temperature: Annotated[float, Range(0, open="low")] = 0.2
-    """What similarities are divided by; vicreg has none."""
+    """Temperature that divides cosine similarities (losses nt_xent and local_global)."""
     projection: tuple[Annotated[int, Range(1)], ...] = (256, 128)
-    """Units of the layers between the features and the loss; thrown away afterwards."""
+    """Units of each layer of the projection head, which is discarded after training."""
     crop: Annotated[float, Range(0, 1, open="low")] = 0.3
-    """The least share of the area that a random crop keeps."""
+    """Smallest fraction of the image area that a random crop keeps, before it is resized back; 1 disables cropping."""
     flip: bool = True
-    """Mirror half of the views."""
+    """Flip half of the views horizontally."""
     color: Annotated[float, Range(0, 1 / JITTER)] = 0.5
-    """Strength of changes of brightness, contrast and, in color, saturation and hue."""
+    """Strength of color jitter: brightness, contrast and, for RGB images, saturation and hue. 0 disables it."""
     gray: Annotated[float, Range(0, 1)] = 0.2
-    """Probability that the colors are taken away."""
+    """Probability that an RGB view is converted to grayscale."""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.projection:
-            raise ValueError("projection must be one or more positive integers. Received none.")
+            raise ValueError("projection must be one or more positive integers. Received: none")
 
 
 prepare = vision.prepare
@@ -76,23 +74,23 @@ encoder = vision.encoder
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: the encoder's input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
     return Contrastive(settings, network, *projectors(settings, network))
 
 
 def projectors(settings, network):
-    """The projection of the features and, for `local_global`, one of each local stage and the graph that has them."""
+    """Returns the projection head and, for `local_global`, a graph that also outputs the last stages, and its heads."""
     whole = projector(network.output_shape[-1], settings.projection, "projector")
     if settings.loss != "local_global":
         return whole, None, ()
     maps = stage_maps(network)[-LOCAL_STAGES:]
     if len(maps) < LOCAL_STAGES:
-        raise ValueError(f"local_global needs an encoder of {LOCAL_STAGES} stages or more. Received: {len(maps)}")
+        raise ValueError(f"local_global needs an encoder of at least {LOCAL_STAGES} stages. Received: {len(maps)}")
     trunk = keras.Model(network.input, [network.output, *maps], name="trunk")
     return (
         whole,
@@ -124,9 +122,9 @@ class Contrastive(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and number of images of a batch; updates the metrics."""
+        """Returns the summed loss and the number of images; updates the metrics."""
         settings, weight = self.settings, example_weight(batch)  # (b,)
-        both = tf.concat([batch["view_a"], batch["view_b"]], 0)  # (2b, H, W, C): one pass, one set of statistics
+        both = tf.concat([batch["view_a"], batch["view_b"]], 0)  # (2b, H, W, C), with common batch statistics
         if self.trunk is None:
             features, maps = self.encoder(both, training=training), ()
         else:
@@ -142,26 +140,26 @@ class Contrastive(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def _local(self, first, second, stage, projector, weight, training):
-        """Each view's whole against the places of the other in one stage (2b, h, w, channels)."""
+        """Returns the loss of each whole view against the other's positions in one stage (2b, h, w, channels)."""
         side = max(stage.shape[1:3])
-        factor = -(-side // int(MAX_PLACES**0.5))
+        factor = -(-side // int(MAX_POSITIONS**0.5))
         if factor > 1:
             stage = tf.nn.avg_pool2d(stage, factor, factor, "SAME")
-        places = stage.shape[1] * stage.shape[2]
+        positions = stage.shape[1] * stage.shape[2]
         local = projector(tf.reshape(stage, (-1, stage.shape[-1])), training=training)
-        local = tf.reshape(local, (-1, places, local.shape[-1]))  # (2b, P, Z)
-        here, there = tf.split(local, 2)
+        local = tf.reshape(local, (-1, positions, local.shape[-1]))  # (2b, P, Z)
+        local_first, local_second = tf.split(local, 2)
         temperature = self.settings.temperature
         return 0.5 * (
-            losses.local_global(first, there, weight, temperature)
-            + losses.local_global(second, here, weight, temperature)
+            losses.local_global(first, local_second, weight, temperature)
+            + losses.local_global(second, local_first, weight, temperature)
         )
 
     def _measure(self, first, second, features, weight):
         self.top1.update_state(losses.top1(first, second, weight), weight)
-        a, b = tf.split(losses.unit(features), 2)
+        a, b = tf.split(losses.l2_normalize(features), 2)
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 
     def report(self, batch, examples, splits):
-        """Rows of the images and of their two views."""
+        """Rows of images and their two views."""
         return Report(images={"views": [unit_range(batch["image"]), batch["view_a"], batch["view_b"]]})

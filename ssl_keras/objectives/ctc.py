@@ -1,21 +1,21 @@
-"""CTC: recognize which symbols, words or characters, are said in a clip, in their order.
+"""CTC (Graves et al. 2006): recognize the words or characters of a clip from transcripts.
 
-For the tutorial's section 6, which names speech recognition; was `recognizer`. Connectionist temporal
-classification (Graves et al. 2006): the network says at each frame t which of V symbols begins, or none (the
-blank); the loss is −log of the summed probability of all ways π to write the target with them,
+For the tutorial's section 6, which names speech recognition. Connectionist temporal classification predicts
+one of V symbols, or the blank, for each frame t. The loss is −log of the total probability of all paths π of
+symbols and blanks that write the target y,
 
     −log Σ_{π → y} Π_t P(π_t | x),   averaged over target symbols,
 
-where π → y drops repetitions, then blanks. It is how a pretrained speech encoder learns to recognize from
-few transcribed clips (Baevski et al. 2020, section 3.2): `--init` of what `wav2vec2` saved. Decoding takes the
-likeliest symbol of each frame.
+where π → y drops repetitions, then blanks. With `--init` of an encoder saved by `wav2vec2` it fine-tunes a
+pretrained encoder on few transcribed clips (Baevski et al. 2020, section 3.2). Decoding takes the likeliest
+symbol of each frame.
 
-Departure: no language model.
+Departure: there is no language model.
 
 Shapes: `B` batch, `L` samples, `T` frames, `D` width, `U` target symbols, `V` symbols.
 
 Metrics: `loss`, nats per target symbol; `gradient_norm` (training only); `quality/symbol_error_rate` and
-`quality/sequence_error_rate` of some validation clips.
+`quality/sequence_error_rate` on a sample of the validation clips.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ DEFAULTS = Training(
     report_every=1,
 )
 MAX_SYMBOLS = 1_000
-NUM_EVALUATED = 256  # validation clips that are decoded now and then
+NUM_EVALUATED = 256  # validation clips that are decoded for a report
 NUM_SHOWN = 6
 
 log = logging.getLogger(__name__)
@@ -62,73 +62,75 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Settings(sound.Settings):
-    """A network for waveforms, and what is read off its states."""
+    """The waveform encoder, the augmentation of its clips, and the symbols to recognize."""
 
     seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 10.0
-    """Longer clips are left out: their transcript would not fit a part of them."""
+    """Longest clip, in seconds; longer clips are left out, since a crop would not match its transcript."""
     words: bool = False
-    """Symbols are whole words; else characters."""
-    alphabet: Annotated[str, tyro.conf.Suppress] = ""  # no flag: `prepare` fills it in
+    """Recognize whole words as symbols instead of characters."""
+    alphabet: Annotated[str, tyro.conf.Suppress] = ""  # has no flag: `prepare` sets it
 
     @property
     def symbols(self):
-        """The vocabulary that reads and writes transcripts."""
+        """The vocabulary that encodes and decodes transcripts."""
         return symbols.Symbols(self.alphabet, characters=not self.words)
 
     def __post_init__(self):
         super().__post_init__()
         if self.shift:
-            raise ValueError(f"shift would cut off words that the transcript has: leave it out. Received: {self.shift}")
+            raise ValueError(
+                f"shift must be 0, since a shift could cut off words that are in the transcript. Received: {self.shift}"
+            )
 
 
 def prepare(settings, splits, init=None):
-    """Clips at the encoder's rate, with the column "target" (N, U) int32, -1 for padding.
+    """Resamples clips to the encoder's rate and adds the column "target" (N, U) int32, -1 for padding.
 
     Raises:
-        ValueError: no transcripts; more symbols than are usual, or others than those of the saved network that
-            a run starts from; a part without a clip that is short enough, and long enough for what is said in it.
+        ValueError: no transcripts; more than MAX_SYMBOLS symbols; symbols that the head of `init` does not have; a
+            split in which no clip is short enough, and long enough for its transcript.
     """
     if "target" not in splits.train.arrays:
         raise ValueError(
-            f"{splits.train.base} has no transcripts. Expected --data transcripts:FILE, or connected:DATA of "
-            "labeled clips."
+            "Expected data with transcripts: --data transcripts:FILE, or connected:DATA for labeled clips. Received: "
+            f"{splits.train.base}"
         )
     settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
         decoding = cards.read(encoders.find(init))["decoding"] or {}
-        if "words" in decoding:  # of a saved encoder of ctc
+        if "words" in decoding:  # `init` was saved by ctc
             settings = dataclasses.replace(settings, alphabet=" ".join(decoding["symbols"]), words=decoding["words"])
     if not settings.alphabet:
-        hint = "Leave out --words: characters are fewer." if settings.words else "Write it in fewer."
+        hint = "Leave out --words: there are fewer characters." if settings.words else "Use fewer characters."
         alphabet = symbols.alphabet_of(splits, MAX_SYMBOLS, hint, characters=not settings.words)
         settings = dataclasses.replace(settings, alphabet=alphabet)
     return settings, Splits(*(_with_targets(part, settings) for part in splits))
 
 
 def _with_targets(part, settings):
-    """The part of those clips that are short enough, and long enough to say so many symbols."""
+    """Returns the split with targets, without clips that are too long, or too short for their transcripts."""
     try:
-        said = settings.symbols.encode(part.column("target"))
+        targets = settings.symbols.encode(part.column("target"))
     except ValueError as error:
-        raise ValueError(f"{part.name}: {error}. Start from an encoder of wav2vec2 to learn others.") from error
-    # At its fastest a clip must have a frame for each symbol, and a blank between two alike.
-    needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in said])
+        raise ValueError(f"{part.name}: {error}. Use --init with an encoder of wav2vec2 to learn others.") from error
+    # At the highest speed a clip must still have one frame per symbol, and one for a blank between equal symbols.
+    needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in targets])
     frames = part.lengths / (1 + settings.speed) // (settings.rate // waveform.FRAMES_PER_SECOND)
     fits = np.flatnonzero((frames >= needed) & (part.lengths <= settings.samples))
     if not len(fits):
         raise ValueError(
-            f"{part.name}: no clip is at most {settings.seconds:g} s (--seconds) and has a frame of 20 ms for each "
-            "symbol of its transcript."
+            f"{part.name}: expected clips of at most {settings.seconds:g} s (--seconds) with a frame of 20 ms for each "
+            "symbol of the transcript. Received: none"
         )
-    if len(fits) < len(said):
+    if len(fits) < len(targets):
         log.warning(
-            "%s: %d of %d clips are left out, longer than %g s or too short for their transcripts",
+            "%s: %d of %d clips are left out, since they are longer than %g s or too short for their transcripts",
             part.name,
-            len(said) - len(fits),
-            len(said),
+            len(targets) - len(fits),
+            len(targets),
             settings.seconds,
         )
-    targets = sequences.padded_rows([said[i] for i in fits], max(len(said[i]) for i in fits))
+    targets = sequences.padded_rows([targets[i] for i in fits], max(len(targets[i]) for i in fits))
     part = part.take(fits)
     whole = part.arrays["waveform"]
     clips = audio.Clips(whole.samples, whole.starts[part.rows], whole.lengths[part.rows])
@@ -139,12 +141,12 @@ encoder = sound.encoder
 
 
 def head(settings, spec=None):
-    """The head, states (B, T, D) -> logits (B, T, 1 + V), the blank first, as a `Network`."""
+    """Returns the head, states (B, T, D) -> logits (B, T, 1 + V) with the blank first, as a `Network`."""
     return Network("frame_classifier", width=settings.width, symbols=len(settings.symbols.names))
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     return CTC(settings, sound.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
@@ -157,10 +159,10 @@ class CTC(Objective):
         self.decoding = {"symbols": settings.symbols.names, "words": settings.words}
 
     def preprocess(self, batch, random):
-        """`waveform` (B, L) float32, changed, and `target` (B, U) int32, -1 for padding."""
-        made, settings = self.preprocess_eval(batch, random), self.settings
-        changed = augment_audio.change(made["waveform"], random, settings, settings.rate, settings.samples)
-        return made | {"waveform": changed}
+        """Returns `waveform` (B, L) float32, augmented, and `target` (B, U) int32, -1 for padding."""
+        batch, settings = self.preprocess_eval(batch, random), self.settings
+        augmented = augment_audio.change(batch["waveform"], random, settings, settings.rate, settings.samples)
+        return batch | {"waveform": augmented}
 
     def preprocess_eval(self, batch, random):
         return {"waveform": network_input(batch), "target": batch["target"], "weight": batch["weight"]}
@@ -172,42 +174,42 @@ class CTC(Objective):
         self.score(*self.batch_loss(batch))
 
     def batch_loss(self, batch):
-        """Summed loss and (weighted) number of target symbols."""
+        """Returns the summed loss and the weighted number of target symbols."""
         logits, frames = ctc.frame_logits(self.encoder, self.head, batch["waveform"])
         count = masking.lengths(batch["target"])  # (B,)
-        said = tf.where(batch["target"] >= 0)
+        index = tf.where(batch["target"] >= 0)
         labels = tf.SparseTensor(
-            said, tf.gather_nd(batch["target"], said), tf.shape(batch["target"], out_type=tf.int64)
+            index, tf.gather_nd(batch["target"], index), tf.shape(batch["target"], out_type=tf.int64)
         )
-        # With sparse labels it is a kernel of its own, whose time and memory grow with T·U and not with T·U².
+        # Sparse labels select a kernel whose time and memory grow with T·U instead of T·U².
         loss = tf.nn.ctc_loss(labels, logits, None, frames, logits_time_major=False, blank_index=ctc.BLANK)
         weight = example_weight(batch)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight * tf.cast(count, tf.float32))
 
     def report(self, batch, examples, splits):
-        """Clips, their spectrograms, below them where which symbol begins, what was heard, and error rates."""
+        """Clips, spectrograms above the symbols' probabilities over time, transcripts, and error rates."""
         x, rate = batch["waveform"], self.settings.rate
         logits, _ = ctc.frame_logits(self.encoder, self.head, x)
-        said = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
+        probabilities = tf.transpose(tf.nn.softmax(logits)[..., 1:], (0, 2, 1))[..., None]  # (B, V, T, 1)
         return Report(
-            images={"alignment": [sound.spectrograms(self.encoder, rate, x), sound.framed(said)]},
+            images={"alignment": [sound.spectrograms(self.encoder, rate, x), sound.framed(probabilities)]},
             audio={"clips": (x, rate)},
-            texts={"heard": self._heard(batch)},
+            texts={"heard": self._transcripts(batch)},
             scalars=self._error_rates(splits),
         )
 
     def _error_rates(self, splits):
-        """{tag: rate} of some validation clips, decoded greedily."""
-        some = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
-        right = [[[int(i) for i in target if i >= 0]] for target in some.column("target")]
-        rates = error_rates(ctc.transcribe(self.encoder, self.head, some), right)
+        """Returns {tag: rate} of greedy decoding on a sample of the validation clips."""
+        sample = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
+        targets = [[[int(i) for i in target if i >= 0]] for target in sample.column("target")]
+        rates = error_rates(ctc.transcribe(self.encoder, self.head, sample), targets)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
-    def _heard(self, batch):
-        """A table of what was said and what was heard."""
-        lines = ["| said | heard |", "|---|---|"]
-        made = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:NUM_SHOWN]))
-        for target, ids in zip(batch["target"].numpy(), made):
-            said, heard = (self.settings.symbols.decode(each) for each in (target, ids))
-            lines.append(f"| {said} | {heard} |")
+    def _transcripts(self, batch):
+        """A table of true and decoded transcripts."""
+        lines = ["| transcript | decoded |", "|---|---|"]
+        decoded = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:NUM_SHOWN]))
+        for pair in zip(batch["target"].numpy(), decoded):
+            transcript, text = map(self.settings.symbols.decode, pair)
+            lines.append(f"| {transcript} | {text} |")
         return "\n".join(lines)

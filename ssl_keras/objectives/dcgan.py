@@ -1,36 +1,36 @@
-"""DCGAN: a generator learns to make images that a discriminator takes for real ones.
+"""DCGAN (Radford et al. 2015): a generator of images, trained against a discriminator.
 
-The tutorial's section 4.4, with its signs mended (errata). With D the discriminator's logit, G the
-generator, x images, z latents, all means over the batch:
+The tutorial's section 4.4, with its signs corrected (see the errata). D is the discriminator's logit, G the
+generator, x are images and z latents; all terms are means over the batch:
 
-- `non_saturating` (Goodfellow et al. 2014, section 3; networks of Radford et al. 2015):
+- `non_saturating` (Goodfellow et al. 2014, section 3):
       discriminator   softplus(−D(x)) + softplus(D(G(z)))
       generator       softplus(−D(G(z)))
 - `wasserstein` (Arjovsky et al. 2017, with the penalty of Gulrajani et al. 2017, equation 3):
       discriminator   D(G(z)) − D(x) + λ·(‖∇D(y)‖ − 1)²,   y between x and G(z)
       generator       −D(G(z))
 
-Both players learn from one pass, each by its own optimizer and from where both stand; extra
-`critic_steps` train the discriminator alone, on the same images and with other latents. An
-augmentation is applied to real and made images alike (Zhao et al. 2020, "Differentiable
-augmentation for data-efficient GAN training"). Latents are uniform in [−1, 1], drawn by (seed, step,
-position). What is saved, shown and measured is the generator's moving average over steps.
+Both networks are updated simultaneously from one forward pass, each by its own optimizer. Extra `critic_steps`
+train the discriminator alone, on the same images and with other latents. Augmentations apply to real and
+generated images alike (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training"). Latents
+are uniform in [−1, 1], keyed by (seed, step, position). The saved, shown and evaluated generator is the EMA of
+its weights over steps.
 
-Departures: the paper's players take turns, at a learning rate of 2e-4, which takes longer; real and
-made batches each have statistics of their own, and what features are normalized with afterwards is the
-real ones' average; augmented colors are clipped to [0, 1], where no gradient passes. Of the
-discriminator the trunk alone is saved: with `--init` its last unit begins anew.
+Departures: the paper updates the networks in turn, at a learning rate of 2e-4, which takes longer. Batch
+normalization has separate statistics for real and generated batches; its moving statistics, which features
+are computed with, are those of real images. Augmented colors are clipped to [0, 1], and clipped values have no
+gradient. Only the discriminator's trunk is saved: with `--init` its last unit is initialized again.
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
-Of wasserstein `penalized_gradient_norm` is logged too, the mean ‖∇D(y)‖, which the penalty pulls to 1.
+Metrics (no loss measures the quality of the images):
 
-Metrics: `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the
-critic's units; `real` and `fake`, the mean of σ(D) on images and on made ones, in [0, 1], of wasserstein
-D itself; `diversity`, the distance from a made image to the nearest other one of the batch over that
-of real images: about 1 where they vary alike, 0 where a few come again and again (collapse; of classes
-that never come, `--classifier` tells); `gradient_norm` of the discriminator and
-`generator_gradient_norm` (training only). No loss here says how good the images are.
+- `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the critic's units.
+- `real` and `fake`: mean of σ(D), in [0, 1], on real and generated images; with wasserstein the mean of D.
+- `diversity`: distance from a generated image to its nearest neighbor in the batch, over that of real images. It is
+  about 1 if both vary alike, and 0 if few images repeat (collapse). Missing classes show only with `--classifier`.
+- `gradient_norm` of the discriminator and `generator_gradient_norm` (training only).
+- `penalized_gradient_norm` (loss wasserstein): mean ‖∇D(y)‖, which the penalty pulls to 1.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras import encoders, losses
-from ssl_keras.data.augment_images import Augmentation, augment, drawn
+from ssl_keras.data.augment_images import Augmentation, augment, draw_numbers
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import ReplayedRandom
 from ssl_keras.data.ranges import Range
@@ -57,71 +57,72 @@ from ssl_keras.networks import Network, conv, dcgan
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, report_every=5)
 LOSSES = ("non_saturating", "wasserstein")
 NUM_SHOWN = 8  # images along each side of the grid of samples
-# What a lost game looks like, in the metrics of an interval; at first all samples are one gray.
-WON, VANISHED, COLLAPSED, EARLY = 0.01, 1e-4, 0.25, 200
+# Thresholds of warnings: on the discriminator's loss, the generator's gradient norm and the diversity of an interval.
+WON, VANISHED, COLLAPSED = 0.01, 1e-4, 0.25
+MIN_STEPS = 200  # before a warning, since all samples are one gray at first
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Augmentation):
-    """The two networks, what they play for, and how images are augmented."""
+    """The discriminator and the generator, their loss, and the augmentation of images."""
 
     loss: Literal[*LOSSES] = "non_saturating"
-    """non_saturating, or wasserstein."""
+    """GAN loss: non-saturating, or Wasserstein with a gradient penalty."""
     width: Annotated[int, Range(1, 1 << 12)] = 64
-    """Channels of the discriminator's first stage and the generator's last."""
+    """Channels of the discriminator's first stage and of the generator's last one."""
     latent: Annotated[int, Range(1, 1 << 16)] = 100
-    """Numbers that an image is made from."""
+    """Size of the latent vector that the generator makes an image from."""
     normalization: Literal["", *dcgan.NORMALIZATIONS] = ""
-    """The discriminator's: batch, layer or spectral; nothing: batch, or layer with wasserstein."""
+    """Normalization in the discriminator; empty is layer with the loss wasserstein, else batch."""
     penalty: Annotated[float, Range(0)] = 10.0
-    """With wasserstein: λ, the weight of the gradient penalty."""
+    """Weight λ of the gradient penalty; 0 disables it (loss wasserstein)."""
     critic_steps: Annotated[int, Range(1, 100)] = 1
-    """Updates of the discriminator for each of the generator."""
+    """Discriminator updates per generator update."""
     generator_lr_ratio: Annotated[float, Range(0, open="low")] = 1.0
-    """The generator's learning rate over the discriminator's."""
+    """The generator's learning rate divided by the discriminator's."""
     ema_decay: Annotated[float, Range(0, 1, open="high")] = 0.995
-    """Decay of the generator's moving average, for each step."""
+    """Decay per step of the EMA of the generator's weights; 0 disables averaging."""
     classifier: str = ""
-    """A saved classifier of such images: TensorBoard shows the samples' FID and KID on its features."""
+    """Saved classifier (a name or folder) whose features give the samples' FID and KID; empty computes neither."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.loss == "wasserstein" and self.normalization == "batch":
             raise ValueError(
-                "wasserstein penalizes the gradient of each image by itself, which batch normalization mixes with the "
-                "others': choose normalization layer or spectral. Received: batch"
+                "normalization must be layer or spectral with the loss wasserstein, whose gradient penalty is defined "
+                "on single images. Received: batch"
             )
 
     @property
     def norm(self):
-        """The discriminator's normalization, the default filled in."""
+        """The discriminator's normalization; an empty setting is replaced by the default."""
         return self.normalization or ("layer" if self.loss == "wasserstein" else "batch")
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are.
+    """Returns settings and splits unchanged.
 
     Raises:
-        ValueError: no images; sides that do not halve to 4 to 7 pixels; a classifier that is none or
-            takes others.
+        ValueError: no images; sides that do not halve to 4 to 7 pixels; `classifier` is not a classifier, or takes
+            images of another shape.
     """
     shape, _ = splits.train.column_spec("image")
     dcgan.stages(shape)
     if settings.classifier:
         card = cards.read(encoders.find(settings.classifier))
         if not cards.is_classifier(card):
-            raise ValueError(f"{settings.classifier} is no classifier. Expected one that was trained with labels.")
+            raise ValueError(f"Expected a saved encoder with a classifier. Received: {settings.classifier}")
         cards.check_image_shape(card, splits.train)
     return settings, splits
 
 
 def encoder(settings, spec):
-    """The encoder, the discriminator's trunk: image (B, H, W, C) -> features (B, D), as a `Network`."""
+    """Returns the discriminator's trunk, image (B, H, W, C) -> features (B, D), as a `Network`."""
     return Network("dcgan_trunk", image_shape=spec["image"][0], width=settings.width, normalization=settings.norm)
 
 
 def head(settings, spec):
-    """The generator, saved beside the encoder: latent (B, Z) -> image (B, H, W, C) in [0, 1], as a `Network`."""
+    """Returns the generator, latent (B, Z) -> image (B, H, W, C) in [0, 1], as a `Network`."""
     return Network("generator", image_shape=spec["image"][0], latent=settings.latent, width=settings.width)
 
 
@@ -129,12 +130,16 @@ own_trunk = encoder
 
 
 def build(settings, spec, encoder=own_trunk):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D), which is
-    then judged by its features. It is saved alone, without the generator.
+    """Returns the objective.
+
+    Args:
+        settings: as from `prepare`.
+        spec: the data's columns.
+        encoder: any function or functional graph from images to (B, D). The discriminator is one unit on its
+            features; for the default encoder, on its last stage.
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit; batch normalization in it that
-            the loss, or replicas, do not bear.
+        ValueError: the encoder's input or output does not fit, or it has unsuitable batch normalization.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
     judged = network.output
@@ -148,7 +153,7 @@ def build(settings, spec, encoder=own_trunk):
 
 
 class DCGAN(Objective):
-    """Holds `encoder` and the `discriminator` on top of it, `generator` and `head`, its moving average."""
+    """Holds `encoder`, the `discriminator` on top of it, `generator`, and `head`, the generator's EMA."""
 
     keep_last_checkpoint, min_batch_size = True, 2
 
@@ -167,7 +172,7 @@ class DCGAN(Objective):
             self.penalized_gradient_norm = keras.metrics.Mean("penalized_gradient_norm")
 
     def compile(self, optimizer="adam", generator_optimizer=None, **kwargs):
-        """The discriminator's optimizer, and the generator's; by default one just like it."""
+        """Compiles with the discriminator's optimizer and the generator's, by default one of the same configuration."""
         optimizer = keras.optimizers.get(optimizer)
         self.generator_optimizer = generator_optimizer or type(optimizer).from_config(optimizer.get_config())
         super().compile(optimizer, **kwargs)
@@ -189,7 +194,7 @@ class DCGAN(Objective):
         self.generator.set_weights(self.head.get_weights())
 
     def preprocess(self, batch, random):
-        """Augments `image`; adds `latent` (B, critic_steps, Z), and the numbers that made images are changed by."""
+        """Augments `image`; adds `latent` (B, critic_steps, Z), and random numbers to augment generated images."""
         settings = self.settings
         return (
             batch
@@ -198,7 +203,7 @@ class DCGAN(Objective):
                 "latent": 2 * random.uniform("latent", (settings.critic_steps, settings.latent)) - 1,
                 "between": random.uniform("between", (settings.critic_steps, 1, 1, 1)),
             }
-            | drawn(random, "fake")
+            | draw_numbers(random, "fake")
         )
 
     def preprocess_eval(self, batch, random):
@@ -207,89 +212,89 @@ class DCGAN(Objective):
     def train_step(self, batch):
         critic = self.optimizer_groups()[:1]
         for turn in range(1, self.settings.critic_steps):
-            self.descend(lambda batch, turn=turn: self._critic_alone(batch, turn), batch, critic)
+            self.descend(lambda batch, turn=turn: self._critic_loss(batch, turn), batch, critic)
         self.descend(self.losses, batch)
-        tf.distribute.get_replica_context().merge_call(self._average)
+        tf.distribute.get_replica_context().merge_call(self._update_average)
 
     def test_step(self, batch):
-        """Of the saved generator, and a discriminator as it is used afterwards."""
-        made = self.head(batch["latent"][:, 0], training=False)
-        real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), made))
-        self.measure(batch, real, fake, made)
+        """Evaluates the EMA of the generator, and the discriminator in inference mode."""
+        generated = self.head(batch["latent"][:, 0], training=False)
+        real, fake = (self.discriminator(x, training=False) for x in (unit_range(batch["image"]), generated))
+        self.measure(batch, real, fake, generated)
 
     def losses(self, batch, turn=0):
-        """One pass: the players' summed losses, and the number of images; updates the metrics."""
-        made = self.generator(batch["latent"][:, turn], training=True)
-        changed = augment(made, ReplayedRandom(batch), self.settings, "fake")
+        """Returns both networks' summed losses and the number of images; updates the metrics."""
+        generated = self.generator(batch["latent"][:, turn], training=True)
+        augmented = augment(generated, ReplayedRandom(batch), self.settings, "fake")
         real = self.discriminator(batch["image"], training=True)
-        with conv.statistics_kept():
-            fake = self.discriminator(changed, training=True)
-        critic, generator = self.measure(batch, real, fake, made)
+        with conv.freeze_statistics():
+            fake = self.discriminator(augmented, training=True)
+        critic, generator = self.measure(batch, real, fake, generated)
         if self.settings.loss == "wasserstein" and self.settings.penalty:
-            critic += self.settings.penalty * self.gradient_penalty(batch, changed, turn)
+            critic += self.settings.penalty * self.gradient_penalty(batch, augmented, turn)
         return [critic, generator], tf.reduce_sum(example_weight(batch))
 
-    def _critic_alone(self, batch, turn):
+    def _critic_loss(self, batch, turn):
         (critic, _), count = self.losses(batch, turn)
         return [critic], count
 
     def player_losses(self, real, fake):
-        """The discriminator's and the generator's loss of each pair of logits (B,): (B,) each."""
+        """Returns the discriminator's and the generator's loss, (B,) each, of logits (B,) of real and fake images."""
         if self.settings.loss == "wasserstein":
             return fake - real, -fake
         return tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
 
-    def measure(self, batch, real, fake, made):
-        """Both players' summed losses; updates the metrics."""
+    def measure(self, batch, real, fake, generated):
+        """Returns both networks' summed losses; updates the metrics."""
         weight = example_weight(batch)
-        show = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
+        score = tf.identity if self.settings.loss == "wasserstein" else tf.sigmoid
         critic, generator = self.player_losses(real, fake)
         metrics = (self.loss_metric, self.generator_loss, self.real, self.fake)
-        for metric, value in zip(metrics, (critic, generator, show(real), show(fake))):
+        for metric, value in zip(metrics, (critic, generator, score(real), score(fake))):
             metric.update_state(value, weight)
-        ratio = losses.nearest_distance(made, weight) / losses.nearest_distance(unit_range(batch["image"]), weight)
+        ratio = losses.nearest_distance(generated, weight) / losses.nearest_distance(unit_range(batch["image"]), weight)
         self.diversity.update_state(tf.where(tf.math.is_finite(ratio), ratio, 1.0), tf.reduce_sum(weight))
         return tf.reduce_sum(weight * critic), tf.reduce_sum(weight * generator)
 
-    def gradient_penalty(self, batch, made, turn):
-        """Σ weight · (‖∇D(y)‖ − 1)² at points y on the lines from made to real images."""
-        share = batch["between"][:, turn]  # (B, 1, 1, 1)
-        points = share * batch["image"] + (1 - share) * tf.stop_gradient(made)
-        with conv.statistics_kept():
-            # In the units of [-1, 1], which networks see.
+    def gradient_penalty(self, batch, generated, turn):
+        """Returns Σ weight · (‖∇D(y)‖ − 1)² at points y between generated and real images."""
+        mix = batch["between"][:, turn]  # (B, 1, 1, 1)
+        points = mix * batch["image"] + (1 - mix) * tf.stop_gradient(generated)
+        with conv.freeze_statistics():
+            # Halved, since the gradient of the paper is with respect to images in [-1, 1].
             norm = 0.5 * losses.gradient_norms(self.discriminator, points)
         weight = example_weight(batch)
         self.penalized_gradient_norm.update_state(norm, weight)
         return tf.reduce_sum(weight * tf.square(norm - 1.0))
 
-    def _average(self, strategy):
-        """Cross-replica: moves the average towards the generator."""
+    def _update_average(self, strategy):
+        """Updates the generator's EMA, in the cross-replica context."""
         decay = moving_average.warmed_up(self.settings.ema_decay, self.step)
         moving_average.follow(strategy, self.head.variables, self.generator.variables, decay, self.failed_step)
 
-    # ----- what a run shows of it ---------------------------------------------
+    # ----- warnings and reports -----------------------------------------------
 
     def warnings(self, logs):
-        """What in an interval's metrics looks like a lost game."""
-        said = []
-        if self.step < EARLY:
-            return said
+        """Warns of a discriminator that has won, of a vanished gradient and of collapse."""
+        found = []
+        if self.step < MIN_STEPS:
+            return found
         if self.settings.loss == "non_saturating" and logs["loss"] < WON:
-            said.append(
-                f"the discriminator has won: its loss is {logs['loss']:.2g} nats, and it teaches the generator little. "
-                "Try a lower learning rate, --shift and --color, or --normalization spectral."
+            found.append(
+                f"the discriminator has won: its loss is {logs['loss']:.2g} nats, and its gradients no longer help the "
+                "generator. Try a lower learning rate, --shift and --color, or --normalization spectral."
             )
         if logs["generator_gradient_norm"] < VANISHED:
-            said.append(f"the generator's gradient has vanished: its norm is {logs['generator_gradient_norm']:.2g}.")
+            found.append(f"the generator's gradient has vanished: its norm is {logs['generator_gradient_norm']:.2g}.")
         if logs["diversity"] < COLLAPSED:
-            said.append(
-                f"the samples have collapsed: they are {logs['diversity']:.2g} times as far apart as the images. "
+            found.append(
+                f"the samples have collapsed: they are {logs['diversity']:.2g} times as far apart as real images. "
                 "Try --loss wasserstein --critic-steps 3, or start again with another --seed."
             )
-        return said
+        return found
 
     def report(self, batch, examples, splits):
-        """Images, a grid of samples from latents that stay the same, the logits of both, and the samples' distance."""
+        """Images, a grid of samples from fixed latents, the logits of both and, with a classifier, FID and KID."""
         return Report(
             images={
                 "real": [unit_range(batch["image"])],
@@ -300,13 +305,13 @@ class DCGAN(Objective):
         )
 
     def _logits(self, batch):
-        """{name: the discriminator's logits} of held-out images and of as many samples."""
+        """Returns {name: the discriminator's logits} of held-out images and of as many samples."""
         real = self.discriminator(unit_range(batch["image"]), training=False)
-        made = sampling.sample(self.head, len(real), seed=0)
-        return {"D(real)": real, "D(fake)": self.discriminator(made, training=False)}
+        generated = sampling.sample(self.head, len(real), seed=0)
+        return {"D(real)": real, "D(fake)": self.discriminator(generated, training=False)}
 
     def _distance(self, splits):
-        """{tag: distance} of the samples from the validation images, on a classifier's features."""
+        """Returns {tag: distance} between samples and validation images, on a classifier's features."""
         if self.judge is None:
             self.judge = generative.FeatureClassifier(self.settings.classifier)
         real = splits.validation.column("image")

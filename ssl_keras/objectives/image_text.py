@@ -1,23 +1,23 @@
-"""Image and text: two encoders put a picture and its caption at one place, and others elsewhere.
+"""Image-text contrastive learning (CLIP, SigLIP): embed images and their captions in a joint space.
 
-CLIP (Radford et al. 2021): features of an image and of a caption are projected into one space, and of all
-captions of the batch an image finds its own, and of all images a caption. A choice of the loss, see `losses.py`:
+In CLIP (Radford et al. 2021), features of images and captions are projected into a joint space. Each image must find
+its own caption among all captions of the batch, and each caption its image. The losses are in `losses.py`:
 
-- `clip`: the symmetric InfoNCE of the two directions;
-- `sigmoid`: of each image and each caption, whether they belong together (SigLIP, Zhai et al. 2023).
+- `clip`: symmetric InfoNCE over the two directions.
+- `sigmoid`: a binary loss for each image and caption, whether they belong together (SigLIP, Zhai et al. 2023).
 
-Candidates are the examples of all replicas. Two examples whose captions are the same tokens are one concept:
-they are not each other's negatives. The scale (one over the temperature) is learned, at most 100.
+Candidates are the examples of all replicas. Two examples with the same caption tokens are one concept, and
+not each other's negatives. The scale (one over the temperature) is learned, and is at most 100.
 
-Departures: a small convolutional network and a small transformer, whose states are averaged over the caption;
-of an image's captions one is drawn at each step, or several; Adam without decay of norms, biases and the scale;
-the transformer may have no blocks, and its states no projection: a mean of token embeddings, which is what a
-thousand pairs can teach (`benchmarks/image_text.py`).
+Departures: a small convolutional network and a small transformer, whose states are averaged over the caption.
+Each step draws one of an image's captions, or several. Adam does not decay norms, biases and the scale. The
+transformer may have no blocks and no projection; it is then a mean of token embeddings, which a thousand pairs
+are enough for (`benchmarks/image_text.py`).
 
-Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` the common space.
+Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` joint space.
 
-Metrics: `loss`, nats per pair; `top1`, the share of images to whom their own caption is the nearest of the batch's,
-in [0, 1]; `temperature`, of the loss; `gradient_norm` (training only). Loss and matches depend on the batch size.
+Metrics: `loss`, nats per pair; `top1`, accuracy of finding an image's caption among the batch's, in [0, 1];
+`temperature`, the learned one; `gradient_norm` (training only). Loss and top-1 depend on the batch size.
 """
 
 import dataclasses
@@ -57,45 +57,46 @@ DEFAULTS = Training(
     weight_decay=0.01,
     clip_norm=1.0,
 )
-STEP = 4  # lengths of captions go up to multiples of this: XLA compiles each length anew
+LENGTH_MULTIPLE = 4  # captions are padded to multiples of it, since XLA compiles every length separately
 PICTURED_PIXELS, NUM_SHOWN, NUM_EVALUATED = 8, 8, 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """A convolutional network, a transformer, the space they share, and what makes a view of an image."""
+    """The image encoder and its augmentation, the text encoder, the joint space and the loss."""
 
     loss: Literal[*towers.LOSSES] = "clip"
-    """clip or sigmoid."""
+    """Loss: symmetric InfoNCE (CLIP), or a binary loss per pair (SigLIP)."""
     temperature: Annotated[float, Range(1 / towers.MAX_SCALE, 100.0)] | Literal[0] = 0.0
-    """Where the learned temperature starts; 0 is the paper's, 0.07 of clip, 0.1 of sigmoid. With few pairs a higher one
-    learns less by heart."""
+    """Initial value of the learned temperature; 0 is the paper's, 0.07 for clip and 0.1 for sigmoid. A higher one
+    overfits less on few pairs."""
     projection: Annotated[int, Range(0, 1 << 14)] = 128
-    """Z, features of the space that images and captions share; 0 is that of the text as it is, without a projection."""
+    """Size of the joint space; 0 uses the mean state of the text encoder without a projection."""
     init_image: str = ""
-    """A saved encoder of images to start from."""
+    """Saved image encoder (a name or folder) to start from; empty starts from scratch."""
     init_text: str = ""
-    """A saved encoder of text, of causal_lm or masked_lm, to start from, with its tokenizer."""
+    """Saved text encoder of causal_lm or masked_lm (a name or folder) to start from, with its tokenizer; empty starts
+    from scratch."""
     text_architecture: Literal[*ARCHITECTURES] = "modern"
-    """The transformer's kind: modern, bert or gpt2."""
+    """Architecture of the text transformer: gpt2 and bert as published, or modern (RMS norm, rotary positions)."""
     text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Its blocks; 0 leaves the mean of its tokens' embeddings."""
+    """Blocks of the text transformer; 0 averages token embeddings instead."""
     text_heads: Annotated[int, Range(1, 1 << 10)] = 4
-    """Its attention heads."""
+    """Attention heads per block of the text transformer."""
     text_width: Annotated[int, Range(2, 1 << 14)] = 128
-    """Its features of a token."""
+    """Hidden size of the text transformer, in features per token."""
     context: Annotated[int, Range(2, MAX_CONTEXT)] = 32
-    """The most tokens of a caption."""
+    """Longest caption, in tokens."""
     tokenizer: str = "bpe"
-    """characters, bpe, wordpiece (trained on the captions), or the path of a tokenizer.json."""
+    """Tokenizer: characters, bpe or wordpiece, trained on the captions, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
-    """Tokens that a tokenizer may learn."""
+    """Largest vocabulary that a trained tokenizer may have, in tokens."""
     freeze_image: bool = False
-    """Leave the image network as it was loaded, and learn the rest (LiT, Zhai et al. 2022)."""
+    """Freeze the loaded image encoder and train the rest (LiT, Zhai et al. 2022)."""
     max_captions: Annotated[int, Range(1, captions.MOST)] = 1
-    """The most captions of an image that are joined at a step; one to so many are drawn."""
+    """Largest number of an image's captions to join into one text; each step draws from one to this number."""
     token_dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """The share of a caption's tokens that are left out at a step, another one each time."""
+    """Fraction of a caption's tokens that are left out, drawn again at each step; 0 disables it."""
     causal: Annotated[bool, tyro.conf.Suppress] = False
     epsilon: Annotated[float, tyro.conf.Suppress] = 1e-5
     text_hidden: Annotated[int, tyro.conf.Suppress] = 0
@@ -104,13 +105,13 @@ class Settings(vision.Settings):
         super().__post_init__()
         if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
             raise ValueError(
-                "text_width must be a multiple of text_heads (modern: an even one). Received: "
-                f"{self.text_width}, {self.text_heads}"
+                "text_width must be a multiple of text_heads, and an even multiple if the architecture is modern. "
+                f"Received: text_width {self.text_width}, text_heads {self.text_heads}"
             )
 
 
-# Setting: keyword of the towers, or of the language model, that a run starts from.
-OF_LANGUAGE_MODEL = {
+# Setting: keyword of the language model, or of the towers, that a run starts from.
+LANGUAGE_MODEL = {
     "text_architecture": "architecture",
     "text_layers": "layers",
     "text_heads": "heads",
@@ -121,29 +122,29 @@ OF_LANGUAGE_MODEL = {
     "vocabulary": "vocabulary",
     "causal": "causal",
 }
-TEXT_NETWORK = {name: name for name in (*OF_LANGUAGE_MODEL, "projection")}
+TOWERS = {name: name for name in (*LANGUAGE_MODEL, "projection")}
 
 
 def prepare(settings, splits, init=None):
-    """Captions -> tokens; the settings with what the tokenizer and the encoders to start from decide.
+    """Turns captions into tokens; completes the settings from the tokenizer and the encoders to start from.
 
     Raises:
-        ValueError: no captions; a network asked for that is not that of the encoder to start from; both `init` and
-            one of `init_image` and `init_text`; `locked` without a network to start from.
+        ValueError: no captions; a setting contradicts the network of an encoder to start from; `init` together with
+            `init_image` or `init_text`; `freeze_image` without an image encoder to start from.
     """
     splits.train.column_spec("caption")
     if init is not None and (settings.init_image or settings.init_text):
-        raise ValueError("Expected --init, or --init-image and --init-text. Received: both.")
+        raise ValueError("Expected either --init or --init-image and --init-text. Received: both")
     if settings.freeze_image and not (init or settings.init_image):
-        raise ValueError("locked leaves the image network as it was loaded. Expected --init-image or --init with it.")
+        raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init with it.")
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
-        refusal = "is no encoder of image_text. Its encoder alone is taken by --init-image."
-        kept, _ = start_from(init, settings, ("towers",), TEXT_NETWORK, refusal, key="head")
+        refusal = "was not saved by image_text. Use --init-image to load an image encoder only."
+        kept, _ = start_from(init, settings, ("towers",), TOWERS, refusal, key="head")
     elif settings.init_text:
-        refusal = "is no language model's encoder. Expected one of causal_lm or masked_lm."
-        kept, _ = start_from(settings.init_text, settings, ("transformer",), OF_LANGUAGE_MODEL, refusal)
+        refusal = "is not the encoder of a language model. Expected an encoder saved by causal_lm or masked_lm."
+        kept, _ = start_from(settings.init_text, settings, ("transformer",), LANGUAGE_MODEL, refusal)
     else:
         kept = {}
     tokenizer = tokenizer_of(settings, source, lambda: captions.training_texts(splits.train))
@@ -156,16 +157,16 @@ encoder = vision.encoder
 
 
 def head(settings, features):
-    """The towers, image features (B, D) and tokens (B, T) -> both in the common space, (B, Z), as a `Network`."""
-    names = (*TEXT_NETWORK, "loss", "temperature")
+    """Returns the towers: image features (B, D), tokens (B, T) -> both in the joint space, (B, Z), as a `Network`."""
+    names = (*TOWERS, "loss", "temperature")
     return Network("towers", features=features, **{name: getattr(settings, name) for name in names})
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: the encoder's input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
     both = head(settings, network.output_shape[-1]).build()
@@ -193,20 +194,20 @@ class ImageText(Objective):
         self.temperature = keras.metrics.Mean("temperature")
 
     def preprocess(self, batch, random):
-        """`image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
+        """Returns `image` (B, H, W, C) float32 in [0, 1], augmented, and `tokens` (B, T) of some of its captions."""
         settings = self.settings
         tokens = masking.sample_captions(
             batch["captions"], random, settings.max_captions, settings.token_dropout, settings.context
         )
-        return self._trimmed(augment(batch["image"], random, settings), tokens, batch)
+        return self._trim(augment(batch["image"], random, settings), tokens, batch)
 
     def preprocess_eval(self, batch, random):
-        """The image as it is, and its first caption."""
-        return self._trimmed(unit_range(batch["image"]), batch["captions"][:, 0], batch)
+        """Returns the image without augmentation, and its first caption."""
+        return self._trim(unit_range(batch["image"]), batch["captions"][:, 0], batch)
 
-    def _trimmed(self, image, tokens, batch):
-        """Most captions are far shorter than the longest of all: what is padding in the whole batch is left out."""
-        return {"image": image, "tokens": masking.trim(tokens, multiple=STEP), "weight": batch["weight"]}
+    def _trim(self, image, tokens, batch):
+        """Returns the batch without padding that all captions share; most are far shorter than the longest one."""
+        return {"image": image, "tokens": masking.trim(tokens, multiple=LENGTH_MULTIPLE), "weight": batch["weight"]}
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
@@ -215,7 +216,7 @@ class ImageText(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and (weighted) number of pairs of a batch; updates the metrics."""
+        """Returns the summed loss and the weighted number of pairs; updates the metrics."""
         weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
         features = self.encoder(batch["image"], training=training)
         image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
@@ -229,11 +230,11 @@ class ImageText(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def report(self, batch, examples, splits):
-        """Pairs and their similarity, and retrieval among some validation pairs, by their names."""
-        source, image, text = self._judged(splits)
+        """Pairs and their similarities, and retrieval on a sample of the validation pairs, by their names."""
+        source, image, text = self._embed_sample(splits)
         tokenizer = splits.train.tokenizer
 
-        def together():
+        def embeddings():
             names = [tokenizer.decode(row) for row in source.column("captions")[:, 0]]
             return np.concatenate([image, text]), [f"image: {name}" for name in names] + names
 
@@ -241,30 +242,30 @@ class ImageText(Objective):
             images=self._similarity(batch) | {"found by name": self._found(source, image, text)},
             texts={"captions": "\n\n".join(tokenizer.decode(row) for row in batch["tokens"].numpy())},
             scalars=self._recall(source, image, text),
-            embeddings={"images and captions": together},
+            embeddings={"images and captions": embeddings},
         )
 
     def _similarity(self, batch):
-        """The images, and how similar each (row) is to each caption (column), black to white."""
-        image, text = (losses.unit(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
+        """Returns the images, and a gray picture of similarities with images in rows and captions in columns."""
+        image, text = (losses.l2_normalize(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {"views": [batch["image"]], "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)]}
 
     def _recall(self, source, image, text):
-        """{tag: recall} both ways among validation pairs."""
+        """Returns {tag: recall} of retrieval in both directions."""
         concepts = np.unique(source.column("captions")[:, 0], axis=0, return_inverse=True)[1]
         found = retrieval.both_ways(image, text, concepts)
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
     def _found(self, source, image, text):
-        """Rows of images: in each column a picture, below it those that its name finds first."""
+        """Returns rows of images: each column has an image, and below it the images that its name finds first."""
         chosen = spread(len(source), NUM_SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :NUM_SHOWN]
         images = source.column("image")
         return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
-    def _judged(self, splits):
-        """(source, images, names): some validation pairs, and where both are in the common space, (N, Z)."""
+    def _embed_sample(self, splits):
+        """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and of its names."""
         source = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
         return (
             source,

@@ -1,17 +1,17 @@
-"""Jigsaw puzzles: in which order do the shuffled tiles of an image belong?
+"""Jigsaw puzzles (Noroozi & Favaro 2016): predict by which permutation the tiles of an image are shuffled.
 
-Noroozi & Favaro 2016, "Unsupervised learning of visual representations by solving jigsaw puzzles"
-(a reference of the tutorial's): an image is cut into a grid of cells, a tile is taken from each, the
-tiles are shuffled by one of a set of permutations that differ much from each other, and the network
-says by which. One encoder sees every tile by itself, and only what follows sees them together.
+"Unsupervised learning of visual representations by solving jigsaw puzzles" is a reference of the tutorial's. An
+image is cut into a grid of cells, one tile is taken from each, and the tiles are shuffled by one of a
+fixed set of permutations that are far apart. The encoder is applied to each tile separately; the solver,
+a small MLP, combines their features and predicts the permutation.
 
-Tiles are smaller than their cells and lie in them at random (section 4.2): else the edges that
-fit each other give the order away, and nothing is learned of what tiles show.
+Tiles are smaller than their cells and placed in them at random (section 4.2). Otherwise matching edges would
+give the order away, and the encoder would not learn what the tiles show.
 
 The loss is the softmax cross-entropy over the permutations, in nats per image.
 
-Departures: tiles are not normalized one by one, since the encoder sees whole images as they
-are later on; one puzzle of each image in a step.
+Departures: tiles are not normalized separately, since the encoder later takes whole images without
+normalization; each image gives one puzzle per step.
 
 Shapes: `B` batch, `H W C` image, `T` tiles, `h w` tile, `D` features, `P` permutations.
 
@@ -39,23 +39,23 @@ from ssl_keras.modalities import vision
 DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
 )
-NINE_TILES_FROM = 36  # pixels: smaller images are cut into 2×2, whose tiles still show something
+NINE_TILES_FROM = 36  # smallest side in pixels for 3×3 tiles; tiles of smaller images would show too little
 DEFAULT_PERMUTATIONS = 64
-MIN_TILE = 6  # pixels a side
+MIN_TILE = 6  # smallest side of a tile, in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """The puzzle."""
+    """The encoder, the augmentation of its images, and the puzzle."""
 
     grid: Literal[0, 2, 3] = 0
-    """Tiles along each side, 2 or 3; 0 is 3 from 36 pixels on, else 2."""
+    """Tiles along each side; 0 is 3 for images of at least 36 pixels a side, else 2."""
     permutations: Annotated[int, Range(2)] | Literal[0] = 0
-    """How many; 0 is 64, or all 24 of 2×2 tiles."""
+    """Number of permutations to tell apart; 0 is 64, or all 24 of 2×2 tiles."""
     gap: Annotated[float, Range(0, 1, open="high")] = 0.15
-    """The share of a cell's side that its tile leaves free, and moves in; 0 lets edges touch."""
+    """Fraction of a cell's side that its tile does not cover, and can be moved by; 0 lets neighboring tiles touch."""
     hidden: Annotated[int, Range(1)] = 256
-    """Units of the layer that sees all tiles."""
+    """Units of the solver's hidden layer, which combines the features of all tiles."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,7 +65,7 @@ class Settings(vision.Settings):
 
 
 def filled(settings, shape):
-    """The settings with grid and number of permutations; refuses what images (H, W, C) are too small for."""
+    """Returns the settings with grid and number of permutations. Raises ValueError if images are too small."""
     side = min(shape[:2])
     grid = settings.grid or (3 if side >= NINE_TILES_FROM else 2)
     most = math.factorial(grid**2)
@@ -81,7 +81,7 @@ def filled(settings, shape):
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are; the settings with what their size decides. Raises ValueError where tiles are too small."""
+    """Completes the settings from the images' size. Raises ValueError if tiles are too small."""
     settings, splits = vision.prepare(settings, splits, init)
     return filled(settings, splits.train.column_spec("image")[0]), splits
 
@@ -90,23 +90,23 @@ encoder = vision.encoder
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images of any size to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images of any size to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: the encoder's input or output does not fit.
     """
     settings = filled(settings, spec["image"][0])
     network = vision.chosen_encoder(settings, spec, encoder)
     if None not in network.input_shape[1:3]:
         raise ValueError(
-            "The encoder must take tiles and whole images: its input must be keras.Input((None, None, C)). "
+            "The encoder must take both tiles and whole images, from keras.Input((None, None, C)). "
             f"Received: {tuple(network.input_shape[1:])}"
         )
     return Jigsaw(settings, network, solver(settings, network.output_shape[-1]))
 
 
 def solver(settings, features):
-    """(B, T·D) features of the tiles in their order -> logits (B, P) float32."""
+    """Returns the solver, features of the tiles in order (B, T·D) -> logits (B, P) float32."""
     x = inputs = keras.Input((settings.grid**2 * features,), name="tiles")
     x = keras.layers.Dense(settings.hidden, activation="relu", name="hidden")(x)
     logits = keras.layers.Dense(settings.permutations, dtype="float32", name="logits")(x)
@@ -114,23 +114,22 @@ def solver(settings, features):
 
 
 def tile_size(side, grid, gap):
-    """Pixels of a tile's side."""
+    """Returns the side of a tile, in pixels."""
     return int(side // grid * (1 - gap) + 1e-6)
 
 
 def permutation_set(tiles, count):
-    """int32 (count, tiles): permutations, each chosen to be as far from those before as can be.
+    """Chooses permutations greedily, each as far from the earlier ones as possible: int32 (count, tiles).
 
-    The greedy choice of Noroozi & Favaro 2016 (algorithm 1), by the smallest Hamming distance
-    first and by the mean among equals.
+    Noroozi & Favaro 2016, algorithm 1: by the smallest Hamming distance, and among equals by the mean.
     """
     every = np.array(list(itertools.permutations(range(tiles))), np.int8)
-    chosen = [0]  # the order as it is; any other is as good, by symmetry
+    chosen = [0]  # the identity; by symmetry any other one is as good
     least, total = np.full(len(every), tiles), np.zeros(len(every), np.int64)
     for _ in range(count - 1):
         distance = (every != every[chosen[-1]]).sum(1)
         least, total = np.minimum(least, distance), total + distance
-        # A permutation chosen already has distance 0 from itself, and so comes last.
+        # A permutation that is already chosen has distance 0, and is not chosen again.
         chosen.append(int(np.argmax(least * (len(chosen) * tiles + 1) + total)))
     return every[chosen].astype(np.int32)
 
@@ -145,22 +144,22 @@ class Jigsaw(Objective):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
     def preprocess(self, batch, random):
-        """Adds `tiles` (B, T, h, w, C) float32 in [0, 1], shuffled, and `permutation` (B,); runs in tf.data."""
+        """Adds shuffled `tiles` (B, T, h, w, C) float32 in [0, 1] and `permutation` (B,); runs in tf.data."""
         image = augment(batch["image"], random, self.settings)
         index = tf.cast(random.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
-        order = tf.gather(self.permutations, index)  # (B, T): which tile comes where
+        order = tf.gather(self.permutations, index)  # (B, T): tile at each position
         tiles = self._tiles(image, random.uniform("jitter", (2, self.settings.grid**2)))
         return batch | {"tiles": tf.gather(tiles, order, batch_dims=1), "permutation": index}
 
     def _tiles(self, image, jitter):
-        """(B, H, W, C) and draws (B, 2, T) -> tiles (B, T, h, w, C) in their right order."""
+        """Cuts images (B, H, W, C) into tiles (B, T, h, w, C) in order; `jitter` (B, 2, T) in [0, 1) places them."""
         grid, gap = self.settings.grid, self.settings.gap
-        cells = np.stack(np.divmod(np.arange(grid**2), grid))  # (2, T): which row and column a tile is from
+        cells = np.stack(np.divmod(np.arange(grid**2), grid))  # (2, T): row and column of each tile
         for axis, side in enumerate(image.shape[1:3]):
             cell, size = side // grid, tile_size(side, grid, gap)
             free = tf.cast(jitter[:, axis] * (cell - size + 1), tf.int32)  # (B, T), 0 .. cell − size
             where = (cells[axis] * cell + free)[..., None] + tf.range(size)  # (B, T, size)
-            # Rows are taken from the image for every tile, then columns from what each has.
+            # First the rows of every tile from the image, then its columns from these rows.
             image = tf.gather(image, where, axis=1 if axis == 0 else 3, batch_dims=1 + axis)
         return image
 
@@ -171,7 +170,7 @@ class Jigsaw(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and number of images; updates `accuracy`."""
+        """Returns the summed loss and the number of images; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
         tiles = batch["tiles"]
         features = self.encoder(tf.reshape(tiles, (-1, *tiles.shape[2:])), training=training)  # (B·T, D)
@@ -182,7 +181,7 @@ class Jigsaw(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def report(self, batch, examples, splits):
-        """The images, and their puzzles with the tiles side by side."""
+        """Images, and their puzzles with the tiles side by side."""
         image, tiles = unit_range(batch["image"]), batch["tiles"]
         rows = tf.split(tiles, self.settings.grid, axis=1)  # grid of (B, grid, h, w, C)
         puzzle = tf.concat([tf.concat(tf.unstack(row, axis=1), axis=2) for row in rows], axis=1)

@@ -1,18 +1,16 @@
-"""Masked language model: predict the tokens that were hidden, from both sides.
+"""Masked language model (BERT, Devlin et al. 2018): predict masked tokens from the text on both sides.
 
-Devlin et al. 2018 (BERT), section 3.1, task 1. Of each window's tokens 15% are chosen; of these 80%
-become [MASK], 10% a random token, 10% stay. The loss is −log P of the chosen tokens, averaged over
-them; P is the softmax over inner products with the embeddings, after BERT's head (a dense layer,
-GELU, norm; a bias for each token). Only the chosen positions go through that head.
+Section 3.1, task 1. In each window 15% of the tokens are chosen; 80% of these become [MASK], 10% a random token,
+and 10% stay. The loss is −log P of the chosen tokens, averaged over them. P is the softmax over inner products
+with the token embeddings, after BERT's head (a dense layer, GELU and norm; a bias per token). The head is
+applied to the chosen positions only.
 
-Departures: no next-sentence task (Liu et al. 2019 found it of no use); the choice is drawn afresh
-at every step; special tokens are never chosen; no dropout. With `--whole-words` all tokens of a word
-are chosen together.
+Departures: no next-sentence task, which Liu et al. 2019 found of no benefit; tokens are chosen again at every
+step; special tokens are never chosen; no dropout. With `--whole-words` all tokens of a word are chosen together.
 
-Shapes: `B` batch, `T` tokens, `M` most chosen tokens of a window, `D` width, `V` vocabulary.
+Shapes: `B` batch, `T` tokens, `M` largest number of chosen tokens in a window, `D` width, `V` vocabulary.
 
-Metrics: `loss`, nats per chosen token; `accuracy`, the share of them that the likeliest token hits;
-`gradient_norm` (training only).
+Metrics: `loss`, nats per chosen token; `accuracy`, top-1 on chosen tokens, in [0, 1]; `gradient_norm` (training only).
 """
 
 import dataclasses
@@ -32,7 +30,7 @@ from ssl_keras.modalities import language
 from ssl_keras.networks import Network, transformer
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
-NEVER = 2.0  # a key above every other: not to be chosen
+NEVER = 2.0  # key of a token that must not be chosen; all others are below 1
 DEFAULTS = Training(
     data="pydoc",
     steps=2000,
@@ -52,18 +50,18 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(language.Settings):
-    """A transformer that sees both ways, its tokenizer, and how much is hidden."""
+    """The bidirectional transformer, its tokenizer and the masking; values of 0 are taken from the size."""
 
     ARCHITECTURES: ClassVar = ("bert", "modern")
 
     architecture: Literal[*ARCHITECTURES] = "bert"
-    """bert, or modern."""
+    """Transformer architecture: bert as published, or modern (RMS norm, rotary positions, squared ReLU, no biases)."""
     tokenizer: str = "wordpiece"
-    """characters, bpe, wordpiece (trained on the run's text), or the path of a tokenizer.json."""
+    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
     mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.15
-    """Of the tokens that are chosen."""
+    """Fraction of tokens chosen for prediction, of which 80% are masked."""
     whole_words: bool = False
-    """Choose whole words."""
+    """Choose all tokens of a word together (whole-word masking)."""
 
     def filled(self):
         bert = self.architecture == "bert" and self.epsilon == language.Settings.epsilon
@@ -71,16 +69,16 @@ class Settings(language.Settings):
 
 
 def prepare(settings, splits, init=None):
-    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide.
+    """Turns text into windows of tokens; completes the settings from the tokenizer and `init`.
 
     Raises:
-        ValueError: a tokenizer without a mask token.
+        ValueError: the tokenizer has no mask token.
     """
     settings, tokenizer = language.prepare(settings, splits, init)
     if tokenizer.mask < 0:
         raise ValueError(
-            f"The tokenizer has no mask token. Expected one of {', '.join(tokenizers.MASKS)} among its "
-            "special tokens: train one (--tokenizer wordpiece), or take causal_lm."
+            f"The tokenizer has no mask token. Expected one of {', '.join(tokenizers.MASKS)} among its special tokens. "
+            "Train a tokenizer (--tokenizer wordpiece), or use causal_lm."
         )
     tables = {"starts": tokenizer.word_starts()} if settings.whole_words else {}
     special = np.zeros(tokenizer.vocabulary, bool)
@@ -89,23 +87,23 @@ def prepare(settings, splits, init=None):
 
 
 def encoder(settings, spec):
-    """The encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
+    """Returns the encoder, tokens (B, T) -> hidden states (B, T, D), as a `Network`."""
     return language.trunk(settings, causal=False)
 
 
 def head(settings, spec=None):
-    """The head, hidden (M, D), embeddings (V, D) -> logits (M, V), as a `Network`."""
+    """Returns the head, hidden states (M, D) and token embeddings (V, D) -> logits (M, V), as a `Network`."""
     settings = settings.filled()
     return Network("masked_head", vocabulary=settings.vocabulary, width=settings.width, epsilon=settings.epsilon)
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     return MaskedLM(settings, language.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
 class MaskedLM(Objective):
-    """Holds `encoder` and `head`; trains both to restore hidden ones of `batch["tokens"]`."""
+    """Holds `encoder` and `head`; trains both to predict the chosen tokens of `batch["tokens"]`."""
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="masked_lm")
@@ -114,15 +112,15 @@ class MaskedLM(Objective):
         self.accuracy = keras.metrics.Mean("accuracy")
 
     def preprocess(self, batch, random):
-        """Adds `place` and `target` (B, M) int32, -1 where fewer are chosen; hides tokens of `tokens`."""
+        """Masks `tokens`; adds `place` and `target` (B, M) int32, with target -1 if fewer are chosen."""
         length = self.settings.length
         batch = masking.crop_windows(batch, random, length)
         tokens = batch["tokens"]  # (B, T)
         special = batch["special"] > 0
         allowed = (tokens >= 0) & ~special
-        key = random.uniform("choice", (length,))  # (B, T) in [0, 1): the lowest are chosen
+        key = random.uniform("choice", (length,))  # (B, T) in [0, 1): the tokens of the lowest keys are chosen
         if self.settings.whole_words:
-            after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # what comes after a special token begins a word
+            after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # a word starts after each special token
             key = masking.key_words(key, (batch["starts"] > 0) | after)
         key = tf.where(allowed, key, NEVER)
         most = max(1, round(self.settings.mask_ratio * length))
@@ -149,7 +147,7 @@ class MaskedLM(Objective):
         self.score(*self.batch_loss(batch))
 
     def batch_loss(self, batch):
-        """Summed loss and (weighted) number of chosen tokens; updates `accuracy`."""
+        """Returns the summed loss and the weighted number of chosen tokens; updates `accuracy`."""
         target = tf.reshape(batch["target"], [-1])  # (B·M,)
         weight = tf.cast(batch["target"] >= 0, tf.float32) * example_weight(batch)[:, None]
         weight = tf.reshape(weight, [-1])
@@ -162,26 +160,26 @@ class MaskedLM(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def logits(self, hidden):
-        """Hidden states (M, D) -> logits (M, V)."""
+        """Applies the head to hidden states, (M, D) -> logits (M, V)."""
         return self.head([hidden, language.table(self.encoder)])
 
     def report(self, batch, examples, splits):
-        """Attention, what is guessed of held-out windows, and the token embeddings."""
+        """Attention maps, predictions in held-out windows, and token embeddings."""
         return Report(
             images=language.attention_pictures(self.encoder, batch["tokens"]),
-            texts={"guesses": self._guesses(batch, splits.train.tokenizer)},
+            texts={"guesses": self._predictions(batch, splits.train.tokenizer)},
             embeddings=language.projections(transformer.parts(self.encoder).embeddings, splits.train.tokenizer),
         )
 
-    def _guesses(self, batch, tokenizer):
-        """Held-out windows; at each chosen place, in bold, the token that was there and the guess."""
+    def _predictions(self, batch, tokenizer):
+        """Markdown of held-out windows; at each chosen place, in bold, the true token and the prediction."""
         lines = []
         for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
             shown = [tokenizer.decode([i]) for i in ids.numpy()]
-            guess = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
-            for at, true, guessed in zip(place.numpy(), target.numpy(), guess):
+            predictions = tf.argmax(self.logits(tf.gather(self.encoder(ids[None])[0], place)), -1).numpy()
+            for at, true, predicted in zip(place.numpy(), target.numpy(), predictions):
                 if true >= 0:
-                    right, said = tokenizer.decode([true]), tokenizer.decode([guessed])
-                    shown[at] = f"**[{right}]**" if guessed == true else f"**[{right} → {said}]**"
+                    right, wrong = tokenizer.decode([true]), tokenizer.decode([predicted])
+                    shown[at] = f"**[{right}]**" if predicted == true else f"**[{right} → {wrong}]**"
             lines.append(" ".join(shown).replace("\n", "⏎"))
         return "\n\n".join(lines)

@@ -1,15 +1,15 @@
-"""Recurrent language model: predict the token h places on. The tutorial's section 4.3; was `seq2seq --task next`.
+"""Recurrent language model: predict the token at a fixed distance from the text so far, by a GRU or LSTM.
 
-One recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) = softmax over the vocabulary of the inner
-products ⟨g(x₁…x_t), embedding of x⟩; the horizon h is 2, as in the tutorial; 1 is a language model. The
-loss is −log P, averaged over tokens. `seq2seq` has the encoder and the decoder.
+The tutorial's section 4.3. A recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) is the softmax over the
+vocabulary of the inner products ⟨g(x₁…x_t), embedding of x⟩. The horizon h is 2 as in the tutorial; with 1 it
+is a language model. The loss is −log P, averaged over tokens. `seq2seq` has an encoder and a decoder.
 
 Departure: dropout has one mask for all positions of an example (Gal & Ghahramani 2016).
 
-Shapes: `B` batch, `T` context, `W` window, `D` width, `V` vocabulary, `P` places of dropout.
+Shapes: `B` batch, `T` context, `W` window, `D` width, `V` vocabulary, `P` dropout masks per example.
 
-Metrics: `loss`, nats per target token (smoothed, if so asked, while training); `accuracy`, the share of
-target tokens that the likeliest token hits; `gradient_norm` (training only).
+Metrics: `loss`, nats per target token, with label smoothing in training; `accuracy`, top-1 on target tokens, in
+[0, 1]; `gradient_norm` (training only).
 """
 
 import dataclasses
@@ -42,19 +42,19 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(recurrent_text.Settings):
-    """A recurrent network, its tokenizer, and how far ahead it looks."""
+    """The recurrent network, its tokenizer, and the token to predict."""
 
     horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
-    """How many places on the predicted token is; 1 is the very next one."""
+    """Distance to the predicted token, in tokens; 1 is the next token."""
     context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
-    """Tokens of a training window."""
+    """Length of a training window, in tokens."""
 
 
 def prepare(settings, splits, init=None):
-    """Text -> windows over its tokens; the settings with what the tokenizer and `init` decide.
+    """Turns text into windows of tokens; completes the settings from the tokenizer and `init`.
 
     Raises:
-        ValueError: a tokenizer without a token for the end of a text; an `init` of another objective.
+        ValueError: the tokenizer has no token for the end of a text; `init` was saved by another objective.
     """
     splits = tokens.without_targets(splits)
     if init is not None:
@@ -63,20 +63,19 @@ def prepare(settings, splits, init=None):
             settings,
             ("recurrent",),
             recurrent_text.NETWORK,
-            "is no encoder of recurrent_lm, which reads one way. Expected one that pretraining with recurrent_lm "
-            "saved.",
+            "is not a unidirectional recurrent encoder. Expected an encoder saved by recurrent_lm.",
             bidirectional=False,
         )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train))
     if tokenizer.end < 0:
-        raise ValueError("The tokenizer needs a token for the end of a text.")
+        raise ValueError("The tokenizer needs a token for the end of a text. Train one, such as --tokenizer bpe.")
     settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
     return settings, tokens.corpus(splits, tokenizer, settings.context, target=settings.horizon)
 
 
 def encoder(settings, spec):
-    """The encoder, tokens (B, T) -> states (B, T, D), each of the tokens up to it, as a `Network`."""
+    """Returns the unidirectional encoder, tokens (B, T) -> states (B, T, D), as a `Network`."""
     return Network(
         "recurrent",
         vocabulary=settings.vocabulary,
@@ -88,12 +87,12 @@ def encoder(settings, spec):
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     return RecurrentLM(settings, recurrent_text.chosen_encoder(settings, spec, encoder))
 
 
 class RecurrentLM(Objective):
-    """Holds `encoder`; trains it to predict `batch["tokens"]` from those at least `horizon` places before."""
+    """Holds `encoder`; trains it to predict each token of `batch["tokens"]` from those at least `horizon` before it."""
 
     def __init__(self, settings, encoder):
         super().__init__(name="recurrent_lm")
@@ -101,14 +100,14 @@ class RecurrentLM(Objective):
         self.accuracy = keras.metrics.Mean("accuracy")
 
     def preprocess(self, batch, random):
-        """As `preprocess_eval`, and the numbers that dropout needs."""
-        made = self.preprocess_eval(batch, random)
+        """Returns `preprocess_eval`'s batch, with random numbers for dropout."""
+        batch = self.preprocess_eval(batch, random)
         if self.settings.dropout:
-            made["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, random)
-        return made
+            batch["dropout"] = recurrent_text.draw_dropout([self.encoder], self.settings.width, random)
+        return batch
 
     def preprocess_eval(self, batch, random):
-        """Cuts (B, T + h) tokens out of each window at random; a held-out window has just these."""
+        """Crops (B, T + h) tokens from each window at random; a held-out window has exactly these."""
         return masking.crop_windows(batch, random, self.settings.context + self.settings.horizon)
 
     def train_step(self, batch):
@@ -118,21 +117,21 @@ class RecurrentLM(Objective):
         self.score(*self.batch_loss(batch, self.logits(batch)))
 
     def smoothed_loss(self, batch):
-        """`batch_loss` with dropout and smoothing, where they are asked for."""
+        """Returns `batch_loss` with dropout and label smoothing, if they are set."""
         drop = recurrent_text.dropout(batch, self.settings.dropout)
         return self.batch_loss(batch, self.logits(batch, drop), self.settings.label_smoothing)
 
     def batch_loss(self, batch, logits, label_smoothing=0.0):
-        """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
+        """Returns the summed loss and the weighted number of target tokens; updates `accuracy`."""
         target = batch["tokens"][:, self.settings.horizon :]  # (B, T)
         return recurrent_text.token_loss(target, logits, example_weight(batch), self.accuracy, label_smoothing)
 
     def logits(self, batch, drop=None):
-        """(B, T, V) float32, of the token `horizon` places after each; `drop` is done to what layers take."""
+        """Returns logits (B, T, V) float32 of the token `horizon` places on; `drop` is applied to layers' inputs."""
         tokens = batch["tokens"][:, : -self.settings.horizon]
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
         return recurrent.logits(self.encoder, states)
 
     def report(self, batch, examples, splits):
-        """The token embeddings."""
+        """Token embeddings."""
         return Report(embeddings=language.projections(recurrent.parts(self.encoder).embeddings, splits.train.tokenizer))

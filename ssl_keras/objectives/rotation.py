@@ -1,11 +1,11 @@
-"""Rotation: predict by how far an image was turned. The tutorial's section 4.2; was `classifier` without labels.
+"""Rotation prediction (RotNet, Gidaris et al. 2018): predict by which angle an image is rotated.
 
-The tutorial counts classification among the self-supervised tasks where the classes come from the image
-itself. Here they are four: an image is turned by 0, 90, 180 and 270 degrees, and the network says by how
-far (RotNet, Gidaris et al. 2018, "Unsupervised representation learning by predicting image rotations",
-equations 1 to 3: all four turns of an image are in the batch). `classifier` learns labels.
+The tutorial's section 4.2 counts classification as self-supervised if the classes come from the image itself.
+Here the classes are the rotations by 0, 90, 180 and 270 degrees ("Unsupervised representation learning by
+predicting image rotations", equations 1 to 3). All four rotations of an image are in the batch. `classifier`
+learns labels instead.
 
-The loss is the softmax cross-entropy in nats, averaged over turned images: −log softmax(z)_y, y the turn.
+The loss is the softmax cross-entropy in nats, averaged over rotated images: −log softmax(z)_y, y the rotation.
 
 Shapes: `B` batch, `N` side, `C` channels, `D` features.
 
@@ -34,19 +34,19 @@ NUM_ROTATIONS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Settings(vision.Settings):
-    """A convolutional network, and how images are augmented before they are turned."""
+    """The encoder, and the augmentation of images before they are rotated."""
 
 
 def prepare(settings, splits, init=None):
-    """Images as they are.
+    """Returns the splits unchanged, and the settings as from `vision.prepare`.
 
     Raises:
-        ValueError: no images; oblong ones.
+        ValueError: no images; images that are not square.
     """
     settings, splits = vision.prepare(settings, splits, init)
     shape, _ = splits.train.column_spec("image")
     if shape[0] != shape[1]:
-        raise ValueError(f"Turned images keep their shape only if it is square: set image_size. Received: {shape}")
+        raise ValueError(f"Expected square images, whose shape a rotation keeps: set image_size. Received: {shape}")
     return settings, splits
 
 
@@ -54,10 +54,10 @@ encoder = vision.encoder
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be any function or functional graph from images to (B, D).
+    """Returns the objective; `encoder` may be any function or functional graph from images to (B, D).
 
     Raises:
-        ValueError: a given encoder whose input or output does not fit.
+        ValueError: the encoder's input or output does not fit.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
     head = Network("classifier_head", features=network.output_shape[-1], classes=NUM_ROTATIONS)
@@ -65,7 +65,7 @@ def build(settings, spec, encoder=encoder):
 
 
 class Rotation(Objective):
-    """Holds `encoder` and `head`; trains both to tell the turns of `batch["image"]`."""
+    """Holds `encoder` and `head`; trains both to predict the rotations of `batch["image"]`."""
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="rotation")
@@ -86,8 +86,8 @@ class Rotation(Objective):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Summed loss and number of images; updates `accuracy`."""
-        image = turned(unit_range(batch["image"]))  # (4B, N, N, C)
+        """Returns the summed loss and the number of images; updates `accuracy`."""
+        image = rotate(unit_range(batch["image"]))  # (4B, N, N, C)
         turn = tf.repeat(tf.range(NUM_ROTATIONS), tf.shape(batch["image"])[0])  # (4B,)
         weight = tf.tile(example_weight(batch), [NUM_ROTATIONS]) / NUM_ROTATIONS
         logits = self.head(self.encoder(image, training=training), training=training)  # (4B, 4)
@@ -96,10 +96,10 @@ class Rotation(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def report(self, batch, examples, splits):
-        """A row of the images for each turn."""
-        return Report(images={"turns": tf.split(turned(unit_range(batch["image"])), NUM_ROTATIONS)})
+        """A row of images for each rotation."""
+        return Report(images={"turns": tf.split(rotate(unit_range(batch["image"])), NUM_ROTATIONS)})
 
 
-def turned(image):
-    """(B, N, N, C) -> (4B, N, N, C): turned by 0, 90, 180 and 270 degrees against the clock, in this order."""
+def rotate(image):
+    """Rotates images by 0, 90, 180 and 270 degrees counterclockwise, in this order: (B, N, N, C) -> (4B, N, N, C)."""
     return tf.concat([tf.image.rot90(image, turns) for turns in range(NUM_ROTATIONS)], 0)

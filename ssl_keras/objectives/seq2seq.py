@@ -1,26 +1,25 @@
-"""Sequence to sequence: an encoder that reads both ways, and a decoder that attends to it.
+"""Sequence to sequence (Bahdanau et al. 2015): a recurrent encoder, and a decoder with attention to it.
 
-The tutorial's section 4.3 names sequence to sequence; what it writes down, one network and a horizon, is
-`recurrent_lm` (was the task next of this one). Here a decoder is trained with the true target as its input
-(Sutskever et al. 2014; Bahdanau et al. 2015; `networks/recurrent.py` says what differs):
-−log P(y_u | y_1…y_{u−1}, source), averaged over target tokens, the end included. The task says what is
-source and what target:
+The tutorial's section 4.3 names sequence to sequence; the network and horizon that it writes down are
+`recurrent_lm`. Here a decoder is trained by teacher forcing (Sutskever et al. 2014; see
+`networks/recurrent.py` for what differs). The loss is −log P(y_u | y_1…y_{u−1}, source), averaged over target
+tokens, the end included. The task defines source and target:
 
-- `denoise`: the source is a sequence with spans of it hidden, the target the sequence (Lewis et al. 2020).
-- `continue`: the source is x₁…x_t for a t drawn at random, the target what comes from x_{t+h} on,
-  h the horizon.
-- `pairs`: sources and targets from the data; this is the fine-tuning (`--init` of the two before).
+- `denoise`: the target is a sequence, the source the same sequence with masked spans (Lewis et al. 2020).
+- `continue`: the source is x₁…x_t for a random t, the target the rest from x_{t+h} on, with the horizon h.
+- `pairs`: sources and targets come from the data. This task fine-tunes encoders of the other two (`--init`).
 
-Departures: a hidden token is a mask each, not one for a span, and a span has one length. Dropout has one
-mask for all positions of an example (Gal & Ghahramani 2016), drawn by its position in the batch, so that
-replicas change nothing; what `--scheduled-sampling` mixes in comes from a pass with the true target (Mihaylova &
-Martins 2019), not from step by step decoding (Bengio et al. 2015). A batch is as long as its longest
-sequence, so XLA (`--jit`) would compile again and again.
+Departures: every token of a masked span becomes a mask token, where the paper has one for the whole span; all spans
+have the same length. Dropout has one mask for all positions of an example (Gal & Ghahramani 2016), keyed by
+its position in the batch, so the number of replicas does not change it. `--scheduled-sampling` mixes in predictions of
+a pass with the true target (Mihaylova & Martins 2019), not of step-by-step decoding (Bengio et al. 2015). A
+batch is as long as its longest sequence, so XLA (`--jit`) would compile many times.
 
-Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `V` target vocabulary, `P` places of dropout.
+Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `V` target vocabulary, `P` dropout masks per example.
 
-Metrics: `loss`, nats per target token (smoothed, if so asked, while training); `accuracy`, the share of
-target tokens that the likeliest token hits; `gradient_norm` (training only).
+Metrics: `loss`, nats per target token, with label smoothing in training; `accuracy`, top-1 on target tokens, in
+[0, 1]; `gradient_norm` (training only); `quality/symbol_error_rate` and `quality/sequence_error_rate` on a sample of
+the validation pairs (task pairs).
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ from ssl_keras.networks import Network, recurrent
 
 TASKS = ("denoise", "continue", "pairs")
 MAX_SYMBOLS = 10_000
-NUM_EVALUATED = 512  # validation pairs that are decoded now and then
+NUM_EVALUATED = 512  # validation pairs that are decoded for a report
 NUM_SHOWN = 6
 PICTURED, PICTURED_PIXELS = 4, 8
 DEFAULTS = Training(
@@ -66,26 +65,26 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(recurrent_text.Settings):
-    """An encoder and a decoder, their tokenizer, and what they learn."""
+    """The encoder and the decoder, their tokenizer, and the task."""
 
     task: Literal[*TASKS] = "denoise"
-    """denoise, continue: the sequence from one with spans hidden, or from its beginning; pairs: targets from sources,
-    of data that have both."""
+    """Task: restore a sequence with masked spans (denoise), write the rest of a sequence (continue), or map sources to
+    targets (pairs)."""
     horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
-    """Of continue: how many places after the source's last token the target begins; 1 is at the very next."""
+    """Distance from the last source token to the first target token, in tokens; 1 is the next token (task continue)."""
     unit: Literal["", *sequences.UNITS] = ""
-    """Of denoise and continue, what a sequence is: words or sentences of the text, or the rows of a table or
-    of pairs; by default the rows of what has labels or targets, else words."""
+    """Unit of text that makes a sequence, where rows are those of a table or of pairs; empty is rows if the data has
+    labels or targets, else words (tasks denoise and continue)."""
     context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
-    """The most tokens of a sequence, and of its target."""
+    """Longest source and longest target, in tokens."""
     symbols: bool = False
-    """Of pairs: targets are symbols between white space, phonemes say, with a vocabulary of their own."""
+    """Read targets as symbols separated by white space, such as phonemes, with their own vocabulary (task pairs)."""
     mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.3
-    """Of denoise: of the tokens that are hidden."""
+    """Approximate fraction of source tokens to mask (task denoise)."""
     mask_span: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
-    """Of denoise: hidden tokens in a row."""
+    """Length of a masked span, in tokens (task denoise)."""
     scheduled_sampling: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Share of the decoder's inputs that are its own guesses."""
+    """Scheduled sampling: fraction of the decoder's inputs that are its own predictions; 0 is teacher forcing."""
     alphabet: Annotated[str, tyro.conf.Suppress] = ""
     fresh_targets: Annotated[bool, tyro.conf.Suppress] = True
     mask_token: Resolved = -1
@@ -95,7 +94,7 @@ class Settings(recurrent_text.Settings):
         super().__post_init__()
         for name in ("mask_token", "end_token"):
             if not -1 <= getattr(self, name) < self.vocabulary:
-                raise ValueError(f"{name} must be a token of the vocabulary, or -1. Received: {getattr(self, name)}")
+                raise ValueError(f"{name} must be the id of a token, or -1. Received: {getattr(self, name)}")
         if self.task == "continue" and self.horizon >= self.context:
             raise ValueError(f"horizon must be less than the context, {self.context}. Received: {self.horizon}")
         for name, tasks in (
@@ -110,46 +109,49 @@ class Settings(recurrent_text.Settings):
 
     @property
     def end(self):
-        """The target token before the first and after the last."""
+        """The token that starts and ends a target."""
         return symbols.END if self.symbols else self.end_token
 
     @property
     def targets(self):
-        """V, how many target tokens there are."""
+        """V, the size of the target vocabulary."""
         return symbols.Symbols(self.alphabet).vocabulary if self.symbols else self.vocabulary
 
     def reader(self, tokenizer):
-        """Chooses what reads and writes targets: the tokenizer, or symbols."""
+        """Returns what encodes and decodes targets: the tokenizer, or `Symbols`."""
         return symbols.Symbols(self.alphabet) if self.symbols else tokenizer
 
 
 def prepare(settings, splits, init=None):
-    """Text or pairs -> tokens; the settings with what the tokenizer, the data and `init` decide.
+    """Turns text or pairs into tokens; completes the settings from the tokenizer, the data and `init`.
 
     Raises:
-        ValueError: data that the task cannot be learned from; a tokenizer without the tokens it needs; an
-            `init` of another kind of network.
+        ValueError: the data does not suit the task; the tokenizer has no end or mask token; the network of `init`
+            is of another kind.
     """
     paired = "target" in splits.train.arrays
     if settings.task == "pairs" and not paired:
         raise ValueError(
-            f"The task pairs needs sources with targets: --data pairs:FILE, cmudict, or a translation set of tfds. "
-            f"Received: {splits.train.base}"
+            "The task pairs needs data with sources and targets: --data pairs:FILE, cmudict, or a translation data set "
+            f"of tfds. Received: {splits.train.base}"
         )
     if settings.task != "pairs":
         unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
         splits = tokens.without_targets(sequences.cut(splits, unit))
     if init is not None:
-        settings = _from(init, settings)
+        settings = _start_from(init, settings)
     with_targets = settings.task == "pairs" and not settings.symbols
     tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train, with_targets))
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
-        raise ValueError("The tokenizer needs a token for the end of a text, and to denoise one for the mask.")
+        raise ValueError(
+            "The tokenizer needs a token for the end of a text and, for the task denoise, a mask token. Train one, for "
+            "example with --tokenizer bpe."
+        )
     settings = dataclasses.replace(
         settings, vocabulary=tokenizer.vocabulary, mask_token=tokenizer.mask, end_token=tokenizer.end
     )
     if settings.symbols and not settings.alphabet:
-        hint = "Leave out --symbols: a tokenizer takes words to pieces."
+        hint = "Leave out --symbols: a tokenizer splits words into pieces."
         settings = dataclasses.replace(settings, alphabet=symbols.alphabet_of(splits, MAX_SYMBOLS, hint))
     splits = sequences.tokenized(splits, tokenizer, settings.context, settings.reader(tokenizer))
     if settings.task == "continue":
@@ -157,33 +159,32 @@ def prepare(settings, splits, init=None):
     return settings, splits
 
 
-def _from(init, settings):
-    """The settings with the network and tokenizer of the saved encoder."""
+def _start_from(init, settings):
+    """Returns the settings with the network and tokenizer of the saved encoder `init`."""
     kept, card = start_from(
         init,
         settings,
         ("recurrent",),
         recurrent_text.NETWORK,
-        "is no encoder of seq2seq, which reads both ways. Expected one that pretraining with seq2seq saved "
-        "(--task denoise).",
+        "is not a bidirectional recurrent encoder. Expected an encoder saved by seq2seq (--task denoise).",
         bidirectional=True,
     )
     known = (card["decoding"] or {}).get("symbols")
     if settings.symbols and known:
         kept["alphabet"] = " ".join(known)
-    kept["fresh_targets"] = settings.symbols != bool(known)  # the same numbers would mean something else
+    kept["fresh_targets"] = settings.symbols != bool(known)  # an id would stand for another token
     return dataclasses.replace(settings, tokenizer=str(init), **kept)
 
 
 def encoder(settings, spec):
-    """The encoder, tokens (B, T) -> states (B, T, D), as a `Network`."""
+    """Returns the bidirectional encoder, tokens (B, T) -> states (B, T, D), as a `Network`."""
     return Network(
         "recurrent", vocabulary=settings.vocabulary, width=settings.width, layers=settings.layers, cell=settings.cell
     )
 
 
 def head(settings, spec=None):
-    """The decoder as a `Network`, see `recurrent.attending_decoder`."""
+    """Returns the decoder, see `recurrent.attending_decoder`, as a `Network`."""
     return Network(
         "attending_decoder",
         vocabulary=settings.targets,
@@ -195,12 +196,12 @@ def head(settings, spec=None):
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     return Seq2Seq(settings, recurrent_text.chosen_encoder(settings, spec, encoder), head(settings).build())
 
 
 class Seq2Seq(Objective):
-    """Holds `encoder` and `head`, the decoder; trains both to make `batch["target"]` of `batch["tokens"]`."""
+    """Holds `encoder` and `head`, the decoder; trains both to predict `batch["target"]` from `batch["tokens"]`."""
 
     def __init__(self, settings, encoder, head):
         super().__init__(name="seq2seq")
@@ -216,24 +217,23 @@ class Seq2Seq(Objective):
         self.skip_on_init = ("embeddings/tokens",) if settings.fresh_targets else ()
 
     def preprocess(self, batch, random):
-        """What is trained on: as `preprocess_eval`, and the numbers that dropout and sampling need."""
+        """Returns `preprocess_eval`'s batch, with random numbers for dropout and scheduled sampling."""
         settings = self.settings
-        made = self.preprocess_eval(batch, random)
+        batch = self.preprocess_eval(batch, random)
         if settings.dropout:
-            made["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, random)
+            batch["dropout"] = recurrent_text.draw_dropout([self.encoder, self.head], settings.width, random)
         if settings.scheduled_sampling:
             own = random.uniform("sampling", (settings.context + 1,)) < settings.scheduled_sampling
-            made["own"] = own[:, : tf.shape(made["target"])[1]]
-        return made
+            batch["own"] = own[:, : tf.shape(batch["target"])[1]]
+        return batch
 
     def preprocess_eval(self, batch, random):
-        """`tokens` (B, T) int32 the source, and `target` (B, U) with its end, both as short as the longest of the
-        batch."""
+        """Returns the source `tokens` (B, T) int32 and `target` (B, U) with its end, without shared padding."""
         settings = self.settings
         tokens, target = batch["tokens"], batch.get("target", batch["tokens"])
         if settings.task == "denoise":
-            hidden = masking.mask_spans(tokens >= 0, settings.mask_ratio, settings.mask_span, random)
-            tokens = tf.where(hidden, settings.mask_token, tokens)
+            masked = masking.mask_spans(tokens >= 0, settings.mask_ratio, settings.mask_span, random)
+            tokens = tf.where(masked, settings.mask_token, tokens)
         elif settings.task == "continue":
             tokens, target = masking.split_at_random(tokens, settings.horizon, random)
         target = masking.trim(masking.append_end(target, settings.end, settings.context))
@@ -246,39 +246,39 @@ class Seq2Seq(Objective):
         self.score(*self.batch_loss(batch, self.logits(batch)))
 
     def smoothed_loss(self, batch):
-        """`batch_loss` with dropout, the decoder's own guesses and smoothing, where they are asked for."""
-        guesses = tf.argmax(self.logits(batch), -1, tf.int32) if self.settings.scheduled_sampling else None
+        """Returns `batch_loss` with dropout, scheduled sampling and label smoothing, if they are set."""
+        predictions = tf.argmax(self.logits(batch), -1, tf.int32) if self.settings.scheduled_sampling else None
         drop = recurrent_text.dropout(batch, self.settings.dropout)
-        return self.batch_loss(batch, self.logits(batch, drop, guesses), self.settings.label_smoothing)
+        return self.batch_loss(batch, self.logits(batch, drop, predictions), self.settings.label_smoothing)
 
     def batch_loss(self, batch, logits, label_smoothing=0.0):
-        """Summed loss and (weighted) number of target tokens; updates `accuracy`."""
+        """Returns the summed loss and the weighted number of target tokens; updates `accuracy`."""
         return recurrent_text.token_loss(batch["target"], logits, example_weight(batch), self.accuracy, label_smoothing)
 
-    def logits(self, batch, drop=None, guesses=None):
-        """(B, U, V) float32, of target token u from the source and the target before it.
+    def logits(self, batch, drop=None, predictions=None):
+        """Returns logits (B, U, V) float32 of each target token, given the source and the target before it.
 
         Args:
-            batch: as `preprocess` makes it.
-            drop: what is done to what layers take, or None.
-            guesses: (B, U) int32, to be read in place of the true target where `batch["own"]` says so.
+            batch: as from `preprocess`.
+            drop: function applied to the layers' inputs, or None.
+            predictions: (B, U) int32, which replace the decoder's inputs where `batch["own"]` is True; or None.
         """
         tokens = batch["tokens"]
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
-        before = self.before(batch, guesses)
+        before = self.before(batch, predictions)
         if drop:
             return recurrent.logits(self.head, recurrent.decode(self.head, before, states, tokens, drop))
         return recurrent.logits(self.head, self.head([before, states, tokens]))
 
-    def before(self, batch, guesses=None):
-        """(B, U) int32, what the decoder reads: the target one place on, after the end of another."""
+    def before(self, batch, predictions=None):
+        """Returns the decoder's inputs (B, U) int32: the end token, and the target shifted by one."""
         target = batch["target"]
-        if guesses is not None:
-            target = tf.where(batch["own"] & (target >= 0), guesses, target)
+        if predictions is not None:
+            target = tf.where(batch["own"] & (target >= 0), predictions, target)
         return tf.pad(target[:, :-1], [[0, 0], [1, 0]], constant_values=self.settings.end)
 
     def report(self, batch, examples, splits):
-        """Attention, decoded sources, error rates of pairs, and the token embeddings."""
+        """Attention maps, decoded sources, error rates of pairs, and token embeddings."""
         tokenizer = splits.train.tokenizer
         return Report(
             images={"attention": self._attention(batch)},
@@ -288,27 +288,27 @@ class Seq2Seq(Objective):
         )
 
     def _attention(self, batch):
-        """Rows of pictures of where each target token (row) looks in the source, by the last layer."""
+        """Returns a row of pictures of the last layer's attention, targets in rows and sources in columns."""
         tokens = batch["tokens"][:PICTURED]
         weights = recurrent.alignments(self.head, self.before(batch)[:PICTURED], self.encoder(tokens), tokens)
         return [pictures.enlarged(weights[..., None], PICTURED_PIXELS, frame=2)]
 
     def _decoded(self, batch, tokenizer):
-        """A table of held-out sources, their targets and what is made of them."""
-        made = self.decoder.greedy(batch["tokens"][:NUM_SHOWN]).numpy()
+        """Returns a table of held-out sources, their targets, and decoded outputs."""
+        decoded = self.decoder.greedy(batch["tokens"][:NUM_SHOWN]).numpy()
         lines = ["| source | target | decoded |", "|---|---|---|"]
-        for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), made):
+        for source, target, row in zip(batch["tokens"].numpy(), batch["target"].numpy(), decoded):
             texts = (translation.decode_target(self.decoding, tokenizer, ids) for ids in (target, row))
             cells = tokenizer.decode(source), *texts
             lines.append("| " + " | ".join(cell.replace("|", "¦").replace("\n", "⏎") for cell in cells) + " |")
         return "\n".join(lines)
 
     def _error_rates(self, splits):
-        """{tag: rate} of some validation pairs, decoded greedily."""
-        right = {}  # all targets of each source
+        """Returns {tag: rate} of greedy decoding on a sample of the validation pairs."""
+        targets = {}  # all targets of each source
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
-            right.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
-        some = [list(right)[index] for index in spread(len(right), NUM_EVALUATED)]
-        made = beam_search.decode(self.decoder, np.array(some, np.int32))
-        rates = error_rates(made, [right[source] for source in some])
+            targets.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
+        sample = [list(targets)[index] for index in spread(len(targets), NUM_EVALUATED)]
+        decoded = beam_search.decode(self.decoder, np.array(sample, np.int32))
+        rates = error_rates(decoded, [targets[source] for source in sample])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))

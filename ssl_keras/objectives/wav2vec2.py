@@ -1,27 +1,27 @@
-"""wav2vec 2.0: from the frames around it, tell which of many a hidden frame of a clip was.
+"""wav2vec 2.0 (Baevski et al. 2020): identify the quantized features of masked frames of speech.
 
-Baevski et al. 2020; for the tutorial's section 6, which names speech; was `speech`. A front end makes features
-z of a waveform's frames; spans of them are
-hidden (their section 3.1), and a context network gives states c. Each feature is quantized: of G codebooks
-with V entries one of each is taken by Gumbel softmax, straight through (equation 1), and joined to q.
-For every hidden frame t (equations 2 to 4):
+For the tutorial's section 6, which names speech. A front end computes features z of a waveform's frames. Spans
+of them are masked (their section 3.1), and a context network computes states c. Each feature is quantized to q
+by one entry of each of G codebooks with V entries, chosen by a straight-through Gumbel softmax (equation 1).
+The loss of a masked frame t, averaged over masked frames, is (equations 2 to 4)
 
     −log exp(s(c_t, q_t)/κ) / Σ_{q̃ ∈ Q} exp(s(c_t, q̃)/κ)  +  α · (G·V − Σ_g exp(H(p̄_g))) / (G·V),
 
-s the cosine of projections, Q the true one and the distractors, p̄_g the mean use of codebook g over hidden
-frames: entries are to be used alike. Averaged over hidden frames.
+where s is the cosine similarity of projections, Q holds q_t and its distractors, and p̄_g is the mean of codebook
+g's probabilities over masked frames. The second term makes the use of entries more even.
 
-Departures: the distractors are all other hidden frames of the clip, not a hundred drawn of them, and (an
-option) some frames of every other clip of the batch, on whichever replica; one whose code is the true one is no
-distractor. At least one frame of each clip is hidden. The diversity term is that of the authors' code, in
-place of equation 4's entropy. No dropout; features are not scaled back. The last checkpoint is the encoder's.
+Departures: the distractors are all other masked frames of the clip, not a sample of a hundred, and optionally some
+frames of every other clip of the batch, on all replicas. A frame with the same codes as the true one is not
+a distractor. At least one frame of each clip is masked. The diversity term is that of the authors' code instead
+of equation 4's entropy. There is no dropout, and the front end's gradients are not scaled down. The saved
+encoder is the last checkpoint's.
 
 Shapes: `B` batch (`b` a replica's part), `L` samples, `T` frames, `C` features, `D` width, `Z` projection,
 `G V` codebooks and their entries, `P` frames of all clips.
 
-Metrics: `loss`, nats per hidden frame and the weighted diversity term; `accuracy`, the share of hidden
-frames whose own code is the likeliest; `codes`, how many entries of each codebook are in even use, of V
-(exp of the entropy of what was chosen; 1 is collapse); `gradient_norm` (training only).
+Metrics: `loss`, nats per masked frame plus the weighted diversity term; `accuracy`, top-1 among the distractors,
+in [0, 1]; `codes`, perplexity of the chosen entries per codebook, at most V (1 is collapse); `gradient_norm`
+(training only).
 """
 
 import dataclasses
@@ -53,36 +53,37 @@ DEFAULTS = Training(
     eval_every=200,
     report_every=5,
 )
-MIN_LOG = 1e-7  # added to a probability before its logarithm is taken
-COLLAPSED = 1.5  # codes in use
+MIN_LOG = 1e-7  # added to a probability before its logarithm
+COLLAPSED = 1.5  # perplexity of the codebooks below which a run warns
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(sound.Settings):
-    """A network for waveforms, what is hidden of them, and what hidden frames are told from."""
+    """The waveform encoder, the masking, the quantizer and the loss."""
 
     mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.5
-    """Of frames that are hidden, about."""
+    """Approximate fraction of frames to mask."""
     mask_span: Annotated[int, Range(1, 100)] = 5
-    """Hidden frames in a row; a frame is 20 ms."""
+    """Length of a masked span, in frames of 20 ms."""
     codebooks: Annotated[int, Range(1, 64)] = 2
-    """G."""
+    """Codebooks of the quantizer (G in the paper)."""
     codes: Annotated[int, Range(2, 1 << 14)] = 64
-    """V, entries of each codebook."""
+    """Entries of each codebook (V in the paper)."""
     projection: Annotated[int, Range(1, 1 << 12)] = 128
-    """Features in which states and codes are compared."""
+    """Size of the space in which states and quantized features are compared."""
     cross_clip_negatives: Annotated[int, Range(0, 1 << 10)] = 0
-    """Frames of each other clip that are distractors too. They can be told by the voice, so states learn who speaks."""
+    """Frames of each other clip in the batch that serve as negatives too; 0 is none. The voice tells them apart, so
+    states also learn the speaker."""
     temperature: Annotated[float, Range(0, open="low")] = 0.1
-    """κ, what cosines are divided by."""
+    """Temperature κ that divides cosine similarities."""
     diversity: Annotated[float, Range(0)] = 0.1
-    """α, the weight of the codes' diversity."""
+    """Weight α of the codebook diversity loss; 0 disables it."""
     gumbel_start: Annotated[float, Range(0, open="low")] = 2.0
-    """The Gumbel softmax's temperature at first."""
+    """Temperature of the Gumbel softmax at the first step."""
     gumbel_end: Annotated[float, Range(0, open="low")] = 0.5
-    """And at last."""
+    """Lowest temperature of the Gumbel softmax, which the decay ends at."""
     gumbel_decay: Annotated[float, Range(0, 1, open="low")] = 0.999
-    """By which it is multiplied at each step."""
+    """Factor that multiplies the temperature of the Gumbel softmax at each step; 1 keeps it constant."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,15 +98,15 @@ encoder = sound.encoder
 
 
 def build(settings, spec, encoder=encoder):
-    """The objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
+    """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
     network = sound.chosen_encoder(settings, spec, encoder)
     return Wav2Vec2(settings, network, Quantizer(settings.codebooks, settings.codes, settings.projection))
 
 
 class Wav2Vec2(Objective):
-    """Holds `encoder` and `quantizer`; trains both to tell hidden frames of `batch["waveform"]`."""
+    """Holds `encoder` and `quantizer`; trains both to identify masked frames of `batch["waveform"]`."""
 
-    # The lowest loss of all is that of collapsed codes: where all frames have one, there is nothing to tell apart.
+    # The last checkpoint is kept, since the lowest loss is that of collapsed codes, which leave no distractors.
     batch_coupled, min_batch_size, keep_last_checkpoint = True, 2, True
 
     def __init__(self, settings, encoder, quantizer):
@@ -119,23 +120,26 @@ class Wav2Vec2(Objective):
         self.codes = keras.metrics.Mean("codes")
 
     def preprocess(self, batch, random):
-        """As `preprocess_eval`, changed, and with `gumbel` (B, T, G, V), the noise that codes are chosen with."""
+        """Returns `preprocess_eval`'s batch, augmented, with Gumbel noise `gumbel` (B, T, G, V) for the quantizer."""
         settings = self.settings
-        x = augment_audio.change(self._cut(batch, random), random, settings, settings.rate, settings.samples)
-        made = self._hidden(x, batch, random)
+        x = augment_audio.change(self._crop(batch, random), random, settings, settings.rate, settings.samples)
+        batch = self._mask(x, batch, random)
         u = random.uniform("gumbel", (settings.frames, settings.codebooks, settings.codes))
-        u = u[:, : tf.shape(made["mask"])[1]]
-        return made | {"gumbel": -tf.math.log(MIN_LOG - tf.math.log(u + MIN_LOG))}
+        u = u[:, : tf.shape(batch["mask"])[1]]
+        return batch | {"gumbel": -tf.math.log(MIN_LOG - tf.math.log(u + MIN_LOG))}
 
     def preprocess_eval(self, batch, random):
-        """`waveform` (B, L) float32, cut to length; `mask` (B, T) bool, the hidden frames; `pool` (B, others) in
-        [0, 1), which say what frames other clips have as distractors."""
-        return self._hidden(self._cut(batch, random), batch, random)
+        """Returns cropped clips and their mask.
 
-    def _cut(self, batch, random):
+        `waveform` (B, L) is float32; `mask` (B, T) bool is True for masked frames; `pool` (B, others) in [0, 1)
+        chooses the clip's frames that are distractors for other clips.
+        """
+        return self._mask(self._crop(batch, random), batch, random)
+
+    def _crop(self, batch, random):
         return audio.unit_range(augment_audio.cut(batch["waveform"], self.settings.samples, random))
 
-    def _hidden(self, x, batch, random):
+    def _mask(self, x, batch, random):
         settings = self.settings
         valid = self.encoder.get_layer("frames")(x) >= 0
         return {
@@ -151,23 +155,23 @@ class Wav2Vec2(Objective):
     def test_step(self, batch):
         self.score(*self.batch_loss(batch))
 
-    def heat(self):
-        """The Gumbel softmax's temperature at this step."""
+    def gumbel_temperature(self):
+        """Returns the temperature of the Gumbel softmax at the current step."""
         settings = self.settings
         return tf.maximum(
             settings.gumbel_end, settings.gumbel_start * settings.gumbel_decay ** tf.cast(self.step, tf.float32)
         )
 
     def batch_loss(self, batch):
-        """Summed loss and (weighted) number of hidden frames; updates `accuracy` and `codes`."""
+        """Returns the summed loss and the weighted number of masked frames; updates `accuracy` and `codes`."""
         features, places = waveform.features(self.encoder, batch["waveform"])  # (b, T, C)
         mask = batch["mask"][..., None]
         states = waveform.context(
             self.encoder, features, places, lambda x: tf.where(mask, tf.cast(self.quantizer.hidden, x.dtype), x)
         )
-        hard, soft = self.quantizer.choose(features, batch.get("gumbel"), self.heat())
+        hard, soft = self.quantizer.choose(features, batch.get("gumbel"), self.gumbel_temperature())
         weight = tf.cast(batch["mask"], tf.float32) * example_weight(batch)[:, None]  # (b, T)
-        loss, right = contrast(
+        loss, right = contrastive_loss(
             self.quantizer.states(states),
             self.quantizer.codes_of(hard),
             tf.argmax(hard, -1, tf.int32),
@@ -177,20 +181,20 @@ class Wav2Vec2(Objective):
             example_weight(batch),
             self.settings.temperature,
         )
-        use, count = in_use(soft, weight), tf.reduce_sum(weight)
+        perplexity, count = codebook_perplexity(soft, weight), tf.reduce_sum(weight)
         self.accuracy.update_state(right, weight)
-        self.codes.update_state(tf.reduce_mean(in_use(tf.stop_gradient(hard), weight)), count)
+        self.codes.update_state(tf.reduce_mean(codebook_perplexity(tf.stop_gradient(hard), weight)), count)
         return tf.reduce_sum(weight * loss) + count * self.settings.diversity * (
-            1 - tf.reduce_mean(use) / self.settings.codes
+            1 - tf.reduce_mean(perplexity) / self.settings.codes
         ), count
 
     def warnings(self, logs):
         if logs.get("codes", self.settings.codes) < COLLAPSED:
-            return [f"The codebooks have collapsed: {logs['codes']:.2f} of {self.settings.codes} entries are in use."]
+            return [f"the codebooks have collapsed: their perplexity is {logs['codes']:.2f} of {self.settings.codes}."]
         return []
 
     def report(self, batch, examples, splits):
-        """Clips, their spectrograms, below them the same without the hidden frames, and which codes are used."""
+        """Clips, their spectrograms without and with masked frames, and a histogram of codes."""
         shown, rate = (None, ~batch["mask"]), self.settings.rate
         features, places = waveform.features(self.encoder, examples()["waveform"])
         hard, _ = self.quantizer.choose(features, None, 1.0)
@@ -201,30 +205,31 @@ class Wav2Vec2(Objective):
         )
 
 
-def contrast(states, targets, codes, mask, places, pool, weight, temperature):
-    """−log of the true code's share among the distractors', and whether it is the likeliest; both (b, T).
+def contrastive_loss(states, targets, codes, mask, places, pool, weight, temperature):
+    """Returns the contrastive loss of each frame in nats, and whether its own target is the likeliest; (b, T) each.
 
     Args:
-        states, targets: (b, T, Z) projections of states and of what was quantized, of any length.
-        codes: (b, T, G) int32, the entries that targets are of.
-        mask: (b, T) bool, hidden frames. places: (b, T) int32, −1 for padding.
-        pool: (b, others) in [0, 1): which of a clip's frames are distractors for the other clips.
-        weight: (b,) 0 for clips that are none.
-        temperature: κ.
+        states, targets: (b, T, Z) projections of states and of quantized features, of any norm.
+        codes: (b, T, G) int32, the targets' codebook entries.
+        mask: (b, T) bool, True for masked frames.
+        places: (b, T) int32, −1 for padding.
+        pool: (b, others) in [0, 1), chooses the clip's frames that are distractors for other clips.
+        weight: (b,) 0 for padding.
+        temperature: κ, divides the cosine similarities.
     """
-    states, targets = losses.unit(states), losses.unit(targets)
+    states, targets = losses.l2_normalize(states), losses.l2_normalize(targets)
     positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
     similarity = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
-    distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # its own code is none
+    distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # equal codes are none
     logits = [positive[..., None], tf.where(distractor, similarity, losses.FAR)]
     if pool.shape[1]:
         frames = tf.cast(masking.lengths(places)[:, None], tf.float32)
         chosen = tf.cast(pool * frames, tf.int32)  # (b, others)
         theirs, their_codes = (
-            losses.gathered(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)
+            losses.all_gather(tf.gather(x, chosen, batch_dims=1)) for x in (targets, codes)
         )  # (B, others, ·)
         clips = tf.range(tf.shape(theirs)[0])
-        other = (losses.gathered(weight) > 0) & (clips != losses.own_rows(tf.shape(states)[0])[:, None])  # (b, B)
+        other = (losses.all_gather(weight) > 0) & (clips != losses.own_rows(tf.shape(states)[0])[:, None])  # (b, B)
         other = tf.repeat(other, pool.shape[1], axis=1)[:, None]  # (b, 1, P)
         theirs, their_codes = (tf.reshape(x, (-1, x.shape[-1])) for x in (theirs, their_codes))
         across = tf.tensordot(states, theirs, [[-1], [-1]]) / temperature  # (b, T, P)
@@ -232,17 +237,18 @@ def contrast(states, targets, codes, mask, places, pool, weight, temperature):
         logits.append(tf.where(other, across, losses.FAR))
     logits = tf.concat(logits, -1)
     best = tf.reduce_max(logits[..., 1:], -1)
-    right = (best < positive) & (best > losses.FAR)  # without a distractor nothing was told
+    right = (best < positive) & (best > losses.FAR)  # without distractors, no frame counts as right
     return tf.reduce_logsumexp(logits, -1) - positive, tf.cast(right, tf.float32)
 
 
-def in_use(shares, weight):
-    """exp of the entropy of each codebook's mean shares over all replicas' hidden frames: (G,) in 1 … V.
+def codebook_perplexity(probabilities, weight):
+    """Returns the perplexity of each codebook's mean probabilities over all replicas' masked frames: (G,) in 1 … V.
 
     Args:
-        shares: (b, T, G, V). weight: (b, T), 0 where a frame is not hidden.
+        probabilities: (b, T, G, V).
+        weight: (b, T), 0 for frames that are not masked.
     """
-    local = tf.concat([tf.reshape(tf.einsum("bt,btgv->gv", weight, shares), [-1]), [tf.reduce_sum(weight)]], 0)
-    everywhere = tf.reduce_sum(losses.gathered(local[None]), 0)
-    mean = tf.reshape(tf.math.divide_no_nan(everywhere[:-1], everywhere[-1]), shares.shape[2:])
+    local = tf.concat([tf.reshape(tf.einsum("bt,btgv->gv", weight, probabilities), [-1]), [tf.reduce_sum(weight)]], 0)
+    total = tf.reduce_sum(losses.all_gather(local[None]), 0)
+    mean = tf.reshape(tf.math.divide_no_nan(total[:-1], total[-1]), probabilities.shape[2:])
     return tf.exp(-tf.reduce_sum(mean * tf.math.log(mean + MIN_LOG), -1))

@@ -246,7 +246,7 @@ def test_speed_is_speed():
     """A clip at twice the speed is half as long and an octave higher."""
     random = BatchRandom(0, 0, 0, 64)
     x = batch_of(*[4_000] * 64)
-    made = augment_audio.faster(x, 1.5, random).numpy()
+    made = augment_audio.change_speed(x, 1.5, random).numpy()
     factors = 1.5 ** (2 * random.uniform("speed", (1,)).numpy()[:, 0] - 1)
     assert factors.min() < 0.72
     assert factors.max() > 1.4
@@ -258,7 +258,7 @@ def test_speed_is_speed():
 
 def test_shift_gain_and_noise_in_their_ranges():
     x, random = batch_of(*[2_000] * 200), BatchRandom(0, 0, 0, 200)
-    moved = augment_audio.moved(x, 5, random).numpy()
+    moved = augment_audio.shift_in_time(x, 5, random).numpy()
     counts = (moved > -1).sum(1) - 2_000
     assert set(counts) == set(range(-5, 6))
     for row, by in zip(moved, counts):

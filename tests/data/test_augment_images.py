@@ -1,4 +1,4 @@
-"""Augmentation against slow references, closed forms and ranges; the same eagerly and inside tf.data."""
+"""Image augmentation: against slow references, closed forms and ranges; the same eagerly and inside tf.data."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_a_view_belongs_to_seed_step_position_and_name(rng, options):
     part = augment(image[16:48], BatchRandom(5, 7, 16, 32), options, "view_a")
     np.testing.assert_array_equal(whole[16:48], part)
     if options.gray == 1.0:
-        return  # all gray, whatever is drawn
+        return  # every draw gives the same gray image
     for other in (BatchRandom(6, 7, 0, 64), BatchRandom(5, 8, 0, 64), BatchRandom(5, 7, 1, 64)):
         assert np.abs(augment(image, other, options, "view_a") - whole).max() > 0.01
     assert np.abs(augment(image, BatchRandom(5, 7, 0, 64), options, "view_b") - whole).max() > 0.01
@@ -69,10 +69,10 @@ def test_eager_equals_tf_data(rng, options):
 
 
 def test_crop_equals_a_slow_loop(rng):
-    """Bilinear, pixel centers at half-integers: one output pixel at a time."""
+    """Bilinear interpolation with pixel centers at half-integers, one output pixel at a time."""
     size, start, share = 9, 0.2, 0.55
     line = rng.random(size)
-    weights = module.interpolation(size, tf.constant([start]), tf.constant([share]))[0].numpy()
+    weights = module.interpolation_matrix(size, tf.constant([start]), tf.constant([share]))[0].numpy()
     for i in range(size):
         place = start * size + (i + 0.5) * share - 0.5
         low = int(np.floor(place))
@@ -86,13 +86,13 @@ def test_crop_equals_tensorflows(rng):
     random = BatchRandom(0, 0, 0, 8)
     rows, columns = module._matrices(random.uniform("view/geometry", (9,)), options, 14, 14)
     view = augment(image, random, options).numpy()
-    # The boxes, read off the first and last row of the two maps.
+    # The boxes, read from the first and last row of the two maps.
     place = np.arange(14)
     y1, y2 = (rows.numpy()[:, i] @ place for i in (0, -1))
     x1, x2 = (columns.numpy()[:, i] @ place for i in (0, -1))
     boxes = np.stack([y1, x1, y2, x2], 1) / 13
     theirs = tf.image.crop_and_resize(tf.cast(image, tf.float32) / 255, boxes, range(8), (14, 14)).numpy()
-    # At the image's edges half a pixel is repeated here, and theirs has only the corners.
+    # At the image's edges our bilinear repeats half a pixel; TensorFlow's does not.
     inside = (boxes.min(1) > 0) & (boxes.max(1) < 1)
     assert inside.any()
     np.testing.assert_allclose(view[inside], theirs[inside], atol=1e-5)
@@ -123,7 +123,7 @@ def test_flip_mirrors_half(rng):
 
 def test_shift_brings_in_black():
     view = augment(tf.ones((500, 20, 20, 1)), BatchRandom(0, 0, 0, 500), Augmentation(shift=0.2)).numpy()[..., 0]
-    lost = (view == 0).all(2).sum(1)  # rows that came in
+    lost = (view == 0).all(2).sum(1)  # rows that the shift uncovered
     assert lost.max() == 4
     assert lost.min() == 0
     assert set(np.unique(view)) == {0.0, 1.0}
@@ -133,7 +133,7 @@ def test_colors_have_their_closed_forms(rng):
     image = rng.random((300, 6, 6, 3)).astype(np.float32) * 0.2 + 0.4
     gray = augment(tf.constant(image), BatchRandom(0, 0, 0, 300), Augmentation(gray=1.0)).numpy()
     np.testing.assert_allclose(gray, np.repeat(image @ np.float32(module.LUMA)[:, None], 3, 3), atol=1e-5)
-    # A gray image keeps its hue, which is none.
+    # A gray image has no hue to change.
     flat = np.repeat(image[..., :1], 3, 3)
     view = augment(tf.constant(flat), BatchRandom(0, 0, 0, 300), Augmentation(color=0.3)).numpy()
     np.testing.assert_allclose(view[..., 0], view[..., 2], atol=1e-5)
@@ -143,7 +143,7 @@ def test_colors_have_their_closed_forms(rng):
     assert 1.2 < means.max() < 1.25
     assert spreads.min() > (1 - 0.25) ** 2
     assert spreads.max() < 1.25**2
-    assert 0.1 < np.mean(np.abs(spreads - 1) < 1e-4) < 0.3  # a fifth is left alone
+    assert 0.1 < np.mean(np.abs(spreads - 1) < 1e-4) < 0.3  # a fifth has no jitter
 
 
 def test_hue_turns_round_gray():
@@ -156,7 +156,7 @@ def test_hue_turns_round_gray():
 
 
 def test_blur_keeps_the_mean_inside_and_lowers_the_spread(rng):
-    matrix = module.blurring(15, tf.constant([0.8])).numpy()[0]
+    matrix = module.blur_matrix(15, tf.constant([0.8])).numpy()[0]
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
     center = np.exp(-0.5 * (np.arange(15) - 7) ** 2 / 0.8**2)
     np.testing.assert_allclose(matrix[7], center / center.sum(), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Convolutional networks: shapes and sizes, and batch normalization against Keras' own."""
+"""Convolutional networks: shapes, sizes, and batch normalization against Keras'."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from ssl_keras.networks import conv
 
 
 def num_features(network, width):
-    """Channels of the last stage."""
+    """Returns the channels of the last stage."""
     return {"cnn": 4, "resnet18": 8, "resnet34": 8, "resnet50": 32, "resnet101": 32}[network] * width
 
 
@@ -17,7 +17,7 @@ def num_features(network, width):
     ("network", "shape", "parameters"),
     [
         ("resnet18", (224, 224, 3), 11_689_512 - 513_000),  # the paper's sizes, as torchvision counts them,
-        ("resnet50", (224, 224, 3), 25_557_032 - 2_049_000),  # less the classifier
+        ("resnet50", (224, 224, 3), 25_557_032 - 2_049_000),  # without the classifier
     ],
 )
 def test_the_papers_sizes(network, shape, parameters):
@@ -51,7 +51,7 @@ def test_every_network_makes_features_of_any_size(network, places, rng):
 def test_places_are_means_over_cells(side, rng):
     x = rng.random((2, side, side, 3), np.float32)
     ours = conv.PlacePool(2)(x).numpy().reshape(2, 2, 2, 3)
-    low, high = side // 2, -(-side // 2)  # cells share the middle of an odd side
+    low, high = side // 2, -(-side // 2)  # cells of an odd side share its middle
     for i, rows in enumerate((slice(0, high), slice(low, None))):
         for j, columns in enumerate((slice(0, high), slice(low, None))):
             np.testing.assert_allclose(ours[:, i, j], x[:, rows, columns].mean((1, 2)), rtol=1e-5)

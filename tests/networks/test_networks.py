@@ -1,4 +1,4 @@
-"""What may be built on a card's word: builders, their keywords, and what they declare."""
+"""Networks that a card may build: builders, their keywords and annotations."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_two_graphs_of_a_description_have_the_same_variables(name):
 
 @every_builder
 def test_a_description_names_all_keywords(name):
-    """Those at their defaults too: what is saved must not depend on what the defaults come to be."""
+    """Descriptions include defaults, so that saved ones stay the same if the defaults change."""
     keywords = Network(name, **SMALL[name]).keywords
     assert keywords.keys() >= SMALL[name].keys()
     assert not any(value is None for value in keywords.values())
@@ -93,9 +93,9 @@ def test_keywords_that_do_not_fit_are_refused(name, value):
 
 @every_builder
 def test_unknown_and_missing_keywords_are_refused(name):
-    with pytest.raises(ValueError, match=f"The network {name} has no telepathy. Expected: "):
+    with pytest.raises(ValueError, match=f"The network {name} has no argument telepathy. Expected: "):
         Network(name, **SMALL[name], telepathy=1)
-    with pytest.raises(ValueError, match=f"The network {name} has no name"):
+    with pytest.raises(ValueError, match=f"The network {name} has no argument name"):
         Network(name, **SMALL[name], name="x")
     keyword, *_ = SMALL[name]
     with pytest.raises(ValueError, match=f"The network {name} needs .*{keyword}"):
@@ -103,10 +103,10 @@ def test_unknown_and_missing_keywords_are_refused(name):
 
 
 def test_unknown_builders_are_refused():
-    with pytest.raises(ValueError, match="Unknown network 'eval'. There are: cnn, "):
+    with pytest.raises(ValueError, match="Unknown network 'eval'. Expected one of cnn, "):
         Network("eval")
     for entry in ("cnn", None, [], {}, {"builder": ["cnn"]}):
-        with pytest.raises(ValueError, match="Expected a network: a builder and its keywords"):
+        with pytest.raises(ValueError, match="Expected a network, with a builder and its keywords"):
             Network.from_json(entry)
 
 
@@ -128,7 +128,7 @@ def test_what_a_builder_declares_holds(name):
 
 @every_image_encoder
 def test_every_image_encoder_can_be_chosen(name, rng):
-    """By `--network`, in every image objective: the keywords that `modalities.vision` gives, images of any size."""
+    """Every choice of `--network` takes the keywords of `modalities.vision`, and images of any size."""
     graph = Network(name, image_shape=(32, 32, 3), pool_grid=2, width=4).build()
     for side in (32, 24):
         assert graph(rng.random((2, side, side, 3), np.float32)).shape[0] == 2
@@ -139,7 +139,7 @@ def test_every_image_encoder_can_be_chosen(name, rng):
 
 @every_image_encoder
 def test_every_weight_of_an_image_encoder_learns(name, rng):
-    """Each has a gradient, once none is 0: the last scale of a residual branch begins there."""
+    """Each has a gradient, once no weight is 0; the last scale of a residual branch starts at 0."""
     graph = Network(name, image_shape=(32, 32, 3), width=4).build()
     for variable in graph.trainable_variables:
         variable.assign_add(0.1 * rng.standard_normal(variable.shape).astype(np.float32))
@@ -183,8 +183,8 @@ def two_ended():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Own, "a subclass, Own"),
-        (lambda: keras.Sequential([keras.layers.Dense(2)]), "one without keras.Input"),
+        (Own, "a subclass of keras.Model, Own"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "a keras.Sequential without keras.Input"),
         (two_ended, "1 inputs and 2 outputs"),
         (lambda: keras.layers.Dense(2), "Received: Dense"),
         (lambda: None, "NoneType"),
@@ -195,7 +195,7 @@ def test_what_is_no_graph_is_refused(make, message):
         realize(make)
 
 
-# Residual networks are made of the layers of cnn.
+# Residual networks have the same kinds of layers as cnn.
 every_kind = pytest.mark.parametrize("name", [name for name in BUILDERS if name[:6] != "resnet"])
 
 
@@ -210,7 +210,7 @@ def test_outputs_are_float32_in_any_precision(name, precision):
 
 @every_kind
 def test_the_settings_of_keras_do_not_matter(name):
-    """Of another project's keras.json, or of the program; nor a name scope around."""
+    """A build ignores the settings of keras.json and of the program, and an outer name scope."""
 
     def told(graph):
         tensors = keras.tree.flatten([graph.input, graph.output])

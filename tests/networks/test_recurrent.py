@@ -21,7 +21,7 @@ def tokens(lengths=LENGTHS, length=T, vocabulary=V):
 
 
 def peer(layer, cell, both_ways):
-    """Keras' layer with the same weights."""
+    """Returns Keras' layer with the same weights."""
     theirs = KERAS[cell](D // 2 if both_ways else D)
     theirs = keras.layers.Bidirectional(theirs) if both_ways else theirs
     theirs.build((None, None, D + 1))
@@ -30,7 +30,7 @@ def peer(layer, cell, both_ways):
 
 
 def as_keras(weights, cell):
-    """Ours have the GRU's two biases apart."""
+    """Returns weights in Keras' format, which stacks the two biases of a GRU."""
     weights = [tf.convert_to_tensor(w).numpy() for w in weights]
     if cell == "lstm":
         return weights
@@ -41,7 +41,7 @@ def as_keras(weights, cell):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_layer_is_keras_layer(cell, both_ways):
-    """Outputs, and the gradients of everything that goes in, with padding."""
+    """Compares outputs and the gradients of all inputs and weights, with padding."""
     keras.utils.set_random_seed(1)
     layer = recurrent.Recurrent(D, cell, both_ways)
     ids, x = tokens(), tf.random.normal((B, T, D + 1))
@@ -70,7 +70,7 @@ def test_layer_is_keras_layer(cell, both_ways):
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_gradient_is_the_difference_quotient(cell):
-    """In float64: the written-out gradient, for what Keras' layers do not give: kernel, bias, and the start."""
+    """The custom gradient of kernel, bias and initial state in float64, which Keras' layers do not give."""
     rng = np.random.default_rng(3)
     gates = recurrent.GATES[cell] * 2
     x, kernel, bias = (tf.constant(rng.normal(size=s)) for s in ((4, 3, gates), (2, gates), (gates,)))

@@ -1,4 +1,4 @@
-"""The transformer's mathematics: against NumPy loops, closed forms and invariances."""
+"""The transformer: against NumPy loops, closed forms and invariances."""
 
 import math
 
@@ -46,7 +46,7 @@ def loop_attention(q, k, v, causal, valid):
 def test_attention_equals_a_loop(rng, causal):
     q, k, v = rng.normal(size=(3, 2, 6, 3, 4))
     valid = np.ones((2, 6), bool)
-    valid[1, 4:] = causal  # padding, for the one that looks ahead
+    valid[1, 4:] = causal  # padding, in the bidirectional case
     bias = tr.attention_bias(tf.range(6), 6, causal, None if causal else valid)
     weights = tr.attention_weights(tf.constant(q, tf.float32), tf.constant(k, tf.float32), bias)
     ours = tf.einsum("bhts,bshd->bthd", weights, tf.constant(v, tf.float32))
@@ -64,7 +64,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone(rng):
     assert product(7, 4) != pytest.approx(product(7, 5), abs=1e-3)
     turned = tr.rotate(q, tf.constant([5])).numpy()
     assert np.linalg.norm(turned) == pytest.approx(np.linalg.norm(q), rel=1e-6)
-    # By complex numbers: the pair (i, i + d/2) is a number, turned by 5 / base^(2i/d).
+    # As complex numbers: the pair (i, i + d/2) is one number, rotated by 5 / base^(2i/d).
     number = (q[..., :3] + 1j * q[..., 3:]) * np.exp(1j * 5 * tr.ROTARY_BASE ** (-np.arange(3) / 3))
     np.testing.assert_allclose(turned, np.concatenate([number.real, number.imag], -1), atol=1e-5)
 
@@ -102,14 +102,14 @@ def test_padding_never_changes_a_result(architecture, causal, rng):
     np.testing.assert_allclose(network(padded)[:, :7], network(ids), atol=1e-6)
     pooled = tr.pool(network(padded), padded)
     np.testing.assert_allclose(pooled, tf.reduce_mean(network(ids), 1), atol=1e-6)
-    alone = np.full((1, 5), -1, np.int32)  # nothing but padding
+    alone = np.full((1, 5), -1, np.int32)  # only padding
     assert np.isfinite(network(alone)).all()
     np.testing.assert_array_equal(tr.pool(network(alone), alone), np.zeros((1, 8)))
 
 
 @every_architecture
 def test_position_matters(architecture):
-    """Or the model would be a bag of words."""
+    """Order matters; otherwise the model would be a bag of words."""
     network = build(architecture)
     h = network(np.array([[3, 5, 3, 5, 3]], np.int32)).numpy()[0]
     assert np.abs(h[2] - h[4]).max() > 1e-4
@@ -162,7 +162,7 @@ def test_attention_maps_are_those_of_the_forward_pass(rng):
     maps = language.attention_maps(network, ids)
     assert [m.shape for m in maps] == [(2, 2, 6, 6)] * 2
     np.testing.assert_allclose(tf.reduce_sum(maps[0], -1), np.ones((2, 2, 6)), atol=1e-6)
-    assert np.abs(np.triu(maps[1].numpy(), 1)).max() == 0  # nothing looks ahead
+    assert np.abs(np.triu(maps[1].numpy(), 1)).max() == 0  # no attention to later positions
     block = language.blocks(network)[0]
     x = network.get_layer("embeddings")(ids)
     _, _, v = block._queries_keys_values(x, tf.range(6))

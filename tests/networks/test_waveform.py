@@ -1,4 +1,4 @@
-"""Networks for waveforms: padding changes nothing, shapes, what a frame sees."""
+"""Speech encoders: padding, shapes, and the receptive field of a frame."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def network(front="convolution", context="transformer", **options):
     made = waveform.waveform_encoder(
         RATE, 16, 2, 2, channels=8, frontend=front, context=context, pool_segments=3, **options
     )
-    for variable in made.trainable_variables:  # what starts at 0 would hide mistakes
+    for variable in made.trainable_variables:  # weights of 0 would hide mistakes
         variable.assign_add(0.1 * tf.random.stateless_normal(variable.shape, (len(variable.path), 1)))
     return made
 
@@ -31,7 +31,7 @@ def noise(*lengths, most=None):
 
 @pytest.mark.parametrize(("front", "context"), KINDS)
 def test_padding_changes_nothing(front, context):
-    """However much of it, and whatever else is in the batch; of features, states and gradients alike."""
+    """The amount of padding and the rest of the batch do not change features, states or gradients."""
     model = network(front, context)
     lengths = (1_000, 3 * HOP, 7)
     together = noise(*lengths, most=1_400)
@@ -51,7 +51,7 @@ def test_padding_changes_nothing(front, context):
         np.testing.assert_allclose(states_together[row, :frames], states(alone)[0], atol=2e-5)
         for a, b in zip(gradients(together, slice(row, row + 1)), gradients(alone, slice(0, 1))):
             np.testing.assert_allclose(a, b, atol=1e-4)
-    # The test can fail: a sound in the place of the padding changes what comes before it.
+    # Negative control: a sound in place of the padding changes the frames before it.
     other = together.copy()
     other[0, 1_000:] = 0.3
     assert np.abs(model(other)[0] - model(together)[0]).max() > 1e-3
@@ -63,7 +63,7 @@ def test_a_frame_is_twenty_milliseconds(rate):
     hop = rate // 50
     assert np.prod(waveform.STRIDES[rate]) == hop
     overlap = {8_000: 0.16, 16_000: 0.08}[rate]
-    assert waveform.field(waveform.STRIDES[rate]) / hop - 1 == pytest.approx(overlap, abs=0.005)
+    assert waveform.receptive_field(waveform.STRIDES[rate]) / hop - 1 == pytest.approx(overlap, abs=0.005)
     for length in (1, hop - 1, hop, hop + 1, 10 * hop):
         x, places = waveform.features(model, tf.zeros((1, length)))
         assert x.shape[1] == places.shape[1] == -(-length // hop)
@@ -72,9 +72,10 @@ def test_a_frame_is_twenty_milliseconds(rate):
 
 
 def test_a_convolutional_frame_sees_its_field():
-    """A change of one sample reaches the frames whose field it is in, and no other; the field is centerd."""
+    """A change of one sample affects exactly the frames whose receptive field, which is centered, contains it."""
     model = network()
-    seen, before = waveform.field(waveform.STRIDES[RATE]), (waveform.field(waveform.STRIDES[RATE]) - HOP) // 2
+    seen = waveform.receptive_field(waveform.STRIDES[RATE])
+    before = (seen - HOP) // 2
     normalized = tf.random.stateless_normal((1, 20 * HOP), (1, 2))
     front = model.get_layer("front")
     base = front(normalized)
@@ -137,7 +138,7 @@ def test_saved_for_plain_keras(tmp_path):
 
 
 def test_a_microphone_that_weights_bands_changes_nothing(monkeypatch):
-    """What is the same in all frames of a clip, band by band, does not reach the network; what changes does."""
+    """A constant offset of a band in all frames of a clip has no effect; a change over time has one."""
     front = network("mel").get_layer("front")
     places = np.where(np.arange(9) < np.array([[9], [5]]), 0, -1)
     bands = np.random.default_rng(0).normal(size=(2, 9, waveform.MEL_BINS)).astype(np.float32)

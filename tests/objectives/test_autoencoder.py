@@ -1,4 +1,4 @@
-"""The autoencoder: its loss, its noise, and the tutorial's own model beside it."""
+"""The autoencoder: its loss, its noise, and a comparison with the tutorial's own model."""
 
 import keras
 import numpy as np
@@ -44,11 +44,11 @@ def test_its_gradient_is_that_of_the_loss(rng):
 
 def test_cross_entropy_closed_forms():
     image = tf.random.uniform((2, 3, 3, 1))
-    # σ(0) = ½: log 2 whatever the pixel; and a certain, right answer costs nothing.
+    # σ(0) = ½ costs log 2 for any pixel; a confident correct answer costs nothing.
     np.testing.assert_allclose(pixel_cross_entropy(image, tf.zeros_like(image)), np.log(2) * np.ones(2), rtol=1e-6)
     black_or_white = tf.round(image)
     assert float(tf.reduce_max(pixel_cross_entropy(black_or_white, 200 * black_or_white - 100))) < 1e-30
-    # A certain, wrong answer costs its logit: no clipping hides it.
+    # A confident wrong answer costs its logit, without clipping.
     np.testing.assert_allclose(
         pixel_cross_entropy(tf.zeros((1, 3, 3, 1)), 500 * tf.ones((1, 3, 3, 1))), [500], rtol=1e-6
     )
@@ -74,7 +74,7 @@ def test_it_is_the_tutorials_network():
 
 
 def stock():
-    """The tutorial's model as anyone would write it in Keras."""
+    """The tutorial's model in plain Keras."""
     x = image = keras.Input((784,))
     for width in (256, 128, 64, 128, 256):
         x = keras.layers.Dense(width, activation="relu")(x)
@@ -91,7 +91,7 @@ def compiled(optimizers):
 
 
 def difference_from_stock(models, source, steps, seed):
-    """Largest difference in any weight after training both alike from a seed, and how far a weight moved."""
+    """Returns the largest difference in any weight after the same training of both, and how far a weight moved."""
     objective, theirs, states = models
     keras.utils.set_random_seed(seed)
     start = [v.numpy() for v in build(Settings(), SPEC).trainable_variables]
@@ -111,13 +111,13 @@ def difference_from_stock(models, source, steps, seed):
 
 @pytest.fixture
 def smooth(monkeypatch):
-    """Softplus for ReLU: at whose kink rounding decides the side, so that equal runs part by 1e-4 and more."""
+    """Softplus instead of ReLU: rounding at the kink would make equal runs differ by 1e-4 and more."""
     monkeypatch.setitem(ALL_OBJECTS_DICT, "relu", keras.activations.softplus)
 
 
 @pytest.mark.fit
 def test_fifty_steps_equal_stock_keras(digits, smooth):
-    """Adam, the tutorial's own."""
+    """With Adam, as in the tutorial."""
     models = compiled((Adam(), keras.optimizers.Adam()))
     difference, moved = difference_from_stock(models, digits.train, 50, seed=0)
     assert difference <= 1e-6
@@ -126,7 +126,7 @@ def test_fifty_steps_equal_stock_keras(digits, smooth):
 
 @pytest.mark.fit
 def test_ten_steps_of_plain_descent_equal_stock_keras(digits, smooth):
-    """SGD: unlike Adam's, its step shows the gradient's size."""
+    """With SGD, whose step, unlike Adam's, depends on the size of the gradient."""
     models = compiled([keras.optimizers.SGD(1.0) for _ in range(2)])
     difference, moved = difference_from_stock(models, digits.train, 10, seed=0)
     assert difference <= 1e-5
@@ -134,7 +134,7 @@ def test_ten_steps_of_plain_descent_equal_stock_keras(digits, smooth):
 
 
 def test_the_fused_adam_is_keras_adam(rng):
-    """Over twelve orders of magnitude of the gradient, some of them rare."""
+    """Gradients over twelve orders of magnitude, some of them rare."""
     gradients = rng.normal(size=(30, 500)) * 10 ** rng.uniform(-12, 0, 500)
     gradients[:, ::7] *= rng.random((30, 72)) < 0.2
     values = []
@@ -162,14 +162,14 @@ def test_noise_is_what_it_says_and_the_target_stays_clean(digits):
     assert (masked[masked != clean] == 0).all()
 
     gaussian = noisy(gaussian_noise=0.1)
-    middle = (clean > 0.4) & (clean < 0.6)  # where clipping to [0, 1] plays no part
+    middle = (clean > 0.4) & (clean < 0.6)  # where clipping to [0, 1] has no effect
     assert abs((gaussian - clean)[middle].std() - 0.1) < 0.003
     assert gaussian.min() == 0
     assert gaussian.max() == 1
 
 
 def test_the_input_is_what_is_noisy():
-    """Reconstructing from the clean image instead would give another loss."""
+    """Reconstruction from the clean image would give another loss."""
     objective = build(Settings(masking_noise=0.5), SPEC)
     for variable in objective.trainable_variables:
         variable.assign(3 * variable)  # logits far from 0, where every target costs log 2

@@ -1,4 +1,4 @@
-"""The classifier: labels, smoothing, mixup; and what pretraining with it saves."""
+"""The classifier: labels, label smoothing, mixup, and the saved encoder."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def test_mixup_mixes_neighbors_by_shares_from_beta(rng):
     np.testing.assert_allclose(mixed["image"], expected, atol=1e-5)
     np.testing.assert_array_equal(mixed["partner"], batch["label"].numpy()[partner])
     assert scipy.stats.kstest(share, scipy.stats.beta(0.4, 0.4).cdf).pvalue > 0.01
-    # The loss of a mixed image is mixed alike.
+    # The loss of a mixed image is mixed with the same weight.
     total, _ = objective.batch_loss(mixed, training=False)
     logits = objective.head(objective.encoder(mixed["image"], training=False))
     of = lambda label: tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits).numpy()  # noqa: E731
@@ -58,7 +58,7 @@ def test_mixup_mixes_neighbors_by_shares_from_beta(rng):
 
 
 def test_labels_need_their_number():
-    with pytest.raises(ValueError, match="Expected the number of classes"):
+    with pytest.raises(ValueError, match="The number of classes is not set"):
         classifier.build(Settings(**SMALL), load("digits", 8).train.spec())
 
 
@@ -135,7 +135,7 @@ def test_augmentation_of_text_is_refused():
 
 @pytest.mark.slow
 def test_supervised_fashion_mnist(fashion_mnist):
-    """Enough to see that it learns; the README's number takes longer."""
+    """Long enough to see that it learns; the README's number takes longer."""
     outcome = pretrain(
         "classifier",
         Settings(flip=True, shift=0.1),

@@ -1,4 +1,4 @@
-"""What every objective must do, on one device. `tests/training/test_strategies.py` has several."""
+"""Requirements of every objective, on one device; `tests/training/test_strategies.py` has several devices."""
 
 import re
 
@@ -44,9 +44,9 @@ def test_finite_loss_and_every_variable_moves(name):
 
 @every_case
 def test_it_can_be_planned(name):
-    """A plan's step has the operations that the run's has, where that one can be counted."""
+    """A plan's step has as many operations as a run's step, if these can be counted."""
     if name == "finetune":
-        return  # it is no pretraining
+        return  # not a pretraining objective
     size = OPTIONS["batch_size"]
     asked = cost.Plan(gpus=1, batch_size=size, precision="float32")
     work = planned(name, asked)
@@ -102,7 +102,7 @@ def test_encoder_round_trip_is_exact(name, tmp_path):
 
 @quick("autoencoder", "contrastive", "dcgan", "causal_lm", "image_text", "wav2vec2", "seq2seq")
 def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
-    """What an objective has to show is there: its pictures, sounds, texts, and the rest."""
+    """An objective's report is written: its pictures, sounds, texts and numbers."""
     run = trajectory(name)
     board = TensorBoard(tmp_path, run.splits, Training(report_every=0), {})
     run.after(1, callbacks=[board])
@@ -133,11 +133,11 @@ def test_tensorboard_shows_it(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["autoencoder", "finetune", "dcgan"])
 def test_clipping_and_the_reported_norm(name):
-    """Of one optimizer, of two, and of two players; `tests/engine/test_descend.py` has the arithmetic."""
+    """With one optimizer, with two, and with two players; `tests/engine/test_descend.py` has the arithmetic."""
     free = Trajectory(CASES[name], ONE, optimizer="sgd")
     start = grouped(free.objective)
     logs = free.after(1)
-    # Players of a game have a norm each, and share the largest one allowed.
+    # The players of a game have separate norms, and the same clip_norm.
     norms = {key: value for key, value in logs.items() if key.endswith("gradient_norm")}
     most = min(norms.values()) / 4
     clipped = Trajectory(CASES[name], ONE, optimizer="sgd", clip_norm=most)
@@ -151,7 +151,7 @@ def test_clipping_and_the_reported_norm(name):
 
 
 def grouped(objective):
-    """For each optimizer the weights that it updates, as arrays."""
+    """Returns the weights that each optimizer updates, as arrays."""
     return [[variable.numpy() for variable in variables] for _, variables in objective.optimizer_groups()]
 
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
 
     batches = Batches(run.splits.train, OPTIONS["batch_size"], seed=1, preprocess=poisoned)
     objective.fit(batches.dataset(0), steps_per_epoch=2, verbose=0)
-    # A layer's statistics are updated on the way to the loss.
+    # Batch statistics are updated before the loss is known.
     optimizers = [optimizer for optimizer, _ in objective.optimizer_groups()]
     variables = objective.trainable_variables + [v for optimizer in optimizers for v in optimizer.variables]
     before = [variable.numpy() for variable in variables]
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
     for variable, kept in zip(variables, before):
         np.testing.assert_array_equal(variable.numpy(), kept)
     assert {int(optimizer.iterations) for optimizer in optimizers} == {2}
-    objective.fit(batches.dataset(3), steps_per_epoch=2, verbose=0)  # past the bad batch, training goes on
+    objective.fit(batches.dataset(3), steps_per_epoch=2, verbose=0)  # training continues after the bad batch
     assert {int(optimizer.iterations) for optimizer in optimizers} == {4}
 
 
@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(name):
 def test_one_batch_is_overfitted(name):
     case = CASES[name]
     if case.overfit is None:
-        # A lower loss is no better there; what it learns is tested beside it, as in test_dcgan.py.
+        # A lower loss does not mean a better game; test_dcgan.py tests what it learns.
         assert case.build(case.splits().train.spec()).keep_last_checkpoint
         return
     run = trajectory(name)
@@ -243,8 +243,8 @@ def test_micro_batches_change_nothing(name):
     ],
 )
 def test_in_16_bit_it_learns_the_same(name, precision):
-    """Of each kind of data one; of the others see test_flow.py, test_dcgan.py, test_seq2seq.py and test_wav2vec2.py."""
-    # Of float16 the first updates may be left out, until the scale of the loss fits.
+    """One objective per kind of data; test_flow.py, test_dcgan.py, test_seq2seq.py and test_wav2vec2.py have others."""
+    # With float16 the first updates may be skipped, until the loss scale fits.
     steps = 3 if precision == "mixed_bfloat16" else 1
     logs = trajectory(name).after(steps)
     keras.config.set_dtype_policy(precision)

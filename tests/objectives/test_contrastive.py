@@ -1,4 +1,4 @@
-"""Contrastive learning: the views, the choice of loss, and what it learns."""
+"""Contrastive learning: the views, the losses, and the learned features."""
 
 import dataclasses
 import json
@@ -85,10 +85,10 @@ def test_it_learns_features_better_than_random_ones(loss):
     assert accuracy[0] > accuracy[1] + 0.01
 
 
-@pytest.mark.slow  # of one encoder: test_flow.py and test_language.py
+@pytest.mark.slow  # test_flow.py and test_language.py evaluate single encoders
 @pytest.mark.fit
 def test_one_table_of_several_encoders(monkeypatch, capsys):
-    """Encoders of one architecture share their baselines; another's has its own."""
+    """Encoders of one architecture share their baselines; another architecture has its own."""
     monkeypatch.setitem(
         grids.GRIDS,
         "convolution",
@@ -142,7 +142,7 @@ def test_held_out_loss_does_not_count_padding(rng):
     objective.compile("adam")
     views = lambda batch, random: objective.preprocess(batch, BatchRandom(0, 0, 0, random.rows))  # noqa: E731
     results = []
-    for size in (12, 16):  # whole, and with four rows of padding
+    for size in (12, 16):  # a full batch, and one with four rows of padding
         batches = Batches(source, size, preprocess=views, shuffle=False)
         results.append(objective.evaluate(batches.dataset(0, 1), steps=1, verbose=0, return_dict=True))
     assert results[0] == pytest.approx(results[1], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Speech recognition: the loss against all paths, what is heard, transcripts, the whole way."""
+"""Speech recognition: the loss against all paths, decoding, transcripts, and the whole flow."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ def collapsed(path):
 
 
 def test_the_loss_is_that_of_all_paths():
-    """−log Σ Π P over every way to write the target, a path at a time."""
+    """Returns −log Σ Π P over every path that writes the target, one path at a time."""
     objective, batch = objective_and_batch()
     share = np.random.default_rng(0).dirichlet(np.ones(4), (3, 6)).astype(np.float32)
     frames, targets = [6, 5, 3], [[1, 2, 3], [2, 2, -1], [3, -1, -1]]
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_all_paths():
 
 
 def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
-    """Against the forward recursion in float64, where some loss functions give up at 700 nats."""
+    """Against the forward recursion in float64; some implementations fail at 700 nats."""
     objective, _ = objective_and_batch()
     target = np.arange(150) % 3 + 1
     log_share = np.log(np.full((500, 4), 0.001 / 3))
@@ -69,7 +69,7 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
     alpha[:2] = log_share[0, states[:2]]
     for t in range(1, 500):
         before = np.stack([alpha, np.r_[-np.inf, alpha[:-1]], np.r_[-np.inf, -np.inf, alpha[:-2]]])
-        before[2, ::2] = -np.inf  # blanks are not skipped
+        before[2, ::2] = -np.inf  # blanks cannot be skipped
         alpha = np.logaddexp.reduce(before, 0) + log_share[t, states]
     expected = -np.logaddexp(alpha[-1], alpha[-2])
     assert expected > 750
@@ -85,7 +85,7 @@ def test_the_loss_of_a_long_clip_and_of_one_that_cannot_be():
 
 
 def test_what_is_heard():
-    """Repetitions go, then blanks; frames of padding say nothing."""
+    """Repetitions are removed, then blanks; frames of padding are ignored."""
     path = [[0, 1, 1, 0, 1, 2, 2, 3], [3, 3, 3, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0]]
     made = decoding.greedy(tf.one_hot(path, 4), [8, 5, 8])
     assert made == [[1, 1, 2, 3], [3], []]
@@ -123,14 +123,14 @@ def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
         part = audio.source("c", np.concatenate(samples), [len(s) for s in samples], rate, names, target=texts)
         return ctc.prepare(ctc.Settings(**options), Splits(part, part, part))[1].train
 
-    assert len(prepared(["abcabcabca", "aaaaa", "b"])) == 3  # "aaaaa" takes nine
+    assert len(prepared(["abcabcabca", "aaaaa", "b"])) == 3  # "aaaaa" needs nine
     with caplog.at_level(logging.WARNING):
         left = prepared(["abcabcabcab", "aaaaaa", "b"])
     assert list(left.lengths) == [40_000]
     assert left.column("target")[0][0] == 2
     assert "2 of 3 clips are left out" in caplog.text
     assert len(prepared(["abc", "abc", "b"], seconds=1.0)) == 2
-    with pytest.raises(ValueError, match="no clip is at most 0.1 s"):
+    with pytest.raises(ValueError, match="expected clips of at most 0.1 s"):
         prepared(["abc", "abc", "b"], seconds=0.1)
 
 
@@ -170,7 +170,7 @@ def test_connected_clips(monkeypatch):
         words = [text.split() for text in part.column("target")]
         assert all(3 <= len(each) <= 7 for each in words)
         assert {word for each in words for word in each} <= set(part.classes or single.classes)
-        # So long as its clips and pauses.
+        # As long as its clips and pauses together.
         shortest, longest = single.lengths.min(), single.lengths.max()
         for each, length in zip(words, part.lengths):
             assert len(each) * (shortest + 400) + 400 <= length <= len(each) * (longest + 2_400) + 2_400
@@ -181,7 +181,7 @@ def test_connected_clips(monkeypatch):
 
 @pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
-    """From an encoder of sound to transcripts of files of any rate."""
+    """From a speech encoder to transcripts of files of any sampling rate."""
     monkeypatch.chdir(tmp_path)
     training = dataclasses.replace(
         wav2vec2.DEFAULTS, steps=2, eval_every=1, batch_size=16, warmup=0, tensorboard=False, run="sounds"
@@ -208,7 +208,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
         (["transcribe", "heard", "empty.wav"], "is empty"),
         (["transcribe", "heard", "none.wav"], "none.wav: it cannot be opened: No such file"),
         (["transcribe", "sounds", "0.wav"], "is not a speech recognizer. Expected an encoder of ctc"),
-        (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "has no transcripts"),
+        (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "Expected data with transcripts"),
     ):
         assert main(arguments) == 1
         assert message in capsys.readouterr().err

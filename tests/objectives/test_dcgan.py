@@ -1,4 +1,4 @@
-"""The game: who learns from what, the gradient penalty, spectral norm, latents, and what a lost game looks like."""
+"""DCGAN: the players' gradients, the gradient penalty, spectral normalization, latents, and warnings."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_keras import encoders, losses
 from ssl_keras.cli import main
-from ssl_keras.data.augment_images import Augmentation, augment, drawn
+from ssl_keras.data.augment_images import Augmentation, augment, draw_numbers
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom, ReplayedRandom
 from ssl_keras.encoders import card as cards
@@ -91,7 +91,7 @@ def test_places_keep_the_maxima(rng):
 
 @pytest.mark.parametrize("options", [{}, {"loss": "wasserstein"}])
 def test_each_player_learns_from_its_own_loss_alone(options):
-    """The gradients of one pass are those of two passes, one for each player."""
+    """The gradients of one pass equal those of two passes, one per player."""
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
     gradients, totals, weight = descend.mean_gradients(
@@ -150,7 +150,7 @@ def test_losses_at_a_draw_are_known():
 
 
 def test_penalty_of_a_linear_critic():
-    """D(x) = ⟨w, x⟩ in [−1, 1] has gradient w everywhere: the penalty is (‖w‖ − 1)² for each image."""
+    """D(x) = ⟨w, x⟩ in [−1, 1] has gradient w everywhere, so the penalty of each image is (‖w‖ − 1)²."""
     objective = built(loss="wasserstein")
     image = keras.Input((16, 16, 1))
     dense = keras.layers.Dense(1, use_bias=False)
@@ -173,7 +173,7 @@ def test_spectral_norm_is_one(rng):
     x = rng.normal(size=(2, 5, 5, 4)).astype(np.float32)
     for _ in range(60):
         layer(x, training=True)
-    kernel = layer.normalized(False).numpy().reshape(-1, 6)
+    kernel = layer.normalized_kernel(False).numpy().reshape(-1, 6)
     assert np.linalg.svd(kernel, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
     kept, raw = layer.u.numpy(), layer.kernel.numpy()
     y = layer(x, training=False)
@@ -198,7 +198,7 @@ def test_made_images_are_changed_like_real_ones(rng):
     image = rng.random((6, 16, 16, 1)).astype(np.float32)
     random = BatchRandom(1, 2, 3, 6)
     there = augment(image, random, options, "fake")
-    np.testing.assert_array_equal(augment(image, ReplayedRandom(drawn(random, "fake")), options, "fake"), there)
+    np.testing.assert_array_equal(augment(image, ReplayedRandom(draw_numbers(random, "fake")), options, "fake"), there)
     with tf.GradientTape() as tape:
         x = tf.constant(image)
         tape.watch(x)
@@ -207,7 +207,7 @@ def test_made_images_are_changed_like_real_ones(rng):
 
 
 def test_made_images_are_augmented_in_the_game():
-    """Both players' losses, against the networks called by hand."""
+    """Both players' losses, against direct calls of the networks."""
     options = {"shift": 0.2, "color": 0.5, "cutout": 0.3}
     objective = compile_objective(built(**options), "sgd")
     batch = batch_of(objective)
@@ -235,7 +235,7 @@ def test_what_tensorboard_shows_has_latents_that_stay():
 
 @pytest.mark.fit
 def test_a_failed_update_ends_its_step():
-    """Of a step with several updates, what comes after one that is not finite changes nothing; nor does the average."""
+    """In a step with several updates, those after a non-finite one change nothing, and neither does the average."""
     objective = compile_objective(built(loss="wasserstein", critic_steps=3), "adam")
 
     def poisoned(batch, random):
@@ -270,7 +270,7 @@ def test_mixed_precision(precision, options):
 def test_the_average_follows_the_generator():
     objective, *_ = train(CASES["dcgan"], ONE, steps=1)
     for mean, value in zip(objective.head.variables, objective.generator.variables):
-        np.testing.assert_array_equal(mean.numpy(), value.numpy())  # after the first step it is there
+        np.testing.assert_array_equal(mean.numpy(), value.numpy())  # the average of one step is the step's weights
     before = [v.numpy() for v in objective.head.variables]
     batches = Batches(small_digits().train, 60, preprocess=objective.preprocess)
     objective.fit(batches.dataset(1), steps_per_epoch=1, verbose=0)
@@ -298,8 +298,8 @@ def test_a_lost_game_is_named():
     objective = built()
     fine = {"loss": 1.0, "generator_gradient_norm": 1.0, "diversity": 0.9}
     lost = {"loss": 0.0, "generator_gradient_norm": 0.0, "diversity": 0.0}
-    assert objective.warnings(lost) == []  # a game that has just begun
-    objective.step.assign(dcgan.EARLY)
+    assert objective.warnings(lost) == []  # the run has just begun
+    objective.step.assign(dcgan.MIN_STEPS)
     assert objective.warnings(fine) == []
     for change, said in (
         ({"loss": 0.001}, "won"),
@@ -308,14 +308,14 @@ def test_a_lost_game_is_named():
     ):
         [warning] = objective.warnings(fine | change)
         assert said in warning
-    # A critic's loss has no zero to fear.
+    # A critic's loss has no lower bound, so no value is a warning.
     critic = built(loss="wasserstein")
-    critic.step.assign(dcgan.EARLY)
+    critic.step.assign(dcgan.MIN_STEPS)
     assert critic.warnings(fine | {"loss": -3.0}) == []
 
 
 def test_diversity(rng):
-    """Of images as different as the real ones, of a few that come again and again, of one; padding does not count."""
+    """For images as diverse as the real ones, for a few repeated ones, and for a single one; padding is ignored."""
     x = rng.random((20, 4, 4, 1)).astype(np.float32)
     weight = np.ones(20, np.float32)
     flat = x.reshape(20, -1)
@@ -349,7 +349,7 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
     for old, new in zip(before, mine.trainable_variables):
         assert np.abs(new.numpy() - old).max() > 0
     dcgan.build(dcgan.Settings(**SMALL), SPEC, conv.conv_encoder((16, 16, 1), width=4))
-    with pytest.raises(ValueError, match="with wasserstein there must be none"):
+    with pytest.raises(ValueError, match="none at all with the loss wasserstein"):
         dcgan.build(dcgan.Settings(**SMALL, loss="wasserstein"), SPEC, conv.conv_encoder((16, 16, 1), width=4))
     stock = keras.Model(image, keras.layers.BatchNormalization()(features))
     with pytest.raises(ValueError, match="networks.conv.BatchNorm"):
@@ -361,7 +361,7 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
     [
         ({"loss": "hinge"}, "loss must be one of"),
         ({"normalization": "group"}, "normalization must be one of"),
-        ({"loss": "wasserstein", "normalization": "batch"}, "choose normalization layer"),
+        ({"loss": "wasserstein", "normalization": "batch"}, "normalization must be layer or spectral"),
         ({"latent": 0}, "latent must be"),
         ({"critic_steps": 0}, "critic_steps must be"),
         ({"penalty": -1.0}, "penalty must be"),
@@ -376,11 +376,11 @@ def test_bad_settings_are_refused(options, message):
 
 @pytest.mark.fit
 def test_from_the_command_line(tmp_path, capsys):
-    """pretrain, sample, go on from the saved networks, measure."""
+    """pretrain, sample, start again from the saved networks, evaluate."""
     common = ["--image-size", "16", "--width", "4", "--steps", "4", "--eval-every", "2", "--batch-size", "32"]
     labels = ["--network", "cnn", "--run", "eye", "--warmup", "0", "--no-tensorboard"]
     assert main(["pretrain", "classifier", *common, *labels]) == 0
-    # With TensorBoard, where the classifier measures the samples.
+    # With TensorBoard, which shows FID and KID by the classifier.
     assert main(["pretrain", "dcgan", *common, "--latent", "8", "--classifier", "eye", "--run", "game"]) == 0
     assert main(["sample", "game", "--count", "5", "--seed", "3", "--out", "a.npy"]) == 0
     assert main(["sample", "runs/game", "--count", "2", "--seed", "3", "--out", "b.npy"]) == 0

@@ -1,4 +1,4 @@
-"""Images and captions: losses against loops and `transformers`, splits by concept, retrieval, the whole way."""
+"""Images and captions: losses against loops and `transformers`, splits by concept, retrieval, the whole flow."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ COLORS = {
 
 
 def drawn(shape, color, random, side=16):
-    """uint8 (side, side, 3): a shape at a place of its own."""
+    """Draws a shape at a random place: uint8 (side, side, 3)."""
     y, x = np.mgrid[:side, :side] - side / 2 + random.uniform(-2, 2, (2, 1, 1))
     r, size = np.hypot(x, y), random.uniform(4, 6)
     inside = {
@@ -94,7 +94,7 @@ def test_siglip_equals_a_slow_loop(rng):
 
 
 def test_closed_forms():
-    """Where all are alike, log of the number of candidates; where partners are equal and all else orthogonal, known."""
+    """With equal embeddings the loss is the log of the number of candidates; with orthogonal ones it is known too."""
     same = tf.ones((5, 3))
     np.testing.assert_allclose(losses.clip(same, same, tf.ones(5), 9.0), np.log(5), rtol=1e-5)
     eye = tf.eye(5)
@@ -117,7 +117,7 @@ def test_swapping_the_modalities_changes_nothing(rng, name):
     loss = both_losses()[name]
     there, back = loss(first, second, tf.ones(6)), loss(second, first, tf.ones(6))
     np.testing.assert_allclose(np.sum(there), np.sum(back), rtol=1e-5)
-    if name == "clip":  # of SigLIP an example's own sum is over the other's candidates
+    if name == "clip":  # SigLIP sums over the other modality's candidates
         np.testing.assert_allclose(there, back, rtol=1e-5)
 
 
@@ -129,10 +129,10 @@ def test_padding_and_the_same_concept_are_no_negatives(rng, name):
     np.testing.assert_allclose(loss(first, second, weight)[:4], loss(first[:4], second[:4], tf.ones(4)), rtol=1e-5)
     same = tf.constant([[0, 1], [2, 3], [0, 1], [4, 5], [0, 9], [6, 7]])
     ours = loss(first, second, tf.ones(6), same).numpy()
-    without = [0, 1, 3, 4, 5]  # the third has the first's caption
+    without = [0, 1, 3, 4, 5]  # the third example has the first one's caption
     kept = loss(tf.gather(first, without), tf.gather(second, without), tf.ones(5)).numpy()
     np.testing.assert_allclose(ours[0], kept[0], rtol=1e-5)
-    assert ours[1] > kept[1]  # for whom both are negatives
+    assert ours[1] > kept[1]  # for it, both are negatives
 
 
 def test_equal_captions_have_equal_numbers(rng):
@@ -156,7 +156,7 @@ def test_captions_are_drawn_joined_and_thinned():
     )
 
     def rows(tokens):
-        assert all((row[np.argmax(row < 0) :] < 0).all() for row in tokens if (row < 0).any())  # padding is last
+        assert all((row[np.argmax(row < 0) :] < 0).all() for row in tokens if (row < 0).any())  # padding comes last
         return [tuple(map(int, row[row >= 0])) for row in tokens]
 
     whole = {(10, 11), (20,), (30, 31, 32, 33)}
@@ -181,7 +181,7 @@ def test_transformers_has_the_same_losses(rng):
     logits = torch.tensor(3.0 * normalized(second) @ normalized(first).T)  # per text
     ours = losses.clip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0)
     assert float(tf.reduce_mean(ours)) == pytest.approx(float(clip.image_text_contrastive_loss(logits)), abs=1e-4)
-    # As its SiglipModel's forward has it.
+    # As in SiglipModel's forward.
     eye = torch.eye(9)
     theirs = -torch.nn.functional.logsigmoid((2 * eye - 1) * (logits - 1.0)).sum(-1).mean()
     ours = losses.siglip(tf.constant(first), tf.constant(second), tf.ones(9), 3.0, -1.0)
@@ -197,7 +197,7 @@ def test_near_duplicates_are_found():
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
     images[3] = np.clip(images[1].astype(int) + random.integers(-5, 6, images[1].shape), 0, 255)
-    images[4] = images[0] // 2 + 60  # darker and flatter: the same picture
+    images[4] = images[0] // 2 + 60  # the same picture, darker and with less contrast
     assert {tuple(map(int, each)) for each in near_duplicates.similar_images(images)} == {(1, 3), (0, 4)}
     flat = np.stack([np.full((8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255), (250, 3, 2))])
     assert near_duplicates.similar_images(flat).tolist() == [[0, 2]]
@@ -215,9 +215,9 @@ def test_groups_stay_whole():
     names = ["".join(random.choice(list("abcdefgh"), 9)) for _ in group]
     part = near_duplicates.parts_of(group, names, 20)
     assert all(len(set(part[group == one])) == 1 for one in set(group))
-    assert set(part[:100]) == {-1}  # more than a part's share: in no part
+    assert set(part[:100]) == {-1}  # more than one part may hold: in no part
     assert np.bincount(part[100:]).min() > 15
-    order = random.permutation(len(group))[:700]  # others that go, and another numbering, move none
+    order = random.permutation(len(group))[:700]  # removing and renumbering others moves none
     again = near_duplicates.parts_of(np.unique(group[order], return_inverse=True)[1], [names[i] for i in order], 20)
     first = {one: min(name for g, name in zip(group, names) if g == one) for one in set(group)}
     same = [first[group[i]] in {names[j] for j in order if group[j] == group[i]} for i in order]
@@ -225,7 +225,7 @@ def test_groups_stay_whole():
 
 
 def written(tmp_path, rows):
-    """A file of captions with its images."""
+    """Writes a file of captions and its images."""
     random = np.random.default_rng(0)
     for index in range(120):
         Image.fromarray(random.integers(0, 255, (12, 12, 3)).astype(np.uint8)).save(tmp_path / f"{index}.png")
@@ -256,12 +256,12 @@ def test_files_of_captions(tmp_path, rng, caplog):
     assert (third.test.short_name, splits.train.short_name) == ("captions-3", "captions")
     held_out = set(captions.names_of(splits.test))
     assert not held_out & {text.removesuffix(", it is") for text in captions.names_of(third.test)}
-    smaller = load(f"captions:{tmp_path}/captions.jsonl", 8)  # at another size the same split
+    smaller = load(f"captions:{tmp_path}/captions.jsonl", 8)  # the same split at another size
     assert captions.names_of(smaller.test) == captions.names_of(splits.test)
 
 
 def test_splits_by_concept(tmp_path, rng):
-    """Folds do not overlap, near duplicates are on one side, and a held-out name is no caption of the training part."""
+    """Folds do not overlap, near duplicates stay together, and no held-out name is a caption in the training part."""
     listed = rows(rng)
     for i in range(0, 120, 6):
         listed[i + 1]["caption"][0] = listed[i]["caption"][0] + "s"
@@ -354,12 +354,12 @@ def test_a_caption_is_drawn_by_position():
 
 
 def test_without_blocks_the_text_is_a_mean_of_its_tokens():
-    """Each of length 1, from a table that few steps can turn round; and nothing projects it."""
+    """Without blocks and projection: embeddings of length 1, from a table that a few steps can change a lot."""
     settings = image_text.Settings(tokenizer="characters", text_layers=0, text_width=16, projection=0)
     settings, splits = image_text.prepare(settings, shapes())
     objective = image_text.build(settings, splits.train.spec())
     table = towers.text_network(objective.head).get_layer("embeddings").tokens.numpy()
-    assert np.std(table) == pytest.approx(towers.FIRST_TABLE, rel=0.1)
+    assert np.std(table) == pytest.approx(towers.EMBEDDING_SCALE, rel=0.1)
     ids = splits.train.column("captions")[:5, 0]
     _, made = objective.head([tf.zeros((5, objective.encoder.output_shape[-1])), tf.constant(ids)])
     expected = [normalized(table)[row[row >= 0]].mean(0) for row in ids]
@@ -384,7 +384,7 @@ def test_recalls_count_ties_against(rng):
 
 
 def test_equal_names_are_all_right(rng):
-    """A perfect network is not punished for twins, and chance knows of them."""
+    """A perfect network scores 1 despite duplicates, and chance accounts for them."""
     concepts = retrieval.concepts_of(["A cat", *["a dog!", "a dog"] * 6, "cow", "hen", "pig"])
     x = normalized(rng.normal(size=(16, 8)))[concepts]
     assert retrieval.recall_at_k(x, x, concepts) == {1: 1.0, 5: 1.0, 10: 1.0}
@@ -406,7 +406,7 @@ def test_the_scale_stays_within_its_limit():
 
 @pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
-    """Pretrain on shapes, find the right ones by words; start from encoders of images and text; load it again."""
+    """Pretrain on shapes, search them by words, start from encoders of images and text, load again."""
     monkeypatch.chdir(tmp_path)
     settings = image_text.Settings(width=8, text_layers=1, text_width=32, projection=32, tokenizer="characters")
     training = dataclasses.replace(
@@ -424,7 +424,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     again, prepared = image_text.prepare(image_text.Settings(), shapes(), init="shapes")
     again = image_text.build(again, prepared.train.spec())
     assert initialize(again.encoder, "shapes", again.head) == ([], [])
-    trained = towers.get_layer("similarity").log_scale.numpy()  # the temperature is part of what is saved
+    trained = towers.get_layer("similarity").log_scale.numpy()  # the temperature is saved
     assert abs(trained - np.log(1 / 0.07)) > 1e-3
     some = tmp_path / "some"
     some.mkdir()
@@ -524,7 +524,7 @@ def test_real_drawings_are_apart_at_any_size(size):
 
 @pytest.mark.fit
 def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
-    """Of images and of text: their weights, their networks, and the tokenizer."""
+    """Starting from image and text encoders takes their weights, networks and tokenizer."""
     monkeypatch.chdir(tmp_path)
     splits = shapes()
     tiny = {"steps": 2, "eval_every": 2, "tensorboard": False, "batch_size": 16, "warmup": 0}
@@ -559,24 +559,24 @@ def test_it_starts_from_saved_encoders(tmp_path, monkeypatch):
     )
     saved = encoders.named_variables(encoders.load_encoder("seen"))
     for key, variable in encoders.named_variables(encoders.load_encoder(outcome["folder"])).items():
-        np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # the batch statistics, too
+        np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())  # including batch statistics
     finer, _ = image_text.prepare(image_text.Settings(init_image="seen", pool_grid=2), splits)
-    assert (finer.width, finer.pool_grid) == (4, 2)  # places have no weights
+    assert (finer.width, finer.pool_grid) == (4, 2)  # a pool grid has no weights
     network = image_text.build(finer, prepared.train.spec()).encoder
     assert network.output_shape[-1] == 4 * objective.encoder.output_shape[-1]
     for key, variable in encoders.named_variables(network).items():
         np.testing.assert_array_equal(variable.numpy(), saved[key].numpy())
-    with pytest.raises(ValueError, match="locked leaves the image network"):
+    with pytest.raises(ValueError, match="freeze_image needs a pretrained image encoder"):
         image_text.prepare(image_text.Settings(freeze_image=True), splits)
     with pytest.raises(ValueError, match="Leave out text_width"):
         image_text.prepare(image_text.Settings(init_text="said", text_width=32), splits)
-    with pytest.raises(ValueError, match="no language model"):
+    with pytest.raises(ValueError, match="not the encoder of a language model"):
         image_text.prepare(image_text.Settings(init_text="seen"), splits)
 
 
 @pytest.mark.parametrize("several", [True, False])
 def test_caption_sets_of_tfds(tmp_path, monkeypatch, several):
-    """Captions in a sequence, as COCO has them, or one an image; a set with no held-out part is cut by concept."""
+    """Several captions per image, as in COCO, or one; data without held-out parts is split by concept."""
     import tensorflow_datasets as tfds
 
     splits = shapes()

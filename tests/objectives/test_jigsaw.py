@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: the permutations, the tiles, and that a puzzle put right is the image."""
+"""Jigsaw puzzles: the permutations, the tiles, and that a solved puzzle is the image."""
 
 import itertools
 
@@ -23,12 +23,12 @@ def test_permutations_are_far_from_each_other():
     nine = permutation_set(9, 64)
     assert nine.shape == (64, 9)
     assert (np.sort(nine, 1) == np.arange(9)).all()
-    assert min(distances(nine)) >= 7  # of random ones, 64 have two as near as 4
+    assert min(distances(nine)) >= 7  # among 64 random ones, two are as near as 4
     rng = np.random.default_rng(0)
     random = [rng.permutation(9) for _ in range(64)]
     assert min(distances(random)) < min(distances(nine))
     assert np.mean(distances(random)) < np.mean(distances(nine))
-    assert min(distances(permutation_set(9, 9))) == 9  # nine can differ everywhere: a Latin square
+    assert min(distances(permutation_set(9, 9))) == 9  # nine can differ everywhere, as in a Latin square
     four = permutation_set(4, 24)
     assert len({tuple(p) for p in four}) == 24
     assert min(distances(permutation_set(4, 4))) == 4
@@ -87,7 +87,7 @@ def test_puzzles_belong_to_their_positions(rng):
 
 
 def test_one_encoder_sees_each_tile_by_itself(rng):
-    """Another tile changes only its own features."""
+    """Changing a tile changes only its own features."""
     objective = objective_of(28)
     tiles = rng.random((2, 4, 11, 11, 1), np.float32)
     other = tiles.copy()
@@ -121,5 +121,5 @@ def test_images_too_small_are_refused(rng):
     tiny = from_arrays(rng.integers(0, 256, (50, 10, 10), np.uint8))
     with pytest.raises(ValueError, match="Tiles must be at least 6 pixels a side"):
         pretrain("jigsaw", Settings(), Training(steps=2, batch_size=8), data=tiny)
-    with pytest.raises(ValueError, match=r"must be keras.Input\(\(None, None, C\)\)"):
+    with pytest.raises(ValueError, match=r"from keras.Input\(\(None, None, C\)\)"):
         jigsaw.build(Settings(), {"image": ((28, 28, 1), tf.uint8)}, dense_encoder((28, 28, 1)))

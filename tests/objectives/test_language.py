@@ -1,4 +1,4 @@
-"""The language objectives: what is predicted, what is hidden, what is reported."""
+"""The language objectives: targets, masking, reports, and the flow."""
 
 import dataclasses
 import math
@@ -86,7 +86,7 @@ def test_perplexity_and_bits_per_byte_are_of_all_the_text(splits):
     texts = list(splits.validation.arrays["text"][splits.validation.rows])
     tokenizer = data.train.tokenizer
     stream = data.validation.arrays["tokens"].stream
-    first = len(tokenizer.decode([stream[0]]))  # the first token is no target
+    first = len(tokenizer.decode([stream[0]]))  # the first token is not a target
     nats = result["loss"] * (len(stream) - 1)
     assert result["perplexity"] == pytest.approx(math.exp(result["loss"]), rel=1e-5)
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / (len("".join(texts)) - first), rel=1e-4)
@@ -146,7 +146,7 @@ def test_masks_are_as_many_and_of_the_kinds_they_should_be(splits):
     assert masked / chosen == pytest.approx(0.8, abs=0.02)
     assert kept / chosen == pytest.approx(0.1, abs=0.02)  # a random token may be the same by chance
     assert random / chosen == pytest.approx(0.1, abs=0.02)
-    assert len(set(seen)) > 0.99 * len(seen)  # afresh at every step
+    assert len(set(seen)) > 0.99 * len(seen)  # chosen again at every step
 
 
 def test_special_tokens_and_padding_are_never_chosen(splits):
@@ -161,7 +161,7 @@ def test_special_tokens_and_padding_are_never_chosen(splits):
     for step in range(50):
         batch = model.preprocess(raw, BatchRandom(0, step, 0, 4))
         target = batch["target"].numpy()
-        assert (target[0] >= 0).sum() == 1  # at least one, of the one there is
+        assert (target[0] >= 0).sum() == 1  # at least one, here the only one
         assert target[0].max() == 20
         assert (target[[1, 3]] < 0).all()
         assert (target[2] >= 0).sum() == 2
@@ -189,7 +189,7 @@ def test_whole_words_are_chosen_together(splits):
 
 
 class Given:
-    """An encoder whose output is there already."""
+    """An encoder that returns a given output."""
 
     def __init__(self, hidden, encoder):
         self.hidden, self.layers = hidden, encoder.layers
@@ -199,13 +199,13 @@ class Given:
 
 
 def test_only_chosen_positions_count(splits):
-    """A token that is not chosen gets no gradient from the output layer, and its target is not looked at."""
+    """A token that is not chosen gets no gradient from the output layer, and its target is ignored."""
     model, data = made(masked_lm, splits, tokenizer="wordpiece")
     batch = batch_of(model, data.train)
     hidden = model.encoder(batch["tokens"])
     with tf.GradientTape() as tape:
         tape.watch(hidden)
-        # The same objective, its encoder's output given.
+        # The same objective, with a given output of the encoder.
         given = types.SimpleNamespace(encoder=Given(hidden, model.encoder), head=model.head, accuracy=model.accuracy)
         given.logits = lambda chosen: masked_lm.MaskedLM.logits(given, chosen)
         total, count = masked_lm.MaskedLM.batch_loss(given, batch)
@@ -239,7 +239,7 @@ def test_the_masked_loss_equals_a_loop(splits):
 
 @pytest.mark.fit
 def test_micro_batches_with_unequal_counts_equal_the_whole(splits):
-    """A mean of the micro-batches' means would be another number."""
+    """The mean of the micro-batches' means would be another number."""
     model, data = made(masked_lm, splits, tokenizer="wordpiece")
     start = model.get_weights()
 
@@ -305,7 +305,7 @@ QUICK = Training(
 
 @pytest.fixture(scope="module")
 def trained(splits, tmp_path_factory):
-    """(outcomes of a causal and a masked run, the folder of both)."""
+    """Returns the outcomes of a causal and a masked run, and the folder of both."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_KERAS_CACHE", str(folder / "cache"))
@@ -323,7 +323,7 @@ def trained(splits, tmp_path_factory):
 
 @pytest.fixture
 def runs(trained):
-    """The outcomes of a causal and a masked run in ./runs, which are the test's own."""
+    """Returns the outcomes of a causal and a masked run, copied to the test's own ./runs."""
     outcomes, folder = trained
     shutil.copytree(folder, "runs")
     return {name: outcome | {"folder": f"runs/{name}-nonsense"} for name, outcome in outcomes.items()}
@@ -359,10 +359,10 @@ def test_the_commands(runs, capsys, tmp_path):
 
 @pytest.mark.fit
 def test_a_run_starts_from_another(runs, splits):
-    """The network and the tokenizer are then the saved one's."""
-    with pytest.raises(ValueError, match=r"Leave out layers, or take layers=1\."):
+    """A run with init takes the saved network and tokenizer."""
+    with pytest.raises(ValueError, match=r"Leave out layers, or use layers=1\."):
         causal_lm.prepare(causal_lm.Settings(layers=3, width=16), splits, init="causal_lm-nonsense")
-    with pytest.raises(ValueError, match="masked_lm-nonsense has the architecture bert. Expected modern or gpt2"):
+    with pytest.raises(ValueError, match="Received: masked_lm-nonsense, of architecture bert"):
         causal_lm.prepare(causal_lm.Settings(), splits, init="masked_lm-nonsense")
     settings = causal_lm.Settings(tokenizer="characters")
     settings, data = causal_lm.prepare(settings, splits, init="causal_lm-nonsense")
@@ -373,12 +373,12 @@ def test_a_run_starts_from_another(runs, splits):
     go_on = Training(steps=1, batch_size=8, init="causal_lm-nonsense", learning_rate=1e-9, run="on", tensorboard=False)
     outcome = pretrain("causal_lm", None, go_on, data=splits)
     assert outcome["val_loss"] == pytest.approx(runs["causal_lm"]["best_val_loss"], rel=1e-5)
-    go_on = dataclasses.replace(go_on, init="masked_lm-nonsense", run="on-masked")  # the head goes on too
+    go_on = dataclasses.replace(go_on, init="masked_lm-nonsense", run="on-masked")  # the head is loaded too
     outcome = pretrain("masked_lm", None, go_on, data=splits)
     assert outcome["val_loss"] == pytest.approx(runs["masked_lm"]["best_val_loss"], rel=1e-5)
 
 
-# In the contract each kind of data is trained in 16 bit, and in test_flow.py a run is.
+# test_contract.py trains on each kind of data in 16 bit, and test_flow.py has a whole run.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "architecture"), [("causal_lm", "gpt2"), ("masked_lm", "bert"), ("causal_lm", "modern")]
@@ -415,7 +415,7 @@ def test_the_downstream_table_of_texts(runs, monkeypatch):
 
 @pytest.mark.fit
 def test_resuming_with_other_text_is_refused(runs, splits):
-    """One word in one document, or in the held-out part, is another corpus."""
+    """A change of one word in one document, held out or not, makes another corpus."""
     settings = causal_lm.Settings(**TINY, vocabulary=290)
     go_on = dataclasses.replace(QUICK, resume=True)
     pretrain("causal_lm", settings, go_on, data=splits)
@@ -438,7 +438,7 @@ def test_a_tokenizer_that_is_not_the_encoders_is_refused(runs, splits, tmp_path)
 
 
 def test_an_image_encoder_starts_no_language_model(splits):
-    with pytest.raises(ValueError, match="no language model's encoder"):
+    with pytest.raises(ValueError, match="is not the encoder of a language model"):
         causal_lm.prepare(causal_lm.Settings(), splits, init="autoencoder-fashion_mnist")
 
 
@@ -458,7 +458,7 @@ def test_a_tokenizer_without_a_mask_is_refused(splits, tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_encoders_do_what_their_cards_say(tfds_folder):
-    """Their losses on the data they were measured on, through the loaded graphs."""
+    """The loaded graphs have the recorded losses on the recorded data."""
     for name, module in (("causal_lm-tiny_shakespeare", causal_lm), ("masked_lm-trec", masked_lm)):
         network, head, card = encoders.load_with_head(name)
         asked, outcome = card["trained_by"]["settings"], card["trained_by"]["outcome"]

@@ -1,4 +1,4 @@
-"""Each file of `ssl_keras/objectives` is what `ObjectiveModule` says; so is what it builds."""
+"""Each module of `ssl_keras/objectives` satisfies `ObjectiveModule`, and builds an `Objective`."""
 
 import dataclasses
 import inspect
@@ -36,7 +36,7 @@ every_module = pytest.mark.parametrize("name", objectives.names())
 
 
 def departures(module):
-    """Sentences on where a module is not an `ObjectiveModule`; none where it is."""
+    """Returns the ways in which a module is not an `ObjectiveModule`, as sentences."""
     wrong = [f"no {name}" for name in ("DEFAULTS", "Settings", *FUNCTIONS) if not hasattr(module, name)]
     expected = {name: getattr(ObjectiveModule, name) for name in FUNCTIONS}
     for name, function in expected.items():
@@ -45,7 +45,7 @@ def departures(module):
             there = list(inspect.signature(getattr(module, name)).parameters.values())
             if [p.name for p in there[: len(wanted)]] != [p.name for p in wanted]:
                 wrong.append(f"{name} takes {[p.name for p in there]}")
-            # What the protocol leaves out may be left out, and what it does not know of.
+            # Parameters that are optional in the protocol, or unknown to it, must have defaults.
             required = [p.name for p in there if p.default is p.empty]
             if not set(required) <= {p.name for p in wanted if p.default is p.empty}:
                 wrong.append(f"{name} requires {required}")

@@ -1,4 +1,4 @@
-"""The recurrent language model: the tutorial's formula, dropout, settings, what it starts from."""
+"""The recurrent language model: the tutorial's formula, dropout, settings, and starting from an encoder."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ V, D = 7, 8
 
 
 def test_it_is_the_tutorials_formula():
-    """−log softmax of ⟨g(x₁…x_t), embedding of x_{t+h}⟩, by a NumPy loop."""
+    """The loss equals −log softmax of ⟨g(x₁…x_t), embedding of x_{t+h}⟩ in a NumPy loop."""
     settings = recurrent_lm.Settings(width=D, layers=1, horizon=3, context=5, vocabulary=V)
     objective = recurrent_lm.build(settings, None)
     tokens = tf.constant(np.random.default_rng(0).integers(0, V, (2, 8)), tf.int32)
@@ -77,4 +77,4 @@ def test_it_goes_on_from_one_of_its_own(tmp_path, monkeypatch, capsys):
     assert main(["pretrain", "recurrent_lm", "--init", "text", "--width", "32"]) == 1
     assert "Leave out width" in capsys.readouterr().err
     assert main(["pretrain", "seq2seq", "--init", "text", "--data", "pydoc"]) == 1
-    assert "reads both ways. Expected one that pretraining with seq2seq saved" in capsys.readouterr().err
+    assert "is not a bidirectional recurrent encoder. Expected an encoder saved by seq2seq" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Rotation: turned images, their classes, and what pretraining with it saves."""
+"""Rotation: rotated images, their classes, and the saved encoder."""
 
 import dataclasses
 
@@ -15,20 +15,20 @@ from ssl_keras.encoders import load_classifier
 from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.objectives import rotation
-from ssl_keras.objectives.rotation import Rotation, turned
+from ssl_keras.objectives.rotation import Rotation, rotate
 from ssl_keras.training.pretrain import pretrain
 
 SMALL = {"network": "cnn", "width": 4}
 
 
-def test_turned_images_are_numpys(rng):
+def test_rotated_images_equal_numpy(rng):
     image = rng.random((3, 5, 5, 2), np.float32)
-    for turns, part in enumerate(tf.split(turned(tf.constant(image)), 4)):
+    for turns, part in enumerate(tf.split(rotate(tf.constant(image)), 4)):
         np.testing.assert_array_equal(part, np.rot90(image, turns, (1, 2)))
 
 
 def test_turns_are_the_classes(rng):
-    """A head that reads off the brightest corner knows every turn of an image with one bright corner."""
+    """A head that finds the brightest corner predicts every rotation of an image with one bright corner."""
     image = np.zeros((6, 8, 8, 1), np.float32)
     image[:, :2, :2] = 1
     corners = tf.constant(np.stack([np.rot90(image[0, ..., 0], k).ravel() for k in range(4)], 1))
@@ -43,9 +43,9 @@ def test_turns_are_the_classes(rng):
     assert float(count) == 6
 
 
-def test_oblong_images_are_refused(rng):
+def test_images_that_are_not_square_are_refused(rng):
     oblong = from_arrays(rng.integers(0, 256, (50, 8, 10), np.uint8))
-    with pytest.raises(ValueError, match="only if it is square"):
+    with pytest.raises(ValueError, match="Expected square images"):
         pretrain("rotation", rotation.Settings(**SMALL), Training(steps=2, batch_size=8), data=oblong)
 
 
@@ -65,7 +65,7 @@ def test_it_learns_turns_and_goes_on_from_them(quick):
     assert outcome["test_accuracy"] > 0.4  # chance is 0.25
     settings, prepared = rotation.prepare(rotation.Settings(), unlabeled, init=outcome["folder"])
     again = rotation.build(settings, prepared.train.spec())
-    assert initialize(again.encoder, outcome["folder"], again.head) == ([], [])  # network and head are taken over
+    assert initialize(again.encoder, outcome["folder"], again.head) == ([], [])  # network and head are loaded
     tuned = finetune(
         outcome["folder"],
         FinetuneSettings(

@@ -1,4 +1,4 @@
-"""Sequence to sequence: what is hidden and cut, decoding, error rates, pairs, and the whole way."""
+"""Sequence to sequence: masking and cutting, decoding, error rates, pairs, and the whole flow."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ TOKENS = tf.constant([[1, 2, 4, 5, 6, 0, 1, 2], [4, 5, 6, 1, -1, -1, -1, -1], [6
 
 
 def some_network(cell="gru"):
-    """An encoder and a decoder whose logits differ enough to make decoding a search."""
+    """Returns an encoder and a decoder whose logits differ enough to make decoding a search."""
     keras.utils.set_random_seed(8)
     encoder = recurrent.recurrent_encoder(V, D, 1, cell=cell)
     head = recurrent.attending_decoder(V, D, 2, D, cell=cell)
@@ -39,7 +39,7 @@ def some_network(cell="gru"):
 
 
 def log_probability(encoder, head, source, ids, end=END):
-    """Of the target ids and the end after them, by teacher forcing."""
+    """Returns the log-probability of target ids and the end after them, by teacher forcing."""
     before, after = np.array([[end, *ids]], np.int32), [*ids, end]
     states = encoder(source)
     logits = recurrent.logits(head, head([tf.constant(before), states, source]))[0]
@@ -47,7 +47,7 @@ def log_probability(encoder, head, source, ids, end=END):
 
 
 def numpy_beam(encoder, head, source, width, most):
-    """Beam search by its definition, every prefix scored anew: [(ids, log P)], best first."""
+    """Beam search by its definition, scoring every prefix from scratch: [(ids, log P)], best first."""
     beams = [((), 0.0, False)]
     for _ in range(most):
         grown = []
@@ -75,7 +75,7 @@ def test_beam_of_one_is_greedy(cell):
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_beams_are_those_of_the_definition(cell):
-    """And their scores are the log-probabilities of what they say."""
+    """The scores of beams are the log-probabilities of their sequences."""
     encoder, head = some_network(cell)
     made, totals = beam_search.Decoder(encoder, head, END, 5, beams=3).beam(TOKENS)
     ended = 0
@@ -104,7 +104,7 @@ def test_decoding_many_texts_is_decoding_each():
 
 def test_error_rates():
     assert error_rates([["a", "b"], ["c"]], [[["a", "b"]], [["c"]]]) == (0.0, 0.0)
-    # The nearest of two right ones counts: one edit of three symbols, and one exact of one.
+    # The nearest of two targets counts: one edit in three symbols, and an exact match of one.
     made, right = [["a", "x", "c"], ["d"]], [[["q", "q"], ["a", "b", "c"]], [["d"]]]
     assert error_rates(made, right) == (1 / 4, 1 / 2)
 
@@ -119,11 +119,11 @@ def test_hidden_spans():
     assert 0.25 < share < 0.35
     assert (covered == 9).any(1).all()
     runs = [len(run) for row in covered for run in "".join("x" if t == 9 else " " for t in row[: length - 2]).split()]
-    assert np.mean(np.array(runs) >= span) > 0.7  # but where the row's end cuts one
+    assert np.mean(np.array(runs) >= span) > 0.7  # except where the end of the row cuts a span
 
 
 def test_continuations():
-    """Every place to cut is drawn; the target begins `horizon` places on."""
+    """Every place to cut is drawn; the target begins `horizon` tokens after it."""
     rows = np.tile(np.arange(6, dtype=np.int32), (500, 1))
     rows[250:, 4:] = -1
     source, target = (x.numpy() for x in masking.split_at_random(tf.constant(rows), 2, BatchRandom(0, 0, 0, 500)))
@@ -146,14 +146,14 @@ def test_a_row_shorter_than_the_horizon():
 def test_ended_and_trimmed():
     target = masking.append_end(tf.constant([[1, 2, -1], [1, -1, -1], [-1, -1, -1]]), 9, most=8)
     assert target.numpy().tolist() == [[1, 2, 9, -1], [1, 9, -1, -1], [9, -1, -1, -1]]
-    cut = masking.append_end(tf.constant([[1, 2, 3], [1, 2, -1]]), 9, most=3)  # how the first one ends is not known
+    cut = masking.append_end(tf.constant([[1, 2, 3], [1, 2, -1]]), 9, most=3)  # the first one was cut
     assert cut.numpy().tolist() == [[1, 2, 3, -1], [1, 2, 9, -1]]
     assert masking.trim(target).shape == (3, 3)
     assert masking.trim(tf.constant([[-1, -1]])).shape == (1, 1)
 
 
 def test_dropout_is_that_of_the_layers():
-    """Masks of ones change nothing; each is used once; half of the features are 0, and the rest doubled."""
+    """Masks of ones change nothing; each mask is used once; half of the features are 0 and the rest are doubled."""
     settings, splits = prepared_sequences(seq2seq, task="denoise", layers=2, dropout=0.5)
     objective = seq2seq.build(settings, splits.train.spec())
     batch = splits.train.gather(np.arange(8))
@@ -181,13 +181,13 @@ def test_smoothing_is_keras():
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
-def test_guesses_are_read_only_where_drawn():
+def test_predictions_are_read_only_where_drawn():
     objective = CASES["seq2seq"].build(CASES["seq2seq"].splits().train.spec())
     tokens, target = TOKENS[:2], tf.constant([[1, 2, 3, 0], [4, 0, -1, -1]])
-    guesses = tf.fill(target.shape, 6)
+    predictions = tf.fill(target.shape, 6)
     own = tf.constant([[False, True, False, False], [False] * 4])
     batch = {"tokens": tokens, "target": target, "own": own}
-    mixed = objective.logits(batch, guesses=guesses)
+    mixed = objective.logits(batch, predictions=predictions)
     plain = objective.logits({"tokens": tokens, "target": tf.constant([[1, 6, 3, 0], [4, 0, -1, -1]])})
     np.testing.assert_allclose(mixed, plain, atol=1e-6)
     assert np.abs(mixed[0, 2] - objective.logits(batch)[0, 2]).max() > 1e-4
@@ -243,7 +243,7 @@ def test_pairs_are_split_by_their_text():
 
 
 def test_parts_of_their_own_are_kept():
-    """But for what they share with the training part."""
+    """Apart from what they share with the training part."""
     words = [f"word{i}" for i in range(300)]
     train, test = pairs.named("w[train]", words, words), pairs.named("w[test]", ["word0", "new"], ["a", "b"])
     splits = pairs.split(train, test=test)
@@ -256,7 +256,7 @@ def test_parts_of_their_own_are_kept():
 
 
 def test_sentences_are_not_torn(tmp_path):
-    """A file comes in pieces that end with a line; what two parts share the halves of is in neither."""
+    """A file is read in pieces that end with a line; a sentence with halves in two parts is in neither."""
     lines = "".join(f"Number {i} is a sentence that\ngoes over two lines. " for i in range(400))
     (tmp_path / "text.txt").write_text(lines)
     splits = sequences.cut(sources.load(f"text:{tmp_path}/text.txt"), "sentences")
@@ -340,11 +340,11 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_pairs_are_needed_for_pairs():
-    with pytest.raises(ValueError, match="needs sources with targets"):
+    with pytest.raises(ValueError, match="needs data with sources and targets"):
         seq2seq.prepare(seq2seq.Settings(task="pairs"), sources.load("pydoc"))
 
 
-# ----- the whole way -------------------------------------------------------------------------------
+# ----- the whole flow ------------------------------------------------------------------------------
 
 
 TRAINING = dataclasses.replace(
@@ -354,7 +354,7 @@ TRAINING = dataclasses.replace(
 
 @pytest.mark.fit
 def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
-    """Pretrain on sources alone, fine-tune on pairs, translate and score, from the command line too."""
+    """Pretrain on sources only, fine-tune on pairs, translate and score, also from the command line."""
     monkeypatch.chdir(tmp_path)
     words = [word for word, _ in PAIRS[:200]]
     alphabet = set("".join(words))
@@ -385,7 +385,7 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
     assert main(["score", "words", "--data", data]) == 1
     assert "Expected an encoder of the task pairs" in capsys.readouterr().err
-    # Without --symbols the targets' capitals are read by a tokenizer that knows sources alone.
+    # Without --symbols, a tokenizer that was trained on sources reads the targets' capitals.
     assert main(["pretrain", "seq2seq", "--task", "pairs", "--init", "words", "--data", data, "--run", "no"]) == 1
     assert "want --symbols" in capsys.readouterr().err
     assert main(["pretrain", "seq2seq", "--task", "denoise", "--init", "words", "--data", data, "--width", "32"]) == 1
@@ -401,7 +401,7 @@ def test_from_words_to_pairs(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", "words", *labeled, "--budgets", "3", "--no-trained"]) == 0
     assert "words, frozen" in capsys.readouterr().out
     assert main(["pretrain", "recurrent_lm", "--init", "words", "--data", "pydoc", "--steps", "1"]) == 1
-    assert "reads one way. Expected one that pretraining with recurrent_lm saved" in capsys.readouterr().err
+    assert "is not a unidirectional recurrent encoder. Expected an encoder saved by" in capsys.readouterr().err
 
 
 @pytest.mark.fit
@@ -416,7 +416,7 @@ def test_float16_down_to_decoding():
 
 
 def test_initializing_leaves_the_alphabet_fresh(tmp_path):
-    """Of the decoder all is taken over but its embeddings, even where they are as many."""
+    """All of the decoder is loaded except its embeddings, even if their number is the same."""
     settings, splits = prepared_sequences(seq2seq, task="denoise", layers=1)
     objective = seq2seq.build(settings, splits.train.spec())
     encoders.save_encoder(
@@ -430,7 +430,7 @@ def test_initializing_leaves_the_alphabet_fresh(tmp_path):
     )
     alphabet = " ".join(f"s{i}" for i in range(settings.vocabulary - 1))
     asked = seq2seq.Settings(task="pairs", symbols=True, context=12, alphabet=alphabet, width=16, layers=1)
-    asked = seq2seq._from(tmp_path / "saved", asked)
+    asked = seq2seq._start_from(tmp_path / "saved", asked)
     asked = dataclasses.replace(asked, vocabulary=settings.vocabulary, end_token=settings.end_token)
     other = seq2seq.build(asked, None)
     before = {name: v.numpy() for name, v in encoders.named_variables(other.head).items()}

@@ -1,4 +1,4 @@
-"""wav2vec 2.0: the loss against loops, transformers and closed forms; what is hidden; the whole way."""
+"""wav2vec 2.0: the loss against loops, `transformers` and closed forms; masking; the whole flow."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ from ssl_keras.training import pretrain
 
 
 def example(clips=3, frames=6, others=2, seed=0):
-    """States, targets, codes, mask, places, pool and weights of some clips, the last one of weight 0."""
+    """Returns states, targets, codes, mask, places, pool and weights of clips, the last one of weight 0."""
     random = np.random.default_rng(seed)
     lengths = random.integers(3, frames + 1, clips)
     places = np.where(np.arange(frames) < lengths[:, None], 0, -1).astype(np.int32)
@@ -48,7 +48,7 @@ def example(clips=3, frames=6, others=2, seed=0):
 
 
 def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
-    """The definition, a frame at a time."""
+    """The loss by its definition, one frame at a time."""
 
     def cosine(a, b):
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b) / temperature
@@ -75,18 +75,18 @@ def by_loop(states, targets, codes, mask, places, pool, weight, temperature):
 def test_the_loss_against_a_loop(others):
     arrays = example(others=others)
     mask = arrays[3]
-    made, right = wav2vec2.contrast(*map(tf.constant, arrays), 0.5)
+    made, right = wav2vec2.contrastive_loss(*map(tf.constant, arrays), 0.5)
     expected, expected_right = by_loop(*arrays, 0.5)
     np.testing.assert_allclose(made.numpy()[mask], expected[mask], atol=1e-5)
     np.testing.assert_array_equal(right.numpy()[mask], expected_right[mask])
 
 
 def test_the_loss_where_all_are_alike():
-    """Equal similarities: log of the number of candidates."""
+    """With equal similarities the loss is the log of the number of candidates."""
     clips, frames, others = 4, 5, 3
     ones = np.ones((clips, frames, 2), np.float32)
     codes = np.arange(clips * frames, dtype=np.int32).reshape(clips, frames, 1)
-    loss, right = wav2vec2.contrast(
+    loss, right = wav2vec2.contrastive_loss(
         ones,
         ones,
         tf.constant(codes),
@@ -103,7 +103,7 @@ def test_the_loss_where_all_are_alike():
 def test_padding_and_what_is_not_hidden_are_no_distractors():
     states, targets, codes, mask, places, pool, weight = example()
     codes = np.arange(codes.size, dtype=np.int32).reshape(codes.shape)  # no two alike
-    base, _ = wav2vec2.contrast(states, targets, codes, mask, places, pool, weight, 0.5)
+    base, _ = wav2vec2.contrastive_loss(states, targets, codes, mask, places, pool, weight, 0.5)
     other = targets.copy()
     chosen = np.floor(pool * (places >= 0).sum(1, keepdims=True)).astype(int)
     free = ~mask
@@ -112,22 +112,22 @@ def test_padding_and_what_is_not_hidden_are_no_distractors():
     assert free.any()
     other[free] = 7.0
     other[-1] = 3.0  # the clip of weight 0
-    again, _ = wav2vec2.contrast(states, other, codes, mask, places, pool, weight, 0.5)
+    again, _ = wav2vec2.contrastive_loss(states, other, codes, mask, places, pool, weight, 0.5)
     np.testing.assert_array_equal(again.numpy()[:-1][mask[:-1]], base.numpy()[:-1][mask[:-1]])
 
 
 def test_the_use_of_codes():
-    """Even use of V entries is V, one entry is 1; frames that are not hidden do not count."""
+    """Perplexity is V for even use and 1 for a single entry; frames that are not masked do not count."""
     even = np.eye(4, dtype=np.float32)[np.arange(8) % 4].reshape(2, 4, 1, 4)
-    np.testing.assert_allclose(wav2vec2.in_use(even, np.ones((2, 4), np.float32)), [4.0], atol=1e-4)
+    np.testing.assert_allclose(wav2vec2.codebook_perplexity(even, np.ones((2, 4), np.float32)), [4.0], atol=1e-4)
     weight = np.zeros((2, 4), np.float32)
     weight[0, 1] = 2
-    np.testing.assert_allclose(wav2vec2.in_use(even, weight), [1.0], atol=1e-4)
+    np.testing.assert_allclose(wav2vec2.codebook_perplexity(even, weight), [1.0], atol=1e-4)
     random = np.random.default_rng(0).dirichlet(np.ones(5), (2, 3, 2)).astype(np.float32)
     weight = np.random.default_rng(1).random((2, 3)).astype(np.float32)
     mean = (random * weight[..., None, None]).sum((0, 1)) / weight.sum()
     np.testing.assert_allclose(
-        wav2vec2.in_use(random, weight), np.exp(-(mean * np.log(mean + 1e-7)).sum(-1)), rtol=1e-5
+        wav2vec2.codebook_perplexity(random, weight), np.exp(-(mean * np.log(mean + 1e-7)).sum(-1)), rtol=1e-5
     )
 
 
@@ -136,11 +136,11 @@ def test_what_is_hidden():
     mask = masking.mask_spans(valid, 0.5, 5, BatchRandom(0, 0, 0, 1_000), most=60).numpy()
     assert not np.any(mask & ~valid.numpy())
     assert np.all(mask.any(1))
-    assert 0.42 < mask[:400].mean() < 0.5  # at the beginning fewer spans reach in
+    assert 0.42 < mask[:400].mean() < 0.5  # fewer spans reach the first frames
     assert 0.48 < mask[:400, 5:].mean() < 0.52
     runs = np.diff(np.flatnonzero(np.diff(np.pad(mask[:400], ((0, 0), (1, 1))).astype(int).ravel())))[::2]
     assert np.mean(runs >= 5) > 0.9
-    # The same positions have the same, and another step others.
+    # The same positions have the same mask, and another step has another one.
     again = masking.mask_spans(valid[500:700], 0.5, 5, BatchRandom(0, 0, 500, 200), most=60).numpy()
     np.testing.assert_array_equal(again, mask[500:700])
 
@@ -154,7 +154,7 @@ def objective_and_batch(**options):
 
 
 def test_a_hidden_frame_is_not_seen():
-    """What is hidden of a waveform's features does not reach the states; and the test can fail."""
+    """Masked features do not affect the states; features that are not masked do."""
     objective, batch = objective_and_batch()
     features, places = waveform.features(objective.encoder, batch["waveform"])
     mask = batch["mask"][..., None]
@@ -171,7 +171,7 @@ def test_a_hidden_frame_is_not_seen():
 
 
 def test_codes_by_gumbel_softmax():
-    """Hard one-hot shares forward, soft backward; entries are drawn as often as their softmax says."""
+    """One-hot forward, softmax backward; entries are drawn with the probabilities of the softmax."""
     quantizer = Quantizer(2, 4, 6)
     quantizer.build((None, None, 3), (None, None, 5))
     x = tf.random.stateless_normal((1, 1, 3), (0, 1))
@@ -194,15 +194,15 @@ def test_the_heat_falls():
     heats = []
     for step in (0, 5, 50):
         objective.step.assign(step)
-        heats.append(float(objective.heat()))
+        heats.append(float(objective.gumbel_temperature()))
     np.testing.assert_allclose(heats, [2.0, 2 * 0.9**5, 0.5], rtol=1e-6)
 
 
 def test_collapse_is_said():
     objective, _ = objective_and_batch()
     assert not objective.warnings({"codes": 3.0})
-    assert "collapsed: 1.01 of 8" in objective.warnings({"codes": 1.01})[0]
-    # What is measured is what is chosen, not the softmax, that may be even where one entry always wins.
+    assert "collapsed: their perplexity is 1.01 of 8" in objective.warnings({"codes": 1.01})[0]
+    # The metric is of the chosen entries; the softmax may be even although one entry always wins.
     objective, batch = objective_and_batch()
     kernel, bias = objective.quantizer.kernels["choice"]
     kernel.assign(tf.zeros_like(kernel))
@@ -211,7 +211,7 @@ def test_collapse_is_said():
     objective.batch_loss(batch)
     assert float(objective.codes.result()) == pytest.approx(1.0, abs=1e-3)
     assert float(objective.accuracy.result()) == 0.0
-    assert objective.keep_last_checkpoint  # for its loss is low
+    assert objective.keep_last_checkpoint  # since a collapsed one has a low loss
 
 
 def test_changed_views_stay_within_the_frames_that_are_drawn_for():
@@ -258,7 +258,7 @@ def test_float16():
 
 @pytest.mark.fit
 def test_the_whole_way(tmp_path, monkeypatch, capsys):
-    """Pretrain, load, embed, evaluate beside log-mel, fine-tune; go on from a saved encoder."""
+    """Pretrain, load, embed, compare with log-mel, fine-tune, and start from a saved encoder."""
     monkeypatch.chdir(tmp_path)
     small = {"width": 16, "layers": 1, "heads": 2, "channels": 8, "codes": 8, "projection": 16, "seconds": 0.2}
     training = dataclasses.replace(
@@ -300,7 +300,7 @@ def test_log_mel_tells_tones_apart():
 
 
 def test_changed_copies_keep_their_order():
-    """Each is another, the same each time; a probe that learns of them alone knows the clips."""
+    """Augmented copies differ, and are the same each time; a probe trained on them recognizes the clips."""
     source, *held_out = wav2vec2.prepare(wav2vec2.Settings(), tones())[1]
     changes = augment_audio.AudioAugmentation(speed=0.1, noise=0.1)
     embed = log_mel(8_000)
@@ -319,7 +319,7 @@ def test_changed_copies_keep_their_order():
 
 @pytest.mark.slow
 def test_transformers_agrees(monkeypatch):
-    """From the same features, states and weights: the loss of its `Wav2Vec2ForPreTraining`, to 1e-4."""
+    """With the same features, states and weights, the loss equals `Wav2Vec2ForPreTraining`'s to 1e-4."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     clips, frames, channels, width, hidden = 3, 9, 8, 16, 5
     theirs = transformers.Wav2Vec2ForPreTraining(
@@ -359,10 +359,10 @@ def test_transformers_agrees(monkeypatch):
     mask = np.zeros((clips, frames), bool)
     for row in mask:
         row[rng.permutation(frames)[:hidden]] = True
-    others = np.zeros((clips, frames, hidden - 1), int)  # all other hidden frames of the clip
+    others = np.zeros((clips, frames, hidden - 1), int)  # all other masked frames of the clip
     for clip, t in zip(*np.nonzero(mask)):
         others[clip, t] = [clip * frames + s for s in np.flatnonzero(mask[clip]) if s != t]
-    # Without noise the choice is the likeliest entry, on both sides.
+    # Without noise both choose the likeliest entry.
     monkeypatch.setattr(
         torch.nn.functional,
         "gumbel_softmax",
@@ -378,10 +378,10 @@ def test_transformers_agrees(monkeypatch):
     theirs.wav2vec2 = Given()
     expected = theirs(None, mask_time_indices=torch.tensor(mask), sampled_negative_indices=torch.tensor(others))
     hard, soft = quantizer.choose(features, None, 1.0)
-    # It looks for equal vectors, which rounding makes unequal; so here none are. (See the loop for those that are.)
+    # `transformers` looks for equal vectors, which rounding makes unequal, so no codes are equal here; see the loop.
     codes = tf.argmax(hard, -1).numpy()
     assert all(len({tuple(code) for code in codes[clip][mask[clip]]}) == hidden for clip in range(clips))
-    loss, _ = wav2vec2.contrast(
+    loss, _ = wav2vec2.contrastive_loss(
         quantizer.states(states),
         quantizer.codes_of(hard),
         tf.argmax(hard, -1, tf.int32),
@@ -392,7 +392,7 @@ def test_transformers_agrees(monkeypatch):
         0.2,
     )
     weight = mask.astype(np.float32)
-    use = wav2vec2.in_use(soft, weight)
+    use = wav2vec2.codebook_perplexity(soft, weight)
     np.testing.assert_allclose(np.sum(weight * loss), expected.contrastive_loss.item(), rtol=1e-4)
     np.testing.assert_allclose(weight.sum() * (1 - np.mean(use) / 32), expected.diversity_loss.item(), rtol=1e-4)
     total = np.sum(weight * loss) + 0.3 * weight.sum() * (1 - np.mean(use) / 32)

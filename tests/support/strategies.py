@@ -46,7 +46,7 @@ SGD = {"optimizer": "sgd", "executions": 2}  # Adam would hide a doubled gradien
 EAGERLY = {"run_eagerly": True}
 XLA = ("causal_lm",)
 MORE_XLA = ("autoencoder", "contrastive", "masked_lm", "dcgan", "recurrent_lm")
-ALONE = {"gathered": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
+ALONE = {"all_gather": lambda x: x, "own_rows": tf.range}  # each replica has its own examples as negatives
 CLIPPED = {"clip_norm": 0.05, "executions": 2}
 OPTIONS = {"plain": SGD, "clip, accumulate, executions": CLIPPED | {"accumulate": 3}}
 

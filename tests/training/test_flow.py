@@ -499,7 +499,7 @@ def test_the_commands(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "telepathy"], "Unknown objective 'telepathy'. There are: autoencoder, "),
+        (["pretrain", "telepathy"], "Unknown objective 'telepathy'. Expected one of autoencoder, "),
         (["pretrain", "autoencoder", "--data", "mnist"], "Unknown data 'mnist'. Expected digits or folder:PATH"),
         (["pretrain", "autoencoder", "--batch-size", "2000"], "1295 examples, fewer than a batch of 2000"),
         (
