@@ -256,7 +256,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         "--clip-norm {None}|FLOAT>0",
         "What similarities are divided by",
         "Probability of Gaussian blur",
-        "Global batch: over all replicas",
+        "Global batch size",
     ):
         assert part in shown
 

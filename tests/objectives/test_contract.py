@@ -214,7 +214,7 @@ def test_several_steps_an_execution_change_nothing(name):
 def test_micro_batches_change_nothing(name):
     options = OPTIONS | {"accumulate": 4}
     if not CASES[name].accumulates:
-        with pytest.raises(ValueError, match="looks across the examples of a batch"):
+        with pytest.raises(ValueError, match="depends on the whole batch"):
             train(CASES[name], ONE, **options)
         return
     logs, weights, _ = trajectory(name).first

@@ -596,7 +596,7 @@ def test_unknown_command(capsys):
 
 def test_strategies_by_name():
     assert strategy("one") is tf.distribute.get_strategy()
-    with pytest.raises(ValueError, match="Unknown strategy 'two'. There are: auto, one, mirrored, multi_worker"):
+    with pytest.raises(ValueError, match="must be one of auto, one, mirrored, multi_worker. Received: 'two'"):
         strategy("two")
     with pytest.raises(ValueError, match="'one' has one replica"):
         strategy("one", replicas=2)
