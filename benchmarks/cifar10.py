@@ -124,8 +124,8 @@ def main():
     parser.add_argument("--only-pretrain", action="store_true", help="no tables yet")
     asked = parser.parse_args()
     if asked.threads:
-        tf.config.threading.set_intra_op_parallelizm_threads(asked.threads)
-        tf.config.threading.set_inter_op_parallelizm_threads(asked.threads)
+        tf.config.threading.set_intra_op_parallelism_threads(asked.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(asked.threads)
     splits = load(asked.data)
     per_class = len(splits.train) // (10 * len(splits.train.classes))  # 10% of the labels
     for name in asked.objectives:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 Many devices: the same run on one, on two, in two processes, and killed
 #
-# The tutorial's section 2.3, pretraining at large scale: data parallelizm. Each replica holds the whole network and
+# The tutorial's section 2.3, pretraining at large scale: data parallelism. Each replica holds the whole network and
 # computes its rows of every batch; the gradients are added up, and all take the same step. Here that happens on
 # one machine, a laptop without a GPU if need be: two replicas are two logical CPUs, two workers two
 # processes that talk over a local port, as two machines would.

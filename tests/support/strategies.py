@@ -266,7 +266,7 @@ if __name__ == "__main__":
     mode, out, *names = sys.argv[1:]
     if mode.startswith("all-"):
         # One thread: what several threads add up, they add up in an order that changes.
-        tf.config.threading.set_intra_op_parallelizm_threads(1)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         every_case(mode.removeprefix("all-"), out)
         sys.exit()
     made = {
