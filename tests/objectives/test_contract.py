@@ -51,7 +51,7 @@ def test_it_can_be_planned(name):
         assert work.operations > 0
     else:
         assert work.operations * size == pytest.approx(counted)
-    assert work.memory["activations"] > size * work.read / 4
+    assert work.memory["activations"] > size * work.data_bytes / 4
     assert cost.plan(work, asked)["hours"] > 0
 
 
