@@ -75,9 +75,9 @@ def _make(name, replicas):
 @functools.cache
 def _multi_worker():
     resolver = workers.cluster()
-    rendezvous.warn_of_callers(resolver)
-    rendezvous.gather(resolver)
-    with rendezvous.watched(rendezvous.patience()):
+    rendezvous.warn_of_open_port(resolver)
+    rendezvous.wait_for_workers(resolver)
+    with rendezvous.watchdog(rendezvous.timeout()):
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
