@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
     from ssl_keras.engine.config import Training
     from ssl_keras.training.pretrain import pretrain
 
-# Keras reads its backend while it is imported. Another backend, chosen by another project, cannot run our networks.
+# Keras reads KERAS_BACKEND once, when it is imported. The networks here need its TensorFlow backend.
 if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorflow":
     raise ImportError(
         f"ssl_keras needs Keras' TensorFlow backend. Received: {sys.modules['keras'].config.backend()}, from "
@@ -27,11 +27,11 @@ if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorfl
     )
 if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
     logging.getLogger(__name__).warning(
-        "KERAS_BACKEND=%s is ignored: ssl_keras uses Keras' TensorFlow backend.", os.environ["KERAS_BACKEND"]
+        "Ignoring KERAS_BACKEND=%s: ssl_keras uses Keras' TensorFlow backend.", os.environ["KERAS_BACKEND"]
     )
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# By default TensorFlow uses oneDNN on the newest CPUs only. With AVX2 and without AVX-512 its convolutions are two to
-# five times as fast. TensorFlow reads this while it is imported; 0 turns it off.
+# TensorFlow uses oneDNN kernels by default only on the newest CPUs. On CPUs with AVX2 and without AVX-512 they make
+# convolutions two to five times as fast. TensorFlow reads this when it is imported; 0 turns them off.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"

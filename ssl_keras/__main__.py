@@ -1,4 +1,4 @@
-"""`python -m ssl_keras COMMAND`, the same as `ssl-keras COMMAND`."""
+"""`python -m ssl_keras COMMAND`, equivalent to `ssl-keras COMMAND`."""
 
 import sys
 

@@ -1,22 +1,22 @@
-"""Starts TensorFlow and Keras as this package needs them."""
+"""Startup: quiet import of TensorFlow, and the global Keras settings of this package."""
 
 import contextlib
 import os
 import sys
 import tempfile
 
-# Keras' global settings that our networks are built with, whatever keras.json or the program says.
+# Global Keras settings under which networks are built, whatever keras.json or the calling program sets.
 SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 
 
 @contextlib.contextmanager
 def keras_settings():
-    """Sets Keras' global settings to ours, outside of any name scope, while it lasts, and puts the old ones back."""
+    """Applies `SETTINGS` and an empty name scope inside the context, and restores the previous ones after it."""
     import keras
     from keras.src.backend.common import global_state
 
     before = {name: getattr(keras.config, name)() for name in SETTINGS}
-    # A scope would become a part of the weights' names. One stays behind where a call of a layer failed.
+    # A name scope would become part of the weights' names. Keras leaves one behind when a layer call fails.
     scopes = global_state.get_global_attribute("name_scope_stack")
     global_state.set_global_attribute("name_scope_stack", None)
     _set(keras.config, SETTINGS)
@@ -33,9 +33,9 @@ def _set(config, settings):
 
 
 def start_tensorflow():
-    """Imports TensorFlow without its start-up notes, which no setting turns off and which bury our lines.
+    """Imports TensorFlow and discards its startup messages, which no setting turns off.
 
-    What it wrote is shown where the import fails.
+    If the import fails, they are written to stderr.
     """
     if "tensorflow" in sys.modules:
         return

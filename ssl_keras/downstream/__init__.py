@@ -1,1 +1,1 @@
-"""Labels on a saved encoder: fine-tuning, and the table of what it is worth."""
+"""Downstream tasks on a saved encoder: fine-tuning, and the evaluation table."""

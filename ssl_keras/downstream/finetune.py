@@ -1,7 +1,7 @@
-"""Fine-tuning: a head on a pretrained encoder, trained with labels.
+"""Fine-tuning: trains a saved encoder and a new classification head on labels (the tutorial's section 3.2).
 
-The tutorial's section 3.2. What is trained is `objectives/classifier.py`, from a saved encoder.
-The encoder is frozen, or frozen at first, or learns at a lower rate than the new head.
+The objective is `objectives/classifier.py`. The encoder is frozen, frozen for some steps, or trained at a lower
+learning rate than the head.
 """
 
 import dataclasses
@@ -28,29 +28,33 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Augmentation):
-    """What is learned, how fast, and how images are augmented."""
+    """Fine-tuning settings, with those of image augmentation."""
 
     labels_per_class: Annotated[int, Range(0)] = 0
-    """Use so many labels of each class; 0 is all."""
+    """Number of labeled training examples per class. 0 uses all."""
     label_seed: int = 0
-    """Which ones."""
+    """Seed that selects the examples of labels_per_class."""
     freeze: bool = False
-    """Leave the encoder as it is."""
+    """Freeze the encoder and train only the head."""
     encoder_lr_ratio: Annotated[float, Range(0, open="low")] = 0.1
-    """The encoder's learning rate as a share of the head's; use freeze for 0."""
+    """Learning rate of the encoder as a fraction of the head's. To freeze the encoder, use freeze."""
     frozen_steps: Annotated[int, Range(0)] = 0
-    """Let the head learn alone for so many steps first (batch statistics of the encoder follow the data)."""
+    """Number of steps at the beginning that train only the head. 0 trains the encoder from the start.
+    The encoder's batch normalization statistics are updated in all steps."""
     label_smoothing: Smoothing = 0.0
-    """Label smoothing: the share of the target that is spread over all classes."""
+    """Label smoothing: fraction of the target that is spread over all classes. 0 disables it."""
     mixup: Mixup = 0.0
-    """Of images, α of the Beta distribution of shares; 0 is no mixup."""
+    """Mixup of images: α of the Beta distribution that the mixing weights are drawn from. 0 disables it."""
     scratch: bool = False
-    """Forget the pretrained weights: the baseline."""
+    """Train from scratch: initialize the encoder at random, as a baseline."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.freeze and self.frozen_steps:
-            raise ValueError(f"freeze and frozen_steps exclude each other. Received: frozen_steps={self.frozen_steps}")
+            raise ValueError(
+                "Expected freeze or frozen_steps, not both. "
+                f"Received: freeze=True, frozen_steps={self.frozen_steps}. Leave one of them out."
+            )
 
 
 log = logging.getLogger(__name__)
@@ -62,20 +66,22 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
     Args:
         name: a saved encoder, by name or path.
-        settings, training: see their classes; `training.data` names the data.
-        data: `Splits` instead of `training.data`.
-        network: for an encoder of your own architecture: a function that makes a fresh graph.
-        callbacks: more Keras callbacks.
+        settings, training: `Settings` and `Training`; `training.data` names the data.
+        data: `Splits` to train on instead of `training.data`.
+        network: for an encoder of your own architecture, a function that builds a new one.
+        callbacks: additional Keras callbacks.
 
     Returns:
         The outcome: a dict with the run's `folder`, losses, and `test_accuracy` on the
-        held-out test part.
+        test part.
 
     Raises:
-        ValueError, RuntimeError, PermissionError: bad input, before training starts.
+        ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.
     """
     if training.init is not None:
-        raise ValueError(f"finetune starts from the encoder it is given. Received: init={training.init!r}")
+        raise ValueError(
+            f"init must be None: fine-tuning starts from the encoder {str(name)!r}. Received: init={training.init!r}"
+        )
     # 1 Prepare the data.
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
@@ -83,16 +89,19 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
     check_makes(network)
     loaded = data or load(training.data, training.image_size)
     splits = check_labeled(loaded, folder_of_encoder, card)
-    about = runs.summarized(loaded, splits)
+    about = runs.summarize_data(loaded, splits)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
     if augmented and inputs.column(splits.train.arrays) != "image":
-        raise ValueError(f"Augmentation and mixup are for images. {card['name']} takes none: leave them out.")
+        raise ValueError(
+            f"Augmentation and mixup are for images, and {card['name']} is not an encoder of images. Leave these "
+            "settings out."
+        )
     if settings.labels_per_class:
         splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
-        # A few labels make a small batch; that is no reason to refuse.
+        # With few labels there may be less than a batch of examples, so the batch shrinks.
         replicas = strategy.num_replicas_in_sync
-        most = max(len(splits.train) // replicas * replicas, replicas)
-        training = dataclasses.replace(training, batch_size=min(training.batch_size, most))
+        max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
+        training = dataclasses.replace(training, batch_size=min(training.batch_size, max_batch_size))
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
@@ -100,12 +109,12 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
     # 2 Initialize from the pretrained encoder. 3 Choose the loss.
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
-        # Loaded first in any case: that checks the card before a graph of its making is built.
+        # Loaded even with `scratch`, because loading checks the card before a graph is built from it.
         encoder = encoders.load_encoder(folder_of_encoder, network=network, precision=training.precision)
         if settings.scratch:
             encoder = realize(network) if network else cards.network(card).build()
         if not network:
-            encoder.name = "encoder"  # in TensorBoard, beside that of pretraining
+            encoder.name = "encoder"  # the same name as in pretraining, for comparison in TensorBoard
         head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
         objective = Classifier(
             encoder,
@@ -118,7 +127,11 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
         )
         total = total_steps(training, splits)
         if settings.frozen_steps >= total:
-            log.warning("The encoder stands still for %d steps, and the run has %d.", settings.frozen_steps, total)
+            log.warning(
+                "frozen_steps is %d, but the run has only %d steps: the encoder is never trained.",
+                settings.frozen_steps,
+                total,
+            )
         runs.compile_objective(
             objective,
             training,
@@ -158,23 +171,23 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
 
 
 def check_makes(network):
-    """Raises ValueError where `network` is neither None nor a function that makes a fresh graph each time."""
+    """Raises ValueError unless `network` is None or a function that builds a new network in each call."""
     if network is None:
         return
     graphs = [] if isinstance(network, keras.Model) or not callable(network) else [realize(network), realize(network)]
     shared = graphs and {id(v) for v in graphs[0].variables} & {id(v) for v in graphs[1].variables}
     if not graphs or shared:
         raise ValueError(
-            "network must be a function that makes a fresh graph each time. Received: "
-            + ("one whose graphs share weights." if shared else f"a {type(network).__name__}.")
+            "network must be a function that builds a new network in each call. Received: "
+            + ("a function whose networks share weights." if shared else f"a {type(network).__name__}.")
         )
 
 
 def check_labeled(splits, folder, card):
-    """The labeled splits as an encoder takes them.
+    """Checks that the splits have labels, and adapts them to the encoder's input.
 
     Raises:
-        ValueError: no labels, one class alone, or not what the encoder takes.
+        ValueError: there are no labels, there is only one class, or the data do not fit the encoder.
     """
     check_classes(splits.train)
     for source in splits:

@@ -1,4 +1,4 @@
-"""What fine-tuning and scratch choose among, for each kind of network."""
+"""Hyperparameter grids for fine-tuning and training from scratch, for each kind of network."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ from ssl_keras.networks import description
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What fine-tuning and scratch, both alike, choose among by validation accuracy: all combinations."""
+    """A grid for fine-tuning and training from scratch; validation accuracy selects one of all combinations."""
 
-    rates: tuple[float, ...]  # Adam's learning rate, encoder and head alike
+    rates: tuple[float, ...]  # Adam's learning rate, the same for encoder and head
     few_label_steps: tuple[int, ...]
     all_label_epochs: tuple[int, ...]
     few_label_batch: int
@@ -23,7 +23,7 @@ class Grid:
 
 GRIDS = {
     "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
-    # A step takes longer, and fewer are enough; with few labels augmentation may help as much as pretraining.
+    # Steps are slower and fewer suffice. With few labels, augmentation may help as much as pretraining.
     "convolution": Grid(
         (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, color=0.8, cutout=0.4))
     ),
@@ -41,8 +41,11 @@ GRIDS = {
 
 
 def kind_of(encoder, column):
-    """The kind of an encoder, which chooses its grid: as its builder declares it or, of another architecture, by its
-    layers and the column that it takes: image, tokens or waveform."""
+    """Returns the kind of an encoder, which selects its grid.
+
+    The builder declares it. For other architectures it follows from the input column (image, tokens or waveform) and
+    the layers.
+    """
     network = description(encoder)
     if network is not None:
         return network.kind

@@ -1,4 +1,4 @@
-"""The table of an evaluation as Markdown, CSV, JSON and a chart."""
+"""Reports of an evaluation: its table as Markdown, CSV, JSON and a chart."""
 
 import csv
 import io
@@ -10,12 +10,12 @@ from ssl_keras import files
 from ssl_keras.evaluation.features import noisy, shifted
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
-MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # what needs no label
-DISTURBED = {"noise": noisy, "shift": shifted}  # test images, all labels
+MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # columns that need no labels
+DISTURBED = {"noise": noisy, "shift": shifted}  # columns with perturbed test images, for probes on all labels
 
 
 def markdown(table):
-    """The table as Markdown; accuracies in percent, ± the standard deviation over label seeds."""
+    """Formats the table as Markdown, with accuracies in percent ± the standard deviation over label seeds."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, row in table.items():
@@ -33,7 +33,7 @@ def _cell(column, value):
 
 
 def save(table, folder, title):
-    """Writes FILES into a folder."""
+    """Writes the table and its chart, `FILES`, into a folder."""
     files.make_folder(folder)
     files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
     files.write_json(folder / "table.json", table)
@@ -49,7 +49,7 @@ def save(table, folder, title):
 
 
 def plot(table, title):
-    """A bar chart of the accuracies: a group per number of labels, a bar per row."""
+    """Draws the accuracies as a bar chart, with a group for each number of labels and a bar for each row."""
     columns = [c for c in next(iter(table.values())) if c not in ("kNN", *DISTURBED, *MEASURES)]
     figure = matplotlib.figure.Figure(figsize=(9, 4))
     axes = figure.subplots()

@@ -1,12 +1,17 @@
-"""What encoders are worth: a table of their features beside the baselines that keep it honest.
+"""Evaluation table: the accuracy of encoders on labeled data, compared with baselines.
 
-Rows: `pixels`, or of text `TF-IDF`, of sound `log-mel` (no network), `random init` (the same network, untrained), each
-encoder frozen and fine-tuned, and `scratch` (the same network trained from random init on the
-same labels). Columns: k nearest neighbors and a linear probe on all labels; the linear probe, or
-training, on few; the test images noisy or shifted; measures that need no label. Probes of sound learn of
-changed copies of the clips, too, as training does.
+Rows:
 
-Everything is chosen on the validation part, and what is chosen is reported on the test part.
+- `pixels`, `TF-IDF` (text) or `log-mel` (sound): features without a network.
+- `random init`: the same network, untrained.
+- each encoder, frozen and fine-tuned.
+- `scratch`: the same network, trained from random weights on the same labels.
+
+Columns: k nearest neighbors and a linear probe on all labels; a linear probe, or training, on few labels; noisy or
+shifted test images; measures that need no labels. As in training, probes of sound also learn from augmented copies of
+the clips.
+
+Hyperparameters are chosen on the validation part; the table reports the test part.
 """
 
 import itertools
@@ -59,100 +64,106 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     """Measures saved encoders on labeled images, texts or sounds.
 
     Args:
-        names: a saved encoder, by name or path, or a list of them. Those of one architecture share
+        names: a saved encoder, by name or path, or a list of them. Encoders of the same architecture share
             the rows `random init` and `scratch`.
         splits: labeled `Splits`.
         budgets: labels per class of the few-label columns.
-        seeds: which labels are drawn; mean and standard deviation are over these.
-        trained: include the rows that take training (fine-tuned, scratch).
-        network: for encoders of your own architecture: a function that makes a fresh graph.
-        grid: what fine-tuning and scratch choose among; by default `GRIDS` for the kind of network. Its last
-            changes of sound are those that probes learn of.
+        seeds: seeds that select the labels; mean and standard deviation are over them.
+        trained: whether to include the rows that need training (fine-tuned, scratch).
+        network: for encoders of your own architecture, a function that builds a new one.
+        grid: the hyperparameter `Grid` of the trained rows; by default that of the kind of network in `GRIDS`. Its
+            last augmentation of sound is also that of the probes.
 
     Returns:
-        {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 where there is one run. The
-        columns `noise` and `shift` are of the probe, or network, of all labels on test images
-        that were disturbed.
+        {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 for a single run. The
+        columns `noise` and `shift` test the probe, or network, that was trained on all labels, on
+        perturbed images.
 
     Raises:
-        ValueError: no labels, data that do not fit an encoder, too few labels.
+        ValueError: there are no labels or too few, or the data do not fit an encoder.
     """
     folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
     about = [cards.read(folder) for folder in folders]
     prepared = [check_labeled(splits, folder, card) for folder, card in zip(folders, about)]
     titles = [card["name"] for card in about]
     if not folders or len(set(titles)) < len(titles):
-        raise ValueError(f"Expected encoders of different names. Received: {', '.join(titles) or 'none'}")
+        raise ValueError(f"Expected encoders with different names. Received: {', '.join(titles) or 'none'}")
     if not seeds:
         raise ValueError("Expected at least one label seed. Received: none")
     check_makes(network)
     for budget in budgets:
-        few_label_indices(splits.train, budget, seeds[0])  # refused before any work
-    changes = _changes(grid or GRIDS["sound"])
+        few_label_indices(splits.train, budget, seeds[0])  # raises before any work if there are too few labels
+    augmentation = _audio_augmentation(grid or GRIDS["sound"])
     if "text" in splits.train.arrays:
-        table = {"TF-IDF": _frozen(tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
+        table = {"TF-IDF": _probe_features(tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
     elif "waveform" in splits.train.arrays:
-        table = {"log-mel": _probed(log_mel(splits.train.rate), splits, budgets, seeds, changes)}
+        table = {"log-mel": _probe_network(log_mel(splits.train.rate), splits, budgets, seeds, augmentation)}
     else:
-        disturbed = [pixels(splits.test, views) for views in DISTURBED.values()]
-        table = {"pixels": _frozen([*map(pixels, splits), *disturbed], splits, budgets, seeds)}
+        perturbed = [pixels(splits.test, views) for views in DISTURBED.values()]
+        table = {"pixels": _probe_features([*map(pixels, splits), *perturbed], splits, budgets, seeds)}
     with seeded(seeds[0]), dtype_policy("float32"):
-        known = {}  # architecture: what its baselines' rows are called
+        known = {}  # architecture: suffix of its baselines' row names
         each = list(zip(folders, about, prepared))
         for folder, card, data in tqdm(each, desc="encoders", disable=None, leave=False):
             encoder = encoders.load_encoder(folder, network=network)
             keras.utils.set_random_seed(seeds[0])
             fresh = realize(network) if network else cards.network(card).build()
-            shapes = [v.shape for v in fresh.variables], fresh.output_shape  # the same weights may be pooled otherwise
+            shapes = [v.shape for v in fresh.variables], fresh.output_shape  # equal weights may be pooled differently
             architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
             new = architecture not in known
             like = known.setdefault(architecture, f", like {card['name']}" if known else "")
             if new:
-                table[f"random init{like}"] = _probed(fresh, data, budgets, seeds, changes)
-            table[f"{card['name']}, frozen"] = _probed(encoder, data, budgets, seeds, changes)
+                table[f"random init{like}"] = _probe_network(fresh, data, budgets, seeds, augmentation)
+            table[f"{card['name']}, frozen"] = _probe_network(encoder, data, budgets, seeds, augmentation)
             if trained:
-                table[f"{card['name']}, fine-tuned"] = _trained(encoder, card, data, budgets, seeds, grid)
+                table[f"{card['name']}, fine-tuned"] = _train_row(encoder, card, data, budgets, seeds, grid)
                 if new:
-                    table[f"scratch{like}"] = _trained(fresh, card, data, budgets, seeds, grid)
+                    table[f"scratch{like}"] = _train_row(fresh, card, data, budgets, seeds, grid)
     return table
 
 
-def _changes(grid):
-    """What the grid trains on in place of a clip, None where that is the clip itself."""
-    made = [each for each in grid.augmentations if isinstance(each, AudioAugmentation) and each != AudioAugmentation()]
-    return made[-1] if made else None
+def _audio_augmentation(grid):
+    """Returns the last augmentation of sound in the grid, or None."""
+    found = [each for each in grid.augmentations if isinstance(each, AudioAugmentation) and each != AudioAugmentation()]
+    return found[-1] if found else None
 
 
-def _probed(network, splits, budgets, seeds, changes):
-    """The row of a frozen network: of images also the test part disturbed, and cropped; of sound changed copies."""
+def _probe_network(network, splits, budgets, seeds, augmentation):
+    """Returns the row of a frozen network, with perturbed and cropped test images, or augmented training clips."""
     embed = compiled(network) if isinstance(network, keras.Model) else network
     arrays, copies = [extract_features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
         views = (*DISTURBED.values(), cropped)
         arrays += [extract_features(embed, splits.test, preprocess=each) for each in views]
     elif "waveform" in splits.train.arrays:
-        copies = augmented_copies(embed, splits.train, changes)
-    return _frozen(arrays, splits, budgets, seeds, copies)
+        copies = augmented_copies(embed, splits.train, augmentation)
+    return _probe_features(arrays, splits, budgets, seeds, copies)
 
 
-def _frozen(arrays, splits, budgets, seeds, copies=()):
-    """The row of features: train, validation, test and, of images, those of `_probed`. The probe, and it alone,
-    learns of `copies` of the training part too."""
+def _probe_features(arrays, splits, budgets, seeds, copies=()):
+    """Returns the row of features.
+
+    Args:
+        arrays: features of the training, validation and test parts; for images also of the perturbed and the cropped
+            test images.
+        splits, budgets, seeds: as in `evaluate`.
+        copies: features of augmented copies of the training part, from which only the probe learns.
+    """
     train, validation, test, *more = arrays
     train_y, validation_y, test_y = (source.column("label") for source in splits)
 
-    def learned_from(rows):
+    def training_set(rows):
         x = np.concatenate([each[rows] for each in (train, *copies)]) if copies else train[rows]
         return x, np.tile(train_y[rows], 1 + len(copies))
 
-    probe, strength = probes.fit_probe(*learned_from(np.arange(len(train_y))), validation, validation_y)
-    log.info("linear probe on %d labels: C = %g", len(train_y), strength)
+    probe, strength = probes.fit_probe(*training_set(np.arange(len(train_y))), validation, validation_y)
+    log.info("Linear probe on %d labels: chose regularization C = %g", len(train_y), strength)
     row = {"kNN": (probes.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
     for budget in budgets:
         scores = []
         for seed in seeds:
             few = few_label_indices(splits.train, budget, seed)
-            score, _ = probes.linear_probe(*learned_from(few), validation, validation_y, test, test_y)
+            score, _ = probes.linear_probe(*training_set(few), validation, validation_y, test, test_y)
             scores.append(score)
         row[_per_class(budget)] = _mean_sd(scores)
     row |= {name: (probe.score(x, test_y), 0.0) for name, x in zip(DISTURBED, more)}
@@ -165,8 +176,8 @@ def _frozen(arrays, splits, budgets, seeds, copies=()):
     return row
 
 
-def _trained(encoder, card, splits, budgets, seeds, grid):
-    """Trains encoder and head from this encoder's weights, anew for every setting, budget and seed."""
+def _train_row(encoder, card, splits, budgets, seeds, grid):
+    """Trains encoder and head, from this encoder's weights for every setting, budget and seed; returns the row."""
     strategy = tf.distribute.get_strategy()
     head = classifier_head(card["features"], len(splits.train.classes))
     objective = Classifier(encoder, head)
@@ -174,7 +185,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
         objective.noise_samples = splits.train.arrays["waveform"].longest
     kind = kind_of(encoder, inputs.column(card["input"]))
     grid = grid or GRIDS[kind]
-    # XLA helps small transformers on a CPU, and small dense networks and convolutions not.
+    # On a CPU, XLA makes small transformers faster, but not small dense or convolutional networks.
     objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
     start = files.read_variables(checkpoint.variables(objective))
     row = {}
@@ -187,7 +198,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
             runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
             for seed in chosen:
                 files.assign_variables(checkpoint.variables(objective), start)
-                objective.optimizer.learning_rate = rate  # it is among what was just assigned
+                objective.optimizer.learning_rate = rate  # after the assignment, which includes the learning rate
                 for mark in _train(objective, splits, grid, budget, seed):
                     weights = files.read_variables(checkpoint.variables(objective))
                     accuracy = _accuracy(objective, splits.validation, strategy)
@@ -197,8 +208,9 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
                 if score > best_score:
                     best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
         rate, augmentation, mark, weights = best
-        plain = augmentation in (Augmentation(), AudioAugmentation())
-        log.info("%s: chose learning rate %g, %d steps, %saugmented", _per_class(budget), rate, mark, "not " * plain)
+        how = "without" if augmentation in (Augmentation(), AudioAugmentation()) else "with"
+        budget_name = _per_class(budget)
+        log.info("Labels: %s. Chose learning rate %g, %d steps, %s augmentation", budget_name, rate, mark, how)
         scores = []
         for one in weights:
             files.assign_variables(checkpoint.variables(objective), one)
@@ -212,7 +224,7 @@ def _trained(encoder, card, splits, budgets, seeds, grid):
 
 
 def _train(objective, splits, grid, budget, seed):
-    """Trains on so many labels, and stops at each number of steps of the grid: yields it."""
+    """Trains on `budget` labels per class, and yields at each number of steps of the grid."""
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     if budget == ALL:

@@ -1,1 +1,1 @@
-"""The engine: how a batch becomes an update, on one device or many."""
+"""The training engine: the gradient update, the loop over steps, and the base class `Objective`."""

@@ -1,31 +1,31 @@
-"""Moving average of a network's weights over steps, for a generator that is saved or a teacher.
+"""Exponential moving average (EMA) of a network's weights, for a teacher or a saved generator.
 
-It is moved in the cross-replica context, after `descend`: once for all replicas, and not in a step that failed. (Where
-float16 gradients overflow, it moves towards weights that stayed as they were.) In a `train_step`:
+Update it after `descend` in cross-replica context, once for all replicas. A failed step leaves it unchanged. (After an
+overflow of float16 gradients it still moves, towards the unchanged weights.) In a `train_step`:
 
     tf.distribute.get_replica_context().merge_call(lambda strategy: follow(strategy, …))
 """
 
 import tensorflow as tf
 
-WARM_UP = 10.0  # steps; after so many half of the average is older than they are
+WARM_UP = 10.0  # the step at which the warmed-up decay is 1/2
 
 
 def warmed_up(decay, step):
-    """The decay at a step: the first steps count more, as they change more; `decay` at last."""
+    """Returns the decay at a step: min(`decay`, step / (step + 10)), small at first so that early weights fade fast."""
     step = tf.cast(step, tf.float32)
     return tf.minimum(decay, step / (step + WARM_UP))
 
 
 def follow(strategy, averages, variables, decay, failed_step):
-    """Moves variables towards others: average ← decay·average + (1 − decay)·variable.
+    """Updates the averages: average ← decay·average + (1 − decay)·variable.
 
     Args:
-        strategy: as `merge_call` gives it.
-        averages, variables: lists of floating-point Keras variables of the same shapes, such as two graphs'
-            `variables`, or `trainable_variables` where batch statistics are to stay.
+        strategy: the strategy that `merge_call` passes.
+        averages, variables: lists of floating-point Keras variables of the same shapes: the `variables` of two
+            networks, or their `trainable_variables` to leave the batch statistics out.
         decay: scalar in [0, 1].
-        failed_step: the objective's; where it is not −1 nothing moves.
+        failed_step: the objective's `failed_step`; unless it is −1, nothing changes.
     """
 
     def move():

@@ -1,7 +1,7 @@
-"""`Objective`, the one base class: networks and a loss that `fit` can train on one device or many.
+"""`Objective`, the base class of all objectives: networks and a loss that `fit` trains on one device or many.
 
-An objective holds functional networks and writes out its own `train_step`. The update is
-`engine/descend.py`, the loop over steps `engine/steps.py`, what TensorBoard shows `engine/report.py`.
+An objective holds functional networks and defines its own `train_step`. `engine/descend.py` computes the
+update, `engine/steps.py` loops over steps, and `engine/report.py` defines what TensorBoard shows.
 """
 
 import typing
@@ -19,57 +19,57 @@ class Objective(keras.Model):
     """A Keras model whose `fit` and `evaluate` run under any `tf.distribute` strategy.
 
     Create, `compile` and `fit` it inside the same `strategy.scope()`. Subclasses
-    define `train_step(batch)` and `test_step(batch)`; both update `keras.metrics`
-    and return nothing: the metrics are read once, after the steps of an execution.
+    define `train_step(batch)` and `test_step(batch)`. Both update `keras.metrics`
+    and return nothing: metrics are read once per execution, after its last step.
 
-    A batch is a dict of tensors, batch axis first. `batch["weight"]` (B,) float32,
-    where present, weighs the examples; 0 marks padding.
+    A batch is a dict of tensors, batch axis first. An optional `batch["weight"]` (B,) float32
+    weights the examples; 0 marks padding.
 
-    Raises (from `fit`): FloatingPointError naming the step with a non-finite loss. It changed no trainable
-    weight and no optimizer state; layers' statistics (batch normalization) are updated before it is known.
+    `fit` raises FloatingPointError with the step number if a loss or gradient is not finite. That step changes no
+    trainable weight and no optimizer state, but the statistics of batch normalization are already updated by then.
     """
 
     # ----- declared by a class ------------------------------------------------
 
     batch_coupled: bool = False
-    """Whether the loss of an example depends on the others of its batch: micro-batches would be another loss."""
+    """Whether an example's loss depends on the rest of the batch, so that micro-batches would change the loss."""
     min_batch_size: int = 1
-    """Examples that a batch must have."""
+    """Minimum number of examples in a batch."""
     skip_on_init: tuple[str, ...] = ()
-    """Weights of the head that mean something else in the encoder that a run starts from."""
+    """Names of head weights that `init` does not copy, since they mean something else in the saved encoder."""
     keep_last_checkpoint: bool = False
-    """Whether the last weights are kept, as for a game, whose held-out loss does not say how good it is."""
+    """Whether the last weights count as the best, as in a GAN, whose validation loss does not measure quality."""
 
     # ----- set by `__init__` --------------------------------------------------
 
     settings: typing.Any = None
-    """The objective's `Settings`, where it was built from some."""
+    """The objective's `Settings`, if it was built from settings."""
     encoder: keras.Model
     """The network that a run saves and evaluates."""
     head: keras.Model | None = None
-    """The network that is saved beside it, if any."""
+    """The network that is saved with the encoder, if any."""
     predicts_classes: bool = False
-    """Whether `head` predicts the classes of the data; their names are then saved with it."""
+    """Whether `head` predicts the classes of the data; the class names are then saved with it."""
     decoding: dict | None = None
-    """How the head's outputs are read, for the card of a saved encoder: `symbols`, the names of its outputs; `words`,
-    whether they are words; `end`, the output that ends a sequence; `context`, the most outputs of one; `task`."""
+    """How to decode the head's outputs, stored in the card: `symbols`, the names of the outputs; `words`, whether they
+    are words; `end`, the output that ends a sequence; `context`, the maximum length of a sequence; `task`."""
     context: int | None = None
-    """The most tokens that the encoder was trained on, where its network does not say so."""
+    """Maximum number of tokens in training, if the network does not define it."""
     longest: int | None = None
-    """Samples of a clip that a step takes: batches are cut to it as they are put together; None takes whole clips."""
+    """Maximum length in samples of a training clip; longer ones are cropped when batches are made. None crops none."""
     tokens: int = 0
-    """Tokens of an example that is a window of text."""
+    """Number of tokens in an example that is a window of text; else 0."""
     player_norms: list
-    """The metrics of the gradients' norms: `gradient_norm`, and of a game one for each player."""
+    """The gradient norm metrics: `gradient_norm`, or one for each player of a game."""
 
     # ----- set by a run -------------------------------------------------------
 
     total_steps: int | None = None
-    """Steps of the whole run, set before `optimizers` is called; None outside of a run."""
+    """Number of steps of the whole run, set before `optimizers` is called; None outside of a run."""
     rows: int | None = None
-    """Examples in a replica's part of a batch to train on, where a run knows them."""
+    """Number of examples in a replica's part of a training batch; None outside of a run."""
     step_graph: typing.Any = None
-    """The graph of one step of training, once `fit` has traced it."""
+    """The graph of one training step, once `fit` has traced it."""
 
     def __init__(self, name=None):
         super().__init__(name=name)
@@ -79,29 +79,32 @@ class Objective(keras.Model):
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
         self.player_norms = [self.gradient_norm]
         self.step_count = StepCount()
-        # Nothing is left to build: the networks are functional. Keras must not try,
-        # since its symbolic build fails under MultiWorkerMirroredStrategy.
+        # The networks are functional, so they are built already. Keras must not build again,
+        # because its symbolic build fails under MultiWorkerMirroredStrategy.
         self.built = True
 
     def compile(self, optimizer="adam", clip_norm=None, accumulate=1, jit_compile=False, **kwargs):
-        """Sets how to descend; call it inside the strategy's scope.
+        """Configures training; call it inside the strategy's scope.
 
         Args:
             optimizer: a Keras optimizer or its name. Its own clipping, accumulation
-                and loss scaling stay off: `descend` does them across replicas.
-            clip_norm: largest global gradient norm, of a game for each player, or None.
-            accumulate: micro-batches per update, which each replica's part of the batch must be a
-                multiple of. The update is that of the whole batch; refused where its examples meet.
-            jit_compile: compile whole steps with XLA: on one device, without deterministic ops.
-            **kwargs: `steps_per_execution`, `run_eagerly`, as in Keras.
+                and loss scaling must be off, since `descend` does them across replicas.
+            clip_norm: maximum global gradient norm, applied to each player of a game separately; or None.
+            accumulate: micro-batches per update. Each replica's part of the batch must be a multiple of it.
+                The update equals that of the whole batch.
+            jit_compile: whether to compile steps with XLA. Ignored with several replicas or deterministic ops.
+            **kwargs: `steps_per_execution` and `run_eagerly`, as in Keras.
+
+        Raises:
+            ValueError: `accumulate` is larger than 1 and the loss or a layer looks across the batch.
         """
         if accumulate > 1 and (self.batch_coupled or has_batch_norm(self)):
             raise ValueError(
-                f"accumulate must be 1: {self.name} looks across the examples of a batch (a contrastive loss, or batch "
-                f"normalization), and micro-batches would not give the whole batch's update. Received: {accumulate}"
+                f"accumulate must be 1 for {self.name}: its loss or its batch normalization depends on the whole "
+                f"batch, so micro-batches would change the update. Received: {accumulate}"
             )
         self.state.set(clip_norm, accumulate)
-        # Keras' own "auto" would never compile on a CPU.
+        # Keras' own "auto" never compiles on a CPU.
         alone = self.distribute_strategy.num_replicas_in_sync == 1
         super().compile(
             optimizer=keras.optimizers.get(optimizer),
@@ -113,59 +116,60 @@ class Objective(keras.Model):
         descend.build_optimizers(self.optimizer_groups())
 
     def optimizer_groups(self):
-        """The (optimizer, variables) pairs that are trained; by default one of all variables."""
+        """Returns the (optimizer, variables) pairs to train; by default one pair with all variables."""
         return [(self.optimizer, self.trainable_variables)]
 
     def optimizers(self, make):
-        """The optimizers to `compile` with for a run; `total_steps` is known.
+        """Returns the optimizers that a run passes to `compile`; `total_steps` is set by then.
 
-        `make(variables, share=1.0, updates=1)` makes one, at that share of the learning rate, for variables
-        that are updated so many times in a step.
+        `make(variables, share=1.0, updates=1)` returns an optimizer with `share` times the run's learning rate, for
+        variables that are updated `updates` times in a step.
         """
         return [make(self.trainable_variables)]
 
     def on_weights_loaded(self):
-        """Called when weights were taken over from a saved encoder."""
+        """Called after the weights of a saved encoder were copied into this objective."""
 
     def descend(self, loss, batch, groups=None):
-        """Updates the variables in `groups`, by default `self.optimizer_groups()`, as `engine.descend.descend` does.
+        """Updates the variables in `groups` with `engine.descend.descend`; by default all `optimizer_groups()`.
 
-        Adds the loss to the metric `loss` (not a game's, whose totals are a list), and the gradients' norms to
-        `player_norms`. Returns the (mean, weight) of `engine.descend.Update`.
+        Updates the metric `loss` (except in a game, which has several losses) and the gradient norms in
+        `player_norms`. Returns the (mean, weight) of the `engine.descend.Update`.
         """
         update = descend.descend(self.state, loss, batch, groups or self.optimizer_groups())
-        # A step whose float16 gradients overflowed has no norm to speak of.
-        share = tf.cast(update.finite, tf.float32) / tf.distribute.get_replica_context().num_replicas_in_sync
+        # If float16 gradients overflow, the step has no meaningful norm: its weight is 0.
+        weight = tf.cast(update.finite, tf.float32) / tf.distribute.get_replica_context().num_replicas_in_sync
         for metric, norm in zip(self.player_norms, update.norms):
-            metric.update_state(tf.where(update.finite, norm, 0.0), share)
+            metric.update_state(tf.where(update.finite, norm, 0.0), weight)
         if not isinstance(update.mean, list):
             self.loss_metric.update_state(update.mean, update.weight)
         return update.mean, update.weight
 
     def score(self, total, weight):
-        """Adds a batch's summed loss and what to divide it by to the metric `loss`; returns (mean, weight)."""
+        """Updates the metric `loss` with a batch's summed loss and its weight; returns (mean, weight)."""
         mean = tf.math.divide_no_nan(total, weight)
         self.loss_metric.update_state(mean, weight)
         return mean, weight
 
     def preprocess_eval(self, batch, random):
-        """Turns a batch into one to evaluate on; by default as `preprocess` does for training."""
+        """Prepares a batch for evaluation; by default with `preprocess`, as for training."""
         return self.preprocess(batch, random)
 
     def report(self, batch, examples, splits):
-        """The `Report` of the present weights; by default an empty one.
+        """Returns the `Report` of the current weights; by default an empty one.
 
         Args:
-            batch: a few validation examples as `preprocess` makes them.
-            examples: function without arguments to hundreds of them as `preprocess_eval` makes them.
+            batch: a few validation examples, processed by `preprocess`.
+            examples: function without arguments that returns hundreds of them, processed by `preprocess_eval`.
             splits: `Splits`; its sources have the tokenizer.
         """
         return Report()
 
     def warnings(self, logs):
-        """Sentences about the metrics of an interval that look wrong, for the log and TensorBoard.
+        """Returns sentences about metrics that look wrong, for the log and TensorBoard.
 
-        Apart from `report`, since it needs no data: every interval is checked, with TensorBoard or without.
+        This method is separate from `report` because it needs no data and runs after every evaluation interval, even
+        without TensorBoard.
         """
         return []
 
@@ -184,42 +188,42 @@ class Objective(keras.Model):
 
     @property
     def metrics(self):
-        # Keras adds a "loss" of its own, which is never updated here; ours comes after it.
+        # Keras adds a "loss" metric that is never updated here. Ours comes later and replaces it.
         return list({metric.name: metric for metric in super().metrics}.values())
 
     def reset_metrics(self):
-        self.step_count.done = 0  # fit and evaluate reset the metrics as an epoch begins
+        self.step_count.done = 0  # fit and evaluate reset the metrics when an epoch begins
         super().reset_metrics()
 
     def fit(self, x=None, *args, steps_per_epoch=None, validation_steps=None, **kwargs):
-        """As in Keras, for data whose batches are dicts."""
+        """Trains as `keras.Model.fit` does, on batches that are dicts."""
         self.step_count.train, self.step_count.test = steps_per_epoch, validation_steps
         self.failed_step.assign(-1)
         if isinstance(x, tf.data.Dataset | tf.distribute.DistributedDataset):
-            kwargs.setdefault("shuffle", False)  # batches come in their order; Keras warns otherwise
+            kwargs.setdefault("shuffle", False)  # the order of the batches is fixed; Keras would warn
         if isinstance(x, tf.data.Dataset) and steps_per_epoch is not None:
-            x = x.repeat()  # Keras counts whole executions and would end a finite data set too early
+            x = x.repeat()  # Keras counts whole executions and would end a finite dataset too early
         return super().fit(x, *args, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps, **kwargs)
 
     def evaluate(self, x=None, *args, steps=None, **kwargs):
-        """As in Keras, for data whose batches are dicts."""
+        """Evaluates as `keras.Model.evaluate` does, on batches that are dicts."""
         if not kwargs.get("_use_cached_eval_dataset"):
             self.step_count.test = steps
-        trained = self.step_count.done  # a callback may evaluate in the middle of an epoch
+        steps_done = self.step_count.done  # a callback may evaluate in the middle of an epoch
         try:
             return super().evaluate(x, *args, steps=steps, **kwargs)
         finally:
-            self.step_count.done = trained
+            self.step_count.done = steps_done
 
 
 def has_batch_norm(model):
-    """Whether statistics of the batch are in a network that is trained."""
+    """Returns whether the model contains trainable batch normalization."""
     layers = model._flatten_layers()
     return any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in layers)
 
 
 def example_weight(batch):
-    """float32 (B,): `batch["weight"]`, or ones."""
+    """Returns `batch["weight"]` as float32 (B,), or ones."""
     if "weight" in batch:
         return tf.cast(batch["weight"], tf.float32)
     return tf.ones(tf.shape(next(iter(batch.values())))[:1])

@@ -1,4 +1,4 @@
-"""The precision that networks are built in."""
+"""Precision: the Keras dtype policy under which networks are built."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from ssl_keras.startup import keras_settings
 
 @contextlib.contextmanager
 def dtype_policy(policy):
-    """Builds what is built inside under this Keras dtype policy and `startup.SETTINGS`, and puts the old ones back."""
+    """Sets the Keras dtype policy and `startup.SETTINGS` inside the context; restores the previous ones after it."""
     before = keras.config.dtype_policy()
     with keras_settings():
         keras.config.set_dtype_policy(policy)

@@ -1,4 +1,4 @@
-"""What a run sets in its process, and gives back: seeds of all generators, deterministic ops."""
+"""Process-wide state of a run: the seeds of all random generators, and deterministic ops."""
 
 import contextlib
 import random
@@ -15,13 +15,13 @@ KERAS_SEEDS = ("global_random_seed", "global_seed_generator")  # what `keras.uti
 
 @contextlib.contextmanager
 def seeded(seed, deterministic=False):
-    """Seeds the generators of Python, NumPy, Keras and TensorFlow while it lasts; then each goes on where it was.
+    """Seeds Python, NumPy, Keras and TensorFlow inside the context, and restores their previous states after it.
 
-    With `deterministic` ops give the same bits every time, as long.
+    With `deterministic`, TensorFlow's ops are deterministic inside the context.
     """
-    python, arrays, eager = random.getstate(), np.random.get_state(), context.context()
-    of_tensorflow = eager._seed, getattr(eager, "_rng", None)  # there is none before the first seed
-    of_keras = {name: global_state.get_global_attribute(name) for name in KERAS_SEEDS}
+    python_state, numpy_state, eager = random.getstate(), np.random.get_state(), context.context()
+    tensorflow_state = eager._seed, getattr(eager, "_rng", None)  # `_rng` does not exist before the first seed
+    keras_state = {name: global_state.get_global_attribute(name) for name in KERAS_SEEDS}
     was_deterministic = config.is_op_determinism_enabled()
     keras.utils.set_random_seed(seed)
     if deterministic:
@@ -31,8 +31,8 @@ def seeded(seed, deterministic=False):
     finally:
         if not was_deterministic:
             config.disable_op_determinism()
-        for name, value in of_keras.items():
+        for name, value in keras_state.items():
             global_state.set_global_attribute(name, value)
-        eager._seed, eager._rng = of_tensorflow
-        np.random.set_state(arrays)
-        random.setstate(python)
+        eager._seed, eager._rng = tensorflow_state
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,11 +1,11 @@
-"""`Report`: what an objective shows of a run; `training/tensorboard.py` writes it."""
+"""`Report`: the images, sounds, texts and numbers that an objective shows; `training/tensorboard.py` writes them."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Pictures, sounds, texts and numbers of an objective at one step; what is left out is not shown."""
+    """What an objective shows at one step. All fields are optional."""
 
     images: dict = dataclasses.field(default_factory=dict)
     """{name: rows of images, each (N, H, W, C) float in [0, 1]}."""
@@ -14,8 +14,8 @@ class Report:
     texts: dict = dataclasses.field(default_factory=dict)
     """{name: Markdown}."""
     scalars: dict = dataclasses.field(default_factory=dict)
-    """{tag: number}, the tag with its group: "quality/fid"."""
+    """{tag: number}; the tag contains its group, as in "quality/fid"."""
     histograms: dict = dataclasses.field(default_factory=dict)
     """{name: values (N,)}."""
     embeddings: dict = dataclasses.field(default_factory=dict)
-    """{name: function without arguments to (vectors (N, D), N names)}, called once, at the end of a run."""
+    """{name: function that returns (vectors (N, D), N names)}; called once, at the end of a run."""

@@ -1,4 +1,4 @@
-"""What Keras' `fit` and `evaluate` call: many steps in one graph, under any strategy."""
+"""The loop over steps: functions for Keras' `fit` and `evaluate` that run many steps in one graph."""
 
 import dataclasses
 
@@ -8,34 +8,34 @@ import tensorflow as tf
 
 @dataclasses.dataclass
 class StepCount:
-    """Steps asked for and steps done: `fit` and `evaluate` set it, and the functions made here count."""
+    """Requested and finished steps. `fit` and `evaluate` set the requested ones; the step functions count."""
 
     train: int | None = None
-    """Steps of training in an epoch; None is as many as there is data."""
+    """Training steps in an epoch; None means until the data end."""
     test: int | None = None
-    """Steps of an evaluation; None is as many as there is data."""
+    """Steps in an evaluation; None means until the data end."""
     done: int = 0
-    """Steps of the present epoch or evaluation that have run."""
+    """Finished steps of the current epoch or evaluation."""
 
-    def limit(self, training, most):
-        """Steps that the next execution may run, at most `most`."""
+    def limit(self, training, max_steps):
+        """Returns the number of steps that the next execution may run: `max_steps` or fewer."""
         total = self.train if training else self.test
-        return most if total is None else min(most, total - self.done)
+        return max_steps if total is None else min(max_steps, total - self.done)
 
 
 def make_step_function(objective, step_function, training):
-    """A function of an iterator that runs at most `steps_per_execution` steps in one graph.
+    """Makes a function that takes an iterator and runs up to `steps_per_execution` steps in one graph.
 
     Args:
-        objective: a compiled `Objective`. Its `step`, `step_graph` and `step_count` are written here;
-            `rows` and `failed_step` are read.
-        step_function: its `train_step` or `test_step`.
-        training: whether these are steps of training.
+        objective: a compiled `Objective`. The function writes its `step`, `step_graph` and `step_count`,
+            and reads its `rows` and `failed_step`.
+        step_function: the objective's `train_step` or `test_step`.
+        training: whether these are training steps.
 
     Returns:
-        function of an iterator to {metric name: value so far}, as Keras' `fit` and `evaluate`
-        call it. It raises StopIteration where the data has ended, and FloatingPointError
-        naming the step where a loss or gradient was not finite.
+        A function of an iterator that returns {metric name: current value}, as Keras' `fit` and `evaluate`
+        expect. It raises StopIteration at the end of the data, and FloatingPointError with the
+        step number if a loss or gradient is not finite.
     """
     strategy = objective.distribute_strategy
     metrics = [m for m in objective.metrics if training or not m.name.endswith("gradient_norm")]
@@ -45,7 +45,7 @@ def make_step_function(objective, step_function, training):
         strategy.run(replica_step, args=(as_batch(batch),))
 
     def replica_step(batch):
-        if training and objective.rows is not None:  # a distributed iterator has forgotten how many there are
+        if training and objective.rows is not None:  # a distributed iterator loses the static batch size
             batch = {key: tf.ensure_shape(x, (objective.rows, *x.shape[1:])) for key, x in batch.items()}
         step_function(batch)
 
@@ -67,7 +67,7 @@ def make_step_function(objective, step_function, training):
 
     def steps(iterator, limit):
         done, _ = tf.while_loop(
-            lambda done, go_on: go_on & (done < limit),
+            lambda done, more: more & (done < limit),
             lambda done, _: body(done, iterator),
             (tf.constant(0), tf.constant(True)),
             parallel_iterations=1,
@@ -84,8 +84,7 @@ def make_step_function(objective, step_function, training):
         if int(objective.failed_step.numpy()) >= 0:
             raise FloatingPointError(
                 f"The loss or its gradient is not finite at step {int(objective.failed_step.numpy())}. "
-                "Expected finite numbers; that update was not applied. Lower the learning rate, "
-                "set clip_norm, or look at that batch."
+                "That update was not applied. Lower the learning rate, set clip_norm, or check the data of that batch."
             )
         if int(done) == 0:
             raise StopIteration
@@ -95,12 +94,11 @@ def make_step_function(objective, step_function, training):
 
 
 def as_batch(data):
-    """The dict in whatever `fit` made of it: a dict, or (dict,), (dict, labels, weights)."""
+    """Returns a batch as a dict. `fit` may pass a dict, (dict,) or (dict, labels, weights)."""
     batch, label, weight = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(batch, dict):
         raise ValueError(
-            'An objective expects batches that are dicts, such as {"image": images}. '
-            f"Received: {type(batch).__name__}"
+            f'Expected batches that are dicts, such as {{"image": images}}. Received: {type(batch).__name__}'
         )
     extra = {"label": label, "weight": weight}
     return batch | {key: value for key, value in extra.items() if value is not None}

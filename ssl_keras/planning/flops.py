@@ -1,9 +1,9 @@
-"""How many operations a step takes, and how many a device could do: model FLOPs utilization (Chowdhery et al. 2022,
+"""FLOPs of a training step and peak FLOP/s of a device, for the model FLOPs utilization (MFU; Chowdhery et al. 2022,
 PaLM, appendix B).
 
-Counted are products of matrices and convolutions, two operations for each multiplication and addition; all else is a
-few percent of them. What is counted is what the graph does: with `remat` that is a third more than the network needs,
-with Muon there are the products that make its updates orthogonal.
+Matrix products and convolutions are counted, with two operations for each multiply-add. Everything else is a few
+percent of these. The counts are those of the graph: `remat` adds a third to what the network needs, and Muon adds the
+products that orthogonalize its updates.
 """
 
 import functools
@@ -12,7 +12,7 @@ import time
 
 import tensorflow as tf
 
-CONVOLUTIONS = {  # type: the index of its filter's (or its sizes') input, and of the tensor whose places are summed over
+CONVOLUTIONS = {  # type: input index of the filter and of the tensor of output positions; None is the op's own output
     "Conv2D": (1, None),
     "Conv2DBackpropInput": (1, 2),
     "Conv2DBackpropFilter": (None, 2),
@@ -20,20 +20,21 @@ CONVOLUTIONS = {  # type: the index of its filter's (or its sizes') input, and o
     "DepthwiseConv2dNativeBackpropInput": (1, 2),
     "DepthwiseConv2dNativeBackpropFilter": (None, 2),
 }
-# Dense operations/s in 16 bit and in 32 (of GPUs: TF32); bytes of memory; bytes/s of a GPU to its neighbors, and of a
-# node of eight to the others: the makers' figures for A100 SXM with 8 × 200 Gb/s, H100 and H200 SXM with 8 × 400 Gb/s.
+# Dense FLOP/s in 16 and 32 bits (TF32); bytes of memory; bytes/s from a GPU to the others of its node, and from a node
+# of eight to other nodes. These are the vendors' specifications of A100 SXM with 8 × 200 Gb/s, and of H100 and H200 SXM
+# with 8 × 400 Gb/s.
 GPUS = {
     "a100": {"16": 312e12, "32": 156e12, "memory": 80e9, "neighbors": 300e9, "node": 200e9},
     "h100": {"16": 989e12, "32": 494e12, "memory": 80e9, "neighbors": 450e9, "node": 400e9},
     "h200": {"16": 989e12, "32": 494e12, "memory": 141e9, "neighbors": 450e9, "node": 400e9},
 }
-OTHERS = ("pcie", "nvl")  # cards of these names that are slower than SXM's
+OTHERS = ("pcie", "nvl")  # in the names of variants that are slower than SXM
 ALIASES = {"Identity", "IdentityN", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "EnsureShape"}
-SIDE, TRIES = 1024, 5  # of the product that a CPU's peak is measured with
+SIDE, TRIES = 1024, 5  # of the matrix product that measures a CPU's peak
 
 
 def operations(graph):
-    """Of one run of a graph; None where a shape in it, or how often a loop runs, is known only as it runs."""
+    """Returns the FLOPs of one run of a graph, or None if a shape or a loop count is known only at run time."""
     total = 0
     for op in graph.get_operations():
         if op.type in ("MatMul", "BatchMatMulV2", "BatchMatMul"):
@@ -63,18 +64,18 @@ def _body(op, graph, attribute):
 
 
 def _product(*sides):
-    """Twice the product of shapes and numbers; None where one of them is not known."""
+    """Returns twice the product of shapes and numbers, or None if one of them is unknown."""
     total = 2
     for side in sides:
-        whole = side.num_elements() if isinstance(side, tf.TensorShape) else side
-        if whole is None:
+        size = side.num_elements() if isinstance(side, tf.TensorShape) else side
+        if size is None:
             return None
-        total *= whole
+        total *= size
     return total
 
 
 def _einsum(op):
-    if len(op.inputs) == 1:  # a transposition or a sum
+    if len(op.inputs) == 1:  # a transpose or a sum
         return 0
     inputs = op.get_attr("equation").decode().partition("->")[0]
     sides = {}
@@ -86,72 +87,71 @@ def _einsum(op):
 
 
 def _convolution(op):
-    """The forward pass and both gradients multiply alike: each place of the output with the whole filter."""
-    filter_at, places_at = CONVOLUTIONS[op.type]
-    kernel = op.outputs[0].shape if filter_at is None else op.inputs[filter_at].shape
-    places = (op.outputs[0] if places_at is None else op.inputs[places_at]).shape
-    if kernel.rank is None or places.rank is None:
+    """Returns the FLOPs of a convolution or one of its gradients: the filter's size for each position of the output."""
+    filter_index, output_index = CONVOLUTIONS[op.type]
+    kernel = op.outputs[0].shape if filter_index is None else op.inputs[filter_index].shape
+    output = (op.outputs[0] if output_index is None else op.inputs[output_index]).shape
+    if kernel.rank is None or output.rank is None:
         return None
     channels_last = op.get_attr("data_format") == b"NHWC"
-    where = (0, 1, 2) if channels_last else (0, 2, 3)
-    return _product(*(places[axis] for axis in where), kernel)
+    axes = (0, 1, 2) if channels_last else (0, 2, 3)
+    return _product(*(output[axis] for axis in axes), kernel)
 
 
 def _loop(op, graph):
-    """A loop's body, as often as `maximum_iterations` allows."""
-    inside = operations(_body(op, graph, "body"))
-    if not inside:
-        return inside
-    most = tf.get_static_value(op.inputs[1])
-    return None if most is None or most < 0 else inside * int(most)
+    """Returns the FLOPs of a loop that runs `maximum_iterations` times."""
+    body = operations(_body(op, graph, "body"))
+    if not body:
+        return body
+    iterations = tf.get_static_value(op.inputs[1])
+    return None if iterations is None or iterations < 0 else body * int(iterations)
 
 
 def live_bytes(graph):
-    """The most bytes of tensors that are needed at a time where a graph runs in the order in which it was made: of a
-    step, the activations at the end of the forward pass and what joins them.
+    """Returns the peak memory of a graph's tensors in bytes, if its ops run in the order of their creation.
 
-    Variables are not among them, nor what a loop keeps for its gradient, nor tensors whose shape is known only as they
-    are made.
+    For a training step these are the activations at the end of the forward pass and the first gradients. Variables,
+    the memory of a loop for its gradient, and tensors whose shape is known only at run time are not counted.
     """
     last, source, size = {}, {}, {}
     order = graph.get_operations()
-    for place, op in enumerate(order):
+    for index, op in enumerate(order):
         aliased = op.type in ALIASES and op.inputs
         for output in op.outputs:
-            # What only looks at another tensor has that one's memory.
+            # The output of an alias shares the memory of its input.
             source[output.ref()] = source[op.inputs[0].ref()] if aliased else output.ref()
             if aliased or op.type in ("ReadVariableOp", "Const") or output.dtype in (tf.resource, tf.variant):
                 continue
             size[output.ref()] = (output.shape.num_elements() or 0) * output.dtype.size
-            last[output.ref()] = place
+            last[output.ref()] = index
         for tensor in op.inputs:
-            last[source[tensor.ref()]] = place
-    ends = {}
-    for ref, place in last.items():
-        ends.setdefault(place, []).append(size.get(ref, 0))
-    now = most = 0
-    for place, op in enumerate(order):
-        now += sum(size.get(output.ref(), 0) for output in op.outputs)
-        most = max(most, now)
-        now -= sum(ends.get(place, ()))
-    return most
+            last[source[tensor.ref()]] = index
+    freed = {}
+    for ref, index in last.items():
+        freed.setdefault(index, []).append(size.get(ref, 0))
+    current = peak_bytes = 0
+    for index, op in enumerate(order):
+        current += sum(size.get(output.ref(), 0) for output in op.outputs)
+        peak_bytes = max(peak_bytes, current)
+        current -= sum(freed.get(index, ()))
+    return peak_bytes
 
 
 def learns(tensor):
-    """Whether a tensor depends on a variable in a way that a gradient can take back."""
-    seen, waiting = set(), [tensor]
-    while waiting:
-        op = waiting.pop().op
+    """Returns whether a gradient flows from a tensor to a variable."""
+    seen, stack = set(), [tensor]
+    while stack:
+        op = stack.pop().op
         if op.type == "ReadVariableOp":
             return True
         if op.name not in seen and op.type != "StopGradient":
             seen.add(op.name)
-            waiting += [each for each in op.inputs if each.dtype.is_floating or each.dtype == tf.resource]
+            stack += [each for each in op.inputs if each.dtype.is_floating or each.dtype == tf.resource]
     return False
 
 
 def devices(strategy):
-    """How many GPUs of this process a strategy uses; 1 where there are none."""
+    """Returns the number of GPUs of this process that a strategy uses, or 1 without GPUs."""
     if not tf.config.list_physical_devices("GPU") or strategy.num_replicas_in_sync == 1:
         return 1
     return len(strategy.extended.worker_devices)
@@ -159,9 +159,9 @@ def devices(strategy):
 
 @functools.cache
 def peak(precision="float32"):
-    """(operations/s that a GPU of this machine could do, or its CPU; where the number is from).
+    """Returns (peak FLOP/s of one GPU of this machine, or of its CPUs; the source of the number).
 
-    Of a known GPU the maker's figure; else what a large product of matrices reaches here.
+    For a known GPU this is the vendor's specification, else the speed of a large matrix product.
     """
     gpus = tf.config.list_physical_devices("GPU")
     sixteen = precision != "float32"
@@ -169,7 +169,7 @@ def peak(precision="float32"):
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "")
         for key, figures in GPUS.items():
             if key in name.lower() and not any(other in name.lower() for other in OTHERS):
-                return figures["16" if sixteen else "32"], f"{name}, as its maker says"
+                return figures["16" if sixteen else "32"], f"{name}, specification"
     dtype = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, tf.float32)
     side = 8 * SIDE if gpus else SIDE
     matrix = tf.random.stateless_normal((side, side), (0, 0), dtype=dtype)
@@ -180,4 +180,4 @@ def peak(precision="float32"):
         start = time.perf_counter()
         product().numpy()
         best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best, "measured: a large product of matrices"
+    return 2 * side**3 / best, "measured with a large matrix product"

@@ -1,1 +1,1 @@
-"""Training: strategies, checkpoints, and the pretraining and fine-tuning flows."""
+"""Training: distribution strategies, checkpoints, run folders, and the pretraining loop."""

@@ -1,4 +1,4 @@
-"""What keeps a run safe: its metrics, its checkpoints, the best, early stopping, signals, progress."""
+"""`RunCallback`: metrics, checkpoints, the best weights, early stopping, signals and progress of a run."""
 
 import contextlib
 import csv
@@ -16,18 +16,18 @@ from tqdm import tqdm
 from ssl_keras import files
 from ssl_keras.training import checkpoint, speed
 
-EXIT_TERMINATED = 128 + signal.SIGTERM  # of a run that has saved its state; Ctrl-C raises KeyboardInterrupt
-SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
-SHARES = ("accuracy", "top1")  # names of metrics that are 1 where all is right
-DUE = 1  # what a worker says to the others where no signal came, and it is time to save
+EXIT_TERMINATED = 128 + signal.SIGTERM  # exit code after SIGTERM, once the state is saved
+SECONDS_BETWEEN_LINES = 10  # between progress lines, if the output is not a terminal
+ACCURACIES = ("accuracy", "top1")  # endings of the names of metrics that are 1 at best
+CHECKPOINT_DUE = 1  # shared by workers in place of a signal number when it is time to save
 
 log = logging.getLogger(__name__)
 
 
 class RunCallback(keras.callbacks.Callback):
-    """Writes metrics.csv and checkpoints, keeps the best, stops early, saves on signals.
+    """Writes metrics.csv and checkpoints, keeps the best weights, stops early, saves on signals.
 
-    Of several workers each has one; the chief's writes.
+    Each worker has one; only the chief writes.
     """
 
     def __init__(self, folder, training, total, interval, workers):
@@ -43,47 +43,47 @@ class RunCallback(keras.callbacks.Callback):
         self.saved, self.clock = self.started, speed.Clock()
 
     def restore(self, objective):
-        """Loads the newest checkpoint, if any; returns the step."""
+        """Loads the newest checkpoint, if there is one; returns the step."""
         notes = self.checkpoints.restore(objective)
         step = int(objective.step.numpy())
         if notes is not None:
             self.notes |= notes
-            if not _is_finite(self.notes["best"]):  # of a run of 0.1.0, which took any first one
+            if not _is_finite(self.notes["best"]):  # version 0.1.0 took the first loss even if it was not finite
                 self.notes["best"] = None
             self.stop = self._patience_spent()
-            if step % self.interval and step < self.total:  # `fit` resets the metrics; they go on after that
+            if step % self.interval and step < self.total:  # `fit` resets the metrics, so restore them after that
                 self.metrics_to_restore = files.read_variables(checkpoint.metric_variables(objective))
             log.info("Resuming %s at step %d of %d", self.folder, step, self.total)
         path = self.folder / "metrics.csv"
-        if path.exists():  # rows from after the checkpoint are written again
+        if path.exists():  # drop rows from after the checkpoint; they will be written again
             self.rows = [row for row in read_metrics(path) if int(row["step"]) <= step]
         return step
 
     @contextlib.contextmanager
     def signals(self):
-        """Saves before SIGINT or SIGTERM ends the run; handlers exist on the main thread alone."""
+        """Saves a checkpoint before SIGINT or SIGTERM ends the run. Only the main thread can set signal handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # None is a handler that was not set from Python, and cannot be put back from there.
-        before = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
+        # `getsignal` returns None for a handler that was not set from Python, which Python cannot restore.
+        previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
 
-        def note(number, _):
+        def handle(number, _):
             self.signal = number
-            signal.signal(number, before[number])  # a second one ends it at once
-            log.warning("Caught %s: saving at the next step, then stopping.", signal.Signals(number).name)
+            signal.signal(number, previous[number])  # a second signal stops the run at once
+            log.warning("Received %s: saving a checkpoint, then stopping.", signal.Signals(number).name)
 
-        for number in before:
-            signal.signal(number, note)
+        for number in previous:
+            signal.signal(number, handle)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
     def progress(self, step):
-        """A bar on a terminal, a line every few seconds elsewhere."""
+        """Shows a progress bar on a terminal, and logs a line every ten seconds elsewhere."""
         self.started = self.saved = time.monotonic()
         quiet = not (sys.stderr.isatty() and self.workers.is_chief)
         with tqdm(total=self.total, initial=step, unit=" steps", desc=self.folder.name, disable=quiet) as bar:
@@ -101,13 +101,13 @@ class RunCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step.numpy())
         self.clock.tick(step, time.monotonic() - self.began)
-        self._show(step, logs)
+        self._show_progress(step, logs)
         if step % self.interval and step < self.total:
-            said = self._said()
-            if said:
+            request = self._shared_request()
+            if request:
                 self._save(best=False)
-            if said > DUE:
-                self._leave()
+            if request > CHECKPOINT_DUE:
+                self._exit()
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"step": int(self.model.step.numpy())} | {k: float(v) for k, v in sorted(logs.items())}
@@ -120,11 +120,11 @@ class RunCallback(keras.callbacks.Callback):
             files.write(self.folder / "metrics.csv", table.getvalue())
             for warning in self.model.warnings(row):
                 log.warning("step %d: %s", row["step"], warning)
-        self._look_at(row)
-        before = self.notes["best"]
-        # NaN is less than nothing, and nothing is less than NaN: as the first it would be the best for ever.
+        self._check_metrics(row)
+        best_so_far = self.notes["best"]
+        # No number is less than NaN: a NaN loss at the first evaluation would stay the best.
         best = _is_finite(row["val_loss"]) and (
-            before is None or self.model.keep_last_checkpoint or row["val_loss"] < before
+            best_so_far is None or self.model.keep_last_checkpoint or row["val_loss"] < best_so_far
         )
         if best:
             self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
@@ -133,40 +133,41 @@ class RunCallback(keras.callbacks.Callback):
         self._save(best)
         if self._patience_spent():
             self.stop = self.model.stop_training = True
-        if self._said() > DUE:
-            self._leave()
+        if self._shared_request() > CHECKPOINT_DUE:
+            self._exit()
 
-    def _look_at(self, row):
-        """Warns of an evaluation that looks wrong; the summary keeps what is said, once."""
+    def _check_metrics(self, row):
+        """Warns about suspicious metrics; the summary keeps the first warning of each kind."""
         loss = row["val_loss"]
         if not _is_finite(loss):
-            self._warn("not finite", row["step"], f"the held-out loss is not finite ({loss}): it is never the best")
+            text = f"the validation loss is not finite ({loss}); these weights do not count as the best"
+            self._warn("not finite", row["step"], text)
         if len(self.rows) == 1:
             found = [f"{name} is 0" for name in ("loss", "val_loss") if row[name] == 0]
-            found += [f"{name} is 100%" for name, value in row.items() if name.endswith(SHARES) and value == 1]
+            found += [f"{name} is 100%" for name, value in row.items() if name.endswith(ACCURACIES) and value == 1]
             if found:
                 self._warn(
                     "easy",
                     row["step"],
-                    f"{' and '.join(found)} at the first evaluation. Where the data are not that "
-                    "easy, there is nothing to learn in them, or they give the answer away",
+                    f"{' and '.join(found)} at the first evaluation. The data may be too easy, "
+                    "contain nothing to learn, or reveal the answer",
                 )
 
     def _warn(self, kind, step, sentence):
         text = f"step {step}: {sentence}."
         if self.workers.is_chief:
             log.warning("%s", text)
-        if kind not in (said for said, _ in self.notes["warnings"]):
+        if kind not in (kind for kind, _ in self.notes["warnings"]):
             self.notes["warnings"].append((kind, text))
 
-    def _said(self):
-        """0, or the signal that came to any of the workers, who then stop together, or DUE."""
+    def _shared_request(self):
+        """Returns the signal that any worker received, so that all stop together; else CHECKPOINT_DUE or 0."""
         minutes = self.training.checkpoint_minutes
         due = minutes and time.monotonic() - self.saved > 60 * minutes
-        number = int(self.workers.every(self.signal or (DUE if due else 0)).max())
-        if number > DUE:
-            self.signal = number
-        return number
+        request = int(self.workers.all_gather(self.signal or (CHECKPOINT_DUE if due else 0)).max())
+        if request > CHECKPOINT_DUE:
+            self.signal = request
+        return request
 
     def finish(self, objective):
         """Loads the best weights; returns the outcome."""
@@ -174,7 +175,7 @@ class RunCallback(keras.callbacks.Callback):
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
         best_step, best = self.notes["best_step"], self.notes["best"]
         if best is None and last:
-            log.warning("No held-out loss of %s was finite: the last weights are kept.", self.folder)
+            log.warning("%s: no validation loss was finite. Keeping the last weights.", self.folder)
         if best is None or not self.checkpoints.restore_best(objective):
             loss = last.get("val_loss")
             best_step, best = step, loss if _is_finite(loss) else None
@@ -205,31 +206,31 @@ class RunCallback(keras.callbacks.Callback):
         self.checkpoints.save(self.model, self.notes, best)
         self.saved = time.monotonic()
 
-    def _leave(self):
-        log.warning("Saved %s at step %d; --resume goes on from there.", self.folder, int(self.model.step.numpy()))
+    def _exit(self):
+        log.warning("Saved %s at step %d. Use --resume to continue.", self.folder, int(self.model.step.numpy()))
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(EXIT_TERMINATED)
 
-    def _show(self, step, logs):
+    def _show_progress(self, step, logs):
         loss = float(logs["loss"])
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update(step - self.bar.n if not self.bar.disable else 0)
         now = time.monotonic()
-        late = now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total
-        if self.bar.disable and self.workers.is_chief and late:
+        due = now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total
+        if self.bar.disable and self.workers.is_chief and due:
             if self.last_line:
                 rate = (step - self.last_step) / (now - self.last_line)
                 left = (self.total - step) / rate if rate else math.inf
-                log.info("step %d of %d, loss %.4f, %.0f steps/s, %.0f s left", step, self.total, loss, rate, left)
+                log.info("step %d/%d: loss %.4f, %.3g steps/s, %.0f s left", step, self.total, loss, rate, left)
             self.last_line, self.last_step = now, step
 
 
 def read_metrics(path):
-    """[{column: text}] of a metrics.csv; a last line that is not whole is left out, and said."""
+    """Returns the rows of a metrics.csv, [{column: text}]. Warns about an incomplete last line and skips it."""
     table, _, rest = path.read_text("utf-8").rpartition("\n")
     if rest:
-        log.warning("%s is damaged: it ends within a line, which is left out.", path)
+        log.warning("%s is damaged: its last line is incomplete and is ignored.", path)
     return list(csv.DictReader(table.splitlines()))
 
 

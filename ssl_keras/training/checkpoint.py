@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on exactly, one atomic file each.
+"""Checkpoints: the complete state of a run, each in one file that is written atomically.
 
-A checkpoint holds weights, optimizer state, seed generators, metric accumulators and the
-step. The data position is no state: batch `step` is a function of (seed, step).
+A checkpoint contains weights, optimizer state, seed generators, metric accumulators and the
+step. It needs no position in the data, since the batch of a step is a function of (seed, step).
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from ssl_keras.files import assign_variables, read_variables
 from ssl_keras.training.workers import Workers
 
 BEST = "best.safetensors"
-STEP = re.compile(r"step-\d{10,}\.safetensors")  # no other name: a copy that somebody keeps there is not ours to remove
+STEP = re.compile(r"step-\d{10,}\.safetensors")  # files with other names, such as a user's copies, are never removed
 LEFTOVER = re.compile(rf"\.({re.escape(BEST)}|{STEP.pattern})\.\d+\.partial")
-LATE = 60.0  # seconds; NFS looks anew for a file after that, as it is usually set up
+FILE_TIMEOUT = 60.0  # seconds to wait for a new file; by default NFS refreshes its cache within that time
 log = logging.getLogger(__name__)
 
 
 def variables(objective):
-    """{name: variable} of all that changes in training, names stable across processes."""
+    """Returns {name: variable} of the whole training state, with names that are the same in every process."""
     state = {name: getattr(objective.state, name) for name in ("step", "loss_scale", "finite_steps")}
-    # By position: Keras numbers unnamed layers anew in every network of a process.
+    # By position, because the numbers that Keras gives to unnamed layers depend on what was built before.
     for place, network in enumerate(objective.layers):
         state |= {f"weights/{place}/{i:04d}/{v.name}": v for i, v in enumerate(network.variables)}
     for index, (optimizer, _) in enumerate(objective.optimizer_groups()):
@@ -36,16 +36,16 @@ def variables(objective):
 
 
 def metric_variables(objective):
-    """{name: variable} of the metrics' accumulators."""
+    """Returns {name: variable} of the metrics' accumulators."""
     return {f"metrics/{metric.name}/{i}": v for metric in objective.metrics for i, v in enumerate(metric.variables)}
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last two, and the best.
+    """The checkpoints of one run: the last two and the best.
 
     Args:
-        folder: where `step-0000000123.safetensors` and `best.safetensors` live.
-        workers: who trains, `Workers`; their chief writes, and all of them look whether it is what they have.
+        folder: the folder of `step-0000000123.safetensors` and `best.safetensors`.
+        workers: the `Workers` that train. The chief writes; all verify that they have the same state.
     """
 
     KEEP = 2
@@ -55,45 +55,45 @@ class Checkpoints:
         files.make_folder(folder)
 
     def paths(self):
-        """The ordinary checkpoints, oldest first."""
+        """Returns the checkpoints except the best, oldest first."""
         return sorted(path for path in self.folder.glob("step-*.safetensors") if STEP.fullmatch(path.name))
 
     def remove_leftovers(self):
-        """Removes what a writer that was killed has left. Only for a run that holds its folder: no other may write."""
+        """Removes partial files of killed writers. Call it only with the folder locked, so that nobody else writes."""
         if self.workers.is_chief:
             for path in list(self.folder.iterdir()):
                 if LEFTOVER.fullmatch(path.name):
                     path.unlink()
 
     def save(self, objective, notes, best=False):
-        """Writes the state; `notes` is JSON-able. The previous file stays until this one is whole.
+        """Writes the state and `notes`, a JSON-serializable dict. Earlier files stay until this one is complete.
 
         Raises:
-            ValueError: a worker has another state, or does not see the file that the chief wrote.
+            ValueError: the workers' states differ, or a worker does not see the file that the chief wrote.
         """
-        values = read_variables(variables(objective))  # by all: to read a metric is to sum it over the workers
+        values = read_variables(variables(objective))  # on all workers: reading a metric sums it over them
         digest, step = _digest(values), int(values["step"])
         self.workers.agree(f"state at step {step}", digest)
         path = self.folder / f"step-{step:010d}.safetensors"
         if self.workers.is_chief:
             content = files.tensors_to_bytes(values, {"notes": json.dumps(notes), "sha256": digest})
-            if best:  # first: the notes in the ordinary file already call it the best
+            if best:  # before the other file, whose notes already say that this step is the best
                 files.write(self.folder / BEST, content)
             files.write(path, content)
         self.workers.wait()
-        seen = _seen(path, digest)
-        self.workers.agree(f"checkpoint {path}", "the file that the chief wrote" if seen else "no such file")
+        visible = _wait_for_file(path, digest)
+        self.workers.agree(f"checkpoint {path}", "the file that the chief wrote" if visible else "no such file")
         if self.workers.is_chief:
             for old in self.paths()[: -self.KEEP]:
                 old.unlink()
 
     def restore(self, objective):
-        """Loads the newest whole checkpoint into the objective; returns its notes, or None.
+        """Loads the newest intact checkpoint into the objective; returns its notes, or None without checkpoints.
 
-        A file that is damaged is named in a warning, and the one before it is taken.
+        Damaged files are skipped with a warning.
 
         Raises:
-            ValueError: there are checkpoints, and none can be used; workers see different ones.
+            ValueError: all checkpoints are damaged, or the workers see different ones.
         """
         reason, found = None, None
         for path in reversed(self.paths()):
@@ -103,12 +103,12 @@ class Checkpoints:
             except ValueError as error:
                 log.warning("Skipping a checkpoint: %s", error)
                 reason = error
-        # Before any of it is taken over: to set a variable is for all workers at once.
+        # Compare before assigning: an assignment needs all workers, and one without a checkpoint would not take part.
         self.workers.agree(
             f"newest checkpoint in {self.folder}", "none" if found is None else f"{found[0]} {_digest(found[1])}"
         )
         if reason is not None:
-            raise ValueError(f"No checkpoint in {self.folder} can be used: {reason} Start again in another folder.")
+            raise ValueError(f"No checkpoint in {self.folder} can be used: {reason} Start the run in another folder.")
         if found is None:
             return None
         _, values, notes = found
@@ -116,29 +116,29 @@ class Checkpoints:
         return notes
 
     def restore_best(self, objective):
-        """Loads the best state, and says whether it could be read; all workers do, or none.
+        """Loads the best checkpoint; returns whether it could be read. All workers load it, or none.
 
         Raises:
-            ValueError: workers see different ones.
+            ValueError: the workers see different files.
         """
         values = None
         try:
             values, _ = self._read(objective, self.folder / BEST)
         except (ValueError, OSError) as error:
-            log.warning("The best weights cannot be read, so the last ones are kept: %s", error)
+            log.warning("Cannot read the best weights. Keeping the last ones. %s", error)
         self.workers.agree("best checkpoint", "none" if values is None else _digest(values))
         if values is not None:
             assign_variables(variables(objective), values)
         return values is not None
 
     def load(self, objective, path):
-        """Loads one checkpoint file; returns its notes. Raises ValueError where it is damaged."""
+        """Loads one checkpoint file; returns its notes. Raises ValueError if it is damaged."""
         values, notes = self._read(objective, path)
         assign_variables(variables(objective), values)
         return notes
 
     def _read(self, objective, path):
-        """({name: array}, notes) of a file that fits an objective."""
+        """Reads a file and checks that it fits the objective; returns ({name: array}, notes)."""
         state = variables(objective)
         expected = {name: (tuple(v.shape), _numpy_dtype(v)) for name, v in state.items()}
         content = path.read_bytes()
@@ -154,11 +154,11 @@ def _numpy_dtype(variable):
     return dtype if isinstance(dtype, str) else dtype.as_numpy_dtype
 
 
-def _seen(path, digest):
-    """Whether a checkpoint is there and has this digest; shared storage may show a new file late."""
-    until = time.monotonic() + LATE
+def _wait_for_file(path, digest):
+    """Waits for a checkpoint with this digest, since shared storage may show it late; returns whether it appeared."""
+    deadline = time.monotonic() + FILE_TIMEOUT
     while not (path.exists() and _metadata(path).get("sha256") == digest):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
     return True

@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Comparison of runs: a table of their outcomes and of the settings in which they differ."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ log = logging.getLogger(__name__)
 
 
 def compare(root):
-    """A Markdown table of the runs in a folder: outcomes, and the settings in which they differ.
+    """Returns a Markdown table of the runs in the folder `root`.
 
-    A folder whose files are damaged, or no run's, is left out and named.
+    Folders that are damaged or are not runs are skipped with a warning.
 
     Raises:
-        ValueError: no runs there.
+        ValueError: the folder contains no runs.
     """
     found = {}
     for path in sorted(root.glob("*/settings.json")):
@@ -23,10 +23,10 @@ def compare(root):
             try:
                 found[path.parent] = _settings(path), _outcome(path.parent)
             except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-                log.warning("%s is left out: %s: %s", path.parent, type(error).__name__, error)
+                log.warning("Skipping %s: %s: %s", path.parent, type(error).__name__, error)
     if not found:
         raise ValueError(
-            f"No runs in {root}. Expected folders with a metrics.csv, which a run writes after its first interval."
+            f"No runs in {root}. Expected folders with a metrics.csv, which a run writes at its first evaluation."
         )
     settings = [each for each, _ in found.values()]
     keys = list(dict.fromkeys(key for each in settings for key in each))
@@ -43,12 +43,12 @@ def compare(root):
 def _settings(path):
     settings = json.loads(path.read_text("utf-8"))
     if not isinstance(settings, dict) or "kind" not in settings:
-        raise ValueError("its settings.json is no run's")
+        raise ValueError("its settings.json was not written by a run")
     return settings
 
 
 def _outcome(folder):
-    """The summary of a run, or what metrics.csv tells of one that has not ended."""
+    """Returns the summary of a run, or that of the rows in metrics.csv if the run has not ended."""
     summary = folder / "summary.json"
     if summary.exists():
         return dict(json.loads(summary.read_text("utf-8")))
@@ -56,7 +56,7 @@ def _outcome(folder):
     if not rows:
         raise ValueError("its metrics.csv has no rows")
     outcome = {"step": f"{rows[-1]['step']} (unfinished)"}
-    finite = [row for row in rows if math.isfinite(float(row["val_loss"]))]  # of NaN no order can be asked
+    finite = [row for row in rows if math.isfinite(float(row["val_loss"]))]  # NaN has no order
     if finite:
         best = min(finite, key=lambda row: float(row["val_loss"]))
         outcome |= {"best_val_loss": float(best["val_loss"]), "best_step": best["step"]}
@@ -64,7 +64,7 @@ def _outcome(folder):
 
 
 def _cell(value):
-    """A value in a line of a table."""
-    if value is None or value != value:  # NaN, which a summary of 0.1.0 may hold
+    """Formats a value for one cell of the table."""
+    if value is None or value != value:  # NaN, which summaries of version 0.1.0 may contain
         return "–"
     return f"{value:.5g}" if isinstance(value, float) else " ".join(str(value).split())

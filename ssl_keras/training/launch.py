@@ -1,7 +1,7 @@
-"""A small supervisor: several workers on this machine, started again from the last checkpoint when one of them dies.
+"""Local launcher: starts several workers on this machine, and restarts all from the last checkpoint if one dies.
 
-To try out what a cluster does. There the scheduler starts the workers and starts them again (docs/scaling.md).
-Where Linux lets us, they have a network of their own, which nobody else reaches (`training/namespace.py`).
+It is meant for testing; on a cluster the scheduler starts and restarts the workers (docs/scaling.md). Where Linux
+permits it, the workers run in a network namespace that nothing else can reach (`training/namespace.py`).
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from ssl_keras.training import namespace
 from ssl_keras.training.workers import EXIT_ALONE
 
 COMMANDS = ("pretrain", "finetune", "evaluate")
-REFUSED = (1, 2, EXIT_ALONE)  # exit codes of a request that would be refused again
-LOOK, MERCY = 0.1, 60.0  # seconds between looks; for workers to save themselves
+NO_RESTART = (1, 2, EXIT_ALONE)  # exit codes of errors that would occur again
+POLL_INTERVAL, GRACE_PERIOD = 0.1, 60.0  # seconds between polls; seconds for workers to save after a signal
 log = logging.getLogger(__name__)
 
 
@@ -35,11 +35,11 @@ class Launch:
     """Starts local workers that train together: ssl-keras launch --workers 2 pretrain autoencoder --steps 500"""
 
     workers: Annotated[int, Range(1, 64)] = 2
-    """How many processes."""
+    """Number of worker processes."""
     restarts: Annotated[int, Range(0)] = 3
-    """How often to start all of them again, from the last checkpoint, when one dies."""
+    """Maximum number of restarts of all workers, from the last checkpoint, after one of them dies. 0 disables them."""
     isolate: bool = True
-    """Give them a network of their own, where Linux lets us: nobody else reaches them, and they reach nobody."""
+    """Run the workers in a network namespace of their own, without any outside connection, where Linux permits it."""
 
     def __post_init__(self):
         check_fields(self)
@@ -53,25 +53,25 @@ def launch(settings, arguments):
         arguments: the command with its flags, ["pretrain", "autoencoder", …].
 
     Raises:
-        ValueError: a command that trains nothing; a strategy of its own; an unknown TFDS data set.
-        RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
+        ValueError: the command does not train, or sets the strategy; the TFDS data set is unknown.
+        RuntimeError: the TFDS data set is not prepared and cannot be downloaded.
     """
     if not arguments or arguments[0] not in COMMANDS:
         raise ValueError(
-            f"Expected a command to launch: {', '.join(COMMANDS)}, after the flags of launch. "
+            f"Expected a command to launch after the flags of launch: {', '.join(COMMANDS)}. "
             f"Received: {' '.join(arguments[:1]) or 'none'}"
         )
     own = [a for a in arguments if a.partition("=")[0] in ("--strategy", "--replicas")]
     if own:
-        raise ValueError(f"launch chooses the strategy, multi_worker. Leave out {', '.join(own)}.")
+        raise ValueError(f"launch always uses the strategy multi_worker. Remove {', '.join(own)}.")
     _download(arguments)
     arguments = [*arguments, "--strategy", "multi_worker"]
-    with _network(settings.isolate) as inside:
-        return _supervise(settings, arguments, inside)
+    with _network(settings.isolate) as popen_arguments:
+        return _supervise(settings, arguments, popen_arguments)
 
 
 def _download(arguments):
-    """Has a TFDS data set that is not there yet downloaded, once: the workers may have no network."""
+    """Downloads and prepares the TFDS data set of a command, because the workers may have no network."""
     data = next((argument for argument in arguments if "tfds:" in argument), "")
     if (
         arguments[0] == "pretrain"
@@ -87,39 +87,39 @@ def _download(arguments):
 
 @contextlib.contextmanager
 def _network(isolate):
-    """Yields a function of a command to what `subprocess.Popen` starts it with, in a network of its own if that can be.
+    """Yields a function that turns a command into arguments of `subprocess.Popen`, inside a new namespace if possible.
 
-    Says where it cannot: then whoever reaches this machine reaches the workers.
+    Warns if it is not possible: then other processes and machines may reach the workers.
     """
-    with contextlib.ExitStack() as made:
-        inside = None
+    with contextlib.ExitStack() as stack:
+        popen_arguments = None
         if isolate:
             try:
-                inside = made.enter_context(namespace.isolated())
+                popen_arguments = stack.enter_context(namespace.isolated())
             except OSError as error:
-                log.warning("The workers get no network of their own (%s): others may reach them.", error)
-        yield inside or (lambda command: {"args": command})
+                log.warning("Cannot isolate the workers' network (%s). Others may be able to reach them.", error)
+        yield popen_arguments or (lambda command: {"args": command})
 
 
-def _supervise(settings, arguments, inside):
+def _supervise(settings, arguments, popen_arguments):
     for left in reversed(range(settings.restarts + 1)):
-        code = _once(settings.workers, arguments, inside)
-        if code == 0 or code in REFUSED or code in (128 + signal.SIGINT, 128 + signal.SIGTERM) or not left:
+        code = _run_workers(settings.workers, arguments, popen_arguments)
+        if code == 0 or code in NO_RESTART or code in (128 + signal.SIGINT, 128 + signal.SIGTERM) or not left:
             return code
-        log.warning("A worker died (exit code %d). Starting all of them again; %d restarts are left.", code, left - 1)
-        if arguments[0] != "evaluate" and "--resume" not in arguments:  # which begins anew
+        log.warning("A worker died (exit code %d). Restarting all workers; %d more restarts possible.", code, left - 1)
+        if arguments[0] != "evaluate" and "--resume" not in arguments:  # evaluate has no checkpoints
             arguments.append("--resume")
     return code
 
 
-def _once(count, arguments, inside):
-    """Starts the workers and waits; the exit code of the first that failed, or 0."""
+def _run_workers(count, arguments, popen_arguments):
+    """Starts the workers and waits for them; returns 0, or the exit code of the first one that failed."""
     addresses = _addresses(count)
     workers = []
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         worker = subprocess.Popen(
-            **inside([sys.executable, "-m", "ssl_keras", *arguments]),
+            **popen_arguments([sys.executable, "-m", "ssl_keras", *arguments]),
             text=True,
             errors="replace",
             env=os.environ | {"TF_CONFIG": json.dumps(config)},
@@ -127,18 +127,18 @@ def _once(count, arguments, inside):
         )
         workers.append(worker)
     readers = [
-        threading.Thread(target=_pass_on, args=(index, worker), daemon=True)
+        threading.Thread(target=_forward_stderr, args=(index, worker), daemon=True)
         for index, worker in enumerate(workers)
         if index
     ]
     for reader in readers:
         reader.start()
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(signal.SIGTERM))
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(signal.SIGTERM))
     try:
-        return _watch(workers, asked)
+        return _wait(workers, received)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
         for worker in workers:
             if worker.poll() is None:
                 worker.kill()
@@ -148,47 +148,47 @@ def _once(count, arguments, inside):
 
 
 def _addresses(count):
-    """Free ports of this machine; held together until all are known, so that no two are one."""
-    held = [socket.socket() for _ in range(count)]
+    """Returns addresses with different free ports of this machine; all are bound at once so that none is repeated."""
+    sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in held:
+        for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in held]
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     finally:
-        for each in held:
+        for each in sockets:
             each.close()
 
 
-def _pass_on(index, worker):
-    """Shows what a worker other than the first says, with its number."""
+def _forward_stderr(index, worker):
+    """Prints the stderr of a worker other than the first, with the worker's number before each line."""
     for line in worker.stderr:
         print(f"[worker {index}] {line}", end="", file=sys.stderr, flush=True)
 
 
-def _watch(workers, asked):
-    told = until = None
+def _wait(workers, received):
+    forwarded = deadline = None
     while True:
         try:
-            if asked and told is None:
-                told, until = asked[0], time.monotonic() + MERCY
+            if received and forwarded is None:
+                forwarded, deadline = received[0], time.monotonic() + GRACE_PERIOD
                 for worker in workers:
-                    worker.send_signal(told)
+                    worker.send_signal(forwarded)
             codes = [worker.poll() for worker in workers]
             ended = [code for code in codes if code is not None]
-            # What died first is what happened; the others fail because of it. Of several that are found dead together
-            # it was one that a signal ended.
+            # The first worker that dies makes the others fail. If several have died since the last poll, it is
+            # one that a signal killed.
             failed = sorted((code for code in ended if code), key=lambda code: code > 0)
-            if failed and told is None:
+            if failed and forwarded is None:
                 return _exit_code(failed[0])
             if len(ended) == len(workers):
                 return _exit_code(failed[0]) if failed else 0
-            if until is not None and time.monotonic() > until:
-                return 128 + told
-            time.sleep(LOOK)
-        except KeyboardInterrupt:  # the terminal has sent it to the workers too, who save and leave
-            told, until = signal.SIGINT, time.monotonic() + MERCY
+            if deadline is not None and time.monotonic() > deadline:
+                return 128 + forwarded
+            time.sleep(POLL_INTERVAL)
+        except KeyboardInterrupt:  # the terminal sends it to the workers too, which save and exit
+            forwarded, deadline = signal.SIGINT, time.monotonic() + GRACE_PERIOD
 
 
 def _exit_code(code):
-    """As a shell has it: 128 and the signal's number where one ended the process."""
+    """Returns the exit code as shells report it: 128 plus the signal's number if a signal killed the process."""
     return 128 - code if code < 0 else code

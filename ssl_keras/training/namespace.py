@@ -1,13 +1,13 @@
-"""A network for the workers that `launch` starts, which nobody else reaches: a network namespace of Linux.
+"""Linux network namespaces, which isolate the workers that `launch` starts.
 
-TensorFlow's servers listen at all addresses and run what any client asks for. In a namespace of their own there is one
-interface, `lo`, and no client but each other. Root makes it as it is; others need a namespace of users for that,
-in which they are who they are and may do what they may, and no more.
+TensorFlow's servers listen on all addresses and run whatever a client requests. A new network namespace has a single
+interface, `lo`, so the workers reach only each other. Root creates the namespace directly. Other users need a user
+namespace for it, in which they keep their own user and group and gain no rights.
 
-Also a program, which imports nothing of TensorFlow's: the kernel asks for a process that has one thread.
+This file is also a program. It does not import TensorFlow, because the kernel requires a single-threaded process:
 
-    namespace.py make              makes one, says which kinds of namespace it took, and waits for the end of its input
-    namespace.py enter FDS COMMAND …   becomes a command inside
+    namespace.py make                  creates the namespaces, prints their kinds, and waits until stdin closes
+    namespace.py enter FDS COMMAND …   runs a command inside them
 """
 
 import contextlib
@@ -20,16 +20,16 @@ import subprocess
 import sys
 
 KINDS = {"user": 0x10000000, "net": 0x40000000}  # CLONE_NEWUSER, CLONE_NEWNET
-GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # of an interface: SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
 PROGRAM = (sys.executable, "-IS", __file__)
 
 
 @contextlib.contextmanager
 def isolated():
-    """Yields a function of a command to the arguments of `subprocess.Popen` that start it inside.
+    """Creates a namespace; yields a function that turns a command into arguments of `subprocess.Popen` inside it.
 
     Raises:
-        OSError: this system has no such thing, or does not let us.
+        OSError: the system does not support namespaces or does not permit them.
     """
     with subprocess.Popen(
         [*PROGRAM, "make"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -37,7 +37,7 @@ def isolated():
         kinds = maker.stdout.readline().split()
         try:
             if not kinds:
-                raise OSError(maker.stderr.read().strip().rpartition("\n")[2] or "no namespace was made")
+                raise OSError(maker.stderr.read().strip().rpartition("\n")[2] or "no namespace was created")
             descriptors = [os.open(f"/proc/{maker.pid}/ns/{kind}", os.O_RDONLY) for kind in kinds]
         finally:
             maker.stdin.close()
@@ -49,18 +49,19 @@ def isolated():
             os.close(descriptor)
 
 
-def outward():
-    """The names of the interfaces through which others may reach this process."""
+def external_interfaces():
+    """Returns the names of the interfaces through which others can reach this process."""
     names = [name for _, name in socket.if_nameindex() if name not in ("lo", "lo0")]
-    # A new namespace may hold tunnels of the kernel's, which are down.
+    # A new namespace may contain tunnel interfaces of the kernel, which are down.
     return [name for name in names if sys.platform != "linux" or _flags(name) & UP]
 
 
 def _flags(name, new=None):
-    """The flags of an interface, which are set where new ones are given."""
-    number, flags = (GET_FLAGS, 0) if new is None else (SET_FLAGS, new)
-    with socket.socket() as anyone:
-        return struct.unpack("16sH14x", fcntl.ioctl(anyone, number, struct.pack("16sH14x", name.encode(), flags)))[1]
+    """Returns the flags of an interface, after setting them to `new` if given."""
+    request, flags = (GET_FLAGS, 0) if new is None else (SET_FLAGS, new)
+    with socket.socket() as any_socket:
+        packed = struct.pack("16sH14x", name.encode(), flags)
+        return struct.unpack("16sH14x", fcntl.ioctl(any_socket, request, packed))[1]
 
 
 def _make():
@@ -84,7 +85,7 @@ def _enter(descriptors, command):
 
 
 def _call(name, *arguments):
-    """A function of the C library. Raises OSError where it fails."""
+    """Calls a function of the C library. Raises OSError if it fails."""
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, name)(*arguments):
         number = ctypes.get_errno()

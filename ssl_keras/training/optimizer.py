@@ -1,4 +1,4 @@
-"""The optimizers: Adam with one fused kernel for each variable, or Muon; with warm-up, cosine, weight decay."""
+"""Optimizers: Adam with a fused kernel, and Muon; with warmup, cosine schedule and weight decay."""
 
 import logging
 import math
@@ -8,16 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 log = logging.getLogger(__name__)
-ADAM_RATIO = 2.0  # with Muon: the learning rate of what Adam trains (embeddings, norms), over that of matrices
+ADAM_RATIO = 2.0  # under Muon: the learning rate of Adam's variables (embeddings, norms) relative to that of matrices
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Adam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` whose update is TensorFlow's fused kernel.
+    """`keras.optimizers.Adam` with TensorFlow's fused kernel for the update.
 
-    The same formula (Kingma & Ba 2015, algorithm 1, with the rearranged bias correction of
-    its section 2), the same state, and the same numbers to rounding. Keras writes it as about
-    ten operations, each a pass over memory; the kernel is one.
+    The formula (Kingma & Ba 2015, algorithm 1, with the rearranged bias correction of
+    its section 2) and the state are those of Keras, and the results agree up to rounding. Keras needs about
+    ten operations, each a pass over memory; the kernel needs one.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -27,8 +27,8 @@ class Adam(keras.optimizers.Adam):
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         handles = [getattr(v, "value", v).handle for v in (self._momentums[index], self._velocities[index])]
-        # The kernel computes 1 − β in float32: for 0.999 that is 1.3e-5 short of what Keras takes,
-        # so v comes out smaller by that factor. Undone where v and m are used.
+        # The kernel computes 1 − β in float32. For β = 0.999 that is smaller than Keras' value by a factor
+        # of 1 − 1.3e-5, and so is v. The learning rate and epsilon below correct for it, and likewise for m.
         first = (1 - self.beta_1) / (1 - float(np.float32(self.beta_1)))
         second = math.sqrt((1 - float(np.float32(self.beta_2))) / (1 - self.beta_2))
         tf.raw_ops.ResourceApplyAdam(
@@ -47,10 +47,10 @@ class Adam(keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class Muon(keras.optimizers.Muon):
-    """`keras.optimizers.Muon` (Jordan et al. 2024) that knows of fused matrices.
+    """`keras.optimizers.Muon` (Jordan et al. 2024) with support for fused query, key and value matrices.
 
-    A transformer keeps what makes queries, keys and values side by side in one matrix
-    `attention_in` (D, 3·D). They are three maps: each is made orthogonal by itself.
+    The transformers keep these three projections in one matrix, `attention_in` (D, 3·D). Muon must
+    orthogonalize the update of each projection separately.
     """
 
     def build(self, variables):
@@ -71,7 +71,7 @@ class Muon(keras.optimizers.Muon):
 
 @keras.saving.register_keras_serializable("ssl_keras")
 class After(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate, or a schedule of it, that is 0 for the first `steps` updates."""
+    """A learning rate or schedule that is 0 for the first `steps` updates."""
 
     def __init__(self, steps, rate):
         super().__init__()
@@ -86,17 +86,21 @@ class After(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make(training, total, variables, share=1.0, after=0):
-    """The optimizer that a run asks for.
+    """Makes the optimizer for the settings of a run.
 
     Args:
         training: `Training`.
-        total: updates in the whole run: where the cosine ends.
-        variables: what it will train. Weight decay spares those of rank below 2, norms and biases.
-        share: its learning rate over `training.learning_rate`.
-        after: steps at the beginning in which it changes nothing.
+        total: updates in the whole run, at the last of which the cosine schedule ends.
+        variables: the variables to train. Those of rank 0 and 1, norms and biases, get no weight decay.
+        share: the learning rate as a fraction of `training.learning_rate`.
+        after: number of steps at the beginning during which the learning rate is 0.
     """
     if training.warmup >= total:
-        log.warning("The learning rate rises for %d steps, and the run has %d: --warmup.", training.warmup, total)
+        log.warning(
+            "warmup is %d steps, but the run has only %d: the learning rate never reaches its peak. Lower --warmup.",
+            training.warmup,
+            total,
+        )
     peak = rate = training.learning_rate * share
     if training.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
@@ -107,7 +111,7 @@ def make(training, total, variables, share=1.0, after=0):
             warmup_steps=training.warmup,
         )
     elif training.warmup:
-        # A cosine that ends at its peak is constant.
+        # With alpha=1 the cosine stays at its peak, so the rate is constant after the warmup.
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, 1, alpha=1.0, warmup_target=peak, warmup_steps=training.warmup
         )

@@ -1,4 +1,4 @@
-"""Pretraining: any objective on unlabeled data, in the tutorial's five steps (its section 3.1)."""
+"""Pretraining: trains any objective on unlabeled data, in the five steps of the tutorial's section 3.1."""
 
 import dataclasses
 import logging
@@ -22,48 +22,48 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     """Pretrains an objective and saves its encoder.
 
     Args:
-        name: the objective, "autoencoder" say.
-        settings: its `Settings`; None takes the defaults.
-        training: `Training`; None takes the objective's `DEFAULTS`, which `dataclasses.replace`
-            changes in part. `training.data` names the data.
-        data: `Splits` instead of `training.data` (`splits.from_arrays`).
+        name: name of the objective, such as "autoencoder".
+        settings: the objective's `Settings`; None uses the defaults.
+        training: `Training`; None uses the objective's `DEFAULTS`. Use `dataclasses.replace` to
+            change some of these.
+        data: `Splits` to train on instead of `training.data` (see `splits.from_arrays`).
         encoder: your own functional encoder, or a function (settings, spec) that makes
-            one inside the strategy's scope. It is saved without settings, and loads with
-            `load_encoder(folder, network=...)`. Replicas then give what one device gives only
-            without Dropout, which draws by itself on each, and with
+            one inside the strategy's scope. Its architecture is not saved: load it with
+            `load_encoder(folder, network=...)`. Several replicas match one device only if the encoder has
+            no Dropout, which draws separately on each replica, and uses
             `BatchNormalization(synchronized=True)`.
-        callbacks: more Keras callbacks; of several workers, each calls them.
+        callbacks: additional Keras callbacks; every worker calls them.
 
     Returns:
-        The outcome: a dict with the run's `folder`, losses on the held-out parts, steps
+        The outcome: a dict with the run's `folder`, its validation and test losses, steps
         and seconds. The encoder is in `folder`/encoder.
 
     Raises:
-        ValueError, RuntimeError, PermissionError: bad input, before training starts.
-        FloatingPointError: the loss became non-finite; the step is named.
+        ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.
+        FloatingPointError: the loss is not finite; the message gives the step.
     """
     module = objectives.module(name)
     settings = module.Settings() if settings is None else settings
     training = module.DEFAULTS if training is None else training
-    # 1 Prepare the data: three parts, of which one is learned from.
+    # 1 Prepare the data: training, validation and test parts.
     strategy = choose_strategy(training.strategy, training.replicas)
     if data is not None and not isinstance(data, Splits):
         raise ValueError(
-            "data must be Splits, as `data.splits.from_arrays` and `data.readers.text.from_texts` make them. "
+            "data must be Splits; make them with `data.splits.from_arrays` or `data.readers.text.from_texts`. "
             f"Received: {type(data).__name__}"
         )
     loaded = data or load(training.data, training.image_size)
     if isinstance(encoder, keras.Model):
-        encoder = realize(encoder)  # refused here, before anything is made
+        encoder = realize(encoder)  # checks it before anything is written
     default_name = f"{name}-{loaded.train.short_name}"
     settings, splits = module.prepare(settings, loaded, training.init)
-    about = runs.summarized(loaded, splits)
+    about = runs.summarize_data(loaded, splits)
     spec = splits.train.spec()
     asked = dataclasses.asdict(settings)
     run = open_run(training, splits, strategy, f"pretrain {name}", asked, default_name)
 
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
-        # 2 Initialize, at random or from a saved encoder. 3 The objective is the choice of loss.
+        # 2 Initialize at random or from a saved encoder. 3 Choose the loss, which the objective defines.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
         if training.init is not None:
             initialize(objective.encoder, training.init, objective.head, objective.skip_on_init)
@@ -94,5 +94,5 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
                 },
             )
 
-        # 4 Train. 5 Evaluate on held-out unlabeled data, keeping the best.
+        # 4 Train, keeping the best weights. 5 Evaluate on held-out unlabeled data.
         return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)

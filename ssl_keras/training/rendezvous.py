@@ -1,11 +1,11 @@
-"""How the workers of a cluster meet, before TensorFlow is asked to wait for them.
+"""Rendezvous: the workers of a cluster check that they reach each other before TensorFlow waits for them.
 
-Each listens at its address and knocks at the others'. Whoever knocks is greeted, and greets in turn: one line each,
+Each worker listens at its address and connects to the others'. Both ends of a connection send one line:
 
     ssl_keras worker 0 of 2
 
-A worker goes on once it has been greeted by all the others at their addresses, and all of them have come to its own.
-The port is then TensorFlow's.
+A worker is done when every other worker has answered at its address and has connected to this one. TensorFlow then uses
+the port.
 """
 
 import contextlib
@@ -21,16 +21,18 @@ import time
 
 from ssl_keras.training import namespace
 
-WAIT = "SSL_KERAS_WAIT"  # seconds to wait for all workers to come
-SECONDS, MAX_SECONDS = 600.0, 1e6
-GREETING, GREETED = "ssl_keras ", 1.0  # seconds within which it is there
-KNOCK, ANSWER = 0.2, 5.0  # seconds between questions whether a worker is there, and within which one that is answers
-HEARD = 60.0  # seconds within which who was greeted greets: it takes no time, and is never asked again
-# Of an address: what is found there.
-THERE, NOBODY, STRANGER = "", "nobody answers", "what answers there is no worker of ours, or has stopped"
-UNHEARD = "it does not reach this one"
-# Waits for the end of its input, or for so many seconds; ends with the process that it watches.
-WATCH = """
+WAIT = "SSL_KERAS_WAIT"  # environment variable: seconds to wait for all workers
+DEFAULT_TIMEOUT, MAX_TIMEOUT = 600.0, 1e6  # seconds
+GREETING = "ssl_keras "
+RETRY_INTERVAL = 0.2  # seconds between connection attempts
+CONNECT_TIMEOUT, GREETING_TIMEOUT = 5.0, 1.0  # seconds to connect to another worker, and to receive its greeting
+REPLY_TIMEOUT = 60.0  # seconds for the reply to our greeting; generous, because a worker replies only once
+# The states of an address.
+CONNECTED, NO_ANSWER = "", "no answer"
+NOT_A_WORKER = "what answers there is not an ssl_keras worker, or has stopped"
+NOT_REACHED = "it does not reach this worker"
+# A program that kills a process unless its stdin closes within a number of seconds.
+WATCHDOG = """
 import os, select, signal, sys
 if not select.select([0], [], [], float(sys.argv[2]))[0]:
     print(sys.argv[3], file=sys.stderr, flush=True)
@@ -39,126 +41,128 @@ if not select.select([0], [], [], float(sys.argv[2]))[0]:
 log = logging.getLogger(__name__)
 
 
-def gather(resolver):
-    """Returns once every worker of the cluster and this one have greeted each other.
+def wait_for_workers(resolver):
+    """Returns once this worker and all others of the cluster have exchanged greetings.
 
-    Each says who it takes itself to be, of how many. None goes on before all others have heard it, so that whatever
-    else answers at an address is no worker. TensorFlow itself waits for them in a place that no exception and no signal
-    reaches; so they are all there before it is asked.
+    A greeting contains the worker's number and the number of workers, so another program at an address is not
+    mistaken for a worker. TensorFlow waits for workers where neither an exception nor a signal can interrupt it.
+    Therefore all workers must be there before TensorFlow starts.
 
     Raises:
-        ValueError: this worker's port is in use; another takes itself for somebody else; SSL_KERAS_WAIT is no time.
-        TimeoutError: some do not come within SSL_KERAS_WAIT seconds; they are named.
+        ValueError: this worker's port is in use; another worker has a different cluster or index; SSL_KERAS_WAIT is
+            invalid.
+        TimeoutError: some workers, which the message names, did not connect within SSL_KERAS_WAIT seconds.
     """
-    spec, limit = resolver.cluster_spec(), patience()
+    spec, limit = resolver.cluster_spec(), timeout()
     address = {f"{job} {index}": spec.task_address(job, index) for job in spec.jobs for index in spec.task_indices(job)}
-    me, until = f"{resolver.task_type} {resolver.task_id}", time.monotonic() + limit
+    me, deadline = f"{resolver.task_type} {resolver.task_id}", time.monotonic() + limit
     greeting = {name: f"{GREETING}{name} of {len(address)}" for name in address}
     here = address.pop(me)
-    with _listening(me, here, address.values()) as own, _greeting(own, greeting[me]) as callers:
-        state = dict.fromkeys(address, NOBODY)
+    with _listen(me, here, address.values()) as server, _serve(server, greeting[me]) as callers:
+        state = dict.fromkeys(address, NO_ANSWER)
         while True:
-            for name in [name for name, found in state.items() if found != THERE]:
-                if time.monotonic() < until:
-                    state[name] = _greets(address[name], greeting[name], greeting[me])
-            unheard = [name for name in address if greeting[name] not in callers]
-            if not unheard and set(state.values()) <= {THERE}:
+            for name in [name for name, found in state.items() if found != CONNECTED]:
+                if time.monotonic() < deadline:
+                    state[name] = _handshake(address[name], greeting[name], greeting[me])
+            missing = [name for name in address if greeting[name] not in callers]
+            if not missing and set(state.values()) <= {CONNECTED}:
                 return
-            if time.monotonic() > until:
-                state |= {name: UNHEARD for name in unheard if state[name] == THERE}
+            if time.monotonic() > deadline:
+                state |= {name: NOT_REACHED for name in missing if state[name] == CONNECTED}
                 raise TimeoutError(
-                    f"Not all workers have come within {limit:g} s. Missing: "
-                    + "; ".join(f"{name} ({address[name]}): {why}" for name, why in state.items() if why != THERE)
-                    + f". Start each of them with the same cluster, or wait longer ({WAIT}, seconds)."
+                    f"Not all workers have connected within {limit:g} s. Missing: "
+                    + "; ".join(f"{name} ({address[name]}): {why}" for name, why in state.items() if why != CONNECTED)
+                    + f". Start all workers with the same cluster, or set {WAIT} to a longer time in seconds."
                 )
-            time.sleep(KNOCK)
+            time.sleep(RETRY_INTERVAL)
 
 
-def warn_of_callers(resolver):
-    """Says who may have TensorFlow's server do what they like, unless this process has a network of its own."""
-    if namespace.outward():
-        port = place(resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id))[1]
+def warn_of_open_port(resolver):
+    """Warns that clients may run code on TensorFlow's server, unless this process has a network of its own."""
+    if namespace.external_interfaces():
+        port = parse_address(resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id))[1]
         log.warning(
-            "TensorFlow listens at port %d of all of this machine's addresses, and runs what any client asks for, "
-            "without credentials. Let only those reach it whom you trust (SECURITY.md).",
+            "TensorFlow listens on port %d of all of this machine's addresses and runs whatever a client requests, "
+            "without authentication. Make sure that only trusted machines can reach this port (see SECURITY.md).",
             port,
         )
 
 
-def patience():
-    """Seconds to wait for all workers. Raises ValueError where SSL_KERAS_WAIT is no time."""
-    text = os.environ.get(WAIT, "").strip() or str(SECONDS)
+def timeout():
+    """Returns the number of seconds to wait for all workers. Raises ValueError if SSL_KERAS_WAIT is invalid."""
+    text = os.environ.get(WAIT, "").strip() or str(DEFAULT_TIMEOUT)
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < MAX_SECONDS:
-        raise ValueError(f"{WAIT} must be a number of seconds, 600 say. Received: {text!r}")
+    if not 0 < seconds < MAX_TIMEOUT:
+        raise ValueError(f"{WAIT} must be a positive number of seconds, such as 600. Received: {text!r}")
     return seconds
 
 
-def place(address):
-    """(host, port) of "HOST:PORT"; an IPv6 address is in brackets."""
+def parse_address(address):
+    """Splits "HOST:PORT" into (host, port); an IPv6 address is in brackets."""
     host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _listening(me, here, others):
-    """A socket that listens at this worker's address, and nowhere else.
+def _listen(me, here, others):
+    """Returns a socket that listens at this worker's address only, if that is possible.
 
-    At all of the machine's addresses where that one is none of them, since what is behind it forwards here; and where
-    it is a loopback address, as some systems have it for their own name, and other workers are on other machines.
+    It listens on all addresses of the machine in two cases. The address may not belong to this machine, because
+    something forwards it here. Or it may be a loopback address, to which some systems resolve their own name, while
+    other workers are on other machines.
     """
-    host, port = place(here)
-    alone = all(place(other)[0] == host for other in others)
+    host, port = parse_address(here)
+    is_local = all(parse_address(other)[0] == host for other in others)
     try:
         family, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        loopback = found[0] == "::1" or found[0].startswith("127.")
-        if alone or not loopback:
-            return _bound(found, family)
-        why = f"that is {found[0]} on this machine, and others could not reach it"
+        is_loopback = found[0] == "::1" or found[0].startswith("127.")
+        if is_local or not is_loopback:
+            return _bind(found, family)
+        why = f"it is {found[0]} on this machine, which others could not reach"
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise _taken(port, me, error) from error
+            raise _port_error(port, me, error) from error
         why = error.strerror
-    log.warning("%s cannot listen at %s alone (%s): it listens at all of this machine's addresses.", me, here, why)
+    log.warning("%s cannot listen only on %s (%s). It listens on all of this machine's addresses.", me, here, why)
     try:
-        return _bound(("", port), socket.AF_INET)
+        return _bind(("", port), socket.AF_INET)
     except OSError as error:
-        raise _taken(port, me, error) from error
+        raise _port_error(port, me, error) from error
 
 
-def _bound(at, family):
-    return socket.create_server(at[:2], family=family)
+def _bind(address, family):
+    return socket.create_server(address[:2], family=family)
 
 
-def _taken(port, me, error):
+def _port_error(port, me, error):
     return ValueError(
-        f"Port {port} of {me} cannot be taken: {os.strerror(error.errno)}. End what holds it, an earlier run perhaps, "
-        "or name another one."
+        f"{me} cannot use port {port}: {os.strerror(error.errno)}. End the process that uses it, such as an earlier "
+        "run, or choose another port."
     )
 
 
 @contextlib.contextmanager
-def _greeting(own, greeting):
-    """Meanwhile whoever knocks at the listening socket is told it; yields the greetings that came back."""
-    own.settimeout(KNOCK)  # a socket that somebody waits at is not freed when it is closed
+def _serve(server, greeting):
+    """Sends the greeting to everyone who connects inside the context; yields the set of greetings received."""
+    server.settimeout(RETRY_INTERVAL)  # closing a socket does not wake up a thread that waits in `accept`
     ended, callers = threading.Event(), set()
 
-    def meet(caller):
-        with contextlib.suppress(OSError), caller:  # one who knocks and leaves
-            caller.settimeout(HEARD)
+    def answer(caller):
+        with contextlib.suppress(OSError), caller:  # a caller may disconnect at any time
+            caller.settimeout(REPLY_TIMEOUT)
             caller.sendall(f"{greeting}\n".encode())
-            callers.add(_line(caller))
+            callers.add(_read_line(caller))
 
-    def greet():
+    def accept():
         while not ended.is_set():
-            with contextlib.suppress(OSError):  # nobody for a while
-                caller, _ = own.accept()
-                # Each by itself: a stranger who says nothing keeps no worker waiting.
-                threading.Thread(target=meet, args=(caller,), daemon=True).start()
+            with contextlib.suppress(OSError):  # a timeout
+                caller, _ = server.accept()
+                # One thread for each caller, so that a silent one does not block the workers.
+                threading.Thread(target=answer, args=(caller,), daemon=True).start()
 
-    thread = threading.Thread(target=greet, daemon=True)
+    thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
         yield callers
@@ -167,50 +171,50 @@ def _greeting(own, greeting):
         thread.join()
 
 
-def _line(connection):
-    """What somebody says first, if it is one line of text."""
+def _read_line(connection):
+    """Reads one line of text from a connection."""
     return connection.makefile("rb").readline(1024).decode(errors="replace").strip()
 
 
-def _greets(address, expected, mine):
-    """THERE where the worker greets that is expected at an address, and hears this one's greeting; or why not.
+def _handshake(address, expected, greeting):
+    """Exchanges greetings with the worker at an address; returns CONNECTED, NO_ANSWER or NOT_A_WORKER.
 
     Raises:
-        ValueError: another worker is there.
+        ValueError: a worker other than the expected one answers there.
     """
     try:
-        with socket.create_connection(place(address), ANSWER) as line:
-            line.settimeout(GREETED)
-            said = _line(line)
-            if said.startswith(GREETING) and said != expected:
+        with socket.create_connection(parse_address(address), CONNECT_TIMEOUT) as connection:
+            connection.settimeout(GREETING_TIMEOUT)
+            received = _read_line(connection)
+            if received.startswith(GREETING) and received != expected:
                 raise ValueError(
-                    f"At {address} there should be {expected.removeprefix(GREETING)}. It says that it is "
-                    f"{said.removeprefix(GREETING)!r}. Give all workers one cluster, and each its own index."
+                    f"Expected {expected.removeprefix(GREETING)} at {address}. Received the greeting of "
+                    f"{received.removeprefix(GREETING)!r}. Give all workers the same cluster, and each its own index."
                 )
-            if said == expected:
-                line.sendall(f"{mine}\n".encode())
-                return THERE
-            return STRANGER
+            if received == expected:
+                connection.sendall(f"{greeting}\n".encode())
+                return CONNECTED
+            return NOT_A_WORKER
     except (TimeoutError, ConnectionResetError):
-        return STRANGER
+        return NOT_A_WORKER
     except OSError:
-        return NOBODY
+        return NO_ANSWER
 
 
 @contextlib.contextmanager
-def watched(seconds):
-    """Ends this process where what is within takes longer, and says so.
+def watchdog(seconds):
+    """Prints an error and kills this process if the context takes longer than `seconds`.
 
-    For TensorFlow's own start: it waits with the interpreter's lock held, so that no thread and no handler of a signal
-    is reached. The one who watches is a process of its own, which goes when this one does.
+    TensorFlow holds the interpreter's lock while it waits for workers, so no thread and no signal handler of this
+    process can run. The watchdog is therefore another process, which ends with this one.
     """
-    sentence = (
-        f"error: TensorFlow has not reached all workers within {seconds:g} s, though all were there. Start them again, "
-        f"or wait longer ({WAIT}, seconds)."
+    message = (
+        f"error: TensorFlow has not connected all workers within {seconds:g} s, although all were running. Start them "
+        f"again, or set {WAIT} to a longer time in seconds."
     )
-    command = [sys.executable, "-ISc", WATCH, str(os.getpid()), str(seconds), sentence]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as watcher:
+    command = [sys.executable, "-ISc", WATCHDOG, str(os.getpid()), str(seconds), message]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         try:
             yield
         finally:
-            watcher.stdin.close()
+            process.stdin.close()

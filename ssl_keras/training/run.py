@@ -1,16 +1,16 @@
-"""A run: a folder that holds its settings, metrics and checkpoints, and can go on exactly.
+"""A training run, in a folder with its settings, metrics and checkpoints, from which it resumes exactly.
 
-    RUN/settings.json   what was asked for; another request is refused
+    RUN/settings.json   the settings; a run with other settings cannot use the folder
     RUN/data.json       a summary of the data (`data/summary.py`)
-    RUN/metrics.csv     a row per interval: the same to the last digit after a resume
-    RUN/checkpoints/    the last two, and the best so far
-    RUN/tensorboard/    events, if asked for
+    RUN/metrics.csv     a row for each evaluation, identical to the last digit after a resume
+    RUN/checkpoints/    the last two checkpoints and the best
+    RUN/tensorboard/    TensorBoard events, unless turned off
     RUN/encoder/        the saved encoder, once the run has ended
     RUN/summary.json    the outcome
-    RUN/.lock           which process trains in it, as long as one does
+    RUN/.lock           names the process that trains in the folder, while there is one
 
-A Keras "epoch" here is an interval: so many steps, then evaluation and a checkpoint. The
-data's epoch follows from the step.
+A Keras "epoch" here is an evaluation interval: some steps, then an evaluation and a checkpoint. The
+step alone determines the position in the data.
 """
 
 import contextlib
@@ -37,37 +37,37 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def conditions(training):
-    """Seeds what creates weights, and sets precision and, if asked, deterministic ops, while it lasts."""
+    """Sets the seed, the precision and, if requested, deterministic ops of a run inside the context."""
     with seeded(training.seed, training.deterministic), dtype_policy(training.precision):
         yield
 
 
-def summarized(loaded, splits):
-    """The summary of a run's data, as they are and as it takes them, which is logged in short.
+def summarize_data(loaded, splits):
+    """Summarizes a run's data before and after preparation, logs a short version, and returns the summary.
 
     Raises:
-        ValueError: all examples to learn from are equal.
+        ValueError: all training examples are equal.
     """
-    made = summary.summarize(loaded, splits)
-    summary.check(made)
-    for line in summary.lines(made):
+    about = summary.summarize(loaded, splits)
+    summary.check(about)
+    for line in summary.lines(about):
         log.info("%s", line)
-    return made
+    return about
 
 
 def train(objective, splits, training, folder, strategy, callbacks=()):
     """Trains a compiled objective on `splits.train`, and leaves it with its best weights.
 
-    After each interval it is evaluated on `splits.validation` (the same held-out batches
-    every time) and saved; the best is the one with the lowest validation loss.
+    Each interval ends with an evaluation on the same batches of `splits.validation`, and a
+    checkpoint. The best weights are those with the lowest validation loss.
 
     Returns:
-        The last row of metrics.csv with the best step and loss: a dict.
+        A dict: the last row of metrics.csv with the best step and loss.
 
     Raises:
-        FloatingPointError: a loss that is not finite; the last checkpoint is from before it.
-        ValueError: no checkpoint can be used, or workers do not see the same one.
-        KeyboardInterrupt, SystemExit(143): after saving, on Ctrl-C and SIGTERM.
+        FloatingPointError: the loss is not finite; the last checkpoint is from before that step.
+        ValueError: no checkpoint can be used, or the workers see different ones.
+        KeyboardInterrupt, SystemExit(143): on Ctrl-C and SIGTERM, after saving.
     """
     batches = Batches(
         splits.train,
@@ -86,12 +86,12 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     total = total_steps(training, splits)
     interval = training.eval_every or max(batches.steps_per_epoch, total // 100)
 
-    keeper = RunCallback(folder, training, total, interval, Workers(strategy))
-    step = keeper.restore(objective)
+    run_callback = RunCallback(folder, training, total, interval, Workers(strategy))
+    step = run_callback.restore(objective)
     objective.rows = training.batch_size // strategy.num_replicas_in_sync
     validation = held_out.dataset(0, held_out.steps_per_epoch, strategy)
-    with keeper.signals(), keeper.progress(step):
-        while step < total and not keeper.stop:
+    with run_callback.signals(), run_callback.progress(step):
+        while step < total and not run_callback.stop:
             whole = (total - step) // interval if step % interval == 0 else 0
             steps = interval if whole else min(interval - step % interval, total - step)
             objective.fit(
@@ -102,35 +102,33 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
                 epochs=step // interval + max(whole, 1),
                 validation_data=validation,
                 validation_steps=held_out.steps_per_epoch,
-                callbacks=[*callbacks, keeper],
+                callbacks=[*callbacks, run_callback],
             )
             step = int(objective.step.numpy())
-            if objective.stop_training:  # a callback's wish
+            if objective.stop_training:  # set by a callback
                 break
-    return keeper.finish(objective)
+    return run_callback.finish(objective)
 
 
 def train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save):
-    """Trains, with TensorBoard if asked for, evaluates on held-out data, and leaves what the run has come to.
-
-    Of several workers the chief writes.
+    """Trains, evaluates on the test part, and saves the encoder and the outcome. Only the chief worker writes.
 
     Args:
-        objective, splits, training, folder, strategy, callbacks: as of `train`.
+        objective, splits, training, folder, strategy, callbacks: as in `train`.
         asked: the run's settings, a flat dict.
         about: the summary of its data.
         save: function of the outcome that saves the encoder.
 
     Returns:
-        The outcome: a dict with the run's `folder`.
+        The outcome: a dict that includes the run's `folder`.
     """
     workers = Workers(strategy)
-    workers.raise_together(_lack_of_space(objective, folder) if workers.is_chief else None)
+    workers.raise_together(_disk_space_error(objective, folder) if workers.is_chief else None)
     if workers.is_chief:
         files.write_json(folder / "data.json", about)
     boards = []
     if workers.is_chief and training.tensorboard:
-        from ssl_keras.training.tensorboard import TensorBoard  # with what it needs it takes seconds to import
+        from ssl_keras.training.tensorboard import TensorBoard  # imported here because it takes seconds
 
         boards = [TensorBoard(folder, splits, training, asked)]
     outcome = train(objective, splits, training, folder, strategy, [*boards, *callbacks])
@@ -147,19 +145,19 @@ def train_and_save(objective, splits, training, folder, strategy, asked, about, 
     return outcome | {"folder": str(folder)}
 
 
-def _lack_of_space(objective, folder):
-    """The error of a disk that has no room for what a run is sure to write, or None."""
+def _disk_space_error(objective, folder):
+    """Returns an OSError if the disk has no room for the run's checkpoints and encoder, else None."""
     checkpoints, encoder = checkpoint.variables(objective), objective.encoder.variables
-    if any((folder / "checkpoints").glob("*.safetensors")):  # it goes on: they are there already
+    if any((folder / "checkpoints").glob("*.safetensors")):  # a resumed run has its checkpoints already
         return None
-    # The best checkpoint and the last one; the encoder as safetensors and for plain Keras.
+    # The best and the last checkpoint, and the encoder twice: as safetensors and as a .keras file.
     needed = 2 * (_bytes(checkpoints.values()) + _bytes(encoder))
     free = shutil.disk_usage(folder).free
     if free >= needed:
         return None
     return OSError(
-        f"{folder}: the run will write {needed / 1e6:.0f} MB at least, and the disk has {free / 1e6:.0f} MB free. "
-        "Make room, or choose another folder of runs (--runs, runs=)."
+        f"Not enough disk space in {folder}: the run needs at least {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
+        "free. Free some space, or choose another folder for runs (--runs, runs=)."
     )
 
 
@@ -168,11 +166,11 @@ def _bytes(variables):
 
 
 def compile_objective(objective, training, splits, *optimizers):
-    """Compiles it as a run asks for; by default with the objective's own `optimizers`.
+    """Compiles the objective with a run's settings; by default with the objective's own `optimizers`.
 
     Raises:
-        ValueError: a batch or a held-out part that is too small for the objective, or micro-batches or
-            patience that it cannot have.
+        ValueError: the batch size, the validation part or the test part is too small for the objective, or the
+            objective does not support `accumulate` or `patience`.
     """
     if training.batch_size < objective.min_batch_size:
         raise ValueError(
@@ -186,13 +184,16 @@ def compile_objective(objective, training, splits, *optimizers):
                 f"{objective.min_batch_size}. Received: {len(part)}. Use more data, or a larger held-out part."
             )
     if training.patience and objective.keep_last_checkpoint:
-        raise ValueError(f"patience needs a loss that says how good it is; {objective.name} has none. Leave it out.")
+        raise ValueError(
+            f"patience must be 0 for {objective.name}, whose validation loss does not measure its quality. "
+            f"Received: {training.patience}"
+        )
 
     objective.total_steps = total_steps(training, splits)
 
     def make(variables, share=1.0, updates=1):
-        often = dataclasses.replace(training, warmup=training.warmup * updates)
-        return make_optimizer(often, objective.total_steps * updates, variables, share)
+        scaled = dataclasses.replace(training, warmup=training.warmup * updates)
+        return make_optimizer(scaled, objective.total_steps * updates, variables, share)
 
     objective.compile(
         *(optimizers or objective.optimizers(make)),
@@ -203,14 +204,17 @@ def compile_objective(objective, training, splits, *optimizers):
     )
     if objective.jit_compile and splits.train.lengths is not None:
         log.warning(
-            "XLA compiles a step anew for each length of a batch, and %s has many: a run that is short is faster "
-            "without jit.",
+            "XLA compiles the step again for each batch length, and %s has many lengths. A short run is faster without "
+            "--jit.",
             splits.train.name,
         )
 
 
 def held_out(objective, source, batch_size, strategy, preprocess=None):
-    """{metric: value} of a compiled objective on all of a source, by default through its `preprocess_eval`."""
+    """Evaluates a compiled objective on a whole source; returns {metric: value}.
+
+    `preprocess` replaces the objective's `preprocess_eval`.
+    """
     batches = Batches(
         source, batch_size, preprocess=preprocess or objective.preprocess_eval, shuffle=False, longest=objective.longest
     )

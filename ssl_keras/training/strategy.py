@@ -1,4 +1,4 @@
-"""Strategies by name."""
+"""Distribution strategies by name."""
 
 import functools
 import logging
@@ -6,58 +6,60 @@ import os
 
 import tensorflow as tf
 
+from ssl_keras.data.ranges import check
+from ssl_keras.engine.config import Strategy
 from ssl_keras.training import rendezvous, workers
 
 log = logging.getLogger(__name__)
-STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 def strategy(name="auto", replicas=0):
-    """A `tf.distribute` strategy; call it before TensorFlow touches a device.
+    """Returns a `tf.distribute` strategy. Call it before TensorFlow initializes its devices.
 
     Args:
-        name: "one", the default device; "mirrored", one replica on every local GPU; "auto", the one or the other, by
-            whether there are several GPUs; "multi_worker", the processes of `TF_CONFIG` or Slurm, each with
-            all its GPUs (see `training/workers.py`).
-        replicas: with "mirrored": use that many GPUs or, where there is no GPU, that
-            many logical CPUs (which share the cores: to try things out, not for speed).
+        name: "one": the default device. "mirrored": one replica on each local GPU. "auto": "mirrored" if there
+            are several GPUs or `replicas` is larger than 1, else "one". "multi_worker": the cluster in `TF_CONFIG` or
+            Slurm's variables, where each worker uses all its GPUs (see `training/workers.py`).
+        replicas: number of replicas of "mirrored"; 0 means all GPUs. Without a GPU, replicas are logical CPUs, which
+            share the cores: they are for testing and make nothing faster.
 
     Raises:
-        ValueError: unknown name; fewer GPUs than replicas; replicas with "one" or "multi_worker"; no such cluster.
-        RuntimeError: TensorFlow has already started with other devices; the scope of another strategy, or a graph, is
-            open; eager execution is off.
-        TimeoutError: a worker did not come.
+        ValueError: unknown name; more replicas than GPUs; replicas with "one" or "multi_worker"; no valid cluster.
+        RuntimeError: TensorFlow has already initialized other devices; the scope of another strategy is open; eager
+            execution is off.
+        TimeoutError: a worker did not connect.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown strategy {name!r}. There are: {', '.join(STRATEGIES)}.")
+    check("strategy", name, Strategy)
     if not tf.executing_eagerly():
         raise RuntimeError(
-            "Expected eager execution. Received: a call within a tf.function or a tf.Graph, or after "
-            "disable_eager_execution. Call it outside."
+            "Expected eager execution. Received: a call inside a tf.function or tf.Graph, or after "
+            "disable_eager_execution. Choose the strategy outside of them."
         )
-    chosen = _chosen(name, replicas)
+    chosen = _make(name, replicas)
     if tf.distribute.has_strategy() and chosen is not tf.distribute.get_strategy():
         raise RuntimeError(
-            f"The scope of a {type(tf.distribute.get_strategy()).__name__} is open, and strategy {name!r} is another. "
-            "Call it outside of the scope; or strategy 'one' takes that of the scope."
+            f"Strategy {name!r} was requested inside the scope of a {type(tf.distribute.get_strategy()).__name__}. "
+            "Leave that scope first, or use strategy 'one', which takes the strategy of the scope."
         )
     return chosen
 
 
-def _chosen(name, replicas):
+def _make(name, replicas):
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # already started, and with it the choice made
+        except RuntimeError:  # the devices are initialized, and memory growth is fixed from then on
             break
     if name == "auto":
         if "TF_CONFIG" in os.environ:
-            log.warning("TF_CONFIG is left aside: --strategy auto is for one machine, multi_worker for several.")
+            log.warning("Ignoring TF_CONFIG: strategy auto uses this machine only. Use --strategy multi_worker.")
         name = "mirrored" if len(gpus) > 1 or replicas > 1 else "one"
     if name == "multi_worker":
         if replicas:
-            raise ValueError(f"Under multi_worker each worker takes all its GPUs. Received: replicas={replicas}")
+            raise ValueError(
+                f"Under multi_worker each worker uses all its GPUs. Expected replicas=0. Received: replicas={replicas}"
+            )
         return _multi_worker()
     if name == "one":
         if replicas > 1:
@@ -65,7 +67,7 @@ def _chosen(name, replicas):
         return tf.distribute.get_strategy()
     if gpus:
         if replicas > len(gpus):
-            raise ValueError(f"replicas={replicas}, but this machine has {len(gpus)} GPUs.")
+            raise ValueError(f"Expected at most {len(gpus)} replicas, one for each GPU. Received: replicas={replicas}")
         return _mirrored(tuple(f"GPU:{i}" for i in range(replicas or len(gpus))))
     return _mirrored(_logical_cpus(max(replicas, 1)))
 
@@ -73,15 +75,15 @@ def _chosen(name, replicas):
 @functools.cache
 def _multi_worker():
     resolver = workers.cluster()
-    rendezvous.warn_of_callers(resolver)
-    rendezvous.gather(resolver)
-    with rendezvous.watched(rendezvous.patience()):
+    rendezvous.warn_of_open_port(resolver)
+    rendezvous.wait_for_workers(resolver)
+    with rendezvous.watchdog(rendezvous.timeout()):
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
 
 @functools.cache
 def _mirrored(devices):
-    """One strategy for each set of devices: a process cannot hold two of the same."""
+    """Returns the strategy for these devices, cached because a process cannot have two for the same devices."""
     return tf.distribute.MirroredStrategy(devices)
 
 
@@ -93,7 +95,7 @@ def _logical_cpus(count):
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
         except RuntimeError as error:
             raise RuntimeError(
-                f"Cannot make {count} logical CPUs: TensorFlow has already started in this process. "
-                "Choose the strategy first, before any tensor is made."
+                f"Cannot create {count} logical CPUs: TensorFlow has already started in this process. "
+                "Choose the strategy before you create the first tensor."
             ) from error
     return tuple(f"CPU:{i}" for i in range(count))

@@ -1,13 +1,13 @@
-"""What a run shows in TensorBoard.
+"""`TensorBoard`: the callback that writes a run's TensorBoard events.
 
-Scalars: `loss/train`, `loss/validation` and `loss/learning_rate`; `quality/…`, the other
-metrics, kNN accuracy and RankMe of the validation features; `health/…`, the gradient norm
-and the features' standard deviation, which is 0 when they collapse, their uniformity and, of
-images, the alignment of two crops; `speed/…`, examples and tokens a second and the share of the devices' peak
-(MFU). Besides: `pictures/…`, among them validation images
-over their nearest neighbors, `sounds/…`, `texts/…`, `weights/…` as histograms, the encoder's graph, the
-settings and outcome (HParams), and an embedding projector of validation images with labels and thumbnails, or of texts
-and of the token embeddings.
+- `loss/…`: training loss, validation loss and learning rate.
+- `quality/…`: the other metrics, and kNN accuracy and RankMe of the validation features.
+- `health/…`: the gradient norm; the standard deviation of the features, which is 0 after a collapse; their
+  uniformity; for images, the alignment of two crops.
+- `speed/…`: examples and tokens per second, and model FLOPs utilization (MFU).
+- `pictures/…`, `sounds/…`, `texts/…`: samples, among them validation images above their nearest neighbors.
+- `weights/…`: histograms. There are also the encoder's graph, and the settings and outcome (HParams).
+- The projector: validation images with labels and thumbnails, or texts and the token embeddings.
 """
 
 import functools
@@ -31,21 +31,21 @@ from ssl_keras.files import write
 from ssl_keras.pictures import PICTURES, neighbors, picture_grid
 from ssl_keras.training import speed
 
-KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, quick enough for every few epochs
-FEW = 256  # of text and sound: one takes as long as many images
+KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, fast enough for every few epochs
+FEW = 256  # examples of text and sound, each of which takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
-HISTOGRAM_MOST, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
-PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector, pixels a side
-SPRITE_MOST = 8192  # pixels a side that TensorBoard shows
+MAX_HISTOGRAM_VALUES, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
+PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector; side length of a thumbnail in pixels
+MAX_SPRITE_SIDE = 8192  # pixels, the limit of TensorBoard
 log = logging.getLogger(__name__)
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Writes `RUN/tensorboard`; `close` it after training.
+    """Writes `RUN/tensorboard`. Call `close` after training.
 
     Args:
-        folder: the run's.
-        splits: `Splits`; pictures and features are those of the validation part.
+        folder: the run's folder.
+        splits: `Splits`; pictures and features are from the validation part.
         training: `Training`.
         settings: flat dict for HParams.
     """
@@ -79,11 +79,11 @@ class TensorBoard(keras.callbacks.Callback):
                 tf.summary.scalar(f"speed/{name}", value)
             every = self.training.report_every
             if every and epoch % every == 0:
-                self._slow()
+                self._report()
         self.writer.flush()
         self.training_seconds, self.first_step = 0.0, step
 
-    # Only the steps count as the training's speed, not evaluation or what is written here.
+    # The speed counts training steps only, not evaluations or the work of this callback.
     def on_train_batch_begin(self, batch, logs=None):
         self.started = time.perf_counter()
 
@@ -91,10 +91,10 @@ class TensorBoard(keras.callbacks.Callback):
         self.training_seconds += time.perf_counter() - self.started
 
     def close(self, objective, outcome):
-        """Writes the last pictures, the outcome and the projector."""
+        """Writes the last report, the outcome and the projector."""
         self.embed = self.embed or compiled(objective.encoder)
         with self.writer.as_default(step=outcome["step"]):
-            report = self._slow(objective)
+            report = self._report(objective)
             for key, value in outcome.items():
                 if isinstance(value, float) and math.isfinite(value):
                     tf.summary.scalar(f"outcome/{key}", value)
@@ -105,8 +105,8 @@ class TensorBoard(keras.callbacks.Callback):
         encoder = self.model.encoder
         return tf.function(lambda x: encoder(x, training=False)).get_concrete_function(signature(encoder)).graph
 
-    def _slow(self, objective=None):
-        """Writes and returns the objective's `Report`; writes weights, and the quality of the features."""
+    def _report(self, objective=None):
+        """Writes the objective's `Report`, the weights and the quality of the features; returns the `Report`."""
         objective = objective or self.model
         batch = self._batch(objective.preprocess, PICTURES)
         examples = functools.partial(self._batch, objective.preprocess_eval, HISTOGRAM_EXAMPLES)
@@ -115,14 +115,14 @@ class TensorBoard(keras.callbacks.Callback):
         for network in objective.layers:
             for variable in network.trainable_variables:
                 flat = tf.reshape(variable.value, [-1])
-                # A histogram takes some 270 bytes a value, so of a large weight only some are taken.
-                some = flat[:: 1 + len(flat) // HISTOGRAM_MOST]
-                tf.summary.histogram(f"weights/{network.name}/{variable.path}", some)
+                # A histogram needs about 270 bytes of memory per value, so large weights are subsampled.
+                values = flat[:: 1 + len(flat) // MAX_HISTOGRAM_VALUES]
+                tf.summary.histogram(f"weights/{network.name}/{variable.path}", values)
         slow = self.splits.train.tokenizer or self.splits.train.rate
         validation = _some(self.splits.validation, FEW if slow else KNN_VALIDATION)
         features = extract_features(self.embed, validation)
         if not np.isfinite(features).all():
-            log.warning("step %d: the features are not finite; their quality is not measured.", int(objective.step))
+            log.warning("step %d: the features are not finite. Skipping the feature metrics.", int(objective.step))
             return report
         tf.summary.scalar("health/feature_sd", collapse.feature_sd(features))
         tf.summary.scalar("health/uniformity", collapse.uniformity(features))
@@ -140,14 +140,14 @@ class TensorBoard(keras.callbacks.Callback):
         return report
 
     def _write(self, report):
-        """All of a `Report` but its embeddings, which wait for the end of the run."""
+        """Writes a `Report` without its embeddings, which are written at the end of the run."""
         for name, text in report.texts.items():
             tf.summary.text(f"texts/{name}", text)
         for name, rows in report.images.items():
             self._picture(name, rows)
         for name, (waveforms, rate) in report.audio.items():
-            heard = tf.where(waveforms > -1, waveforms, 0.0)[..., None]  # -1 is padding
-            tf.summary.audio(f"sounds/{name}", heard, rate, max_outputs=PICTURES)
+            silenced = tf.where(waveforms > -1, waveforms, 0.0)[..., None]  # -1 is padding
+            tf.summary.audio(f"sounds/{name}", silenced, rate, max_outputs=PICTURES)
         for name, values in report.histograms.items():
             tf.summary.histogram(f"health/{name}", values)
         for tag, value in report.scalars.items():
@@ -155,11 +155,11 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _picture(self, name, rows):
         grid = picture_grid(rows)[None]
-        # Gray or RGB is what an image file holds; of other channels, the first ones.
+        # Image files are gray or RGB, so only the first one or three channels are shown.
         tf.summary.image(f"pictures/{name}", grid[..., :3] if grid.shape[-1] >= 3 else grid[..., :1])
 
     def _batch(self, preprocess, count):
-        """Some validation examples as `preprocess` makes them."""
+        """Returns a batch of `count` validation examples, processed by `preprocess`."""
         source = _some(self.splits.validation, count)
         batch = Batches(source, len(source), shuffle=False).numpy(0)
         tensors = {key: tf.constant(value) for key, value in batch.items()}
@@ -182,19 +182,19 @@ class TensorBoard(keras.callbacks.Callback):
             _sprite(source.column("image")).save(self.folder / "thumbnails.png")
             embedding.sprite.image_path = "thumbnails.png"
             embedding.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
-        for name, made in embeddings.items():
-            vectors, names = made()
+        for name, make in embeddings.items():
+            vectors, names = make()
             self._embedding(config, name, vectors[:PROJECTED], {"text": names[:PROJECTED]})
         projector.visualize_embeddings(str(self.folder), config)
 
     def _embedding(self, config, name, vectors, columns):
-        """Adds vectors (N, D) to the projector, with columns of N names."""
+        """Adds vectors (N, D) to the projector, with columns of N labels."""
         short = name.split()[-1]
         lines = ["\t".join(f"{value:.5g}" for value in row) for row in vectors]
         write(self.folder / f"{short}.tsv", "\n".join(lines) + "\n")
         embedding = config.embeddings.add(tensor_name=name, tensor_path=f"{short}.tsv")
         if columns:
-            # One column has no header: that is the projector's format.
+            # The projector's format has a header only for two or more columns.
             rows = [list(columns)] if len(columns) > 1 else []
             rows += zip(*([_one_line(text) for text in column] for column in columns.values()))
             write(self.folder / f"{short}-names.tsv", "\n".join("\t".join(row) for row in rows) + "\n")
@@ -203,7 +203,7 @@ class TensorBoard(keras.callbacks.Callback):
 
 
 def _one_line(text):
-    """Text that a TSV file can hold in one cell; nothing is written as something."""
+    """Escapes text for one cell of a TSV file; an empty text becomes "∅"."""
     return repr(text)[1:-1].replace("\\t", " ") or "∅"
 
 
@@ -222,9 +222,9 @@ def _some(source, count):
 
 
 def _sprite(images):
-    """The projector's square sheet of thumbnails, row by row."""
+    """Returns the projector's sprite image: a square of thumbnails, row by row."""
     side = math.ceil(math.sqrt(len(images)))
-    assert side * THUMBNAIL <= SPRITE_MOST
+    assert side * THUMBNAIL <= MAX_SPRITE_SIDE
     if images.dtype != np.uint8:
         images = np.rint(images * 255).astype(np.uint8)
     gray = images.shape[-1] < 3

@@ -257,7 +257,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         "(default: none)",
         "What similarities are divided by",
         "Probability of Gaussian blur",
-        "Global batch: over all replicas",
+        "Global batch size",
     ):
         assert part in shown
 

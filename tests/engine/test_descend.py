@@ -1,4 +1,4 @@
-"""One update without a model: variables, an optimizer, and a weighted mean in NumPy."""
+"""`descend` without a model: variables and an optimizer, compared with a weighted mean in NumPy."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ RATE = 0.5
 
 
 def regression(rng, rows=12):
-    """(batch, variable (3,)) of a linear regression with unequal weights, some of them 0."""
+    """Returns (batch, variable (3,)) of a linear regression with unequal example weights, some of them 0."""
     batch = {
         "x": rng.normal(size=(rows, 3)).astype(np.float32),
         "y": rng.normal(size=rows).astype(np.float32),
@@ -21,7 +21,7 @@ def regression(rng, rows=12):
 
 
 def squared(variable):
-    """The loss: Σ weight · (x·w − y)² and Σ weight."""
+    """Returns a loss function: batch → Σ weight · (x·w − y)² and Σ weight."""
 
     def loss(batch):
         error = tf.linalg.matvec(batch["x"], variable.value) - batch["y"]
@@ -31,7 +31,7 @@ def squared(variable):
 
 
 def by_hand(batch, w):
-    """(weighted mean of the squared errors, its gradient), a loop over examples in float64."""
+    """Returns (weighted mean of the squared errors, its gradient), from a loop over examples in float64."""
     total, gradient, count = 0.0, np.zeros(3), 0.0
     for x, y, weight in zip(*(np.asarray(batch[key], np.float64) for key in ("x", "y", "weight"))):
         error = x @ w - y
@@ -40,7 +40,7 @@ def by_hand(batch, w):
 
 
 def updated(batch, variable, state=None, loss=None, **settings):
-    """(the `Update`, the optimizer) after one update by plain gradient descent."""
+    """Takes one step of plain gradient descent; returns (the `Update`, the optimizer)."""
     state = state or descend.State()
     state.set(**settings)
     optimizer = keras.optimizers.SGD(RATE)
@@ -50,7 +50,7 @@ def updated(batch, variable, state=None, loss=None, **settings):
     return run(batch), optimizer
 
 
-def test_it_follows_the_gradient_of_the_weighted_mean(rng):
+def test_update_follows_the_gradient_of_the_weighted_mean(rng):
     batch, variable = regression(rng)
     mean, gradient = by_hand(batch, variable.numpy())
     start = variable.numpy()
@@ -63,7 +63,7 @@ def test_it_follows_the_gradient_of_the_weighted_mean(rng):
     assert int(optimizer.iterations) == 1
 
 
-def test_it_needs_no_graph(rng):
+def test_descend_runs_eagerly(rng):
     batch, variable = regression(rng)
     expected = variable.numpy() - RATE * by_hand(batch, variable.numpy())[1]
     optimizer = keras.optimizers.SGD(RATE)
@@ -74,7 +74,7 @@ def test_it_needs_no_graph(rng):
 
 @pytest.mark.parametrize("accumulate", [2, 3, 12])
 def test_micro_batches_give_the_whole_batchs_update(accumulate, rng):
-    """Their weights differ, so that a mean of their means would be another update."""
+    """The micro-batches have different weights, so the mean of their means would be a different update."""
     batch, whole = regression(rng)
     part = keras.Variable(whole.numpy())
     expected, _ = updated(batch, whole)
@@ -99,7 +99,7 @@ def test_clipping_shortens_the_gradient_and_reports_its_length(accumulate, rng):
     np.testing.assert_allclose(variable.numpy(), before - RATE * gradient, atol=1e-6)
 
 
-def test_players_learn_from_their_own_losses_and_are_clipped_alone(rng):
+def test_players_learn_from_their_own_losses_and_are_clipped_separately(rng):
     batch, first = regression(rng)
     second = keras.Variable([1.0, 2.0, 3.0], name="second")
     starts, gradients = zip(*((v.numpy(), by_hand(batch, v.numpy())[1]) for v in (first, second)))
@@ -107,7 +107,7 @@ def test_players_learn_from_their_own_losses_and_are_clipped_alone(rng):
     groups = [(keras.optimizers.SGD(RATE), [first]), (keras.optimizers.SGD(RATE), [second])]
     descend.build_optimizers(groups)
     state = descend.State()
-    state.set(clip_norm=min(norms))  # the longer one alone is clipped
+    state.set(clip_norm=min(norms))  # clips only the larger gradient
 
     def game(batch):
         (a, weight), (b, _) = squared(first)(batch), squared(second)(batch)
@@ -120,7 +120,7 @@ def test_players_learn_from_their_own_losses_and_are_clipped_alone(rng):
         np.testing.assert_allclose(variable.numpy(), start - RATE * gradient * min(norms) / norm, atol=1e-5)
 
 
-def test_what_is_not_finite_changes_nothing_and_names_the_step(rng):
+def test_non_finite_loss_changes_nothing_and_sets_the_failed_step(rng):
     batch, variable = regression(rng)
     state = descend.State()
     state.step.assign(7)
@@ -131,7 +131,7 @@ def test_what_is_not_finite_changes_nothing_and_names_the_step(rng):
     assert int(state.failed_step) == 7
     np.testing.assert_array_equal(variable.numpy(), start)
     assert int(optimizer.iterations) == 0
-    update, _ = updated(batch, variable, state)  # a later update of the same step
+    update, _ = updated(batch, variable, state)  # a later update in the same step
     assert update.finite
     np.testing.assert_array_equal(variable.numpy(), start)
     state.failed_step.assign(-1)
@@ -152,14 +152,14 @@ def test_a_scaled_loss_gives_the_same_update(rng):
     scaled = keras.Variable(plain.numpy())
     expected, _ = updated(batch, plain)
     state = descend.State(scales_loss=True)
-    assert float(state.loss_scale) == descend.LOSS_SCALE_START
+    assert float(state.loss_scale) == descend.INITIAL_LOSS_SCALE
     update, _ = updated(batch, scaled, state)
     np.testing.assert_allclose(update.norms, expected.norms, rtol=1e-6)
     np.testing.assert_allclose(scaled.numpy(), plain.numpy(), atol=1e-6)
     assert int(state.finite_steps) == 1
 
 
-def test_the_scale_falls_at_an_overflow_and_grows_with_time(rng):
+def test_loss_scale_is_halved_at_an_overflow_and_doubled_after_many_finite_steps(rng):
     batch, variable = regression(rng)
     state = descend.State(scales_loss=True)
     state.loss_scale.assign(2.0**127)
@@ -171,12 +171,12 @@ def test_the_scale_falls_at_an_overflow_and_grows_with_time(rng):
     assert int(state.failed_step) == -1
     np.testing.assert_array_equal(variable.numpy(), start)
     state.loss_scale.assign(4.0)
-    state.finite_steps.assign(descend.LOSS_SCALE_GROWS_AFTER - 1)
+    state.finite_steps.assign(descend.LOSS_SCALE_GROWTH_STEPS - 1)
     updated(batch, variable, state)
     assert float(state.loss_scale) == 8.0
     assert int(state.finite_steps) == 0
     state.loss_scale.assign(1.0)
-    updated(batch | {"y": batch["y"] * np.inf}, variable, state)  # a scale of 1 cannot be to blame
+    updated(batch | {"y": batch["y"] * np.inf}, variable, state)  # with a scale of 1, scaling is not the cause
     assert int(state.failed_step) == 0
 
 
@@ -194,8 +194,8 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 @pytest.mark.parametrize("option", [{"clipnorm": 1.0}, {"global_clipnorm": 1.0}, {"gradient_accumulation_steps": 2}])
-def test_an_optimizer_that_clips_by_itself_is_refused(option):
-    """Every group's: not the first one's alone."""
+def test_optimizer_with_its_own_clipping_is_refused(option):
+    """The optimizers of all groups are checked, not only the first."""
     variable = keras.Variable(1.0)
     groups = [(keras.optimizers.SGD(), [variable]), (keras.optimizers.SGD(**option), [variable])]
     with pytest.raises(ValueError, match=f"must not set {next(iter(option))}"):

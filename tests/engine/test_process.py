@@ -1,4 +1,4 @@
-"""What a run changes of its process is given back; what the process has set does not change a run."""
+"""A run restores the process-wide state that it changes, and is not affected by the state that it finds."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def draws():
     ]
 
 
-def test_generators_go_on_where_they_were():
+def test_generators_are_restored():
     keras.utils.set_random_seed(5)
     expected = draws() + draws()
     keras.utils.set_random_seed(5)
@@ -46,7 +46,7 @@ def test_generators_go_on_where_they_were():
     assert first + draws() == expected
 
 
-def test_deterministic_ops_are_given_back():
+def test_deterministic_ops_are_restored():
     try:
         for before in (False, True):
             tf.config.experimental.enable_op_determinism() if before else disable_op_determinism()
@@ -59,37 +59,37 @@ def test_deterministic_ops_are_given_back():
         tf.config.experimental.enable_op_determinism()
 
 
-def test_the_policy_is_given_back():
+def test_dtype_policy_is_restored():
     keras.config.set_dtype_policy("mixed_float16")
     with dtype_policy("float32"):
         assert keras.config.dtype_policy().name == "float32"
     assert keras.config.dtype_policy().name == "mixed_float16"
 
 
-def test_another_strategys_scope_is_refused():
+def test_scope_of_another_strategy_is_refused():
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
-        with pytest.raises(RuntimeError, match="scope of a OneDeviceStrategy is open"):
+        with pytest.raises(RuntimeError, match="inside the scope of a OneDeviceStrategy"):
             strategy("mirrored")
         assert strategy("auto") is tf.distribute.get_strategy()
 
 
-def test_a_graph_around_is_refused():
+def test_graph_mode_is_refused():
     with tf.Graph().as_default(), pytest.raises(RuntimeError, match="Expected eager execution"):
         strategy()
 
 
 @pytest.mark.parametrize("chosen", ["jax", ""])
-def test_another_backend_is_set_aside(chosen):
+def test_other_backend_is_ignored(chosen):
     environment = os.environ | {"KERAS_BACKEND": chosen, "PYTHONPATH": os.pathsep.join(sys.path)}
     if not chosen:
-        del environment["KERAS_BACKEND"]  # then keras.json would say
+        del environment["KERAS_BACKEND"]  # then keras.json sets the backend
     code = "import os, ssl_keras; print(os.environ['KERAS_BACKEND'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "tensorflow"
-    assert ("KERAS_BACKEND=jax is ignored" in done.stderr) == bool(chosen)
+    assert ("Ignoring KERAS_BACKEND=jax" in done.stderr) == bool(chosen)
 
 
-def test_keras_that_has_another_backend_is_refused_in_one_line():
+def test_keras_imported_with_another_backend_is_refused_in_one_line():
     code = (
         "import sys, types; sys.modules['keras'] = types.SimpleNamespace(config=types.SimpleNamespace("
         "backend=lambda: 'jax')); import ssl_keras"

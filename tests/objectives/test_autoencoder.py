@@ -224,7 +224,7 @@ def test_plain_arrays_and_callbacks_work_in_fit(digits):
 def test_batches_that_are_no_dicts_are_refused(digits):
     objective = build(Settings(), SPEC)
     objective.compile("adam")
-    with pytest.raises(ValueError, match="expects batches that are dicts"):
+    with pytest.raises(ValueError, match="Expected batches that are dicts"):
         objective.fit(digits.train.column("image"), verbose=0)
 
 

@@ -59,7 +59,7 @@ def test_it_can_be_planned(name):
         assert work.operations > 0
     else:
         assert work.operations * size == pytest.approx(counted)
-    assert work.memory["activations"] > size * work.read / 4
+    assert work.memory["activations"] > size * work.data_bytes / 4
     assert cost.plan(work, asked)["hours"] > 0
 
 
@@ -222,7 +222,7 @@ def test_several_steps_an_execution_change_nothing(name):
 def test_micro_batches_change_nothing(name):
     options = OPTIONS | {"accumulate": 4}
     if not CASES[name].accumulates:
-        with pytest.raises(ValueError, match="looks across the examples of a batch"):
+        with pytest.raises(ValueError, match="depends on the whole batch"):
             train(CASES[name], ONE, **options)
         return
     logs, weights, _ = trajectory(name).first

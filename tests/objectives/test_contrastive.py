@@ -133,7 +133,7 @@ def test_one_table_of_several_encoders(monkeypatch, capsys):
     assert {"pixels", "random init, like narrow", "narrow, frozen", "other, frozen"} <= set(recorded)
     assert "| narrow, frozen |" in capsys.readouterr().out
     assert main(["evaluate", names[0], names[0], *flags, "5"]) == 1
-    assert "Expected encoders of different names" in capsys.readouterr().err
+    assert "Expected encoders with different names" in capsys.readouterr().err
 
 
 def test_held_out_loss_does_not_count_padding(rng):

@@ -1,4 +1,4 @@
-"""Plans against networks that are there, the published law, and arithmetic by hand."""
+"""Plans compared with real networks, with the published scaling law, and with calculations by hand."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ def test_parameters_are_those_of_the_network(architecture):
 
 
 @pytest.mark.parametrize("architecture", masked_lm.Settings.ARCHITECTURES)
-def test_and_those_of_berts_head(architecture):
+def test_parameters_include_berts_head(architecture):
     settings = masked_lm.Settings(architecture=architecture, **SMALL).filled()
     network = language.trunk(settings, causal=False).build()
     whole = network.count_params() + transformer.masked_head(50, 16).count_params()
@@ -38,7 +38,7 @@ def test_gpt2_has_124_million():
 
 
 def test_operations_are_those_that_tensorflow_counts():
-    """Of the forward pass, a third; TensorFlow does not count attention's two products, which are einsums."""
+    """The forward pass has a third of the operations. Attention's two products, which are einsums, are added."""
     settings = language.Settings(architecture="gpt2", **SMALL).filled()
     network = language.trunk(settings, causal=True).build()
 
@@ -61,7 +61,7 @@ def test_operations_are_those_that_tensorflow_counts():
 
 
 def test_the_best_tokens_are_where_the_law_is_lowest():
-    """No other division of the same operations has a lower loss; it is some twenty tokens a parameter."""
+    """No other split of the same FLOPs between parameters and tokens has a lower loss; about 20 tokens a parameter."""
     for count in (1e8, 1e9, 7e10):
         tokens = cost.best_tokens(count)
         budget = count * tokens
@@ -78,23 +78,23 @@ def test_a_plan_by_hand():
     per_token = 6 * (12 * 12 * 768**2 + 50_257 * 768) + 12 * 12 * 1024 * 768
     computing = 512 * 1024 * per_token / (8 * 989e12 * 0.5)
     adding = 2 * 7 / 8 * 4 * 124_439_808 / 450e9
-    assert made["seconds of a step"] == pytest.approx(computing + adding)
-    assert made["operations"] == pytest.approx(10e9 * per_token)
+    assert made["seconds per step"] == pytest.approx(computing + adding)
+    assert made["FLOPs"] == pytest.approx(10e9 * per_token)
     assert made["steps"] == pytest.approx(10e9 / (512 * 1024))
     assert made["MFU"] == pytest.approx(0.5 * computing / (computing + adding))
 
 
-def test_more_gpus_take_fewer_hours_and_add_more():
+def test_more_gpus_need_fewer_hours_and_more_communication():
     settings = causal_lm.Settings(size="gpt2").filled()
     asked = [cost.Plan(gpus=n, batch_size=1024) for n in (1, 8, 64, 1024)]
     plans = [cost.plan(cost.of_language(settings, each), each) for each in asked]
     for fewer, more in zip(plans, plans[1:]):
         assert more["hours"] < fewer["hours"]
-        assert more["of them adding up gradients"] > fewer["of them adding up gradients"]
-    assert plans[0]["of them adding up gradients"] == 0
+        assert more["time in gradient all-reduce"] > fewer["time in gradient all-reduce"]
+    assert plans[0]["time in gradient all-reduce"] == 0
 
 
-def test_what_saves_memory_does():
+def test_rematerialization_and_small_batches_save_memory():
     settings = causal_lm.Settings(size="gpt2").filled()
     bytes_of = {
         remat: sum(cost.memory(dataclasses.replace(settings, remat=remat), 16, "mixed_bfloat16").values())
@@ -105,8 +105,8 @@ def test_what_saves_memory_does():
     assert fewer < bytes_of[False]
 
 
-def test_what_is_traced_is_what_the_formula_says():
-    """Those of a language model: the formula leaves out nothing that is more than a few percent."""
+def test_traced_operations_agree_with_the_formula():
+    """For a language model: what the formula leaves out is a few percent."""
     asked = cost.Plan(gpus=1, batch_size=60, precision="float32")
     settings = prepared(causal_lm)[0].filled()
     settings = dataclasses.replace(settings, vocabulary=CASES["causal_lm"].splits().train.tokenizer.vocabulary)
@@ -116,8 +116,8 @@ def test_what_is_traced_is_what_the_formula_says():
 
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_the_formula_of_memory_is_near_what_the_graph_holds(precision, remat):
-    """TensorFlow, which fuses little, keeps up to twice as much; with rematerialisation up to one and a half times."""
+def test_memory_formula_is_close_to_the_graphs_memory(precision, remat):
+    """TensorFlow fuses few ops and keeps up to twice as much, or 1.6 times with rematerialization."""
     small = {"layers": 4, "heads": 4, "width": 128, "context": 128, "tokenizer": "characters"}
     settings, splits = causal_lm.prepare(causal_lm.Settings(architecture="gpt2", remat=remat, **small), load("pydoc"))
     asked = cost.Plan(gpus=1, batch_size=16, precision=precision)
@@ -127,29 +127,29 @@ def test_the_formula_of_memory_is_near_what_the_graph_holds(precision, remat):
     assert 0.8 < ratio < (1.6 if remat else 2.0)
 
 
-def test_what_replicas_see_of_each_other():
-    """Two views' projections of 8 features and a weight, and once more for the metric; others see nothing."""
+def test_gathered_bytes():
+    """Contrastive learning gathers two projections of 8 features and a weight, and one more for the metric."""
     asked = cost.Plan(gpus=8, batch_size=64)
-    assert planned("autoencoder", asked).seen == 0
+    assert planned("autoencoder", asked).gathered == 0
     game = planned("dcgan", asked)
-    assert game.seen > game.returned == 0  # its measure of diversity only looks
+    assert game.gathered > game.gathered_gradients == 0  # its diversity metric needs no gradient
     work = planned("contrastive", asked)
-    assert work.seen == 4 * (2 * 8 + 1) + 4 * (8 + 1)
-    assert work.returned == 4 * 2 * 8  # the projections', forth and back
+    assert work.gathered == 4 * (2 * 8 + 1) + 4 * (8 + 1)
+    assert work.gathered_gradients == 4 * 2 * 8  # those of the projections
     made = cost.plan(work, asked)
-    both = 2 * 7 / 8 * 64 * (work.seen + work.returned) / 450e9
-    assert made["of them seeing other replicas' examples"] * made["seconds of a step"] == pytest.approx(both)
+    seconds = 2 * 7 / 8 * 64 * (work.gathered + work.gathered_gradients) / 450e9
+    assert made["time in gathering examples"] * made["seconds per step"] == pytest.approx(seconds)
 
 
-def test_what_is_gathered_is_found_by_the_name_that_losses_give_it(monkeypatch):
+def test_gathered_tensors_are_found_by_their_name(monkeypatch):
     asked = cost.Plan(gpus=8, batch_size=64)
-    seen = planned("contrastive", asked).seen
+    gathered = planned("contrastive", asked).gathered
     monkeypatch.setattr(losses, "GATHERED", "of_all_replicas")
-    assert planned("contrastive", asked).seen == seen > 0
+    assert planned("contrastive", asked).gathered == gathered > 0
 
 
-def test_the_bytes_that_a_step_holds():
-    """Of a chain of products the forward pass keeps each link for the gradient."""
+def test_live_bytes():
+    """The forward pass keeps the result of each product in a chain for the gradient."""
 
     def chain(x, *kernels):
         for kernel in kernels:
@@ -159,7 +159,7 @@ def test_the_bytes_that_a_step_holds():
     shapes = [tf.TensorSpec((100, 10)), *[tf.TensorSpec((10, 10))] * 3]
     forward = tf.function(chain).get_concrete_function(*shapes).graph
     weights = 3 * 10 * 10 * 4
-    # Without a gradient two links are there at a time, one of them being made of the other.
+    # Without a gradient there are two results at a time: the input and the output of one op.
     assert flops.live_bytes(forward) == weights + 2 * 4_000
 
     def step(x, *kernels):
@@ -188,13 +188,13 @@ def test_flags_before_the_objective_are_wrong_usage(wrong, capsys):
 
 def test_the_command(capsys):
     assert main(["plan", "causal_lm", "--size", "gpt2", "--gpus", "64"]) == 0
-    said = capsys.readouterr().out
-    assert "parameters" in said
-    assert "hours" in said
+    output = capsys.readouterr().out
+    assert "parameters" in output
+    assert "hours" in output
     assert main(["plan", "masked_lm", "--size", "bert-base", "--gpus", "8", "--batch-size", "8192"]) == 0
-    assert "It does not fit" in capsys.readouterr().out
+    assert "This does not fit into the GPU" in capsys.readouterr().out
     assert main(["plan", "contrastive", "--network", "cnn", "--examples", "1000000", "--gpus", "8"]) == 0
-    assert "seeing other replicas' examples" in capsys.readouterr().out
+    assert "time in gathering examples" in capsys.readouterr().out
     for wrong, reason in (
         (["plan"], "usage: ssl-keras plan OBJECTIVE"),
         (["plan", "jigsaw", "--epochs", "0"], "epochs must be"),

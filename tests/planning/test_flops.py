@@ -1,4 +1,4 @@
-"""Operations against arithmetic by hand, and what becomes of them in a run."""
+"""FLOP counts compared with calculations by hand, and their use in a run."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ SIZE = OPTIONS["batch_size"]
 
 
 def trained(name):
-    """The objective of a case after a step on one device."""
+    """Returns the objective of a case after one step on one device."""
     run = trajectory(name)
     run.after(1)
     return run.objective
@@ -52,7 +52,7 @@ def test_operations_are_those_of_the_products(function, shapes, expected):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_both_gradients_of_a_convolution_cost_what_it_costs(stride):
+def test_each_gradient_of_a_convolution_has_as_many_operations(stride):
     def gradients(x, kernel):
         with tf.GradientTape() as tape:
             tape.watch([x, kernel])
@@ -64,8 +64,8 @@ def test_both_gradients_of_a_convolution_cost_what_it_costs(stride):
     assert flops.operations(graph_of(gradients, *shapes)) == 3 * forward
 
 
-def test_a_loop_counts_as_often_as_it_runs():
-    """The network reads T steps one by one, forward and backward, and its kernel's gradient is one product."""
+def test_loop_counts_all_its_iterations():
+    """The network processes T steps one by one, forward and backward; the kernel's gradient is a single product."""
     steps, batch, units = 6, 2, 4
 
     def read(x, kernel, bias):
@@ -80,7 +80,7 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 @pytest.mark.fit
 def test_a_step_of_the_autoencoder():
-    """Three products for each layer, one of them not needed for the first: nobody wants the gradient of an image."""
+    """Each layer has three products, except the first, which needs no gradient for the image."""
     count = flops.operations(trained("autoencoder").step_graph)
     pairs = [(784, 64), (64, 32), (32, 64), (64, 784)]
     assert count == SIZE * 2 * (3 * sum(a * b for a, b in pairs) - 784 * 64)
@@ -95,18 +95,18 @@ def test_micro_batches_cost_the_same():
 
 @pytest.mark.slow
 @pytest.mark.fit
-def test_what_varies_in_length_is_not_counted():
+def test_batches_of_varying_length_are_not_counted():
     assert flops.operations(trained("wav2vec2").step_graph) is None
 
 
-def test_the_peak_is_more_than_a_small_product_reaches():
-    most, source = flops.peak()
-    assert 1e9 < most < 1e15
+def test_peak_is_plausible():
+    peak, source = flops.peak()
+    assert 1e9 < peak < 1e15
     assert source
 
 
 @pytest.mark.fit
-def test_rates_are_arithmetic(monkeypatch):
+def test_rates(monkeypatch):
     monkeypatch.setattr(flops, "peak", lambda precision: (1e9, "a test"))
     objective = trained("autoencoder")
     made = speed.rates(objective, Training(batch_size=SIZE), 0.5)
@@ -118,7 +118,7 @@ def test_rates_are_arithmetic(monkeypatch):
     assert speed.rates(language, Training(batch_size=SIZE), 0.5)["tokens_per_second"] == 2 * SIZE * 12
 
 
-def test_the_clock_leaves_the_first_execution_out():
+def test_clock_ignores_the_first_execution():
     clock = speed.Clock()
     assert clock.per_step() is None
     clock.tick(32, 100.0)
@@ -129,7 +129,7 @@ def test_the_clock_leaves_the_first_execution_out():
 
 
 @pytest.mark.fit
-def test_a_run_says_how_fast_it_was(tmp_path):
+def test_run_reports_its_throughput(tmp_path):
     quick = {"steps": 30, "eval_every": 10, "steps_per_execution": 5, "batch_size": 60, "tensorboard": False}
     training = Training(**quick, runs=str(tmp_path))
     outcome = pretrain("autoencoder", training=training)

@@ -1,11 +1,17 @@
-"""Pretrains as the command line does, and lets itself be interrupted; `tests/training/test_resume.py` runs it.
+"""Pretrains like the command line and interrupts itself; `tests/training/test_resume.py` runs it.
 
     python tests/support/interrupted.py HOW FLAGS…
 
-HOW: `not`; `SIGTERM` or `SIGINT`, sent to itself at step 13 (or `$STEP`); `SIGKILL`, likewise; `due`, the same
-where it is always time for a checkpoint; `write`, killed with half of a checkpoint's bytes written; `resume`,
-several runs one after the other. Of several, with commas between, each is a process with a run of that name, whose
-output goes to HOW.txt; their exit codes are printed.
+HOW is one of:
+
+- `not`: no interruption.
+- `SIGTERM`, `SIGINT`, `SIGKILL`: a signal that the process sends to itself at step 13 (or `$STEP`).
+- `due`: SIGKILL at that step, in a run that writes a checkpoint after every step.
+- `write`: SIGKILL with half of a checkpoint's bytes written.
+- `resume`: resumes several runs, one after the other.
+
+Several values separated by commas start one process each, with a run of that name and its output in HOW.txt; their
+exit codes are printed.
 """
 
 import builtins
@@ -34,7 +40,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 class HalfWritten:
-    """A file that takes half of the third checkpoint's bytes, then the process is killed."""
+    """A file that writes half of the third checkpoint's bytes and then kills the process."""
 
     count = 0
 
@@ -62,7 +68,7 @@ class HalfWritten:
 
 
 def interrupted(how, flags):
-    """The exit code of the command, where it is not killed."""
+    """Runs the command; returns its exit code unless it is killed."""
     start_tensorflow()
     if how == "write":
         files.open = HalfWritten
@@ -76,7 +82,7 @@ def interrupted(how, flags):
 
 
 def forked(how, flags):
-    """Starts a process for one of several, which TensorFlow's import takes most of the time of."""
+    """Forks a process for one interruption, since importing TensorFlow in each would take most of the time."""
     process = os.fork()
     if process:
         return process

@@ -1,8 +1,8 @@
-"""Kills workers of a run, of many lives, and says of each when.
+"""Kills the workers of a run again and again, and records each kill.
 
     python tests/support/kills.py FOLDER [KILLS]
 
-Prints a line for each kill; fails where the run does not end as it should.
+Prints a line for each kill; fails if the run does not end with success.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ KINDS = ("chief", "worker", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """What was killed, at which step's checkpoint, whether there was one more than at the kill before, and whether a
-    checkpoint was being written."""
+    """One kill: who was killed, the newest checkpoint's step, whether that step is later than at the previous kill, and
+    whether a checkpoint was being written."""
 
     kind: str
     step: int
@@ -46,12 +46,12 @@ class Kill:
 
 
 def steps(kills):
-    """Steps of a run that is long enough for so many kills with progress between them."""
+    """Returns the number of steps that leaves room for this many kills with progress between them."""
     return 20 * kills + 40
 
 
 def start(folder, kills, writer="slow"):
-    """Starts the run under `ssl-keras launch`; what it says goes to FOLDER/log."""
+    """Starts the run under `ssl-keras launch`, with its output in FOLDER/log."""
     folder.mkdir(parents=True, exist_ok=True)
     path = [str(HERE / "writers"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     with open(folder / "log", "w") as log:
@@ -77,18 +77,18 @@ def start(folder, kills, writer="slow"):
 
 
 def newest(folder):
-    """The step of the newest checkpoint, or 0."""
+    """Returns the step of the newest checkpoint, or 0."""
     paths = (folder / "runs" / NAME / "checkpoints").glob("step-*.safetensors")
     return max((int(re.search(r"\d+", path.name).group()) for path in paths), default=0)
 
 
 def partial(folder):
-    """Whether a checkpoint is being written, or was when its writer died."""
+    """Returns whether there is a partly written checkpoint."""
     return any((folder / "runs" / NAME / "checkpoints").glob(".step-*.partial"))
 
 
 def children(process):
-    """The workers' numbers, the chief's first."""
+    """Returns the workers' process ids, the chief's first."""
     try:
         return [int(n) for n in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     except OSError:
@@ -96,7 +96,7 @@ def children(process):
 
 
 def both(process):
-    """The workers' numbers once there are two, else nothing."""
+    """Returns the workers' process ids if there are two, else nothing."""
     found = children(process)
     return found if len(found) == 2 else None
 
@@ -106,15 +106,15 @@ def reached(folder, step):
 
 
 def gone(process, numbers):
-    """Whether the launcher has let go of these workers."""
+    """Returns whether the launcher has no more of these workers."""
     return not set(numbers) & set(children(process))
 
 
 def kill(process, folder, count, seed=0, show=print):
-    """Kills workers so many times, each time in a new life; returns a `Kill` for each.
+    """Kills workers `count` times, each time after a restart; returns a `Kill` for each.
 
-    Of three kills the first is of the chief, the second of the other worker, the third of both. Every other one
-    that meets the chief waits until it writes.
+    The kills alternate between the chief, the other worker, and both. Every other kill that includes the chief waits
+    until it writes a checkpoint.
     """
     draw, done, last = random.Random(seed), [], 0
     for index in range(count):

@@ -1,11 +1,11 @@
-"""Checks under several replicas or workers, for a process of their own: TensorFlow holds one
-set of logical devices a process. `tests/training/test_strategies.py` runs it.
+"""Checks with several replicas or workers, in a separate process because TensorFlow can create logical devices only
+once. `tests/training/test_strategies.py` runs it.
 
-    python tests/support/strategies.py replicas OUT.json      two logical CPUs against one device
-    python tests/support/strategies.py more OUT.json          the same of variants, and of the other optimizer
-    python tests/support/strategies.py case OUT.json NAME     the same of one case alone, with both optimizers
+    python tests/support/strategies.py replicas OUT.json      two logical CPUs compared with one device
+    python tests/support/strategies.py more OUT.json          the same for variants, and for the other optimizer
+    python tests/support/strategies.py case OUT.json NAME     the same for a single case, with both optimizers
     python tests/support/strategies.py worker OUT.json        one of two workers (reads TF_CONFIG)
-    python tests/support/strategies.py all-HOW OUT.npz        the weights of every case: HOW in `HOWS`
+    python tests/support/strategies.py all-HOW OUT.npz        the weights of every case; HOW is a key of `HOWS`
     python tests/support/strategies.py commands OUT.json      the commands, on one of two workers
 """
 
@@ -57,12 +57,12 @@ def largest_difference(ours, theirs):
 
 @functools.cache
 def path(name, where, **options):
-    """The `Trajectory` of a case under a strategy, which several comparisons share."""
+    """Returns the `Trajectory` of a case under a strategy, cached for several comparisons."""
     return Trajectory(CASES[name], where, **options)
 
 
 def replicas():
-    """{case: differences between two replicas and one device, and a loss far from them both}."""
+    """Returns {case: differences between two replicas and one device}."""
     two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
     report = {"batches": batches_agree(two, one)}
     for name in (name for name in CASES if "," not in name):
@@ -87,7 +87,7 @@ def replicas():
 
 
 def more():
-    """{case: differences} of what `replicas` leaves out."""
+    """Returns {case: differences} for the cases that `replicas` leaves out."""
     two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
     report = {}
     for name in CASES:
@@ -108,13 +108,13 @@ def more():
 
 
 def case(name):
-    """{case: differences}, of one case."""
+    """Returns {case: differences} for one case."""
     two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
     return {name: in_full(name, one, two)} | with_adam(name, one, two)
 
 
 def with_xla(name, one):
-    """The difference that compiling makes; here, since it cannot be had with deterministic kernels."""
+    """Returns the difference that XLA makes. It is tested here, without the deterministic ops that exclude XLA."""
     plain, compiled = (
         train(CASES[name], one, clip_norm=0.05, jit_compile=jit, executions=executions)[0]
         for jit, executions in ((False, 1), (True, 4))
@@ -124,13 +124,13 @@ def with_xla(name, one):
 
 
 def in_full(name, one, two):
-    """With micro-batches where they are allowed, and held-out metrics."""
+    """Compares with micro-batches, if the case allows them, and with held-out metrics."""
     options = SGD | ({"accumulate": 3} if CASES[name].accumulates else {})
     return compared(path(name, one, **options), path(name, two, **options))
 
 
 def with_adam(name, one, two):
-    """With clipping and micro-batches; and how far the examples' unequal weights matter for what is compared."""
+    """Compares with Adam, clipping and micro-batches, and measures the effect of unequal example weights."""
     options = CLIPPED | ({"accumulate": 3} if CASES[name].accumulates else {})
     here = path(name, one, **options)
     found = compared(here, path(name, two, **options))
@@ -141,8 +141,7 @@ def with_adam(name, one, two):
 
 
 def compared(one, two, held_out=True):
-    """The largest differences of two trajectories after five steps: of weights, logs and, if asked for, held-out
-    metrics."""
+    """Returns the largest differences of two trajectories after five steps, in weights, logs and held-out metrics."""
     logs = [each.after(5) for each in (one, two)]
     # A perplexity of hundreds cannot agree to 1e-5; its digits can.
     found = {"weights": largest_difference(one.objective, two.objective), "logs": furthest(*logs)}
@@ -154,7 +153,7 @@ def furthest(ours, theirs):
 
 
 def batches_agree(two, one):
-    """Whether the two replicas' parts, put together, are the one device's batch."""
+    """Returns, for each batch, whether the two replicas' parts together equal the batch of one device."""
     source = load("digits").train
     batches = Batches(source, 60, seed=5)
     agree = []
@@ -165,7 +164,7 @@ def batches_agree(two, one):
 
 
 def float16(name, two):
-    """Loss scaling under two replicas: the scale halves on overflow, and neither weights nor optimizers move then."""
+    """Tests loss scaling on two replicas: an overflow halves the scale and changes no weights and no optimizers."""
     keras.config.set_dtype_policy("mixed_float16")
     objective, logs, _ = train(CASES[name], two)
     with two.scope():
@@ -184,13 +183,13 @@ def float16(name, two):
 
 
 def metric_sums(run):
-    """The metrics' accumulators after three steps: a resumed interval goes on from these on any replicas."""
+    """Returns the metrics' accumulators after three steps, with which a run may resume on other replicas."""
     run.after(3)
     return [float(v.numpy()) for metric in run.objective.metrics for v in metric.variables]
 
 
 def flow(**hows):
-    """pretrain, finetune and evaluate from the command line: {name: exit codes and results}."""
+    """Runs pretrain, finetune and evaluate from the command line; returns {name: exit codes and results}."""
     from ssl_keras.cli import main
     from ssl_keras.downstream import grids
 
@@ -213,7 +212,7 @@ def flow(**hows):
 
 
 def exactly(strategy):
-    """Weights, as hex, and metrics: of the autoencoder, and of what looks at other replicas' examples."""
+    """Returns weights, as hex, and metrics of the autoencoder and of an objective that compares examples."""
     report = {}
     for name, option in (*(("autoencoder", option) for option in OPTIONS), ("contrastive", "plain")):
         run = path(name, strategy, **OPTIONS[option])
@@ -234,7 +233,7 @@ HOWS = {
 
 
 def two_by_two():
-    """A worker with two logical CPUs: TensorFlow gives it all its GPUs, but of CPUs one."""
+    """Makes a worker with two logical CPUs. TensorFlow would use all GPUs of a worker, but only one CPU."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     with unittest.mock.patch.object(
@@ -246,7 +245,7 @@ def two_by_two():
 
 
 def every_case(how, out):
-    """Writes what each case comes to in five steps, its weights and held-out loss."""
+    """Writes the weights and held-out loss of each case after five steps."""
     where, arrays = HOWS[how](), {}
     if how == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and exact."""
+"""Checkpoints: complete, exact, and written atomically."""
 
 import errno
 import json
@@ -32,14 +32,14 @@ def state(model):
 
 
 @pytest.mark.fit
-def test_everything_is_in_it(objective):
+def test_checkpoint_contains_the_whole_state(objective):
     names = checkpoint.variables(objective)
     assert {"step", "loss_scale", "finite_steps"} < set(names)
     weights = [n for n in names if n.startswith("weights/")]
-    assert len(weights) == len(objective.weights) == len(set(weights)) == 8  # no name hides another
+    assert len(weights) == len(objective.weights) == len(set(weights)) == 8  # no duplicate names
     again = build(Settings((16, 8)), SPEC)
     again.compile("adam")
-    assert list(checkpoint.variables(again)) == list(names)  # whatever Keras has named in between
+    assert list(checkpoint.variables(again)) == list(names)  # names do not depend on layers that were built before
     assert len([n for n in names if n.startswith("optimizers/0/")]) == 2 + 2 * 8
     assert len([n for n in names if n.startswith("metrics/")]) == 2 * len(objective.metrics)
 
@@ -56,7 +56,7 @@ def test_save_and_restore_are_exact(objective, tmp_path):
 
 
 @pytest.mark.fit
-def test_nothing_there(objective, tmp_path):
+def test_restore_without_checkpoints(objective, tmp_path):
     assert Checkpoints(tmp_path).restore(objective) is None
 
 
@@ -73,7 +73,7 @@ def test_the_last_two_and_the_best_are_kept(objective, tmp_path):
 
 @pytest.mark.fit
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "not finite", "other network"])
-def test_a_damaged_file_is_named_and_the_one_before_is_taken(objective, tmp_path, caplog, damage):
+def test_damaged_checkpoint_is_skipped_with_a_warning(objective, tmp_path, caplog, damage):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(objective, {"n": 1})
     objective.step.assign(4)
@@ -107,8 +107,8 @@ def test_a_metric_may_be_infinite(objective, tmp_path):
 
 
 @pytest.mark.fit
-def test_a_full_disk_leaves_the_last_good_file(objective, tmp_path):
-    """A real failure in the middle of a real write: the process may write no file beyond 10 kB."""
+def test_full_disk_leaves_the_last_good_file(objective, tmp_path):
+    """A resource limit of 10 kB per file makes the write fail half way."""
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(objective, {"n": 1})
     objective.step.assign(4)
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_last_good_file(objective, tmp_path):
     assert checkpoints.restore(objective) == {"n": 1}
 
 
-def test_a_file_stands_until_the_next_is_whole(tmp_path, monkeypatch):
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.write(path, "old")
 
@@ -139,19 +139,19 @@ def test_a_file_stands_until_the_next_is_whole(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_leftovers_of_a_killed_writer_go(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     kept = [".mine.partial", ".step-1.safetensors.partial", ".notes.safetensors.9.partial"]
     ours = [".step-0000000001.safetensors.99.partial", ".best.safetensors.99.partial"]
     for name in kept + ours:
         (tmp_path / name).write_text("half")
     checkpoints = Checkpoints(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5  # to look at them removes nothing: another process may be writing
+    assert len(list(tmp_path.iterdir())) == 5  # the constructor removes nothing, as another process may be writing
     checkpoints.remove_leftovers()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 @pytest.mark.fit
-def test_copies_of_checkpoints_are_kept(objective, tmp_path):
+def test_users_copies_of_checkpoints_are_kept(objective, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(objective, {})
     kept = tmp_path / "step-0000000000-keep.safetensors"

@@ -1,4 +1,4 @@
-"""Runs side by side, whole or not."""
+"""The table that compares runs, including damaged ones."""
 
 import json
 
@@ -20,7 +20,7 @@ def rows(table):
     return {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in table.splitlines()[2:]}
 
 
-def test_nan_is_not_the_best_of_a_run_that_goes_on(tmp_path):
+def test_nan_is_not_the_best_loss_of_an_unfinished_run(tmp_path):
     add(tmp_path, "a", "step,val_loss\n5,nan\n10,0.5\n15,0.4\n20,inf\n")
     add(tmp_path, "b", "step,val_loss\n5,nan\n")
     found = rows(compare(tmp_path))
@@ -31,8 +31,8 @@ def test_nan_is_not_the_best_of_a_run_that_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"settings": "[]"}, "its settings.json is no run's"),
-        ({"settings": '{"mine": 1}'}, "its settings.json is no run's"),
+        ({"settings": "[]"}, "its settings.json was not written by a run"),
+        ({"settings": '{"mine": 1}'}, "its settings.json was not written by a run"),
         ({"settings": '{"kind": '}, "JSONDecodeError"),
         ({"metrics": "step,val_loss\n"}, "its metrics.csv has no rows"),
         ({"metrics": "mine\n1\n"}, "KeyError"),
@@ -40,19 +40,19 @@ def test_nan_is_not_the_best_of_a_run_that_goes_on(tmp_path):
         ({"summary": "{"}, "JSONDecodeError"),
     ],
 )
-def test_what_cannot_be_read_is_left_out_and_named(files, reason, tmp_path, caplog):
+def test_unreadable_runs_are_skipped_with_a_warning(files, reason, tmp_path, caplog):
     whole = "step,val_loss\n5,1.0\n"
     add(tmp_path, "whole", whole)
     add(tmp_path, "odd", **{"metrics": whole} | files)
     assert list(rows(compare(tmp_path))) == ["whole"]
-    assert f"{tmp_path / 'odd'} is left out" in caplog.text
+    assert f"Skipping {tmp_path / 'odd'}: " in caplog.text
     assert reason in caplog.text
 
 
-def test_names_and_half_lines_leave_the_table_whole(tmp_path, caplog):
+def test_special_names_and_incomplete_lines_do_not_break_the_table(tmp_path, caplog):
     add(tmp_path, "a|b", "step,val_loss\n5,1.0\n10,0.")
     add(tmp_path, "old", "", json.dumps({"step": 5, "best_val_loss": float("nan")}))
     lines = compare(tmp_path).splitlines()
     assert lines[2].startswith("| a\\|b | 5 (unfinished) | 1 | 5 |")
     assert lines[3].startswith("| old | 5 | – |")
-    assert "ends within a line" in caplog.text
+    assert "its last line is incomplete" in caplog.text

@@ -31,7 +31,7 @@ from ssl_keras.objectives.classifier import Classifier
 from ssl_keras.training.compare import compare
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective, summarized
+from ssl_keras.training.run import compile_objective, summarize_data
 from ssl_keras.training.strategy import strategy
 
 QUICK = {"steps": 20, "eval_every": 5, "tensorboard": False}
@@ -40,20 +40,20 @@ FLAGS = ["--steps", "20", "--eval-every", "5", "--no-tensorboard"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The outcome of a short run, in a folder of its own."""
+    """The outcome of a short run in a temporary folder."""
     return pretrain("autoencoder", training=Training(**QUICK, runs=str(tmp_path_factory.mktemp("trained"))))
 
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """The outcome of a short run in ./runs, which is the test's own."""
+    """The outcome of a short run, copied to ./runs for each test."""
     folder = pathlib.Path("runs", pathlib.Path(trained["folder"]).name)
     shutil.copytree(trained["folder"], folder)
     return trained | {"folder": str(folder)}
 
 
 @pytest.mark.fit
-def test_pretraining_learns_and_leaves_a_record(run):
+def test_pretraining_learns_and_writes_all_files(run):
     folder = pathlib.Path(run["folder"])
     names = {path.name for path in folder.iterdir()}
     assert names == {"settings.json", "metrics.csv", "checkpoints", "encoder", "summary.json", "data.json"}
@@ -81,16 +81,16 @@ def test_pretraining_learns_and_leaves_a_record(run):
     assert not {"data.json", "summary"} & json.loads((folder / "settings.json").read_text()).keys()
 
 
-def test_examples_that_are_equal_are_refused_before_anything_is_made():
+def test_equal_examples_are_refused_before_anything_is_written():
     data = from_arrays(np.full((40, 8, 8), 7, np.uint8), np.arange(40) % 2)
     with pytest.raises(ValueError, match="all 29 examples of the training part are equal"):
         pretrain("autoencoder", training=Training(**QUICK), data=data)
     assert not pathlib.Path("runs").exists()
 
 
-def test_a_run_says_what_its_data_are(digits, caplog):
+def test_run_logs_a_summary_of_its_data(digits, caplog):
     caplog.set_level("INFO")
-    assert summarized(digits, digits)["parts"]["train"]["examples"] == 1295
+    assert summarize_data(digits, digits)["parts"]["train"]["examples"] == 1295
     assert "digits: train 1,295, validation 143, test 359 examples" in caplog.messages
 
 
@@ -105,9 +105,9 @@ def test_a_run_is_reproduced_from_its_settings(run):
 
 @pytest.mark.fit
 def test_other_settings_are_refused_and_shown(run):
-    with pytest.raises(ValueError, match=r"other settings:\n  learning_rate: there 0.001, asked for 0.01\nChoose"):
+    with pytest.raises(ValueError, match=r"other settings:\n  learning_rate: was 0.001, is now 0.01\nChoose"):
         pretrain("autoencoder", training=Training(**QUICK, learning_rate=0.01, resume=True))
-    with pytest.raises(ValueError, match="has begun. Add --resume"):
+    with pytest.raises(ValueError, match="has started. Add --resume"):
         pretrain("autoencoder", training=Training(**QUICK))
     assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
 
@@ -121,7 +121,7 @@ def test_what_a_run_shows_may_change_on_resume(run):
 
 
 @pytest.mark.fit
-def test_a_refused_request_does_not_take_the_runs_name():
+def test_refused_run_leaves_its_name_free():
     with pytest.raises(ValueError, match="fewer than a batch of 2000"):
         pretrain("autoencoder", training=Training(**QUICK, batch_size=2000))
     with pytest.raises(ValueError, match="No runs in runs"):
@@ -168,7 +168,10 @@ def with_a_foreign_encoder(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (of_a_project, "src was not made by a run. Expected .* Received: one with encoder, metrics.csv, settings.json"),
+        (
+            of_a_project,
+            "src was not made by a run. Expected .* folder with encoder, metrics.csv, settings.json",
+        ),
         (of_another_kind, "src was not made by a run"),
         (of_other_checkpoints, "src was not made by a run"),
         (of_one_file, "src was not made by a run"),
@@ -176,7 +179,7 @@ def with_a_foreign_encoder(folder):
         (with_a_foreign_encoder, "src/encoder is no saved encoder and would be overwritten"),
     ],
 )
-def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, capsys):
+def test_folder_of_something_else_is_left_unchanged(make, message, resume, capsys):
     src = pathlib.Path("proj/src")
     make(src)
     before = {path: path.is_file() and path.read_text() for path in src.rglob("*")}
@@ -189,14 +192,14 @@ def test_a_folder_that_no_run_has_made_is_left_alone(make, message, resume, caps
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", " ", "a\\b", "x/"])
-def test_a_run_has_a_plain_name(name, tmp_path, capsys):
+def test_paths_are_refused_as_run_names(name, tmp_path, capsys):
     assert main(["pretrain", "autoencoder", *FLAGS, "--run", name]) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: run must be a plain name.* Received: .* --runs \(runs=\)\.\n", error)
     assert not list(tmp_path.iterdir())
 
 
-def test_names_that_cannot_be_saved_are_refused_first(rng, tmp_path):
+def test_names_that_cannot_be_saved_are_refused_before_training(rng, tmp_path):
     images = rng.integers(0, 256, (60, 8, 8), np.uint8)
     for classes, name in ((("a", "b\udce9"), "mine"), (("a", "b"), "m\udce9")):
         data = from_arrays(images, rng.integers(0, 2, 60), classes=classes, name=name)
@@ -205,17 +208,17 @@ def test_names_that_cannot_be_saved_are_refused_first(rng, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_found_out_first(rng, tmp_path, monkeypatch):
+def test_full_disk_is_detected_before_training(rng, tmp_path, monkeypatch):
     usage = type(shutil.disk_usage("."))(10**9, 10**9, 100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     data = from_arrays(rng.integers(0, 256, (60, 8, 8), np.uint8))
-    with pytest.raises(OSError, match=r"runs/x: the run will write 3 MB at least, and the disk has 0 MB free"):
+    with pytest.raises(OSError, match=r"runs/x: the run needs at least 3 MB, and 0 MB are free"):
         pretrain("autoencoder", training=Training(**QUICK, batch_size=8, run="x"), data=data)
     assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.fit
-def test_what_a_killed_start_leaves_is_no_obstacle():
+def test_leftovers_of_a_killed_start_do_not_block_a_run():
     folder = pathlib.Path("runs/left")
     (folder / "checkpoints").mkdir(parents=True)
     pretrain("autoencoder", training=Training(**QUICK, run="left"))
@@ -225,14 +228,14 @@ def test_what_a_killed_start_leaves_is_no_obstacle():
         (folder / name).write_text("process 1 on elsewhere\n")
     pretrain("autoencoder", training=Training(**QUICK, run="left.lock"))
     assert not pathlib.Path("runs/left.lock/.lock").exists()
-    # Of another request, which was refused later.
+    # The settings of another run, which was refused after they were written.
     folder = pathlib.Path("runs/refused")
     folder.mkdir()
     (folder / "settings.json").write_text('{"kind": "finetune"}')
     pretrain("autoencoder", training=Training(**QUICK, run="refused"))
 
 
-def test_settings_that_were_removed_since_they_were_damaged(run):
+def test_resume_without_settings(run):
     path = pathlib.Path(run["folder"], "settings.json")
     path.unlink()
     assert pretrain("autoencoder", training=Training(**QUICK, resume=True))["test_loss"] == run["test_loss"]
@@ -249,7 +252,7 @@ def test_files_beside_the_encoder_are_kept(run):
 
 @pytest.mark.fit
 @pytest.mark.parametrize("resume", [False, True])
-def test_of_two_runs_in_one_folder_the_second_is_refused(resume):
+def test_second_run_in_a_folder_is_refused(resume):
     refused = []
 
     class Second(keras.callbacks.Callback):
@@ -270,7 +273,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(resume):
 
 
 @pytest.mark.fit
-def test_a_run_that_failed_lets_its_folder_go(run):
+def test_failed_run_releases_its_folder(run):
     class Fails(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             raise KeyboardInterrupt
@@ -284,7 +287,7 @@ def test_a_run_that_failed_lets_its_folder_go(run):
 def test_other_data_under_the_same_name_is_refused(rng):
     settings = Training(steps=4, eval_every=2, batch_size=20, tensorboard=False, resume=True)
     pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
-    with pytest.raises(ValueError, match="fingerprint: there"):
+    with pytest.raises(ValueError, match="fingerprint: was"):
         pretrain("autoencoder", training=settings, data=from_arrays(rng.random((100, 6, 6))))
 
 
@@ -295,7 +298,7 @@ def test_a_callback_may_stop_the_run():
 
 
 @pytest.mark.fit
-def test_precision_is_put_back():
+def test_precision_is_restored():
     pretrain("autoencoder", training=Training(**QUICK, precision="mixed_bfloat16"))
     assert keras.config.dtype_policy().name == "float32"
     assert load_encoder("autoencoder-digits").compute_dtype == "float32"
@@ -304,7 +307,7 @@ def test_precision_is_put_back():
 
 
 @pytest.mark.fit
-def test_damage_to_the_best_leaves_the_last(run):
+def test_damaged_best_checkpoint_leaves_the_last_weights(run):
     best = pathlib.Path(run["folder"], "checkpoints", "best.safetensors")
     best.write_bytes(best.read_bytes()[:-9])
     again = pretrain("autoencoder", training=Training(**QUICK, resume=True))
@@ -312,8 +315,8 @@ def test_damage_to_the_best_leaves_the_last(run):
 
 
 @pytest.mark.fit
-def test_the_best_weights_are_kept_and_it_stops_early():
-    """A rate that is far too high makes the loss rise; the encoder is that of the best interval."""
+def test_early_stopping_keeps_the_best_weights():
+    """The learning rate is far too high, so the loss rises; the encoder is that of the best evaluation."""
     training = Training(steps=200, eval_every=5, patience=2, learning_rate=0.3, tensorboard=False)
     outcome = pretrain("autoencoder", training=training)
     assert outcome["stopped_early"]
@@ -324,7 +327,7 @@ def test_the_best_weights_are_kept_and_it_stops_early():
 
 
 @pytest.mark.fit
-def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch):
+def test_non_finite_loss_raises_with_the_step_and_keeps_the_last_good_checkpoint(monkeypatch):
     from ssl_keras.objectives import autoencoder
 
     plain = autoencoder.Autoencoder.batch_loss
@@ -341,7 +344,7 @@ def test_a_loss_that_explodes_names_the_step_and_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.fit
-def test_arrays_and_an_encoder_of_ones_own(rng):
+def test_arrays_and_a_custom_encoder(rng):
     splits = from_arrays(rng.random((200, 10, 10)).astype(np.float32))
 
     def mine(settings, spec):
@@ -362,8 +365,8 @@ def test_arrays_and_an_encoder_of_ones_own(rng):
 
 
 @pytest.mark.fit
-def test_it_works_off_the_main_thread():
-    """In a notebook or a server there may be no signal handlers to set."""
+def test_pretraining_works_off_the_main_thread():
+    """Only the main thread can set signal handlers; a notebook or server may use another one."""
     result = []
     thread = threading.Thread(target=lambda: result.append(pretrain("autoencoder", training=Training(**QUICK))))
     thread.start()
@@ -372,7 +375,7 @@ def test_it_works_off_the_main_thread():
 
 
 @pytest.mark.fit
-def test_initializing_lists_what_does_not_fit(run, caplog):
+def test_initialize_lists_weights_that_do_not_fit(run, caplog):
     from ssl_keras.networks.dense import dense_encoder
 
     same = dense_encoder((28, 28, 1))
@@ -390,8 +393,8 @@ def test_initializing_lists_what_does_not_fit(run, caplog):
 
 
 @pytest.mark.fit
-def test_a_start_from_a_saved_encoder_is_a_head_start(run):
-    """One tiny step on: the loss begins near where the other run ended, not at log 2."""
+def test_init_starts_from_the_saved_weights(run):
+    """After one tiny step the weights are still close to those of the saved encoder."""
     settings = {"steps": 1, "learning_rate": 1e-6, "tensorboard": False}
     pretrain("autoencoder", training=Training(**settings, run="warm", init="autoencoder-digits"))
     before = load_encoder("autoencoder-digits")
@@ -416,7 +419,7 @@ def test_finetuning(run, freeze, digits):
 
 
 @pytest.mark.fit
-def test_the_encoders_rate_is_a_share_of_the_heads(run):
+def test_encoder_learning_rate_is_a_fraction_of_the_heads(run):
     objective = Classifier(load_encoder("autoencoder-digits"), classifier_head(64, 10))
     training = Training(learning_rate=1e-2)
     objective.compile(make(training, 10, []), make(training, 10, [], share=0.01))
@@ -425,10 +428,10 @@ def test_the_encoders_rate_is_a_share_of_the_heads(run):
 
 
 @pytest.mark.fit
-def test_finetuning_refuses_what_does_not_fit(run, rng):
+def test_finetuning_refuses_data_and_settings_that_do_not_fit(run, rng):
     with pytest.raises(ValueError, match="takes images"):
         finetune.finetune("autoencoder-digits", data=from_texts(["one two", "three"] * 40, [0, 1] * 40))
-    with pytest.raises(ValueError, match="starts from the encoder it is given"):
+    with pytest.raises(ValueError, match="init must be None"):
         finetune.finetune("autoencoder-digits", training=Training(init="other"))
     with pytest.raises(ValueError, match="has no labels"):
         finetune.finetune("autoencoder-digits", data=from_arrays(rng.random((50, 28, 28))))
@@ -479,7 +482,7 @@ def test_the_commands(capsys):
     evaluate = ["evaluate", "autoencoder-digits", "--budgets", "5", "--seeds", "2", "--no-trained"]
     assert main(evaluate) == 0
     assert os.path.exists("results/autoencoder-digits-digits/table.md")
-    assert main(evaluate) == 0  # over its own
+    assert main(evaluate) == 0  # overwrites its own output
     pathlib.Path("mine").mkdir()
     pathlib.Path("mine/table.csv").write_text("mine")
     assert main([*evaluate, "--out", "mine"]) == 1
@@ -521,14 +524,14 @@ def test_the_commands(capsys):
         (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
     ],
 )
-def test_bad_requests_end_with_one_line(capsys, arguments, message):
+def test_errors_are_printed_in_one_line(capsys, arguments, message):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
 
 
-def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
+def test_lost_worker_is_reported_in_one_line(monkeypatch, capsys):
     def lost(arguments):
         raise tf.errors.InternalError(None, None, "Graph execution error:\n\n …\nCollective ops is aborted by …")
 
@@ -539,7 +542,7 @@ def test_a_lost_worker_is_said_in_one_line(monkeypatch, capsys):
     )
 
 
-def test_a_lost_connection_of_another_kind_is_no_lost_worker(monkeypatch, capsys):
+def test_other_lost_connections_are_reported_as_they_are(monkeypatch, capsys):
     def lost(arguments):
         raise ConnectionResetError("Connection reset by peer")
 
@@ -549,7 +552,7 @@ def test_a_lost_connection_of_another_kind_is_no_lost_worker(monkeypatch, capsys
 
 
 @pytest.mark.parametrize("name", objectives.names())
-def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name):
+def test_steps_and_epochs_exclude_each_other_only_if_both_are_given(name):
     defaults = objectives.module(name).DEFAULTS
     assert with_defaults(defaults, ["--steps", "3"]).epochs == 0
     assert with_defaults(defaults, ["--epochs=3"]).steps == 0
@@ -557,10 +560,10 @@ def test_steps_and_epochs_exclude_each_other_only_where_both_are_asked_for(name)
 
 
 @pytest.mark.parametrize(
-    ("lengths", "compiles", "told"), [(None, True, False), (np.arange(90), False, False), (np.arange(90), True, True)]
+    ("lengths", "compiles", "warns"), [(None, True, False), (np.arange(90), False, False), (np.arange(90), True, True)]
 )
-def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, told, caplog):
-    """Not with a real objective: where operations are deterministic, as here, Keras compiles none."""
+def test_jit_with_many_lengths_logs_a_warning(digits, lengths, compiles, warns, caplog):
+    """The objective is a stand-in, since Keras does not compile with deterministic ops, which the tests use."""
     splits = digits._replace(train=dataclasses.replace(digits.train, lengths=lengths))
     objective = types.SimpleNamespace(
         name="",
@@ -571,7 +574,7 @@ def test_who_has_xla_compile_many_lengths_is_told(digits, lengths, compiles, tol
         compile=lambda **_: None,
     )
     compile_objective(objective, Training(), splits)
-    assert ("compiles a step anew for each length" in caplog.text) == told
+    assert ("compiles the step again for each batch length" in caplog.text) == warns
 
 
 @pytest.mark.parametrize(
@@ -599,7 +602,7 @@ def test_unknown_command(capsys):
 
 def test_strategies_by_name():
     assert strategy("one") is tf.distribute.get_strategy()
-    with pytest.raises(ValueError, match="Unknown strategy 'two'. There are: auto, one, mirrored, multi_worker"):
+    with pytest.raises(ValueError, match="must be one of auto, one, mirrored, multi_worker. Received: 'two'"):
         strategy("two")
     with pytest.raises(ValueError, match="'one' has one replica"):
         strategy("one", replicas=2)

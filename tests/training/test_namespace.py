@@ -1,4 +1,4 @@
-"""A network that nobody else reaches, where this system lets us make one."""
+"""Network namespaces, on systems that permit them."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ server = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(server.getsockname())
 print(os.getuid(), len(os.listdir("/proc/self/fd")))
 import namespace
-print(namespace.outward())
+print(namespace.external_interfaces())
 """
 PACKAGE = pathlib.Path(__file__).parents[2]
 
@@ -28,16 +28,16 @@ def inside():
         with namespace.isolated() as made:
             yield made
     except OSError as error:
-        pytest.xfail(f"no network of its own here: {error}")  # skipped is what lacks data
+        pytest.xfail(f"no network namespace here: {error}")  # skips are for missing data
 
 
-def test_inside_there_is_one_interface_and_one_is_who_one_was(inside):
+def test_namespace_has_one_interface_and_the_same_user(inside):
     command = [sys.executable, "-c", LOOK, str(PACKAGE / "ssl_keras" / "training")]
     said = subprocess.run(**inside(command), capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(os.getuid()), "5", "[]"]  # descriptors: standard ones, the server, the folder
+    assert said.split() == [str(os.getuid()), "5", "[]"]  # descriptors: three standard ones, the server, the folder
 
 
-def test_inside_is_reached_from_inside_alone(inside):
+def test_server_is_reachable_only_inside(inside):
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
     with subprocess.Popen(
         **inside([sys.executable, "-ISc", code]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -50,7 +50,7 @@ def test_inside_is_reached_from_inside_alone(inside):
         server.stdin.close()
 
 
-def test_the_exit_code_and_the_number_are_the_commands(inside):
+def test_exit_code_and_process_id_are_those_of_the_command(inside):
     command = [sys.executable, "-ISc", "import os, sys; print(os.getpid()); sys.exit(7)"]
     with subprocess.Popen(**inside(command), stdout=subprocess.PIPE, text=True) as process:
         assert int(process.stdout.read()) == process.pid
@@ -65,15 +65,15 @@ def test_the_exit_code_and_the_number_are_the_commands(inside):
         (sys.executable, "-c", ""),
     ],
 )
-def test_where_there_is_none_it_is_said_and_the_workers_start(program, monkeypatch, caplog):
+def test_without_a_namespace_a_warning_is_logged_and_the_workers_start(program, monkeypatch, caplog):
     monkeypatch.setattr(namespace, "PROGRAM", program)
     with launch._network(True) as inside:
         assert inside(["ssl-keras"]) == {"args": ["ssl-keras"]}
-    assert "The workers get no network of their own (" in caplog.text
+    assert "Cannot isolate the workers' network (" in caplog.text
     assert "Traceback" not in caplog.text
 
 
-def test_none_is_made_where_none_is_asked_for(monkeypatch, caplog):
+def test_no_namespace_is_created_without_isolate(monkeypatch, caplog):
     monkeypatch.setattr(namespace, "PROGRAM", ())
     with launch._network(False) as inside:
         assert inside(["ssl-keras"]) == {"args": ["ssl-keras"]}
@@ -95,7 +95,7 @@ def test_none_is_made_where_none_is_asked_for(monkeypatch, caplog):
         (["evaluate", "mine"], None),
     ],
 )
-def test_data_are_downloaded_before_the_network_is_gone(arguments, name, monkeypatch):
+def test_data_are_downloaded_before_the_workers_are_isolated(arguments, name, monkeypatch):
     asked = []
     monkeypatch.setattr(launch.tfds, "prepare", asked.append)
     launch._download(arguments)

@@ -1,4 +1,4 @@
-"""Real kills of a real process: the resumed run ends like the one that was left alone."""
+"""A run that is killed and resumed ends bit for bit like an uninterrupted run."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import safetensors.numpy
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted.py"
 pytestmark = [pytest.mark.fit, pytest.mark.budget(120)]  # `runs` is eight processes
-# Seven steps an interval, so that step 13 lies inside one; noise, so that draws count.
+# Step 13 is inside an interval of seven steps. The noise makes the random draws matter.
 FLAGS = [
     "pretrain",
     "autoencoder",
@@ -74,7 +74,7 @@ def start(how, folder, run=None, runs="", flags=FLAGS, step=13):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{how: (exit code, output, files right after)}, all resumed since; and their folder."""
+    """{how: (exit code, output, files after the interruption)} of runs that were then resumed; and their folder."""
     folder = tmp_path_factory.mktemp("interrupted")
     codes, _ = start(",".join(("not", *INTERRUPTIONS)), folder).communicate(timeout=300)
     result = {}
@@ -82,7 +82,7 @@ def runs(tmp_path_factory):
         output = (folder / f"{how}.txt").read_text()
         checkpoints = sorted((folder / "runs" / how / "checkpoints").glob("*.safetensors"))
         for path in checkpoints:
-            safetensors.numpy.load_file(path)  # a file that has its name is whole, whatever happened
+            safetensors.numpy.load_file(path)  # any file with its final name is complete
         result[how] = int(code), output, [path.name for path in checkpoints]
     resumed = start("resume", folder, runs=" ".join(INTERRUPTIONS))
     output, _ = resumed.communicate(timeout=300)
@@ -91,26 +91,26 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", INTERRUPTIONS)
-def test_it_was_interrupted(runs, how):
+def test_run_was_interrupted(runs, how):
     code, output, checkpoints = runs[0][how]
     assert code == INTERRUPTIONS[how], output
     assert "step-0000000030.safetensors" not in checkpoints
     saved_first = how in ("SIGTERM", "SIGINT")
     assert ("step-0000000013.safetensors" in checkpoints) == saved_first
     assert ("step-0000000012.safetensors" in checkpoints) == (how == "due")
-    assert ("Saved" in output and "--resume goes on from there" in output) == saved_first
+    assert ("Saved" in output and "Use --resume to continue" in output) == saved_first
 
 
 @pytest.mark.parametrize("how", INTERRUPTIONS)
-def test_it_ends_bit_for_bit_like_the_run_left_alone(runs, how):
+def test_resumed_run_equals_an_uninterrupted_one(runs, how):
     result, folder = runs
     assert result["not"][0] == 0, result["not"][1]
     assert_alike(folder / "not", folder / how)
 
 
 @pytest.mark.slow
-def test_a_game_on_two_replicas_ends_bit_for_bit_too(tmp_path):
-    """Two players, two optimizers, the average: killed at step 53 of 100, and resumed."""
+def test_resumed_game_on_two_replicas_equals_an_uninterrupted_one(tmp_path):
+    """Two players, two optimizers and the EMA, killed at step 53 of 100 and resumed."""
     processes = [start(how, tmp_path, how, flags=GAME, step=53) for how in ("not", "SIGKILL")]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL], outputs
@@ -122,7 +122,7 @@ def test_a_game_on_two_replicas_ends_bit_for_bit_too(tmp_path):
 
 
 def assert_alike(alone, resumed):
-    """Checkpoints, metrics and encoder of two runs, to the last bit."""
+    """Asserts that checkpoints, metrics and encoder of two runs are equal to the last bit."""
     names = [path.name for path in sorted((alone / "checkpoints").iterdir())]
     assert names == [path.name for path in sorted((resumed / "checkpoints").iterdir())]
     for name in names:

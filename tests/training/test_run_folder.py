@@ -1,4 +1,4 @@
-"""A run's folder: its name, whose it is, and what its settings say."""
+"""The folder of a run: its name, its owner and its settings."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def splits(rng):
 
 
 def opened(data, default_name="autoencoder-photos", begun=True, **training):
-    """The name of the folder that a run gets, which has begun when the next one asks."""
+    """Opens the folder of a run, by default with a checkpoint in it; returns the folder's name."""
     asked = Training(batch_size=4, **training)
     with open_run(asked, data, tf.distribute.get_strategy(), "finetune", {}, default_name) as (folder, _):
         if begun:
@@ -31,19 +31,19 @@ def opened(data, default_name="autoencoder-photos", begun=True, **training):
     return folder.name
 
 
-def test_data_of_one_name_get_folders_of_their_own(rng, caplog):
+def test_different_data_of_the_same_name_get_different_folders(rng, caplog):
     first, second = splits(rng), splits(rng)
     own = f"autoencoder-photos-{second.train.fingerprint()[:8]}"
     assert opened(first) == "autoencoder-photos"
     assert opened(second) == own
-    assert f"runs/autoencoder-photos is of a run on other data, so this one is in runs/{own}." in caplog.text
+    assert f"runs/autoencoder-photos belongs to a run on other data. This run uses runs/{own}." in caplog.text
     for data, name in ((first, "autoencoder-photos"), (second, own)):
-        with pytest.raises(ValueError, match=f"runs/{name} has begun. Add --resume"):
+        with pytest.raises(ValueError, match=f"runs/{name} contains a run that has started. Add --resume"):
             opened(data)
         assert opened(data, resume=True) == name
 
 
-def test_a_run_that_is_refused_leaves_nothing(rng):
+def test_refused_run_leaves_nothing(rng):
     def refused(file):
         asked = Training(batch_size=4)
         with open_run(asked, splits(rng), tf.distribute.get_strategy(), "finetune", {}, "own") as (folder, _):
@@ -56,7 +56,7 @@ def test_a_run_that_is_refused_leaves_nothing(rng):
         assert pathlib.Path("runs/own").exists() == stays
 
 
-def test_resume_and_names_that_were_given_start_nothing_new(rng):
+def test_resume_and_given_names_do_not_fall_back_to_another_folder(rng):
     opened(splits(rng))
     with pytest.raises(ValueError, match="runs/autoencoder-photos belongs to a run on other data"):
         opened(splits(rng), resume=True)
@@ -75,7 +75,7 @@ def test_default_names_fit_the_storage_and_the_terminal(default_name, rng):
     assert pathlib.Path("runs", name, "settings.json").exists()
 
 
-def test_long_names_with_one_beginning_stay_apart():
+def test_long_names_with_a_common_prefix_stay_different():
     names = {files.short(f"{'finetune-' * 40}{end}") for end in "abc"}
     assert len(names) == 3
     assert files.short("ordinary") == "ordinary"
@@ -84,17 +84,17 @@ def test_long_names_with_one_beginning_stay_apart():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("a\nb", "without control characters"),
-        ("a\x1b[2Jb", "without control characters"),
+        ("a\nb", "UTF-8 without control characters"),
+        ("a\x1b[2Jb", "UTF-8 without control characters"),
         ("a\0b", "without control"),
         ("a\u2028b", "without control"),
         ("a\x85", "without control"),
-        (os.fsdecode(b"caf\xe9"), "in UTF-8"),
+        (os.fsdecode(b"caf\xe9"), "must be UTF-8"),
         ("x" * 256, "at most 255 bytes. Received: 256"),
         ("ж" * 128, "Received: 256"),
     ],
 )
-def test_names_that_no_terminal_or_storage_takes_are_refused(name, reason, capsys, tmp_path):
+def test_unprintable_and_long_names_are_refused(name, reason, capsys, tmp_path):
     assert main(["pretrain", "autoencoder", "--run", name]) == 1
     error = capsys.readouterr().err
     assert reason in error
@@ -104,11 +104,11 @@ def test_names_that_no_terminal_or_storage_takes_are_refused(name, reason, capsy
 
 
 @pytest.mark.parametrize("name", ["日本 写真", "a  b", "v1.2", "-x", "👩‍🔬", "x" * 255])  # noqa: RUF001
-def test_other_names_are_taken(name, rng):
+def test_unusual_names_are_accepted(name, rng):
     assert opened(splits(rng), run=name) == name
 
 
-def test_settings_carry_the_version_and_another_one_may_go_on(rng):
+def test_settings_contain_the_version_and_another_version_may_resume(rng):
     data = splits(rng)
     path = pathlib.Path("runs", opened(data), "settings.json")
     settings = json.loads(path.read_text())
@@ -121,7 +121,7 @@ def test_settings_carry_the_version_and_another_one_may_go_on(rng):
     assert json.loads(path.read_text())["version"] == ssl_keras.__version__
 
 
-def test_settings_that_are_nested_without_end_are_damaged(rng):
+def test_deeply_nested_settings_count_as_damaged(rng):
     data = splits(rng)
     path = pathlib.Path("runs", opened(data), "settings.json")
     path.write_text("[" * 100_000)
@@ -130,7 +130,7 @@ def test_settings_that_are_nested_without_end_are_damaged(rng):
 
 
 @pytest.mark.parametrize("sizes", [(1, 5), (5, 1)])
-def test_a_held_out_part_that_is_too_small_for_the_objective_is_refused(sizes, rng):
+def test_held_out_part_that_is_too_small_for_the_objective_is_refused(sizes, rng):
     data = splits(rng)
     validation, test = (part.take(range(size)) for part, size in zip((data.train, data.train), sizes))
     objective = types.SimpleNamespace(name="contrastive", min_batch_size=2, keep_last_checkpoint=False)
@@ -138,7 +138,7 @@ def test_a_held_out_part_that_is_too_small_for_the_objective_is_refused(sizes, r
         compile_objective(objective, Training(batch_size=4), data._replace(validation=validation, test=test))
 
 
-def test_json_has_null_where_a_number_is_not_finite(tmp_path):
+def test_json_has_null_for_non_finite_numbers(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"),)}})
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": {"d": [None]}}

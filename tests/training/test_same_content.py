@@ -1,4 +1,4 @@
-"""Whether a run may go on in its folder: what its data, encoder and tokenizer are, not what they are called."""
+"""Resuming compares the content of the data, encoder and tokenizer, not their names."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ TRAINING = Training(batch_size=2, run="mine", resume=True)
 
 
 def opened(splits, kind="pretrain autoencoder", settings=None, training=TRAINING):
-    """The settings of a run that has begun, or goes on, on these data."""
+    """Starts or resumes a run on these data; returns its saved settings."""
     with run_folder.open_run(training, splits, tf.distribute.get_strategy(), kind, settings or {}, "x") as (folder, _):
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "checkpoints" / "step-0000000001.safetensors").touch()
@@ -30,7 +30,7 @@ def opened(splits, kind="pretrain autoencoder", settings=None, training=TRAINING
 
 @pytest.fixture
 def data(tmp_path):
-    """The same words as text, a table, pairs, and sound."""
+    """A folder with small data sets: text, a table, pairs, and sound."""
     folder = tmp_path / "data"
     (folder / "corpus").mkdir(parents=True)
     (folder / "corpus" / "a.txt").write_text("".join(f"the quick brown fox {i} jumps\n" for i in range(400)))
@@ -44,7 +44,7 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["text:{}/corpus", "table:{}/table.tsv", "pairs:{}/pairs.tsv", "audio:{}/sound"])
-def test_data_go_by_any_path(data, monkeypatch, caplog, name):
+def test_data_may_have_another_path(data, monkeypatch, caplog, name):
     monkeypatch.chdir(data.parent)
     opened(load(name.format("data")))
     slash = "/" if (data / name.rpartition("/")[2]).is_dir() else ""
@@ -53,23 +53,23 @@ def test_data_go_by_any_path(data, monkeypatch, caplog, name):
     data.rename(data.with_name("moved"))
     settings = opened(load(name.format("moved")))
     assert "moved" in settings["data"]
-    assert "the content is the same, and it goes on" in caplog.text
+    assert "The content is the same, so the run resumes" in caplog.text
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
 
-def test_a_run_that_has_another_name_by_default_is_pointed_at(data, monkeypatch, caplog):
-    """The default name is that of the data's folder, which has been renamed."""
+def test_warning_names_another_run_with_the_same_data_and_settings(data, monkeypatch, caplog):
+    """The default name depends on the data's folder, which may have been renamed."""
     monkeypatch.chdir(data.parent)
     (data.parent / "runs" / "notes").mkdir(parents=True)
     (data.parent / "runs" / "notes" / "settings.json").write_text("[]")
     opened(load("audio:data/sound"))
     opened(load("pairs:data/pairs.tsv"), training=dataclasses.replace(TRAINING, run="others"))
-    assert "begins anew" not in caplog.text
+    assert "starts from step 0" not in caplog.text
     opened(load("audio:data/sound"), training=dataclasses.replace(TRAINING, run="again"))
-    assert "runs/again begins anew. runs/mine is a run with the same data and settings: --run mine" in caplog.text
+    assert "runs/again has no checkpoint and starts from step 0. runs/mine has the same data" in caplog.text
 
 
-def test_data_that_have_changed_are_refused_however_they_are_called(data, monkeypatch):
+def test_changed_data_are_refused_under_any_name(data, monkeypatch):
     monkeypatch.chdir(data.parent)
     opened(load("table:data/table.tsv"))
     table = data / "table.tsv"
@@ -77,11 +77,11 @@ def test_data_that_have_changed_are_refused_however_they_are_called(data, monkey
     table.write_text(table.read_text().replace("word17\t1", "word17\t0"))
     os.utime(table, ns=(about.st_atime_ns, about.st_mtime_ns))
     for name in ("table:data/table.tsv", f"table:{table}"):
-        with pytest.raises(ValueError, match="(?s)belongs to a run on other data:.*(fingerprint|held_out): there"):
+        with pytest.raises(ValueError, match="(?s)belongs to a run on other data:.*(fingerprint|held_out): was"):
             opened(load(name))
 
 
-def test_each_example_counts(monkeypatch, tmp_path):
+def test_every_example_is_compared(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     image, label = np.random.default_rng(0).random((300, 4, 4)).astype(np.float32), np.arange(300) % 3
     opened(from_arrays(image, label))
@@ -97,18 +97,17 @@ def test_each_example_counts(monkeypatch, tmp_path):
     opened(from_arrays(image, label))
 
 
-@pytest.mark.parametrize(("name", "told"), [("encoder", "encoder_weights"), ("tokenizer", "tokenizer_sha256")])
-def test_what_a_setting_names_goes_by_its_content(monkeypatch, tmp_path, name, told):
-    """Of fine-tuning, the encoder; of text, the tokenizer."""
+@pytest.mark.parametrize(("name", "key"), [("encoder", "encoder_weights"), ("tokenizer", "tokenizer_sha256")])
+def test_encoders_and_tokenizers_are_compared_by_content(monkeypatch, tmp_path, name, key):
     monkeypatch.chdir(tmp_path)
     splits = from_texts([f"text {i}" for i in range(20)])
-    opened(splits, "finetune", {name: "a/b", told: "12"})
-    assert opened(splits, "finetune", {name: "/x/a/b", told: "12"})[name] == "/x/a/b"
-    with pytest.raises(ValueError, match=f"{told}: there .12., asked for .13."):
-        opened(splits, "finetune", {name: "/x/a/b", told: "13"})
+    opened(splits, "finetune", {name: "a/b", key: "12"})
+    assert opened(splits, "finetune", {name: "/x/a/b", key: "12"})[name] == "/x/a/b"
+    with pytest.raises(ValueError, match=f"{key}: was .12., is now .13."):
+        opened(splits, "finetune", {name: "/x/a/b", key: "13"})
 
 
-def test_an_encoder_to_start_from_goes_by_its_weights(monkeypatch, tmp_path):
+def test_init_is_compared_by_its_weights(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shipped = sorted(pathlib.Path(__file__).parents[2].glob("saved_models/*/card.json"))[0].parent
     shutil.copytree(shipped, "copy")
@@ -118,26 +117,26 @@ def test_an_encoder_to_start_from_goes_by_its_weights(monkeypatch, tmp_path):
     card = json.loads(pathlib.Path("copy/card.json").read_text())
     card["weights"]["sha256"] = "0" * 64
     pathlib.Path("copy/card.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="init_weights: there"):
+    with pytest.raises(ValueError, match="init_weights: was"):
         opened(splits, training=dataclasses.replace(TRAINING, init="copy"))
 
 
-def test_workers_that_call_the_same_data_otherwise_agree(monkeypatch, tmp_path):
+def test_workers_with_other_names_for_the_same_data_agree(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    said = []
-    monkeypatch.setattr(run_folder.Workers, "agree", lambda self, what, value: said.append(value))
+    values = []
+    monkeypatch.setattr(run_folder.Workers, "agree", lambda self, what, value: values.append(value))
     splits = from_texts([f"text {i}" for i in range(20)])
     opened(splits)
     opened(type(splits)(*(dataclasses.replace(part, name=f"text:/mnt/{part.name}") for part in splits)))
     opened(from_texts([f"text {i}" for i in range(20)][::-1]), training=dataclasses.replace(TRAINING, run="other"))
-    assert said[0] == said[1] != said[2]
+    assert values[0] == values[1] != values[2]
 
 
-def test_a_run_of_another_version_says_so(monkeypatch, tmp_path):
+def test_run_of_another_version_is_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     splits = from_texts([f"text {i}" for i in range(20)])
     path = pathlib.Path("runs/mine/settings.json")
     settings = opened(splits)
     path.write_text(json.dumps(settings | {"format": 2}))
-    with pytest.raises(ValueError, match="another version of ssl_keras: its settings.json has format 2. Expected 3"):
+    with pytest.raises(ValueError, match="another ssl_keras version. Expected .* 4. Received: 2"):
         opened(splits)

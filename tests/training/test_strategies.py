@@ -63,7 +63,7 @@ def agree(report):
 
 
 def test_negatives_of_one_replica_alone_are_caught(replicas):
-    """The test above can fail: so it does where each replica has its own examples as negatives."""
+    """Checks the test above: it must fail if each replica uses only its own examples as negatives."""
     assert replicas["local negatives"]["weights"] > 1e-4
 
 
@@ -122,7 +122,7 @@ def float16_scales(report):
 
 
 def run_workers(mode, *outs):
-    """Two workers, each with a report of its own."""
+    """Starts two workers, each with its own report."""
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0))
         b.bind(("127.0.0.1", 0))
@@ -145,10 +145,10 @@ TO_THE_LAST_BIT = ("autoencoder", "finetune", "dcgan", "causal_lm", "masked_lm")
 
 
 @pytest.mark.slow
-def test_every_case_comes_to_the_same_everywhere(tmp_path):
-    """One device, two replicas, two workers, two workers of two replicas each; micro-batches; 16 bit.
+def test_every_case_gives_the_same_weights_everywhere(tmp_path):
+    """Compares one device, two replicas, two workers, two workers with two replicas each, micro-batches, and 16 bits.
 
-    Workers have the same bits, always.
+    The workers of a run always agree bit for bit.
     """
     for how in ("one", "two", "accumulated", "bfloat16"):
         finish(start(f"all-{how}", tmp_path / f"{how}.npz"))

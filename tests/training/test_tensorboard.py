@@ -1,4 +1,4 @@
-"""A real TensorBoard on a real run: each kind of data is read back over HTTP."""
+"""TensorBoard events of a short run, read back over HTTP from a TensorBoard server."""
 
 import io
 import json
@@ -27,7 +27,7 @@ RUN = "autoencoder-digits/tensorboard"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """(address of a running TensorBoard, outcome of the run it shows)."""
+    """(address of a TensorBoard server, outcome of the run that it shows)."""
     folder = tmp_path_factory.mktemp("board")
     outcome = pretrain("autoencoder", training=Training(steps=20, eval_every=5, report_every=2, runs=str(folder)))
     process = subprocess.Popen(
@@ -175,12 +175,12 @@ def test_picture_grid_puts_rows_below_each_other(rng):
     np.testing.assert_array_equal(grid[2:, 4:8], rows[1][1])
 
 
-def test_features_that_are_not_finite_are_said_and_the_run_goes_on(digits, tmp_path, caplog):
+def test_non_finite_features_log_a_warning_and_do_not_stop_the_run(digits, tmp_path, caplog):
     board, same = TensorBoard(tmp_path, digits, Training(), {}), lambda batch, random: batch
     board.embed = lambda image: tf.fill((tf.shape(image)[0], 3), np.nan)
     objective = types.SimpleNamespace(
         preprocess=same, preprocess_eval=same, report=lambda *_: Report(), layers=[], step=tf.Variable(7)
     )
     with board.writer.as_default(step=7):
-        board._slow(objective)
-    assert "step 7: the features are not finite; their quality is not measured." in caplog.text
+        board._report(objective)
+    assert "step 7: the features are not finite. Skipping the feature metrics." in caplog.text

@@ -1,4 +1,4 @@
-"""Several processes that train together: they equal two replicas, survive, and say what is wrong."""
+"""Several workers: they match two replicas, recover from kills, and report what is wrong."""
 
 import json
 import os
@@ -40,7 +40,7 @@ RUN = [
 
 
 def command(folder, *arguments, **environment):
-    """Starts `ssl-keras` in a folder of its own."""
+    """Starts `ssl-keras` in the folder."""
     folder.mkdir(exist_ok=True)
     path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
@@ -60,7 +60,7 @@ def ended(process, code=0):
 
 
 def state(folder):
-    """Everything a run has come to: its last checkpoint and its metrics, to the last bit."""
+    """Returns the bytes of a run's last checkpoint and its metrics."""
     run = folder / "runs" / kills.NAME
     last = sorted((run / "checkpoints").glob("step-*.safetensors"))[-1]
     tensors = safetensors.numpy.load_file(last)
@@ -69,7 +69,7 @@ def state(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The state of a run on two replicas in one process."""
+    """The final state of a run on two replicas in one process."""
     folder = tmp_path_factory.mktemp("replicas")
     ended(command(folder, *RUN, "--strategy", "mirrored", "--replicas", "2"))
     return state(folder)
@@ -102,7 +102,7 @@ def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
     assert "Saved" in said
     ended(command(tmp_path, "launch", "--workers", "2", *RUN, "--resume"))
     ours = state(tmp_path)
-    # Sums of metrics that were divided anew in the middle of an interval may differ in their last digit.
+    # Resuming inside an interval redistributes the metrics' sums over replicas, which may change their last digit.
     summed = {name for name in undisturbed if name == "csv" or name.startswith("metrics/")}
     assert {name: ours[name] for name in ours.keys() - summed} == {
         name: undisturbed[name] for name in undisturbed.keys() - summed
@@ -139,7 +139,7 @@ def test_a_full_disk_stops_all_and_leaves_the_last_checkpoint(undisturbed, tmp_p
 
 
 def each_with(folder, *flags):
-    """Workers of one run, each with flags of its own."""
+    """Starts the workers of one run, each with its own flags."""
     addresses = launch._addresses(len(flags))
     return [
         command(
@@ -156,7 +156,7 @@ def each_with(folder, *flags):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """The folder of a run that has come to its end, its last two checkpoints there."""
+    """The folder of a run that has ended, with its last two checkpoints."""
     folder = tmp_path_factory.mktemp("stopped")
     ended(command(folder, *RUN, "--strategy", "one"))
     return folder / "runs"
@@ -185,7 +185,7 @@ def test_workers_that_see_different_checkpoints_are_refused(how, where, stopped,
         shutil.copytree(stopped, tmp_path / str(index))
     spoil(tmp_path / str(where) / kills.NAME / "checkpoints", how)
     for process in each_with(tmp_path, ["--resume", "--runs", "0"], ["--resume", "--runs", "1"]):
-        assert "not the same newest checkpoint" in ended(process, 1)
+        assert "do not have the same newest checkpoint" in ended(process, 1)
 
 
 @pytest.mark.slow
@@ -224,33 +224,33 @@ def test_a_port_in_use_is_named(tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         config = {"cluster": {"worker": [address, "127.0.0.1:9"]}, "task": {"type": "worker", "index": 0}}
         said = ended(command(tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config)), 1)
-    assert f"Port {address.partition(':')[2]}" in said
+    assert f"cannot use port {address.partition(':')[2]}" in said
 
 
 @pytest.mark.slow
 def test_workers_with_other_settings_are_refused(tmp_path):
     for process in each_with(tmp_path, ["--learning-rate", "0.001"], ["--learning-rate", "0.002"]):
-        assert "not the same settings and data" in ended(process, 1)
+        assert "do not have the same settings and data" in ended(process, 1)
 
 
 @pytest.mark.slow
 def test_what_the_chief_refuses_all_leave(tmp_path):
-    """A folder that no run has made, and one in which another run is going on."""
+    """The chief refuses a folder that is not a run's, and a folder that another run uses."""
     (tmp_path / "runs" / kills.NAME).mkdir(parents=True)
     (tmp_path / "runs" / kills.NAME / "metrics.csv").write_text("mine")
     chief, other = (ended(process, 1) for process in each_with(tmp_path, [], []))
     assert "was not made by a run" in chief
-    assert "Another worker has refused the run" in other
+    assert "Another worker refused the run" in other
     (tmp_path / "runs" / kills.NAME / "metrics.csv").unlink()
     with locks.alone_in(tmp_path / "runs" / kills.NAME):
         chief, other = (ended(process, 1) for process in each_with(tmp_path, [], []))
     assert "is in use by another run" in chief
-    assert "Another worker has refused the run" in other
+    assert "Another worker refused the run" in other
 
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
-    """Also while it is stopped; once it is killed, its folder is free."""
+    """This includes a first process that is stopped (SIGSTOP). Once it is killed, the folder is free."""
     first = command(tmp_path, *RUN, "--steps", "20000", "--eval-every", "20000")
     folder = tmp_path / "runs" / kills.NAME
     while not (folder / "settings.json").exists():
@@ -269,24 +269,30 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("{", "not whole"),
-        ("[]", "not whole"),
-        ("[" * 10**5, "not whole"),
-        ('{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}', "not whole"),
-        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
-        ('{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}', "addresses are lists"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1e400}}', "an index is an integer"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}', "an index is an integer"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}}', "not whole"),
+        ("{", "not valid"),
+        ("[]", "not valid"),
+        ("[" * 10**5, "not valid"),
+        ('{"cluster": ["a:1"], "task": {"type": "worker", "index": 0}}', "not valid"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "addresses must be lists"),
+        ('{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}', "addresses must be lists"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1e400}}',
+            "index must be an integer",
+        ),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": true}}', "index must be an integer"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}}', "not valid"),
         ('{"cluster": {"worker": ["a:²"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-        ('{"cluster": {"worker": ["a:1"]}}', "not whole"),
+        ('{"cluster": {"worker": ["a:1"]}}', "not valid"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index 1"),
         ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "no port"),
         ('{"cluster": {"worker": ["a:65536"]}, "task": {"type": "worker", "index": 0}}', "no port"),
         ('{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}', "no port"),
-        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "there twice"),
-        ('{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}', "names ps"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not whole"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "twice"),
+        (
+            '{"cluster": {"worker": ["a:1"], "ps": ["b:2"]}, "task": {"type": "worker", "index": 0}}',
+            "supported: ps",
+        ),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "not valid"),
     ],
 )
 def test_a_bad_cluster_is_refused(config, reason, monkeypatch):
@@ -311,7 +317,7 @@ def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatc
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="Slurm's variables .* describe no cluster: "):
+    with pytest.raises(ValueError, match="Slurm's variables .* do not describe a cluster: "):
         workers.cluster()
 
 
@@ -353,7 +359,7 @@ def test_the_cluster_files_can_be_read():
     assert policy["spec"] == workers_alone | {"policyTypes": ["Ingress"], "ingress": [{"from": [workers_alone]}]}
     assert service["metadata"]["name"] == pod["subdomain"]
     script = pod["containers"][0]["args"][0]
-    # What the shell makes of it is a cluster of ours, and the command is one that we have.
+    # The shell expands the script to a valid TF_CONFIG and an existing command.
     shown = script.replace("exec ssl-keras", 'printf "%s\\n" "$TF_CONFIG"')
     config = subprocess.run(
         ["/bin/sh", "-c", shown], check=True, capture_output=True, text=True, env={"JOB_COMPLETION_INDEX": "3"}
@@ -373,7 +379,7 @@ def test_no_workers_are_refused():
 
 @pytest.mark.slow
 def test_fifty_kills_leave_no_trace(tmp_path):
-    """The weights, optimizer, metrics and metrics.csv are, to the last bit, those of a run that nobody disturbed."""
+    """Weights, optimizer, metrics and metrics.csv equal those of an undisturbed run to the last bit."""
     count = int(os.environ.get("KILLS", "50"))
     process = kills.start(tmp_path / "killed", count)
     done = kills.kill(process, tmp_path / "killed", count)
@@ -400,7 +406,7 @@ def test_fifty_kills_leave_no_trace(tmp_path):
 
 @pytest.mark.slow
 def test_a_writer_that_leaves_half_a_file_is_caught(tmp_path):
-    """The test above can fail: so it does where a checkpoint is not written whole or not at all."""
+    """Checks the test above: it must fail if checkpoints are not written atomically."""
     process = kills.start(tmp_path, 1, writer="in place")
     folder = tmp_path / "runs" / kills.NAME / "checkpoints"
     chief, _ = kills.wait_for(process, kills.both, process)
@@ -411,14 +417,14 @@ def test_a_writer_that_leaves_half_a_file_is_caught(tmp_path):
 
 
 class Processes:
-    """Stands in for workers: each start of them all has its exit code."""
+    """A stand-in for workers that returns the given exit codes, one for each start."""
 
-    def __init__(self, *runs):
-        self.runs, self.asked = list(runs), []
+    def __init__(self, *codes):
+        self.codes, self.starts = list(codes), []
 
-    def __call__(self, count, arguments, inside):
-        self.asked.append(list(arguments))
-        return self.runs.pop(0)
+    def __call__(self, count, arguments, popen_arguments):
+        self.starts.append(list(arguments))
+        return self.codes.pop(0)
 
 
 @pytest.mark.parametrize(
@@ -435,14 +441,14 @@ class Processes:
 )
 def test_only_what_died_is_started_again(codes, outcome, starts, monkeypatch):
     processes = Processes(*codes)
-    monkeypatch.setattr(launch, "_once", processes)
+    monkeypatch.setattr(launch, "_run_workers", processes)
     assert launch.launch(launch.Launch(restarts=2), ["pretrain", "autoencoder"]) == outcome
-    assert len(processes.asked) == starts
-    assert ["--resume" in asked for asked in processes.asked] == [False] + [True] * (starts - 1)
+    assert len(processes.starts) == starts
+    assert ["--resume" in arguments for arguments in processes.starts] == [False] + [True] * (starts - 1)
 
 
 def test_one_process_agrees_with_itself():
     alone = workers.Workers(strategy("one"))
     assert alone.is_chief
-    assert alone.every(7).tolist() == [7]
+    assert alone.all_gather(7).tolist() == [7]
     alone.agree("weather", "rain")
