@@ -83,7 +83,7 @@ def test_pretraining_learns_and_leaves_a_record(run):
 
 def test_examples_that_are_equal_are_refused_before_anything_is_made():
     data = from_arrays(np.full((40, 8, 8), 7, np.uint8), np.arange(40) % 2)
-    with pytest.raises(ValueError, match="all 29 examples of the training part are equal"):
+    with pytest.raises(ValueError, match="all 29 examples of the training split are equal"):
         pretrain("autoencoder", training=Training(**QUICK), data=data)
     assert not pathlib.Path("runs").exists()
 
@@ -512,7 +512,7 @@ def test_the_commands(capsys):
         (["runs"], "No runs in runs"),
         (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
         (["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"], "at least 1 label per class. Received: -1"),
-        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
+        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "Expected at least 5000"),
         (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "at least one label seed"),
         (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
         (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),
