@@ -1,11 +1,10 @@
-"""Audio: clips of many lengths, as one stream of samples and where each begins.
+"""Audio: clips of different lengths, stored as one stream of samples with the offset of each clip.
 
-A source of audio has the columns "waveform", "name" (its file's) and, where there are labels or transcripts,
-"label" or "target".
-Samples are int16; where a clip ends before the longest, PADDING follows, which no sample has. As floats
-they are in (−1, 1), and padding is −1: a network reads from its one input where a clip ends.
+An audio source has the columns "waveform" and "name" (of the file), and "label" or "target" if there are labels or
+transcripts. Samples are int16. PADDING, which is never a sample, fills shorter clips. As floats, samples are in (−1, 1)
+and padding is −1, so networks find the end of a clip in the waveform itself.
 
-Shapes: `N` clips, `L` samples of the longest of a batch, `T` samples of one.
+Shapes: `N` clips, `L` samples of the longest clip in a batch, `T` samples of one clip.
 """
 
 import dataclasses
@@ -18,28 +17,28 @@ import numpy as np
 import tensorflow as tf
 from scipy.signal import resample_poly
 
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.cache import materialize
 from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
 from ssl_keras.files import printable
 
 PADDING = -(1 << 15)
-LEAST, MOST = PADDING + 1, (1 << 15) - 1  # samples
-SHORTEST = 0.02  # seconds; a clip of less says nothing
-LONGEST = 60.0  # seconds; more is too much for a network to hear at once
-# Of `shortened`: seconds that any clip may have, and times the median clip that one may have.
-USUAL, FAR = 10.0, 4
-OVERSHOOT = 0.2  # by which floats may go beyond 1, as after a filter; it is clipped
-# Of `connected`: clips of each part, words of a clip, seconds of a pause, the faint noise's standard deviation.
+LEAST, MOST = PADDING + 1, (1 << 15) - 1  # range of samples
+SHORTEST = 0.02  # seconds; shorter clips are an error
+LONGEST = 60.0  # seconds of a clip that a network can take
+USUAL, FAR = 10.0, 4  # `shortened` keeps this many seconds, or this many times the median clip
+OVERSHOOT = 0.2  # floats may exceed 1 by this, as after filtering; they are clipped
+# For `connected`: clips of each split, words of a clip, seconds of a pause, largest standard deviation of its noise.
 CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
 
 log = logging.getLogger(__name__)
 
 
 class Clips:
-    """N clips as a column of a source: rows by index, padded to the longest of those that are asked for.
+    """A column of N clips. Indexing pads rows to the longest of the selected clips.
 
     Args:
-        samples: (total,) int16, one clip after the other. starts: (N,) where each begins. lengths: (N,) samples.
+        samples: (total,) int16, the clips one after the other. starts: (N,) the offset of each clip.
+        lengths: (N,) the samples of each clip.
     """
 
     dtype = np.dtype(np.int16)
@@ -52,22 +51,24 @@ class Clips:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """int16 (n, L) of an array of n indices, a mask or a slice, or (L,) of one index."""
+        """Returns int16 (n, L) for an array of n indices, a mask or a slice, or (L,) for one index."""
         rows = np.arange(len(self))[rows]
         chosen = np.atleast_1d(rows)
         padded = self._padded(self.starts[chosen], self.lengths[chosen])
         return padded if np.ndim(rows) else padded[0]
 
     def cut(self, rows, most, place):
-        """int16 (n, L ≤ most) of n indices: of clips of more samples a stretch, which begins at the share `place` (n,)
-        in [0, 1) of what is left out. The same stretch as `augment_audio.cut` takes."""
+        """Returns int16 (n, L ≤ most) for n indices, with longer clips cropped.
+
+        `place` (n,) in [0, 1) is the relative offset of the crop. The crop is the same as that of `augment_audio.cut`.
+        """
         lengths = self.lengths[rows]
         over = np.maximum(lengths - most, 0)
         first = np.minimum((place.astype(np.float32) * (over + 1).astype(np.float32)).astype(np.int64), over)
         return self._padded(self.starts[rows] + first, np.minimum(lengths, most))
 
     def digest(self, rows=None):
-        """Hashes clips, all of them or those of some rows, by their samples alone: however they are padded."""
+        """Hashes the samples of the clips, or of some rows, without padding."""
         rows = slice(None) if rows is None else rows
         starts, lengths = self.starts[rows], self.lengths[rows]
         digest = hashlib.sha256(np.ascontiguousarray(lengths, np.int64))
@@ -83,27 +84,27 @@ class Clips:
 
 
 def unit_range(waveform):
-    """int16 samples -> float32 in (−1, 1), padding −1; floats pass."""
+    """Converts int16 samples to float32 in (−1, 1), with padding −1; floats are unchanged."""
     if waveform.dtype == tf.int16:
         return tf.cast(waveform, tf.float32) / -float(PADDING)
     return tf.cast(waveform, tf.float32)
 
 
 def clips(name, waveforms, rate, names=None, label=None, classes=()):
-    """A checked `Source` of clips in memory.
+    """Returns a `Source` of clips in memory, after checking them.
 
     Args:
-        waveforms: a list of N arrays (T,): int16, or floats in [−1, 1].
-        rate: samples per second, Hz.
-        names: N strings, those of the files, say; by default numbers.
+        waveforms: a list of N arrays (T,), int16 or floats in [−1, 1].
+        rate: the sampling rate in Hz.
+        names: N strings, such as file names. Defaults to numbers.
         label: (N,) integers, or None.
 
     Raises:
-        ValueError: no clip; one that is empty, too short, of several channels, of another dtype, out of range
-            or with NaN.
+        ValueError: There are no clips, or a clip is too short, has several channels or another dtype, or contains NaN
+            or values out of range.
     """
     if not len(waveforms):
-        raise ValueError(f"{name} has no examples. Expected at least one.")
+        raise ValueError(f"{name} has no examples. Expected at least one clip.")
     names = [str(i) for i in range(len(waveforms))] if names is None else list(names)
     made = [as_int16(f"{name}: {clip}", np.asarray(waveform)) for clip, waveform in zip(names, waveforms)]
     lengths = np.array([len(one) for one in made])
@@ -111,31 +112,34 @@ def clips(name, waveforms, rate, names=None, label=None, classes=()):
 
 
 def as_int16(name, waveform):
-    """int16 (T,) of a clip's samples."""
+    """Converts a clip to int16 (T,)."""
     if waveform.ndim != 1:
         raise ValueError(f"{name}: expected a waveform of shape (T,), one channel. Received: shape {waveform.shape}")
     if waveform.dtype.kind == "f":
         check_range(name, waveform)
         waveform = np.rint(np.clip(waveform, -1, 1) * MOST).astype(np.int16)
     if waveform.dtype != np.int16:
-        raise ValueError(f"{name}: expected int16, or floats in [-1, 1]. Received: {waveform.dtype}")
+        raise ValueError(f"{name}: expected int16 samples, or floats in [-1, 1]. Received: dtype {waveform.dtype}")
     return np.maximum(waveform, LEAST)
 
 
 def check_range(name, waveform):
-    """Raises ValueError where floats are beyond [−1, 1], but for some overshoot, or not finite."""
+    """Raises ValueError if floats are not finite, or exceed [−1, 1] by more than OVERSHOOT."""
     if not np.isfinite(waveform).all():
-        raise ValueError(f"{name}: expected finite samples. Received: NaN or infinity. Remove it.")
+        raise ValueError(f"{name}: expected finite samples. Received: NaN or infinity. Remove the clip.")
     loudest = float(np.abs(waveform).max(initial=0.0))
     if loudest > 1 + OVERSHOOT:
         raise ValueError(
-            f"{name}: expected floats in [-1, 1]. Received: up to {loudest:g}. Divide by the largest value, or use "
+            f"{name}: expected floats in [-1, 1]. Received: values up to {loudest:g}. Rescale them to [-1, 1], or use "
             "int16."
         )
 
 
 def source(name, samples, lengths, rate, names, label=None, classes=(), target=None, starts=None):
-    """A checked `Source` of clips in `samples` (total,) int16, one after the other where `starts` does not say more."""
+    """Returns a `Source` of clips in `samples` (total,) int16, after checking them.
+
+    `starts` (N,) are the offsets of the clips. By default, each clip starts at the end of the one before it.
+    """
     lengths = np.asarray(lengths, np.int64)
     check_lengths(name, lengths, rate, names)
     starts = np.cumsum(lengths) - lengths if starts is None else np.asarray(starts)
@@ -146,7 +150,7 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
     ]
     if silent:
         first = printable(silent[0])
-        log.warning("%s: %d clips are silent, %s first: they teach nothing", name, len(silent), first)
+        log.warning("%s: %d clips are silent, the first is %s.", name, len(silent), first)
     arrays = {"waveform": Clips(samples, starts, lengths), "name": np.array(names, object)}
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(lengths), classes)
@@ -156,6 +160,7 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
 
 
 def check_lengths(name, lengths, rate, names):
+    """Raises ValueError if clips are shorter than SHORTEST."""
     short = [i for i, length in enumerate(lengths) if length < max(1, SHORTEST * rate)]
     if short:
         raise ValueError(
@@ -165,17 +170,17 @@ def check_lengths(name, lengths, rate, names):
 
 
 def connected(splits):
-    """`Splits` of labeled clips, joined: in each some clips of the same part, after pauses of faint noise.
+    """Returns `Splits` of connected speech: labeled clips of the same split, concatenated with pauses of faint noise.
 
-    What is said is the names of their classes. Which clips meet is always the same.
+    The transcripts are the class names. The choice of clips is fixed.
 
     Raises:
-        ValueError: no labels.
+        ValueError: The clips have no labels.
     """
     parts = []
     for index, (part, count) in enumerate(zip(splits, CONNECTED)):
         part.column_spec("waveform")
-        part = short_enough(part, USUAL, "they are not joined to others")
+        part = short_enough(part, USUAL, "only shorter ones are concatenated")
         labels, random = part.column("label"), np.random.Generator(np.random.Philox(key=[CONNECTION_SEED, index]))
         waveforms, targets = [], []
         for _ in range(count):
@@ -193,13 +198,13 @@ def connected(splits):
 
 
 def _pause(random, rate):
-    """Faint noise, int16."""
+    """Returns a pause of faint noise, int16."""
     length = int(rate * random.uniform(*PAUSE))
     return np.rint(random.uniform(0, FAINT) * random.normal(size=length)).astype(np.int16)
 
 
 def resampled(waveform, rate, new_rate):
-    """(T,) at one rate -> (ceil(T · new/old),) at another, float32, by a polyphase filter."""
+    """Resamples a waveform (T,) to (ceil(T · new/old),) float32, with a polyphase filter."""
     if rate == new_rate:
         return np.asarray(waveform, np.float32)
     common = math.gcd(int(rate), int(new_rate))
@@ -207,35 +212,38 @@ def resampled(waveform, rate, new_rate):
 
 
 def resampled_length(length, rate, new_rate):
-    """How many samples `resampled` makes."""
+    """Returns the number of samples that `resampled` returns."""
     common = math.gcd(int(rate), int(new_rate))
     return -(-length * (new_rate // common) // (rate // common))
 
 
 def short_enough(part, seconds, why):
-    """The part without its clips of more than so many seconds. Raises ValueError where there are no others."""
+    """Drops clips longer than `seconds`, with a note. Raises ValueError if no clip is left."""
     short = part.lengths <= seconds * part.rate
     if short.all():
         return part
     if not short.any():
-        raise ValueError(f"{part.name}: expected clips of at most {seconds:g} s. All {len(part)} are longer. Cut them.")
-    said = f"{len(short) - short.sum()} of {len(short)} clips are longer than {seconds:g} s and are left out: {why}"
-    return part.take(np.flatnonzero(short)).noted(said)
+        raise ValueError(
+            f"{part.name}: all {len(part)} clips are too long. Expected clips of at most {seconds:g} s. "
+            "Cut them into shorter ones."
+        )
+    note = f"{len(short) - short.sum()} of {len(short)} clips are longer than {seconds:g} s and are skipped: {why}"
+    return part.take(np.flatnonzero(short)).with_notes(note)
 
 
 def shortened(splits):
-    """`Splits` in which one recording of an hour among clips of seconds is no longer than a network can hear at once.
+    """Truncates long clips, with a note, so that one long recording among short clips does not exhaust memory.
 
-    A clip may have `USUAL` seconds or, where most are long, `FAR` times the median of the training part, and `LONGEST`
-    at most. Of a longer one the beginning is taken.
+    The largest length is `USUAL` seconds or `FAR` times the median of the training split, whichever is longer, and at
+    most `LONGEST`.
     """
     rate, median = splits.train.rate, float(np.median(splits.train.lengths))
-    most = int(min(max(USUAL * rate, FAR * median), LONGEST * rate))
-    return Splits(*(beginnings(part, most).noted(*longer(part, most, "the beginning is taken")) for part in splits))
+    most, note = int(min(max(USUAL * rate, FAR * median), LONGEST * rate)), "only their beginning is used"
+    return Splits(*(beginnings(part, most).with_notes(*longer(part, most, note)) for part in splits))
 
 
 def beginnings(part, most):
-    """The part with at most so many samples of each clip."""
+    """Truncates each clip to at most `most` samples."""
     whole = part.arrays["waveform"]
     if whole.longest <= most:
         return part
@@ -244,24 +252,24 @@ def beginnings(part, most):
 
 
 def longer(part, most, what):
-    """What is to be said of the clips of more samples than that: a tuple of one sentence, or none."""
+    """Returns a tuple with a note on clips of more than `most` samples; empty if there are none."""
     long = np.sum(part.lengths > most)
     return (f"{long} of {len(part)} clips are longer than {most / part.rate:g} s: {what}",) if long else ()
 
 
 def prepared(splits, rate):
-    """The splits as a network takes them: at `rate` Hz, resampled where they have another, without their names."""
+    """Resamples the splits to `rate` Hz and drops the names of clips."""
     return Splits(*(at_rate(part, rate) for part in splits))
 
 
 def at_rate(part, rate):
-    """A source as `prepared`."""
+    """Resamples a source to `rate` Hz and drops the names of clips."""
     part = part if part.rate == rate else _resampled(part, rate)
     return dataclasses.replace(part, arrays={k: v for k, v in part.arrays.items() if k != "name"})
 
 
 def _resampled(part, rate):
-    part = part.noted(f"{part.rate} Hz are resampled to {rate} Hz")
+    part = part.with_notes(f"clips are resampled from {part.rate} Hz to {rate} Hz")
     clips_of, rows = part.arrays["waveform"], np.arange(len(part)) if part.rows is None else part.rows
     lengths = [resampled_length(int(length), part.rate, rate) for length in part.lengths]
 
@@ -274,7 +282,7 @@ def _resampled(part, rate):
     def key():
         return ["resampled", part.fingerprint(), part.rate, rate]
 
-    samples = materialise(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
+    samples = materialize(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
     label, target = (part.column(name) if name in part.arrays else None for name in ("label", "target"))
     names = list(part.column("name")) if "name" in part.arrays else [str(row) for row in rows]
     made = source(part.name, samples, lengths, rate, names, label, part.classes, target)
@@ -282,18 +290,18 @@ def _resampled(part, rate):
 
 
 def held_out_by_name(splits, pattern):
-    """`Splits` whose test part are all clips with a name like the pattern ("*_theo_*"), and the others none.
+    """Returns `Splits` whose test split is all clips whose names match the pattern, such as "*_theo_*" for a speaker.
 
-    Either the file's name or its whole path below the folder is like it. Of the rest a tenth is for validation, as
-    always. So a speaker, say, is never heard before the test.
+    The pattern matches the file name, or its path below the folder. A tenth of the other clips is held out for
+    validation.
 
     Raises:
-        ValueError: a pattern that no name, or every name, is like; parts that were given.
+        ValueError: The pattern matches no name or every name, or the data has its own splits.
     """
     splits.train.column_spec("waveform")
     parts = [part.arrays["name"] for part in splits]
     if any(other is not parts[0] for other in parts):
-        raise ValueError(f"{splits.train.base} has held-out parts of its own. Leave out [{pattern}].")
+        raise ValueError(f"{splits.train.base} already has held-out splits. Remove [{pattern}] from its name.")
     rows = np.sort(np.concatenate([part.rows for part in splits]))
     whole = dataclasses.replace(
         splits.train, name=splits.train.base, rows=rows, lengths=splits.train.arrays["waveform"].lengths[rows]
@@ -302,8 +310,8 @@ def held_out_by_name(splits, pattern):
     test = np.array([any(fnmatch.fnmatchcase(name, pattern) for name in each) for each in paths])
     if not test.any() or test.all():
         raise ValueError(
-            f"{whole.name}: {'every' if test.all() else 'no'} name is like {pattern!r}. Expected a pattern of some "
-            f"names; there are: {', '.join(whole.column('name')[:5])}, …"
+            f"{whole.name}: {'every' if test.all() else 'no'} file name matches {pattern!r}. Expected a pattern that "
+            f"matches some of them: {', '.join(whole.column('name')[:5])}, …"
         )
     name = f"{whole.name}[{pattern}]"
     train, test = (dataclasses.replace(whole.take(np.flatnonzero(part)), name=name) for part in (~test, test))

@@ -1,8 +1,7 @@
 """Batches as pure functions of (seed, step).
 
-Nothing about a batch depends on what was drawn before it, so resuming needs only the
-step, and how many replicas or workers share a batch cannot change what is learned.
-
+A batch does not depend on earlier draws, so resuming needs only the step. The number of replicas or workers does not
+change the batches either.
 Shapes: `N` examples in the source, `B` global batch.
 """
 
@@ -11,27 +10,26 @@ import tensorflow as tf
 
 from ssl_keras.data.random import BatchRandom
 
-WINDOW = 64  # batches among which examples of a length are put together; of a small source, an eighth of an epoch
+WINDOW = 64  # batches sorted by length together; an eighth of an epoch for small sources
 
 
 class Batches:
-    """The batches of a source, by number.
+    """The batches of a source, addressed by step.
 
-    Where the source knows its examples' lengths, those of about one length share a batch, so that
-    little of it is padding.
+    If the source has `lengths`, training batches are bucketed by length to reduce padding.
 
     Args:
         source: a `Source`: `len`, `gather(indices) -> dict of arrays`, `spec()`, `lengths`.
-        batch_size: B, the global batch, over all replicas.
-        seed: keys the order and every draw.
-        preprocess: function (batch, random) to the batch an objective trains on, or None.
-        shuffle: True for training (a new order each epoch, whole batches only); False
-            for one pass in order, its last batch padded to B with `weight` 0.
-        longest: of sound, the samples of a clip that a step takes: of a longer one a stretch, at a place drawn for
-            each ("cut"), before rows are padded to the batch's longest. None takes whole clips.
+        batch_size: B, the global batch size, over all replicas.
+        seed: the seed of the order and of all draws.
+        preprocess: function (batch, random) that returns the batch an objective trains on, or None.
+        shuffle: True for training: a new order each epoch, and full batches only. False for one pass in order, with
+            the last batch padded to B by examples of `weight` 0.
+        longest: the most samples of a clip that a step uses, for audio. Longer clips are randomly cropped before rows
+            are padded to the longest of the batch. None uses whole clips.
 
     Raises:
-        ValueError: an empty source, or shuffled batches larger than it.
+        ValueError: The source is empty, or `shuffle` is set and the source is smaller than a batch.
     """
 
     def __init__(self, source, batch_size, *, seed=0, preprocess=None, shuffle=True, longest=None):
@@ -53,38 +51,39 @@ class Batches:
         self._order = (None, None)
 
     def indices(self, step):
-        """int64 (B,): the examples of batch `step`; -1 marks padding."""
+        """Returns the indices of the examples in batch `step`, int64 (B,); -1 marks padding."""
         epoch, batch = divmod(int(step), self.steps_per_epoch)
         start = batch * self.batch_size
         if not self.shuffle:
             rows = np.arange(start, start + self.batch_size)
             return np.where(rows < len(self.source), rows, -1)
-        order = self._order  # one read: tf.data calls this from two threads
+        order = self._order  # read once, because tf.data calls this from two threads
         if order[0] != epoch:
             rows = epoch_order(len(self.source), self.seed, epoch)
             if self.source.lengths is not None:
-                rows = alike(rows, self.source.lengths, self.batch_size, self.seed, epoch)
+                rows = bucket_by_length(rows, self.source.lengths, self.batch_size, self.seed, epoch)
             order = self._order = (epoch, rows)
         return order[1][start : start + self.batch_size]
 
     def numpy(self, step, first=0, rows=None, place=None):
-        """Rows `first .. first + rows` of batch `step` as a dict of arrays, before preprocess.
+        """Returns rows `first .. first + rows` of batch `step` as a dict of arrays, before `preprocess`.
 
-        `place` (rows,) in [0, 1) says where each clip of more than `longest` samples is cut; without it none is.
+        `place` (rows,) in [0, 1) is the relative offset of the crop of each clip longer than `longest`. Without it,
+        clips are whole.
         """
         chosen = self.indices(step)[first : None if rows is None else first + rows]
         batch = self.source.gather(np.maximum(chosen, 0), *(() if place is None else (self.longest, place)))
-        batch = {name: column for name, column in batch.items() if column.dtype != object}  # strings are for no network
+        batch = {name: column for name, column in batch.items() if column.dtype != object}  # networks take no strings
         return batch | {"weight": (chosen >= 0).astype(np.float32)}
 
     def dataset(self, first_step=0, last_step=None, strategy=None):
-        """Steps `first_step .. last_step - 1` as a `tf.data.Dataset` of dicts; without end by default.
+        """Returns steps `first_step .. last_step - 1` as a `tf.data.Dataset` of dicts; infinite by default.
 
-        Give `fit` the endless one and `steps_per_epoch`: on a finite data set Keras counts
-        whole executions, and drops the last steps where these do not divide.
+        Pass the infinite dataset to `fit` with `steps_per_epoch`. On a finite dataset, Keras counts full executions of
+        `steps_per_execution` steps and drops the remainder.
 
-        With a strategy of several replicas, a `DistributedDataset` for `fit`: each worker
-        builds only its own rows of each global batch and splits them among its replicas.
+        With a strategy of several replicas, this returns a `DistributedDataset` for `fit`. Each worker builds only its
+        own rows of each global batch, and splits them among its replicas.
 
         Raises:
             ValueError: B is not a multiple of the number of replicas.
@@ -128,15 +127,15 @@ class Batches:
             return self.preprocess(batch, random)
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max if last_step is None else last_step)
-        # Gathering is one NumPy call; two in flight hide it, and the order stays. Nothing is
-        # left to tune, and the tuner's thread would hold up each end of an iterator by a second.
+        # Two parallel NumPy gathers hide their latency, so there is nothing to autotune. Autotuning would also delay
+        # the end of each iterator by a second, while its thread stops.
         options = tf.data.Options()
         options.autotune.enabled = False
         return steps.map(load, num_parallel_calls=2, deterministic=True).prefetch(2).with_options(options)
 
 
 def check_divisible(batch_size, replicas, accumulate=1):
-    """Raises ValueError where a global batch does not divide among replicas and micro-batches."""
+    """Raises ValueError if a global batch does not divide evenly among replicas and micro-batches."""
     if batch_size % (replicas * accumulate):
         raise ValueError(
             f"The global batch of {batch_size} does not divide among {replicas} replicas × {accumulate} "
@@ -145,22 +144,22 @@ def check_divisible(batch_size, replicas, accumulate=1):
 
 
 def epoch_order(size, seed, epoch):
-    """int64 (size,): a permutation keyed by (seed, epoch)."""
+    """Returns a random permutation keyed by (seed, epoch), int64 (size,)."""
     key = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(size)
 
 
-def alike(order, lengths, batch_size, seed, epoch):
-    """The whole batches of an order, each with examples of about the same length; keyed by (seed, epoch).
+def bucket_by_length(order, lengths, batch_size, seed, epoch):
+    """Reorders a permutation so that each batch has examples of similar length; keyed by (seed, epoch).
 
-    In windows of some batches, examples are sorted by their length; then whole batches are shuffled. Which
-    examples meet stays a matter of chance, and so does when they come.
+    Examples are sorted by length within windows of several batches, and then whole batches are shuffled. Batches still
+    differ between epochs, and lengths still come in random order.
 
     Args:
-        order: (N,) integers, a permutation. lengths: (N,) of the examples that it numbers.
+        order: (N,) integers, a permutation. lengths: (N,) the length of each example, by its index.
 
     Returns:
-        (N // batch_size * batch_size,) of the order's entries.
+        (N // batch_size * batch_size,) entries of `order`.
     """
     order = order[: len(order) // batch_size * batch_size]
     several = min(WINDOW, max(2, len(order) // batch_size // 8))

@@ -1,7 +1,7 @@
-"""Arrays filled once: in memory below a gigabyte, above it in memory-mapped files that later runs reuse.
+"""Cached arrays: in memory up to a gigabyte, and above it in memory-mapped files that later runs reuse.
 
-What is cached is found by its content: files by the checksums of their bytes, wherever they lie. A damaged entry is
-made anew. What a writer that was killed has left is removed by the next one.
+Entries are keyed by content: files are identified by their checksums and not by their paths. A damaged entry is
+rebuilt. Leftovers of a killed writer are removed by the next one.
 """
 
 import concurrent.futures
@@ -25,41 +25,41 @@ from ssl_keras import files
 from ssl_keras.files import locks
 
 IN_MEMORY_BYTES = 1 << 30
-# A file whose times are younger than this when it is read may change again within one tick of its file system's clock.
+# A file that was just written may change again within the resolution of its timestamps, so its checksum is not cached.
 RECENT = 2_000_000_000  # nanoseconds
-DAMAGE = (OSError, ValueError, LookupError, TypeError, SyntaxError)  # what reading a damaged entry raises
+DAMAGE = (OSError, ValueError, LookupError, TypeError, SyntaxError)  # raised by reading a damaged entry
 
 log = logging.getLogger(__name__)
 
 
 def cache_folder():
-    """`$SSL_KERAS_CACHE`, or `~/.cache/ssl_keras`."""
+    """Returns `$SSL_KERAS_CACHE`, or `~/.cache/ssl_keras`."""
     folder = os.environ.get("SSL_KERAS_CACHE", "").strip() or "~/.cache/ssl_keras"
     return pathlib.Path(os.path.expanduser(folder))
 
 
 def _make_folder(folder):
-    """`files.make_folder`, whose error says how to have another."""
+    """Creates the cache folder. Raises PermissionError, which says how to choose another."""
     try:
         files.make_folder(folder)
     except PermissionError as error:
-        said = str(error).removesuffix(" Choose a writable folder.")
+        message = str(error).removesuffix(" Choose a writable folder.")
         raise PermissionError(
-            f"{said} It keeps what does not fit into memory; set SSL_KERAS_CACHE to another folder."
+            f"{message} This is the cache of large datasets. Set SSL_KERAS_CACHE to another folder."
         ) from error
 
 
 def name_of(key):
-    """The name, 32 hexadecimal digits, of what a JSON-able value stands for."""
+    """Returns the cache name of a JSON-able key: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def contents(paths):
-    """[[path, checksum of its bytes], …] of some files, in their order; paths are below the folder that holds them all.
+    """Returns [[path, checksum], …] of files, in order, with paths relative to their common folder.
 
-    So it is the same wherever that folder lies, and another one when a byte changes, whatever the file's times say. The
-    cache remembers checksums: a file is read only where its size, times or inode are not those that it remembers.
-    A file that cannot be read has an empty checksum.
+    The result does not depend on where that folder is, and changes whenever a byte does, whatever the timestamps.
+    Checksums are cached: a file is read again only if its size, timestamps or inode changed.
+    An unreadable file has an empty checksum.
     """
     paths = [os.path.abspath(path) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -82,7 +82,7 @@ def contents(paths):
             remembered[relative] = [*about, digest]
         return [relative, digest]
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing is outside Python's lock
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
         made = list(pool.map(checksum, paths))
     if any(known.get(path) != about for path, about in remembered.items()):
         _make_folder(memory.parent)
@@ -96,27 +96,27 @@ def _about(path):
 
 
 def hash_file(path):
-    """Hashes the bytes of a file: a checksum in hexadecimal."""
+    """Returns a checksum of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
+def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     """Collects examples into arrays.
 
     Args:
-        key: JSON-able value that names the content (a checksum, settings), or a function that makes one, which is
-            called where the arrays do not fit into memory.
+        key: JSON-able value that identifies the content (checksums, settings), or a function that returns one, which
+            is called only if the arrays are cached.
         columns: {name: (shape, dtype)} of one example.
-        size: number of examples expected; fewer may come.
+        size: the largest number of examples.
         chunks: function that returns an iterator of dicts of arrays, consecutive examples.
-        in_memory_bytes: where more is needed, the arrays are memory-mapped files.
+        in_memory_bytes: larger arrays are cached in memory-mapped files.
 
     Returns:
-        {name: array (n, *shape)}, n ≤ size, read-only where memory-mapped.
+        {name: array (n, *shape)}, n ≤ size, read-only if memory-mapped.
 
     Raises:
-        OSError: there is no room for the files.
+        OSError: The disk is full.
     """
     sizes = {name: size * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in columns.items()}
     if sum(sizes.values()) <= in_memory_bytes:
@@ -129,7 +129,7 @@ def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
         try:
             return _opened(folder, columns)
         except DAMAGE as error:
-            log.warning("%s is damaged (%s) and is made anew.", folder, error)
+            log.warning("%s is damaged (%s). Rebuilding it.", folder, error)
     with writing(folder.name) as partial:
         made = partial / "made"
         made.mkdir()
@@ -139,7 +139,7 @@ def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(
-                f"No space left for {sum(sizes.values()) / 1e9:.3g} GB in {folder.parent}. Free some, or set "
+                f"No space left for {sum(sizes.values()) / 1e9:.3g} GB in {folder.parent}. Free up disk space, or set "
                 "SSL_KERAS_CACHE to another folder."
             ) from error
         try:
@@ -148,7 +148,7 @@ def materialise(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
             if not folder.is_dir():
                 raise
             try:
-                return _opened(folder, columns)  # another process was faster, with the same content
+                return _opened(folder, columns)  # another process has written the same content
             except DAMAGE:
                 folder.rename(partial / "damaged")
                 made.rename(folder)
@@ -168,16 +168,16 @@ def _write(folder, key, columns, size, chunks):
 
 
 def _opened(folder, columns):
-    """The arrays of an entry. Raises one of `DAMAGE` where they are not what was written."""
+    """Returns the arrays of an entry. Raises one of `DAMAGE` if they are not what was written."""
     content = json.loads((folder / "content.json").read_text("utf-8"))
     count, arrays = content["examples"], {}
     for column, (shape, dtype) in columns.items():
         path = folder / f"{column}.npy"
         array = np.lib.format.open_memmap(path, "r")
         if array.shape[1:] != tuple(shape) or array.dtype != np.dtype(dtype) or not 0 <= count <= len(array):
-            raise ValueError(f"{path.name} has {array.dtype} {array.shape}")
+            raise ValueError(f"{path.name} has dtype {array.dtype} and shape {array.shape}")
         *about, digest = content["files"][column] if "files" in content else [*_about(path), ""]  # an older entry
-        if about != _about(path) and digest != hash_file(path):  # written to since, or a copy
+        if about != _about(path) and digest != hash_file(path):  # modified or copied
             raise ValueError(f"{path.name} has changed")
         arrays[column] = array
     return _trim(arrays, count)
@@ -185,9 +185,9 @@ def _opened(folder, columns):
 
 @contextlib.contextmanager
 def writing(name):
-    """Yields a new folder in the cache, in which to write what then is moved to its place; it is removed at the end.
+    """Yields a temporary folder in the cache, to write to before moving the result into place; removes it at the end.
 
-    Where its writer is killed, the next one on this host removes it.
+    If the writer is killed, the next one on this host removes it.
     """
     folder, host = cache_folder(), re.sub(r"\W", "_", socket.gethostname())
     _make_folder(folder)
@@ -198,7 +198,7 @@ def writing(name):
     while True:
         partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.{host}.", suffix=".partial", dir=folder))
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(FileNotFoundError):  # another writer took it for one that is left
+            with contextlib.suppress(FileNotFoundError):  # another writer has removed it as a leftover
                 held.enter_context(locks.writing_in(partial))
             if partial.is_dir():
                 try:
@@ -211,7 +211,7 @@ def writing(name):
 def _new_file(path, dtype, shape):
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as file:  # takes the space now: a full disk would kill a writer through the map
+        with open(path, "r+b") as file:  # reserves the space, because a full disk would kill a process that uses a map
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return array
 

@@ -1,10 +1,10 @@
-"""Images as tensors: the one place that turns pixels into numbers in [0, 1]."""
+"""Pixel scaling: the only place that converts images to [0, 1]."""
 
 import tensorflow as tf
 
 
 def unit_range(image):
-    """Image of any shape -> float32 in [0, 1]: uint8 is divided by 255, floats pass."""
+    """Converts images of any shape to float32 in [0, 1]: uint8 is divided by 255, floats are unchanged."""
     if image.dtype == tf.uint8:
         return tf.cast(image, tf.float32) / 255.0
     return tf.cast(image, tf.float32)

@@ -1,4 +1,4 @@
-"""What a network is given: the one place that tells images, tokens and waveforms apart."""
+"""Network inputs: the only place that distinguishes images, tokens and waveforms."""
 
 import tensorflow as tf
 
@@ -9,20 +9,20 @@ COLUMNS = ("image", "tokens", "waveform")
 
 
 def column(names):
-    """Which of a source's, a batch's or a card's names is the network's input.
+    """Returns the name of the network's input among the columns of a source, batch or card.
 
     Raises:
-        ValueError: none of them (text that has not been tokenized, say).
+        ValueError: There is none, such as for text that is not tokenized.
     """
     for name in COLUMNS:
         if name in names:
             return name
-    raise ValueError(f"Expected a column {', '.join(COLUMNS)}. Received: {', '.join(names)}")
+    raise ValueError(f"Expected one of the columns {', '.join(COLUMNS)}. Received: {', '.join(names)}")
 
 
 def network_input(batch):
-    """The input of a batch: images float32 in [0, 1] (B, H, W, C), tokens int32 (B, T), or waveforms float32 in
-    (−1, 1) (B, L), as short as the longest."""
+    """Returns the network's input of a batch: images (B, H, W, C) float32 in [0, 1], tokens (B, T) int32, or waveforms
+    (B, L) float32 in (−1, 1), trimmed to the longest clip."""
     name = column(batch)
     if name == "waveform":
         return augment_audio.trimmed(audio.unit_range(batch[name]))
@@ -30,10 +30,11 @@ def network_input(batch):
 
 
 def changed(batch, random, changes, rate, longest):
-    """The batch with its waveforms changed as `AudioAugmentation` say; `rate` in Hz, `longest` as `change` has it."""
+    """Returns the batch with augmented waveforms. `changes` is an `AudioAugmentation`, `rate` is in Hz, and `longest`
+    is as in `augment_audio.change`."""
     return batch | {"waveform": augment_audio.change(network_input(batch), random, changes, rate, longest)}
 
 
 def signature(network):
-    """The `tf.TensorSpec` of a functional graph's one input."""
+    """Returns the `tf.TensorSpec` of the input of a functional model with one input."""
     return tf.TensorSpec(network.input.shape, network.input.dtype)

@@ -1,9 +1,9 @@
-"""Near duplicates: examples that must not lie on both sides of a split, found and kept together.
+"""Near duplicates: finds similar examples, and groups them so that no group is on both sides of a split.
 
-Two texts are near duplicates if they are equal without case, accents and punctuation, or differ in a tenth of
-their letters (normalized insertion–deletion similarity of at least 0.9). Two images are, if their thumbnails of 16×16
-pixels correlate by at least 0.95, or are of one color each, and nearly the same.
-Both are pairwise: ten thousand examples take seconds, a hundred thousand minutes.
+Two texts are near duplicates if their normalized insertion–deletion similarity is at least 0.9, ignoring case, accents
+and punctuation. Two images are near duplicates if their 16×16 thumbnails have a correlation of at least 0.95, or are
+each of a single color and nearly equal. All pairs are compared: ten thousand examples take seconds, a hundred thousand
+minutes.
 
 Shapes: `N` examples, `H W C` image.
 """
@@ -19,21 +19,21 @@ from scipy.sparse.csgraph import connected_components
 
 from ssl_keras.data.images import unit_range
 
-SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # of 100, as rapidfuzz has it; correlation
+SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # rapidfuzz similarity, 0 to 100; correlation
 THUMBNAIL = 16
 CHUNK = 1_024  # rows compared at a time
-FLAT = 1e-2  # standard deviation below which a thumbnail is of one color
+FLAT = 1e-2  # a thumbnail of a smaller standard deviation has a single color
 
 
 def folded(text):
-    """A text without case, accents, punctuation and superfluous white space."""
+    """Normalizes a text: without case, accents, punctuation and repeated whitespace."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
-    return " ".join(kept.split()) or text.strip()  # of what is punctuation alone: itself
+    return " ".join(kept.split()) or text.strip()  # a text of punctuation only is kept
 
 
 def similar_texts(ours, theirs=None, least=SIMILAR_TEXT):
-    """int64 (n, 2): pairs (i, j) of near duplicates, `ours[i]` and `theirs[j]`; of one list, with i < j."""
+    """Returns pairs (i, j) of near duplicates `ours[i]` and `theirs[j]`, int64 (n, 2). For one list, i < j."""
     a = [folded(text) for text in ours]
     b = a if theirs is None else [folded(text) for text in theirs]
 
@@ -44,14 +44,14 @@ def similar_texts(ours, theirs=None, least=SIMILAR_TEXT):
 
 
 def similar_images(ours, theirs=None, least=SIMILAR_IMAGE):
-    """int64 (n, 2): as `similar_texts`, of images (N, H, W, C)."""
+    """Returns pairs (i, j) of near duplicates as `similar_texts` does, for images (N, H, W, C)."""
     a = _directions(ours)
     b = a if theirs is None else _directions(theirs)
     return _pairs(lambda rows, first: a[rows] @ b[first:].T >= least, len(a), theirs is None)
 
 
 def thumbnails(images):
-    """float32 (N, 16, 16, C) in [0, 1] of images (N, H, W, C)."""
+    """Resizes images (N, H, W, C) to thumbnails, float32 (N, 16, 16, C) in [0, 1]."""
     small = []
     for start in range(0, len(images), CHUNK):
         x = unit_range(tf.constant(images[start : start + CHUNK]))
@@ -60,8 +60,10 @@ def thumbnails(images):
 
 
 def _directions(images):
-    """float32 (N, D) of length 1: standardized thumbnails, whose inner product is a correlation; of those of one
-    color, that color, as angles of which a fifth of the scale's difference is just too far apart."""
+    """Returns unit vectors (N, D) float32 whose inner products are correlations of thumbnails.
+
+    Thumbnails of a single color become angles instead, so that colors about a fifth of the scale apart are not similar.
+    """
     x = thumbnails(images)
     channels = x.shape[-1]
     flat = x.std((1, 2)).max(-1) < FLAT  # (N,)
@@ -84,26 +86,33 @@ def _pairs(compared, count, within):
 
 
 def leaks(splits, similar_text=SIMILAR_TEXT, similar_image=SIMILAR_IMAGE):
-    """{(part, "texts" or "images"): pairs (i, j) of near duplicates, i of the training part and j of the held-out one}.
+    """Returns {(split, "texts" or "images"): near-duplicate pairs (i, j)}, with i in the training split and j held out.
 
-    Texts are those of a column "text"; or all captions of training images and the first ones of held-out images.
+    Texts are the column "text", or all captions of training images and the first caption of held-out images.
 
     Raises:
-        ValueError: data with neither images nor texts; text in pieces of files; a threshold out of range.
+        ValueError: There are neither images nor texts, texts are in pieces, or a threshold is out of range.
     """
     if not (0 < similar_text <= 100 and 0 < similar_image <= 1):
         raise ValueError(
-            f"Expected 0 < similar_text ≤ 100, 0 < similar_image ≤ 1. Received: {similar_text}, {similar_image}"
+            "Expected 0 < similar_text ≤ 100 and 0 < similar_image ≤ 1. "
+            f"Received: similar_text={similar_text}, similar_image={similar_image}"
         )
     arrays, compared = splits.train.arrays, {}
     if "image" in arrays:
         compared["images"] = lambda source: source.column("image"), similar_images, similar_image
     if "text" in arrays:
         if not np.all(arrays.get("ends", True)):
-            raise ValueError(f"{splits.train.name}: expected whole texts, as of table:FILE. Received: files in pieces")
+            raise ValueError(
+                f"{splits.train.name} is not a set of texts. Expected whole texts, such as table:FILE. "
+                "Received: pieces of large files"
+            )
         compared["texts"] = lambda source: list(source.column("text")), similar_texts, similar_text
     if not compared and "caption" not in arrays:
-        raise ValueError(f"{splits.train.name} has neither images nor texts. Expected either.")
+        raise ValueError(
+            f"{splits.train.name} has neither images nor texts. Expected one of the columns image, text, caption. "
+            f"Received: {', '.join(arrays)}"
+        )
     found = {
         (part, kind): alike(of(splits.train), of(getattr(splits, part)), least)
         for part in ("validation", "test")
@@ -120,19 +129,19 @@ def leaks(splits, similar_text=SIMILAR_TEXT, similar_image=SIMILAR_IMAGE):
 
 
 def groups(count, *pairs):
-    """int (count,): which examples belong together, of arrays of pairs: those that a chain of pairs joins."""
+    """Returns the connected component of each of `count` examples, int (count,), given arrays of pairs."""
     i, j = np.concatenate([np.zeros((0, 2), np.int64), *pairs]).T
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(count, count)), directed=False)[1]
 
 
 def parts_of(group, names, count):
-    """int (N,): a part 0 … count − 1 for each example, groups kept whole; −1 for those of more than a part's share.
+    """Assigns each example to a part 0 … count − 1, int (N,), by its group; −1 for groups larger than N / count.
 
-    A group's part follows from a hash of the first, in the alphabet, of its members' names; so other examples that
-    come or go do not move it.
+    The part is a hash of the alphabetically first name in the group, so adding or removing other examples does not
+    change it.
 
     Args:
-        group: (N,) integers, as `groups` gives them. names: N texts.
+        group: (N,) integers from `groups`. names: N texts.
     """
     first = {}
     for one, name in zip(group, names):

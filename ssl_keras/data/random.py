@@ -1,9 +1,9 @@
-"""Random numbers keyed by (seed, step, position), the same whoever draws them.
+"""Stateless random numbers keyed by (seed, step, position), independent of the number of workers.
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps
-(key, counter) to four 32-bit words with no state. The key is (seed, stream), the upper
-half of the counter is the step, and the row of position p in the global batch starts at
-p·blocks of the lower half. A worker that holds rows 128..255 draws just these.
+(key, counter) to four 32-bit words with no state. The key is (seed, stream). The upper
+half of the counter is the step; the row at position p in the global batch starts at
+p·blocks of the lower half. A worker that has rows 128..255 draws only these.
 """
 
 import zlib
@@ -16,24 +16,24 @@ PHILOX = tf.random.Algorithm.PHILOX.value
 
 
 class BatchRandom:
-    """Draws for the rows `first .. first + rows` of the global batch of one step.
+    """Draws random numbers for rows `first .. first + rows` of the global batch of one step.
 
     Args:
-        seed: int, the run's.
-        step: int64 scalar tensor or int, the batch's number.
-        first: int, position in the global batch of the first row drawn here.
-        rows: int, how many rows.
+        seed: int, the seed of the run.
+        step: int64 scalar tensor or int, the step of the batch.
+        first: int, the position of the first row in the global batch.
+        rows: int, the number of rows.
     """
 
     def __init__(self, seed, step, first, rows):
         self.seed, self.step, self.first, self.rows = seed, step, first, rows
 
     def uniform(self, stream, shape):
-        """float32 (rows, *shape) in [0, 1). Different `stream` names are independent."""
+        """Returns float32 (rows, *shape) in [0, 1). Different `stream` names are independent."""
         return self._draw(tf.raw_ops.StatelessRandomUniformV2, stream, shape)
 
     def normal(self, stream, shape):
-        """float32 (rows, *shape), standard normal."""
+        """Returns standard normal float32 (rows, *shape). Different `stream` names are independent."""
         return self._draw(tf.raw_ops.StatelessRandomNormalV2, stream, shape)
 
     def _draw(self, op, stream, shape):
@@ -54,11 +54,11 @@ class BatchRandom:
 
 
 class ReplayedRandom:
-    """Replays in a step, which knows no positions, the numbers that `BatchRandom` drew for its batch in tf.data."""
+    """Replays in a training step, where positions are unknown, the numbers that `BatchRandom` drew in tf.data."""
 
     def __init__(self, batch):
         self.batch = batch
 
     def uniform(self, stream, shape):
-        """float32 (rows, *shape) in [0, 1), as it was drawn."""
+        """Returns the numbers as drawn, float32 (rows, *shape) in [0, 1)."""
         return self.batch[stream]

@@ -1,9 +1,9 @@
-"""Ranges of numbers as annotations, and values checked against annotations.
+"""Validation: ranges as annotations, and checks of values against annotations.
 
     width: Annotated[int, Range(1, 4096)] = 64
 
-Settings dataclasses and network builders declare their values in this way; what is declared is checked in one
-place, `check`, and shown by `--help`.
+Settings dataclasses and network builders annotate their values like this. `check` validates them, and `--help` shows
+them.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ import typing
 
 import numpy as np
 
-MAX_ENTRIES = 1_000  # of a tuple, such as the widths of layers
+MAX_ENTRIES = 1_000  # of a tuple, such as layer widths
 OPEN_ENDS = ("", "low", "high", "both")
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; `open` names ends that are excluded: "low", "high" or "both"."""
+    """The numbers from `low` to `high`. `open` names the excluded ends: "low", "high" or "both"."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -38,7 +38,7 @@ class Range:
         return above and below
 
     def __str__(self):
-        """The range in words that follow "must be"."""
+        """Returns the range as the words after "must be"."""
         if self.low == -math.inf and self.high == math.inf:
             return "a number"
         if self.high == math.inf:
@@ -48,7 +48,7 @@ class Range:
         return f"in {self._interval(', ')}" if self.open else f"{_shown(self.low)} to {_shown(self.high)}"
 
     def symbols(self, kind):
-        """The range of numbers of a `kind`, int or float, as `--help` shows it: {1..4096}, [0,1), FLOAT>0."""
+        """Returns the range as `--help` shows it, for a `kind` of int or float: {1..4096}, [0,1), FLOAT>0."""
         name = kind.__name__.upper()
         if self.low == -math.inf and self.high == math.inf:
             return name
@@ -68,15 +68,15 @@ def _shown(number):
 
 
 def range_of(hint):
-    """The `Range` of an annotation, or None."""
+    """Returns the `Range` of an annotation, or None."""
     return next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)), None)
 
 
 def check(name, value, hint):
-    """Raises ValueError where a value does not fit its annotation; the message names it `name`.
+    """Raises ValueError if a value does not match its annotation; the message calls it `name`.
 
-    Understood are `bool`, `int`, `float` (finite), `str` (or a path), `Literal`, unions, tuples, and `Annotated` with a
-    `Range`. Any other annotation fits everything. NumPy's scalars count as the numbers that they hold.
+    Supports `bool`, `int`, `float` (finite), `str` (or a path), `Literal`, unions, tuples, and `Annotated` with a
+    `Range`. Other annotations match everything. NumPy scalars are checked like Python scalars.
     """
     fault = _fault(value, hint)
     if fault:
@@ -85,7 +85,7 @@ def check(name, value, hint):
 
 
 def _fault(value, hint):
-    """What a value would have to be, in words, or an empty string where it fits."""
+    """Returns what a value must be, in words; empty if it matches."""
     value = value.item() if isinstance(value, np.generic) else value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -109,11 +109,11 @@ def _is_number(value, kind=numbers.Real):
 
 
 def _is_finite(value):
-    # An integer of any size compares exactly, where `isfinite` may overflow.
+    # Integers of any size compare exactly, but `isfinite` may overflow.
     return abs(value) <= sys.float_info.max if isinstance(value, numbers.Integral) else math.isfinite(value)
 
 
-KINDS = {  # type: what a value must be, in words; and the test of it
+KINDS = {  # {type: (what a value must be, in words; the test for it)}
     bool: ("true or false", lambda value: isinstance(value, bool)),
     int: ("an integer", lambda value: _is_number(value, numbers.Integral)),
     float: ("a finite number", lambda value: _is_number(value) and _is_finite(value)),
@@ -123,12 +123,12 @@ KINDS = {  # type: what a value must be, in words; and the test of it
 
 
 def _same(value, choice):
-    """Whether a value is a choice of a `Literal`: 1.0 is 1, but True is not."""
+    """Returns whether a value equals a choice of a `Literal`: 1.0 equals 1, but True does not."""
     return value == choice and isinstance(value, bool) == isinstance(choice, bool)
 
 
 def _choices(choices):
-    """The choices of a `Literal` in words; an empty one, which stands for a default, is left out."""
+    """Returns the choices of a `Literal` in words, without the empty string, which means the default."""
     shown = [str(choice) for choice in choices if choice != ""]
     return f"one of {', '.join(shown)}" if len(shown) > 1 else "".join(shown)
 
@@ -146,7 +146,7 @@ def _tuple_fault(value, arguments):
 
 
 def check_fields(settings):
-    """Checks every field of a dataclass instance against its annotation. Raises ValueError for the first that fails."""
+    """Checks each field of a dataclass instance against its annotation. Raises ValueError for the first mismatch."""
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
         check(field.name, getattr(settings, field.name), hints[field.name])

@@ -1,6 +1,6 @@
-"""Text as sequences of tokens, one a row: words, sentences, or the rows that a source has.
+"""Token sequences, one per row: words, sentences, or the rows of a source.
 
-Shapes: `N` sequences, `W` the longest one's tokens, `U` the longest target's. -1 is padding.
+Shapes: `N` sequences, `W` tokens of the longest, `U` tokens of the longest target. -1 is padding.
 """
 
 import dataclasses
@@ -16,24 +16,27 @@ from ssl_keras.data.tokens import count_unknown, texts_of
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
-MAX_UNKNOWN = 0.05  # of the tokens of a column
-MIN_WORD = 2  # letters; one alone says nothing of how words are made
+MAX_UNKNOWN = 0.05  # fraction of the tokens of a column
+MIN_WORD = 2  # letters
 
 log = logging.getLogger(__name__)
 
 
 def cut(splits, unit):
-    """`Splits` of text -> `Splits` of its different words, in lower case, or of its sentences.
+    """Converts `Splits` of text to `Splits` of its distinct words, lowercased, or its distinct sentences.
 
-    A word or sentence that is in one part is left out of those after it: what was trained on is no test.
+    Words or sentences of an earlier split are dropped from later ones, so held-out ones are new.
 
     Raises:
-        ValueError: a part in which nothing is left; text read in pieces, where it is to be taken by rows.
+        ValueError: A split has none left, or `unit` is "rows" and the text was read in pieces.
     """
     if unit == "rows":
         for source in splits:
             if not np.all(source.arrays.get("ends", True)):
-                raise ValueError(f"{source.name} was read in pieces. Cut it: --unit sentences, or words")
+                raise ValueError(
+                    f"{source.name} is not a set of texts. Expected whole texts, such as table:FILE. "
+                    "Received: pieces of large files. Use --unit sentences or --unit words."
+                )
         return splits
     find = {"words": _words, "sentences": _sentences}[unit]
     parts, known = [], set()
@@ -41,16 +44,16 @@ def cut(splits, unit):
         found = list(dict.fromkeys(piece for stretch in _stretches(source) for piece in _whole(find, *stretch)))
         new = [piece for piece in found if piece not in known]
         if not new:
-            raise ValueError(f"{source.name} has no {unit} of its own. Expected more text.")
+            raise ValueError(f"{source.name} has no {unit} that are not in the other splits. Use more text.")
         known |= set(new)
         parts.append(documents(source.name, new))
     return Splits(*parts)
 
 
 def _stretches(source):
-    """The texts of a part, (text, whether it begins and whether it ends in the middle of a document).
+    """Yields the texts of a split: (text, whether it starts inside a document, whether it ends inside one).
 
-    A file may have been read in pieces, and these be in several parts.
+    Pieces of one file may be in several splits.
     """
     rows = np.arange(len(source)) if source.rows is None else source.rows
     ends = source.arrays.get("ends", np.ones(rows.max() + 1, bool))
@@ -66,7 +69,7 @@ def _stretches(source):
 
 
 def _whole(find, text, begins_inside, ends_inside):
-    """The units of a text but for a first or last one that another part may have the rest of."""
+    """Returns the units of a text, without a first or last one that may continue in another split."""
     units = list(find(text))
     return units[int(begins_inside) : len(units) - int(ends_inside)]
 
@@ -81,16 +84,16 @@ def _sentences(text):
 
 
 def tokenized(splits, tokenizer, most, reader=None):
-    """`Splits` of sequences -> `Splits` with the columns "tokens" (N, W) and, of pairs, "target" (N, U), int32.
+    """Tokenizes `Splits` of sequences: the columns "tokens" (N, W) and, for pairs, "target" (N, U), int32.
 
     Args:
-        splits: sources with a column "text" and, of pairs, "target".
+        splits: sources with a column "text" and, for pairs, "target".
         tokenizer: a `Tokenizer`.
-        most: tokens of a text, and of a target; longer ones are cut, and counted.
-        reader: what reads targets, the tokenizer or `Symbols`; None is the tokenizer.
+        most: the largest number of tokens of a text, and of a target. Longer ones are truncated, with a warning.
+        reader: the tokenizer of targets, a `Tokenizer` or `Symbols`. Defaults to `tokenizer`.
 
     Raises:
-        ValueError: a target symbol that is not among the known ones; text of which the tokenizer knows too little.
+        ValueError: A target has an unknown symbol, or too many tokens are unknown to the tokenizer.
     """
     reader = tokenizer if reader is None else reader
     parts = {"tokens": [tokenizer.encode(texts_of(source)) for source in splits]}
@@ -99,7 +102,13 @@ def tokenized(splits, tokenizer, most, reader=None):
     for column, encoded in parts.items():
         long = sum(len(ids) > most for part in encoded for ids in part)
         if long:
-            log.warning("%s: %d %s are longer than %d and are cut (--context)", splits.train.base, long, column, most)
+            log.warning(
+                "%s: %d rows of %s are longer than %d tokens. Truncating them (--context).",
+                splits.train.base,
+                long,
+                column,
+                most,
+            )
     widths = {column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()}
     for column, encoded in parts.items():
         if column == "tokens" or reader is tokenizer:
@@ -109,9 +118,9 @@ def tokenized(splits, tokenizer, most, reader=None):
                 log.warning("%s: %d of %d tokens are unknown to the tokenizer", name, unknown, count)
             if unknown > MAX_UNKNOWN * count:
                 raise ValueError(
-                    f"{name}: {unknown / count:.0%} of the tokens are unknown to the tokenizer. Expected text such as "
-                    "it was trained on; --tokenizer bpe reads any. Targets that are symbols between white space want "
-                    "--symbols."
+                    f"{name}: {unknown / count:.0%} of the tokens are unknown to the tokenizer. "
+                    f"Expected at most {MAX_UNKNOWN:.0%}. Use text like the tokenizer's training text, or "
+                    "--tokenizer bpe, which reads any text. For targets of symbols separated by spaces, add --symbols."
                 )
     made = []
     for number, source in enumerate(splits):
@@ -125,25 +134,25 @@ def tokenized(splits, tokenizer, most, reader=None):
 def _targets(source, reader):
     try:
         return reader.encode(source.column("target"))
-    except ValueError as error:  # says of no symbol in which part it is
+    except ValueError as error:  # its message does not name the split
         raise ValueError(f"{source.name}: {error}") from error
 
 
 def check_longer_than(source, horizon):
-    """Warns of sequences of no more than `horizon` tokens. Raises ValueError where there are no others."""
+    """Warns if sequences have at most `horizon` tokens. Raises ValueError if all do."""
     long = (source.column("tokens") >= 0).sum(1) > horizon
     if not long.any():
-        raise ValueError(f"No sequence of {source.base} has more than {horizon} tokens (--horizon).")
+        raise ValueError(f"No sequence of {source.base} has more than {horizon} tokens. Use a smaller --horizon.")
     if not long.all():
         log.warning(
-            "%s: %.0f%% of the sequences are not longer than the horizon, and teach nothing but the end",
+            "%s: %.0f%% of the sequences are not longer than the horizon. Their only target is the end token.",
             source.base,
             100 * (1 - long.mean()),
         )
 
 
 def padded_rows(encoded, width):
-    """N lists of ids -> (N, width) int32, cut or padded with -1."""
+    """Truncates or pads N lists of ids to (N, width) int32. Padding is -1."""
     rows = np.full((len(encoded), width), -1, np.int32)
     for row, ids in zip(rows, encoded):
         row[: min(len(ids), width)] = ids[:width]

@@ -1,4 +1,4 @@
-"""Opens a data set by name; `READERS` has the names, and what reads them."""
+"""Opens datasets by name: `READERS` lists the names."""
 
 import math
 import pathlib
@@ -16,17 +16,17 @@ from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import hold_out, images
 from ssl_keras.files import printable
 
-MAX_SIDE = math.isqrt(image_files.MAX_PIXELS)  # of the largest square that is read
+MAX_SIDE = math.isqrt(image_files.MAX_PIXELS)  # of the largest square image that is read
 
 
 class Reader(typing.NamedTuple):
-    """A kind of data.
+    """A kind of dataset.
 
     Attributes:
-        read: function to `Splits` of the argument that follows the kind's name and a colon, if there is one, and of
-            `image_size`, where it reads images.
-        argument: what that is, "PATH" say; or nothing.
-        content: what it reads, for messages.
+        read: function that returns `Splits`. It is passed what follows the colon after the kind, if the kind has an
+            argument, and `image_size`, if `takes_image_size`.
+        argument: the name of the argument, such as "PATH"; empty if there is none.
+        content: the modality, for messages.
         takes_image_size: whether images can be resized.
     """
 
@@ -46,16 +46,16 @@ READERS = {
     "table": Reader(tables.load, "FILE", "text with labels"),
     "pairs": Reader(pairs.load, "FILE", "texts with targets"),
     "cmudict": Reader(pairs.cmudict, "", "texts with targets"),
-    "audio": Reader(audio_reader.load, "PATH", "sound"),
-    "transcripts": Reader(audio_reader.transcripts, "FILE", "sound with transcripts"),
-    "connected": Reader(lambda data: audio.connected(load(data)), "DATA", "sound with transcripts"),
-    "espeak": Reader(espeak.load, "", "synthetic sound"),
-    "tfds": Reader(tfds_reader.load, "NAME", "images, captions, text, translations, sound", True),
+    "audio": Reader(audio_reader.load, "PATH", "audio"),
+    "transcripts": Reader(audio_reader.transcripts, "FILE", "audio with transcripts"),
+    "connected": Reader(lambda data: audio.connected(load(data)), "DATA", "audio with transcripts"),
+    "espeak": Reader(espeak.load, "", "synthetic audio"),
+    "tfds": Reader(tfds_reader.load, "NAME", "images, captions, text, translations, audio", True),
 }
 
 
 def names():
-    """The names of data sets, for messages: "digits or folder:PATH (images), …"."""
+    """Returns the names of datasets for messages: "digits or folder:PATH (images), …"."""
     kinds = {}
     for kind, reader in READERS.items():
         kinds.setdefault(reader.content, []).append(f"{kind}:{reader.argument}" if reader.argument else kind)
@@ -63,34 +63,33 @@ def names():
 
 
 def load(spec, image_size=None):
-    """Opens a data set by name.
+    """Opens a dataset by name.
 
     Args:
-        spec: the name of a kind in `READERS` and, where it has an argument, a colon and that: "digits",
-            "folder:PATH". Of captions and emoji "…[K]", 0 to 4, has another fifth of the concepts as its test part. Of
-            sound "…[PATTERN]" has as its test part the clips whose file's name is like the pattern:
-            "tfds:spoken_digit[*_theo_*]"; and "connected:DATA" joins labeled clips of DATA to longer ones, with
-            transcripts.
-        image_size: of images: side length in pixels to resize to, or None to keep the size.
+        spec: a kind in `READERS`, with a colon and its argument if it has one: "digits", "folder:PATH".
+            For captions and emoji, "…[K]" with K from 0 to 4 selects the fold of the concepts that is the test split.
+            For audio, "…[PATTERN]" selects the clips whose file names match the pattern as the test split, such as
+            "tfds:spoken_digit[*_theo_*]"; "connected:DATA" concatenates labeled clips of DATA, with transcripts.
+        image_size: side in pixels that images are resized to. None keeps their size.
 
     Returns:
-        `Splits`. A split that the data set lacks is cut from its training part: up to a
-        fifth (at most 10,000) for test, a tenth (at most 5,000) for validation.
+        `Splits`. A missing split is held out from the training split: a fifth (at most 10,000 examples) for test, then
+        a tenth (at most 5,000) for validation.
 
     Raises:
-        ValueError: unknown name, no examples, images that do not fit, text that cannot be read.
-        RuntimeError: a TFDS data set that is not prepared and cannot be downloaded.
+        ValueError: The name is unknown, or the data is empty, malformed or unreadable.
+        RuntimeError: A TFDS dataset is not prepared and cannot be downloaded.
     """
     if image_size is not None and not 1 <= image_size <= MAX_SIDE:
         raise ValueError(f"image_size must be 1 to {MAX_SIDE} pixels. Received: {image_size}")
     try:
-        spec.encode()  # a name is saved with what is learned
+        spec.encode()  # checkpoints and cards store the name
     except UnicodeEncodeError:
         raise ValueError(
-            f"Expected data whose name is UTF-8. Received: {printable(spec)}. Rename or link it."
+            f"The name of the data is not UTF-8. Received: {printable(spec)}. Rename it, or link to it."
         ) from None
     kind, _, argument = spec.partition(":")
-    there = pathlib.Path(argument or spec).exists()  # a path may end in brackets of its own
+    there = pathlib.Path(argument or spec).exists()  # a path may itself end in brackets
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not there:
         return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
@@ -106,7 +105,7 @@ def load(spec, image_size=None):
 
 
 def digits(image_size=28):
-    """The 1,797 handwritten digits (Alpaydin & Kaynak 1998) that ship with scikit-learn, resized from 8×8."""
+    """Returns the 1,797 handwritten digits (Alpaydin & Kaynak 1998) that ship with scikit-learn, resized from 8×8."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

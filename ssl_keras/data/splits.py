@@ -1,7 +1,6 @@
-"""Examples addressed by index, and the three parts they are split into.
+"""Datasets: sources of examples, and their training, validation and test splits.
 
-The split is made here, once: what is held out is held out for pretraining, fine-tuning and
-every evaluation alike.
+Splits are made here and nowhere else, so pretraining, fine-tuning and every evaluation hold out the same examples.
 
 Shapes: `N` examples, `H W C` image.
 """
@@ -24,32 +23,32 @@ from ssl_keras.data.batches import epoch_order
 
 log = logging.getLogger(__name__)
 
-# The hold-out order is keyed by a constant of its own: a run's seed cannot move it.
+# This seed is a constant, so a run's seed does not change which examples are held out.
 SPLIT_SEED = 20240229
-TEST_FRACTION, TEST_MOST = 0.2, 10_000
-VALIDATION_FRACTION, VALIDATION_MOST = 0.1, 5_000
-CHUNK, PIECE = 1 << 24, 1 << 18  # bytes hashed at a time; that a text may have
-MAX_CHANNELS = 4  # of pictures as files have them
-ONE_CLASS = "one class"  # how a note begins that says what may be wrong where there is one class
+TEST_FRACTION, MAX_TEST = 0.2, 10_000
+VALIDATION_FRACTION, MAX_VALIDATION = 0.1, 5_000
+CHUNK, PIECE = 1 << 24, 1 << 18  # bytes: hashed at a time; assumed for a text
+MAX_CHANNELS = 4  # of images in files
+ONE_CLASS = "only one class"  # notes that explain a single class begin with this
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Examples by index.
+    """Examples, addressed by index.
 
     Attributes:
-        name: for messages and cards.
-        arrays: columns of N examples: "image" (N, H, W, C) uint8 in 0..255 or float32 in [0, 1];
-            or "text" (N,) strings, and of pairs "target" (N,) strings; or "tokens" (N, W) int32; or "waveform"
-            (N, L) int16, L as long as need be (`data/audio.py`); and "label" (N,) int64, where there are labels. What
-            has a shape, a dtype, and rows by index may be a column.
-        classes: the label names, or empty.
-        tokenizer: what made its tokens, or None.
-        rows: (n,) the rows of `arrays` that belong to this source; None is all of them.
-        lengths: (n,) integers, the tokens or samples of each of its examples where these are padded, else None.
-        rate: of sound, samples per second, else 0.
-        converted: from what to what its images were converted for an encoder ("32×32×3 → 28×28×1"), or nothing.
-        notes: sentences on how its files were read: what was left out, converted or decided, and why.
+        name: the name in messages and cards.
+        arrays: the columns, each with N rows: "image" (N, H, W, C), uint8 in 0..255 or float32 in [0, 1];
+            "text" (N,) strings, and for pairs "target" (N,) strings; "tokens" (N, W) int32; "waveform" (N, L) int16,
+            padded to the longest clip that is read (`data/audio.py`); "label" (N,) int64 if there are labels.
+            Any object with a shape, a dtype and row indexing can be a column.
+        classes: the label names; empty without labels.
+        tokenizer: the tokenizer that made the tokens, or None.
+        rows: (n,) the rows of `arrays` in this source; None means all of them.
+        lengths: (n,) the length of each example without padding, in tokens or samples; None if nothing is padded.
+        rate: the sampling rate of audio in Hz; 0 for other data.
+        converted: how images were converted for an encoder, such as "32×32×3 → 28×28×1"; empty if they were not.
+        notes: sentences on how the files were read: what was skipped, converted or decided, and why.
     """
 
     name: str
@@ -66,10 +65,10 @@ class Source:
         return len(next(iter(self.arrays.values()))) if self.rows is None else len(self.rows)
 
     def gather(self, indices, longest=None, place=None):
-        """{name: array (len(indices), …)} of many examples at once.
+        """Returns {name: array (len(indices), …)} for a batch of examples.
 
-        Of sound, rows are as long as the longest of these; with `longest`, clips of more samples are cut to it, each at
-        a `place` in [0, 1).
+        Waveforms are padded to the longest clip of the batch. With `longest`, each longer clip is cropped to that many
+        samples, at its relative offset `place` in [0, 1).
         """
         rows = indices if self.rows is None else self.rows[indices]
         return {
@@ -78,40 +77,40 @@ class Source:
         }
 
     def spec(self):
-        """{name: (shape of one example, tf dtype)}."""
+        """Returns {name: (shape of one example, tf dtype)}."""
         return {name: (array.shape[1:], tf.as_dtype(array.dtype)) for name, array in self.arrays.items()}
 
     def column_spec(self, name):
-        """(shape of one example, tf dtype) of a column. Raises ValueError where the source has none of that name."""
+        """Returns (shape of one example, tf dtype) of a column. Raises ValueError if the source has no such column."""
         if name not in self.arrays:
             raise ValueError(
-                f"{self.name} has no {name}s. Expected a column {name!r}; it has: {', '.join(self.arrays)}. "
+                f"{self.name} has no {name}s. Expected a column {name!r}. Received: {', '.join(self.arrays)}. "
                 "Choose other --data."
             )
         return self.spec()[name]
 
     def take(self, indices):
-        """The source of these examples alone."""
+        """Returns a source with only these examples."""
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         lengths = None if self.lengths is None else self.lengths[indices]
         return dataclasses.replace(self, rows=rows, lengths=lengths)
 
-    def noted(self, *notes):
-        """The source with more notes; each is logged as a warning."""
+    def with_notes(self, *notes):
+        """Returns the source with these notes added; logs each as a warning."""
         for note in notes:
             log.warning("%s: %s", self.name, note)
         return dataclasses.replace(self, notes=self.notes + notes)
 
     @property
     def base(self):
-        """The name without its split: "tfds:fashion_mnist"."""
+        """The name without its split, such as "tfds:fashion_mnist"."""
         return re.sub(r"\[(train|validation|test)\]$", "", self.name)
 
     @property
     def short_name(self):
-        """The base without its kind or path, fit for a folder's name: "fashion_mnist"."""
+        """The base without its kind or path, such as "fashion_mnist"; safe as a folder name."""
         base, suffix = self.base, ""
-        if self.rate:  # brackets hold the pattern of what is held out
+        if self.rate:  # the brackets contain the pattern of the held-out names
             pattern = re.search(r"\[(.*)\]$", base)
             suffix = f"-{pattern[1].strip('*_./')}" if pattern else ""
         else:
@@ -127,7 +126,7 @@ class Source:
         return (name + suffix).replace("/", "-")
 
     def fingerprint(self):
-        """Hashes all examples, once: tells one data set from another, whatever it is called and wherever it lies."""
+        """Returns a hash of all examples, which identifies the dataset whatever its name or path. Computed once."""
         return self._fingerprint
 
     @functools.cached_property
@@ -137,10 +136,10 @@ class Source:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def column(self, name):
-        """(N, …) array of one column, all examples.
+        """Returns one column of all examples, (N, …).
 
         Raises:
-            ValueError: the source has no such column (no labels, say).
+            ValueError: The source has no such column, such as no labels.
         """
         self.column_spec(name)
         array = self.arrays[name]
@@ -148,7 +147,7 @@ class Source:
 
 
 def _digest(array, rows):
-    """Hashes the rows of a column, all where `rows` is None, some megabytes at a time."""
+    """Hashes the rows of a column in chunks; all rows if `rows` is None."""
     if hasattr(array, "digest"):
         return array.digest(rows)
     digest = hashlib.sha256(f"{array.dtype} {array.shape[1:]}".encode())
@@ -167,7 +166,7 @@ def _digest(array, rows):
 
 
 class Splits(typing.NamedTuple):
-    """train to learn from, validation to choose by, test to report on."""
+    """The splits: train for training, validation for model selection, test for reported results."""
 
     train: Source
     validation: Source
@@ -175,16 +174,16 @@ class Splits(typing.NamedTuple):
 
 
 def from_arrays(image, label=None, *, test=None, classes=(), name="arrays"):
-    """`Splits` from arrays in memory.
+    """Returns `Splits` of images in memory.
 
     Args:
         image: (N, H, W[, C]) uint8 in 0..255, or float in [0, 1].
         label: (N,) integers, or None.
-        test: (image, label) to report on; None cuts it from `image`.
-        classes: label names; default "0", "1", ….
+        test: (image, label) of the test split; None holds it out from `image`.
+        classes: label names. Defaults to "0", "1", ….
 
     Raises:
-        ValueError: as `images`.
+        ValueError: See `images`.
     """
     train = images(name, image, label, classes)
     if test is not None:
@@ -193,11 +192,11 @@ def from_arrays(image, label=None, *, test=None, classes=(), name="arrays"):
 
 
 def images(name, image, label=None, classes=()):
-    """A checked `Source`.
+    """Returns a `Source` of images, after checking them.
 
     Raises:
-        ValueError: no example; wrong rank, size or dtype; values out of range; NaN;
-            labels that are not integers in range, or not one per image.
+        ValueError: The images are empty, have a wrong rank, size or dtype, or contain NaN or values out of range; or
+            the labels are not one integer in range per image.
     """
     image = _stacked(name, image)
     if image.ndim == 3:
@@ -205,43 +204,43 @@ def images(name, image, label=None, classes=()):
     if image.ndim != 4:
         raise ValueError(f"{name}: expected images of shape (N, H, W) or (N, H, W, C). Received: shape {image.shape}")
     if 0 in image.shape:
-        raise ValueError(f"{name} has no examples. Expected at least one. Received: shape {image.shape}")
+        raise ValueError(f"{name} has no examples. Expected at least one image. Received: shape {image.shape}")
     if image.dtype.kind == "f":
         image = image.astype(np.float32, copy=False)
         low, high = float(image.min()), float(image.max())  # NaN if any is
         if not math.isfinite(low + high):
             bad = np.unique(np.nonzero(~np.isfinite(image))[0])
             what = "NaN" if math.isnan(low) else "infinity"
-            raise ValueError(f"{name}: {len(bad)} images contain {what}, the first is number {bad[0]}. Remove them.")
+            raise ValueError(f"{name}: {len(bad)} images contain {what}, first at index {bad[0]}. Remove them.")
         if low < 0 or high > 1:
             raise ValueError(
                 f"{name}: expected float images in [0, 1]. Received: values from {low:g} to {high:g}. "
-                "Divide by the largest value, or pass uint8."
+                "Rescale them to [0, 1], or pass uint8."
             )
     elif image.dtype != np.uint8:
-        raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: {image.dtype}")
+        raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: dtype {image.dtype}")
     arrays = {"image": image}
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(image), classes)
     source = Source(name, arrays, tuple(classes))
     if image.shape[1] in (1, 3) and image.shape[3] > MAX_CHANNELS:
-        return source.noted(
-            f"images of shape {image.shape[1:]} are taken as (H, W, C), of {image.shape[3]} channels. "
-            "Where the first is the channels, as in PyTorch: np.moveaxis(image, 1, -1)"
+        return source.with_notes(
+            f"images of shape {image.shape[1:]} are read as (H, W, C), with {image.shape[3]} channels. "
+            "If the channels come first, as in PyTorch, pass np.moveaxis(image, 1, -1)"
         )
     return source
 
 
 def _stacked(name, image):
-    """Images as one array. Raises ValueError where they do not make one: of several shapes, or together with labels."""
+    """Returns images as one array. Raises ValueError if they differ in shape, or if labels come with them."""
     try:
         return np.asanyarray(image)
     except ValueError:
         shapes = list(dict.fromkeys(_shape(each) for each in image))
         advice = "Pass images and labels as two arguments" if len(image) == 2 else "Resize them first"
         raise ValueError(
-            f"{name}: expected images of one shape, an array (N, H, W) or (N, H, W, C). Received: {len(image)} arrays, "
-            f"of shape {' and '.join(shapes[:5])}. {advice}."
+            f"{name}: expected images of one shape, in an array (N, H, W) or (N, H, W, C). "
+            f"Received: {len(image)} arrays of different shapes, {' and '.join(shapes[:5])}. {advice}."
         ) from None
 
 
@@ -249,21 +248,21 @@ def _shape(array):
     try:
         return str(np.shape(array))
     except ValueError:
-        return f"{type(array).__name__} of several shapes"
+        return f"ragged {type(array).__name__}"
 
 
 def check_labels(name, label, count, classes):
-    """(int64 labels, class names), checked: one integer for each of `count` examples, from 0 on."""
+    """Returns (int64 labels, class names). Raises ValueError unless each of `count` examples has a class index."""
     label = np.asarray(label)
     if label.dtype.kind not in "iu" or label.shape != (count,):
         raise ValueError(
-            f"{name}: expected one integer label per example, shape ({count},). "
-            f"Received: {label.dtype}, shape {label.shape}"
+            f"{name}: expected one integer label per example, of shape ({count},). "
+            f"Received: dtype {label.dtype}, shape {label.shape}"
         )
     label = label.astype(np.int64)
     if label.min() < 0 or not classes and label.max() >= max(count, 2):
         raise ValueError(
-            f"{name}: expected labels that number the classes from 0. "
+            f"{name}: expected labels that are class indices, starting at 0. "
             f"Received: labels from {label.min()} to {label.max()}"
         )
     classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
@@ -275,34 +274,34 @@ def check_labels(name, label, count, classes):
 
 
 def check_classes(source):
-    """Raises ValueError where a source has no labels, or examples of one class alone."""
+    """Raises ValueError if a source has no labels, or if all its examples are of one class."""
     source.column_spec("label")
     present = np.unique(source.column("label"))
     if len(present) < 2:
         note = next((note for note in source.notes if note.startswith(ONE_CLASS)), None)
         note = note or f"{ONE_CLASS}, {source.classes[present[0]]!r}"
-        raise ValueError(f"{source.name}: {note}. Expected two classes or more: there is nothing to tell apart.")
+        raise ValueError(f"{source.name}: {note}. Expected at least two classes. Choose other --data.")
 
 
 def hold_out(train, validation=None, test=None):
-    """Cuts the splits that are missing from `train`, in an order that no setting changes.
+    """Returns `Splits`, with missing splits held out from `train`. No setting or seed changes which examples they get.
 
     Raises:
-        ValueError: too few examples to leave one in each split.
+        ValueError: There are too few examples, or a given split has other columns than `train`.
     """
     for other in (validation, test):
         if other is not None and (_shapes(other), other.rate) != (_shapes(train), train.rate):
             raise ValueError(
-                f"{other.name} does not go with {train.name}: expected {train.spec()}. Received: {other.spec()}"
+                f"{other.name} does not match {train.name}. Expected columns {train.spec()}. Received: {other.spec()}"
             )
     order = epoch_order(len(train), SPLIT_SEED, 0)
-    cut_test = 0 if test is not None else min(TEST_MOST, max(1, int(len(train) * TEST_FRACTION)))
+    cut_test = 0 if test is not None else min(MAX_TEST, max(1, int(len(train) * TEST_FRACTION)))
     rest = len(train) - cut_test
-    cut_validation = 0 if validation is not None else min(VALIDATION_MOST, max(1, int(rest * VALIDATION_FRACTION)))
+    cut_validation = 0 if validation is not None else min(MAX_VALIDATION, max(1, int(rest * VALIDATION_FRACTION)))
     if rest - cut_validation < 1:
         raise ValueError(
-            f"{train.name} has {len(train)} examples: too few to hold out a validation and a test part. "
-            "Expected at least 3."
+            f"{train.name} has too few examples to hold out a validation and a test split. "
+            f"Expected at least 3 examples. Received: {len(train)}"
         )
     test = test or train.take(np.sort(order[:cut_test]))
     validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
@@ -320,15 +319,15 @@ def _shapes(source):
 
 
 def few_labels(source, per_class, seed):
-    """The part of a labeled source with `per_class` examples of each class, drawn by `seed`."""
+    """Returns a labeled source's random subset of `per_class` examples of each class, keyed by `seed`."""
     return source.take(few_label_indices(source, per_class, seed))
 
 
 def few_label_indices(source, per_class, seed):
-    """The indices into a labeled source that `few_labels` takes, sorted.
+    """Returns the sorted indices of the examples that `few_labels` selects.
 
     Raises:
-        ValueError: a class with fewer examples than that.
+        ValueError: A class has fewer examples.
     """
     if per_class < 1:
         raise ValueError(f"Expected at least 1 label per class. Received: {per_class}")
@@ -339,8 +338,8 @@ def few_label_indices(source, per_class, seed):
         members = order[labels[order] == index]
         if len(members) < per_class:
             raise ValueError(
-                f"{source.name}: class {name!r} has {len(members)} examples; expected at least {per_class}. "
-                "Ask for fewer labels per class (--budgets, --labels-per-class)."
+                f"{source.name}: class {name!r} has too few examples. Expected at least {per_class}. "
+                f"Received: {len(members)}. Use fewer labels per class (--budgets, --labels-per-class)."
             )
         chosen.append(members[:per_class])
     return np.sort(np.concatenate(chosen))

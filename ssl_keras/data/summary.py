@@ -1,21 +1,21 @@
-"""A summary of data: how much there is of what, what comes twice, and whether there is anything to learn.
+"""Dataset summaries: counts, ranges, duplicates, and a check that the examples differ.
 
-A summary is a JSON-able dict: `{"data": name, "parts": {"train": {…}, "validation": {…}, "test": {…}}}`. Each part has
+A summary is a JSON-able dict: `{"data": name, "parts": {"train": {…}, "validation": {…}, "test": {…}}}`. Each split has
 
-    examples    how many; prepared, where training takes them in another number: windows over a text, say
-    looked_at   of how many the content was looked at, evenly spread; what follows and depends on it counts these
+    examples    number of examples; prepared, if training uses another number, such as windows over a text
+    looked_at   number of examples whose content was read, evenly spaced; all counts of content are of these
     classes     {name: examples}
-    image       height, width, channels, dtype, least and most (values), flat (images of one color alone)
-    waveform    rate (Hz), seconds (in all), shortest, median, longest (seconds), silent (clips of zeros)
+    image       height, width, channels, dtype, least and most (values), flat (images of a single color)
+    waveform    rate (Hz), seconds (total), shortest, median, longest (seconds), silent (clips of zeros)
     text, target, caption
-                characters (in all), shortest, median, longest, empty; of images with captions also captions; of files
-                that are read in pieces also pieces, true
+                characters (total), shortest, median, longest, empty; captions, for images with captions; pieces (true),
+                for large files that are read in pieces
     tokens      tokens, unknown (to the tokenizer)
-    repeated    examples that equal an earlier one of the part, in content and target
-    also_in     {another part: examples that are in it as well}
-    notes       what was left out, converted or decided when it was read
+    repeated    examples equal to an earlier one of the split, in content and target
+    also_in     {another split: examples that are also in it}
+    notes       what was skipped, converted or decided when the data was read
 
-What is large or lies in files is read some megabytes at a time.
+Data is read a few megabytes at a time.
 """
 
 import collections
@@ -27,17 +27,17 @@ import numpy as np
 from ssl_keras.data.splits import CHUNK, PIECE, Splits
 from ssl_keras.files import printable
 
-MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # of a part that are looked at
-BLOCK, BLOCKS = 1 << 20, 64  # tokens counted at a time; blocks of a longer stream that are looked at
-FEW = 64  # texts by which the size of all is guessed
+MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # read of each split
+BLOCK, BLOCKS = 1 << 20, 64  # tokens of a block; blocks that are counted of a longer stream
+FEW = 64  # texts that estimate the size of all
 NUM_SHOWN = 30  # classes that a terminal shows
 
 
 def summarize(splits, prepared=None):
-    """The summary of `Splits`; see above.
+    """Returns the summary of `Splits`, as described above.
 
     Args:
-        prepared: the same as training takes them, tokenized say.
+        prepared: the `Splits` as training uses them, such as tokenized. Defaults to `splits`.
     """
     parts, contents = {}, {}
     for name, source, made in zip(Splits._fields, splits, prepared or splits):
@@ -54,7 +54,7 @@ def summarize(splits, prepared=None):
 
 
 def _part(source):
-    """(the summary of one source, (n,) hashes of the examples looked at, or None)."""
+    """Returns (the summary of a split, (n,) hashes of the examples read or None)."""
     about = {"examples": len(source)}
     columns = {name: look for name, look in LOOKS.items() if name in source.arrays}
     size = sum(_bytes(source, name) for name in columns)
@@ -75,12 +75,12 @@ def _part(source):
 
 
 def _spread(count, most):
-    """int (n ≤ most,), n at least 1: evenly spread indices of `count` examples."""
+    """Returns at most `most`, and at least one, evenly spaced indices below `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, max(most, 1))).astype(np.int64))
 
 
 def _bytes(source, name):
-    """Bytes of an example of a column: of sound and text, some average."""
+    """Returns the bytes of an example of a column; for audio and text, an average."""
     array = source.arrays[name]
     if name == "waveform":
         return 2 * float(np.mean(_lengths(source)))
@@ -91,13 +91,13 @@ def _bytes(source, name):
 
 
 def _lengths(source):
-    """(N,) samples of each clip."""
+    """Returns the number of samples of each clip, (N,)."""
     lengths = source.arrays["waveform"].lengths
     return lengths if source.rows is None else lengths[source.rows]
 
 
 def _chunks(source, name, indices):
-    """The values of a column, some megabytes at a time."""
+    """Yields the values of a column, a few megabytes at a time."""
     array, rows = source.arrays[name], indices if source.rows is None else source.rows[indices]
     size = PIECE if array.dtype == object else array.dtype.itemsize * math.prod(array.shape[1:] or (1,))
     step = max(1, CHUNK // max(size, 1))
@@ -113,7 +113,7 @@ def _images(source, name, rows):
     shape, least, most, flat, hashes = source.arrays[name].shape[1:], math.inf, -math.inf, 0, []
     for chunk in _chunks(source, name, rows):
         least, most = min(least, chunk.min().item()), max(most, chunk.max().item())
-        maybe = chunk[(chunk[:, 0] == chunk[:, 0, :1]).all((1, 2))]  # few have a first line of one color
+        maybe = chunk[(chunk[:, 0] == chunk[:, 0, :1]).all((1, 2))]  # a cheap test first: is the top row one color?
         flat += int((maybe == maybe[:, :1, :1]).all((1, 2, 3)).sum())
         hashes += [_hash(image) for image in np.ascontiguousarray(chunk)]
     about = dict(zip(("height", "width", "channels"), map(int, shape))) | {"dtype": str(source.arrays[name].dtype)}
@@ -122,7 +122,7 @@ def _images(source, name, rows):
 
 def _sounds(source, name, rows):
     clips, hashes, silent = source.arrays[name], [], 0
-    for row in rows if source.rows is None else source.rows[rows]:  # one by one, so that none is padded
+    for row in rows if source.rows is None else source.rows[rows]:  # one at a time, to avoid padding
         clip = np.ascontiguousarray(clips.samples[clips.starts[row] : clips.starts[row] + clips.lengths[row]])
         silent += not clip.any()
         hashes.append(_hash(clip))
@@ -160,12 +160,12 @@ def _spread_of(values, kind):
 
 
 def _tokens(source):
-    """{"tokens": {…}} of a source of tokens, or nothing; of a stream longer than `BLOCKS` blocks, these are counted."""
+    """Returns {"tokens": {…}} for tokenized sources, else {}. Counts at most `BLOCKS` blocks of a stream."""
     array = source.arrays.get("tokens", source.arrays.get("captions"))
     unknown = getattr(source.tokenizer, "unknown", None)
     if array is None or unknown is None:
         return {}
-    if hasattr(array, "stream"):  # windows over it: they overlap
+    if hasattr(array, "stream"):  # its windows may overlap, so the stream is counted
         blocks = (
             array.stream[start * BLOCK : (start + 1) * BLOCK]
             for start in _spread(-(-len(array.stream) // BLOCK) or 1, BLOCKS)
@@ -177,18 +177,18 @@ def _tokens(source):
 
 
 def check(summary):
-    """Raises ValueError where all examples of the training part are equal: nothing can be learned from them."""
+    """Raises ValueError if all examples of the training split are equal."""
     train = summary["parts"]["train"]
     whole = train["looked_at"] == train["examples"] > 1 and not train.get("text", {}).get("pieces")
     if whole and train.get("repeated") == train["examples"] - 1:
         raise ValueError(
-            f"{summary['data']}: all {train['examples']:,} examples of the training part are equal. Expected some that "
-            "differ: there is nothing to learn."
+            f"{summary['data']}: all {train['examples']:,} examples of the training split are equal, so there is "
+            "nothing to learn. Expected examples that differ. Check the path and how the data was converted."
         )
 
 
 def compact(summary):
-    """What a card keeps, however many classes there are: numbers of examples and of duplicates, and notes."""
+    """Returns the short summary for a card: numbers of examples, classes and duplicates, and notes."""
     parts = summary["parts"]
     kept = {"parts": {name: part["examples"] for name, part in parts.items()}}
     if "repeated" in parts["train"]:
@@ -201,7 +201,7 @@ def compact(summary):
 
 
 def notes(summary):
-    """{note: the parts that it is of}."""
+    """Returns {note: the splits that have it}."""
     found = collections.defaultdict(list)
     for name, part in summary["parts"].items():
         for note in part["notes"]:
@@ -210,7 +210,7 @@ def notes(summary):
 
 
 def lines(summary):
-    """The summary in two to six lines, for a log; notes are logged when they are made."""
+    """Returns the summary as two to six lines for a log, without the notes, which are logged when they are added."""
     parts, train = summary["parts"], summary["parts"]["train"]
     counts = ", ".join(f"{name} {part['examples']:,}" for name, part in parts.items())
     made = [f"{summary['data']}: {counts} examples"]
@@ -220,11 +220,11 @@ def lines(summary):
     if "classes" in train:
         among = train["classes"].values()
         few = f", {sum(not count for count in among)} without examples" if not all(among) else ""
-        made.append(f"{len(among)} classes of {min(among):,} to {max(among):,} training examples{few}")
+        made.append(f"{len(among)} classes with {min(among):,} to {max(among):,} training examples{few}")
     if "repeated" in train:
-        twice = [f"{part['repeated']:,} of {name}" for name, part in parts.items() if part["repeated"]]
+        twice = [f"{part['repeated']:,} within {name}" for name, part in parts.items() if part["repeated"]]
         both = [
-            f"{count:,} of {name} in {other}"
+            f"{count:,} of {name} also in {other}"
             for name, part in parts.items()
             for other, count in part["also_in"].items()
             if count
@@ -234,47 +234,47 @@ def lines(summary):
 
 
 def _looked_at(part):
-    return f" ({part['looked_at']:,} examples looked at)" if part["looked_at"] < part["examples"] else ""
+    return f" ({part['looked_at']:,} examples checked)" if part["looked_at"] < part["examples"] else ""
 
 
 def _content(part):
-    """{what: in words} of a part."""
+    """Returns {row title: text} of a split."""
     found = {}
     if "image" in part:
         image = part["image"]
         found["images"] = f"{image['height']}×{image['width']}×{image['channels']} {image['dtype']}"
         found["values"] = f"{image['least']:g} to {image['most']:g}"
-        found["images of one color"] = _share(image["flat"], part["looked_at"])
+        found["images of one color"] = _fraction(image["flat"], part["looked_at"])
     if "waveform" in part:
         sound = part["waveform"]
-        found["sound"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
+        found["audio"] = f"{sound['rate']:,} Hz, {_time(sound['seconds'])}"
         found["seconds, shortest / median / longest"] = (
             f"{sound['shortest']:.2f} / {sound['median']:.2f} / {sound['longest']:.2f}"
         )
-        found["silent clips"] = _share(sound["silent"], part["looked_at"])
+        found["silent clips"] = _fraction(sound["silent"], part["looked_at"])
     for name in ("text", "target", "caption"):
         if name in part:
             text, of = part[name], "pieces of files" if part[name].get("pieces") else f"{name}s"
             if "captions" in text:
                 found["captions"] = f"{text['captions']:,}"
-            found[f"characters of {of}"] = f"{text['characters']:,}"
+            found[f"characters in {of}"] = f"{text['characters']:,}"
             found[f"{of}, shortest / median / longest"] = (
                 f"{text['shortest']:,} / {text['median']:,} / {text['longest']:,}"
             )
-            found[f"empty {name}s"] = _share(text["empty"], text.get("captions", part["looked_at"]))
+            found[f"empty {name}s"] = _fraction(text["empty"], text.get("captions", part["looked_at"]))
     if "tokens" in part:
         found["tokens"] = f"{part['tokens']['tokens']:,}"
-        found["unknown tokens"] = _share(part["tokens"]["unknown"], part["tokens"]["tokens"])
+        found["unknown tokens"] = _fraction(part["tokens"]["unknown"], part["tokens"]["tokens"])
     return found
 
 
-def _share(count, of):
-    """A count with its share, or nothing where it is 0."""
+def _fraction(count, of):
+    """Returns a count and its percentage as text; empty if it is 0."""
     return f"{count:,} ({count / of:.1%})" if count else ""
 
 
 def _time(seconds):
-    """A time in words."""
+    """Returns a duration as text."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
@@ -282,19 +282,22 @@ def _time(seconds):
 
 
 def table(summary, most=None):
-    """Rows of cells, the first the header: what there is, in each part. At most so many rows are of classes."""
+    """Returns the summary as rows of cells, the header first, with a column for each split and at most `most` classes.
+
+    None shows all classes.
+    """
     parts = summary["parts"]
     found = {name: {"examples": f"{part['examples']:,}"} for name, part in parts.items()}
     for name, part in parts.items():
         if "prepared" in part:
-            found[name]["examples as trained on"] = f"{part['prepared']:,}"
+            found[name]["training examples made of them"] = f"{part['prepared']:,}"
         if part["looked_at"] < part["examples"]:
-            found[name]["looked at, evenly spread"] = f"{part['looked_at']:,}"
+            found[name]["checked, evenly spaced"] = f"{part['looked_at']:,}"
         found[name] |= _content(part)
         if "repeated" in part:
-            found[name]["exact duplicates within"] = f"{part['repeated']:,}"
+            found[name]["exact duplicates in the split"] = f"{part['repeated']:,}"
             found[name] |= {
-                f"exact duplicates, also in {other}": f"{count:,}" for other, count in part["also_in"].items()
+                f"exact duplicates also in {other}": f"{count:,}" for other, count in part["also_in"].items()
             }
     rows = list(dict.fromkeys(row for part in found.values() for row in part))
     rows = [row for row in rows if any(part.get(row) for part in found.values())]
@@ -303,5 +306,5 @@ def table(summary, most=None):
     for name in classes[:most]:
         made.append([f"class {name}", *(f"{part.get('classes', {}).get(name, 0):,}" for part in parts.values())])
     if most is not None and len(classes) > most:
-        made.append([f"and {len(classes) - most:,} classes more", *("" for _ in parts)])
+        made.append([f"and {len(classes) - most:,} more classes", *("" for _ in parts)])
     return made

@@ -1,18 +1,18 @@
-"""Symbols: targets that are words, phonemes or characters with a vocabulary of their own, in place of a tokenizer."""
+"""Symbols: targets of words, phonemes or characters, with their own vocabulary in place of a tokenizer."""
 
-SPACE = "␣"  # what stands for a space among characters
-END = 0  # the end of a target, or CTC's blank; symbols are numbered from 1
+SPACE = "␣"  # represents a space among characters
+END = 0  # the end of a target, or CTC's blank; ids of symbols start at 1
 
 
 class Symbols:
-    """Reads and writes targets symbol by symbol; to whom it is given it is like a `Tokenizer`.
+    """Encodes and decodes targets symbol by symbol. Can be used in place of a `Tokenizer`.
 
     Args:
         alphabet: the V symbols, separated by spaces.
-        characters: each character is a symbol; else they stand between white space.
+        characters: whether each character is a symbol; else symbols are separated by whitespace.
 
     Attributes:
-        names: the V symbols, in their order.
+        names: the V symbols, in order.
         ids: {symbol: id}, from 1.
         vocabulary: 1 + V.
     """
@@ -23,41 +23,43 @@ class Symbols:
         self.vocabulary = 1 + len(self.names)
 
     def split(self, text):
-        """A text as a list of symbols."""
+        """Splits a text into symbols."""
         return list(" ".join(text.split()).replace(" ", SPACE)) if self.characters else text.split()
 
     def join(self, symbols):
-        """Symbols as a text."""
+        """Joins symbols to a text."""
         return "".join(symbols).replace(SPACE, " ") if self.characters else " ".join(symbols)
 
     def encode(self, texts):
-        """A list of texts -> a list of lists of ids. Raises ValueError where a symbol is unknown."""
+        """Encodes a list of texts as a list of lists of ids. Raises ValueError if a symbol is unknown."""
         rows = []
         for text in texts:
             symbols = self.split(text)
             unknown = [symbol for symbol in symbols if symbol not in self.ids]
             if unknown:
                 raise ValueError(
-                    f"the target {text!r} has the unknown symbol {unknown[0]!r}. Expected those that the encoder "
-                    f"knows: {' '.join(self.names[:50])}"
+                    f"the target {text!r} has the unknown symbol {unknown[0]!r}. Expected symbols of the encoder: "
+                    f"{' '.join(self.names[:50])}"
                 )
             rows.append([self.ids[symbol] for symbol in symbols])
         return rows
 
     def decode(self, ids):
-        """Ids -> a text, without the end (or blanks) and padding."""
+        """Decodes ids to a text, without the end (or blanks) and padding."""
         return self.join([self.names[i - 1] for i in ids if i > END])
 
 
 def alphabet_of(splits, most, hint, characters=False):
-    """Collects the symbols of the targets of all parts, sorted, separated by spaces.
+    """Returns the symbols in the targets of all splits, sorted and separated by spaces.
 
     Raises:
-        ValueError: more than `most`; `hint` says what to do then.
+        ValueError: There are more than `most` symbols; the message ends with `hint`.
     """
     split = Symbols("", characters).split
-    # Of all parts: a rare symbol may be in one alone, and to know that it exists is no answer.
+    # All splits are used, because a rare symbol may be in one of them only. This leaks no targets.
     found = {symbol for part in splits for target in part.column("target") for symbol in split(target)}
     if len(found) > most:
-        raise ValueError(f"{splits.train.base} has {len(found)} different target symbols, more than {most}. {hint}")
+        raise ValueError(
+            f"{splits.train.base} has too many target symbols. Expected at most {most}. Received: {len(found)}. {hint}"
+        )
     return " ".join(sorted(found))

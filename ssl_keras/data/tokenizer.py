@@ -1,12 +1,11 @@
-"""Tokenizers: characters, byte-level BPE and WordPiece, each a `tokenizers.Tokenizer` and one file.
+"""Tokenizers: characters, byte-level BPE and WordPiece, each a `tokenizers.Tokenizer` in one file.
 
-Byte-level BPE (Sennrich et al. 2016; on bytes, Radford et al. 2019) gives back any text exactly.
-Characters do so for those that the training text has. WordPiece (Schuster & Nakajima 2012, as in
-BERT) puts text in lower case and forgets its white space; of those trained here, letters keep their
-accents and vowel signs.
+Byte-level BPE (Sennrich et al. 2016; on bytes, Radford et al. 2019) is lossless for any text. Character tokenizers are
+lossless for characters of the training text. WordPiece (Schuster & Nakajima 2012, as in BERT) lowercases text and
+discards whitespace; tokenizers trained here keep accents and vowel signs.
 
-Text that looks like a special token, "[MASK]" say, is text: only `encode(…, special=True)`
-reads it as the token.
+Text that looks like a special token, such as "[MASK]", is tokenized as text. Only `encode(…, special=True)` parses
+special tokens.
 """
 
 import hashlib
@@ -25,29 +24,29 @@ from ssl_keras.data.readers.text_files import whole_characters
 from ssl_keras.data.tokenizer_parts import CHARACTER, MAX_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # 0 … 4 of those trained here
-# What other people's tokenizers call the end of a document, and the mask.
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 … 4 of tokenizers trained here
+# Common names of the end-of-text, mask and unknown tokens.
 ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
 MAX_BYTES = 64 << 20  # of a tokenizer.json
-FORMAT = 2  # of what is trained here: another number, and tokenizers in the cache are trained anew
+FORMAT = 2  # increment when training changes: cached tokenizers are then trained again
 
 log = logging.getLogger(__name__)
 
 
 class Tokenizer:
-    """Text to token ids and back.
+    """Encodes text as token ids, and decodes them.
 
     Args:
         backend: a `tokenizers.Tokenizer`.
-        content: the tokenizer.json that it was read from, if it was.
+        content: the text of its tokenizer.json, if it was read from one.
 
     Attributes:
-        vocabulary: how many tokens there are.
-        end, mask, unknown: the ids of these special tokens, -1 where there is none.
+        vocabulary: the number of tokens.
+        end, mask, unknown: the ids of these special tokens; -1 if there is none.
 
     Raises:
-        ValueError: a tokenizer of another kind than characters, byte-level BPE, WordPiece; with
-            parts or sizes that could blow a text up (`tokenizer_parts`); with holes in its ids.
+        ValueError: The tokenizer is not of characters, byte-level BPE or WordPiece; has unsafe components or sizes
+            (`tokenizer_parts`); or its ids are not contiguous.
     """
 
     def __init__(self, backend, content=None):
@@ -57,7 +56,7 @@ class Tokenizer:
         tokenizer_parts.check(parsed, [(token["content"], token["id"]) for token in declared])
         backend.no_padding()
         backend.no_truncation()
-        tokenizer_parts.tame(backend, parsed)
+        tokenizer_parts.sanitize(backend, parsed)
         self.backend = backend
         self.vocabulary = backend.get_vocab_size()
         model = parsed["model"]
@@ -71,40 +70,39 @@ class Tokenizer:
             next((self.special[name] for name in names if name in self.special), -1)
             for names in (ENDS, MASKS, UNKNOWNS)
         )
-        if self.kind != "bpe":  # which knows all bytes, whatever else it calls so
+        if self.kind != "bpe":  # byte-level BPE has a token for every byte, whatever it calls unknown
             self.unknown = model["vocab"].get(model["unk_token"], self.unknown)
 
     def encode(self, texts, special=False):
-        """A list of strings -> a list of lists of ids, on all cores.
+        """Encodes a list of strings as a list of lists of ids, on all cores.
 
         Args:
-            special: read special tokens in the text as such, and add those that the tokenizer
-                frames a text with ([CLS] … [SEP]).
+            special: whether to parse special tokens in the text, and add those that go around a text ([CLS] … [SEP]).
         """
         self.backend.encode_special_tokens = not special
-        texts = [whole_characters(text)[0] for text in texts]  # a command line may hold anything
+        texts = [whole_characters(text)[0] for text in texts]  # command-line arguments may contain lone surrogates
         return [each.ids for each in self.backend.encode_batch_fast(texts, add_special_tokens=special)]
 
     def decode(self, ids):
-        """Ids -> text; padding (-1) is left out, special tokens are written out."""
+        """Decodes ids to text, with special tokens; padding (-1) is skipped."""
         return self.backend.decode([int(i) for i in ids if i >= 0], skip_special_tokens=False)
 
     def tokens(self):
-        """[the text of each token]: what a reader would see, special tokens by name."""
+        """Returns the text of each token in the vocabulary, with special tokens by name."""
         return [self.decode([i]) for i in range(self.vocabulary)]
 
     def byte_lengths(self):
-        """uint8 (V,): how many bytes of UTF-8 text each token stands for; special tokens for none.
+        """Returns the number of UTF-8 bytes of each token, uint8 (V,); 0 for special tokens.
 
-        Exact for characters and byte-level BPE. A WordPiece that starts a word counts the space
-        before it, since the real white space is not known.
+        Exact for characters and byte-level BPE. A WordPiece token that starts a word counts a space before it, since
+        the original whitespace is unknown.
         """
         lengths = np.zeros(self.vocabulary, np.int64)
         for token, index in self.backend.get_vocab().items():
             if token in self.special:
                 continue
             if self.kind == "bpe":
-                lengths[index] = len(token)  # a character of these stands for a byte
+                lengths[index] = len(token)  # byte-level BPE writes each byte as one character
             elif self.kind == "wordpiece" and not token.startswith(self.prefix):
                 lengths[index] = 1 + len(token.encode())
             else:
@@ -112,7 +110,7 @@ class Tokenizer:
         return np.minimum(lengths, 255).astype(np.uint8)
 
     def word_starts(self):
-        """bool (V,): whether a token begins a new word (or, of characters, is none of a word)."""
+        """Returns whether each token starts a new word, bool (V,); for characters, whether it is not alphanumeric."""
         starts = np.zeros(self.vocabulary, bool)
         for token, index in self.backend.get_vocab().items():
             if token in self.special:
@@ -120,7 +118,7 @@ class Tokenizer:
             elif self.kind == "wordpiece":
                 starts[index] = not token.startswith(self.prefix)
             elif self.kind == "bpe":
-                # Bytes above 127 are parts of letters, as far as one byte can tell.
+                # Bytes above 127 are assumed to be parts of letters.
                 starts[index] = token[:1] in "ĠĊĉč" or (token.isascii() and not any(c.isalnum() for c in token))
             else:
                 starts[index] = not token.isalnum()
@@ -128,17 +126,17 @@ class Tokenizer:
 
     @property
     def sha256(self):
-        """Of the tokenizer.json: tells one tokenizer from another."""
+        """The SHA-256 of the tokenizer.json, which identifies the tokenizer."""
         return hashlib.sha256(self.json.encode()).hexdigest()
 
 
 def obtain(asked, vocabulary, corpus):
-    """Obtains the tokenizer that settings ask for: one of `KINDS`, trained on a run's text, or one from a file.
+    """Returns the tokenizer that settings name: one of `KINDS`, trained on a run's text, or one from a file.
 
     Args:
         asked: characters, bpe, wordpiece, or the path of a tokenizer.json.
-        vocabulary: tokens that it may learn.
-        corpus: function to (texts, what tells these texts from others), called where it is trained.
+        vocabulary: the largest vocabulary size.
+        corpus: function that returns (texts, a checksum of them), called only to train a tokenizer.
     """
     if asked not in KINDS:
         return load(asked)
@@ -147,10 +145,10 @@ def obtain(asked, vocabulary, corpus):
 
 
 def load(path):
-    """The tokenizer in a `tokenizer.json`, or in a folder, of a vocabulary alone if there is no other.
+    """Loads a tokenizer from a `tokenizer.json`, or from a folder with one or with vocabulary files.
 
     Raises:
-        ValueError: no such file; one that is too large, or none of a known kind.
+        ValueError: The file does not exist, is too large, or is not a supported tokenizer.
     """
     path = pathlib.Path(path)
     vocabulary = [] if path.is_file() or (path / "tokenizer.json").is_file() else vocabulary_files.found(path)
@@ -161,14 +159,16 @@ def load(path):
         if not file.is_file():
             raise ValueError(f"{file}: no such file. Expected a tokenizer.json, {vocabulary_files.NAMES}.")
         if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{file} has {file.stat().st_size} bytes. Expected a tokenizer of at most {MAX_BYTES}.")
+            raise ValueError(
+                f"{file} is too large. Expected at most {MAX_BYTES} bytes. Received: {file.stat().st_size} bytes"
+            )
     if vocabulary:
         return _read(path, lambda: Tokenizer(vocabulary_files.backend(vocabulary)))
     return _read(path, lambda: _parsed(path.read_text("utf-8")))
 
 
 def parse(content, name):
-    """The tokenizer that a tokenizer.json's text describes."""
+    """Parses the text of a tokenizer.json."""
     return _read(name, lambda: _parsed(content))
 
 
@@ -180,17 +180,17 @@ def _read(name, read):
     try:
         return read()
     except Exception as error:  # the library raises a bare Exception
-        raise ValueError(f"{name} is no tokenizer: {error}") from error
+        raise ValueError(f"{name} is not a supported tokenizer. {error}") from error
 
 
 def train(kind, texts, vocabulary, content):
-    """Trains a tokenizer, or takes it from the cache.
+    """Trains a tokenizer, or loads it from the cache.
 
     Args:
         kind: "characters", "bpe" or "wordpiece".
         texts: iterable of strings.
-        vocabulary: the largest size, special tokens included; characters take what they need.
-        content: str that names the texts' content, for the cache.
+        vocabulary: the largest vocabulary size, including special tokens; ignored for characters.
+        content: str, a checksum of the texts, for the cache.
     """
     if kind not in KINDS:
         raise ValueError(f"tokenizer must be {', '.join(KINDS)}, or the path of a tokenizer.json. Received: {kind!r}")
@@ -200,7 +200,7 @@ def train(kind, texts, vocabulary, content):
         try:
             return load(path)
         except ValueError as error:
-            log.warning("%s is damaged (%s) and is made anew.", path, error)
+            log.warning("%s is damaged (%s). Training the tokenizer again.", path, error)
     log.info("Training a tokenizer: %s", kind)
     made = Tokenizer({"characters": _characters, "bpe": _bpe, "wordpiece": _wordpiece}[kind](texts, vocabulary))
     files.make_folder(path.parent)
@@ -236,7 +236,7 @@ def _bpe(texts, vocabulary):
 
 def _wordpiece(texts, vocabulary):
     made = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
-    # Marks stay, among them the vowels of many scripts; composed, a letter is the same however it was typed.
+    # Accents are kept: in many scripts they are vowels. NFC makes equivalent spellings of a letter equal.
     made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.BertNormalizer(strip_accents=False)])
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()

@@ -1,7 +1,6 @@
-"""Which parts and options a tokenizer.json may have: it comes from anywhere.
+"""Allowed components and options of a tokenizer.json, which may come from an untrusted source.
 
-What is checked is what the library has read (`Tokenizer.to_str`), not the file: keys that it does not know are not
-there, so that nothing hides behind them.
+The checks read what the library parsed (`Tokenizer.to_str`) and not the file, so nothing can hide behind unknown keys.
 """
 
 import logging
@@ -10,22 +9,22 @@ import re
 from tokenizers import pre_tokenizers
 
 CHARACTER = r"[\s\S]"
-# Free patterns can take for ever. These take time in proportion to the text; the long ones are published.
+# An arbitrary regular expression can take exponential time. These published ones take linear time.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
 )
 PATTERNS = {CHARACTER, GPT2, LLAMA3, LLAMA3.replace("{1,3}", "")}
-ONE_CLASS = re.compile(r"(\\[dswDSW]|\\[pP]\{[A-Z][a-z]?\})(\+|\{1,3\})?")
+ONE_CLASS = re.compile(r"(\\[dswDSW]|\\[pP]\{[A-Z][a-z]?\})(\+|\{1,3\})?")  # a single character class
 
 MAX_PARTS = 16  # of a sequence
 MAX_LETTERS = 1 << 10  # of a token, a prefix or a pattern
-MAX_FRAMED = 64  # tokens put around a text
-MAX_WORD = 500  # letters of a word that WordPiece cuts: the time for a letter grows with them, tenfold from 100 on
+MAX_FRAMED = 64  # special tokens around a text
+MAX_WORD = 500  # letters of a word that WordPiece splits; the time per letter grows with the length of the word
 CUTS = {"behavior"}
 BYTE_LEVEL = {"ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"}}
-# {part: {type: its options}}. A free "Replace" can double a text over and over.
+# {component: {type: its options}}. "Replace" is missing because it could double a text many times.
 PARTS = {
     "normalizer": {
         "BertNormalizer": {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"},
@@ -79,33 +78,43 @@ log = logging.getLogger(__name__)
 
 
 def check(content, declared):
-    """Raises ValueError where a tokenizer has a part, an option or a size that it may not have.
+    """Raises ValueError if a tokenizer has a component, an option or a size that is not allowed.
 
     Args:
-        content: tokenizer.json as the library gives it back.
-        declared: [(token, id)] of the added tokens, as the file has them.
+        content: the tokenizer.json as the library parsed it.
+        declared: [(token, id)] of the added tokens in the file.
     """
     vocabulary = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
     largest = max(vocabulary.values(), default=-1)
     if len(set(vocabulary.values())) != largest + 1:
-        raise ValueError(f"Expected ids 0..{len(vocabulary) - 1}, without holes. Received: {largest}")
+        raise ValueError(
+            f"The token ids are not contiguous. Expected 0 to {len(vocabulary) - 1}. Received: ids up to {largest}"
+        )
     for token, index in declared:
         if vocabulary.get(token) != index:
-            raise ValueError(f"The added token {token[:80]!r} has the id {vocabulary.get(token)}. Received: {index}")
+            raise ValueError(
+                f"The added token {token[:80]!r} has the wrong id. Expected: {vocabulary.get(token)}. Received: {index}"
+            )
     for name, allowed in PARTS.items():
         parts = list(_flat(content[name]))
         other = sorted({part["type"] for part in parts} - allowed.keys())
         if other:
-            raise ValueError(f"Expected as {name}: {', '.join(sorted(allowed))}. Received: {', '.join(other)}")
+            raise ValueError(
+                f"The {name} is not supported. Expected one of {', '.join(sorted(allowed))}. "
+                f"Received: {', '.join(other)}"
+            )
         for part in parts:
             unknown = sorted(part.keys() - allowed[part["type"]] - {"type"})
             if unknown:
-                raise ValueError(f"Expected no option {', '.join(unknown)} of {part['type']}.")
+                raise ValueError(
+                    f"The {name} {part['type']} has unsupported options. "
+                    f"Expected: {', '.join(sorted(allowed[part['type']])) or 'none'}. Received: {', '.join(unknown)}"
+                )
         types = [part["type"] for part in parts if part["type"] != "Sequence"]
-        # Bytes of what was made bytes before are two each: fifteen times over, a letter is thirty thousand.
+        # Each ByteLevel doubles the bytes: after fifteen, a letter becomes thirty thousand.
         if len(types) > MAX_PARTS or types.count("ByteLevel") > 1:
             raise ValueError(
-                f"Expected as {name} at most {MAX_PARTS} parts, one of them ByteLevel. "
+                f"The {name} has too many parts. Expected at most {MAX_PARTS}, and at most one ByteLevel. "
                 f"Received: {', '.join(types[:20])}"
             )
     for part in _flat(content["pre_tokenizer"]):
@@ -117,7 +126,7 @@ def check(content, declared):
 
 
 def _flat(part):
-    """A part and, of a sequence, those in it."""
+    """Yields a component and, for a sequence, its members."""
     if part is not None:
         yield part
         if part["type"] == "Sequence":
@@ -129,21 +138,27 @@ def _flat(part):
 def _check_pattern(pattern):
     regex, plain = pattern.get("Regex"), pattern.get("String")
     if not plain and regex not in PATTERNS and not ONE_CLASS.fullmatch(regex or ""):
-        raise ValueError(f"Expected as pre_tokenizer's pattern one that is known. Received: Split:{str(regex)[:80]}")
+        raise ValueError(
+            "The pre_tokenizer's pattern is not supported. Expected a character class, or the pattern of GPT-2 or "
+            f"Llama 3. Received: Split:{str(regex)[:80]}"
+        )
 
 
 def _check_frame(part, vocabulary):
-    """Few tokens around a text, each with the id that it has."""
+    """Raises ValueError if a post-processor adds too many special tokens to a text, or tokens with wrong ids."""
     tokens = [part[end] for end in ("sep", "cls") if end in part]
     if part["type"] == "TemplateProcessing":
         used = [piece["SpecialToken"]["id"] for piece in part["single"] if "SpecialToken" in piece]
         pairs = {name: list(zip(each["tokens"], each["ids"])) for name, each in part["special_tokens"].items()}
         tokens = [pair for each in pairs.values() for pair in each]
         if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(part["single"]) > MAX_FRAMED:
-            raise ValueError(f"Expected at most {MAX_FRAMED} special tokens around a text. Received: more")
+            raise ValueError(f"The post_processor adds too many tokens. Expected at most {MAX_FRAMED} around a text.")
     for token, index in tokens:
         if vocabulary.get(token) != index:
-            raise ValueError(f"The special token {token[:80]!r} has the id {vocabulary.get(token)}. Received: {index}")
+            raise ValueError(
+                f"The special token {token[:80]!r} has the wrong id. Expected: {vocabulary.get(token)}. "
+                f"Received: {index}"
+            )
 
 
 def _check_words(content, vocabulary):
@@ -151,22 +166,20 @@ def _check_words(content, vocabulary):
     strings = [*vocabulary, *(value for key, value in model.items() if isinstance(value, str) and key != "type")]
     longest = max(map(len, strings), default=0)
     if longest > MAX_LETTERS:
-        raise ValueError(f"Expected tokens of at most {MAX_LETTERS} letters. Received: {longest}")
+        raise ValueError(f"Expected tokens of at most {MAX_LETTERS} letters. Received: {longest} letters")
     if model["unk_token"] is not None and model["unk_token"] not in model["vocab"]:
-        raise ValueError(f"Expected the unknown token {model['unk_token']!r} in the vocabulary.")
+        raise ValueError(f"The unknown token {model['unk_token']!r} is not in the vocabulary.")
 
 
-def tame(backend, content):
-    """Turns off what would give a text other tokens each time, and what a long word would take hours for."""
+def sanitize(backend, content):
+    """Disables dropout, so that tokenization is deterministic, and limits the word length, so that it is fast."""
     model = content["model"]
     if model.get("dropout"):
-        log.warning(
-            "The tokenizer's dropout, %g, is left out: a text is to have the same tokens each time", model["dropout"]
-        )
+        log.warning("The tokenizer's dropout of %g is disabled, to make tokenization deterministic.", model["dropout"])
         backend.model.dropout = None
     if model.get("max_input_chars_per_word", 0) > MAX_WORD:
-        log.warning("The tokenizer cuts words of up to %d letters; longer ones are unknown to it here", MAX_WORD)
+        log.warning("Words of more than %d letters become the tokenizer's unknown token.", MAX_WORD)
         backend.model.max_input_chars_per_word = MAX_WORD
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - model["vocab"].keys()
     if model["type"] == "BPE" and model["unk_token"] is None and missing:
-        log.warning("The tokenizer knows no token for %d of 256 bytes; it drops them from a text", len(missing))
+        log.warning("The tokenizer has no token for %d of the 256 bytes, and drops them from texts.", len(missing))

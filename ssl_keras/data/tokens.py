@@ -1,6 +1,6 @@
-"""Text as tokens: a memory-mapped corpus read by windows, or labeled texts of one length.
+"""Tokenized text: windows over a memory-mapped corpus, or labeled texts padded to one length.
 
-Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary. -1 is padding.
+Shapes: `N` windows or texts, `W` their length in tokens, `V` vocabulary size. -1 is padding.
 """
 
 import dataclasses
@@ -18,29 +18,29 @@ from ssl_keras.data.splits import Splits
 
 CHUNK = 4 << 20  # characters tokenized at a time
 DOCUMENTS = 256  # read at a time
-FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # of a file of tokens: these, then their checksum and their number
-PIECE = 1 << 14  # characters: a long document is cut at line ends, so that all cores have some
-MAX_UNKNOWN, KEPT_UNKNOWN = 0.5, 0.1  # of the tokens: more is refused, so much is noted
+FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # a token file ends with a checksum and the number of tokens
+PIECE = 1 << 14  # characters; long documents are cut at line ends, so that all cores work on them
+MAX_UNKNOWN, NOTED_UNKNOWN = 0.5, 0.1  # fraction of unknown tokens that is an error; that is added to the notes
 
 log = logging.getLogger(__name__)
 
 
 class Windows:
-    """An array (N, W) of windows over a stream of tokens, cut when they are asked for.
+    """A lazy array (N, W) of windows over a stream of tokens.
 
     Args:
-        stream: (L,) integers, a memory-mapped file say.
+        stream: (L,) integers, such as a memory-mapped file.
         length: W.
         stride: tokens between the starts of two windows.
-        whole: leave out a last window that is not full; else it is padded with -1.
-        table: (V,) to look the tokens up in: their lengths in bytes, say. Padding gives 0.
+        whole: whether to drop a last window that is not full, instead of padding it with -1.
+        table: (V,) values to return in place of the tokens, such as their lengths in bytes. Padding gives 0.
     """
 
     dtype, ndim = np.dtype(np.int32), 2
 
     def __init__(self, stream, length, stride, whole, table=None):
         self.stream, self.length, self.stride, self.table = stream, length, stride, table
-        targets = len(stream) - (length - stride)  # a causal window's first token is no target
+        targets = len(stream) - (length - stride)  # the first token of a causal window is not a target
         count = (len(stream) - length) // stride + 1 if whole else -(-targets // stride)
         self.shape = (max(count, 1), length)
 
@@ -48,7 +48,7 @@ class Windows:
         return self.shape[0]
 
     def digest(self, rows=None):
-        """Hashes the stream and which rows are taken of it; of what a table makes of it, the table alone."""
+        """Hashes the stream, or the table if there is one, and the selected rows."""
         digest = hashlib.sha256(np.ascontiguousarray(self.stream if self.table is None else self.table))
         if rows is not None:
             digest.update(np.ascontiguousarray(rows, np.int64))
@@ -66,20 +66,20 @@ class Windows:
 
 
 def corpus(splits, tokenizer, context, target, tables=()):
-    """`Splits` of text -> `Splits` of windows over its tokens.
+    """Converts `Splits` of text to `Splits` of windows over its tokens.
 
-    Training windows are about twice as long as what is trained on, which is cut out of them at
-    random (an objective's `preprocess`); held-out ones are disjoint, and their targets are every token once.
+    Training windows are about twice the context; an objective's `preprocess` randomly crops them. Held-out windows do
+    not overlap, and each token is a target once.
 
     Args:
         splits: sources with a column "text".
         tokenizer: a `Tokenizer`.
-        context: tokens that a network sees at a time.
-        target: 1 where the target is the next token, so that a window has one more; else 0.
-        tables: {column: (V,) array}: more columns, by looking up each token.
+        context: the context length of the network, in tokens.
+        target: 1 to add a token to each window, for next-token targets; else 0.
+        tables: {column: (V,) array} of further columns, with a value for each token.
 
     Raises:
-        ValueError: a corpus shorter than a window, or more than half of it unknown to the tokenizer.
+        ValueError: A split is shorter than a window, or more than half of it is unknown to the tokenizer.
     """
     parts, unknown = [], []
     for split, source in zip(Splits._fields, splits):
@@ -87,7 +87,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
         if len(stream) < context + target:
             raise ValueError(
                 f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
-                f"Use a shorter context (--context), or more text."
+                "Use a shorter context (--context), or more text."
             )
         unknown.append((_count(stream, tokenizer.unknown), len(stream)))
         if split == "train":
@@ -97,26 +97,26 @@ def corpus(splits, tokenizer, context, target, tables=()):
         arrays = {"tokens": Windows(stream, length, context, whole)}
         arrays |= {name: Windows(stream, length, context, whole, table) for name, table in dict(tables).items()}
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, classes=(), tokenizer=tokenizer))
-    return with_known(Splits(*parts), unknown)
+    return check_unknown(Splits(*parts), unknown)
 
 
 def _count(stream, token):
-    """How often a token is in a stream, which may be larger than memory."""
+    """Counts a token in a stream, which may be larger than memory."""
     return sum(int((stream[start : start + CHUNK] == token).sum()) for start in range(0, len(stream), CHUNK))
 
 
 def tokenized(source, tokenizer):
-    """All tokens of a source of text, one after the other: a memory-mapped (L,) array.
+    """Returns all tokens of a source of text as a memory-mapped array (L,).
 
-    The file is in the cache, keyed by the content and the tokenizer, and used again; a damaged one is made anew.
-    Between two documents comes the tokenizer's end token.
+    The file is cached by the content and the tokenizer; a damaged one is rebuilt. The tokenizer's end token separates
+    documents.
     """
     name = name_of([FORMAT, content_of(source), tokenizer.sha256, tokenizers.__version__])
     path = cache_folder() / f"{name}.tokens"
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
     if not _whole(path, dtype):
         if path.exists():
-            log.warning("%s is damaged and is made anew.", path)
+            log.warning("%s is damaged. Rebuilding it.", path)
         with writing(name) as partial:
             _tokenize(source, tokenizer, partial / path.name, dtype)
             os.replace(partial / path.name, path)
@@ -125,7 +125,7 @@ def tokenized(source, tokenizer):
 
 
 def _whole(path, dtype):
-    """Whether a file of tokens is there and ends with their checksum and their number."""
+    """Returns whether a token file exists, and its checksum and number of tokens are right."""
     end = DIGEST_BYTES + COUNT_BYTES
     if not path.is_file() or path.stat().st_size < end:
         return False
@@ -175,7 +175,7 @@ def _tokenize(source, tokenizer, path, dtype):
 
 
 def without_targets(splits):
-    """Leaves out the column "target": sources alone."""
+    """Drops the column "target"."""
     return Splits(
         *(
             dataclasses.replace(
@@ -187,7 +187,7 @@ def without_targets(splits):
 
 
 def training_texts(source, targets=False):
-    """Lists what a tokenizer is trained on, (texts, a checksum): a source's texts, and with `targets` its targets."""
+    """Returns (texts, checksum) to train a tokenizer on: a source's texts, and with `targets` also its targets."""
     read, content = texts_of(source), content_of(source)
     if not targets:
         return read, content
@@ -196,17 +196,17 @@ def training_texts(source, targets=False):
 
 
 def checksum(texts):
-    """Hashes a list of texts: the sha256, in hexadecimal."""
+    """Returns the SHA-256 of a list of texts, in hexadecimal."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def texts_of(source):
-    """The documents of a source of text, one after the other, as strings."""
+    """Yields the documents of a source of text, as strings."""
     return (text for text, _ in _documents(source))
 
 
 def content_of(source):
-    """A checksum of all text in a source."""
+    """Returns a checksum of all text in a source."""
     digest = hashlib.sha256()
     for text, end in _documents(source):
         content = text.encode("utf-8", "surrogatepass")
@@ -217,14 +217,14 @@ def content_of(source):
 
 def _documents(source):
     if "text" not in source.arrays:
-        raise ValueError(f"{source.name} has no text. Expected a source of text; it has: {', '.join(source.arrays)}.")
+        raise ValueError(f"{source.name} has no text. Expected a column 'text'. Received: {', '.join(source.arrays)}.")
     for first in range(0, len(source), DOCUMENTS):
         rows = source.gather(np.arange(first, min(first + DOCUMENTS, len(source))))
         yield from zip(rows["text"], rows.get("ends", np.ones(len(rows["text"]), bool)))
 
 
 def _lines(text):
-    """A long text in pieces that end with a line."""
+    """Cuts a long text at line ends."""
     pieces, start = [], 0
     while len(text) - start > PIECE:
         stop = text.rfind("\n", start, start + PIECE) + 1
@@ -235,35 +235,40 @@ def _lines(text):
 
 
 def padded(splits, tokenizer, context):
-    """`Splits` of labeled text -> `Splits` of its tokens (N, W), each text framed as the tokenizer does it.
+    """Converts `Splits` of labeled text to `Splits` of tokens (N, W), with the tokenizer's special tokens.
 
-    W is the longest text's length, at most `context`; longer ones are cut, and counted.
+    W is the length of the longest text, at most `context`. Longer texts are truncated, with a warning.
 
     Raises:
-        ValueError: texts in pieces; more than half of the tokens unknown to the tokenizer.
+        ValueError: Texts are in pieces, or more than half of the tokens are unknown to the tokenizer.
     """
     for source in splits:
         if not np.all(source.arrays.get("ends", True)):
-            raise ValueError(f"{source.name}: expected whole texts, as of table:FILE. Received: files read in pieces")
+            raise ValueError(
+                f"{source.name} is not a set of texts. Expected whole texts, such as table:FILE. "
+                "Received: pieces of large files"
+            )
     encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
     rows = framed([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
     parts = []
     for source, tokens in zip(splits, np.split(rows, np.cumsum([len(part) for part in encoded])[:-1])):
         arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
-    return with_known(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
+    return check_unknown(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
 
 
 def framed(encoded, tokenizer, context, name):
-    """Texts' ids without special tokens -> int32 (N, W), framed as the tokenizer does it; what is longer than the
-    context is cut, and counted under `name`."""
+    """Adds the tokenizer's special tokens to lists of ids, and pads them: int32 (N, W).
+
+    Texts longer than the context are truncated, with a warning about `name`.
+    """
     frame = _frame(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
     if room < 1:
-        raise ValueError(f"The context must have room for a token. Received: {context}")
+        raise ValueError(f"The context is too short. Expected at least {context - room + 1}. Received: {context}")
     cut = sum(len(ids) > room for ids in encoded)
     if cut:
-        log.warning("%s: %d texts are longer than %d tokens and are cut", name, cut, context)
+        log.warning("%s: %d texts are longer than %d tokens. Truncating them.", name, cut, context)
     tokens = np.full((len(encoded), min(max(map(len, encoded)), room) + context - room), -1, np.int32)
     for row, ids in zip(tokens, encoded):
         ids = [*frame[0], *ids[:room], *frame[1]]
@@ -272,38 +277,38 @@ def framed(encoded, tokenizer, context, name):
 
 
 def count_unknown(encoded, tokenizer):
-    """(tokens that the tokenizer does not know, all tokens) of some texts' ids."""
+    """Returns (number of unknown tokens, number of tokens) of lists of ids."""
     return sum(ids.count(tokenizer.unknown) for ids in encoded), sum(map(len, encoded))
 
 
-def with_known(splits, counts):
-    """The splits, if enough of them is known to their tokenizer; how much is not is logged, and noted from a tenth on.
+def check_unknown(splits, counts):
+    """Returns the splits after checking for unknown tokens: any are logged, a tenth or more are added to the notes.
 
     Args:
-        counts: for each part (unknown tokens, all tokens).
+        counts: (unknown tokens, all tokens) of each split.
 
     Raises:
-        ValueError: more than half of a part is unknown.
+        ValueError: More than half of a split is unknown.
     """
     for source, (unknown, count) in zip(splits, counts):
         if unknown > MAX_UNKNOWN * count:
             raise ValueError(
-                f"{source.name}: {unknown} of {count} tokens are unknown to the tokenizer, and nothing can be learned "
-                "from them. Expected text such as it was trained on; pretrained with --tokenizer bpe, one reads any."
+                f"{source.name}: {unknown} of {count} tokens are unknown to the tokenizer. Expected at most half. "
+                "Use text like the tokenizer's training text, or pretrain with --tokenizer bpe, which reads any text."
             )
     unknown, count = map(sum, zip(*counts))
     note = f"{unknown} of {count} tokens are unknown to the tokenizer"
-    if unknown and unknown >= KEPT_UNKNOWN * count:
-        return splits._replace(train=splits.train.noted(f"{note} ({unknown / count:.0%})"))
+    if unknown and unknown >= NOTED_UNKNOWN * count:
+        return splits._replace(train=splits.train.with_notes(f"{note} ({unknown / count:.0%})"))
     if unknown:
         log.warning("%s: %s", splits.train.base, note)
     return splits
 
 
 def _frame(tokenizer):
-    """The special tokens before and after a text: [CLS] and [SEP], or none."""
+    """Returns the special tokens before and after a text: [CLS] and [SEP], or none."""
     plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
     before = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
     if before is None or not plain:
-        raise ValueError("Expected a tokenizer that reads the letter a. This one makes nothing of it.")
+        raise ValueError("The tokenizer drops text. Expected tokens for the text 'a'. Received: none of them")
     return framed[:before], framed[before + len(plain) :]

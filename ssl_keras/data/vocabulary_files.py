@@ -1,4 +1,4 @@
-"""Tokenizers from what came before tokenizer.json: BERT's `vocab.txt`, GPT-2's `vocab.json` and `merges.txt`."""
+"""Tokenizers from older vocabulary files: BERT's `vocab.txt`, and GPT-2's `vocab.json` and `merges.txt`."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def found(folder):
-    """The files of a vocabulary in a folder, or none."""
+    """Returns the paths of the vocabulary files in a folder; empty if there are none."""
     for names in (("vocab.txt",), ("vocab.json", "merges.txt")):
         paths = [folder / name for name in names]
         if all(path.is_file() for path in paths):
@@ -23,10 +23,10 @@ def found(folder):
 
 
 def backend(paths):
-    """The `tokenizers.Tokenizer` of `found` files. Raises ValueError where they are no vocabulary."""
+    """Returns the `tokenizers.Tokenizer` of `found` files. Raises ValueError if they are not a valid vocabulary."""
     texts = [path.read_text("utf-8") for path in paths]
     made = _gpt2(*texts) if len(paths) == 2 else _bert(*texts, paths[0].with_name("tokenizer_config.json"))
-    log.info("%s: a tokenizer is made of %s", paths[0].parent, " and ".join(path.name for path in paths))
+    log.info("%s: built the tokenizer from %s", paths[0].parent, " and ".join(path.name for path in paths))
     return made
 
 
@@ -35,12 +35,12 @@ def _bert(content, config):
     words = {word.removesuffix("\r"): index for index, word in enumerate(words)}
     options = json.loads(config.read_text("utf-8")) if config.is_file() else {}
     if not isinstance(options, dict):
-        raise ValueError(f"{config} is no tokenizer's config.")
-    # BERT's own default is lower case; a vocabulary with capitals was made without.
+        raise ValueError(f"{config} is not a tokenizer config. Expected a JSON object.")
+    # BERT lowercases by default, but a vocabulary with capitals is cased.
     cased = any(word != word.lower() for word in words if not word.startswith("["))
     lower = options.get("do_lower_case", not cased)
     if "[UNK]" not in words or not isinstance(lower, bool):
-        raise ValueError("expected a token in each line, [UNK] among them, and do_lower_case true or false.")
+        raise ValueError("Expected one token a line, [UNK] among them, and do_lower_case true or false.")
     made = tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=options.get("strip_accents"))
     made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
@@ -51,7 +51,7 @@ def _bert(content, config):
 
 
 def framing(tokenizer):
-    """Puts [CLS] before a text and [SEP] behind it."""
+    """Returns the post-processor that puts [CLS] before a text and [SEP] after it."""
     return processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -62,10 +62,10 @@ def framing(tokenizer):
 def _gpt2(vocabulary, merges):
     words = json.loads(vocabulary)
     if not isinstance(words, dict) or not all(type(index) is int and index >= 0 for index in words.values()):
-        raise ValueError("expected vocab.json with the id of each token.")
+        raise ValueError("Expected a vocab.json that maps each token to its id.")
     pairs = [tuple(line.split(" ")) for line in merges.split("\n") if line.strip() and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("expected merges.txt with two tokens in each line.")
+        raise ValueError("Expected a merges.txt with two tokens a line.")
     made = tokenizers.Tokenizer(models.BPE(words, pairs))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens([word for word in GPT2_SPECIAL if word in words])

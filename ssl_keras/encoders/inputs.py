@@ -103,7 +103,7 @@ def _converted(source, shape, said):
             yield {"image": convert(np.asarray(images[rows[start : start + CHUNK]]), shape)}
 
     columns = {"image": (shape, images.dtype)}
-    arrays = cache.materialise(lambda: ["converted", source.fingerprint(), shape], columns, len(rows), chunks)
+    arrays = cache.materialize(lambda: ["converted", source.fingerprint(), shape], columns, len(rows), chunks)
     others = {name: source.column(name) for name in source.arrays if name != "image"}
     return dataclasses.replace(source, arrays={"image": arrays["image"]} | others, rows=None, converted=said)
 

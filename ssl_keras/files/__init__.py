@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read with care."""
+"""Atomic writes and validated reads of files."""
 
 import contextlib
 import hashlib
@@ -14,8 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-LONGEST = 200  # bytes of a name that we make up; storage allows 255, and beside it stand NAME.partial and the like
-NO_FILES = {
+LONGEST = 200  # bytes of a generated name; file systems allow 255, and suffixes such as .partial are added
+NOT_FILES = {
     "a folder": os.path.isdir,
     "a pipe": pathlib.Path.is_fifo,
     "a socket": pathlib.Path.is_socket,
@@ -24,25 +24,25 @@ NO_FILES = {
 
 
 def write(path, content):
-    """Writes bytes or text to `path` atomically: after a crash or a full disk the old file stands.
+    """Writes bytes or text to `path` atomically: after a crash or on a full disk, the old file is intact.
 
-    The content goes to a temporary file beside it, is flushed to the disk, then renamed; the folder is flushed too, so
-    that a power cut cannot undo the rename. Of a link the target is replaced, and the link stays.
+    The content is written to a temporary file in the same folder, synced to disk, and renamed. The folder is synced
+    too, so that a power failure cannot undo the rename. If `path` is a link, its target is replaced.
 
     Raises:
-        ValueError: what is at `path` is no file: a device, a pipe, a folder.
-        OSError: it cannot be written; its `strerror` and `filename` say why and what.
+        ValueError: `path` is not a file but a device, a pipe or a folder.
+        OSError: The file cannot be written; `strerror` has the reason, and `filename` the path.
     """
     path = target(path)
     temporary = _partial(path)
-    opened = open(temporary, "xb")  # noqa: SIM115  # x: never one that is there, nor where a link there leads
+    opened = open(temporary, "xb")  # noqa: SIM115  # x: fails if the file or a link exists
     try:
         with opened as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # of a full disk the system does not say which file
+    except OSError as error:  # the error of a full disk has no file name
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -55,14 +55,14 @@ def write(path, content):
 
 
 def target(path):
-    """The path of the file that is written to at `path`: where that is a link, what it leads to.
+    """Resolves links: returns the path of the file to write.
 
     Raises:
-        ValueError: it is no file, and a rename would put one in its place.
+        ValueError: `path` is not a file, and a rename would replace it.
     """
-    for kind, is_kind in NO_FILES.items():
+    for kind, is_kind in NOT_FILES.items():
         if is_kind(pathlib.Path(path)):
-            raise ValueError(f"{path} is {kind}, and is not replaced. Expected the name of a file.")
+            raise ValueError(f"{path} is {kind} and will not be replaced. Expected the name of a file.")
     real = pathlib.Path(os.path.realpath(path))
     if real.is_symlink():
         raise ValueError(f"{path} is a link to itself. Expected the name of a file.")
@@ -70,7 +70,7 @@ def target(path):
 
 
 def _partial(path):
-    """A name for a temporary file beside `path` that nobody can guess."""
+    """Returns an unguessable name for a temporary file next to `path`."""
     return path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.partial")
 
 
@@ -80,7 +80,7 @@ def write_json(path, value):
 
 
 def finite(value):
-    """A JSON-able value with null in place of the numbers that are not finite, for which JSON has no word."""
+    """Replaces numbers that are not finite by null in a JSON-able value, because JSON cannot represent them."""
     if isinstance(value, dict):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -89,7 +89,7 @@ def finite(value):
 
 
 def short(name):
-    """A name that storage can hold: of one longer than LONGEST bytes its beginning and a hash of the whole."""
+    """Shortens a name of more than LONGEST bytes to its beginning and a hash of the whole."""
     content = name.encode(errors="surrogateescape")
     if len(content) <= LONGEST:
         return name
@@ -98,10 +98,10 @@ def short(name):
 
 
 def make_folder(path):
-    """Creates a folder that can be written to.
+    """Creates a folder, and checks that it is writable.
 
     Raises:
-        PermissionError: it cannot be created or written; named before any work is lost.
+        PermissionError: The folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -113,37 +113,37 @@ def make_folder(path):
 
 
 def free(path):
-    """The path, or the first of path.2, path.3, … that does not exist."""
+    """Returns the first of path, path.2, path.3, … that does not exist."""
     names = itertools.chain([path.name], (f"{path.name}.{number}" for number in itertools.count(2)))
     return next(each for each in map(path.with_name, names) if not os.path.lexists(each))
 
 
 def check_new(path):
-    """Raises ValueError where there is something at `path`."""
+    """Raises ValueError if `path` exists."""
     if os.path.lexists(path):
-        raise ValueError(f"{path} exists. Choose another --out, or remove it.")
+        raise ValueError(f"{path} already exists. Choose another --out, or remove it.")
 
 
 def check_output(path, overwrite=False):
-    """Raises before any work where a file cannot be written to `path`, or would replace another one unasked.
+    """Checks, before any work, that a file can be written to `path`.
 
     Raises:
-        ValueError: a file is there, and `overwrite` is off; something is there that is no file.
-        PermissionError: its folder cannot be written.
+        ValueError: The file exists and `overwrite` is off, or `path` is not a file.
+        PermissionError: The folder is not writable.
     """
     path = target(path)
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists. Add --overwrite to replace it, or choose another --out.")
+        raise ValueError(f"{path} already exists. Add --overwrite to replace it, or choose another --out.")
     make_folder(path.parent)
 
 
 @contextlib.contextmanager
 def new_folder(path):
-    """Yields an empty folder, which then is moved to `path`, whole or not at all.
+    """Yields an empty folder, and then moves it to `path` atomically.
 
     Raises:
-        ValueError: there is something at `path`, or has come there meanwhile; what was made is then kept, as the
-            message says.
+        ValueError: `path` exists, before or after the folder is filled. In the latter case the folder is kept, and the
+            message names it.
     """
     check_new(path)
     make_folder(path.parent)
@@ -157,50 +157,50 @@ def new_folder(path):
         check_new(path)
         partial.rename(path)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} could not be written, and what was made is in {partial}: {error}") from error
+        raise ValueError(f"{path} could not be written. The result is in {partial}. {error}") from error
 
 
 def new_beside(path, what):
-    """Makes a new empty folder `.NAME.what` beside `path`."""
+    """Creates a new empty folder `.NAME.what` next to `path`."""
     while True:
         made = free(path.with_name(f".{path.name}.{what}"))
-        with contextlib.suppress(FileExistsError):  # another writer's, this very moment
+        with contextlib.suppress(FileExistsError):  # another process may create it first
             made.mkdir()
             return made
 
 
 def check_outputs(folder, names):
-    """Raises ValueError where a folder holds some of these files, and not all: then they are not of an earlier call.
+    """Raises ValueError if a folder contains some of these files but not all, or if one is not a file.
 
-    So it does where one of them is no file.
+    Only a complete set is from an earlier call, and may be overwritten.
     """
     for name in names:
         target(folder / name)
     there = [name for name in names if os.path.lexists(folder / name)]
     if there and len(there) < len(names):
         raise ValueError(
-            f"{folder} holds {', '.join(there)}, which would be overwritten. Expected all of {', '.join(names)}, as an "
-            "earlier call leaves them, or none. Choose another --out, or move what is there."
+            f"{folder} contains {', '.join(there)}, which would be overwritten. Expected none or all of "
+            f"{', '.join(names)}, from an earlier call. Choose another --out, or move these files."
         )
 
 
 def tensors_to_bytes(tensors, metadata=None):
-    """{name: array} as safetensors bytes."""
+    """Serializes {name: array} as safetensors bytes."""
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
     return safetensors.numpy.save(contiguous, metadata)
 
 
 def bytes_to_tensors(content, expected, name):
-    """Reads safetensors bytes that must hold just the tensors of `expected`.
+    """Deserializes safetensors bytes that must contain exactly the tensors of `expected`.
 
     Args:
-        content: the file's bytes.
+        content: the bytes of the file.
         expected: {tensor name: (shape, numpy dtype)}.
-        name: the file's name, for messages.
+        name: the name of the file, for messages.
 
     Raises:
-        ValueError: no safetensors file; tensors missing, unknown, or of another shape or
-            dtype; numbers that are not finite.
+        ValueError: The file is not valid; tensors are missing, unknown, or have another shape or dtype; or numbers are
+            not finite.
     """
     try:
         stored = dict(safetensors.deserialize(content))
@@ -208,7 +208,7 @@ def bytes_to_tensors(content, expected, name):
         raise ValueError(f"{name} is not a complete safetensors file: {printable(error)}") from error
     missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unknown:
-        raise ValueError(f"{name} does not fit: missing tensors {missing}, unknown tensors {unknown}.")
+        raise ValueError(f"{name} has other tensors than expected. Missing: {missing}. Unknown: {unknown}.")
     tensors = {}
     for key, (shape, dtype) in expected.items():
         tensor = stored[key]
@@ -218,25 +218,25 @@ def bytes_to_tensors(content, expected, name):
                 f"Received: shape {tuple(tensor['shape'])}, {tensor['dtype']}"
             )
         tensors[key] = np.frombuffer(tensor["data"], dtype).reshape(shape)
-        # A metric may well be infinite; a weight may not.
+        # Metrics may be infinite; weights may not.
         if tensors[key].dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensors[key]).all():
-            raise ValueError(f"{name}: {key} holds numbers that are not finite. Train again, or use another file.")
+            raise ValueError(f"{name}: {key} has numbers that are not finite. Train again, or use another file.")
     return tensors
 
 
 def stored_as(dtype):
-    """A NumPy dtype as safetensors files name it: F32, I64, BOOL."""
+    """Returns the safetensors name of a NumPy dtype: F32, I64, BOOL."""
     dtype = np.dtype(dtype)
     return "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"
 
 
 def printable(text, keep=""):
-    """The text with control characters, but for those in `keep`, as escapes: on a terminal they might forge lines."""
+    """Escapes control characters, except those in `keep`, because they could forge lines on a terminal."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def read_variables(state):
-    """{name: array}: the values of {name: variable}."""
+    """Returns the values of {name: variable} as {name: array}."""
     return {name: v.numpy() for name, v in state.items()}
 
 

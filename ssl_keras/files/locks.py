@@ -1,9 +1,8 @@
-"""Locks between processes: each ends with the process that holds it, however that ends.
+"""Locks between processes, which are released when their process ends, even if it is killed.
 
-They are `flock`'s, which the kernel keeps: a lock of a process that was killed is gone with it, and a restart is never
-refused because of it. On storage that several hosts share it depends on how that is mounted. NFS passes locks on to its
-server, unless it is mounted with `nolock` or `local_lock`, when each host sees only its own; Lustre has them only when
-mounted with `flock`. Where there are none, a warning says so, and two runs in one folder are not kept apart.
+They use `flock`, so a killed process leaves no stale lock and can be restarted. On shared storage, locks depend on the
+mount options. NFS forwards locks to its server, unless it is mounted with `nolock` or `local_lock`; then each host has
+its own. Lustre needs `flock`. Without locks, a warning is logged, and two runs can write to the same folder.
 """
 
 import contextlib
@@ -13,14 +12,14 @@ import logging
 import os
 import socket
 
-NAME = ".lock"  # in a run's folder, while somebody trains there
-BYTES = 1024  # read of who holds it
+NAME = ".lock"  # exists in the folder of a run while it trains
+BYTES = 1024  # read from the lock file
 log = logging.getLogger(__name__)
 _held = set()  # descriptors
 
 
 def _forget():
-    """In a forked child: the lock is its parent's, and must not outlive that one."""
+    """Closes the locks in a forked child, so that they do not outlive the parent, which owns them."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -31,10 +30,10 @@ os.register_at_fork(after_in_child=_forget)
 
 @contextlib.contextmanager
 def alone_in(folder):
-    """Holds a run's folder while it lasts; `.lock` in there names the host and the process.
+    """Locks the folder of a run; its `.lock` names the host and the process.
 
     Raises:
-        ValueError: another process holds it, or another thread of this one.
+        ValueError: Another process, or another thread of this one, holds the lock.
         PermissionError: `.lock` cannot be written.
     """
     path = folder / NAME
@@ -43,33 +42,33 @@ def alone_in(folder):
         yield
     finally:
         if descriptor in _held:  # not in a forked child
-            if _is(descriptor, path):  # before it is let go: then it may be another one's
+            if _is(descriptor, path):  # unlink before releasing: afterwards the file may be another process's lock
                 path.unlink()
-            _let_go(descriptor)
+            _release(descriptor)
 
 
 @contextlib.contextmanager
 def writing_in(folder):
-    """Holds a folder in which an encoder is replaced, once no other does; yields whether the storage has such locks."""
+    """Waits for the lock of a folder in which an encoder is replaced. Yields whether the storage supports locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             works = True
-        except OSError:  # NFS locks no folders
+        except OSError:  # NFS cannot lock folders
             works = False
         yield works
     finally:
         if descriptor in _held:
-            _let_go(descriptor)
+            _release(descriptor)
 
 
 @contextlib.contextmanager
 def left_in(folder):
-    """Yields whether whoever held a folder with `writing_in` has ended; if so, it is held instead.
+    """Yields whether a folder is a leftover: its `writing_in` lock is free, and is taken.
 
-    Where the storage has no locks, nobody can tell: then no.
+    Yields False if the storage does not support locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     _held.add(descriptor)
@@ -82,72 +81,72 @@ def left_in(folder):
         yield ended
     finally:
         if descriptor in _held:
-            _let_go(descriptor)
+            _release(descriptor)
 
 
-def _let_go(descriptor):
+def _release(descriptor):
     _held.discard(descriptor)
     with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked by C code may have the descriptor too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked by C code may still have the descriptor
     os.close(descriptor)
 
 
 def _take(path):
-    """A descriptor of the file at `path`, locked where the storage has locks."""
+    """Returns a descriptor of the file at `path`, locked if the storage supports locks."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise PermissionError(
-                f"Cannot write to {path}: {error.strerror}. Make it writable; or, if no run is going on, remove it."
+                f"Cannot write to {path}: {error.strerror}. Make it writable or, if no run uses it, remove it."
             ) from error
         _held.add(descriptor)
         try:
             locks = _lock(descriptor, path)
-            # Whoever held it removes it at the end: between `open` and `flock` perhaps.
+            # The previous holder may have removed the file between `open` and `flock`.
             if not locks or _is(descriptor, path):
                 _sign(descriptor, path)
                 return descriptor
         except BaseException:
-            _let_go(descriptor)
+            _release(descriptor)
             raise
-        _let_go(descriptor)
+        _release(descriptor)
 
 
 def _lock(descriptor, path):
-    """Whether the storage has locks. Raises ValueError where another one holds it."""
+    """Locks a file. Returns whether the storage supports locks. Raises ValueError if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             log.warning(
-                "%s cannot be locked (%s): make sure that no other run writes to this folder.", path, error.strerror
+                "%s cannot be locked (%s). Make sure that no other run writes to this folder.", path, error.strerror
             )
             return False
         raise ValueError(
             f"{path.parent} is in use by another run: {_holder(descriptor) or 'a process that has just started'}. "
-            "Wait until that one has ended, or choose another --run name (run=)."
+            "Wait until it has ended, or choose another --run name (run=)."
         ) from error
 
 
 def _sign(descriptor, path):
-    """Writes who holds the lock into its file, for the messages of others."""
+    """Writes this process's id and host to the lock file, for the messages of other processes."""
     before, host = _holder(descriptor), socket.gethostname()
     if before and not before.endswith(f" on {host}"):
         log.warning("%s was left by %s. Make sure that it no longer runs.", path, before)
-    with contextlib.suppress(OSError):  # a full disk is found out by what matters
+    with contextlib.suppress(OSError):  # the name is optional; other writes report a full disk
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {host}\n".encode(), 0)
 
 
 def _holder(descriptor):
-    """ "process 123 on host", or nothing."""
+    """Returns "process 123 on host" from the lock file, or an empty string."""
     return os.pread(descriptor, BYTES, 0).decode(errors="replace").partition("\n")[0].strip()
 
 
 def _is(descriptor, path):
-    """Whether an open file is the one at `path`."""
+    """Returns whether an open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except OSError:

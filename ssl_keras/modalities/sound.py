@@ -88,7 +88,7 @@ def prepare(settings, splits, init=None):
         settings = dataclasses.replace(settings, rate=rate)
     splits, most = audio.prepared(splits, settings.rate), audio.LONGEST * settings.rate
     return settings, Splits(
-        *(part.noted(*audio.longer(part, most, "evaluation uses only the beginning")) for part in splits)
+        *(part.with_notes(*audio.longer(part, most, "evaluation uses only their beginning")) for part in splits)
     )
 
 

@@ -1,4 +1,4 @@
-"""Awkward pictures: one scene, stored in every way that readers get wrong, and files that hold no picture at all.
+"""Awkward images: one scene, stored in every way that readers get wrong, and files that are not images.
 
 The scene is upright: white above; red beside blue, or two grays, in the middle; black below.
 """
@@ -28,7 +28,7 @@ def gray_scene():
     return image
 
 
-# How the upright scene is stored so that each orientation turns it back.
+# The transformations of the upright scene that each orientation undoes.
 STORED = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -42,28 +42,28 @@ STORED = {
 
 
 def turned(orientation, ending, **options):
-    """Bytes of the scene stored lying, with an EXIF that says how to turn it."""
+    """Returns the scene as bytes, rotated, with the EXIF orientation that undoes it."""
     exif = Image.Exif()
     exif[EXIF] = orientation
     return encoded(Image.fromarray(np.ascontiguousarray(STORED[orientation](scene()))), ending, exif=exif, **options)
 
 
 def encoded(image, kind, **options):
-    """Bytes of a picture in one of Pillow's formats."""
+    """Returns an image as bytes in one of Pillow's formats."""
     content = io.BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()
 
 
 def exif_at_the_end(content):
-    """A PNG with its EXIF after its pixels, as ImageMagick writes it."""
+    """Moves the EXIF of a PNG after its pixels, where ImageMagick writes it."""
     start = content.index(b"eXIf") - 4
     stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
     return content[:start] + content[stop:-12] + content[start:stop] + content[-12:]
 
 
 def see_through(image):
-    """RGBA or LA: what is white becomes black that is not seen."""
+    """Returns an RGBA or LA image in which white pixels become transparent black."""
     white = (image == 255).all(-1, keepdims=True) if image.ndim == 3 else image[..., None] == 255
     image = image if image.ndim == 3 else image[..., None]
     return Image.fromarray(np.concatenate([np.where(white, 0, image), np.where(white, 0, 255)], -1).astype(np.uint8))
@@ -96,7 +96,7 @@ def swapped_profile():
 
 
 def png(width, height):
-    """Bytes of a PNG that promises so many pixels."""
+    """Returns the bytes of a PNG whose header states this size."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     import zlib
 
@@ -107,12 +107,12 @@ def png(width, height):
 
 
 def in_color():
-    """{file name: bytes} of pictures that show the scene."""
+    """Returns {file name: bytes} of images that show the scene."""
     image = Image.fromarray(scene())
     black = Image.new("RGB", SIDES[::-1])
     swapped = np.ascontiguousarray(scene()[..., ::-1])
     keyed = scene()
-    keyed[:8] = 7, 255, 7  # the color that a PNG says is not seen
+    keyed[:8] = 7, 255, 7  # the transparent color of the PNG
     lossless = {"quality": 100, "subsampling": 0}
     palette = see_through(scene()).quantize(8)
     return {
@@ -151,7 +151,7 @@ def in_color():
 
 
 def in_gray():
-    """{file name: bytes} of pictures that show the gray scene."""
+    """Returns {file name: bytes} of images that show the gray scene."""
     gray = gray_scene()
     sixteen, twelve = gray.astype(np.uint16) * 257, np.rint(gray / 255 * 4095).astype(np.uint16)
     return {
@@ -171,7 +171,7 @@ def in_gray():
 
 
 def packed_tiff(values):
-    """Bytes of a TIFF that packs two pixels of 12 bits into three bytes."""
+    """Returns a TIFF as bytes that packs two 12-bit pixels into three bytes."""
     pairs = values.reshape(-1, 2).astype(np.uint32)
     joined = (pairs[:, 0] << 12) | pairs[:, 1]
     data = np.stack([joined >> 16, joined >> 8 & 255, joined & 255], 1).astype(np.uint8).tobytes()
@@ -194,7 +194,7 @@ def packed_tiff(values):
 
 
 def broken():
-    """{file name: (bytes, what the reason says)} of files that are no picture that is read."""
+    """Returns {file name: (bytes, reason)} of files that cannot be read."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     jpeg, whole = encoded(noise, "JPEG"), encoded(noise, "PNG")
     floats, signed = np.linspace(0, 1, 384, dtype=np.float32), np.arange(-192, 192, dtype=np.int32) * 30
@@ -204,13 +204,13 @@ def broken():
         "cut.png": (whole[: len(whole) // 2], "truncated"),
         "cut_head.png": (whole[:40], "truncated"),
         "head.jpg": (jpeg[:10], "truncated"),
-        "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "no picture of the formats"),
-        "page.jpg": (b"<!DOCTYPE html><title>404</title>", "no picture of the formats"),
-        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "no picture of the formats"),
-        "windows.png": (encoded(noise, "ICO", sizes=[(16, 16)]), "no picture of the formats"),
+        "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "not one of the formats"),
+        "page.jpg": (b"<!DOCTYPE html><title>404</title>", "not one of the formats"),
+        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not one of the formats"),
+        "windows.png": (encoded(noise, "ICO", sizes=[(16, 16)]), "not one of the formats"),
         "floats.tif": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),
         "floats.png": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),
-        "signed.tif": (encoded(Image.fromarray(signed.reshape(SIDES)), "TIFF"), "of no known scale"),
+        "signed.tif": (encoded(Image.fromarray(signed.reshape(SIDES)), "TIFF"), "whose scale is unknown"),
         "bomb.png": (png(60_000, 60_000), "too large"),
         "gigabyte.png": (png(18_000, 18_000), "too large"),
     }

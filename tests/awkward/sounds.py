@@ -1,4 +1,4 @@
-"""Writes small sound files as other people have them: each function fills a folder and says what is in it."""
+"""Writes small, awkward audio files: each function fills a folder."""
 
 import os
 
@@ -39,7 +39,7 @@ def write(folder, name, waveform=None, rate=RATE, **options):
 
 
 def formats(folder):
-    """One clip in each format that is read, and endings in upper case."""
+    """One clip in each supported format, and some with uppercase extensions."""
     for ending, (kind, subtype) in FORMATS.items():
         write(folder, f"a{ending}", format=kind, subtype=subtype)
     for ending in (".WAV", ".Flac"):
@@ -47,7 +47,7 @@ def formats(folder):
 
 
 def depths(folder):
-    """One clip with samples of 8 to 64 bits, and such as are compressed."""
+    """One clip for each sample format, from 8 to 64 bits, and compressed ones."""
     for subtype in SUBTYPES:
         write(folder, f"{subtype}.wav", subtype=subtype)
 
@@ -68,14 +68,14 @@ def one_long(folder, seconds=90, count=20):
 
 
 def cut(folder, name, share=0.6, seconds=1.0, **options):
-    """A file of which the end is missing, as after a transfer that broke off."""
+    """A truncated file, as after an interrupted transfer."""
     path = write(folder, name, np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * RATE)), **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     return path
 
 
 def lying_flac(folder, name="lie.flac"):
-    """A FLAC file whose header promises 68,719,476,735 samples: 137 GB."""
+    """A FLAC file whose header states 68,719,476,735 samples: 137 GB."""
     path = write(folder, name)
     content = bytearray(path.read_bytes())
     content[21] |= 0x0F
@@ -85,7 +85,7 @@ def lying_flac(folder, name="lie.flac"):
 
 
 def lying_wav(folder, name="lie.wav"):
-    """A WAV file whose header promises two gigabytes: a recorder that was cut off leaves such."""
+    """A WAV file whose header states two gigabytes, as an interrupted recorder leaves it."""
     path = write(folder, name)
     content = bytearray(path.read_bytes())
     content[4:8] = content[40:44] = (0x7FFFFFFE).to_bytes(4, "little")
@@ -94,7 +94,7 @@ def lying_wav(folder, name="lie.wav"):
 
 
 def absurd_rate(folder, name="rate.wav"):
-    """A WAV file with two gigahertz: a filter to resample it would have billions of taps."""
+    """A WAV file with a rate of two gigahertz: a filter to resample it would have billions of taps."""
     path = write(folder, name)
     content = bytearray(path.read_bytes())
     content[24:28] = (2_000_000_011).to_bytes(4, "little")
@@ -103,24 +103,24 @@ def absurd_rate(folder, name="rate.wav"):
 
 
 def silent_hours(folder, name="hours.flac"):
-    """A FLAC file of few bytes for each of its many samples: honest, but long."""
+    """A FLAC file of silence: valid, with very few bytes per sample."""
     return write(folder, name, np.zeros(60 * RATE))
 
 
 def matrix(folder, name="matrix.wav"):
-    """A matrix of GNU Octave that is called a WAV file."""
+    """A matrix of GNU Octave with the extension of a WAV file."""
     return write(folder, name, format="MAT4", subtype="PCM_16")
 
 
 def tagged_matrix(folder, name="matrix.mp3"):
-    """The same behind an ID3 tag, which decoders skip."""
+    """The same matrix after an ID3 tag, which decoders skip."""
     path = matrix(folder, name)
     path.write_bytes(b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10) + path.read_bytes())
     return path
 
 
 def video(folder, name="clip.wav"):
-    """The beginning of an MPEG-4 file that is called a WAV file."""
+    """The start of an MPEG-4 file with the extension of a WAV file."""
     path = folder / name
     path.write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(100))
     return path
@@ -133,7 +133,7 @@ def empty(folder, name="empty.wav"):
 
 
 def pipe(folder, name="pipe.wav"):
-    """A named pipe: who opens it waits for ever."""
+    """A named pipe: opening it blocks forever."""
     path = folder / name
     os.mkfifo(path)
     return path
@@ -144,11 +144,11 @@ def no_samples(folder, name="none.wav"):
 
 
 def loud(folder, name="loud.wav"):
-    """Floats as large as integers are."""
+    """Floats that are far out of range."""
     return write(folder, name, np.full(3_200, 900.0), subtype="FLOAT")
 
 
 def odd_name(folder, name="odd\udcff.wav"):
-    """A file that is fine, with a name that is no UTF-8."""
+    """A valid file whose name is not UTF-8."""
     plain = write(folder, "odd.wav")
     return plain.rename(folder / name)

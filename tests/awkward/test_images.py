@@ -1,4 +1,4 @@
-"""All sources of pictures over the awkward ones: what a file says of its picture is kept, and what is none is named."""
+"""Awkward images, read through every image source: metadata is applied, and unreadable files are named."""
 
 import json
 import warnings
@@ -14,13 +14,13 @@ from ssl_keras.data.sources import load
 from ssl_keras.files import printable
 from ssl_keras.inference import search
 
-FEW = 8  # of 255, the mean error that lossy formats may make
+FEW = 8  # of 255, the mean error allowed for lossy formats
 SETS = {"color": (awkward.in_color, awkward.scene), "gray": (awkward.in_gray, lambda: awkward.gray_scene()[..., None])}
 
 
 @pytest.fixture(scope="module", params=SETS)
 def pictures(request, tmp_path_factory):
-    """(a folder, its files' names, what each shows)."""
+    """Returns (a folder, the names of its files, the scene of each)."""
     files, scene = SETS[request.param]
     files, folder = files(), tmp_path_factory.mktemp(request.param)
     awkward.write(folder, files)
@@ -29,7 +29,7 @@ def pictures(request, tmp_path_factory):
 
 @pytest.fixture
 def uncut(monkeypatch):
-    """Captions without held-out parts: (the source, what is compared)."""
+    """Captions without splits: (the source, the images compared)."""
     monkeypatch.setattr(captions, "by_concept", lambda source, fold, compared: (source, compared))
 
 
@@ -48,7 +48,7 @@ def test_folder(pictures):
     assert np.abs(small - like).max(0).mean() < 32
 
 
-def test_a_header_says_what_the_whole_file_says(pictures):
+def test_headers_agree_with_decoded_files(pictures):
     folder, names, scene = pictures
     for name in names:
         assert image_files.header(folder / name) == image_files.decode(folder / name)[1], name
@@ -72,7 +72,7 @@ def test_search_and_queries(pictures):
         lambda images: images,
     )
     paths = folders.files_below(folder, image_files.EXTENSIONS)
-    for _ in range(2):  # the second time from the cache
+    for _ in range(2):  # the second time, from the cache
         found, read = retriever.of_files(paths)
         assert read == paths
         check(found, names, scene)
@@ -80,7 +80,7 @@ def test_search_and_queries(pictures):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
-def test_a_sheet_of_emoji_is_laid_on_white(mode, uncut, tmp_path):
+def test_a_sheet_of_emoji_is_composited_on_white(mode, uncut, tmp_path):
     sheet = Image.new("RGBA", (132, 66))
     sheet.paste((0, 0, 0, 255), (10, 10, 40, 40))
     (sheet.quantize(4) if mode == "P" else sheet.convert(mode)).save(tmp_path / "a_sheet_64.png")
@@ -95,21 +95,21 @@ def test_a_sheet_of_emoji_is_laid_on_white(mode, uncut, tmp_path):
     assert (drawn[:9] == 255).all()
 
 
-def test_notes_count_what_was_converted(tmp_path):
+def test_notes_count_conversions(tmp_path):
     awkward.write(tmp_path, awkward.in_color())
     notes = " ".join(load(f"folder:{tmp_path}").train.notes)
     for sentence, count in (("turned", 11), ("transparent", 7), ("profile", 3), ("inks", 2), ("several", 4)):
-        assert f"{image_files.CONVERSIONS[sentence]}: {count} of 38 images" in notes
+        assert f"{count} of 38 images {image_files.CONVERSIONS[sentence]}" in notes
 
 
-def test_each_file_that_is_no_picture_has_its_reason(tmp_path, monkeypatch):
+def test_unreadable_files_are_named_with_the_reason(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: ran.append("Ghostscript"))
     broken = awkward.broken()
     awkward.write(tmp_path, {name: content for name, (content, _) in broken.items()})
     for name, (_, reason) in broken.items():
         for function in (image_files.header, image_files.decode):
-            if function is image_files.decode or not name.startswith(("cut", "signed")):  # whose headers are whole
+            if function is image_files.decode or not name.startswith(("cut", "signed")):  # their headers are valid
                 with pytest.raises(image_files.Unreadable, match=reason):
                     function(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name}: expected an image. Received: .*{reason}"):
@@ -120,9 +120,9 @@ def test_each_file_that_is_no_picture_has_its_reason(tmp_path, monkeypatch):
     assert not ran
 
 
-def test_a_large_picture_is_read_without_a_warning_of_bombs(tmp_path, monkeypatch):
+def test_a_large_image_raises_no_decompression_bomb_warning(tmp_path, monkeypatch):
     Image.new("L", (4, 4)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow warns from there on, and refuses twice that
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow warns above this, and raises above twice this
     for asked in ("default", "error"):
         with warnings.catch_warnings(record=True) as said:
             warnings.resetwarnings()
@@ -137,7 +137,7 @@ def test_a_large_picture_is_read_without_a_warning_of_bombs(tmp_path, monkeypatc
         assert not said
 
 
-def test_a_query_that_is_no_file(tmp_path):
+def test_a_query_that_is_not_a_file(tmp_path):
     for path in (tmp_path, tmp_path / "gone.png"):
         with pytest.raises(ValueError, match="no such file. Expected an image file"):
             search_command._picture(path, (8, 8, 3))
@@ -147,12 +147,12 @@ def test_a_query_that_is_no_file(tmp_path):
     "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\x02"]
 )
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_an_exif_that_cannot_be_read_says_nothing(exif, tmp_path):
+def test_unreadable_exif_is_ignored(exif, tmp_path):
     (tmp_path / "a.jpg").write_bytes(awkward.encoded(Image.fromarray(awkward.scene()), "JPEG", quality=100, exif=exif))
     check([image_files.decode(tmp_path / "a.jpg")[0]], ["a.jpg"], awkward.scene())
 
 
-def test_a_profile_that_is_none_changes_nothing(tmp_path):
+def test_an_invalid_profile_is_ignored(tmp_path):
     for number, profile in enumerate((b"nonsense", bytes(200), awkward.swapped_profile()[:150])):
         (tmp_path / f"{number}.png").write_bytes(
             awkward.encoded(Image.fromarray(awkward.scene()), "PNG", icc_profile=profile)

@@ -1,4 +1,4 @@
-"""Sound files as other people have them, through every source of sound."""
+"""Awkward audio files, read through every audio source."""
 
 import re
 import resource
@@ -19,7 +19,7 @@ SOURCES = ("audio", "transcripts", "connected")
 
 
 def source(kind, folder, monkeypatch):
-    """What a source makes of all sound files in a folder: its parts, joined where that can be."""
+    """Loads all audio files of a folder through a source, and returns its `Splits`."""
     names = sorted(path.relative_to(folder) for path in folder.iterdir())
     if kind == "audio":
         return load(f"audio:{folder}")
@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_every_format_that_is_read(folder, monkeypatch, kind):
+def test_every_supported_format(folder, monkeypatch, kind):
     sounds.formats(folder)
     assert {path.suffix.lower() for path in folder.iterdir()} == reader.EXTENSIONS - {".mp2"}
     parts = source(kind, folder, monkeypatch)
@@ -52,11 +52,11 @@ def test_every_format_that_is_read(folder, monkeypatch, kind):
 
 
 @pytest.mark.parametrize("ending", sounds.FORMATS)
-def test_a_format_keeps_what_is_heard(folder, ending):
+def test_formats_preserve_the_waveform(folder, ending):
     sounds.formats(folder)
     heard = reader.read(folder / f"a{ending}", RATE) / audio.MOST
     tolerance = 0.08 if ending in (".ogg", ".oga", ".opus", ".mp3") else 0.02
-    if ending == ".mp3":  # begins in silence
+    if ending == ".mp3":  # starts with silence
         heard = heard[np.argmax(np.correlate(heard, tone(0.05), "valid")) :]
     middle = min(len(heard), len(tone())) // 2
     np.testing.assert_allclose(heard[400:middle], tone()[400:middle], atol=tolerance)
@@ -67,30 +67,30 @@ def test_every_depth_of_samples(folder, monkeypatch, kind):
     sounds.depths(folder)
     for subtype in sounds.SUBTYPES:
         heard = reader.read(folder / f"{subtype}.wav", RATE) / audio.MOST
-        settled = slice(20, len(tone()))  # ADPCM finds its step first
+        settled = slice(20, len(tone()))  # ADPCM needs some samples to adapt its step
         np.testing.assert_allclose(heard[settled], tone()[settled], atol=0.02 if subtype != "PCM_16" else 1e-4)
     notes = " ".join(source(kind, folder, monkeypatch).train.notes)
-    assert "4 of 10 clips have more than 16 bits a sample, and are rounded to 16" in notes
+    assert "4 of 10 clips have more than 16 bits per sample and are rounded to 16" in notes
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_rate_is_that_of_most_and_is_said(folder, monkeypatch, kind):
+def test_clips_are_resampled_to_the_most_common_rate(folder, monkeypatch, kind):
     sounds.mixed(folder)
     parts = source(kind, folder, monkeypatch)
     assert parts.train.rate == RATE
     notes = " ".join(parts.train.notes)
-    assert "2 of 6 clips are resampled to 16000 Hz, that of most: 1 of 8000 Hz, 1 of 44100 Hz" in notes
+    assert "2 of 6 clips are resampled to 16000 Hz, the most common rate: 1 from 8000 Hz, 1 from 44100 Hz" in notes
     assert "2 of 6 clips have several channels (up to 6), which are averaged" in notes
 
 
-def test_of_two_rates_the_higher_and_of_a_held_out_part_that_of_training(folder, caplog):
+def test_ties_choose_the_higher_rate_and_held_out_splits_that_of_training(folder, caplog):
     for part, rates in (("train", (8_000, 16_000)), ("test", (8_000, 8_000))):
         for index, rate in enumerate(rates):
             for copy in range(2):
                 write(folder / part, f"{index}{copy}.wav", rate=rate)
     parts = load(f"audio:{folder}")
     assert {part.rate for part in parts} == {16_000}
-    assert "4 of 4 clips are resampled to 16000 Hz, that of the training part" in caplog.text
+    assert "4 of 4 clips are resampled to 16000 Hz, the rate of the training split" in caplog.text
 
 
 # ----- one long clip among short ones --------------------------------------------------------------
@@ -104,8 +104,8 @@ def test_a_row_is_as_long_as_its_batch(folder):
     assert column.longest == 90 * RATE
 
 
-def test_what_a_step_takes_is_cut_before_rows_are_stacked(folder, monkeypatch):
-    """Both give the same batch: cut as it is put together, or whole and cut then."""
+def test_clips_are_cropped_before_rows_are_stacked(folder, monkeypatch):
+    """Cropping while batching gives the same batch as cropping afterwards."""
     from ssl_keras.data.augment_audio import cut
 
     sounds.one_long(folder, seconds=3, count=6)
@@ -131,49 +131,49 @@ def test_what_a_step_takes_is_cut_before_rows_are_stacked(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_an_hour_costs_no_more_than_itself(folder, monkeypatch, kind):
+def test_one_long_clip_needs_no_more_memory_than_itself(folder, monkeypatch, kind):
     sounds.one_long(folder)
     parts = source(kind, folder, monkeypatch)
     held = sum(part.arrays["waveform"].samples.nbytes for part in parts[: 3 if kind == "connected" else 1])
     assert held < 4 * 90 * RATE  # twice the samples of all files
     short = audio.shortened(parts)
     assert max(part.arrays["waveform"].longest for part in short) <= 10 * RATE
-    assert kind == "connected" or any("longer than 10 s: the beginning" in n for p in short for n in p.notes)
-    assert kind != "connected" or any("are left out: they are not joined" in n for p in parts for n in p.notes)
+    assert kind == "connected" or any("longer than 10 s: only their beginning" in n for p in short for n in p.notes)
+    assert kind != "connected" or any("are skipped: only shorter ones are" in n for p in parts for n in p.notes)
 
 
-def test_clips_that_all_are_long_stay(folder):
+def test_long_clips_stay_if_most_are_long(folder):
     clips = audio.hold_out(audio.clips("c", [tone(15, 1_000, 50)] * 10, 1_000))
     assert list(audio.shortened(clips).train.lengths) == [15_000] * 7
     minutes = audio.hold_out(audio.clips("c", [tone(70, 1_000, 50)] * 10, 1_000))
     assert set(audio.shortened(minutes).train.lengths) == {60_000}
-    with pytest.raises(ValueError, match="expected clips of at most 10 s. All 7 are longer"):
+    with pytest.raises(ValueError, match="all 7 clips are too long. Expected clips of at most 10 s"):
         audio.short_enough(minutes.train, 10, "")
 
 
-# ----- files that are damaged, lie, or are none -----------------------------------------------------
+# ----- files that are damaged or not audio ----------------------------------------------------------
 
 
 BAD = {
-    sounds.empty: "it is empty",
-    sounds.no_samples: "there is no sound in it",
-    sounds.matrix: "no sound that is read here, it begins with",
-    sounds.tagged_matrix: "no sound that is read here",
-    sounds.video: r"no sound that is read here, it begins with b'.*ftypM4A '. Expected WAV, FLAC",
-    sounds.lying_flac: "it cannot be read to its end: ",
-    sounds.absurd_rate: "a rate of 2000000011 Hz. Expected 100 to 1000000",
-    sounds.pipe: "no regular file",
-    sounds.loud: r"expected floats in \[-1, 1\]. Received: up to 900",
-    lambda folder: sounds.cut(folder, "cut.flac"): "it cannot be read to its end: .*lost sync",
-    lambda folder: sounds.cut(folder, "cut.mp3", format="MP3"): "its header promises 16000 samples, and there are",
+    sounds.empty: "empty",
+    sounds.no_samples: "no samples",
+    sounds.matrix: "not a supported audio format: starts with",
+    sounds.tagged_matrix: "not a supported audio format",
+    sounds.video: r"not a supported audio format: starts with b'.*ftypM4A '. Expected WAV, FLAC",
+    sounds.lying_flac: "cannot be read to its end: ",
+    sounds.absurd_rate: "a rate of 2000000011 Hz. Expected 100 to 1000000 Hz",
+    sounds.pipe: "not a regular file",
+    sounds.loud: r"expected floats in \[-1, 1\]. Received: values up to 900",
+    lambda folder: sounds.cut(folder, "cut.flac"): "cannot be read to its end: .*lost sync",
+    lambda folder: sounds.cut(folder, "cut.mp3", format="MP3"): "the header states 16000 samples, but there are",
     lambda folder: sounds.cut(folder, "cut.opus", format="OGG", subtype="OPUS"): "damaged: ",
 }
 
 
 @pytest.mark.parametrize("make", BAD)
 @pytest.mark.parametrize("kind", ["read", "audio", "transcripts"])
-def test_a_bad_file_is_left_out_and_the_reason_said(folder, monkeypatch, kind, make):
-    """One is left out; of two in four, nothing is left; both times it is said which, and why."""
+def test_a_bad_file_is_skipped_and_named(folder, monkeypatch, kind, make):
+    """One bad file is skipped with a note, and two are an error. Both name the file and the reason."""
     bad, why = make(folder), BAD[make]
     if kind == "read":
         with pytest.raises(ValueError, match=f"{bad}: .*{why}"):
@@ -181,12 +181,12 @@ def test_a_bad_file_is_left_out_and_the_reason_said(folder, monkeypatch, kind, m
         return
     for name in "abc":
         write(folder, f"{name}.wav", tone(0.2, pitch=400))
-    if make is sounds.pipe:  # is no file
+    if make is sounds.pipe:  # not a regular file
         if kind == "transcripts":
-            with pytest.raises(ValueError, match="there is no file"):
+            with pytest.raises(ValueError, match="no such file"):
                 source(kind, folder, monkeypatch)
         else:
-            assert "left out are no regular files (1)" in source(kind, folder, monkeypatch).train.notes
+            assert "skipped files: special files (1)" in source(kind, folder, monkeypatch).train.notes
         return
     parts = source(kind, folder, monkeypatch)
     assert sum(map(len, parts)) == 3
@@ -198,7 +198,7 @@ def test_a_bad_file_is_left_out_and_the_reason_said(folder, monkeypatch, kind, m
     assert bad.name in str(error.value)
 
 
-def test_no_room_is_made_for_what_a_header_promises(folder):
+def test_memory_is_not_allocated_for_false_headers(folder):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
         with pytest.raises(ValueError, match="cannot be read to its end"):
@@ -207,7 +207,7 @@ def test_no_room_is_made_for_what_a_header_promises(folder):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
-def test_well_compressed_silence_is_no_lie(folder, monkeypatch):
+def test_well_compressed_silence_is_accepted(folder, monkeypatch):
     long = sounds.silent_hours(folder)
     assert long.stat().st_size * reader.PLAUSIBLE < 60 * RATE
     assert len(reader.read(long, RATE)) == 60 * RATE
@@ -225,21 +225,21 @@ def test_well_compressed_silence_is_no_lie(folder, monkeypatch):
         lambda folder: sounds.cut(folder, "cut.au"),
     ],
 )
-def test_a_file_that_ends_early_is_taken_and_that_is_said(folder, make):
+def test_a_truncated_file_is_read_with_a_note(folder, make):
     make(folder)
     for name in "abc":
         write(folder, f"{name}.wav")
     notes = " ".join(load(f"audio:{folder}").train.notes)
-    assert "1 of 4 clips end before their headers say; what is there is taken" in notes
+    assert "1 of 4 clips are shorter than their headers state and are used as they are" in notes
 
 
-def test_a_name_that_is_no_text(folder):
+def test_a_name_that_is_not_utf8(folder):
     sounds.odd_name(folder)
     assert len(reader.read(next(folder.iterdir()), RATE)) == 3_200
 
 
-def test_a_clip_that_fails_is_known_from_the_cache_too(folder, monkeypatch):
-    monkeypatch.setattr("ssl_keras.data.cache.materialise.__defaults__", (0,))
+def test_an_unreadable_clip_is_remembered_in_the_cache(folder, monkeypatch):
+    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0,))
     sounds.cut(folder, "b.flac")
     for name in "acd":
         write(folder, f"{name}.wav", tone(0.3))
@@ -252,7 +252,7 @@ def test_a_clip_that_fails_is_known_from_the_cache_too(folder, monkeypatch):
     np.testing.assert_array_equal(again.column("waveform"), first.column("waveform"))
 
 
-def test_a_long_file_is_refused_before_it_is_decoded(folder, monkeypatch):
+def test_a_long_file_is_an_error_before_it_is_decoded(folder, monkeypatch):
     sounds.one_long(folder, count=1)
     monkeypatch.setattr(reader, "_decode", None)
     with pytest.raises(ValueError, match="zz.wav: longer than 60 s"):
@@ -261,7 +261,7 @@ def test_a_long_file_is_refused_before_it_is_decoded(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Bytes of one file of each format, and a path to write to."""
+    """Returns the bytes of a file of each format, and a path to write to."""
     folder = tmp_path_factory.mktemp("whole")
     sounds.formats(folder)
     return [path.read_bytes() for path in sorted(folder.iterdir())], folder / "any"
@@ -269,15 +269,15 @@ def whole(tmp_path_factory):
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(which=st.integers(0, 99), changes=st.lists(st.tuples(st.integers(0, 250), st.binary(max_size=4)), max_size=6))
-def test_any_bytes_are_sound_or_one_line_says_why_not(whole, which, changes):
+def test_any_bytes_are_audio_or_a_one_line_error(whole, which, changes):
     contents, path = whole
     content = bytearray(contents[which % len(contents)])
     for place, new in changes:
-        content[place : place + (len(new) or 40)] = new  # nothing cuts some out
+        content[place : place + (len(new) or 40)] = new  # empty values delete bytes
     path.write_bytes(content)
-    said = ""
+    message = ""
     try:
         reader.read(path, RATE)
     except ValueError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message

@@ -1,4 +1,4 @@
-"""Text files and tables as other people have them, through every source of text."""
+"""Awkward text files and tables, read through every text source."""
 
 import gzip
 import json
@@ -23,11 +23,11 @@ def test_tables_in_many_dialects(tmp_path, caplog):
     for name, file in texts.tables(tmp_path).items():
         splits = load(f"table:{file}")
         assert dict(zip(column(splits), column(splits, "label"))) == expected, name
-    assert not caplog.text  # there was nothing to say
+    assert not caplog.text  # no warnings
 
 
-def test_quotation_marks_of_a_program_and_by_hand(tmp_path):
-    """A cell over two lines is a program's; a mark that opens and never closes, or closes rows later, is text."""
+def test_quotation_marks_as_quoting_and_as_text(tmp_path):
+    """A quoted cell may span two lines. A mark that never closes, or closes rows later, is text."""
     rows = [(f'first "{i}"\nsecond\tline', str(i % 2)) for i in range(12)]
     (tmp_path / "t.tsv").write_text(texts.separated([("text", "label"), *rows], "\t", "\n"), newline="")
     assert set(column(load(f"table:{tmp_path}/t.tsv"))) == {text for text, _ in rows}
@@ -37,12 +37,12 @@ def test_quotation_marks_of_a_program_and_by_hand(tmp_path):
         assert set(column(load(f"table:{tmp_path}/t.tsv"))) == set(words)
 
 
-def test_rows_that_say_too_little(tmp_path, caplog):
+def test_incomplete_rows(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("text;label\n" + "".join(f"satz {i};{i % 2}\n" for i in range(9)) + ";1\n ;0\n")
     assert len(column(load(f"table:{tmp_path}/t.csv"))) == 9
-    assert caplog.text.count("2 rows have no text and are left out") == 1
+    assert caplog.text.count("2 rows have no text and are skipped") == 1
     (tmp_path / "t.csv").write_text("text;label\n" + "satz;0\n;\n;;\nmore;\n")
-    with pytest.raises(ValueError, match="row 5: its label is empty"):
+    with pytest.raises(ValueError, match="row 5: the label is empty"):
         load(f"table:{tmp_path}/t.csv")
     (tmp_path / "t.csv").write_text("text,label\n" + "a,0\nb,1,c\n" * 9)
     with pytest.raises(ValueError, match="row 3: expected 2 columns. Received: 3"):
@@ -57,8 +57,8 @@ def test_texts_in_many_forms(tmp_path, caplog):
         source = reader._pieces(f"text:{file}", [file])
         found = list(source.column("text"))
         assert ("\n" if "json" in name.lower() else "").join(found) == expected, name
-        assert ("their field content" in caplog.text) == ("content" in name)
-    assert len(load(f"text:{tmp_path}").train) > 100  # all of them together
+        assert ("from the field content" in caplog.text) == ("content" in name)
+    assert len(load(f"text:{tmp_path}").train) > 100  # reads all of them
 
 
 def test_pairs_in_many_forms(tmp_path):
@@ -69,7 +69,7 @@ def test_pairs_in_many_forms(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["text", "table", "pairs", "transcripts", "captions"])
-def test_what_is_no_text_is_named(tmp_path, kind):
+def test_files_that_are_not_text_are_named(tmp_path, kind):
     for file, message in texts.unreadable(tmp_path).items():
         with pytest.raises(ValueError, match=message) as error:
             load(f"{kind}:{file}")
@@ -79,7 +79,7 @@ def test_what_is_no_text_is_named(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["text", "table", "pairs", "captions"])
 @pytest.mark.parametrize("line", ["[" * 100_000, "nonsense", "[1]", "7", '{"text": [1], "target": 1, "image": 2}'])
-def test_lines_of_json_that_do_not_fit_are_named(tmp_path, kind, line):
+def test_invalid_json_lines_are_named(tmp_path, kind, line):
     good = [{"text": f"t{i}", "target": f"u{i}", "image": f"{i}.png", "caption": f"c{i}"} for i in range(3)]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join([*map(json.dumps, good), line]))
@@ -89,7 +89,7 @@ def test_lines_of_json_that_do_not_fit_are_named(tmp_path, kind, line):
     assert len(str(error.value)) < 600
 
 
-def test_half_characters_are_counted(tmp_path, caplog):
+def test_lone_surrogates_are_counted(tmp_path, caplog):
     lines = [json.dumps({"text": f"word {i}" + " \ud800" * (i == 3), "label": i % 2}) for i in range(40)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     assert "word 3 \ufffd" in column(load(f"table:{tmp_path}/a.jsonl"))
@@ -102,7 +102,7 @@ def test_half_characters_are_counted(tmp_path, caplog):
     assert splits.train.fingerprint()
 
 
-def test_the_files_that_are_no_utf8_are_named_wherever_they_stand(tmp_path, caplog):
+def test_files_that_are_not_utf8_are_named(tmp_path, caplog):
     for number in range(12):
         (tmp_path / f"{number:02}.txt").write_text("some words\n" * 30)
     (tmp_path / "98.txt").write_bytes("ä".encode("latin-1") + b"some words\n" * 30)
@@ -122,7 +122,7 @@ def test_the_files_that_are_no_utf8_are_named_wherever_they_stand(tmp_path, capl
         (["train/train_0.txt", "test/test_0.txt"], None),
     ],
 )
-def test_files_that_are_parts_by_their_names_are_not_pooled_in_silence(tmp_path, names, said):
+def test_pooling_files_named_after_splits_adds_a_note(tmp_path, names, said):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"text": "some words"}\n' * 30)
@@ -131,7 +131,7 @@ def test_files_that_are_parts_by_their_names_are_not_pooled_in_silence(tmp_path,
     assert ("PATH/train" in notes) == bool(said)
 
 
-def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
+def test_skipped_files_of_a_folder_are_named(tmp_path, caplog):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_text("some words\n" * 30)
     (tmp_path / "about.jsonl").write_text('{"id": 1}\n')
@@ -139,13 +139,13 @@ def test_what_a_folder_holds_besides_is_said(tmp_path, caplog):
     (tmp_path / "line\nbreak.jsonl").write_text('{"id": 1}\n')
     (tmp_path / "empty.jsonl").write_text("")
     load(f"text:{tmp_path}")
-    assert "3 files hold no text that is read here, and are left out: pictures.tar.gz, about.jsonl, li" in caplog.text
+    assert "3 files have no supported text and are skipped: pictures.tar.gz, about.jsonl, li" in caplog.text
     assert r"line\nbreak.jsonl" in caplog.text
     with pytest.raises(ValueError, match=r"line\\nbreak.jsonl: expected"):
         load(f"text:{tmp_path}/line\nbreak.jsonl")
     (tmp_path / "words.csv").write_text("text,label\n" * 90)
     load(f"text:{tmp_path}/words.csv")
-    assert "is read as it is, with its separators" in caplog.text
+    assert "are read as plain text, with their separators" in caplog.text
     (tmp_path / "a.json").write_text('[{"text": "x"}]')
     with pytest.raises(ValueError, match="expected JSON lines"):
         load(f"text:{tmp_path}/a.json")
@@ -161,10 +161,10 @@ def test_lines_without_text(tmp_path, caplog):
         load(f"text:{file}")
 
 
-def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "MAX_UNPACKED", 1 << 16)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a" * (1 << 22)))
-    with pytest.raises(ValueError, match="and more than .* unpacked: no text has"):
+    with pytest.raises(ValueError, match="not plausible text. Expected at most .* decompressed bytes"):
         load(f"text:{tmp_path}/a.txt.gz")
 
 
@@ -199,7 +199,7 @@ BROKEN = st.sampled_from(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, data):
+def test_any_file_is_read_or_an_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("broken")
     kind = data.draw(st.sampled_from(["text", "table", "pairs"]))
     files = {"text": texts.texts, "table": texts.tables, "pairs": texts.pairs}[kind](folder)

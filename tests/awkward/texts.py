@@ -1,4 +1,4 @@
-"""Writes small files of text and tables as other people have them: each function fills a folder."""
+"""Writes small, awkward text files and tables: each function fills a folder."""
 
 import bz2
 import csv
@@ -7,7 +7,7 @@ import io
 import json
 import lzma
 
-COUNT = 60  # of rows, so that each part of pairs has some
+COUNT = 60  # rows, enough for every split of pairs
 
 
 def sentences(count=COUNT):
@@ -21,7 +21,7 @@ def separated(rows, separator=",", end="\r\n", **style):
 
 
 def tables(folder):
-    """{name: file} of one table in many dialects: of each text, whose label is its number modulo 2."""
+    """Returns {name: file} of one table in many dialects. The label of a text is its number modulo 2."""
     rows = [(text, str(i % 2)) for i, text in enumerate(sentences())]
     head = ("text", "label")
     plain = "".join(f"{text}\t{label}\n" for text, label in rows)
@@ -51,7 +51,7 @@ def tables(folder):
 
 
 def texts(folder):
-    """{name: file} of one text in many forms, a line for each sentence."""
+    """Returns {name: file} of one text in many forms, with a sentence per line."""
     lines = sentences()
     contents = {
         "plain.txt": "\n".join(lines),
@@ -66,7 +66,7 @@ def texts(folder):
 
 
 def pairs(folder):
-    """{name: file} of one file of pairs in many forms."""
+    """Returns {name: file} of the same pairs in many forms."""
     rows = [(text, text.upper()) for text in sentences(200)]
     contents = {
         "plain.tsv": "".join(f"{a}\t{b}\n" for a, b in rows),
@@ -79,7 +79,7 @@ def pairs(folder):
 
 
 def _written(folder, contents):
-    """The files, each packed too."""
+    """Writes the files, plain and compressed."""
     files = {}
     for name, content in contents.items():
         for file, data in ((name, content.encode()), (f"{name}.gz", gzip.compress(content.encode(), 1))):
@@ -89,29 +89,29 @@ def _written(folder, contents):
 
 
 def unreadable(folder):
-    """{file: what the error says} of files that are no text in UTF-8."""
+    """Returns {file: error message} of files that are not UTF-8 text."""
     text, plain = "go 1\tva 1\r\n" * 30, b"go 1\tva 1\r\n" * 30
     packed = gzip.compress(plain)
     contents = {
         "utf-16": (text.encode("utf-16"), "is UTF-16. .*iconv -f utf-16 "),
-        "utf-16-le": (text.encode("utf-16-le"), "UTF-16 without a mark. .*iconv -f utf-16-le"),
-        "utf-16-be": (text.encode("utf-16-be"), "UTF-16 without a mark. .*iconv -f utf-16-be"),
+        "utf-16-le": (text.encode("utf-16-le"), "UTF-16 without a byte order mark. .*iconv -f utf-16-le"),
+        "utf-16-be": (text.encode("utf-16-be"), "UTF-16 without a byte order mark. .*iconv -f utf-16-be"),
         "utf-32": (text.encode("utf-32"), "is UTF-32. .*iconv -f utf-32"),
         "latin": (
             ("été\tva\n" * 30).encode("latin1"),
-            "60 of .* characters are not UTF-8: .*the encoding that they have",
+            "60 of .* characters are not UTF-8: .*from their encoding: iconv",
         ),
-        "gzip": (packed, "compressed by gzip. .*gunzip"),
-        "cut.gz": (packed[:-9], "cannot be unpacked: .*Get it again"),
-        "spoilt.gz": (packed[:12] + b"\xff" * 9 + packed[21:], "cannot be unpacked: .*Get it again"),
-        "twice.gz": (gzip.compress(packed), "compressed by gzip"),
+        "gzip": (packed, "compressed with gzip. .*gunzip"),
+        "cut.gz": (packed[:-9], "cannot be decompressed: .*Download"),
+        "spoilt.gz": (packed[:12] + b"\xff" * 9 + packed[21:], "cannot be decompressed: .*Download"),
+        "twice.gz": (gzip.compress(packed), "compressed with gzip"),
         "utf-16.gz": (gzip.compress(text.encode("utf-16")), "is UTF-16"),
         "folder.gz": (gzip.compress(bytes(257) + b"ustar" + bytes(250)), "is a tar archive"),
         "bzip2": (bz2.compress(plain), "bunzip2"),
         "xz": (lzma.compress(plain), "unxz"),
         "zstd": (b"\x28\xb5\x2f\xfd" + plain, "unzstd"),
-        "sheet.csv": (b"PK\x03\x04" + plain, "a sheet: as CSV"),
-        "old.csv": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + plain, "a sheet: as CSV"),
+        "sheet.csv": (b"PK\x03\x04" + plain, "a sheet as CSV"),
+        "old.csv": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + plain, "a sheet as CSV"),
         "paper": (b"%PDF-1.7\n" + plain, "pdftotext"),
         "letter": (b"{\\rtf1" + plain, "is RTF"),
         "table": (b"PAR1" + plain, "CSV or JSON lines"),

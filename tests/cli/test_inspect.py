@@ -83,7 +83,7 @@ def test_columns_are_as_wide_as_need_be():
 
 def test_many_classes_are_counted(digits):
     rows = summary.table(summary.summarize(digits), 4)
-    assert [row[0] for row in rows[-2:]] == ["class 3", "and 6 classes more"]
+    assert [row[0] for row in rows[-2:]] == ["class 3", "and 6 more classes"]
 
 
 def test_a_page_is_not_replaced_unasked(capsys):

@@ -1,4 +1,4 @@
-"""Sound: files of every kind, bad ones, rates, and what is done to waveforms."""
+"""Audio: file formats, unreadable files, sampling rates, and augmentation."""
 
 import dataclasses
 import subprocess
@@ -38,9 +38,9 @@ def clip(source, index):
 
 
 def test_a_folder_of_many_kinds(tmp_path):
-    """WAV, FLAC and OGG; stereo, another rate, 24 bits, floats: all become one channel at the first file's rate."""
+    """WAV, FLAC and OGG; stereo, other rates, 24 bits, floats: all become one channel at one rate."""
     write(tmp_path / "one" / "a.wav", tone(0.5))
-    write(tmp_path / "one" / "b.flac", np.stack([tone(0.25), -tone(0.25)], 1))  # its channels cancel each other
+    write(tmp_path / "one" / "b.flac", np.stack([tone(0.25), -tone(0.25)], 1))  # the channels cancel out
     write(tmp_path / "one" / "c.wav", tone(0.5, 16_000), 16_000, subtype="FLOAT")
     write(tmp_path / "two" / "d.wav", tone(0.3, 44_100), 44_100, subtype="PCM_24")
     write(tmp_path / "two" / "e.ogg", tone(0.5))
@@ -52,7 +52,7 @@ def test_a_folder_of_many_kinds(tmp_path):
     assert list(whole.lengths) == [4_000, 2_000, 4_000, 2_400, 4_000]
     for index, at_most in ((0, 1e-4), (2, 2e-3), (3, 2e-3)):
         sound_of, padding = clip(whole, index)
-        middle = slice(200, -200)  # a filter has edges
+        middle = slice(200, -200)  # without the edges of the filter
         np.testing.assert_allclose(sound_of[middle], tone(len(sound_of) / RATE)[middle], atol=at_most)
         assert np.all(padding == audio.PADDING)
     assert np.all(clip(whole, 1)[0] == 0)
@@ -63,17 +63,17 @@ def test_a_folder_of_many_kinds(tmp_path):
         assert list((part.gather(np.arange(len(part)))["waveform"] != audio.PADDING).sum(1)) == list(part.lengths)
 
 
-def test_given_parts_are_kept(tmp_path):
+def test_given_splits_are_kept(tmp_path):
     for part, seconds in (("train", 0.3), ("val", 0.2), ("test", 0.5)):
         for name in ("yes", "no"):
             write(tmp_path / part / name / "a.wav", tone(seconds))
     splits = sources.load(f"audio:{tmp_path}")
     assert [list(part.lengths) for part in splits] == [[2_400] * 2, [1_600] * 2, [4_000] * 2]
     write(tmp_path / "alone" / "test" / "a.wav", tone(0.1))
-    with pytest.raises(ValueError, match="has test and no train"):
+    with pytest.raises(ValueError, match="has test but no train"):
         sources.load(f"audio:{tmp_path}/alone")
     write(tmp_path / "test" / "maybe" / "a.wav", tone(0.1))
-    with pytest.raises(ValueError, match="expected the classes of the training part: no, yes"):
+    with pytest.raises(ValueError, match="other classes than the training split. Expected: no, yes"):
         sources.load(f"audio:{tmp_path}")
 
 
@@ -105,11 +105,11 @@ def test_bad_files_are_named(tmp_path, caplog):
         audio_reader.load(tmp_path)
 
 
-def test_what_is_as_loud_as_a_format_goes_is_clipped_and_not_refused(tmp_path):
+def test_full_scale_audio_is_clipped_and_not_an_error(tmp_path):
     loud = np.sign(np.random.default_rng(0).normal(size=16_000))
     soundfile.write(tmp_path / "lossy.mp3", loud, 16_000)
     assert np.abs(soundfile.read(tmp_path / "lossy.mp3")[0]).max() > 1 + audio.OVERSHOOT
-    for rate in (16_000, 11_025):  # a filter goes beyond 1 too
+    for rate in (16_000, 11_025):  # resampling overshoots too
         soundfile.write(tmp_path / "exact.wav", loud, 16_000)
         for name in ("lossy.mp3", "exact.wav"):
             waveform = audio_reader.read(tmp_path / name, rate)
@@ -129,36 +129,36 @@ def test_what_is_as_loud_as_a_format_goes_is_clipped_and_not_refused(tmp_path):
         (lambda: audio.clips("c", [np.zeros(800, np.int32)], RATE), "expected int16"),
     ],
 )
-def test_bad_sound_is_refused(make, message):
+def test_invalid_audio_is_an_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_folder_without_sound_and_one_that_is_mixed(tmp_path):
+def test_folders_without_audio_and_mixed_folders(tmp_path):
     with pytest.raises(ValueError, match="no examples"):
         audio_reader.load(tmp_path)
     (tmp_path / "a.wav").write_bytes(b"")
     with pytest.raises(ValueError, match="none of its 1 files"):
         audio_reader.load(tmp_path)
     write(tmp_path / "sub" / "b.wav", tone(0.1))
-    with pytest.raises(ValueError, match="lies beside sub-folders"):
+    with pytest.raises(ValueError, match="is next to subfolders"):
         audio_reader.load(tmp_path)
 
 
-def test_silence_is_said(caplog):
+def test_silent_clips_are_logged(caplog):
     audio.clips("c", [np.zeros(800), tone(0.1)], RATE, ["quiet.wav", "loud.wav"])
-    assert "1 clips are silent, quiet.wav first" in caplog.text
+    assert "1 clips are silent, the first is quiet.wav." in caplog.text
 
 
-def test_a_line_break_in_a_file_name_breaks_no_message(caplog):
+def test_a_line_break_in_a_file_name_is_escaped(caplog):
     audio.clips("c", [np.zeros(800), tone(0.1)], RATE, ["a\nb.wav", "loud.wav"])
-    assert r"1 clips are silent, a\nb.wav first" in caplog.text
+    assert r"1 clips are silent, the first is a\nb.wav." in caplog.text
     with pytest.raises(ValueError, match=r"the first is a\\nb.wav with 8 samples"):
         audio.clips("c", [np.ones(8), tone(0.1)], RATE, ["a\nb.wav", "loud.wav"])
 
 
 def test_clips_are_a_column():
-    """Rows by an array of indices, a mask, a slice, or one index."""
+    """Rows are selected by an array of indices, a mask, a slice, or one index."""
     column = tones().train.arrays["waveform"]
     some = column[np.array([5, 2])]
     np.testing.assert_array_equal(some[1][: column.lengths[2]], column[2])
@@ -168,7 +168,7 @@ def test_clips_are_a_column():
     np.testing.assert_array_equal(column[:3][2][: column.lengths[2]], column[2])
 
 
-def test_a_sample_is_never_taken_for_padding():
+def test_samples_never_equal_padding():
     source = audio.clips("c", [np.full(400, -32_768, np.int16), np.full(800, -1.0)], RATE)
     rows = source.gather(np.array([0, 1]))["waveform"]
     assert list((audio.unit_range(tf.constant(rows)) > -1).numpy().sum(1)) == [400, 800]
@@ -188,13 +188,13 @@ def test_speakers_are_held_out_by_name():
     nested = audio.hold_out(audio.clips("nested", rows, RATE, below))
     found = [len(audio.held_out_by_name(nested, pattern).test) for pattern in ("1_b_*", "room/1_b_*")]
     assert found[0] == found[1] > 9
-    with pytest.raises(ValueError, match="no name is like"):
+    with pytest.raises(ValueError, match="no file name matches"):
         audio.held_out_by_name(tones(), "*_c_*")
-    with pytest.raises(ValueError, match="every name is like"):
+    with pytest.raises(ValueError, match="every file name matches"):
         audio.held_out_by_name(tones(), "*")
 
 
-def test_resampling_keeps_a_tone():
+def test_resampling_preserves_a_tone():
     splits = audio.prepared(tones(), 16_000)
     assert splits.train.rate == 16_000
     assert "name" not in splits.train.arrays
@@ -204,7 +204,7 @@ def test_resampling_keeps_a_tone():
     np.testing.assert_array_equal(splits.train.column("label"), tones().train.column("label"))
 
 
-# ----- what is done to waveforms -----------------------------------------------------------------
+# ----- augmentation -----------------------------------------------------------------------------
 
 
 CHANGES = {
@@ -233,7 +233,7 @@ def test_a_change_is_a_function_of_seed_step_and_position(name):
     np.testing.assert_array_equal(part, made[2:])
     other = augment_audio.change(x, BatchRandom(1, 6, 0, 4), changes, RATE, 1_000)
     assert not np.array_equal(made, other)
-    # The clip comes first, its padding after it, and no sample is taken for padding.
+    # Padding comes after the clip, and no sample equals padding.
     for row in made.numpy():
         count = (row > -1).sum()
         assert count > 100
@@ -276,11 +276,11 @@ def test_shift_gain_and_noise_in_their_ranges():
     shares = noise.numpy().std(1) / np.std(0.1 * x[0])
     assert shares.min() < 0.05
     assert 0.45 < shares.max() < 0.53
-    assert abs(np.corrcoef(noise)[0, 1:]).mean() < 0.05  # no two have the same noise
+    assert abs(np.corrcoef(noise)[0, 1:]).mean() < 0.05  # the noise differs between clips
 
 
 def test_long_clips_are_cut():
-    x = np.tile(np.linspace(-0.5, 0.5, 5_000, dtype=np.float32), (100, 1))  # a sample says where it is from
+    x = np.tile(np.linspace(-0.5, 0.5, 5_000, dtype=np.float32), (100, 1))  # a sample encodes its position
     x[0, 900:], x[1, 300:] = -1, -1
     made = augment_audio.cut(x, 1_000, BatchRandom(0, 0, 0, 100)).numpy()
     assert made.shape == (100, 1_000)
@@ -301,12 +301,12 @@ def test_long_clips_are_cut():
         ({"gain": np.nan}, "gain must be a finite number"),
     ],
 )
-def test_bad_changes_are_refused(changes, message):
+def test_invalid_augmentation_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         augment_audio.AudioAugmentation(**changes)
 
 
-def test_clips_of_a_length_share_a_batch():
+def test_batches_of_clips_are_bucketed_by_length():
     lengths = np.random.default_rng(0).integers(200, 4_000, 3_000)
     samples = np.zeros(int(lengths.sum()), np.int16) + 1
     source = audio.source("c", samples, lengths, RATE, [str(i) for i in range(3_000)])
@@ -338,7 +338,7 @@ def test_spoken_digits():
 
 @pytest.mark.slow
 def test_synthetic_digits():
-    """Called so; no clip twice; a voice can be held out."""
+    """They are named synthetic, have no duplicates, and a voice can be held out."""
     pytest.importorskip("espeakng_loader")
     splits = sources.load("espeak")
     assert all("synthetic" in part.name for part in splits)
@@ -351,10 +351,10 @@ def test_synthetic_digits():
 
 
 @pytest.mark.slow
-def test_synthetic_digits_are_the_same_each_time():
+def test_synthetic_digits_are_deterministic():
     pytest.importorskip("espeakng_loader")
     digest = (
-        "import hashlib; from ssl_keras.data.espeak import digits; "
+        "import hashlib; from ssl_keras.data.readers.espeak import digits; "
         "print(hashlib.sha256(b''.join(clip.tobytes() for clip in digits()[0])).hexdigest())"
     )
     first, second = (

@@ -12,7 +12,7 @@ from ssl_keras.data.splits import images
 
 
 def sorted_source(count, classes=10):
-    """Images whose first pixel tells their number, sorted by class as a folder would be."""
+    """Returns images sorted by class, as from a folder, whose first pixel encodes their index."""
     image = np.zeros((count, 2, 2, 1), np.uint8)
     image[:, 0, 0, 0], image[:, 0, 1, 0] = np.arange(count) % 256, np.arange(count) // 256
     return images("sorted", image, np.sort(np.arange(count) % classes))
@@ -48,7 +48,7 @@ def test_resuming_anywhere_gives_the_same_batches():
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
-def test_workers_build_their_own_part_of_the_same_batch(workers):
+def test_workers_build_their_own_rows_of_the_same_batch(workers):
     batches = Batches(sorted_source(103), 30, seed=7, preprocess=noisy)
     rows = 30 // workers
     parts = [list(batches._rows(0, 4, worker * rows, rows)) for worker in range(workers)]
@@ -59,7 +59,7 @@ def test_workers_build_their_own_part_of_the_same_batch(workers):
 
 
 def chi_square(order, labels, batch):
-    """Mean over batches of the chi-square of the class counts, 9 expected with 10 classes."""
+    """Returns the chi-square of the class counts of each batch; with 10 classes, its expectation is 9."""
     classes = np.bincount(labels) / len(labels)
     whole = len(order) // batch * batch
     counts = np.stack([np.bincount(b, minlength=10) for b in labels[order[:whole]].reshape(-1, batch)])
@@ -79,7 +79,7 @@ def test_the_order_of_class_sorted_data_is_random(size):
     error = np.sqrt(18 / (size // 128) / 20)
     assert abs(np.mean(means) - 9) < 4 * error
     assert max(means) < max(true) + 8 * error * np.sqrt(20)
-    # The test can fail: batches in file order are far from random.
+    # Negative control: batches in file order are far from random.
     assert chi_square(np.arange(size), labels, 128).mean() > 100
 
 
@@ -129,7 +129,7 @@ def test_uniform_draws_equal_a_slow_reference():
 
 
 @pytest.mark.parametrize("shape", [(7,), (28, 28, 1), ()])
-def test_draws_depend_on_the_position_alone(shape):
+def test_draws_depend_only_on_the_position(shape):
     whole = BatchRandom(1, 9, 0, 12)
     for kind in ("uniform", "normal"):
         drawn = getattr(whole, kind)("x", shape)
@@ -152,13 +152,13 @@ def test_draws_have_the_right_moments():
     assert abs(np.corrcoef(normal[:-1].ravel(), normal[1:].ravel())[0, 1]) < 0.015
 
 
-def test_draws_work_inside_tf_data_as_they_do_outside():
+def test_draws_are_the_same_inside_tf_data():
     dataset = tf.data.Dataset.range(4, 6).map(lambda step: BatchRandom(3, step, 2, 5).normal("n", (4,)))
     for step, inside in zip((4, 5), dataset):
         np.testing.assert_array_equal(inside, BatchRandom(3, step, 2, 5).normal("n", (4,)))
 
 
-def test_examples_of_a_length_share_a_batch():
+def test_batches_are_bucketed_by_length():
     lengths = np.random.default_rng(0).integers(1, 30, 20_000)
     source = dataclasses.replace(sorted_source(20_000), lengths=lengths)
     batches = Batches(source, 32, seed=7)
@@ -166,19 +166,19 @@ def test_examples_of_a_length_share_a_batch():
     first, second = ([batches.indices(e * 625 + s) for s in range(625)] for e in (0, 1))
     longest = np.array([lengths[rows].max() for rows in first])
     assert np.mean([longest[i] - lengths[rows].min() for i, rows in enumerate(first)]) < 1.5
-    assert np.mean([np.ptp(lengths[plain.indices(step)]) for step in range(625)]) > 25  # the test can fail
+    assert np.mean([np.ptp(lengths[plain.indices(step)]) for step in range(625)]) > 25  # negative control
     for epoch in (first, second):
         assert len(set(np.concatenate(epoch))) == 20_000
-    # Neither who meets nor when a length comes repeats or has an order.
+    # Batches differ between epochs, and lengths come in random order.
     assert not any(set(a) == set(b) for a in first[:50] for b in second)
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.15
     assert abs(np.corrcoef(longest, np.arange(625))[0, 1]) < 0.15
-    # In a small source, too, others meet in each epoch.
+    # Batches of small sources differ between epochs too.
     small = dataclasses.replace(sorted_source(640), lengths=np.random.default_rng(1).permutation(640))
     batches = Batches(small, 32, seed=7)
     first, second = ([set(batches.indices(20 * epoch + step)) for step in range(20)] for epoch in (0, 1))
     assert max(len(a & b) for a in first for b in second) < 16
     assert np.mean([np.ptp(small.lengths[list(rows)]) for rows in first]) < 400
-    # A part of the source takes its lengths along.
+    # A subset keeps its lengths.
     part = Batches(source.take(np.arange(0, 20_000, 2)), 32, seed=7)
     assert np.mean([np.ptp(lengths[::2][part.indices(step)]) for step in range(312)]) < 1.5

@@ -1,4 +1,4 @@
-"""What is cached: found by its content, made anew where it is damaged, and cleared of what killed writers leave."""
+"""The cache: keyed by content, rebuilt if damaged, and cleared of leftovers of killed writers."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssl_keras.data import cache
-from ssl_keras.data.cache import contents, materialise
+from ssl_keras.data.cache import contents, materialize
 
 COLUMNS = {"x": ((3,), np.int16), "y": ((), np.uint8)}
 ROWS = 7
@@ -20,7 +20,7 @@ def chunks():
 
 
 def made(key="key", fill=chunks):
-    return materialise([key], COLUMNS, ROWS, fill, in_memory_bytes=0)
+    return materialize([key], COLUMNS, ROWS, fill, in_memory_bytes=0)
 
 
 def check(arrays):
@@ -30,18 +30,18 @@ def check(arrays):
 
 @pytest.fixture
 def folder():
-    """The entry of the key in an otherwise empty cache."""
+    """The only entry of a cache."""
     made()
     (entry,) = cache.cache_folder().iterdir()
     return entry
 
 
-def test_a_key_is_asked_for_only_where_files_are_written():
+def test_a_key_is_computed_only_if_files_are_written():
     def key():
-        pytest.fail("asked for")
+        pytest.fail("computed")
 
-    check(materialise(key, COLUMNS, ROWS, chunks))
-    check(materialise(lambda: ["key"], COLUMNS, ROWS, chunks, in_memory_bytes=0))
+    check(materialize(key, COLUMNS, ROWS, chunks))
+    check(materialize(lambda: ["key"], COLUMNS, ROWS, chunks, in_memory_bytes=0))
     check(made(fill=lambda: pytest.fail("read again")))
 
 
@@ -67,7 +67,7 @@ def flip(path, place=-1):
         lambda folder: flip(folder / "x.npy", 20),
     ],
 )
-def test_a_damaged_entry_is_made_anew(folder, caplog, damage):
+def test_a_damaged_entry_is_rebuilt(folder, caplog, damage):
     damage(folder)
     check(made())
     assert f"{folder} is damaged" in caplog.text
@@ -77,21 +77,21 @@ def test_a_damaged_entry_is_made_anew(folder, caplog, damage):
     assert not caplog.text
 
 
-def test_an_entry_that_was_copied_or_touched_is_whole(folder, caplog):
+def test_a_copied_or_touched_entry_is_valid(folder, caplog):
     shutil.copytree(folder, folder.with_name("copy"))
     shutil.rmtree(folder)
     folder.with_name("copy").rename(folder)
     os.utime(folder / "x.npy")
     check(made(fill=lambda: pytest.fail("read again")))
     content = json.loads((folder / "content.json").read_text())
-    del content["files"]  # as versions before wrote it
+    del content["files"]  # as earlier versions wrote it
     (folder / "content.json").write_text(json.dumps(content))
     check(made(fill=lambda: pytest.fail("read again")))
     assert not caplog.text
 
 
 def test_two_writers_of_one_entry():
-    """The later one takes what the other has made, and neither takes the other for one that was killed."""
+    """The later one uses the entry of the other, and neither removes the other's files as leftovers."""
 
     def slow():
         check(made())
@@ -102,7 +102,7 @@ def test_two_writers_of_one_entry():
 
 
 def killed(name):
-    """The number of a process that writes an entry until it is killed."""
+    """Starts a process that writes an entry until it is killed. Returns its id."""
     ready, told = os.pipe()
     child = os.fork()
     if not child:
@@ -114,12 +114,12 @@ def killed(name):
     return child
 
 
-def test_what_a_killed_writer_leaves_is_removed_and_what_another_writes_is_not():
+def test_leftovers_of_killed_writers_are_removed():
     dead, alive = (killed(cache.name_of([number])) for number in range(2))
     os.kill(dead, signal.SIGKILL)
     os.waitpid(dead, 0)
     assert len(list(cache.cache_folder().glob(".*.partial"))) == 2
-    (cache.cache_folder() / ".notes.elsewhere.x.partial").mkdir()  # of another host: nobody here can tell
+    (cache.cache_folder() / ".notes.elsewhere.x.partial").mkdir()  # from another host, whose processes are unknown here
     made()
     left = {path.name.partition(".")[2][:5] for path in cache.cache_folder().glob(".*.partial")}
     assert left == {cache.name_of([1])[:5], "notes"}
@@ -129,12 +129,12 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_another_writes_is_not()
     assert len(list(cache.cache_folder().glob(".*.partial"))) == 1
 
 
-# ----- files by their content ------------------------------------------------------------------------
+# ----- checksums of files --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def some(tmp_path):
-    """Three files below a folder."""
+    """The paths of three files below a folder."""
     paths = [tmp_path / "data" / name for name in ("a", "b/c", "d")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,20 +143,20 @@ def some(tmp_path):
 
 
 def again(path, content):
-    """Writes other content of the same length, with the times that the file had: cp -p, rsync -t, tar."""
+    """Writes other content of the same length and keeps the timestamps, like cp -p, rsync -t and tar."""
     about = path.stat()
     path.write_text(content)
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
-def test_content_changes_when_times_do_not(some):
+def test_checksums_change_with_the_content_not_the_timestamps(some):
     before = contents(some)
     again(some[1], "CONTENT of c")
     after = contents(some)
     assert [one == two for one, two in zip(before, after)] == [True, False, True]
 
 
-def test_content_stays_where_files_are_moved_touched_or_called_by_another_path(some, tmp_path, monkeypatch):
+def test_checksums_do_not_depend_on_the_folder_or_timestamps(some, tmp_path, monkeypatch):
     before = contents(some)
     os.utime(some[0])
     some[2].chmod(0o600)
@@ -167,7 +167,7 @@ def test_content_stays_where_files_are_moved_touched_or_called_by_another_path(s
     assert contents([f"moved/{name}" for name in ("a", "b/c", "d")]) == before
 
 
-def test_the_same_relative_paths_elsewhere_are_other_files(some, tmp_path, monkeypatch):
+def test_checksums_differ_for_other_files_at_the_same_relative_paths(some, tmp_path, monkeypatch):
     before = contents(some)
     shutil.copytree(tmp_path / "data", tmp_path / "other" / "data")
     (tmp_path / "other" / "data" / "a").write_text("other")
@@ -175,12 +175,12 @@ def test_the_same_relative_paths_elsewhere_are_other_files(some, tmp_path, monke
     assert contents(["data/a", "data/b/c", "data/d"]) != before
 
 
-def test_a_file_is_read_again_only_where_it_may_have_changed(some, monkeypatch):
+def test_a_file_is_read_again_only_if_it_may_have_changed(some, monkeypatch):
     read = []
     monkeypatch.setattr(cache, "hash_file", lambda path, plain=cache.hash_file: read.append(path) or plain(path))
     first = contents(some)
     assert contents(some) == first
-    assert len(read) == 6  # all were written just now, and may change within the clock's tick
+    assert len(read) == 6  # all are recent, and may change again with the same timestamps
     monkeypatch.setattr(cache, "RECENT", -(10**18))
     for _ in range(2):
         assert contents(some) == first
@@ -195,8 +195,8 @@ def test_a_file_is_read_again_only_where_it_may_have_changed(some, monkeypatch):
     assert contents(some)[0] == ["a", ""]
 
 
-def test_a_cache_that_cannot_be_written_says_how_to_have_another(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SSL_KERAS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(PermissionError, match="Cannot write to .*file: File exists. .* set SSL_KERAS_CACHE to"):
+    with pytest.raises(PermissionError, match="Cannot write to .*file: File exists. .* Set SSL_KERAS_CACHE to"):
         made()

@@ -1,4 +1,4 @@
-"""Layouts of folders: which parts and classes they have, what is left out, and what is said of it."""
+"""Folder layouts: their splits and classes, the files that are skipped, and the notes."""
 
 import functools
 import io
@@ -26,7 +26,7 @@ def png(value=0, mode="L", size=(4, 4)):
 
 
 def lay(root, files, kind="folder"):
-    """Writes so many examples into each folder: {path: count}, or one file of a name: {path: bytes}."""
+    """Writes examples to folders, {path: count}, and files, {path: bytes}."""
     for path, content in files.items():
         folder = root / path if isinstance(content, int) else (root / path).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def lay(root, files, kind="folder"):
     return root
 
 
-def test_names_of_parts(tmp_path):
-    """As Kaggle, Roboflow, fastai, COCO and others call them; for all kinds of files alike."""
+def test_names_of_splits(tmp_path):
+    """Names used by Kaggle, Roboflow, fastai, COCO and others are recognized, for all kinds of files."""
     named = [
         ("Training", None, "Testing"),
         ("TRAIN", None, "TEST"),
@@ -57,7 +57,7 @@ def test_names_of_parts(tmp_path):
         ("pets-train", "pets-valid", "pets-test"),
     ]
     for number, (kind, parts) in enumerate((kind, parts) for kind in ("folder", "audio", "text") for parts in named):
-        if kind != "folder" and number % 3:  # a third of them
+        if kind != "folder" and number % 3:  # only a third of them
             continue
         root, counts = tmp_path / str(number), dict(zip(parts, (20, 5, 4)))
         below = "" if kind == "text" else "/cat"
@@ -76,7 +76,7 @@ def test_names_of_parts(tmp_path):
 @pytest.mark.parametrize(
     ("files", "sizes", "classes", "said"),
     [
-        # A zip that was unpacked into a folder, on a Mac and on Windows.
+        # A ZIP archive that was extracted on a Mac and on Windows.
         (
             {
                 "pets/train/a": 8,
@@ -90,21 +90,21 @@ def test_names_of_parts(tmp_path):
             },
             16 + 6,
             ("a", "b"),
-            "the parts are taken from its one sub-folder, pets",
+            "the splits are in its only subfolder, pets",
         ),
         (
             {"train/a": 8, "train/b": 8, "valid/a": 3, "valid/b": 3, "unlabeled": 5, "preview.png": png},
             16 + 6,
             ("a", "b"),
-            r"unlabeled \(5 files\) is left out: it lies beside train, valid",
+            r"unlabeled \(5 files\) is skipped, because it is next to the splits train, valid",
         ),
         (
             {"train/a": 8, "train/b": 8, "test/b": 3, "test/a": 1, "preview.png": png},
             16 + 4,
             ("a", "b"),
-            "1 files beside test, train are left out: preview.png",
+            "1 files next to test, train are skipped: preview.png",
         ),
-        ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) lies beside classes"),
+        ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) is skipped, because"),
         (
             {"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2},
             20,
@@ -116,31 +116,31 @@ def test_names_of_parts(tmp_path):
             | {"seg_pred/seg_pred": 2},
             16,
             ("a", "b"),
-            r"seg_pred \(2 files\) is left out.*seg_train/seg_train is taken for seg_train",
+            r"seg_pred \(2 files\) is skipped.*seg_train/seg_train is used in place of seg_train",
         ),
         ({"train": 8, "test1": 3}, 11, (), None),
-        ({"train": 8, "test1": 3, "test2": 3}, 8, (), r"test2 \(3 files\) is left"),
-        ({"data/cat": 6, "data/dog": 6}, 12, ("cat", "dog"), "data/data is taken for data"),
+        ({"train": 8, "test1": 3, "test2": 3}, 8, (), r"test2 \(3 files\) is skipped"),
+        ({"data/cat": 6, "data/dog": 6}, 12, ("cat", "dog"), "data/data is used in place of data"),
         ({"valid": 8, "invalid": 8}, 16, ("invalid", "valid"), None),
-        ({"bus": 6, "car": 6, "train": 6}, 18, ("bus", "car", "train"), "train is taken for a class"),
-        ({"dataset/cat": 6, "dataset/dog": 6}, 12, ("dataset",), "one class, 'dataset'; one level down are cat, dog"),
+        ({"bus": 6, "car": 6, "train": 6}, 18, ("bus", "car", "train"), "train is read as a class"),
+        ({"dataset/cat": 6, "dataset/dog": 6}, 12, ("dataset",), "one class, 'dataset'; to use its subfolders cat"),
         ({"cat": 6}, 6, ("cat",), "one class, 'cat'"),
         ({"unlabeled": 6}, 6, (), None),
         (
             {"cat/train": 6, "cat/test": 2, "dog/train": 6, "dog/test": 2},
             16,
             ("cat", "dog"),
-            "each of cat, dog holds test, train",
+            "each of cat, dog contains test, train",
         ),
-        ({"a": 6, "b": 6, "c/x.heic": b"x"}, 12, ("a", "b"), "the sub-folders c have nothing that is read"),
-        ({"train/a": 8, "train/b": 8, "test": 4}, 16, ("a", "b"), "test has no sub-folders that are classes"),
+        ({"a": 6, "b": 6, "c/x.heic": b"x"}, 12, ("a", "b"), "subfolders have no supported files .*: c"),
+        ({"train/a": 8, "train/b": 8, "test": 4}, 16, ("a", "b"), "test is skipped, because it has no subfolders"),
         (
             {"train/a/images": 8, "train/b/images": 8, "val/images": 4},
             16,
             ("a", "b"),
-            "val has no sub-folders that are",
+            "val is skipped, because it has no subfolders",
         ),
-        ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of the classes b"),
+        ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of these classes: b"),
         ({"train/Cat": 8, "train/dog": 8, "test/cat": 2, "test/DOG": 2}, 20, ("Cat", "dog"), None),
         ({"A": 8, "a": 8}, 16, ("A", "a"), None),
         (
@@ -158,7 +158,7 @@ def test_names_of_parts(tmp_path):
             {"a": 8, "b": 8, "a/notes.txt": b"x", "a/x.HEIC": b"x", "b/y.heic": b"x", "README": b"x"},
             16,
             ("a", "b"),
-            r"left out are \.heic \(2\), \.txt \(1\), files without an ending \(1\)",
+            r"skipped files: \.heic \(2\), \.txt \(1\), files without an extension \(1\)",
         ),
         (
             {"n01/a.JPEG": png, "n01/b.Png": png, "n02/a b (1).PNG": png, "n02/é.png": png, "n02/c.jpg": png},
@@ -195,23 +195,23 @@ def test_a_folder_by_any_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train/a": 8, "val/a": 2, "valid/a": 2}, "has val and valid, which are one part by their names"),
-        ({"Train/a": 8, "train/a": 2, "test/a": 2}, "has Train and train, which are one part"),
-        ({"learning/a": 8, "Test/a": 2}, "has Test and no train"),
-        ({"train/a": 8, "train/b": 8, "test/a": 2, "test/c": 2}, r"the classes .*: a, b\. Received .*: c\. Rename"),
+        ({"train/a": 8, "val/a": 2, "valid/a": 2}, "has val and valid, which name one split"),
+        ({"Train/a": 8, "train/a": 2, "test/a": 2}, "has Train and train, which name one split"),
+        ({"learning/a": 8, "Test/a": 2}, "has Test but no train"),
+        ({"train/a": 8, "train/b": 8, "test/a": 2, "test/c": 2}, r"Expected: a, b\. Received in addition: c\. Rename"),
         (
             {"train/a": 8, "train/b": 8} | {f"test/c{number}": 1 for number in range(50)},
-            r"beside them: c0, .* …\. Rename",
+            r"in addition: c0, .* …\. Rename",
         ),
-        ({"train": 8, "test/a": 2, "test/b": 2}, r"test: expected no sub-folders, since .* Received: a, b\. Sort"),
+        ({"train": 8, "test/a": 2, "test/b": 2}, r"test: .* so expected no subfolders\. Received: a, b\. Add"),
         (
             {"a/0.png": png, "a/1.heic": b"x", "a/2.heic": b"x", "b/1.cr2": b"x"},
-            "3 images end in .cr2, .heic, which are not read, and only 1 in",
+            "Received: 3 files ending in .cr2, .heic, and 1 supported",
         ),
-        ({"a/0.heic": b"x", "b/1.svg": b"x"}, r"no examples.*It has \.heic \(1\), \.svg \(1\)"),
+        ({"a/0.heic": b"x", "b/1.svg": b"x"}, r"no examples.*Received: \.heic \(1\), \.svg \(1\)"),
     ],
 )
-def test_layouts_that_are_refused(tmp_path, files, message):
+def test_invalid_layouts(tmp_path, files, message):
     files = {path: png() if content is png else content for path, content in files.items()}
     with pytest.raises(ValueError, match=message):
         load(f"folder:{lay(tmp_path / 'data', files)}")
@@ -235,10 +235,10 @@ def test_links_are_followed_once(tmp_path, links):
         (root / name).symlink_to(target)
     found = folders.below(root, {".png"})
     assert [str(file.relative_to(root)) for file in found.files] == [f"{c}/{i}.png" for c in "ab" for i in range(5)]
-    assert found.others["links to what is taken already"] == len(links)
+    assert found.others["links to included files"] == len(links)
 
 
-def test_links_to_elsewhere_come_once_too(tmp_path):
+def test_links_to_other_folders_are_followed_once(tmp_path):
     root, other = lay(tmp_path / "data", {"a": 2}), lay(tmp_path / "other", {"deep/er": 3})
     (root / "b").symlink_to(other / "deep")
     (root / "c").symlink_to(other)
@@ -255,10 +255,10 @@ def test_only_regular_files_are_opened(tmp_path):
     (root / "a" / "loop.png").symlink_to("loop.png")
     (root / "a" / "null.png").symlink_to("/dev/null")
     note = load(f"folder:{root}").train.notes[0]
-    assert note == "left out are dead links (2), no regular files (2)"
+    assert note == "skipped files: dead links (2), special files (2)"
 
 
-def test_names_that_are_no_utf8_or_not_printable(tmp_path):
+def test_names_that_are_not_utf8_or_not_printable(tmp_path):
     root = lay(tmp_path / "data", {"a": 5, "b": 5})
     (root / "a" / "\x1b[31mred\n.png").write_bytes(png())
     (root / "b" / os.fsdecode(b"\xff.png")).write_bytes(png())
@@ -271,58 +271,58 @@ def test_names_that_are_no_utf8_or_not_printable(tmp_path):
     assert str(error.value).isprintable()
     os.mkdir(root / os.fsdecode(b"\xff\xfe"))
     (root / os.fsdecode(b"\xff\xfe") / "0.png").write_bytes(png())
-    with pytest.raises(ValueError, match=r"sub-folder \\udcff\\udcfe is not UTF-8.*Rename it"):
+    with pytest.raises(ValueError, match=r"subfolder \\udcff\\udcfe is not UTF-8.*Rename it"):
         load(f"folder:{root}")
-    with pytest.raises(ValueError, match=r"name is UTF-8. Received: folder:.*\\udcff\\udcfe"):
+    with pytest.raises(ValueError, match=r"is not UTF-8. Received: folder:.*\\udcff\\udcfe"):
         load(f"folder:{root}/{os.fsdecode(bytes([255, 254]))}")
 
 
-def test_a_list_may_compose_letters_otherwise(tmp_path):
+def test_a_list_may_use_another_unicode_normalization(tmp_path):
     (tmp_path / unicodedata.normalize("NFD", "é.png")).write_bytes(png())
     assert folders.as_spelled(str(tmp_path / unicodedata.normalize("NFC", "é.png"))).is_file()
 
 
-# ----- what all headers decide ----------------------------------------------
+# ----- shape and conversions ------------------------------------------------
 
 
-def test_one_image_in_color_makes_all_rgb(tmp_path):
-    """Wherever it is in the list, also where it is not among the first that are looked at."""
+def test_one_color_image_makes_all_rgb(tmp_path):
+    """The color image may be anywhere in the list, also outside the sample of headers that is read first."""
     for place in (0, 50):
         files = {f"{i:02}.png": png((200, 0, 0), "RGB") if i == place else png(9) for i in range(100)}
         source = load(f"folder:{lay(tmp_path / str(place), files)}").train
         assert source.arrays["image"].shape == (100, 4, 4, 3)
         assert source.arrays["image"][place, 0, 0].tolist() == [200, 0, 0]
-        assert "gray among images in color, and taken as RGB: 99 of 100 images" in source.notes
+        assert "99 of 100 images are grayscale and are converted to RGB" in source.notes
 
 
 @pytest.mark.parametrize(
     ("sides", "expected", "rule"),
     [
-        ([9, 4, 4, 4], 4, "that of 3 of 4 images"),
-        ([4] * 60 + [9] * 40, 4, "that of 60 of 100 images"),
+        ([9, 4, 4, 4], 4, "the size of 3 of 4 images"),
+        ([4] * 60 + [9] * 40, 4, "the size of 60 of 100 images"),
         ([3, 4, 5, 6, 70], 5, "the median"),
         ([8, 8, 8], 8, None),
     ],
 )
-def test_the_size_is_that_of_most_or_the_median(tmp_path, sides, expected, rule):
+def test_the_size_is_the_most_common_or_the_median(tmp_path, sides, expected, rule):
     files = {f"{i:03}.png": png(size=(side + 1, side)) for i, side in enumerate(sides)}
     source = load(f"folder:{lay(tmp_path / 'data', files)}").train
     assert source.arrays["image"].shape[1:3] == (expected, expected + 1)
     assert (rule is None) == (not source.notes)
-    assert rule is None or f"all become {expected}×{expected + 1}, {rule}. --image-size" in source.notes[0]
+    assert rule is None or f"all are resized to {expected}×{expected + 1}, {rule}. Use --image-size" in source.notes[0]
 
 
-def test_the_training_part_decides_and_says_what_others_lose(tmp_path):
+def test_the_training_split_decides_the_shape_of_others(tmp_path):
     gray, red = png(9), png((200, 0, 0), "RGB", (8, 8))
     files = {f"train/{i}.png": gray for i in range(9)} | {f"test/{i}.png": red for i in range(3)}
     splits = load(f"folder:{lay(tmp_path / 'data', files)}")
     assert splits.test.arrays["image"].shape == (3, 4, 4, 1)
-    assert "in color, and taken as gray: 3 of 3 images" in splits.test.notes
+    assert "3 of 3 images are in color and are converted to grayscale" in splits.test.notes
 
 
-def test_large_images_and_dark_ones_are_said(tmp_path):
+def test_large_and_dark_images_add_notes(tmp_path):
     large = {f"{i}.png": png(size=(700, 600)) for i in range(4)}
-    assert "600×700 pixels are taken as they are" in load(f"folder:{lay(tmp_path / 'large', large)}").train.notes[0]
+    assert "images are large, 600×700 pixels" in load(f"folder:{lay(tmp_path / 'large', large)}").train.notes[0]
     assert not load(f"folder:{tmp_path}/large", 8).train.notes
     for most, said in ((4095, True), (65535, False)):
         values = np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)
@@ -333,8 +333,8 @@ def test_large_images_and_dark_ones_are_said(tmp_path):
         assert ("nearly black" in " ".join(load(f"folder:{folder}").train.notes)) == said
 
 
-def test_what_is_cached_has_the_same_notes(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_reader.materialise, "__defaults__", (0,))
+def test_cached_images_have_the_same_notes(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_reader.materialize, "__defaults__", (0,))
     monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", 0)
     whole = png((1, 2, 3, 128), "RGBA", (32, 32))
     files = {f"{i:03}.png": whole for i in range(150)} | {"007.png": whole[:-30], "008.png": png(3, "RGB", (5, 5))}
@@ -348,15 +348,15 @@ def test_what_is_cached_has_the_same_notes(tmp_path, monkeypatch):
     assert "148 of 149 images" in " ".join(notes[0])
 
 
-def test_a_reason_for_each_file_makes_no_endless_message():
+def test_messages_with_many_reasons_are_short():
     failed = {pathlib.Path(f"data/a/{number:03}.tif"): f"pixels up to {number}" for number in range(200, 0, -1)}
     expected = r"200 of 200 images .* pixels up to 1: a/001\.tif; .*; and 190 other reasons\. Remove"
     with pytest.raises(ValueError, match=expected) as error:
-        folders.skipped("folder:data", failed, 200, "images")
+        folders.unreadable_notes("folder:data", failed, 200, "images")
     assert len(str(error.value)) < 500
 
 
-def test_what_cannot_be_opened_is_no_dead_link(tmp_path, monkeypatch):
+def test_files_that_cannot_be_opened_are_not_dead_links(tmp_path, monkeypatch):
     root = lay(tmp_path / "data", {"a": 4, "b": 4, "b/locked.png": b"x"})
     (root / "a" / "dead.png").symlink_to("nowhere.png")
     status = os.stat
@@ -367,4 +367,4 @@ def test_what_cannot_be_opened_is_no_dead_link(tmp_path, monkeypatch):
         return status(path, **options)
 
     monkeypatch.setattr(os, "stat", guarded)
-    assert load(f"folder:{root}").train.notes == ("left out are dead links (1), files that cannot be opened (1)",)
+    assert load(f"folder:{root}").train.notes == ("skipped files: dead links (1), files that cannot be opened (1)",)

@@ -1,4 +1,4 @@
-"""Ranges and choices of settings: their words, what fits them, and what `--help` shows."""
+"""Ranges and choices of settings: their messages, the values they accept, and how `--help` shows them."""
 
 import dataclasses
 import math
@@ -46,19 +46,19 @@ SETTINGS = {
         (Range(), "a number", "INT", "FLOAT", [0, -math.inf, math.inf], [math.nan]),
     ],
 )
-def test_a_range_has_words_and_members(bounds, words, integers, floats, inside, outside):
+def test_ranges_in_words_and_their_members(bounds, words, integers, floats, inside, outside):
     assert str(bounds) == words
     assert (bounds.symbols(int), bounds.symbols(float)) == (integers, floats)
     assert all(value in bounds for value in inside)
     assert not any(value in bounds for value in outside)
 
 
-def test_an_unknown_open_end_is_refused():
+def test_an_unknown_open_end_is_an_error():
     with pytest.raises(ValueError, match="open must be one of .* Received: 'left'"):
         Range(0, 1, open="left")
 
 
-COUNT, SHARE = Annotated[int, Range(1, 9)], Annotated[float, Range(0, 1, open="high")]
+COUNT, RATIO = Annotated[int, Range(1, 9)], Annotated[float, Range(0, 1, open="high")]
 FITTING = [
     (int, 3),
     (int, np.int8(3)),
@@ -74,16 +74,16 @@ FITTING = [
     (str, pathlib.Path("a")),
     (COUNT, 9),
     (COUNT, np.int8(9)),
-    (SHARE, 0),
-    (SHARE, np.float32(0.5)),
-    (SHARE | None, None),
-    (SHARE | None, 0.5),
+    (RATIO, 0),
+    (RATIO, np.float32(0.5)),
+    (RATIO | None, None),
+    (RATIO | None, 0.5),
     (Annotated[int | None, Range(1)], None),
     (Literal["a", "b"], "b"),
     (Literal["a", "b"], np.str_("b")),
     (Literal[0, 2], np.int64(2)),
     (COUNT | Literal[0], 0),
-    (SHARE | Literal[2], 2.0),
+    (RATIO | Literal[2], 2.0),
     (tuple[COUNT, ...], (1, 9)),
     (tuple[COUNT, ...], [np.int64(1)]),
     (tuple[COUNT, ...], ()),
@@ -110,9 +110,9 @@ REFUSED = [
     (COUNT, 10, "1 to 9"),
     (COUNT, np.int64(10), "1 to 9"),
     (COUNT, True, "an integer"),
-    (SHARE, 1, "in [0, 1)"),
-    (SHARE, math.nan, "a finite number"),
-    (SHARE | None, 1.0, "in [0, 1) or None"),
+    (RATIO, 1, "in [0, 1)"),
+    (RATIO, math.nan, "a finite number"),
+    (RATIO | None, 1.0, "in [0, 1) or None"),
     (Literal["a", "b"], "c", "one of a, b"),
     (Literal["", "a", "b"], "c", "one of a, b"),
     (Literal["a", "b"], 1, "one of a, b"),
@@ -128,12 +128,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("hint", "value"), FITTING)
-def test_what_fits_its_annotation_is_accepted(hint, value):
+def test_valid_values_are_accepted(hint, value):
     check("it", value, hint)
 
 
 @pytest.mark.parametrize(("hint", "value", "reason"), REFUSED)
-def test_what_does_not_fit_is_refused_in_words(hint, value, reason):
+def test_invalid_values_are_an_error(hint, value, reason):
     with pytest.raises(ValueError) as caught:
         check("it", value, hint)
     received = repr(value) if isinstance(value, str) else str(value)[:100]
@@ -144,7 +144,7 @@ def test_the_field_is_named():
     @dataclasses.dataclass
     class Some:
         count: COUNT = 1
-        mask_ratio: SHARE = 0.0
+        mask_ratio: RATIO = 0.0
 
     check_fields(Some())
     with pytest.raises(ValueError, match=r"^mask_ratio must be in \[0, 1\)\. Received: 1\.5$"):
@@ -152,7 +152,7 @@ def test_the_field_is_named():
 
 
 def ranges(hint):
-    """(kind, `Range`, whether in a tuple) of each part of an annotation that has one."""
+    """Yields (kind, `Range`, whether in a tuple) for each part of an annotation with a range."""
     if range_of(hint) is not None:
         yield typing.get_args(hint)[0], range_of(hint), False
     elif typing.get_origin(hint) is tuple:
@@ -163,7 +163,7 @@ def ranges(hint):
 
 
 def outside(kind, bounds):
-    """The nearest numbers on both sides of a range."""
+    """Yields the nearest numbers outside a range."""
     ends = ((bounds.low, -1, ("low", "both")), (bounds.high, 1, ("high", "both")))
     for end, sign, is_open in ends:
         if math.isfinite(end):
@@ -172,8 +172,8 @@ def outside(kind, bounds):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_ranges_hold_their_defaults_and_refuse_what_is_just_outside(name):
-    default = SETTINGS[name]()  # checks itself
+def test_ranges_include_defaults_and_exclude_values_just_outside(name):
+    default = SETTINGS[name]()  # checks its own fields
     hints = typing.get_type_hints(SETTINGS[name], include_extras=True)
     found = 0
     for field in dataclasses.fields(default):
@@ -188,8 +188,8 @@ def test_ranges_hold_their_defaults_and_refuse_what_is_just_outside(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_field_with_another_default_keeps_its_range(name):
-    """Whoever declares a field again for its default must declare the range or choices again."""
+def test_an_overridden_field_keeps_its_range(name):
+    """A subclass that overrides a default must repeat the range or choices of the field."""
     hints = typing.get_type_hints(SETTINGS[name], include_extras=True)
     for base in SETTINGS[name].__mro__[1:-1]:
         for field, hint in typing.get_type_hints(base, include_extras=True).items():
@@ -198,7 +198,7 @@ def test_a_field_with_another_default_keeps_its_range(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_choices_are_accepted_by_annotation_and_nothing_else_is(name):
+def test_only_choices_are_accepted(name):
     default = SETTINGS[name]()
     for field_name, hint in typing.get_type_hints(SETTINGS[name], include_extras=True).items():
         if typing.get_origin(hint) is Literal:
@@ -210,15 +210,15 @@ def test_choices_are_accepted_by_annotation_and_nothing_else_is(name):
 class Inner:
     """Numbers."""
 
-    mask_ratio: SHARE = 0.5
-    """Fraction of it."""
+    mask_ratio: RATIO = 0.5
+    """The fraction to mask."""
     counts: tuple[COUNT, ...] = (1, 2)
     clip: Annotated[float, Range(0, open="low")] | None = None
     size: COUNT | Literal[0] = 0
     kind: Literal["a", "b"] = "a"
 
 
-def test_parsing_gives_the_class_itself():
+def test_parsing_returns_the_class():
     outer = dataclasses.make_dataclass("Outer", [("inner", Inner, dataclasses.field(default=Inner()))])
     assert parse(outer, "some", []).inner == Inner()
     flags = ["--mask-ratio", "0", "--counts", "3", "4", "5", "--clip", "2", "--size", "0", "--kind", "b"]
@@ -227,11 +227,11 @@ def test_parsing_gives_the_class_itself():
     assert asked == Inner(0.0, (3, 4, 5), 2.0, 0, "b")
     assert parse(Inner, "some", ["--size", "7", "--clip", "None"]) == Inner(size=7)
     with pytest.raises(ValueError, match="size must be 1 to 9 or 0. Received: 10"):
-        parse(Inner, "some", ["--size", "10"])  # it does not check itself
+        parse(Inner, "some", ["--size", "10"])  # the class has no checks of its own
 
 
 @pytest.mark.parametrize("wrong", [["--kind", "c"], ["--size", "x"], ["--mask-ratio", "x"]])
-def test_what_is_no_choice_or_number_is_wrong_usage(wrong, capsys):
+def test_invalid_choices_and_numbers_are_usage_errors(wrong, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(Inner, "some", wrong)
     assert caught.value.code == 2
@@ -270,7 +270,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         ("plan jigsaw --epochs 0", "epochs must be more than 0. Received: 0.0"),
     ],
 )
-def test_settings_out_of_range_are_wrong_usage(command, reason, capsys, monkeypatch):
+def test_settings_out_of_range_are_usage_errors(command, reason, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as caught:
         main(command.split())
@@ -278,6 +278,6 @@ def test_settings_out_of_range_are_wrong_usage(command, reason, capsys, monkeypa
     assert reason in capsys.readouterr().err
 
 
-def test_flags_out_of_range_end_with_one_line(capsys):
+def test_flags_out_of_range_are_a_one_line_error(capsys):
     assert main(["search", "some", "words", "--count", "0"]) == 1
     assert capsys.readouterr().err == "error: count must be 1 to 200. Received: 0\n"

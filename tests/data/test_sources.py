@@ -1,4 +1,4 @@
-"""Sources: what they hold, what they hold out, and what they refuse."""
+"""Sources: their content, their splits, and invalid data."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 
 from ssl_keras.data import audio, cache
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.cache import materialize
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import (
@@ -42,17 +42,17 @@ def test_digits(digits):
     assert digits.train.classes == tuple("0123456789")
 
 
-def test_held_out_parts_are_apart_and_never_move(digits):
+def test_splits_are_disjoint_and_fixed(digits):
     rows = [set(part.rows) for part in digits]
     assert not rows[0] & rows[1] | rows[0] & rows[2] | rows[1] & rows[2]
     assert sum(map(len, rows)) == 1797
     for part, again in zip(digits, load("digits")):
         np.testing.assert_array_equal(part.rows, again.rows)
-    # The rule itself, since published results rest on it.
+    # The rule is fixed, because published results depend on it.
     assert [part.rows[:4].tolist() for part in digits] == [[1, 4, 5, 6], [3, 14, 21, 25], [0, 2, 8, 12]]
 
 
-def test_fashion_mnist_is_what_tfds_loads(fashion_mnist):
+def test_fashion_mnist_equals_that_of_tfds(fashion_mnist):
     import tensorflow_datasets as tfds
 
     assert [len(part) for part in fashion_mnist] == [55_000, 5_000, 10_000]
@@ -69,7 +69,7 @@ def test_few_labels(digits):
     assert np.bincount(few.column("label")).tolist() == [3] * 10
     assert set(few.rows) <= set(digits.train.rows)
     assert set(few.rows) != set(few_labels(digits.train, 3, seed=1).rows)
-    with pytest.raises(ValueError, match="class '.' has .* examples; expected at least 500"):
+    with pytest.raises(ValueError, match="class '.' has too few examples. Expected at least 500"):
         few_labels(digits.train, 500, seed=0)
 
 
@@ -87,22 +87,22 @@ def test_from_arrays(rng):
     [
         (np.zeros((4, 3)), None, r"expected images of shape \(N, H, W\).*Received: shape \(4, 3\)"),
         (np.zeros((0, 3, 3)), None, "no examples"),
-        (np.zeros((4, 3, 3), np.int32), None, "expected uint8 images .* Received: int32"),
+        (np.zeros((4, 3, 3), np.int32), None, "expected uint8 images .* Received: dtype int32"),
         (np.full((4, 3, 3), 255.0), None, r"in \[0, 1\]. Received: values from 255 to 255"),
         (np.full((4, 3, 3), -0.1), None, r"in \[0, 1\]. Received: values from -0.1"),
         (
             np.where(np.arange(36).reshape(4, 3, 3) == 20, np.nan, 0),
             None,
-            "1 images contain NaN, the first is number 2",
+            "1 images contain NaN, first at index 2",
         ),
         (
             np.where(np.arange(36).reshape(4, 3, 3) == 20, np.inf, 0),
             None,
-            "1 images contain infinity, .* number 2. Remove",
+            "1 images contain infinity, .* index 2. Remove",
         ),
-        (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, shape \(4,\)"),
+        (np.zeros((4, 3, 3)), np.zeros(3, int), r"one integer label per example, of shape \(4,\)"),
         (np.zeros((4, 3, 3)), np.zeros(4), "integer label"),
-        (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"number the classes from 0. Received: labels from -1 to 2"),
+        (np.zeros((4, 3, 3)), np.array([0, 1, 2, -1]), r"class indices, starting at 0. Received: labels from -1 to 2"),
         (np.zeros((4, 3, 3)), np.array([0, 1, 2, 9_999_999]), r"Received: labels from 0 to 9999999"),
     ],
 )
@@ -114,15 +114,15 @@ def test_bad_arrays(image, label, message):
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ((4, 3, 8, 9), "taken as (H, W, C), of 9 channels"),
-        ((4, 1, 28, 28), "of 28 channels"),
+        ((4, 3, 8, 9), "read as (H, W, C), with 9 channels"),
+        ((4, 1, 28, 28), "with 28 channels"),
         ((4, 8, 9, 3), ""),
         ((4, 3, 3, 3), ""),
         ((4, 3, 9), ""),
         ((4, 8, 8, 12), ""),
     ],
 )
-def test_channels_that_come_first_are_said(shape, said):
+def test_channels_first_adds_a_note(shape, said):
     notes = "".join(images("mine", np.zeros(shape, np.uint8)).notes)
     assert said in notes
     assert bool(notes) == bool(said)
@@ -131,50 +131,50 @@ def test_channels_that_come_first_are_said(shape, said):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ((np.zeros((20, 8, 8), np.uint8), np.zeros(20, int)), r"2 arrays, of shape \(20, 8, 8\) and \(20,\). Pass"),
+        ((np.zeros((20, 8, 8), np.uint8), np.zeros(20, int)), r"2 arrays of .* shapes, \(20, 8, 8\) and \(20,\)"),
         ([np.zeros((8, 8, 3)), np.zeros(2, int)], "Pass images and labels as two arguments"),
-        ([np.zeros((8, 8)), np.zeros((9, 8))] * 5, r"10 arrays, of shape \(8, 8\) and \(9, 8\). Resize them first"),
+        ([np.zeros((8, 8)), np.zeros((9, 8))] * 5, r"different shapes, \(8, 8\) and \(9, 8\). Resize them first"),
         ([np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8))], "expected images of one shape"),
         (
             ((np.zeros((20, 8, 8)), np.zeros(20)), (np.zeros((5, 8, 8)), np.zeros(5))),
-            "of shape tuple of several shapes",
+            "of different shapes, ragged tuple",
         ),
     ],
 )
-def test_arrays_that_are_nested_otherwise(image, message):
+def test_nested_arrays_are_an_error(image, message):
     with pytest.raises(ValueError, match=f"arrays: .*{message}"):
         from_arrays(image)
 
 
-def test_one_class_is_refused_where_labels_are_used():
+def test_one_class_is_an_error_if_labels_are_used():
     two, one = (from_arrays(np.zeros((20, 8, 8)), np.arange(20) % classes, classes=("a", "b")) for classes in (2, 1))
     check_classes(two.train)
-    with pytest.raises(ValueError, match=r"arrays\[train\]: one class, 'a'. Expected two classes or more"):
+    with pytest.raises(ValueError, match=r"arrays\[train\]: only one class, 'a'. Expected at least two classes"):
         check_classes(one.train)
     with pytest.raises(ValueError, match="one class, 'a'"):
         classifier.prepare(classifier.Settings(), one)
-    with pytest.raises(ValueError, match="one level down are cat, dog"):
-        check_classes(one.train.noted("first", "one class, 'a'; one level down are cat, dog"))
+    with pytest.raises(ValueError, match="to use its subfolders"):
+        check_classes(one.train.with_notes("first", "only one class, 'a'; to use its subfolders"))
     with pytest.raises(ValueError, match="has no labels"):
         check_classes(from_arrays(np.zeros((20, 8, 8))).train)
 
 
-def test_labels_beyond_the_classes():
+def test_labels_out_of_range():
     with pytest.raises(ValueError, match=r"labels in 0..1. Received: labels from 0 to 7"):
         images("mine", np.zeros((2, 3, 3)), np.array([0, 7]), ["cat", "dog"])
 
 
-def test_too_few_to_hold_out():
-    with pytest.raises(ValueError, match="2 examples: too few to hold out"):
+def test_too_few_examples_to_hold_out():
+    with pytest.raises(ValueError, match="too few examples to hold out.* Received: 2"):
         hold_out(images("mine", np.zeros((2, 3, 3))))
 
 
-def test_parts_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"arrays\[test\] does not go with arrays: expected .*28.* Received: .*9"):
+def test_splits_of_different_shapes_are_an_error():
+    with pytest.raises(ValueError, match=r"arrays\[test\] does not match arrays. Expected .*28.* Received: .*9"):
         from_arrays(np.zeros((20, 28, 28)), test=(np.zeros((5, 9, 9)), None))
 
 
-def test_sources_are_told_apart_by_content(digits, rng):
+def test_fingerprints_depend_on_the_content(digits, rng):
     assert digits.train.fingerprint() == load("digits").train.fingerprint()
     assert digits.train.fingerprint() != digits.test.fingerprint()
     assert digits.train.base == "digits"
@@ -182,8 +182,8 @@ def test_sources_are_told_apart_by_content(digits, rng):
 
 
 @pytest.mark.parametrize("kind", ["folder", "audio", "text"])
-def test_data_with_parts_are_named_after_their_folder(tmp_path, kind):
-    """Not after its sub-folder `train`, which every such data set has."""
+def test_splits_are_named_after_their_folder(tmp_path, kind):
+    """Not after its subfolder `train`, which all such datasets have."""
     root = tmp_path / "pets.v1"
     for part in ("train", "val", "test"):
         for number in range(4):
@@ -227,13 +227,13 @@ def test_short_names(name, rate, short):
     assert source.short_name == short
 
 
-def test_no_labels_where_they_are_needed():
+def test_missing_labels_are_an_error():
     with pytest.raises(ValueError, match="mine has no labels"):
         images("mine", np.zeros((2, 3, 3))).column("label")
 
 
 @pytest.mark.parametrize("spec", ["tfds:../mnist", "tfds:mnist/", "tfds:a b"])
-def test_a_tfds_name_of_another_form_is_refused_in_one_line(spec):
+def test_a_malformed_tfds_name_is_a_one_line_error(spec):
     with pytest.raises(ValueError, match=f"(Unknown TFDS data set|{spec}: ).*") as error:
         load(spec)
     assert "\n" not in str(error.value)
@@ -241,13 +241,13 @@ def test_a_tfds_name_of_another_form_is_refused_in_one_line(spec):
 
 @pytest.mark.parametrize("spec", ["digits", "folder:nowhere"])
 @pytest.mark.parametrize("image_size", [0, -1, 10**9])
-def test_a_size_that_no_image_has_is_refused(spec, image_size):
+def test_an_invalid_image_size_is_an_error(spec, image_size):
     with pytest.raises(ValueError, match=f"image_size must be 1 to 13377 pixels. Received: {image_size}"):
         load(spec, image_size)
 
 
 @pytest.mark.parametrize("kind", ["folder", "captions", "emoji", "text", "table", "pairs", "audio", "transcripts"])
-def test_a_tilde_before_no_user_is_a_letter_of_the_name(kind):
+def test_a_tilde_without_a_user_is_part_of_the_name(kind):
     with pytest.raises(ValueError, match=f"{kind}:~nobody_of_this_name/x.*(no such|expected)"):
         load(f"{kind}:~nobody_of_this_name/x")
 
@@ -259,7 +259,7 @@ def test_unknown_data():
         load("tfds:fashion_mnits")
 
 
-def test_offline_and_not_prepared_says_what_to_do(monkeypatch, tmp_path):
+def test_the_offline_error_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 
     def offline(*_):
@@ -274,7 +274,7 @@ def test_offline_and_not_prepared_says_what_to_do(monkeypatch, tmp_path):
         tfds_reader._prepare(builder, "mnist")
 
 
-# ----- a folder of images ---------------------------------------------------
+# ----- folders of images ----------------------------------------------------
 
 
 def write_images(folder, count, rng, size=(8, 6), mode="RGB"):
@@ -298,13 +298,13 @@ def test_folder_with_classes(tmp_path, rng):
 
 def test_folder_without_classes_gray_and_resized(tmp_path, rng):
     write_images(tmp_path, 10, rng, mode="L")
-    write_images(tmp_path, 5, rng, size=(16, 12), mode="L")  # the first five, twice as large
+    write_images(tmp_path, 5, rng, size=(16, 12), mode="L")  # replaces the first five
     splits = load(f"folder:{tmp_path}", image_size=4)
     assert splits.train.spec()["image"] == ((4, 4, 1), "uint8")
 
 
 @pytest.mark.parametrize(("mode", "dtype", "scale"), [("I;16", np.uint16, 257), ("I", np.int32, 257)])
-def test_sixteen_bit_images_keep_their_grays(tmp_path, mode, dtype, scale):
+def test_sixteen_bit_images_are_scaled(tmp_path, mode, dtype, scale):
     gray = np.arange(0, 240, 15, dtype=np.uint8).reshape(4, 4)
     for index in range(4):
         Image.fromarray(gray.astype(dtype) * scale).save(tmp_path / f"{index}.{'png' if mode == 'I;16' else 'tif'}")
@@ -312,7 +312,7 @@ def test_sixteen_bit_images_keep_their_grays(tmp_path, mode, dtype, scale):
     np.testing.assert_array_equal(source.column("image")[0, ..., 0], gray)
 
 
-def test_hidden_folders_are_passed_over_and_links_followed(tmp_path, rng):
+def test_hidden_folders_are_skipped_and_links_followed(tmp_path, rng):
     data = tmp_path / "data"
     write_images(tmp_path / "elsewhere", 6, rng)
     write_images(data / "dog", 6, rng)
@@ -321,10 +321,10 @@ def test_hidden_folders_are_passed_over_and_links_followed(tmp_path, rng):
     assert load(f"folder:{data}").train.classes == ("cat", "dog")
 
 
-def test_held_out_folders_without_train_are_refused(tmp_path, rng):
+def test_held_out_folders_without_train_are_an_error(tmp_path, rng):
     for name in ("learning", "test"):
         write_images(tmp_path / name / "cat", 3, rng)
-    with pytest.raises(ValueError, match="has test and no train"):
+    with pytest.raises(ValueError, match="has test but no train"):
         load(f"folder:{tmp_path}")
 
 
@@ -336,20 +336,20 @@ def test_folder_with_its_own_splits(tmp_path, rng):
     assert [len(part) for part in splits] == [40, 6, 10]
 
 
-def test_corrupt_images_are_named_and_skipped_up_to_a_cap(tmp_path, rng, caplog):
+def test_corrupt_images_are_named_and_skipped_up_to_a_limit(tmp_path, rng, caplog):
     write_images(tmp_path / "cat", 120, rng)
     broken = tmp_path / "cat" / "007.png"
     broken.write_bytes(broken.read_bytes()[:40])
     splits = load(f"folder:{tmp_path}")
-    assert "skipped 1 of 120 images that cannot be read. a truncated, damaged or rare PNG" in caplog.text
+    assert "skipped 1 of 120 images that cannot be read. truncated, damaged or unsupported PNG" in caplog.text
     assert len(splits.train.arrays["image"]) == 119
     (tmp_path / "cat" / "008.png").write_text("no image")
-    expected = r"2 of 120 images cannot be read .*: cat/007.png; no picture of the formats .*: cat/008.png"
+    expected = r"2 of 120 images cannot be read .*: cat/007.png; not one of the formats .*: cat/008.png"
     with pytest.raises(ValueError, match=expected):
         load(f"folder:{tmp_path}")
 
 
-def test_a_folder_that_is_called_with_a_tilde(tmp_path, rng, monkeypatch):
+def test_a_path_with_a_tilde(tmp_path, rng, monkeypatch):
     write_images(tmp_path / "~photos" / "cat", 4, rng)
     monkeypatch.chdir(tmp_path)
     assert sum(map(len, load("folder:~photos"))) == 4
@@ -362,7 +362,7 @@ def test_bad_folders(tmp_path, rng):
         load(f"folder:{tmp_path}")
     write_images(tmp_path / "cat", 4, rng)
     write_images(tmp_path, 1, rng)
-    with pytest.raises(ValueError, match="000.png lies beside sub-folders"):
+    with pytest.raises(ValueError, match="000.png is next to subfolders"):
         load(f"folder:{tmp_path}")
 
 
@@ -390,7 +390,7 @@ def test_real_color_images_from_tfds():
     assert splits.train.spec()["image"][0] == (28, 28, 3)
 
 
-def test_transparent_images_from_tfds_are_laid_on_white():
+def test_transparent_images_from_tfds_are_composited_on_white():
     image = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 128]]], np.uint8)
     assert tfds_reader.on_white(image).numpy().tolist() == [[[10, 20, 30], [255, 255, 255], [127, 177, 255]]]
 
@@ -408,7 +408,7 @@ def test_large_data_is_memory_mapped_once(rng, tmp_path):
         yield {"image": data[6:]}
 
     for _ in range(2):
-        arrays = materialise(["key"], {"image": ((4, 4, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
+        arrays = materialize(["key"], {"image": ((4, 4, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
         assert isinstance(arrays["image"], np.memmap)
         np.testing.assert_array_equal(arrays["image"], data)
     assert len(reads) == 1
@@ -419,42 +419,42 @@ def test_large_data_is_memory_mapped_once(rng, tmp_path):
 
 def test_two_processes_may_fill_the_same_cache(tmp_path):
     def chunks():
-        if not reads:  # while this one reads, another one finishes
+        if not reads:  # another process finishes while this one reads
             reads.append(1)
-            materialise(["key"], columns, 3, chunks, in_memory_bytes=0)
+            materialize(["key"], columns, 3, chunks, in_memory_bytes=0)
         yield {"image": np.ones((3, 2, 2, 1), np.uint8)}
 
     reads, columns = [], {"image": ((2, 2, 1), np.uint8)}
-    assert materialise(["key"], columns, 3, chunks, in_memory_bytes=0)["image"].sum() == 12
+    assert materialize(["key"], columns, 3, chunks, in_memory_bytes=0)["image"].sum() == 12
     assert len(os.listdir(cache.cache_folder())) == 1
 
 
-def test_reading_that_fails_leaves_no_cache(tmp_path):
+def test_a_failed_read_leaves_no_cache(tmp_path):
     def chunks():
         yield {"image": np.zeros((3, 2, 2, 1), np.uint8)}
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        materialise(["key"], {"image": ((2, 2, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
+        materialize(["key"], {"image": ((2, 2, 1), np.uint8)}, 10, chunks, in_memory_bytes=0)
     assert os.listdir(cache.cache_folder()) == []
 
 
-def test_split_constants_stand():
-    """Every published number rests on these."""
+def test_split_constants_are_fixed():
+    """All published results depend on them."""
     assert (SPLIT_SEED, TEST_FRACTION, VALIDATION_FRACTION) == (20240229, 0.2, 0.1)
 
 
-# ----- what tells data apart ------------------------------------------------
+# ----- fingerprints ---------------------------------------------------------
 
 
 def changed(source, name, row):
-    """The source with another value in one row of a column."""
+    """Returns the source with another value in one row of a column."""
     array = source.arrays[name].copy()
     array[row] = array[row] + array.dtype.type(1) if array.dtype != object else array[row] + "x"
     return dataclasses.replace(source, arrays=source.arrays | {name: array})
 
 
-def test_each_example_tells_data_apart(digits):
+def test_fingerprints_depend_on_each_example(digits):
     train = digits.train
     for row in range(100, 110):
         for name in ("image", "label"):
@@ -487,7 +487,7 @@ def test_all_kinds_of_columns_are_hashed(column):
     assert Source("mine", source.arrays | {"more": other}).fingerprint() != source.fingerprint()
 
 
-def test_texts_are_told_from_one_another_however_they_are_cut():
+def test_fingerprints_depend_on_the_boundaries_of_texts():
     one, two = (Source("mine", {"text": np.array(texts, object)}) for texts in (["a", "b\0c"], ["a\0b", "c"]))
     assert one.fingerprint() != two.fingerprint()
 
@@ -504,7 +504,7 @@ def test_memory_mapped_arrays_are_hashed_in_pieces_and_once(tmp_path, monkeypatc
     assert mapped.fingerprint()
 
 
-def test_sound_is_told_apart_by_its_samples_and_rate_not_by_its_padding():
+def test_fingerprints_of_audio_depend_on_samples_and_rate_not_padding():
     rng = np.random.default_rng(0)
     waves = [rng.integers(-900, 900, 400 + 10 * index).astype(np.int16) for index in range(100)]
     clips = audio.clips("c", waves, 8_000)

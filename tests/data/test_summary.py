@@ -1,4 +1,4 @@
-"""The summary of data, and what is refused by it."""
+"""Dataset summaries, and the check that examples differ."""
 
 import json
 
@@ -19,17 +19,17 @@ def summarized(splits, *prepared):
 
 
 def parts_of(whole, *counts):
-    """`Splits` of consecutive stretches of a source."""
+    """Returns `Splits` of consecutive ranges of a source."""
     edges = np.cumsum([0, *counts])
     return Splits(*(whole.take(np.arange(a, b)) for a, b in zip(edges, edges[1:])))
 
 
 def test_images_classes_and_duplicates(rng):
     image = rng.integers(1, 255, (20, 6, 4, 3), np.uint8)
-    image[3] = image[4] = image[0]  # twice more in training
-    image[12] = image[1]  # validation, and so is this
-    image[17] = image[1]  # test, of training and validation
-    image[5] = image[6, 0] = (7, 8, 255)  # all of one color; its first line alone
+    image[3] = image[4] = image[0]  # two duplicates in training
+    image[12] = image[1]  # in validation
+    image[17] = image[1]  # in test; also in training and validation
+    image[5] = image[6, 0] = (7, 8, 255)  # one color; one color in the top row only
     label = np.arange(20) % 2
     label[10:] = 1
     made = summarized(parts_of(images("x", image, label, ("a", "b\n", "c")), 10, 5, 5))
@@ -79,14 +79,14 @@ def test_sound_is_not_padded(rng, monkeypatch):
     }
     assert made["train"]["repeated"] == 1
     assert made["validation"]["waveform"]["silent"] == 1
-    assert made["test"]["also_in"] == {"train": 0, "validation": 0}  # the beginning of a clip is another one
+    assert made["test"]["also_in"] == {"train": 0, "validation": 0}  # a prefix of a clip is not a duplicate of it
 
 
 def test_texts_and_targets():
     source = pairs.named("x", ["a", "a", "a", "longer", "b", "c"], ["1", "2", "1", "3", "4", "5"])
     made = summarized(parts_of(source, 4, 1, 1))["train"]
     assert made["text"] == {"characters": 9, "shortest": 1, "median": 1, "longest": 6, "empty": 0}
-    assert made["repeated"] == 1  # several targets for one text are no duplicates
+    assert made["repeated"] == 1  # pairs of one text with different targets are not duplicates
     empty = text.documents("x", ["", " ", "words", "and words", "ends"])
     assert summarized(parts_of(empty, 3, 1, 1))["train"]["text"]["empty"] == 2
 
@@ -107,7 +107,7 @@ def test_files_are_read_in_pieces(tmp_path, monkeypatch):
     train = made["parts"]["train"]
     assert train["text"]["pieces"]
     assert train["repeated"] > 0
-    summary.check(made)  # pieces are equal since they were cut so
+    summary.check(made)  # equal pieces of a file are not an error
 
 
 def test_unknown_tokens_and_windows():
@@ -124,23 +124,23 @@ def test_unknown_tokens_and_windows():
     assert any("unknown" in note for note in padded["notes"])
 
 
-def test_much_data_is_looked_at_in_part(rng, monkeypatch):
+def test_large_datasets_are_sampled(rng, monkeypatch):
     splits = from_arrays(rng.integers(0, 255, (400, 8, 8), np.uint8))
     for name, most in (("MAX_EXAMPLES", 50), ("MAX_BYTES", 50 * 64)):
         with monkeypatch.context() as patch:
             patch.setattr(summary, name, most)
             made = summary.summarize(splits)
         assert made["parts"]["train"]["looked_at"] == 50 < made["parts"]["train"]["examples"]
-        assert "(50 examples looked at)" in summary.lines(made)[1]
-        assert ["looked at, evenly spread", "50", "–", "50"] in summary.table(made)
+        assert "(50 examples checked)" in summary.lines(made)[1]
+        assert ["checked, evenly spaced", "50", "–", "50"] in summary.table(made)
 
 
-def test_notes_say_of_which_parts_they_are(rng):
+def test_notes_name_their_splits(rng):
     splits = from_arrays(rng.integers(0, 255, (40, 8, 8), np.uint8))
-    splits = splits._replace(test=splits.test.noted("2 files are left out"))
-    made = summary.summarize(splits, splits._replace(train=splits.train.noted("cut")))
-    assert summary.notes(made) == {"cut": ["train"], "2 files are left out": ["test"]}
-    assert summary.compact(made)["notes"] == ["cut", "2 files are left out"]
+    splits = splits._replace(test=splits.test.with_notes("2 files are skipped"))
+    made = summary.summarize(splits, splits._replace(train=splits.train.with_notes("cut")))
+    assert summary.notes(made) == {"cut": ["train"], "2 files are skipped": ["test"]}
+    assert summary.compact(made)["notes"] == ["cut", "2 files are skipped"]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ def test_notes_say_of_which_parts_they_are(rng):
         hold_out(audio.clips("x", [np.ones(800, np.int16)] * 20, 8_000)),
     ],
 )
-def test_equal_examples_are_refused(splits):
-    with pytest.raises(ValueError, match="examples of the training part are equal.*nothing to learn"):
+def test_equal_examples_are_an_error(splits):
+    with pytest.raises(ValueError, match="examples of the training split are equal.*nothing to learn"):
         summary.check(summary.summarize(splits))
 
 
-def test_what_is_merely_suspicious_is_not_refused():
+def test_some_duplicates_are_not_an_error():
     image = np.zeros((20, 4, 4), np.uint8)
     splits = from_arrays(image)
     image[splits.train.rows[0]] = 1
@@ -169,6 +169,6 @@ def test_a_log_has_two_to_six_lines(digits):
     assert summary.lines(summary.summarize(digits)) == [
         "digits: train 1,295, validation 143, test 359 examples",
         "images 28×28×1 uint8; values 0 to 255",
-        "10 classes of 118 to 141 training examples",
+        "10 classes with 118 to 141 training examples",
         "exact duplicates: none",
     ]

@@ -1,4 +1,4 @@
-"""Tokenizers from anywhere: what is taken, tamed and refused; and what those trained here keep of a text."""
+"""Tokenizers: supported and unsafe files, and what tokenizers trained here preserve of a text."""
 
 import json
 import pathlib
@@ -18,17 +18,17 @@ SHIPPED = pathlib.Path(__file__).parents[2] / "saved_models"
 
 
 def bpe(**changes):
-    """A byte-level BPE's tokenizer.json with other parts or options of its model."""
+    """Returns the tokenizer.json of a byte-level BPE with other components or model options."""
     content = json.loads(tokenizers._bpe(ENGLISH, 300).to_str())
     model = content["model"] | {key: changes.pop(key) for key in list(changes) if key in content["model"]}
     return json.dumps(content | {"model": model} | changes)
 
 
-TRAINED = tokenizers._wordpiece(ENGLISH, 200).to_str()  # trained twice, its ids are others
+TRAINED = tokenizers._wordpiece(ENGLISH, 200).to_str()  # training is not deterministic
 
 
 def wordpiece(**changes):
-    """The same of a WordPiece."""
+    """Returns the same for WordPiece."""
     content = json.loads(TRAINED)
     model = content["model"] | {key: changes.pop(key) for key in list(changes) if key in content["model"]}
     return json.dumps(content | {"model": model} | changes)
@@ -48,45 +48,45 @@ def template(count=1, index=2, name="[CLS]"):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        # An empty list under a name that the library does not know hides nothing.
+        # Unknown keys with empty lists do not hide anything.
         (bpe(pre_tokenizer={"type": "Sequence", "normalizers": [], "pretokenizers": [FREE]}), r"Received: Split:\(a"),
         (bpe(decoder={"type": "Sequence", "normalizers": [], "decoders": [DOUBLE] * 30}), "Received: Replace"),
         (bpe(normalizer={"type": "Sequence", "pretokenizers": [], "normalizers": [DOUBLE]}), "Received: Replace"),
         (bpe(post_processor={"type": "Sequence", "decoders": [], "processors": [template(count=100)]}), "at most 64"),
-        # Bytes of bytes of bytes.
-        (bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 2}), "one of them ByteLevel"),
-        (bpe(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}), "at most 16 parts"),
-        # Ids that lie.
-        (bpe().replace('"id": 4', '"id": 7'), r"'\[MASK\]' has the id 4. Received: 7"),
-        (wordpiece(post_processor=template(index=10**6)), "has the id 2. Received: 1000000"),
+        # ByteLevel applied to its own output.
+        (bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTES] * 2}), "at most one ByteLevel"),
+        (bpe(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}), "at most 16, and"),
+        # Wrong ids.
+        (bpe().replace('"id": 4', '"id": 7'), r"'\[MASK\]' has the wrong id. Expected: 4. Received: 7"),
+        (wordpiece(post_processor=template(index=10**6)), "Expected: 2. Received: 1000000"),
         (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
-        (wordpiece(post_processor=template(name="[NONE]")), "has the id None"),
-        (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' in the vocabulary"),
+        (wordpiece(post_processor=template(name="[NONE]")), "Expected: None"),
+        (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' is not in the vocabulary"),
         # Sizes.
         (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 letters. Received: 2000"),
-        (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the id"),
+        (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the wrong id"),
     ],
 )
-def test_what_could_harm_is_refused(content, message):
+def test_unsafe_tokenizers_are_an_error(content, message):
     with pytest.raises(ValueError, match=message):
         tokenizers.parse(content, "it")
 
 
-def test_dropout_and_endless_words_are_tamed(caplog):
+def test_dropout_is_disabled_and_words_are_limited(caplog):
     made = tokenizers.parse(bpe(dropout=0.5), "it")
     assert len({tuple(made.encode([ENGLISH[0]])[0]) for _ in range(20)}) == 1
-    assert "dropout, 0.5, is left out" in caplog.text
+    assert "dropout of 0.5 is disabled" in caplog.text
     made = tokenizers.parse(wordpiece(max_input_chars_per_word=10**9), "it")
     assert made.encode(["a" * 100_000])[0] == [made.unknown]  # at once, not in hours
-    assert "words of up to 500 letters" in caplog.text
+    assert "Words of more than 500 letters" in caplog.text
 
 
-def test_a_vocabulary_without_all_bytes_says_so(caplog):
+def test_a_vocabulary_without_all_bytes_logs_a_warning(caplog):
     content = json.loads(bpe())
     content["model"]["vocab"] = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
     made = tokenizers.parse(json.dumps(content | {"model": content["model"] | {"merges": []}}), "it")
     assert made.encode(["abc"])[0] == [5]
-    assert "no token for 255 of 256 bytes" in caplog.text
+    assert "no token for 255 of the 256 bytes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_vocabulary_without_all_bytes_says_so(caplog):
         {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": False},
     ],
 )
-def test_parts_of_well_known_tokenizers_are_taken(first):
+def test_components_of_well_known_tokenizers_are_accepted(first):
     content = bpe(pre_tokenizer={"type": "Sequence", "pretokenizers": [first, BYTES]})
     made = tokenizers.parse(content, "it")
     assert made.kind == "bpe"
     assert made.decode(made.encode(["cats 123, né"])[0]) == "cats 123, né"
 
 
-def test_a_prefix_of_its_own_marks_what_goes_on():
+def test_a_custom_subword_prefix():
     content = json.loads(wordpiece(continuing_subword_prefix="@@"))
     content["model"]["vocab"] = {word.replace("##", "@@"): index for word, index in content["model"]["vocab"].items()}
     made, plain = tokenizers.parse(json.dumps(content), "it"), tokenizers.parse(wordpiece(), "it")
@@ -118,12 +118,12 @@ def test_a_prefix_of_its_own_marks_what_goes_on():
     assert made.byte_lengths().tolist() == plain.byte_lengths().tolist()
 
 
-def test_vowel_signs_and_accents_stay():
+def test_vowel_signs_and_accents_are_kept():
     made = tokenizers.Tokenizer(tokenizers._wordpiece([HINDI, "schön schon für fur"] * 20, 500))
     for one, other in (("में", "म"), ("कुल", "कल"), ("के", "क"), ("schön", "schon")):
         assert made.encode([one]) != made.encode([other])
     assert made.decode(made.encode([HINDI])[0]) == HINDI
-    assert made.encode(["scho\u0308n"]) == made.encode(["schön"])  # as two characters, or as one
+    assert made.encode(["scho\u0308n"]) == made.encode(["schön"])  # decomposed and composed
 
 
 def test_words_without_spaces_between_them_are_learned():
@@ -140,17 +140,17 @@ def test_an_empty_token_is_a_token():
     assert (made.byte_lengths()[5], made.word_starts()[5]) == (0, True)
 
 
-def test_half_characters_are_read_as_unknown_ones():
+def test_lone_surrogates_are_replaced():
     for kind in (bpe(), wordpiece()):
         made = tokenizers.parse(kind, "it")
         assert made.encode(["cats \ud800 cats"]) == made.encode(["cats \ufffd cats"])
 
 
-def test_plain_english_has_the_tokens_that_it_had():
+def test_ascii_text_has_the_tokens_of_earlier_versions():
     made, before = (library.Tokenizer.from_str(TRAINED) for _ in range(2))
     before.normalizer, before.model.max_input_chars_per_word = normalizers.BertNormalizer(), 100
     text = "".join(map(chr, range(128))) + " ".join(ENGLISH)
-    assert made.normalizer.normalize_str(text) == before.normalizer.normalize_str(text)  # what is trained on, too
+    assert made.normalizer.normalize_str(text) == before.normalizer.normalize_str(text)  # also used in training
     assert made.encode(text).ids == before.encode(text).ids
 
 
@@ -163,7 +163,7 @@ def test_plain_english_has_the_tokens_that_it_had():
         ("causal_lm-tiny_shakespeare", "To be, or not"),
     ],
 )
-def test_shipped_tokenizers_read_as_ever(name, text, caplog):
+def test_shipped_tokenizers_are_unchanged(name, text, caplog):
     plain = library.Tokenizer.from_file(str(SHIPPED / name / "tokenizer.json"))
     made = tokenizers.load(SHIPPED / name)
     assert made.encode([text], special=True)[0] == plain.encode(text).ids
@@ -171,7 +171,7 @@ def test_shipped_tokenizers_read_as_ever(name, text, caplog):
     assert not caplog.text
 
 
-def test_a_damaged_cache_is_trained_anew(tmp_path):
+def test_a_damaged_cache_is_trained_again(tmp_path):
     first = tokenizers.train("characters", ENGLISH, 0, "english")
     (file,) = (tmp_path / "cache").glob("*.tokenizer.json")
     file.write_text(first.json[:50])
@@ -189,7 +189,7 @@ def test_vocabularies_without_a_tokenizer(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read.unknown in tokenizers.load(tmp_path).encode(["THE"])[0]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(ValueError, match=r"expected a token in each line, \[UNK\] among them"):
+    with pytest.raises(ValueError, match=r"Expected one token a line, \[UNK\] among them"):
         tokenizers.load(tmp_path)
 
 
@@ -200,21 +200,21 @@ def test_a_vocabulary_and_merges(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
     assert tokenizers.load(tmp_path).encode(ENGLISH) == made.encode(ENGLISH)
     (tmp_path / "merges.txt").write_text("one two three\n")
-    with pytest.raises(ValueError, match="two tokens in each line"):
+    with pytest.raises(ValueError, match="two tokens a line"):
         tokenizers.load(tmp_path)
     (tmp_path / "vocab.json").write_text("[" * 10**5)
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a supported tokenizer"):
         tokenizers.load(tmp_path)
 
 
-def test_no_tokenizer_and_one_too_large_are_told_apart(tmp_path, monkeypatch):
+def test_missing_invalid_and_large_tokenizers_are_errors(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no such file. Expected a tokenizer.json, vocab.txt \(BERT\)"):
         tokenizers.load(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a supported tokenizer"):
         tokenizers.load(tmp_path)
     monkeypatch.setattr(tokenizers, "MAX_BYTES", 3)
-    with pytest.raises(ValueError, match="has 4 bytes. Expected a tokenizer of at most 3"):
+    with pytest.raises(ValueError, match="is too large. Expected at most 3 bytes. Received: 4"):
         tokenizers.load(tmp_path)
 
 
@@ -270,7 +270,7 @@ VALUES = st.sampled_from(
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([bpe(), wordpiece()]), PLACES, VALUES)
-def test_whatever_a_file_says_it_works_or_is_refused(content, places, value):
+def test_any_tokenizer_file_works_or_is_an_error(content, places, value):
     content = json.loads(content)
     for *path, last in places:
         part = content

@@ -293,7 +293,7 @@ def not_safetensors(folder):
         (oversized, "is too large: expected .* Received: 8589934592"),
         (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
         (wrong_dtype, "expected dense_1/kernel of shape .* F32. Received: .* F64"),
-        (not_finite, "dense_1/bias holds numbers that are not finite"),
+        (not_finite, "dense_1/bias has numbers that are not finite"),
         (oddly_named, r"tensors that differ: dense\\n expected None"),
         (lacking, r"dense_0/bias expected \(16,\) received None"),
         (not_safetensors, "is not a safetensors file"),

@@ -175,7 +175,7 @@ def untie(tensors):
         ),
         (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
         (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "is no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "is not a supported tokenizer"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder, family, damage, message):

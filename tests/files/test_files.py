@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, and in the place of nothing but a file."""
+"""Writing files: atomic, and only in place of files."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from ssl_keras import files
 from ssl_keras.cli import main
 
 
-def test_a_link_stays_and_its_target_is_written(tmp_path):
+def test_the_target_of_a_link_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     for name, to in (("new", "there/made"), ("old", "there/kept")):
         (tmp_path / name).symlink_to(to)
@@ -23,7 +23,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path, monkeypatch, step):
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch, step):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -62,8 +62,8 @@ def circle(path):
         (circle, "is a link to itself"),
     ],
 )
-def test_what_is_no_file_stays(tmp_path, monkeypatch, make, message):
-    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+def test_only_files_are_replaced(tmp_path, monkeypatch, make, message):
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
     path = tmp_path / "out"
     make(path.relative_to(tmp_path) if make is unix_socket else path)
     before = {each.name: os.lstat(each) for each in tmp_path.iterdir()}
@@ -73,12 +73,12 @@ def test_what_is_no_file_stays(tmp_path, monkeypatch, make, message):
     assert {each.name: os.lstat(each) for each in tmp_path.iterdir()} == before
 
 
-def test_a_device_stays():
+def test_a_device_is_not_replaced():
     with pytest.raises(ValueError, match="/dev/null is a device"):
         files.target("/dev/null")
 
 
-def test_the_temporary_file_goes_where_no_link_leads(tmp_path, monkeypatch):
+def test_the_temporary_file_does_not_follow_a_link(tmp_path, monkeypatch):
     monkeypatch.setattr(files.secrets, "randbelow", lambda _: 7)
     (tmp_path / "theirs").write_text("kept")
     (tmp_path / ".out.7.partial").symlink_to("theirs")
@@ -88,7 +88,7 @@ def test_the_temporary_file_goes_where_no_link_leads(tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == [".out.7.partial", "theirs"]
 
 
-def test_a_folder_that_is_tried_keeps_its_files(tmp_path):
+def test_the_writability_check_keeps_other_files(tmp_path):
     (tmp_path / f".writable.{os.getpid()}").write_text("mine")
     files.make_folder(tmp_path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["mine"]
@@ -104,9 +104,9 @@ def test_a_folder_that_is_tried_keeps_its_files(tmp_path):
     ],
 )
 @pytest.mark.parametrize("there", [np.save, lambda path, _: pipe(path)], ids=["a file", "a pipe"])
-def test_commands_replace_nothing_unasked(command, there, tmp_path, capsys, monkeypatch):
+def test_commands_do_not_overwrite_by_default(command, there, tmp_path, capsys, monkeypatch):
     def begun(*_, **__):
-        raise AssertionError("it has begun to work")
+        raise AssertionError("started to work")
 
     for name in (
         "cli.evaluate.load",

@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder, and none is kept out by a dead one."""
+"""Locks: one process at a time in the folder of a run, and no stale locks."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ def refused(folder):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process, which holds the folder and has a forked child."""
+    """Starts another process that locks the folder and has a forked child."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -44,11 +44,11 @@ def holder(tmp_path):
     os.close(writer)
 
 
-def test_a_second_one_is_refused_and_told_by_whom(tmp_path, holder):
+def test_the_error_names_the_holder(tmp_path, holder):
     assert f"{tmp_path} is in use by another run: process {holder} on {os.uname().nodename}. " in refused(tmp_path)
 
 
-def test_a_kill_frees_it_whatever_the_process_has_forked(tmp_path, holder):
+def test_a_kill_releases_the_lock_despite_forked_children(tmp_path, holder):
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     assert (tmp_path / ".lock").exists()
@@ -56,20 +56,20 @@ def test_a_kill_frees_it_whatever_the_process_has_forked(tmp_path, holder):
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_of_one_process_are_kept_apart_too(tmp_path):
+def test_threads_of_one_process_exclude_each_other(tmp_path):
     with locks.alone_in(tmp_path):
         assert f"process {os.getpid()} on" in refused(tmp_path)
-        assert f"process {os.getpid()} on" in refused(tmp_path)  # to be refused takes nothing from the holder
+        assert f"process {os.getpid()} on" in refused(tmp_path)  # a failed attempt does not release the lock
     assert refused(tmp_path) is None
 
 
-def test_an_exception_frees_it(tmp_path):
+def test_an_exception_releases_the_lock(tmp_path):
     with pytest.raises(KeyboardInterrupt), locks.alone_in(tmp_path):
         raise KeyboardInterrupt
     assert refused(tmp_path) is None
 
 
-def test_many_at_once_come_one_after_the_other(tmp_path):
+def test_many_threads_take_turns(tmp_path):
     inside, most, done = [], [], []
 
     def work():
@@ -92,19 +92,19 @@ def test_many_at_once_come_one_after_the_other(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_storage_without_locks_is_said(tmp_path, monkeypatch, caplog):
+def test_storage_without_locks_logs_a_warning(tmp_path, monkeypatch, caplog):
     def without(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", without)
     assert refused(tmp_path) is None
-    assert ".lock cannot be locked (No locks available): make sure" in caplog.text
+    assert ".lock cannot be locked (No locks available). Make sure" in caplog.text
     with locks.writing_in(tmp_path) as works:
         assert not works
     assert not locks._held
 
 
-def test_another_hosts_is_named(tmp_path, caplog):
+def test_the_lock_of_another_host_is_named(tmp_path, caplog):
     (tmp_path / ".lock").write_text("process 1 on elsewhere\n")
     assert refused(tmp_path) is None
     assert ".lock was left by process 1 on elsewhere. Make sure that it no longer runs." in caplog.text
@@ -119,7 +119,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_folder_that_went_away_does_not_hide_the_end(tmp_path):
+def test_releasing_after_the_folder_was_moved(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with locks.alone_in(folder):

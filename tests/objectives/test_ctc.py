@@ -145,8 +145,8 @@ def test_transcripts_are_read(tmp_path):
     held_out = sources.load(f"transcripts:{listed}[3*]")
     assert list(held_out.test.column("target")) == ["word 3"]
     for line, message in (
-        ("7.wav\tnothing\n", "there is no file .*7.wav. Expected, in each line"),
-        ("what is said, " * 50 + "\t0.wav\n", "there is no file .*what is said"),
+        ("7.wav\tnothing\n", "no such file: .*7.wav. Expected lines"),
+        ("what is said, " * 50 + "\t0.wav\n", "no such file: .*what is said"),
         ("0.wav\n", "line 7: expected a path"),
         ("0.wav\t \n", "line 7: expected"),
     ):

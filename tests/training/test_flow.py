@@ -83,7 +83,7 @@ def test_pretraining_learns_and_writes_all_files(run):
 
 def test_equal_examples_are_refused_before_anything_is_written():
     data = from_arrays(np.full((40, 8, 8), 7, np.uint8), np.arange(40) % 2)
-    with pytest.raises(ValueError, match="all 29 examples of the training part are equal"):
+    with pytest.raises(ValueError, match="all 29 examples of the training split are equal"):
         pretrain("autoencoder", training=Training(**QUICK), data=data)
     assert not pathlib.Path("runs").exists()
 
@@ -518,7 +518,7 @@ def test_the_commands(capsys):
             ["evaluate", "autoencoder-fashion_mnist", "--budgets", "-1"],
             "budgets must be a sequence whose entries are at least 1. Received: (-1,)",
         ),
-        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "expected at least 5000"),
+        (["evaluate", "autoencoder-fashion_mnist", "--budgets", "5000"], "Expected at least 5000"),
         (["evaluate", "autoencoder-fashion_mnist", "--seeds", "0"], "seeds must be at least 1. Received: 0"),
         (["evaluate", "autoencoder-fashion_mnist", "--out", "/proc/x"], "Cannot write to /proc/x"),
         (["embed", "autoencoder-fashion_mnist", "--out", "/proc/x/f.npy"], "Cannot write to /proc/x"),

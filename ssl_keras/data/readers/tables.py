@@ -1,7 +1,7 @@
-"""Rows of cells: CSV, TSV and JSON lines as programs and people write them; `table:FILE`, texts with labels.
+"""Tables: CSV, TSV and JSON lines in common dialects; `table:FILE` has texts with labels.
 
-A table has a header; columns are separated by a tab, comma, semicolon or bar, whichever the header says. Empty rows are
-passed over. In a file with tabs a quotation mark is text, unless a program has quoted the cells.
+A table has a header, from which the separator is detected: a tab, comma, semicolon or bar. Empty rows are skipped.
+In files with tabs, quotation marks are text, unless cells are consistently quoted.
 """
 
 import csv
@@ -15,21 +15,21 @@ from ssl_keras.data.readers.text_files import JSON, ending, json_rows, read
 from ssl_keras.data.splits import hold_out
 
 SEPARATORS = "\t,;|"
-SAID = re.compile(r'\s*"?sep=([^\w\s"\\]|\t)"?[^\S\n]*\r?\n', re.IGNORECASE)  # Excel's first line
+SEP_LINE = re.compile(r'\s*"?sep=([^\w\s"\\]|\t)"?[^\S\n]*\r?\n', re.IGNORECASE)  # written by Excel
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
-# How a program may have written them: a space before the quotation mark, or \" for one in a cell.
+# CSV dialects to try: the standard one, one with spaces before quotation marks, and one that escapes them as \".
 STYLES = ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
 
 
 def load(path):
-    """`Splits` of a CSV or TSV file with a header, or of JSON lines: a column of text and, where there is one, "label".
+    """Returns `Splits` of a CSV or TSV file with a header, or of JSON lines, with texts and optionally labels.
 
-    Texts that occur more than once are taken once: a copy on either side of the split would
-    be counted as knowledge.
+    Repeated texts are skipped, so that no copy is in two splits. A text with two labels keeps the first; a note counts
+    them.
 
     Raises:
-        ValueError: no such file; no header with these columns; a text with an empty label; a row of another
-            length; the same text with two labels is kept with its first one, and counted.
+        ValueError: The file does not exist, the header lacks these columns, a text has an empty label, or a row has the
+            wrong length.
     """
     path = pathlib.Path(os.path.expanduser(path))
     name = f"table:{path}"
@@ -42,20 +42,20 @@ def load(path):
             silent += 1
             continue
         if label_column is not None and not label:
-            raise ValueError(f"{name}, {place}: its label is empty. Expected one; remove the row, or label it.")
+            raise ValueError(f"{name}, {place}: the label is empty. Expected a label. Fill it in, or remove the row.")
         texts.setdefault(row[text_column].strip(), []).append(label)
-    notes = [f"{silent} rows have no text and are left out"] if silent else []
+    notes = [f"{silent} rows have no text and are skipped"] if silent else []
     copies = sum(len(labels) for labels in texts.values()) - len(texts)
     if copies:
         torn = sum(len(set(labels)) > 1 for labels in texts.values())
-        notes.append(f"{copies} rows repeat a text and are left out ({torn} texts have two labels)")
+        notes.append(f"{copies} rows repeat a text and are skipped ({torn} texts have several labels)")
     classes = sorted({labels[0] for labels in texts.values()}) if label_column is not None else []
     label = [classes.index(labels[0]) for labels in texts.values()] if classes else None
-    return hold_out(documents(name, list(texts), label, classes).noted(*notes))
+    return hold_out(documents(name, list(texts), label, classes).with_notes(*notes))
 
 
 def _columns(name, header):
-    """(index of the text, index of the label or None)."""
+    """Returns (index of the text column, index of the label column or None)."""
     label = header.index("label") if "label" in header else None
     others = [index for index, column in enumerate(header) if index != label and column]
     if "text" in header:
@@ -66,29 +66,29 @@ def _columns(name, header):
 
 
 def with_header(name, path, wanted):
-    """(the names of the columns in lower case, [(its place, the cells) of each row]); empty rows are left out.
+    """Returns (lowercase column names, [(place, cells) of each row]) without empty rows.
 
     Args:
-        wanted: names of columns, which the separator is known by.
+        wanted: names of columns by which the separator is detected.
 
     Raises:
-        ValueError: no such file, or none of text; a quotation mark that is left open; a row of another length than the
-            header; of JSON lines, one that is none.
+        ValueError: The file does not exist or is not text, a quotation mark is not closed, a row is not as long as the
+            header, or a line is not valid JSON.
     """
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected a CSV or TSV file with a header, or JSON lines (.jsonl).")
     if ending(path) in JSON:
         return _json(name, path, wanted)
     text = read(name, path)
-    said = SAID.match(text)
-    text = text[said.end() :] if said else text
-    rows = separated(name, text, said[1] if said else _separator(text, wanted))
+    stated = SEP_LINE.match(text)
+    text = text[stated.end() :] if stated else text
+    rows = separated(name, text, stated[1] if stated else _separator(text, wanted))
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     return header, [(f"row {number}", row) for number, row in rows[1:]]
 
 
 def _separator(text, wanted):
-    """The separator under which a header has most of the wanted names."""
+    """Returns the separator with which the header has the most wanted names."""
     first = next(io.StringIO(text.lstrip("\r\n"), newline=""), "").rstrip("\r\n")
 
     def names(separator):
@@ -98,14 +98,14 @@ def _separator(text, wanted):
 
 
 def separated(name, text, separator, width=None, expected=None):
-    """[(number, its cells)] of each row that is not empty.
+    """Returns [(number, cells)] of the rows that are not empty.
 
     Args:
-        width: cells of a row; None takes the first row's.
-        expected: for messages: of what a row consists; None is so many columns.
+        width: the number of cells of a row. Defaults to that of the first row.
+        expected: the content of a row, for messages. Defaults to its number of columns.
 
     Raises:
-        ValueError: a row of another width; a quotation mark that is left open.
+        ValueError: A row has another width, or a quotation mark is not closed.
     """
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     plain, wrong = None, None
@@ -119,7 +119,7 @@ def separated(name, text, separator, width=None, expected=None):
             rows = _rows(text, separator, **style)
             problem = _misfit(name, rows, width, expected)
         except csv.Error as error:
-            problem = f"{name} is no CSV file: {error}. Is a quotation mark left open?"
+            problem = f"{name} is not a valid CSV file: {error}. Check for a quotation mark that is not closed."
         if not problem:
             return rows
         wrong = wrong or (problem if plain is None else "")
@@ -132,16 +132,16 @@ def _rows(text, separator, **style):
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **style)
     rows = [(number, row) for number, row in enumerate(reader, 1) if any(cell.strip() for cell in row)]
     width = len(rows[0][1]) if rows else 0
-    # A sheet's cells beyond the table, once touched.
+    # Spreadsheets may export empty cells beyond the table.
     return [(number, row[:width] if not any(map(str.strip, row[width:])) else row) for number, row in rows]
 
 
 def _misfit(name, rows, width, expected):
-    """What is wrong with the first row of another width, or nothing."""
+    """Returns an error message for the first row of another width, or None."""
     width = width or (len(rows[0][1]) if rows else 0)
     for number, row in rows:
         if len(row) != width:
-            received = f"{len(row)} parts: {' | '.join(row)[:80]!r}" if expected else len(row)
+            received = f"{len(row)} parts, {' | '.join(row)[:80]!r}" if expected else f"{len(row)} columns"
             return (
                 f"{name}, {'line' if expected else 'row'} {number}: expected {expected or f'{width} columns'}. "
                 f"Received: {received}"
@@ -150,7 +150,7 @@ def _misfit(name, rows, width, expected):
 
 
 def _quoted(rows):
-    """Whether a program has quoted cells: all of them or the header's, or only those that hold a quotation mark."""
+    """Returns whether cells are consistently quoted: all or the header's, or only those with quotation marks inside."""
     marked = [cell for _, row in rows for cell in row if cell.startswith('"')]
     always = all(cell.startswith('"') for cell in rows[0][1]) if rows else False
     return bool(marked) and all(QUOTED.fullmatch(cell) and (always or '""' in cell[1:-1]) for cell in marked)

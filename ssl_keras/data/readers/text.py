@@ -1,8 +1,8 @@
-"""Sources of text: `pydoc`, `text:FILE_OR_FOLDER`, strings from Python, and what TFDS has.
+"""Sources of text: `pydoc`, `text:FILE_OR_FOLDER`, and strings in memory.
 
-A source of text has the column "text": documents, read when they are asked for. A file larger
-than a megabyte comes as several pieces; "ends" says which of them ends its document. Of JSON lines
-(`.jsonl`) each is a document: its field "text", or the only one that holds a string.
+A source has the column "text" of documents, read lazily. Files of more than a megabyte are read in pieces; the column
+"ends" marks the last piece of a document. Each JSON line (`.jsonl`) is a document: its field "text", or its only
+string field.
 """
 
 import json
@@ -17,23 +17,23 @@ from ssl_keras.data.splits import Source, check_labels, hold_out
 from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
-FEW_PIECES = 200  # a smaller corpus is cut finer, so that parts of it can be held out
-SMALLEST_PIECE = 1 << 8
+MIN_PIECES = 200  # small corpora are cut into smaller pieces, so that some can be held out
+MIN_PIECE = 1 << 8
 EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
 JSON_LINES = {".jsonl", ".ndjson"}
-TAKEN = EXTENSIONS | JSON_LINES | {".gz"}
+SUPPORTED = EXTENSIONS | JSON_LINES | {".gz"}
 EXPECTED = '{"text": …}'
-# Endings of a single file that is read as it is, and what goes into the text with it.
-AS_IT_IS = {".csv": "separators", ".tsv": "separators", ".html": "markup", ".htm": "markup", ".xml": "markup"}
+# Extensions of files that are read as plain text, and what that includes.
+AS_PLAIN_TEXT = {".csv": "separators", ".tsv": "separators", ".html": "markup", ".htm": "markup", ".xml": "markup"}
 
 log = logging.getLogger(__name__)
 
 
 class Pieces:
-    """An array of strings, (N,), that lie in files until they are asked for.
+    """A lazy array (N,) of strings in files.
 
     Args:
-        where: list of (opened file, first byte, last byte + 1, the field of its JSON that holds the text or None).
+        where: list of (opened file, first byte, last byte + 1, the JSON field of the text or None).
     """
 
     dtype, ndim = np.dtype(object), 1
@@ -55,23 +55,23 @@ class Pieces:
 
 
 def pydoc():
-    """The language's own documentation inside CPython: 79 documents, some 465,000 characters of English."""
+    """Returns `Splits` of the Python documentation in CPython: 79 documents, about 465,000 characters of English."""
     from pydoc_data.topics import topics
 
     return hold_out(documents("pydoc", [text for _, text in sorted(topics.items())]))
 
 
 def from_texts(texts, label=None, *, test=None, classes=(), name="texts"):
-    """`Splits` from strings in memory.
+    """Returns `Splits` of strings in memory.
 
     Args:
         texts: list of N strings.
         label: (N,) integers, or None.
-        test: (texts, label) to report on; None cuts it from `texts`.
-        classes: label names; default "0", "1", ….
+        test: (texts, label) of the test split; None holds it out from `texts`.
+        classes: label names. Defaults to "0", "1", ….
 
     Raises:
-        ValueError: as `documents`.
+        ValueError: See `documents`.
     """
     train = documents(name, texts, label, classes)
     if test is not None:
@@ -80,43 +80,41 @@ def from_texts(texts, label=None, *, test=None, classes=(), name="texts"):
 
 
 def documents(name, texts, label=None, classes=()):
-    """A `Source` of strings in memory, with labels where there are any.
+    """Returns a `Source` of strings in memory, optionally with labels.
 
     Raises:
-        ValueError: no text, or none but empty ones; something that is no string; labels that do
-            not number classes from 0.
+        ValueError: All texts are empty, or one is not a string; or the labels are not class indices.
     """
     if isinstance(texts, str):
         raise ValueError(
-            f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Put it in a list, "
-            "or cut it into documents."
+            f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Pass a list of documents."
         )
     array = np.empty(len(texts), object)
     array[:] = texts
     wrong = [index for index, text in enumerate(array) if not isinstance(text, str)]
     if wrong:
-        raise ValueError(f"{name}: expected strings. Received: {type(array[wrong[0]]).__name__}, number {wrong[0]}")
+        raise ValueError(f"{name}: expected strings. Received: {type(array[wrong[0]]).__name__} at index {wrong[0]}")
     halves = 0
     for index, text in enumerate(array):
         array[index], count = text_files.whole_characters(text)
         halves += count
     if not any(text.strip() for text in array):
-        raise ValueError(f"{name} has no text. Expected at least one document that is not empty.")
+        raise ValueError(f"{name} has no text. Expected at least one nonempty document.")
     arrays = {"text": array}
     if label is not None:
         arrays["label"], classes = check_labels(name, label, len(texts), classes)
     source = Source(name, arrays, tuple(classes))
-    return source.noted(f"{halves} lone surrogates, halves of characters, are read as U+FFFD") if halves else source
+    return source.with_notes(f"{halves} lone surrogates are read as U+FFFD") if halves else source
 
 
 def load_text(path):
-    """`Splits` of a text file, or of the text files below a folder (`train`, `validation`, `test` where they exist).
+    """Returns `Splits` of a text file or a folder of text files; subfolders `train`, `validation`, `test` are splits.
 
-    The files are UTF-8, or UTF-8 packed by gzip (`.gz`); JSON lines end in `.jsonl`. What is not UTF-8, comes as
-    U+FFFD; it is counted, and the file is named.
+    Files are UTF-8, optionally compressed with gzip (`.gz`); files of JSON lines end in `.jsonl`. Invalid UTF-8 is read
+    as U+FFFD, with a warning that names the file.
 
     Raises:
-        ValueError: no such file, no text in it, a file of another kind, or more than one character in a hundred that
+        ValueError: The file does not exist, has no text or has another format; or more than one character in a hundred
             is not UTF-8.
     """
     root = pathlib.Path(os.path.expanduser(path))
@@ -125,31 +123,31 @@ def load_text(path):
         ending = text_files.ending(root)
         if ending == ".json":
             raise ValueError(
-                f"{name}: expected JSON lines, {EXPECTED} in each, and an ending in .jsonl. A list of "
-                "them becomes such by: jq -c '.[]'"
+                f"{name}: expected JSON lines, {EXPECTED} in each, in a file ending in .jsonl. Received: a .json file. "
+                "Convert a list with: jq -c '.[]'"
             )
         source = _pieces(name, [root], [])
-        if ending in AS_IT_IS:
-            source = source.noted(f"a file that ends in {ending} is read as it is, with its {AS_IT_IS[ending]}")
+        if ending in AS_PLAIN_TEXT:
+            source = source.with_notes(f"{ending} files are read as plain text, with their {AS_PLAIN_TEXT[ending]}")
         return hold_out(source)
     if not root.is_dir():
         raise ValueError(f"{name}: no such file or folder. Expected a text file, or a folder of them.")
-    found, notes = folders.part_folders(name, root, "neither", TAKEN)
+    found, notes = folders.part_folders(name, root, "neither", SUPPORTED)
     parts = {part: _below(name, folder) for part, folder in (found or {"train": root}).items()}
-    return hold_out(parts.pop("train").noted(*notes), **parts)
+    return hold_out(parts.pop("train").with_notes(*notes), **parts)
 
 
 def _below(name, root):
-    """The source of one folder; JSON lines without text are left out of it, and packed files of another kind."""
-    paths, others = folders.below(root, TAKEN)
+    """Returns the source of one folder, without JSON lines that have no text and compressed files of other kinds."""
+    paths, others = folders.below(root, SUPPORTED)
     taken = [path for path in paths if text_files.ending(path) in EXTENSIONS | JSON_LINES]
     left_out = [path.name for path in paths if path not in taken]
-    source = _pieces(name, taken, left_out, several=True).noted(*_files_of_parts(taken))
-    return source.noted(f"left out are {folders.left_out(others)}") if others else source
+    source = _pieces(name, taken, left_out, several=True).with_notes(*_files_of_parts(taken))
+    return source.with_notes(f"skipped files: {folders.left_out(others)}") if others else source
 
 
 def _files_of_parts(paths):
-    """Notes on files, not folders, whose names say that they are parts: train.txt beside test.txt."""
+    """Returns notes on files, instead of folders, that are named after splits, such as train.txt and test.txt."""
     found = {}
     for path in paths:
         parts = {folders.PARTS[word] for word in folders.words_of(path) & folders.PARTS.keys()}
@@ -160,13 +158,13 @@ def _files_of_parts(paths):
     if len(names) == len(trained_on):
         return ()
     return (
-        f"{folders.listed(names)} are read together, and the parts are cut from all of them. Where they are the "
-        "parts, expected a folder for each: PATH/train and PATH/test",
+        f"{folders.listed(names)} are read together, and the splits are held out from all of them. If they are the "
+        "splits, move each into its own folder: PATH/train and PATH/test",
     )
 
 
 def _pieces(name, paths, left_out=(), several=False):
-    """The source of some files; of several, JSON lines that hold no text are no error."""
+    """Returns the source of files. If there are `several`, JSON lines without text are skipped and are not an error."""
     opened, fields, left_out = {}, {}, list(left_out)
     for path in paths:
         opened[path] = text_files.opened(path)
@@ -181,10 +179,10 @@ def _pieces(name, paths, left_out=(), several=False):
     size = sum(map(text_files.size, opened.values()))
     if not size:
         raise ValueError(
-            f"{name} has no text. Expected files ending in {', '.join(sorted((EXTENSIONS | JSON_LINES) - {''}))}, "
-            "not all of them empty."
+            f"{name} has no text. Expected nonempty files ending in "
+            f"{', '.join(sorted((EXTENSIONS | JSON_LINES) - {''}))}."
         )
-    most = max(SMALLEST_PIECE, min(PIECE, size // FEW_PIECES))
+    most = max(MIN_PIECE, min(PIECE, size // MIN_PIECES))
     where, ends, broken, characters, silent = [], [], {}, 0, 0
     for path, source in opened.items():
         field, broken[path] = fields.get(path), 0
@@ -200,17 +198,15 @@ def _pieces(name, paths, left_out=(), several=False):
     if silent > len(where):
         raise ValueError(f"{name}: {silent} of {silent + len(where)} lines have no text. Expected {EXPECTED} in each.")
     others = sorted(set(fields.values()) - {"text"})
-    notes = [f"the text of JSON lines is their field {', '.join(others)}"] if others else []
-    notes += [f"{silent} lines have no text and are left out"] if silent else []
+    notes = [f"the text of JSON lines is read from the field {', '.join(others)}"] if others else []
+    notes += [f"{silent} lines have no text and are skipped"] if silent else []
     if left_out:
-        notes.append(
-            f"{len(left_out)} files hold no text that is read here, and are left out: {folders.listed(left_out)}"
-        )
-    return Source(name, {"text": Pieces(where), "ends": np.array(ends)}).noted(*notes)
+        notes.append(f"{len(left_out)} files have no supported text and are skipped: {folders.listed(left_out)}")
+    return Source(name, {"text": Pieces(where), "ends": np.array(ends)}).with_notes(*notes)
 
 
 def _cuts(source, most):
-    """(first byte, last byte + 1, text, how many of its characters are not UTF-8) of each piece of an opened file."""
+    """Yields (first byte, last byte + 1, text, number of invalid characters) of each piece of an opened file."""
     start, stop = 0, text_files.size(source)
     if text_files.span(source, 0, len(text_files.BOM)) == text_files.BOM:
         start = len(text_files.BOM)
@@ -221,7 +217,7 @@ def _cuts(source, most):
 
 
 def _documents(name, path, source, field):
-    """The same of each of its JSON lines."""
+    """Yields the same as `_cuts` for each JSON line of a file."""
     for number, (start, line) in enumerate(text_files.json_lines(source), 1):
         if line.strip():
             text, bad = text_files.decoded(line)
@@ -235,11 +231,9 @@ def _documents(name, path, source, field):
 
 
 def _field(name, path, source):
-    """The field of JSON lines that holds the text, by the first of them."""
+    """Returns the name of the field with the text, from the first JSON line."""
     line = next((line for _, line in text_files.json_lines(source) if line.strip()), b"")
-    expected = (
-        f"{name}: {printable(path)}: expected {EXPECTED} in each line, or another field that alone holds a string"
-    )
+    expected = f"{name}: {printable(path)}: expected {EXPECTED} in each line, or a single string field"
     row = text_files.from_json(text_files.decoded(line)[0], expected)
     if isinstance(row, dict):
         if isinstance(row.get("text", 0), str | None):
@@ -251,13 +245,13 @@ def _field(name, path, source):
 
 
 def _cut(piece, last):
-    """A piece that ends with a line or, where there is none, with a character."""
+    """Cuts a piece after its last line or, if it has no line end, after its last whole character."""
     if last:
         return piece
     line = piece.rfind(b"\n") + 1
     if line:
         return piece[:line]
     end = len(piece)
-    while end > len(piece) - 4 and end > 1 and piece[end - 1] & 0xC0 == 0x80:  # inside a character
+    while end > len(piece) - 4 and end > 1 and piece[end - 1] & 0xC0 == 0x80:  # a continuation byte
         end -= 1
     return piece[: end - 1] if piece[end - 1] >= 0xC0 else piece

@@ -1,4 +1,4 @@
-"""Files of text: UTF-8, also packed by gzip (`.gz`), and JSON lines. What is something else is named."""
+"""Text files: UTF-8, optionally compressed with gzip (`.gz`), and JSON lines. Errors name other formats."""
 
 import gzip
 import hashlib
@@ -9,14 +9,14 @@ import zlib
 
 import numpy as np
 
-from ssl_keras.data.cache import materialise
+from ssl_keras.data.cache import materialize
 from ssl_keras.files import printable
 
 BOM = b"\xef\xbb\xbf"
-NOT_UTF8_SHARE = 0.01  # of the characters; more than this is an error
-HEAD = 1 << 12  # bytes by which a file is recognized
-AT_ONCE = 1 << 22  # bytes unpacked at a time
-MAX_UNPACKED, MAX_RATIO = 1 << 30, 200  # bytes; beyond them a file that was packed more than so many times is a trap
+MAX_INVALID = 0.01  # a larger fraction of characters that are not UTF-8 is an error
+HEAD = 1 << 12  # bytes by which a format is recognized
+BLOCK = 1 << 22  # bytes decompressed at a time
+MAX_UNPACKED, MAX_RATIO = 1 << 30, 200  # bytes and compression ratio; a file that exceeds both is an error
 JSON = {".jsonl", ".ndjson", ".json"}
 # (first bytes, what it is, what to do)
 SIGNATURES = [
@@ -24,14 +24,14 @@ SIGNATURES = [
     (b"\0\0\xfe\xff", "UTF-32", "Convert it: iconv -f utf-32 -t utf-8"),
     (b"\xff\xfe", "UTF-16", "Convert it: iconv -f utf-16 -t utf-8"),
     (b"\xfe\xff", "UTF-16", "Convert it: iconv -f utf-16 -t utf-8"),
-    (b"\x1f\x8b", "compressed by gzip", "Let its name end in .gz, or unpack it: gunzip"),
-    (b"BZh", "compressed by bzip2", "Unpack it: bunzip2"),
-    (b"\xfd7zXZ\0", "compressed by xz", "Unpack it: unxz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Unpack it: unzstd"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Unpack it: 7z x"),
-    (b"PK\x03\x04", "a ZIP archive, or an Office document", "Unpack it, or save it as text in UTF-8 (a sheet: as CSV)"),
-    (b"\xd0\xcf\x11\xe0", "an Office document", "Save it as text in UTF-8 (a sheet: as CSV)"),
-    (b"%PDF-", "a PDF", "Save its text: pdftotext"),
+    (b"\x1f\x8b", "compressed with gzip", "Rename it to end in .gz, or decompress it: gunzip"),
+    (b"BZh", "compressed with bzip2", "Decompress it: bunzip2"),
+    (b"\xfd7zXZ\0", "compressed with xz", "Decompress it: unxz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "Decompress it: unzstd"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "Extract it: 7z x"),
+    (b"PK\x03\x04", "a ZIP archive or an Office document", "Extract it, or save it as UTF-8 text (a sheet as CSV)"),
+    (b"\xd0\xcf\x11\xe0", "an Office document", "Save it as UTF-8 text (a sheet as CSV)"),
+    (b"%PDF-", "a PDF", "Extract its text: pdftotext"),
     (b"{\\rtf", "RTF", "Save it as plain text in UTF-8"),
     (b"PAR1", "a Parquet table", "Save it as CSV or JSON lines"),
     (b"ARROW1", "an Arrow table", "Save it as CSV or JSON lines"),
@@ -42,15 +42,15 @@ log = logging.getLogger(__name__)
 
 
 def ending(path):
-    """The ending of a file's name in lower case, without `.gz`: ".txt" of a.TXT.gz."""
+    """Returns the extension of a file, lowercased and without `.gz`: ".txt" for a.TXT.gz."""
     return pathlib.PurePath(path.name.lower().removesuffix(".gz")).suffix
 
 
 def opened(path):
-    """What `span` reads: the path or, of a packed file, its bytes, uint8 (n,).
+    """Returns an opened file for `span`: the path or, for a compressed file, its bytes, uint8 (n,).
 
     Raises:
-        ValueError: the file is none of UTF-8, by its first bytes; what is packed is damaged, or of absurd size.
+        ValueError: The first bytes are not those of UTF-8 text, or a compressed file is damaged or implausibly large.
     """
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -60,25 +60,25 @@ def opened(path):
         head = source[:HEAD].tobytes()
     for signature, what, advice in SIGNATURES:
         if head.startswith(signature):
-            raise ValueError(f"{printable(path)} is {what}. Expected text in UTF-8. {advice}")
+            raise ValueError(f"{printable(path)} is {what}. Expected UTF-8 text. {advice}")
     if head[257:262] == b"ustar":
-        raise ValueError(f"{printable(path)} is a tar archive. Expected text in UTF-8. Unpack it: tar xf")
-    for first, order in ((1, "utf-16-le"), (0, "utf-16-be")):  # every other byte of plain letters is 0
+        raise ValueError(f"{printable(path)} is a tar archive. Expected UTF-8 text. Extract it: tar xf")
+    for first, order in ((1, "utf-16-le"), (0, "utf-16-be")):  # every other byte of ASCII letters is 0
         if head[first::2].count(0) > len(head) // 4 and head[1 - first :: 2].count(0) <= len(head) // 16:
             raise ValueError(
-                f"{printable(path)} is UTF-16 without a mark. Expected text in UTF-8. Convert it: "
+                f"{printable(path)} is UTF-16 without a byte order mark. Expected UTF-8 text. Convert it: "
                 f"iconv -f {order} -t utf-8"
             )
     return source
 
 
 def size(source):
-    """How many bytes an opened file has."""
+    """Returns the number of bytes of an opened file."""
     return len(source) if isinstance(source, np.ndarray) else source.stat().st_size
 
 
 def span(source, start=0, stop=None):
-    """The bytes of an opened file from `start` to `stop`, or to its end."""
+    """Returns the bytes of an opened file from `start` to `stop`, or to its end."""
     if isinstance(source, np.ndarray):
         return source[start:stop].tobytes()
     with open(source, "rb") as file:
@@ -87,12 +87,12 @@ def span(source, start=0, stop=None):
 
 
 def _unpacked(path):
-    """The unpacked bytes, uint8 (n,): in memory or, of more than a gigabyte, in the cache."""
+    """Decompresses a file to uint8 (n,), in memory or, for more than a gigabyte, in the cache."""
     most = max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
 
     def chunks():
         with gzip.open(path, "rb") as file:
-            while chunk := file.read(AT_ONCE):
+            while chunk := file.read(BLOCK):
                 yield {"bytes": np.frombuffer(chunk, np.uint8)}
 
     count = 0
@@ -101,28 +101,29 @@ def _unpacked(path):
             count += len(chunk["bytes"])
             if count > most:
                 raise ValueError(
-                    f"{printable(path)} has {path.stat().st_size} bytes, and more than {most} unpacked: no text has."
+                    f"{printable(path)} is not plausible text. Expected at most {most} decompressed bytes from "
+                    f"{path.stat().st_size}. Received: more"
                 )
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return materialise(["unpacked", digest], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
+        return materialize(["unpacked", digest], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{printable(path)} cannot be unpacked: {error}. Get it again.") from error
+        raise ValueError(f"{printable(path)} cannot be decompressed: {error}. Download or copy it again.") from error
 
 
 def decoded(content):
-    """(bytes as text, how many of its characters are not UTF-8): they come as U+FFFD."""
+    """Decodes bytes: returns (text, number of invalid characters), which are read as U+FFFD."""
     text = content.decode("utf-8", "replace")
-    # U+FFFD that the file itself holds is no error of its; a NUL is none of a text's.
+    # U+FFFD in the file itself is valid. NUL is counted as invalid, because text does not contain it.
     return text, text.count("\ufffd") - content.count("\ufffd".encode()) + content.count(b"\0")
 
 
 def check_utf8(name, broken, characters):
-    """Warns of characters that are not UTF-8, or raises ValueError where they are too many.
+    """Warns of characters that are not UTF-8. Raises ValueError if there are too many.
 
     Args:
-        broken: {path: how many}.
-        characters: in all files.
+        broken: {path: number of invalid characters}.
+        characters: the number of characters in all files.
     """
     count = sum(broken.values())
     if not count:
@@ -130,19 +131,19 @@ def check_utf8(name, broken, characters):
     worst = sorted((path for path, bad in broken.items() if bad), key=broken.get, reverse=True)
     names = ", ".join(f"{printable(path)} ({broken[path]})" for path in worst[:10]) + (" …" if worst[10:] else "")
     note = f"{name}: {count} of {characters} characters are not UTF-8: {names}"
-    if count > NOT_UTF8_SHARE * characters:
+    if count > MAX_INVALID * characters:
         raise ValueError(
-            f"{note}. Expected UTF-8. Take out what is no text; save other files as such, or convert them from the "
-            "encoding that they have: iconv -f ENCODING -t utf-8"
+            f"{note}. Expected UTF-8. Remove files that are not text, and convert the others from their encoding: "
+            "iconv -f ENCODING -t utf-8"
         )
     log.warning("%s. They are read as U+FFFD.", note)
 
 
 def read(name, path):
-    """The whole text of a file.
+    """Reads the whole text of a file.
 
     Raises:
-        ValueError: as `opened` and `check_utf8`.
+        ValueError: See `opened` and `check_utf8`.
     """
     text, bad = decoded(span(opened(path)).removeprefix(BOM))
     check_utf8(name, {path: bad}, len(text))
@@ -150,13 +151,13 @@ def read(name, path):
 
 
 def json_rows(name, path, expected):
-    """[(line, value)] of a file of JSON lines or, of a `.json`, of one list.
+    """Returns [(line, value)] of a file of JSON lines, or of a `.json` file with one list.
 
     Args:
-        expected: for messages: what a line is, {"text": …} say.
+        expected: the content of a line for messages, such as {"text": …}.
 
     Raises:
-        ValueError: as `read`; a line that is no JSON.
+        ValueError: See `read`; or a line is not valid JSON.
     """
     text = read(name, path)
     if ending(path) == ".json" and text.lstrip().startswith("["):
@@ -169,10 +170,10 @@ def json_rows(name, path, expected):
 
 
 def json_lines(source):
-    """(where it starts, the line's bytes without its end) for each line of an opened file."""
+    """Yields (offset, bytes without the line end) of each line of an opened file."""
     start = len(BOM) if span(source, 0, len(BOM)) == BOM else 0
     place, rest = start, b""
-    while chunk := span(source, place, place + AT_ONCE):
+    while chunk := span(source, place, place + BLOCK):
         place += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
@@ -183,10 +184,10 @@ def json_lines(source):
 
 
 def from_json(text, expected):
-    """The value of a JSON text.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: it is none, or nested too deeply: `expected`, and what came instead.
+        ValueError: It is not valid JSON, or nested too deeply. The message starts with `expected`.
     """
     try:
         return json.loads(text)
@@ -197,7 +198,7 @@ def from_json(text, expected):
 
 
 def whole_characters(text):
-    """(a text, how many halves of characters it has): these, lone surrogates, are no text and come as U+FFFD."""
+    """Returns (text, number of lone surrogates), which are read as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""TFDS data sets of images (and their captions), text or sound, read once through `tfds` into arrays.
+"""TFDS datasets of images (with captions), text or audio, read into arrays.
 
-It decodes images by itself, without their EXIF; where that matters, export them to files and take `folder:PATH`.
+TFDS decodes images itself and ignores EXIF. If the orientation matters, export the images to files for `folder:PATH`.
 """
 
 import difflib
@@ -14,17 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data import audio
-from ssl_keras.data.cache import contents, materialise
+from ssl_keras.data.cache import contents, materialize
 from ssl_keras.data.readers import captions, image_files, pairs
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import hold_out, images
 
 CHUNK = 1024  # examples decoded at a time
-CAPTIONS = ("caption", "captions", "text")  # what they are called
+CAPTIONS = ("caption", "captions", "text")  # names of features with captions
 
 
 def prepare(name):
-    """The builder of a TFDS data set, downloaded if need be. Raises as `load`."""
+    """Returns the builder of a TFDS dataset, and downloads it if needed. Raises as `load` does."""
     import tensorflow_datasets as tfds
 
     try:
@@ -32,21 +32,21 @@ def prepare(name):
     except tfds.core.registered.DatasetNotFoundError as error:
         close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"Unknown TFDS data set {name!r}.{hint}") from error
-    except ValueError as error:  # TFDS explains the grammar of names on twenty lines
-        said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(f"tfds:{name}: {said}. Expected NAME, NAME/CONFIG or NAME:VERSION.") from error
+        raise ValueError(f"Unknown TFDS dataset {name!r}.{hint}") from error
+    except ValueError as error:  # the message of TFDS has twenty lines
+        message = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ValueError(f"tfds:{name}: {message}. Expected NAME, NAME/CONFIG or NAME:VERSION.") from error
     _prepare(builder, name)
     return builder
 
 
 def load(name, image_size=None):
-    """`Splits` of the TFDS data set `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
+    """Returns `Splits` of the TFDS dataset `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
 
     Raises:
-        ValueError: unknown data set; neither a uint8 image, nor a text, nor a sound feature; images of
-            varying size and no `image_size`; sound of no known rate.
-        RuntimeError: not prepared, and preparing it failed (offline, say).
+        ValueError: The dataset is unknown, has no uint8 image, text or audio, has images of different sizes without
+            `image_size`, or audio without a sampling rate.
+        RuntimeError: It is not prepared, and preparing it failed, such as offline.
     """
     import tensorflow_datasets as tfds
 
@@ -57,7 +57,8 @@ def load(name, image_size=None):
             parts[split] = _split(tfds, builder, split, image_size)
     if "train" not in parts:
         raise ValueError(
-            f"tfds:{name} has no split train, but {', '.join(builder.info.splits)}. Export what you want to files."
+            f"tfds:{name} has no train split. Expected a split train. Received: {', '.join(builder.info.splits)}. "
+            "Export the data to files."
         )
     if "caption" in parts["train"].arrays and len(parts) == 1:
         return captions.by_concept(parts["train"])
@@ -73,16 +74,15 @@ def _prepare(builder, name):
     except Exception as error:
         folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
         raise RuntimeError(
-            f"The data set tfds:{name} is not prepared in {folder}, and preparing it failed: "
-            f"{type(error).__name__}: {error}\nOn a machine with a network run\n"
+            f"The dataset tfds:{name} is not prepared in {folder}, and preparing it failed: "
+            f"{type(error).__name__}: {error}\nOn a machine with network access, run\n"
             f"    tfds build {name}\n"
-            f"then copy its folder (printed there) into {folder} here, or set TFDS_DATA_DIR to a folder "
-            "that holds it."
+            f"and copy the folder that it prints into {folder} here, or set TFDS_DATA_DIR to a folder that contains it."
         ) from error
 
 
 def _resolve_hosts(builder):
-    """Fails at once where there is no network; TFDS itself retries for minutes."""
+    """Fails fast without a network, where TFDS would retry for minutes."""
     if urllib.request.getproxies():
         return  # the proxy resolves names
     for host in {urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()} - {None}:
@@ -95,7 +95,7 @@ def _split(tfds, builder, split, image_size):
     input_key, label_key = (info.supervised_keys or (None, "label"))[:2]
     input_key = next((key for key in (input_key, "image", "text", "audio") if key in features), None)
     feature = features.get(input_key)
-    # Some have several sets of labels and name none ("label-coarse", "label-fine"): the first one then.
+    # Some datasets have several labels ("label-coarse", "label-fine") and name no default: use the first.
     label_key = next(
         (
             key
@@ -112,14 +112,14 @@ def _split(tfds, builder, split, image_size):
     if isinstance(feature, tfds.features.Audio):
         return _clips(tfds, builder, split, title, feature, input_key, label_key, classes)
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
-        raise ValueError(f"{title}: expected a uint8 image, a text or sound. It has: {info.features}")
+        raise ValueError(f"{title}: expected a uint8 image, text or audio feature. Received: {info.features}")
     found = _images(tfds, builder, split, title, feature, image_size, input_key, label_key, classes)
     texts = _captions(tfds, builder, split, features, input_key)
     return found if texts is None else captions.with_captions(found, texts)
 
 
 def _captions(tfds, builder, split, features, image_key):
-    """[[the captions of an image], …] of a split in its order, or None where it has none."""
+    """Returns [[captions of an image], …] of a split, or None if it has no captions."""
     for key in CAPTIONS:
         feature, inner = features.get(key), None
         if isinstance(feature, tfds.features.Sequence):
@@ -141,7 +141,7 @@ def _captions(tfds, builder, split, features, image_key):
 
 
 def _examples(tfds, builder, split, decoders=None):
-    # One file after the other: the order of the examples is that of the files.
+    # Files are read one after the other, so that the order of examples is fixed.
     read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     return builder.as_dataset(split=split, read_config=read, decoders=decoders, shuffle_files=False)
 
@@ -165,7 +165,7 @@ def _pairs(tfds, builder, split, title, text_key, target_key):
 def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
     rate = getattr(feature, "sample_rate", None) or getattr(feature, "_sample_rate", None)
     if not rate:
-        raise ValueError(f"{title}: its sound has no known rate. Export it to files, and take audio:PATH.")
+        raise ValueError(f"{title} has no sampling rate. Export it to files, and use audio:PATH.")
     waveforms, names, labels, several = [], [], [], 0
     for record in _examples(tfds, builder, split).as_numpy_iterator():
         waveform = record[audio_key]
@@ -174,21 +174,24 @@ def _clips(tfds, builder, split, title, feature, audio_key, label_key, classes):
             waveform = np.rint(waveform.mean(axis=1)).astype(waveform.dtype)
         if waveform.dtype.kind == "i":
             if np.abs(waveform).max(initial=0) > -audio.PADDING:
-                raise ValueError(f"{title}: expected samples of 16 bits. Received: up to {np.abs(waveform).max()}")
+                raise ValueError(f"{title}: expected 16-bit samples. Received: values up to {np.abs(waveform).max()}")
             waveform = waveform.clip(audio.LEAST, audio.MOST).astype(np.int16)
         waveforms.append(waveform)
         names.append(record.get("audio/filename", str(len(names)).encode()).decode())
         labels.append(record[label_key] if label_key else 0)
     found = audio.clips(title, waveforms, rate, names, labels if label_key else None, classes)
-    said = f"{several} of {len(names)} clips have several channels, which are averaged"
-    return found.noted(said) if several else found
+    note = f"{several} of {len(names)} clips have several channels, which are averaged"
+    return found.with_notes(note) if several else found
 
 
 def _images(tfds, builder, split, title, feature, image_size, image_key, label_key, classes):
     channels = 3 if feature.shape[2] == 4 else feature.shape[2]  # the fourth is alpha
     shape = (*feature.shape[:2], channels) if image_size is None else (image_size, image_size, channels)
     if None in shape:
-        raise ValueError(f"{title}: its images vary in size {feature.shape}. Choose one: --image-size 64, say.")
+        raise ValueError(
+            f"{title} has images of different sizes. Expected one size. Received: shape {feature.shape}. "
+            "Set --image-size, such as --image-size 64."
+        )
 
     def example(record):
         image = record[image_key] if channels == feature.shape[2] else on_white(record[image_key])
@@ -209,13 +212,13 @@ def _images(tfds, builder, split, title, feature, image_size, image_key, label_k
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
         return ["tfds", split, list(shape), contents(files) if files else builder.info.full_name]
 
-    arrays = materialise(key, columns, size, chunks)
-    found = images(title, arrays["image"], arrays.get("label"), classes)
-    return found if channels == feature.shape[2] else found.noted(f"images {image_files.CONVERSIONS['transparent']}")
+    arrays = materialize(key, columns, size, chunks)
+    found, note = images(title, arrays["image"], arrays.get("label"), classes), image_files.CONVERSIONS["transparent"]
+    return found if channels == feature.shape[2] else found.with_notes(f"images {note}")
 
 
 def on_white(image):
-    """uint8 RGBA (H, W, 4) -> RGB (H, W, 3) on white."""
+    """Composites uint8 RGBA (H, W, 4) on white: RGB (H, W, 3)."""
     image = tf.cast(image, tf.float32)
     alpha = image[..., 3:] / 255.0
     return tf.cast(tf.round(image[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
