@@ -117,7 +117,7 @@ def embed_command(arguments):
 
 
 def rows_of(part, source, count):
-    """Returns [{column: text}] for the `count` examples of a split: its index and, where known, name, caption, class."""
+    """Returns [{column: text}] for `count` examples of a split: index and, where known, name, caption, class."""
     rows = [{"split": part, "row": str(row)} for row in range(count)]
     if count != len(source):  # text that was cut into windows
         return rows

@@ -15,8 +15,10 @@ import os
 import pathlib
 import re
 import typing
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from ssl_keras.data.batches import epoch_order
@@ -173,7 +175,14 @@ class Splits(typing.NamedTuple):
     test: Source
 
 
-def from_arrays(image, label=None, *, test=None, classes=(), name="arrays"):
+def from_arrays(
+    image: npt.ArrayLike,
+    label: npt.ArrayLike | None = None,
+    *,
+    test: tuple[npt.ArrayLike, npt.ArrayLike | None] | None = None,
+    classes: Sequence[str] = (),
+    name: str = "arrays",
+) -> Splits:
     """Returns `Splits` of images in memory.
 
     Args:

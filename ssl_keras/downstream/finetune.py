@@ -6,6 +6,8 @@ learning rate than the head.
 
 import dataclasses
 import logging
+import os
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import keras
@@ -15,7 +17,7 @@ from ssl_keras.data import inputs, summary
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
-from ssl_keras.data.splits import check_classes, few_labels
+from ssl_keras.data.splits import Splits, check_classes, few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.networks import Network, realize
@@ -61,13 +63,20 @@ log = logging.getLogger(__name__)
 DEFAULTS = Training(steps=1000, batch_size=64)
 
 
-def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=None, callbacks=()):
+def finetune(
+    name: str | os.PathLike,
+    settings: Settings = Settings(),
+    training: Training = DEFAULTS,
+    data: Splits | str | None = None,
+    network: Callable[[], keras.Model] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
     """Fine-tunes a saved encoder on labels, and saves it with its head.
 
     Args:
         name: a saved encoder, by name or path.
         settings, training: `Settings` and `Training`; `training.data` names the data.
-        data: `Splits` to train on instead of `training.data`.
+        data: `Splits`, or the name of a data set, to train on instead of `training.data`.
         network: for an encoder of your own architecture, a function that builds a new one.
         callbacks: additional Keras callbacks.
 
@@ -83,6 +92,8 @@ def finetune(name, settings=Settings(), training=DEFAULTS, data=None, network=No
             f"init must be None: fine-tuning starts from the encoder {str(name)!r}. Received: init={training.init!r}"
         )
     # 1 Prepare the data.
+    if isinstance(data, str):
+        training, data = dataclasses.replace(training, data=data), None
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)

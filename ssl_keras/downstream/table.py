@@ -17,6 +17,7 @@ Hyperparameters are chosen on the validation part; the table reports the test pa
 import itertools
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -29,10 +30,11 @@ from ssl_keras.data import inputs
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.splits import few_label_indices, few_labels
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import Splits, few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.downstream.finetune import check_labeled, check_makes
-from ssl_keras.downstream.grids import GRIDS, kind_of
+from ssl_keras.downstream.grids import GRIDS, Grid, kind_of
 from ssl_keras.downstream.report import DISTURBED
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.precision import dtype_policy
@@ -60,13 +62,21 @@ ALL = "all"
 log = logging.getLogger(__name__)
 
 
-def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=True, network=None, grid=None):
+def evaluate(
+    names: str | os.PathLike | Sequence[str | os.PathLike],
+    data: Splits | str,
+    budgets: Sequence[int] = (60, 10, 1),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    trained: bool = True,
+    network: Callable[[], keras.Model] | None = None,
+    grid: Grid | None = None,
+) -> dict[str, dict[str, tuple[float, float]]]:
     """Measures saved encoders on labeled images, texts or sounds.
 
     Args:
         names: a saved encoder, by name or path, or a list of them. Encoders of the same architecture share
             the rows `random init` and `scratch`.
-        splits: labeled `Splits`.
+        data: labeled `Splits`, or the name of a data set, such as "folder:PATH".
         budgets: labels per class of the few-label columns.
         seeds: seeds that select the labels; mean and standard deviation are over them.
         trained: whether to include the rows that need training (fine-tuned, scratch).
@@ -84,6 +94,7 @@ def evaluate(names, splits, budgets=(60, 10, 1), seeds=(0, 1, 2, 3, 4), trained=
     """
     folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
     about = [cards.read(folder) for folder in folders]
+    splits = load(data) if isinstance(data, str) else data
     prepared = [check_labeled(splits, folder, card) for folder, card in zip(folders, about)]
     titles = [card["name"] for card in about]
     if not folders or len(set(titles)) < len(titles):

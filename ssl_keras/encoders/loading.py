@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import os
 import pathlib
+from collections.abc import Callable
 from typing import Literal
 
 import keras
@@ -20,7 +22,13 @@ from ssl_keras.networks import gives_states, realize
 from ssl_keras.networks.transformer import Pool
 
 
-def load_encoder(name, *, network=None, trusted=False, precision="float32"):
+def load_encoder(
+    name: str | os.PathLike,
+    *,
+    network: keras.Model | Callable[[], keras.Model] | None = None,
+    trusted: bool = False,
+    precision: str = "float32",
+) -> keras.Model:
     """Loads a saved encoder as a plain functional Keras model.
 
     Args:
@@ -60,7 +68,7 @@ def load_with_head(name, network=None):
         return _load(find(name), network)
 
 
-def load_tokenizer(name):
+def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
     """The `Tokenizer` that a saved encoder of text was trained with.
 
     Raises:
@@ -84,7 +92,9 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def load_classifier(name, *, network=None):
+def load_classifier(
+    name: str | os.PathLike, *, network: keras.Model | Callable[[], keras.Model] | None = None
+) -> keras.Model:
     """Loads a fine-tuned encoder with its head, as one model.
 
     Args:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import typing
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -10,6 +12,7 @@ from ssl_keras.data import summary
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialize import initialize
+from ssl_keras.engine.config import Training
 from ssl_keras.networks import description, realize
 from ssl_keras.training import run as runs
 from ssl_keras.training.run_folder import open_run
@@ -18,7 +21,14 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 log = logging.getLogger(__name__)
 
 
-def pretrain(name, settings=None, training=None, data=None, encoder=None, callbacks=()):
+def pretrain(
+    name: str,
+    settings: typing.Any = None,
+    training: Training | None = None,
+    data: Splits | str | None = None,
+    encoder: keras.Model | Callable | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict:
     """Pretrains an objective and saves its encoder.
 
     Args:
@@ -26,7 +36,7 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
         settings: the objective's `Settings`; None uses the defaults.
         training: `Training`; None uses the objective's `DEFAULTS`. Use `dataclasses.replace` to
             change some of these.
-        data: `Splits` to train on instead of `training.data` (see `splits.from_arrays`).
+        data: `Splits` (see `splits.from_arrays`), or the name of a data set, to train on instead of `training.data`.
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. Its architecture is not saved: load it with
             `load_encoder(folder, network=...)`. Several replicas match one device only if the encoder has
@@ -45,11 +55,13 @@ def pretrain(name, settings=None, training=None, data=None, encoder=None, callba
     module = objectives.module(name)
     settings = module.Settings() if settings is None else settings
     training = module.DEFAULTS if training is None else training
-    # 1 Prepare the data: training, validation and test parts.
+    # 1 Prepare the data: training, validation and test splits.
+    if isinstance(data, str):
+        training, data = dataclasses.replace(training, data=data), None
     strategy = choose_strategy(training.strategy, training.replicas)
     if data is not None and not isinstance(data, Splits):
         raise ValueError(
-            "data must be Splits; make them with `data.splits.from_arrays` or `data.readers.text.from_texts`. "
+            "data must be Splits (from `from_arrays` or `from_texts`) or the name of a data set, such as folder:PATH. "
             f"Received: {type(data).__name__}"
         )
     loaded = data or load(training.data, training.image_size)

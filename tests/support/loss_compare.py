@@ -4,8 +4,8 @@
 
 Each checkout trains every case for three steps in a process of its own, from the same seed, and
 evaluates it once. A refactor must change no bit. A case that has another name in 247920f is listed in
-`RENAMED`, a metric that has another name in older checkouts in `METRICS`. `--from-old-weights` starts NEW from OLD's initial weights, for a refactor that creates the
-same variables in another order.
+`RENAMED`, a metric that has another name in older checkouts in `METRICS`. `--from-old-weights` starts
+NEW from OLD's initial weights, for a refactor that creates the same variables in another order.
 
 Exit codes: 0 all equal; 1 a case differs, or is missing.
 """

@@ -9,11 +9,13 @@ import json
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ssl_keras.data.readers import folders, text_files
-from ssl_keras.data.splits import Source, check_labels, hold_out
+from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
 from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
@@ -61,7 +63,14 @@ def pydoc():
     return hold_out(documents("pydoc", [text for _, text in sorted(topics.items())]))
 
 
-def from_texts(texts, label=None, *, test=None, classes=(), name="texts"):
+def from_texts(
+    texts: Sequence[str],
+    label: npt.ArrayLike | None = None,
+    *,
+    test: tuple[Sequence[str], npt.ArrayLike | None] | None = None,
+    classes: Sequence[str] = (),
+    name: str = "texts",
+) -> Splits:
     """Returns `Splits` of strings in memory.
 
     Args:
