@@ -12,7 +12,7 @@ from tyro import constructors
 
 from ssl_keras.cli import commands
 from ssl_keras.data.ranges import Range, check_fields, range_of
-from ssl_keras.training.strategy import STRATEGIES
+from ssl_keras.engine.config import Strategy
 
 Positional = tyro.conf.Positional
 HeldOut = Literal["validation", "test"]  # the splits that a command can measure on
@@ -30,7 +30,6 @@ PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
     "run": "NAME",
     "runs": "FOLDER",
     "stop": "TEXT",
-    "strategy": f"{{{','.join(STRATEGIES)}}}",
     "texts": "FILE",
 }
 
@@ -179,7 +178,7 @@ class DataFlags:
 class DeviceFlags:
     """The devices that a command computes on."""
 
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
     """Devices: auto takes all local GPUs, one takes the first device, mirrored takes --replicas devices, and
     multi_worker takes the processes that TF_CONFIG or Slurm's variables describe."""
     replicas: Annotated[int, Range(0)] = 0
