@@ -1,4 +1,4 @@
-"""Saved encoders."""
+"""Saved encoders: saving, loading, finding by name, and adapting data to them."""
 
 from ssl_keras.encoders.catalog import available, find, roots
 from ssl_keras.encoders.initialize import initialize

@@ -1,4 +1,4 @@
-"""An encoder's card: what it is, checked before anything is built or allocated on its word.
+"""Cards: the description of a saved encoder, which is validated before anything is built from it.
 
     {"format": 2, "name": "contrastive-fashion_mnist",
      "network": {"builder": "cnn", "image_shape": [28, 28, 1], "width": 48, "pool_grid": 2},
@@ -6,8 +6,8 @@
      "input": {"image": {"shape": [28, 28, 1], "dtype": "float32", "range": [0, 1]}}, "features": 768, …,
      "trained_by": {"objective": "contrastive", "settings": {…}, "data": {…}, "outcome": {…}}}
 
-`network` and `head` name a builder of `networks.BUILDERS` and its keywords; `network` is null for an encoder of an
-architecture of one's own. `trained_by` is a note: nothing is built from it.
+`network` and `head` contain the name of a builder in `networks.BUILDERS` and its keywords. `network` is null for a
+custom architecture. `trained_by` is for information only: nothing is built from it.
 """
 
 import json
@@ -19,16 +19,16 @@ from ssl_keras.encoders import card_v1
 from ssl_keras.networks import Network, description
 
 CARD_BYTES = 1 << 20
-NAME = re.compile(r"\w[\w. +-]*")  # no path, and nothing hidden
+NAME = re.compile(r"\w[\w. +-]*")  # excludes paths and hidden files
 MAX_SYMBOLS = 10_000
 FORMAT = 2
 
 
 def read(folder):
-    """The card of the encoder in `folder`, checked. Raises ValueError where it is none of ours."""
+    """Reads and validates the card of the encoder in `folder`. Raises ValueError if there is no valid card."""
     path = folder / "card.json"
     if not path.is_file() or path.stat().st_size > CARD_BYTES:
-        raise ValueError(f"{folder} holds no encoder: expected a card.json of at most {CARD_BYTES} bytes.")
+        raise ValueError(f"{folder} does not contain an encoder. Expected a card.json of at most {CARD_BYTES} bytes.")
     try:
         card = json.loads(path.read_text("utf-8"))
         if card["format"] == card_v1.FORMAT:
@@ -37,45 +37,45 @@ def read(folder):
             raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]}")
         for key in ("network", "head"):
             _network_of(card, key)
-        wrong = [name for name, holds in _rules(card).items() if not holds]
+        wrong = [name for name, is_valid in _rules(card).items() if not is_valid]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         why = str(error) if type(error) is ValueError else f"{type(error).__name__} {error}"
-        raise ValueError(f"{path} is not a card: {files.printable(why)}.") from error
+        raise ValueError(f"{path} is not a valid card: {files.printable(why)}.") from error
     if wrong:
-        raise ValueError(f"{path} is not a card: unexpected {', '.join(wrong)}.")
+        raise ValueError(f"{path} is not a valid card: unexpected {', '.join(wrong)}.")
     return card
 
 
 def _rules(card):
-    """{entry: whether it is what the code that reads it needs to be safe}."""
+    """Returns {entry: whether it is valid}, for all entries on which other code relies."""
     weights, kind = card["weights"], inputs.column(card["input"])
     entry = card["input"][kind]
     shape = entry["shape"]
-    captioned = is_a(card, "towers")  # takes images, and knows what they are called
+    has_text_tower = is_a(card, "towers")  # an encoder of images with a tokenizer
     decoding = card["decoding"]
     return {
         "name": isinstance(card["name"], str) and NAME.fullmatch(card["name"]),
         "input shape": shape == [None]
         if kind != "image"
-        else (len(shape) == 3 and all(_counts(side, 1 << 16) for side in shape)),
-        "input": all(_counts(entry.get(key, 1), 1 << 20) for key in ("context", "rate"))
+        else (len(shape) == 3 and all(_is_count(side, 1 << 16) for side in shape)),
+        "input": all(_is_count(entry.get(key, 1), 1 << 20) for key in ("context", "rate"))
         and entry.get("dtype") == ("int32" if kind == "tokens" else "float32"),
-        "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or captioned else type(None)),
-        "features": _counts(card["features"], 1 << 24),
+        "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or has_text_tower else type(None)),
+        "features": _is_count(card["features"], 1 << 24),
         "classes": card["classes"] is None
         or (is_a(card, "classifier_head") and all(isinstance(name, str) for name in card["classes"])),
-        "decoding": decoding is None or _decodes(decoding),
-        "parameters": _counts(card["parameters"], 1 << 48),
+        "decoding": decoding is None or _is_decoding(decoding),
+        "parameters": _is_count(card["parameters"], 1 << 48),
         "weights": weights["file"] == "encoder.safetensors"
-        and _counts(weights["bytes"], 1 << 50)
+        and _is_count(weights["bytes"], 1 << 50)
         and isinstance(weights["sha256"], str),
         "trained_by": isinstance(card["trained_by"], dict),
         "results": isinstance(card["results"], dict),
     }
 
 
-def _decodes(decoding):
-    """Whether an entry says how a head's outputs are read, as `Objective.decoding` does."""
+def _is_decoding(decoding):
+    """Returns whether an entry has the form of `Objective.decoding`."""
     symbols = decoding.get("symbols") if isinstance(decoding, dict) else ()
     return (
         isinstance(decoding, dict)
@@ -87,8 +87,8 @@ def _decodes(decoding):
         )
         and isinstance(decoding.get("words", False), bool)
         and isinstance(decoding.get("task", ""), str)
-        and _counts(decoding.get("context", 1), 1 << 20)
-        and _counts(decoding.get("end", 0) + 1, 1 << 24)
+        and _is_count(decoding.get("context", 1), 1 << 20)
+        and _is_count(decoding.get("end", 0) + 1, 1 << 24)
     )
 
 
@@ -97,36 +97,36 @@ def _network_of(card, key):
 
 
 def network(card):
-    """The encoder as a `Network`.
+    """Returns the encoder's `Network`.
 
     Raises:
-        ValueError: an encoder of an architecture of one's own.
+        ValueError: the encoder has a custom architecture.
     """
     if card["network"] is None:
         raise ValueError(
-            f"{card['name']} is an encoder of another architecture: pass a fresh one, network=…"
-            " (on the command line --network FILE.py:FUNCTION)."
+            f"{card['name']} has a custom architecture, which its card does not describe. Pass a new network with "
+            "network=… (on the command line --network FILE.py:FUNCTION)."
         )
     return Network.from_json(card["network"])
 
 
 def head(card):
-    """The head that the encoder was saved with as a `Network`, or None."""
+    """Returns the `Network` of the head that the encoder was saved with, or None."""
     return _network_of(card, "head")
 
 
 def is_a(card, builder):
-    """Whether the encoder's network or head is of this builder."""
+    """Returns whether the encoder's network or head was made by this builder."""
     return any((card[key] or {}).get("builder") == builder for key in ("network", "head"))
 
 
 def is_classifier(card):
-    """Whether the encoder was saved with a head for named classes."""
+    """Returns whether the encoder was saved with a classification head."""
     return card["classes"] is not None
 
 
 def keyword(card, name):
-    """A keyword of the encoder's network or, where that has none of this name, of its head; else None."""
+    """Returns a keyword of the encoder's network, else of its head, else None."""
     for key in ("network", "head"):
         if name in (card[key] or {}):
             return card[key][name]
@@ -134,23 +134,23 @@ def keyword(card, name):
 
 
 def safe_name(name):
-    """The name without what a card's name may not hold: path separators, brackets, a leading dot."""
+    """Replaces the characters that a card's name must not contain: path separators, brackets, a leading dot."""
     return re.sub(r"^\W+|[^\w. +-]", "-", name).lstrip("-") or "encoder"
 
 
 def graph_name(card, part=""):
-    """The encoder's name, of a `part` of it or the whole, as Keras and TensorFlow allow it for a graph."""
+    """Returns a valid Keras and TensorFlow name for the encoder, or for a `part` of it."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", card["name"]).lstrip("_-") or "encoder"
     return f"{name}-{part}" if part else name
 
 
 def input_of(spec, encoder, context=None):
-    """What a card says of the network's input.
+    """Returns the `input` entry of a card.
 
     Args:
-        spec: a source's.
-        encoder: the graph.
-        context: the most tokens that it was trained on, where the graph itself does not say so.
+        spec: the `spec()` of a source.
+        encoder: the Keras model.
+        context: maximum number of tokens in training, if the network does not define it.
     """
     kind = inputs.column(spec)
     if kind == "image":
@@ -163,9 +163,11 @@ def input_of(spec, encoder, context=None):
 
 
 def check_images(card, source):
-    """Raises ValueError where an encoder does not take images, or a source has none."""
+    """Raises ValueError unless the encoder takes images and the source has images."""
     if "image" not in card["input"]:
-        raise ValueError(f"{card['name']} takes {', '.join(card['input'])}. Expected an encoder of images.")
+        raise ValueError(
+            f"Expected an encoder of images. Received: {card['name']}, which takes {', '.join(card['input'])}."
+        )
     if "image" not in source.arrays:
         raise ValueError(
             f"{card['name']} takes images. Received: {', '.join(source.arrays)} from {source.name}. "
@@ -174,7 +176,7 @@ def check_images(card, source):
 
 
 def check_image_shape(card, source):
-    """Raises ValueError where a source's images are not of just the shape that an encoder was trained on."""
+    """Raises ValueError unless the source's images have the shape of the encoder's training images."""
     check_images(card, source)
     expected, received = tuple(card["input"]["image"]["shape"]), tuple(source.spec()["image"][0])
     if expected != received:
@@ -184,5 +186,5 @@ def check_image_shape(card, source):
         )
 
 
-def _counts(value, most):
-    return type(value) is int and 1 <= value <= most
+def _is_count(value, maximum):
+    return type(value) is int and 1 <= value <= maximum

@@ -1,7 +1,7 @@
-"""Reads cards of format 1, which named an objective and its settings, as cards of format 2.
+"""Conversion of cards of format 1, which contain an objective and its settings, to format 2.
 
-Format 1 was written up to version 0.1.0. Its encoders were built from the settings of the objective that trained
-them; here the same graphs are described as builders of `networks.BUILDERS`.
+Versions up to 0.1.0 wrote format 1, and built an encoder from the settings of its objective. In format 2 the same
+networks are described by builders of `networks.BUILDERS`.
 """
 
 from ssl_keras.data import inputs
@@ -41,7 +41,7 @@ RENAMED = {  # settings and metrics of format 1: their names today
 
 
 def upgraded(card):
-    """A card of format 1 as one of format 2. Raises KeyError, TypeError or ValueError where it is not a card."""
+    """Converts a card of format 1 to format 2. Raises KeyError, TypeError or ValueError if it is not a valid card."""
     settings, objective = card["settings"], card["objective"]
     kind = inputs.column(card["input"])
     shape = card["input"][kind]["shape"]
@@ -89,7 +89,7 @@ def upgraded(card):
 
 
 def _objective(name, settings):
-    """What the objective is called now."""
+    """Returns the current name of an objective."""
     if name == "classifier":
         return "classifier" if settings.get("labels") else "rotation"
     if name == "seq2seq":
@@ -102,31 +102,31 @@ def _renamed(note):
 
 
 def _network(objective, settings, shape):
-    """The encoder's entry."""
+    """Returns the `network` entry."""
 
-    def taken(*names):
+    def select(*names):
         return {name: settings[name] for name in names}
 
     if objective == "autoencoder":
-        return {"builder": "dense", "image_shape": shape, **taken("widths")}
+        return {"builder": "dense", "image_shape": shape, **select("widths")}
     if objective == "dcgan":
         return {
             "builder": "dcgan_trunk",
             "image_shape": shape,
-            **taken("width"),
+            **select("width"),
             "normalization": settings["normalisation"] or ("layer" if settings["loss"] == "wasserstein" else "batch"),
         }
     if objective in ("causal_lm", "masked_lm"):
         return {
             "builder": "transformer",
             "causal": objective == "causal_lm",
-            **taken("vocabulary", "context", "layers", "heads", "width", "architecture", "hidden", "epsilon", "remat"),
+            **select("vocabulary", "context", "layers", "heads", "width", "architecture", "hidden", "epsilon", "remat"),
         }
     if objective == "seq2seq":
         return {
             "builder": "recurrent",
             "bidirectional": settings["task"] != "next",
-            **taken("vocabulary", "width", "layers", "cell"),
+            **select("vocabulary", "width", "layers", "cell"),
         }
     if objective in ("speech", "recogniser"):
         return {
@@ -134,7 +134,7 @@ def _network(objective, settings, shape):
             "rate": settings["rate"] or DEFAULT_RATE,
             "frontend": settings["front"],
             "pool_segments": settings["stretches"],
-            **taken("width", "layers", "heads", "channels", "context"),
+            **select("width", "layers", "heads", "channels", "context"),
         }
     return {
         "builder": settings["network"],
@@ -145,7 +145,7 @@ def _network(objective, settings, shape):
 
 
 def _head(objective, settings, shape, features):
-    """The entry of a head that is the objective's own."""
+    """Returns the `head` entry for the head of an objective."""
     if objective == "classifier":
         classes = settings["classes"] if settings["labels"] else NUM_ROTATIONS
         return {"builder": "classifier_head", "features": features, "classes": classes}
@@ -179,11 +179,11 @@ def _head(objective, settings, shape, features):
             "temperature",
         )
         return {"builder": "towers", "features": features, **{name: settings[name] for name in names}}
-    raise ValueError(f"{objective} has no head, and its card says that there is one")
+    raise ValueError(f"the card has a head, but the objective {objective} has none")
 
 
 def _decoding(objective, settings):
-    """What the head's outputs stand for, or None."""
+    """Returns the `decoding` entry, or None."""
     symbols = settings.get("alphabet", "").split()
     if objective == "recogniser":
         return {"symbols": symbols, "words": settings["words"]}

@@ -1,11 +1,11 @@
-"""GPT-2 and BERT checkpoints in the Hugging Face layout, in and out.
+"""Import and export of GPT-2 and BERT checkpoints in the Hugging Face layout.
 
-A folder with `config.json`, `model.safetensors`, or its shards and `model.safetensors.index.json`, and
-`tokenizer.json`, or a vocabulary. Our graphs compute what those models compute; only names and the
-layout of matrices differ: BERT's are stored transposed, and its queries, keys and values apart.
+A checkpoint is a folder with `config.json`; `model.safetensors`, or shards with `model.safetensors.index.json`; and
+`tokenizer.json`, or a vocabulary. The networks here compute the same as those models. Only the names and
+layouts of weights differ: BERT stores matrices transposed, and query, key and value projections separately.
 
-What a checkpoint holds besides (BERT's pooler, a classifier, masks kept as buffers) is left
-over; it is named in the log and returned. Nothing in the folder is executed.
+Other tensors of a checkpoint (BERT's pooler, a classifier, mask buffers) are not imported;
+they are logged and returned. Nothing in the folder is executed.
 """
 
 import logging
@@ -24,10 +24,10 @@ from ssl_keras.encoders.saving import save_encoder
 from ssl_keras.networks import Network, description
 
 CONFIG_BYTES = 1 << 20
-LARGEST = 1 << 24  # of a number in a config
+MAX_NUMBER = 1 << 24  # in a config
 SPEC = {"tokens": ((None,), tf.int32)}
 
-# Our variable: theirs, put side by side where there are several.
+# Variable here: tensors there, which are concatenated if there are several.
 GPT2 = {
     "embeddings/tokens": ["wte.weight"],
     "embeddings/positions": ["wpe.weight"],
@@ -77,27 +77,27 @@ BERT_HEAD = {
     "bias": ["cls.predictions.bias"],
 }
 PREFIX = {"gpt2": "transformer.", "bert": "bert."}
-TRANSPOSED = {"attention_in", "attention_out", "mlp_in", "mlp_out", "kernel"}  # of BERT
-# Other names of the same tensors: they must be equal.
+TRANSPOSED = {"attention_in", "attention_out", "mlp_in", "mlp_out", "kernel"}  # in BERT
+# Copies of other tensors, which must be equal to them.
 COPIES = {
     "lm_head.weight": "wte.weight",
     "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-MASKS = ("attn.bias", "attn.masked_bias", "embeddings.position_ids")  # nothing is lost without them
+MASKS = ("attn.bias", "attn.masked_bias", "embeddings.position_ids")  # constants, which need no import
 
 log = logging.getLogger(__name__)
 
 
 def load(folder):
-    """A checkpoint as our graphs.
+    """Loads a checkpoint into networks of this package.
 
     Returns:
-        (encoder, head or None, tokenizer, names left over).
+        (encoder, head or None, tokenizer, names of tensors that were not imported).
 
     Raises:
-        ValueError: a file missing or damaged; a model of another family, or with options that
-            our graphs do not have; tensors missing, of another shape, or not finite.
+        ValueError: a file is missing or damaged; the model is of another family or has options that
+            are not supported; a tensor is missing, has another shape, or is not finite.
     """
     folder = pathlib.Path(folder)
     config = _config(folder)
@@ -106,8 +106,8 @@ def load(folder):
     family, vocabulary = network.keywords["architecture"], network.keywords["vocabulary"]
     if tokenizer.vocabulary > vocabulary:
         raise ValueError(
-            f"{folder}: its tokenizer has {tokenizer.vocabulary} tokens, the model {vocabulary}. "
-            "Expected a tokenizer that belongs to it."
+            f"{folder}: the tokenizer has {tokenizer.vocabulary} tokens, but the model only {vocabulary}. "
+            "Expected the tokenizer of this model."
         )
     stored = open_weights(folder, PREFIX[family])
 
@@ -116,40 +116,43 @@ def load(folder):
         keywords = {name: network.keywords[name] for name in ("vocabulary", "width", "epsilon")}
         return network.build(), Network("masked_head", **keywords).build() if with_head else None
 
-    with tf.Graph().as_default():  # a config may ask for any size: first where nothing is allocated
+    with tf.Graph().as_default():  # a config may ask for any size, so check it first where nothing is allocated
         for graph, names in _tensors_of(*make()):
             variables = named_variables(graph)
             for name, theirs in names.items():
                 _check_shape(stored, theirs, name, tuple(variables[name].shape), family)
     encoder, head = make()
-    left = set(stored)
+    unused = set(stored)
     for graph, names in _tensors_of(encoder, head):
         variables = named_variables(graph)
         for name, theirs in names.items():
-            variables[name].assign(_value(stored, theirs, name, family))
-        left -= {name for theirs in names.values() for name in theirs}
+            variables[name].assign(_read_value(stored, theirs, name, family))
+        unused -= {name for theirs in names.values() for name in theirs}
     for copy, original in COPIES.items():
-        if copy in left:
+        if copy in unused:
             if original not in stored or not np.array_equal(tensor_of(stored, copy), tensor_of(stored, original)):
-                raise ValueError(f"{folder}: expected an output layer tied to the embedding. {copy} is another one.")
-            left.remove(copy)
-    left = sorted(name for name in left if not name.endswith(MASKS))
-    if left:
-        log.warning("%s: left over, since our graph has no place for them: %s", folder, ", ".join(left))
-    return encoder, head, tokenizer, left
+                raise ValueError(
+                    f"{folder}: expected an output layer that is tied to the embedding. Received: {copy} with other "
+                    f"values than {original}"
+                )
+            unused.remove(copy)
+    unused = sorted(name for name in unused if not name.endswith(MASKS))
+    if unused:
+        log.warning("%s: tensors that the network does not use were not imported: %s", folder, ", ".join(unused))
+    return encoder, head, tokenizer, unused
 
 
 def import_encoder(folder, out=None):
-    """Saves a checkpoint as an encoder of ours; returns its folder.
+    """Imports a checkpoint as a saved encoder; returns the encoder's folder.
 
     Raises:
-        ValueError: as `load`, and where the folder exists.
+        ValueError: as in `load`, or the encoder's folder exists.
     """
     out = pathlib.Path(out or pathlib.Path("saved_models") / cards.safe_name(pathlib.Path(folder).resolve().name))
     files.check_new(out)
-    encoder, head, tokenizer, left = load(folder)
+    encoder, head, tokenizer, unused = load(folder)
     save_encoder(
-        out, encoder, spec=SPEC, head=head, tokenizer=tokenizer, trained_by={"imported": True, "left over": left}
+        out, encoder, spec=SPEC, head=head, tokenizer=tokenizer, trained_by={"imported": True, "left over": unused}
     )
     return out
 
@@ -158,18 +161,18 @@ def export(name, out=None):
     """Writes a saved language model in the Hugging Face layout; returns the folder.
 
     Raises:
-        ValueError: an architecture that those models do not have, or a folder that exists.
+        ValueError: the encoder is not a GPT-2 or BERT model, or the folder exists.
     """
     out = pathlib.Path(out or f"{cards.read(find(name))['name']}.hugging-face")
     files.check_new(out)
     encoder, head, card = load_with_head(name)
     if not cards.is_a(card, "transformer"):
-        raise ValueError(f"{card['name']} is no language model. Export it without --hugging-face.")
+        raise ValueError(f"{card['name']} is not a language model. Export it without --hugging-face.")
     family = cards.keyword(card, "architecture")
     if family not in PREFIX:
         raise ValueError(
-            f"{card['name']} has the architecture {family!r}, which that layout does not know. "
-            "Pretrain with --architecture gpt2 (causal_lm) or bert (masked_lm)."
+            f"Expected the architecture gpt2 or bert for the Hugging Face layout. Received: {family!r} of "
+            f"{card['name']}. Pretrain with --architecture gpt2 (causal_lm) or bert (masked_lm)."
         )
     tokenizer = load_tokenizer(name)
     head = head if cards.is_a(card, "masked_head") else None
@@ -178,12 +181,12 @@ def export(name, out=None):
         variables = named_variables(graph)
         for ours, theirs in names.items():
             parts = np.split(np.asarray(variables[ours]), len(theirs), axis=-1)
-            turn = _turned(family, ours)
+            transposed = _is_transposed(family, ours)
             for their, part in zip(theirs, parts):
                 prefix = "" if their.startswith("cls.") else PREFIX[family]
                 if family == "bert" and head is None:
                     prefix = ""
-                tensors[prefix + their] = part.T if turn else part
+                tensors[prefix + their] = part.T if transposed else part
     named = {f"{name.strip('[]').lower()}_token": name for name in tokenizers.SPECIAL if name in tokenizer.special}
     with files.new_folder(out) as partial:
         files.make_folder(partial)
@@ -202,19 +205,21 @@ def _config(folder):
     path = folder / "config.json"
     if not folder.is_dir():
         raise ValueError(
-            f"{folder}: no such folder. Expected one with config.json, model.safetensors and tokenizer.json; "
-            "nothing is downloaded here."
+            f"{folder} is not a folder. Expected a folder with config.json, model.safetensors and tokenizer.json. "
+            "Download the checkpoint first; this command does not."
         )
     if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
-        raise ValueError(f"{folder} holds no checkpoint: expected config.json, model.safetensors and tokenizer.json.")
-    config = read_object(path, "model's config")
+        raise ValueError(
+            f"{folder} does not contain a checkpoint. Expected config.json, model.safetensors and tokenizer.json."
+        )
+    config = read_object(path, "model config")
     if not isinstance(config.get("model_type"), str):
-        raise ValueError(f"{path} is no model's config: expected a model_type.")
+        raise ValueError(f"{path} is not a valid model config. Expected a model_type.")
     return config
 
 
 def _network(config):
-    """The encoder of a config as a `Network`."""
+    """Returns the encoder's `Network` for a config."""
     family = config["model_type"]
     if family == "gpt2":
         required = {
@@ -248,24 +253,24 @@ def _network(config):
         }
         hidden, epsilon = config.get("intermediate_size"), "layer_norm_eps"
     else:
-        raise ValueError(f"Expected a model of type gpt2 or bert. Received: {family!r}")
+        raise ValueError(f"Expected the model_type gpt2 or bert in config.json. Received: {family!r}")
     for option, value in required.items():
         if config.get(option, value) != value:
             raise ValueError(f"Expected a {family} model with {option} = {value!r}. Received: {config[option]!r}")
     numbers = {ours: config.get(theirs) for ours, theirs in names.items()} | {"hidden": hidden or 1}
     names["hidden"] = "n_inner or intermediate_size"
-    wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or not 1 <= value <= LARGEST]
+    wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or not 1 <= value <= MAX_NUMBER]
     if wrong:
-        raise ValueError(f"Expected positive integers in config.json for {', '.join(wrong)}.")
+        raise ValueError(f"Expected integers of 1 to {MAX_NUMBER} in config.json for {', '.join(wrong)}.")
     numbers["hidden"] = hidden or 4 * numbers["width"]
     small = config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)
     if type(small) not in (int, float):
-        raise ValueError(f"Expected a number in config.json for {epsilon}. Received: {small!r}")
+        raise ValueError(f"Expected a number for {epsilon} in config.json. Received: {small!r}")
     return Network("transformer", architecture=family, causal=family == "gpt2", epsilon=float(small), **numbers)
 
 
 def _config_of(network, tokenizer, with_head):
-    """The config of a network of these keywords."""
+    """Returns the config for a network with these keywords."""
     if network["architecture"] == "gpt2":
         return {
             "model_type": "gpt2",
@@ -298,7 +303,7 @@ def _config_of(network, tokenizer, with_head):
 
 
 def _tensors_of(encoder, head):
-    """[(graph, {our variable's name: their tensors' names})]."""
+    """Returns [(network, {name of a variable: names of the checkpoint's tensors})]."""
     network = description(encoder).keywords
     family = network["architecture"]
     outer, block, place = (GPT2, GPT2_BLOCK, "h.{}.") if family == "gpt2" else (BERT, BERT_BLOCK, "encoder.layer.{}.")
@@ -312,32 +317,32 @@ def _tensors_of(encoder, head):
     return networks
 
 
-def _turned(family, ours):
+def _is_transposed(family, ours):
     return family == "bert" and ours.split("/")[-1] in TRANSPOSED
 
 
 def _check_shape(stored, names, ours, expected, family):
-    """Compares the file's header with one of our variables, before anything is read."""
+    """Compares the header of the file with the shape of a variable, before any tensor is read."""
     shapes = []
     for name in names:
         if name not in stored:
-            raise ValueError(f"The checkpoint has no tensor {name!r}, which {ours} needs.")
+            raise ValueError(f"The checkpoint has no tensor {name!r}, which is needed for {ours}.")
         file, theirs = stored[name]
         part = file.get_slice(theirs)
         if part.get_dtype() not in ("F32", "F16", "BF16", "F64"):
             raise ValueError(
                 f"{name}: expected floats of 16, 32 or 64 bits. Received: {part.get_dtype()}. Save it as float32."
             )
-        shapes.append(tuple(part.get_shape())[:: -1 if _turned(family, ours) else 1])
-    whole = (*shapes[0][:-1], sum(shape[-1] for shape in shapes if shape)) if shapes[0] else ()
-    if whole != expected or len({shape[:-1] for shape in shapes}) > 1 or not all(shapes):
-        raise ValueError(f"{', '.join(names)}: expected {expected} in all. Received: {whole}")
+        shapes.append(tuple(part.get_shape())[:: -1 if _is_transposed(family, ours) else 1])
+    total = (*shapes[0][:-1], sum(shape[-1] for shape in shapes if shape)) if shapes[0] else ()
+    if total != expected or len({shape[:-1] for shape in shapes}) > 1 or not all(shapes):
+        raise ValueError(f"{', '.join(names)}: expected the shape {expected} in total. Received: {total}")
 
 
-def _value(stored, names, ours, family):
-    """The value of one of our variables, float32."""
+def _read_value(stored, names, ours, family):
+    """Reads the value of a variable from the checkpoint, as float32."""
     parts = [tensor_of(stored, name) for name in names]
-    value = np.concatenate([part.T if _turned(family, ours) else part for part in parts], axis=-1)
+    value = np.concatenate([part.T if _is_transposed(family, ours) else part for part in parts], axis=-1)
     if not np.isfinite(value).all():
-        raise ValueError(f"{', '.join(names)}: numbers that are not finite. Get the file again.")
+        raise ValueError(f"{', '.join(names)}: expected finite numbers. Received: NaN or infinity. Get the file again.")
     return value

@@ -1,4 +1,4 @@
-"""Initializes a network from a saved encoder."""
+"""Initialization of a network with the weights of a saved encoder (warm start)."""
 
 import logging
 
@@ -10,16 +10,16 @@ log = logging.getLogger(__name__)
 
 
 def initialize(encoder, name, head=None, fresh=()):
-    """Copies the weights of a saved encoder that match by name and shape; lists the others.
+    """Copies the weights of a saved encoder that match by name and shape.
 
-    A head is taken over whole, but for its weights named in `fresh`, where the saved one has its shapes; else
-    it stays as it is.
+    A head is copied only if all its shapes match those of the saved head. Weights named in `fresh` are neither
+    compared nor copied.
 
     Returns:
-        The names left as they were: (in the new encoder, in the saved one).
+        The names of weights without a match: (in the new encoder, in the saved one).
 
     Raises:
-        ValueError: nothing matches.
+        ValueError: no weight matches.
     """
     saved, saved_head, _ = load_with_head(name)
     saved = named_variables(saved)
@@ -27,14 +27,14 @@ def initialize(encoder, name, head=None, fresh=()):
     matched = [key for key in new if key in saved and saved[key].shape == new[key].shape]
     if not matched:
         raise ValueError(
-            f"Nothing in the encoder {name} fits this one. Expected weights such as "
+            f"No weight of the encoder {name} fits the new encoder. Expected weights such as "
             f"{ {k: tuple(v.shape) for k, v in list(new.items())[:3]} }. "
             f"Received: { {k: tuple(v.shape) for k, v in list(saved.items())[:3]} }"
         )
     for key in matched:
         new[key].assign(np.asarray(saved[key]))
-    left = sorted(new.keys() - set(matched)), sorted(saved.keys() - set(matched))
-    log.info("Initialized %d of %d weights from %s", len(matched), len(new), name)
+    unmatched = sorted(new.keys() - set(matched)), sorted(saved.keys() - set(matched))
+    log.info("Initialized %d of %d encoder weights from %s", len(matched), len(new), name)
     if head is not None and saved_head is not None:
         theirs, ours = (
             {key: v for key, v in named_variables(network).items() if key not in fresh}
@@ -43,9 +43,9 @@ def initialize(encoder, name, head=None, fresh=()):
         if {key: v.shape for key, v in theirs.items()} == {key: v.shape for key, v in ours.items()}:
             for key, variable in ours.items():
                 variable.assign(np.asarray(theirs[key]))
-            log.info("and its %s%s", head.name, f", but for {', '.join(fresh)}" if fresh else "")
+            log.info("Initialized %s from %s%s", head.name, name, f", except {', '.join(fresh)}" if fresh else "")
         else:
-            log.warning("Its %s does not fit this one, which begins at random.", head.name)
-    if any(left):
-        log.warning("Not initialized: %s; not used from %s: %s", left[0], name, left[1])
-    return left
+            log.warning("%s is initialized at random, because that of %s has other shapes.", head.name, name)
+    if any(unmatched):
+        log.warning("Not initialized: %s. Not used from %s: %s", unmatched[0], name, unmatched[1])
+    return unmatched

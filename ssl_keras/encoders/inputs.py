@@ -1,4 +1,4 @@
-"""Adapts data to a saved encoder: images of its shape, sound at its rate, text as its tokens."""
+"""Adaptation of data to a saved encoder: image shape, sampling rate, tokens."""
 
 import dataclasses
 import logging
@@ -11,22 +11,22 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.loading import load_tokenizer
 
-DEFAULT_CONTEXT = 512  # tokens, for an encoder whose card does not say its context
+DEFAULT_CONTEXT = 512  # tokens, if the card has no context
 CHUNK = 256  # images converted at a time
-MAX_ENLARGEMENT = 2  # of a side; beyond it a warning says that the images hold less than the encoder looks for
-LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow has it
+MAX_ENLARGEMENT = 2  # factor per side above which a warning is logged
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601), as in Pillow
 
 log = logging.getLogger(__name__)
 
 
 def adapt(folder, card, splits):
-    """The splits as an encoder takes them: images of its shape, sound at its rate, or text as its tokens.
+    """Adapts splits to an encoder: images to its shape, sound to its sampling rate, text to its tokens.
 
-    Images of another size or number of channels are converted (see `image_shape`); the log says from what to what, and
-    so does `Source.converted`.
+    Images of another size or number of channels are converted (see `image_shape`). The conversion is logged and kept in
+    `Source.converted`.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the data do not fit the encoder.
     """
     kind = inputs.column(card["input"])
     if kind == "image":
@@ -35,7 +35,7 @@ def adapt(folder, card, splits):
         splits.train.column_spec("waveform")
         rate = card["input"]["waveform"].get("rate") or splits.train.rate
         if not rate:
-            raise ValueError(f"{card['name']} does not say its sampling rate. Expected one in its card.")
+            raise ValueError(f"The card of {card['name']} has no sampling rate. Expected one in input.waveform.rate.")
         return audio.shortened(audio.prepared(splits, rate))
     if "text" not in splits.train.arrays:
         raise ValueError(
@@ -47,54 +47,59 @@ def adapt(folder, card, splits):
 
 
 def adapt_images(card, splits):
-    """The splits with images of the shape that an encoder takes, converted where they have another."""
-    said = conversion(card, splits.train)
-    if not said:
+    """Converts the images of the splits to the encoder's shape, if they have another one."""
+    change = conversion(card, splits.train)
+    if not change:
         return splits
     old, new = splits.train.spec()["image"][0], image_shape(card, splits.train)
-    log.info("%s: images are converted for %s: %s", splits.train.base, card["name"], said)
+    log.info("%s: converting images for %s: %s", splits.train.base, card["name"], change)
     if max(new[0] / old[0], new[1] / old[1]) > MAX_ENLARGEMENT:
         log.warning(
-            "%s: images are enlarged more than %d times for %s, and hold less than it looks for",
+            "%s: images are enlarged more than %d times for %s, and have less detail than it was trained on",
             splits.train.base,
             MAX_ENLARGEMENT,
             card["name"],
         )
     if new[2] < old[2]:
-        log.warning("%s: colors are dropped, since %s takes gray images", splits.train.base, card["name"])
-    return type(splits)(*(_converted(part, new, said) for part in splits))
+        log.warning(
+            "%s: converting color images to gray, because %s takes gray images", splits.train.base, card["name"]
+        )
+    return type(splits)(*(_convert_source(part, new, change) for part in splits))
 
 
 def conversion(card, source):
-    """From what to what a source's images are converted for an encoder, "32×32×3 → 28×28×1"; nothing if they fit.
+    """Describes how a source's images are converted for an encoder, as in "32×32×3 → 28×28×1"; empty if they fit.
 
     Raises:
-        ValueError: no images, on either side; numbers of channels that cannot be converted.
+        ValueError: the encoder takes no images, the source has none, or the number of channels cannot be converted.
     """
     cards.check_images(card, source)
     old, new = tuple(source.spec()["image"][0]), image_shape(card, source)
     if old[2] != new[2] and {old[2], new[2]} != {1, 3}:
         raise ValueError(
-            f"{card['name']} takes images with {new[2]} channels; converted are 1 and 3. Received: {old[2]} from "
-            f"{source.name}."
+            f"{card['name']} takes images with {new[2]} channels. Received: {old[2]} channels from {source.name}. Only "
+            "1 and 3 channels can be converted into each other."
         )
-    return "" if old == new else f"{_shown(old)} → {_shown(new)}"
+    return "" if old == new else f"{_format(old)} → {_format(new)}"
 
 
 def image_shape(card, source):
-    """(H, W, C) of a source's images as an encoder takes them: its own size, or theirs if it takes any."""
+    """Returns the shape (H, W, C) of a source's images after conversion.
+
+    H and W are those of the encoder, or those of the source if the encoder accepts any size.
+    """
     height, width, channels = card["input"]["image"]["shape"]
     if card["network"] is not None and cards.network(card).any_size:
         height, width, _ = source.spec()["image"][0]
     return height, width, channels
 
 
-def _shown(shape):
+def _format(shape):
     return "×".join(map(str, shape))
 
 
-def _converted(source, shape, said):
-    """The source with images (N, *shape), of its own examples alone; below a gigabyte in memory, else cached."""
+def _convert_source(source, shape, change):
+    """Returns the source with images (N, *shape), without unused rows; above a gigabyte they are cached on disk."""
     images = source.arrays["image"]
     rows = np.arange(len(images)) if source.rows is None else source.rows
 
@@ -105,11 +110,11 @@ def _converted(source, shape, said):
     columns = {"image": (shape, images.dtype)}
     arrays = cache.materialize(lambda: ["converted", source.fingerprint(), shape], columns, len(rows), chunks)
     others = {name: source.column(name) for name in source.arrays if name != "image"}
-    return dataclasses.replace(source, arrays={"image": arrays["image"]} | others, rows=None, converted=said)
+    return dataclasses.replace(source, arrays={"image": arrays["image"]} | others, rows=None, converted=change)
 
 
 def convert(images, shape):
-    """Images (N, H, W, C) -> (N, *shape) of the same dtype: resized bilinearly with antialiasing, gray ↔ RGB."""
+    """Resizes images (N, H, W, C) bilinearly with antialiasing, and converts gray ↔ RGB; keeps the dtype."""
     x = unit_range(tf.constant(images))
     if x.shape[3] == 3 and shape[2] == 1:
         x = tf.tensordot(x, tf.constant(LUMA), 1)[..., None]

@@ -1,4 +1,4 @@
-"""Loads saved encoders: rebuilds the graph from the card, then reads the numbers."""
+"""Loading of saved encoders: the network is built from the card, then the weights are read."""
 
 import hashlib
 import math
@@ -32,29 +32,29 @@ def load_encoder(
     """Loads a saved encoder as a plain functional Keras model.
 
     Args:
-        name: a shipped or saved encoder's name ("autoencoder-fashion_mnist"), the path of
-            its folder or of a run's, or the path of a `.keras` file.
-        network: for an encoder of your own architecture: a fresh graph to load it into, or a function that makes one.
-        trusted: a `.keras` file can run code when it is loaded; it loads only with
-            `trusted=True`, and only from a local file.
-        precision: what to compute in, float32, mixed_bfloat16 or mixed_float16; the weights are float32 anyhow.
+        name: the name of a shipped or saved encoder ("autoencoder-fashion_mnist"), the path of its
+            folder or of a run's folder, or the path of a `.keras` file.
+        network: for an encoder of your own architecture, a new Keras model of it, or a function that builds one.
+        trusted: whether to load a `.keras` file, which can run code when it is loaded. It must be a
+            local file.
+        precision: float32, mixed_bfloat16 or mixed_float16 computation; the weights are always float32.
 
     Returns:
-        `keras.Model` from images (B, H, W, C) float32 in [0, 1], or waveforms (B, L) float32 in (-1, 1),
-        -1 for padding, to features (B, D) float32, or from tokens (B, T) int32, -1 for padding, to hidden
-        states (B, T, D) float32. Its `name` is that of its card, in the letters that Keras allows; set another one
-        where two encoders of one name go into a model.
+        A `keras.Model` that maps images (B, H, W, C) float32 in [0, 1], or waveforms (B, L) float32 in (-1, 1)
+        padded with -1, to features (B, D) float32; or tokens (B, T) int32 padded with -1 to hidden
+        states (B, T, D) float32. Its `name` is that of its card, without characters that Keras does not allow. Change
+        it if you use two encoders of the same name in one model.
 
     Raises:
-        ValueError: unknown name; a file that is truncated, altered, too large, of another
-            shape, or holds numbers that are not finite; an untrusted `.keras` file.
+        ValueError: the name is unknown; a file is truncated, altered or too large, or does not
+            fit the network; weights are not finite; a `.keras` file is not trusted.
     """
     path = pathlib.Path(name)
     check("precision", precision, Literal["float32", "mixed_bfloat16", "mixed_float16"])
     if path.suffix == ".keras":
         if not trusted or not path.is_file():
             raise ValueError(
-                f"{name}: a .keras file can carry code. Expected a local file that you trust: "
+                f"{name}: a .keras file can contain code. Expected a local file that you trust: "
                 "load_encoder(path, trusted=True). Or load the folder with card.json and encoder.safetensors."
             )
         return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -63,31 +63,32 @@ def load_encoder(
 
 
 def load_with_head(name, network=None):
-    """(encoder, head, card): as `load_encoder`, with the head that it was saved with, or None."""
+    """Loads an encoder as `load_encoder` does; returns (encoder, the head that it was saved with or None, card)."""
     with dtype_policy("float32"):
         return _load(find(name), network)
 
 
 def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
-    """The `Tokenizer` that a saved encoder of text was trained with.
+    """Loads the `Tokenizer` that a saved encoder of text was trained with.
 
     Raises:
-        ValueError: unknown name; an encoder of images; a tokenizer that is not this encoder's.
+        ValueError: the name is unknown, the encoder has no tokenizer, or the tokenizer is not the encoder's.
     """
     folder = find(name)
     card = cards.read(folder)
     if card["tokenizer"] is None:
-        raise ValueError(f"{card['name']} takes {', '.join(card['input'])}, and has no tokenizer.")
+        raise ValueError(f"{card['name']} takes {', '.join(card['input'])} and has no tokenizer.")
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizer.sha256 != card["tokenizer"].get("sha256"):
         raise ValueError(
-            f"{folder / 'tokenizer.json'} does not belong to this encoder: its sha256 is not the card's. Get it again."
+            f"{folder / 'tokenizer.json'} does not belong to this encoder: its sha256 differs from that in the card. "
+            "Get the encoder's folder again."
         )
     trained = cards.keyword(card, "vocabulary")
     if trained is not None and tokenizer.vocabulary > trained:
         raise ValueError(
-            f"{card['name']}: its tokenizer has {tokenizer.vocabulary} tokens, and it was trained with {trained}. "
-            "Expected the tokenizer that belongs to it."
+            f"{card['name']}: expected the tokenizer of its training, with at most {trained} tokens. Received: "
+            f"{tokenizer.vocabulary} tokens"
         )
     return tokenizer
 
@@ -95,21 +96,22 @@ def load_tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
 def load_classifier(
     name: str | os.PathLike, *, network: keras.Model | Callable[[], keras.Model] | None = None
 ) -> keras.Model:
-    """Loads a fine-tuned encoder with its head, as one model.
+    """Loads a fine-tuned encoder with its classification head, as one model.
 
     Args:
-        name, network: as of `load_encoder`.
+        name, network: as in `load_encoder`.
 
     Returns:
-        `keras.Model` from images (B, H, W, C) in [0, 1], tokens (B, T) or waveforms (B, L), to logits (B, classes).
+        A `keras.Model` that maps images (B, H, W, C) in [0, 1], tokens (B, T) or waveforms (B, L) to logits
+        (B, classes).
 
     Raises:
-        ValueError: as `load_encoder`, and where there is no head.
+        ValueError: as in `load_encoder`, or the encoder has no classification head.
     """
     with dtype_policy("float32"):
         encoder, head, card = _load(find(name), network)
         if not cards.is_classifier(card):
-            raise ValueError(f"{card['name']} has no classifier head. Fine-tune it first: ssl-keras finetune {name}")
+            raise ValueError(f"{card['name']} has no classification head. Fine-tune it: ssl-keras finetune {name}")
         features = encoder.output
         if gives_states(encoder):
             features = Pool(name="pool")(features, encoder.input)
@@ -117,7 +119,7 @@ def load_classifier(
 
 
 def build(card, network=None):
-    """Fresh (encoder, head or None) as the card describes them; `network` is an encoder of one's own instead."""
+    """Builds a new (encoder, head or None) from a card; `network` replaces the encoder for custom architectures."""
     encoder, head = network or cards.network(card).build(), cards.head(card)
     if network is None:
         encoder.name = cards.graph_name(card)
@@ -128,7 +130,7 @@ def build(card, network=None):
 
 
 def named_variables(network):
-    """{path: variable} of a network, in its order; a path met again gets `#2`, `#3`, …."""
+    """Returns {path: variable} of a network, in order; duplicate paths get the suffixes `#2`, `#3`, …."""
     named = {}
     for variable in network.variables:
         copies = sum(name.split("#")[0] == variable.path for name in named)
@@ -137,7 +139,11 @@ def named_variables(network):
 
 
 def named_tensors(encoder, head, ours=True):
-    """{name: variable}; of an architecture not ours by position, since Keras numbers unnamed layers anew."""
+    """Returns {name: variable} of the encoder and the head.
+
+    In a custom architecture (`ours=False`) the names contain positions, because the numbers that Keras gives to unnamed
+    layers depend on what was built before.
+    """
     tensors = named_variables(encoder)
     if not ours:
         tensors = {f"{i:04d}/{v.name}": v for i, v in enumerate(tensors.values())}
@@ -152,14 +158,14 @@ def _load(folder, network):
     path, ours = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
     stored = _header(path)
-    # A card may ask for any size: build it first where nothing is allocated.
+    # A card may ask for any size, so build the network first where nothing is allocated.
     with tf.Graph().as_default():
         _check_depth(path, stored, card)
         try:
             variables = named_tensors(*build(card, network), ours)
         except (TypeError, OverflowError, RecursionError, ArithmeticError, MemoryError, tf.errors.OpError) as error:
             cause = files.printable(str(error).partition("\n")[0])
-            raise ValueError(f"{folder}: no encoder can be built from its card: {cause}") from error
+            raise ValueError(f"{folder}: cannot build an encoder from its card: {cause}") from error
         _check_shapes(path, stored, variables, card)
     encoder, head = build(card, network)
     variables = named_tensors(encoder, head, ours)
@@ -170,19 +176,19 @@ def _load(folder, network):
 
 def _check_file(path, card):
     if not path.is_file():
-        raise ValueError(f"{path} is missing. Expected the file that card.json names.")
+        raise ValueError(f"{path} is missing. Expected the file of weights that card.json names.")
     size, expected = path.stat().st_size, card["weights"]["bytes"]
     if size != expected:
         what = "truncated" if size < expected else "too large"
-        raise ValueError(f"{path} is {what}: expected {expected} bytes. Received: {size}. Get it again.")
+        raise ValueError(f"{path} is {what}: expected {expected} bytes. Received: {size}. Get the file again.")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != card["weights"]["sha256"]:
-        raise ValueError(f"{path} was altered: its sha256 is not the card's. Get it again.")
+        raise ValueError(f"{path} was altered: its sha256 differs from that in the card. Get the file again.")
 
 
 def _header(path):
-    """{name: shape} of a file's tensors, before any is read."""
+    """Returns {name: shape} of a file's tensors, without reading them."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -191,22 +197,22 @@ def _header(path):
 
 
 def _check_depth(path, stored, card):
-    """Raises ValueError where the card asks for more layers than the file has tensors, and they might be slow."""
+    """Raises ValueError if the card has more layers than the file has tensors, since building them might be slow."""
     for entry in (card["network"] or {}, card["head"] or {}):
         for name, value in entry.items():
             layers = len(value) if name == "widths" else value if name.endswith("layers") else 0
             if layers > len(stored):
-                raise ValueError(f"{path} does not fit its card: {layers} {name}, and only {len(stored)} tensors.")
+                raise ValueError(f"{path} does not fit its card: {layers} {name}, but only {len(stored)} tensors.")
 
 
 def _check_shapes(path, stored, variables, card):
-    """Compares the file's header with the graph before any tensor is read."""
+    """Compares the file's header with the network before any tensor is read."""
     expected = {name: tuple(v.shape) for name, v in variables.items()}
     parameters = sum(math.prod(shape) for shape in expected.values())
     if stored != expected or parameters != card["parameters"]:
         differing = sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
-        said = ", ".join(f"{n} expected {expected.get(n)} received {stored.get(n)}" for n in differing[:5])
+        shown = ", ".join(f"{n}, expected {expected.get(n)}, received {stored.get(n)}" for n in differing[:5])
         raise ValueError(
-            f"{path} does not fit its card: expected {parameters} parameters; tensors that differ: "
-            + files.printable(said)
+            f"{path} does not fit its card: the network has {parameters} parameters. Tensors that differ: "
+            + files.printable(shown)
         )

@@ -1,4 +1,4 @@
-"""Saves encoders, whole or not at all."""
+"""Saving of encoders, atomically: a folder contains a complete encoder or none."""
 
 import datetime
 import hashlib
@@ -41,40 +41,42 @@ def save_encoder(
     trained_by=None,
     licenses=None,
 ):
-    """Writes a folder that `load_encoder` reads; an encoder already there stays until this one is whole.
+    """Writes a folder that `load_encoder` reads. An encoder already there stays until this one is complete.
 
-    Other files in its folder are kept.
+    Other files in the folder are kept.
 
     Args:
-        folder: where to.
-        encoder: functional graph from images (B, H, W, C) or waveforms to features (B, D), or from tokens
-            (B, T) to hidden states (B, T, D). One that a `networks.Network` built is described in the card;
-            one of another architecture then loads with `load_encoder(folder, network=...)`.
-        spec: the source's `spec()`.
-        head: graph that a `Network` built, on top of the encoder; or None.
-        classes: the class names of a classifier's head.
+        folder: the folder to write.
+        encoder: functional Keras model that maps images (B, H, W, C) or waveforms to features (B, D), or tokens
+            (B, T) to hidden states (B, T, D). If a `networks.Network` built it, the card describes it. A custom
+            architecture must be passed to `load_encoder(folder, network=...)`.
+        spec: the `spec()` of the training source.
+        head: Keras model on top of the encoder that a `Network` built, or None.
+        classes: the class names of a classification head.
         tokenizer: the `Tokenizer` of an encoder of text.
-        name: the encoder's name; default the folder's last part.
-        context: the most tokens that it was trained on, where its network does not say so.
-        decoding: JSON-able dict that says how the head's outputs are read, see `Objective.decoding`.
-        trained_by: JSON-able note: objective, settings, data, outcome.
-        licenses: {"data": …, "teacher": …}, the licenses of what it was trained on, where they are known.
+        name: the encoder's name; by default the folder's.
+        context: maximum number of tokens in training, if the network does not define it.
+        decoding: JSON-serializable dict that defines how to decode the head's outputs, see `Objective.decoding`.
+        trained_by: JSON-serializable information: objective, settings, data, outcome.
+        licenses: {"data": …, "teacher": …}, the known licenses of what the encoder was trained on.
 
     Returns:
         The card, a dict.
 
     Raises:
-        ValueError: weights that are not finite (the folder is left as it was); a head that no `Network` built;
-            something else than an encoder is there. This one is then kept beside it, as the message says.
-        OSError: the folder cannot be written or replaced; of what cannot be replaced the new one is kept likewise.
+        ValueError: weights are not finite (the folder is left unchanged); the head was not built by a `Network`; the
+            folder contains something other than an encoder. The new encoder is then kept where the message tells.
+        OSError: the folder cannot be written or replaced. In the latter case the new encoder is kept likewise.
     """
     folder, encoder = pathlib.Path(folder), realize(encoder)
     if head is not None and description(head) is None:
-        raise ValueError(f"The head {head.name} must be built by a networks.Network, such as classifier_head.")
+        raise ValueError(
+            f"The head must be built by a networks.Network, such as classifier_head. Received: {head.name}"
+        )
     tensors = files.read_variables(named_tensors(encoder, head, description(encoder) is not None))
     broken = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if broken:
-        raise ValueError(f"Not saved: {folder.name} has weights that are not finite: {broken}.")
+        raise ValueError(f"{folder.name} was not saved, because it has weights that are not finite: {broken}.")
     content = files.tensors_to_bytes(tensors)
     card = {
         "format": cards.FORMAT,
@@ -99,10 +101,10 @@ def save_encoder(
         "saved": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "results": {},
     }
-    place = replacing.real(folder)
-    files.make_folder(place.parent)
-    with locks.writing_in(place.parent) as alone:
-        partial = files.new_beside(place, "partial")
+    target = replacing.resolve(folder)
+    files.make_folder(target.parent)
+    with locks.writing_in(target.parent) as alone:
+        partial = files.new_beside(target, "partial")
         try:
             files.write(partial / "encoder.safetensors", content)
             _save_for_keras(encoder, partial / "encoder.keras", card)
@@ -112,32 +114,32 @@ def save_encoder(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        replacing.put(partial, place)
+        replacing.replace(target, partial)
         if alone:
-            replacing.remove_leftovers(place)
+            replacing.remove_leftovers(target)
     return card
 
 
 def _entry(graph):
-    """A graph's `Network` as a card holds it, or None."""
+    """Returns a model's `Network` as JSON for the card, or None."""
     network = graph is not None and description(graph)
     return network.to_json() if network else None
 
 
 def _save_for_keras(encoder, path, card):
-    """Writes the export for plain Keras; one of ours has the name that `load_encoder` gives it."""
+    """Writes the `.keras` file. An encoder that the card describes gets the name that `load_encoder` gives it."""
     plain = _in_float32(encoder)
-    before = plain.name
+    original_name = plain.name
     if card["network"] is not None:
         plain.name = cards.graph_name(card)
     try:
         plain.save(path)
     finally:
-        plain.name = before
+        plain.name = original_name
 
 
 def _in_float32(encoder):
-    """The same encoder computing in float32, whatever precision it was trained in."""
+    """Returns the encoder with float32 computation, whatever precision it was trained in."""
     network = description(encoder)
     if encoder.compute_dtype == "float32" or network is None:
         return encoder
@@ -149,7 +151,8 @@ def _in_float32(encoder):
 
 def record(name, data, results):
     """Writes measured results on a data set into an encoder's card."""
-    with locks.writing_in(replacing.real(find(name)).parent):  # else a card might get back what another has replaced
+    # The lock keeps a card from overwriting that of an encoder which has just replaced this one.
+    with locks.writing_in(replacing.resolve(find(name)).parent):
         folder = find(name)
         card = cards.read(folder)
         card["results"][data] = results

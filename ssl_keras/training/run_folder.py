@@ -149,7 +149,7 @@ def _folder_name(training, default_name, fingerprint):
 
 
 def _read_settings(folder):
-    """Returns the settings.json of a run, or {} if there is none or it cannot be read."""
+    """Returns the settings.json of a run, or {} if it is missing or cannot be read."""
     try:
         saved = json.loads((folder / "settings.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Cards of format 1: those that shipped with 0.1.0 describe the networks that their files hold."""
+"""Cards of format 1, as shipped with version 0.1.0, are converted to format 2."""
 
 import json
 import pathlib
@@ -17,12 +17,12 @@ SHIPPED = pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
 every_old_card = pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
 
 
-def test_there_are_eleven():
+def test_there_are_eleven_old_cards():
     assert len(OLD) == 11
 
 
 @every_old_card
-def test_it_describes_the_network_of_its_file(path):
+def test_converted_card_describes_the_network_of_its_file(path):
     card = card_v1.upgraded(json.loads(path.read_text("utf-8")))
     with tf.Graph().as_default():
         expected = {name: tuple(v.shape) for name, v in loading.named_tensors(*loading.build(card)).items()}
@@ -32,11 +32,11 @@ def test_it_describes_the_network_of_its_file(path):
 
 
 @every_old_card
-def test_the_shipped_card_is_its_upgrade(path):
+def test_shipped_card_equals_the_converted_one(path):
     old, new = card_v1.upgraded(json.loads(path.read_text("utf-8"))), cards.read(SHIPPED / path.stem)
     assert new.pop("licenses")["data"]
     assert old.pop("licenses") == {}
-    for card in (old, new):  # measured since, perhaps
+    for card in (old, new):  # may have been measured since
         card.pop("results")
     for key in ("network", "head"):
         assert cards._network_of(old, key) == cards._network_of(new, key)
@@ -61,15 +61,15 @@ def test_a_folder_with_an_old_card_loads(name, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": [1]}, "is not a card"),
-        ({"settings": {"widths": "ab"}}, "is not a card: dense's widths must be"),
-        ({"settings": {"widths": [16, -8]}}, "is not a card: dense's widths must be"),
-        ({"settings": {}}, "is not a card: KeyError 'widths'"),
-        ({"objective": "telepathy"}, "is not a card: KeyError 'network'"),
-        ({"head": "objective"}, "is not a card: autoencoder has no head"),
-        ({"head": "classifier", "classes": 3}, "is not a card"),
-        ({"input": {}}, "is not a card"),
-        ({"training": 3}, "is not a card"),
+        ({"settings": [1]}, "is not a valid card"),
+        ({"settings": {"widths": "ab"}}, "is not a valid card: dense's widths must be"),
+        ({"settings": {"widths": [16, -8]}}, "is not a valid card: dense's widths must be"),
+        ({"settings": {}}, "is not a valid card: KeyError 'widths'"),
+        ({"objective": "telepathy"}, "is not a valid card: KeyError 'network'"),
+        ({"head": "objective"}, "is not a valid card: the card has a head, but the objective autoencoder has none"),
+        ({"head": "classifier", "classes": 3}, "is not a valid card"),
+        ({"input": {}}, "is not a valid card"),
+        ({"training": 3}, "is not a valid card"),
     ],
 )
 def test_broken_old_cards_are_refused(change, message, tmp_path):
@@ -91,5 +91,5 @@ def test_broken_old_cards_are_refused(change, message, tmp_path):
         ("jigsaw", {}, "jigsaw"),
     ],
 )
-def test_objectives_have_their_present_names(objective, settings, expected):
+def test_objectives_get_their_current_names(objective, settings, expected):
     assert card_v1._objective(objective, settings) == expected

@@ -1,4 +1,4 @@
-"""Saved encoders: what comes back is what went in, and what is broken is refused."""
+"""Saved encoders load exactly as they were saved, and broken ones are refused."""
 
 import contextlib
 import copy
@@ -58,7 +58,7 @@ def edit(folder, **changes):
 
 
 def replace_tensors(folder, change):
-    """Writes other tensors, with a card that agrees with the file's bytes."""
+    """Writes other tensors, with a card whose size and checksum match the file."""
     path = folder / "encoder.safetensors"
     tensors = safetensors.numpy.load_file(path)
     change(tensors)
@@ -83,14 +83,14 @@ def test_round_trip_is_exact_and_plain_keras(saved, digits, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "encoder.keras", "encoder.safetensors"]
 
 
-def test_an_encoder_may_be_one_layer(tmp_path):
+def test_encoder_with_a_single_layer(tmp_path):
     network = Network("dense", image_shape=(28, 28, 1), widths=(4,)).build()
     save_encoder(tmp_path / "one", network, spec=SPEC)
     image = np.ones((2, 28, 28, 1), np.float32)
     np.testing.assert_array_equal(load_encoder("one")(image), network(image))
 
 
-def test_any_folder_name_will_do(tmp_path):
+def test_unusual_folder_names(tmp_path):
     network = small()
     for name, expected in (("my [1] größe", "my -1- größe"), (".hidden", "hidden"), ("***", "encoder")):
         card = save_encoder(tmp_path / name, network, spec=SPEC)
@@ -98,7 +98,7 @@ def test_any_folder_name_will_do(tmp_path):
         load_encoder(tmp_path / name)
 
 
-def test_a_classifier_comes_back_with_its_head(tmp_path, digits):
+def test_classifier_loads_with_its_head(tmp_path, digits):
     network, head = small(), Network("classifier_head", features=8, classes=3).build()
     save_encoder(tmp_path / "tuned", network, spec=SPEC, head=head, classes=("a", "b", "c"))
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
@@ -106,7 +106,7 @@ def test_a_classifier_comes_back_with_its_head(tmp_path, digits):
     np.testing.assert_array_equal(load_encoder(tmp_path / "tuned")(image), network(image))
 
 
-def test_saving_over_an_encoder_keeps_the_old_one_until_the_new_one_is_whole(saved, monkeypatch):
+def test_old_encoder_stays_until_the_new_one_is_complete(saved, monkeypatch):
     folder, network = saved
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -120,7 +120,7 @@ def test_saving_over_an_encoder_keeps_the_old_one_until_the_new_one_is_whole(sav
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
 
-def test_an_encoder_killed_while_it_was_replaced_comes_back(saved, monkeypatch):
+def test_encoder_is_restored_after_a_kill_during_replacement(saved, monkeypatch):
     folder, network = saved
 
     class Killed(BaseException):
@@ -148,8 +148,8 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("name", ["notes", "data", "notes/encoder", "run", "small", ".", "../saved_models/small"])
-def test_to_look_up_a_name_changes_nothing(saved, tmp_path, monkeypatch, name):
-    """Whatever lies about under the names that a writer uses."""
+def test_looking_up_a_name_changes_no_files(saved, tmp_path, monkeypatch, name):
+    """This holds whatever files have the names that a writer uses."""
     (tmp_path / "runs" / "run").mkdir(parents=True)
     for place in (tmp_path, tmp_path / "saved_models", tmp_path / "notes", tmp_path / "runs" / "run"):
         for hidden in (".notes", ".data", ".encoder", ".run", ".small"):
@@ -164,7 +164,7 @@ def test_to_look_up_a_name_changes_nothing(saved, tmp_path, monkeypatch, name):
     assert contents(tmp_path) == before
 
 
-def test_who_reads_while_it_is_replaced_finds_the_one_before(saved, monkeypatch):
+def test_reader_finds_the_old_encoder_during_replacement(saved, monkeypatch):
     folder, network = saved
     before = network.variables[1].numpy()
     network.variables[1].assign(before + 1)
@@ -182,21 +182,21 @@ def test_who_reads_while_it_is_replaced_finds_the_one_before(saved, monkeypatch)
     assert [path.name for path in folder.parent.iterdir()] == ["small"]
 
 
-def test_an_encoder_is_saved_over_encoders_alone(saved, tmp_path):
+def test_only_encoders_are_overwritten(saved, tmp_path):
     folder, network = saved
     (folder / "README.md").write_text("mine")
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "precious.py").write_text("x = 1")
     save_encoder(folder, network, spec=SPEC)
     assert (folder / "README.md").read_text() == "mine"
-    with pytest.raises(ValueError, match=r"src is no saved encoder .* The new encoder is in .*src\.unsaved"):
+    with pytest.raises(ValueError, match=r"src is not a saved encoder .* The new encoder is in .*src\.unsaved"):
         save_encoder(tmp_path / "src", network, spec=SPEC)
     assert [path.name for path in (tmp_path / "src").iterdir()] == ["precious.py"]
     np.testing.assert_array_equal(load_encoder(tmp_path / "src.unsaved").variables[1], network.variables[1])
 
 
-def test_results_are_recorded_in_the_card_that_is_there_then(saved, monkeypatch):
-    """Of two that write, none takes back what the other has written."""
+def test_results_are_recorded_in_the_current_card(saved, monkeypatch):
+    """Two writers do not overwrite each other's changes."""
     folder, network = saved
     encoders.record("small", "one", {"a": 1})
     find = encoders.find
@@ -219,7 +219,7 @@ def test_results_are_recorded_in_the_card_that_is_there_then(saved, monkeypatch)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_precision_of_training_does_not_stay_in_the_encoder(tmp_path, digits, precision):
+def test_saved_encoder_computes_in_float32_after_any_precision(tmp_path, digits, precision):
     keras.config.set_dtype_policy(precision)
     network = small()
     save_encoder(tmp_path / "half", network, spec=SPEC)
@@ -237,7 +237,9 @@ def test_precision_of_training_does_not_stay_in_the_encoder(tmp_path, digits, pr
 def test_weights_that_are_not_finite_are_not_saved(saved):
     folder, network = saved
     network.variables[0].assign(np.full((784, 16), np.nan))
-    with pytest.raises(ValueError, match=r"Not saved: small has weights that are not finite: \['dense_0/kernel'\]"):
+    with pytest.raises(
+        ValueError, match=r"small was not saved, because it has weights that are not finite: \['dense_0/kernel'\]"
+    ):
         save_encoder(folder, network, spec=SPEC)
     load_encoder(folder)
 
@@ -256,7 +258,7 @@ def bit_flipped(folder):
 
 def oversized(folder):
     with open(folder / "encoder.safetensors", "ab") as file:
-        file.truncate(1 << 33)  # sparse: 8 GB that must not be read
+        file.truncate(1 << 33)  # a sparse file of 8 GB, which must not be read
 
 
 def wrong_shape(folder):
@@ -289,52 +291,52 @@ def not_safetensors(folder):
     ("damage", "message"),
     [
         (truncated, "is truncated: expected .* bytes. Received"),
-        (bit_flipped, "was altered: its sha256 is not the card's"),
+        (bit_flipped, "was altered: its sha256 differs from that in the card"),
         (oversized, "is too large: expected .* Received: 8589934592"),
-        (wrong_shape, r"dense_1/kernel expected \(16, 8\) received \(16, 9\)"),
+        (wrong_shape, r"dense_1/kernel, expected \(16, 8\), received \(16, 9\)"),
         (wrong_dtype, "expected dense_1/kernel of shape .* F32. Received: .* F64"),
         (not_finite, "dense_1/bias has numbers that are not finite"),
-        (oddly_named, r"tensors that differ: dense\\n expected None"),
-        (lacking, r"dense_0/bias expected \(16,\) received None"),
+        (oddly_named, r"Tensors that differ: dense\\n, expected None"),
+        (lacking, r"dense_0/bias, expected \(16,\), received None"),
         (not_safetensors, "is not a safetensors file"),
         (lambda f: (f / "encoder.safetensors").unlink(), "encoder.safetensors is missing"),
-        (lambda f: (f / "card.json").write_text("{"), "is not a card"),
-        (lambda f: (f / "card.json").write_text("[1]"), "is not a card"),
-        (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "expected a card.json of at most"),
+        (lambda f: (f / "card.json").write_text("{"), "is not a valid card"),
+        (lambda f: (f / "card.json").write_text("[1]"), "is not a valid card"),
+        (lambda f: (f / "card.json").write_bytes(b" " * (1 << 21)), "Expected a card.json of at most"),
         (lambda f: edit(f, format=99), "expected format 2. Received: 99"),
-        (lambda f: edit(f, weights__file="../../secret"), "is not a card: unexpected weights"),
-        (lambda f: edit(f, weights__bytes="many"), "is not a card: unexpected weights"),
-        (lambda f: edit(f, name="/../../escape"), "is not a card: unexpected name"),
-        (lambda f: edit(f, trained_by=[1]), "is not a card: unexpected trained_by"),
-        (lambda f: edit(f, network=[1]), "is not a card: Expected a network"),
-        (lambda f: edit(f, classes=["a"]), "is not a card: unexpected classes"),
+        (lambda f: edit(f, weights__file="../../secret"), "is not a valid card: unexpected weights"),
+        (lambda f: edit(f, weights__bytes="many"), "is not a valid card: unexpected weights"),
+        (lambda f: edit(f, name="/../../escape"), "is not a valid card: unexpected name"),
+        (lambda f: edit(f, trained_by=[1]), "is not a valid card: unexpected trained_by"),
+        (lambda f: edit(f, network=[1]), "is not a valid card: Expected a network"),
+        (lambda f: edit(f, classes=["a"]), "is not a valid card: unexpected classes"),
         (
             lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 1}, classes=3),
-            "is not a card",
+            "is not a valid card",
         ),
-        (lambda f: edit(f, head="other"), "is not a card: Expected a network"),
-        (lambda f: edit(f, decoding={"symbols": [1]}), "is not a card: unexpected decoding"),
-        (lambda f: edit(f, decoding={"end": "x"}), "is not a card"),
-        (lambda f: edit(f, tokenizer={}), "is not a card: unexpected tokenizer"),
-        (lambda f: edit(f, features=-1), "is not a card: unexpected features"),
-        (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a card: unexpected input shape"),
+        (lambda f: edit(f, head="other"), "is not a valid card: Expected a network"),
+        (lambda f: edit(f, decoding={"symbols": [1]}), "is not a valid card: unexpected decoding"),
+        (lambda f: edit(f, decoding={"end": "x"}), "is not a valid card"),
+        (lambda f: edit(f, tokenizer={}), "is not a valid card: unexpected tokenizer"),
+        (lambda f: edit(f, features=-1), "is not a valid card: unexpected features"),
+        (lambda f: edit(f, input={"image": {"shape": [10**30, 1, 1]}}), "is not a valid card: unexpected input shape"),
         (lambda f: edit(f, network__widths="ab"), "dense's widths must be a sequence .* Received: 'ab'"),
         (lambda f: edit(f, network__widths=[1] * 3000), "dense's widths must be a sequence of at most 1000 entries"),
         (lambda f: edit(f, network__widths=[16, -8]), "dense's widths must be .* 1 to 1048576"),
         (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),
         (lambda f: edit(f, network__image_shape=[28, 28]), "dense's image_shape must be a sequence of 3 entries"),
-        (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a card"),
+        (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a valid card"),
         (lambda f: edit(f, network__builder="telepathy"), "Unknown network 'telepathy'. Expected one of "),
         (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
         (lambda f: edit(f, network__depth=3), "The network dense has no argument depth"),
         (lambda f: edit(f, network__name="x"), "The network dense has no argument name"),
-        (lambda f: edit(f, network__widths=[8] * 1000), "does not fit its card: 1000 widths, and only 4 tensors"),
-        (lambda f: edit(f, input__image__dtype="string"), "is not a card: unexpected input"),
-        (lambda f: edit(f, input={"image": {"shape": [28, 28, 1]}}), "is not a card: unexpected input"),
+        (lambda f: edit(f, network__widths=[8] * 1000), "does not fit its card: 1000 widths, but only 4 tensors"),
+        (lambda f: edit(f, input__image__dtype="string"), "is not a valid card: unexpected input"),
+        (lambda f: edit(f, input={"image": {"shape": [28, 28, 1]}}), "is not a valid card: unexpected input"),
         (lambda f: edit(f, format="\x1b[2J\nok"), r"Received: \\x1b\[2J\\nok\."),
         (lambda f: edit(f, network__builder="\x1b[2J"), r"Unknown network '\\x1b\[2J'"),
-        (lambda f: edit(f, head=10**400), "is not a card"),
-        # Four terabytes: refused before anything is allocated.
+        (lambda f: edit(f, head=10**400), "is not a valid card"),
+        # Four terabytes, which must be refused before anything is allocated.
         (lambda f: edit(f, network__widths=[10**6, 10**6]), "does not fit its card"),
     ],
 )
@@ -384,14 +386,14 @@ STRANGE = st.one_of(
 
 
 def places(value, path=()):
-    """Paths to all entries of a card."""
+    """Returns the paths of all entries of a card."""
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield (*path, key)
         yield from places(value[key], (*path, key))
 
 
 def asked_about(card):
-    """All that is asked about a card."""
+    """Calls all functions that read a card."""
     return (
         card["network"] and cards.network(card),
         cards.head(card),
@@ -402,7 +404,7 @@ def asked_about(card):
 
 
 def refusal(attempt):
-    """What it says where it raises ValueError, or nothing."""
+    """Returns the message of the ValueError that a function raises, or an empty string."""
     try:
         attempt()
     except ValueError as error:
@@ -413,7 +415,7 @@ def refusal(attempt):
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_card_is_read_or_refused_in_a_line(tmp_path, data):
-    """Of either format: anything else than `ValueError` would be a traceback."""
+    """Cards of both formats; any other exception than `ValueError` would print a traceback."""
     old = data.draw(st.booleans())
     card = copy.deepcopy(CARD if old else card_v1.upgraded(copy.deepcopy(CARD)))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -448,7 +450,7 @@ def test_any_safetensors_file_is_read_or_refused_in_a_line(data):
     assert refusal(lambda: files.bytes_to_tensors(bytes(content), expected, "it")).isprintable()
 
 
-def test_an_architecture_of_ones_own(tmp_path, digits):
+def test_custom_architecture(tmp_path, digits):
     def mine():
         image = keras.Input((28, 28, 1), name="image")
         x = keras.layers.Conv2D(4, 5, strides=5, name="conv")(image)
@@ -461,7 +463,7 @@ def test_an_architecture_of_ones_own(tmp_path, digits):
     image = digits.test.gather(np.arange(5))["image"] / np.float32(255)
     loaded = load_encoder(tmp_path / "mine", network=mine())
     np.testing.assert_array_equal(loaded(image), network(image))
-    with pytest.raises(ValueError, match="another architecture: pass a fresh one"):
+    with pytest.raises(ValueError, match="Pass a new network with network=…"):
         load_encoder(tmp_path / "mine")
     with pytest.raises(ValueError, match="does not fit its card"):
         load_encoder(tmp_path / "mine", network=dense_encoder((28, 28, 1)))
@@ -469,7 +471,7 @@ def test_an_architecture_of_ones_own(tmp_path, digits):
 
 def test_keras_files_load_only_when_trusted(saved):
     folder, _ = saved
-    with pytest.raises(ValueError, match="a .keras file can carry code"):
+    with pytest.raises(ValueError, match="a .keras file can contain code"):
         load_encoder(folder / "encoder.keras")
     with pytest.raises(ValueError, match="Expected a local file that you trust"):
         load_encoder("hf://someone/encoder.keras", trusted=True)
@@ -477,7 +479,7 @@ def test_keras_files_load_only_when_trusted(saved):
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "..", "a" * 300, "a\0b", "\udce9", "\x1b[2J\n"])
-def test_no_name_is_too_strange_to_look_up(name, capsys):
+def test_strange_names_are_unknown_encoders(name, capsys):
     for call in (load_encoder, load_classifier, encoders.load_tokenizer):
         with pytest.raises(ValueError, match="Unknown encoder"):
             call(name)
@@ -486,8 +488,8 @@ def test_no_name_is_too_strange_to_look_up(name, capsys):
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_unknown_encoders_say_which_there_are(saved):
-    with pytest.raises(ValueError, match="Unknown encoder 'large'. There are: .*small"):
+def test_error_for_an_unknown_encoder_lists_the_known_ones(saved):
+    with pytest.raises(ValueError, match="Unknown encoder 'large'. Expected one of .*small"):
         load_encoder("large")
 
 
@@ -499,7 +501,7 @@ def test_the_shipped_encoder_loads_from_any_directory(fashion_mnist):
     assert np.isfinite(network(image)).all()
 
 
-def test_shipped_cards_tell_all():
+def test_shipped_cards_are_complete():
     root = pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
     cards = [json.loads(path.read_text()) for path in root.glob("*/card.json")]
     assert cards
@@ -507,15 +509,15 @@ def test_shipped_cards_tell_all():
         trained_by = card["trained_by"]
         assert card["format"] == 2
         assert trained_by["settings"]["epochs"] or trained_by["settings"]["steps"]
-        # Of a classifier its own accuracy; a probe with few labels says little of one that has seen them all.
+        # A classifier has its own accuracy; a probe with few labels means little after training on all labels.
         assert card["results"] or trained_by["outcome"]["test_accuracy"]
         assert trained_by["data"]["examples"] > 1_000
         assert card["licenses"]["data"]
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_package_and_every_shipped_encoder(tmp_path):
-    """Built from a copy, installed elsewhere: nothing of the checkout helps."""
+def test_wheel_contains_every_package_and_every_shipped_encoder(tmp_path):
+    """The wheel is built from a copy and installed elsewhere, so that no file of the checkout is used."""
     root, source, target = pathlib.Path(ssl_keras.__file__).parents[1], tmp_path / "source", tmp_path / "site"
     shutil.copytree(root, source, ignore=shutil.ignore_patterns(".*", "runs", "results", "build", "*.egg-info"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -538,7 +540,7 @@ def test_the_wheel_holds_every_package_and_every_shipped_encoder(tmp_path):
 
 
 @pytest.mark.parametrize("folder", sorted(pathlib.Path(ssl_keras.__file__).parents[1].glob("saved_models/*/card.json")))
-def test_what_ships_loads_in_plain_keras_too(folder):
+def test_shipped_keras_files_load_in_plain_keras(folder):
     """`encoder.keras` is the same network as the safetensors."""
     plain = load_encoder(folder.parent / "encoder.keras", trusted=True)
     ours = load_encoder(folder.parent)

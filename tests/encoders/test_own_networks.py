@@ -1,4 +1,4 @@
-"""Encoders of one's own architecture: loaded, fine-tuned, measured and exported as ours are."""
+"""Encoders of a custom architecture are loaded, fine-tuned, evaluated and exported like the built-in ones."""
 
 import keras
 import numpy as np
@@ -42,14 +42,14 @@ def images():
 
 @pytest.fixture
 def tuned(tmp_path):
-    """An encoder of one's own with a head: (encoder, head), saved as "tuned"."""
+    """(encoder, head) with a custom architecture, saved as "tuned"."""
     encoder, head = make(), Network("classifier_head", features=8, classes=2).build()
     save_encoder(tmp_path / "tuned", encoder, spec=SPEC, head=head, classes=("a", "b"))
     return encoder, head
 
 
 @pytest.mark.parametrize("network", [make, sequential, lambda: make()], ids=["function", "sequential", "another"])
-def test_a_classifier_loads_into_a_fresh_network(tuned, images, network):
+def test_classifier_loads_into_a_new_network(tuned, images, network):
     encoder, head = tuned
     for given in (network, network()):
         model = load_classifier("tuned", network=given)
@@ -57,12 +57,12 @@ def test_a_classifier_loads_into_a_fresh_network(tuned, images, network):
     np.testing.assert_array_equal(load_encoder("tuned", network=network)(images), encoder(images))
 
 
-def test_without_its_network_it_says_what_to_pass(tuned):
-    with pytest.raises(ValueError, match=r"pass a fresh one, network=…"):
+def test_error_without_the_network_tells_what_to_pass(tuned):
+    with pytest.raises(ValueError, match=r"Pass a new network with network=…"):
         load_classifier("tuned")
 
 
-def test_it_is_exported_and_embedded_on_the_command_line(tuned, images, tmp_path, capsys):
+def test_custom_encoder_is_exported_and_embedded_on_the_command_line(tuned, images, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(FILE)
     given = ["--network", "mine.py:make"]
     assert main(["export", "tuned", "--classifier", "--out", "served", *given]) == 0
@@ -87,7 +87,7 @@ def test_it_is_exported_and_embedded_on_the_command_line(tuned, images, tmp_path
         assert len(said.splitlines()) == 1
 
 
-def test_one_that_does_not_fit_is_refused(tuned):
+def test_network_that_does_not_fit_is_refused(tuned):
     def wider():
         x = keras.Input((16, 16, 3))
         return keras.Model(x, keras.layers.Dense(9)(keras.layers.GlobalAveragePooling2D()(x)))
@@ -96,7 +96,7 @@ def test_one_that_does_not_fit_is_refused(tuned):
         load_encoder("tuned", network=wider)
 
 
-def test_a_sequential_is_saved_and_measured(images, tmp_path):
+def test_sequential_is_saved_and_evaluated(images, tmp_path):
     encoder = sequential()
     save_encoder(tmp_path / "mine", encoder, spec=SPEC)
     np.testing.assert_array_equal(load_encoder("mine", network=sequential)(images), encoder(images))
@@ -104,7 +104,7 @@ def test_a_sequential_is_saved_and_measured(images, tmp_path):
     assert extract_features(encoder, source).shape == (len(source), 8)
 
 
-def test_its_kind_is_told_by_what_it_takes():
+def test_kind_follows_from_the_input():
     assert kind_of(make(), "image") == "dense"
     assert kind_of(make(), "waveform") == "sound"
 
@@ -115,8 +115,8 @@ KEPT = make()
 @pytest.mark.parametrize(
     ("network", "message"), [(KEPT, "a Functional"), (3, "an? int"), (lambda: KEPT, "share weights")]
 )
-def test_what_makes_no_fresh_graph_is_refused(network, message):
-    """Else the rows "random init" and "scratch" would be of the trained weights."""
+def test_functions_that_build_no_new_network_are_refused(network, message):
+    """Otherwise the rows "random init" and "scratch" would have the trained weights."""
     check_makes(make)
     with pytest.raises(ValueError, match=message):
         check_makes(network)
@@ -137,7 +137,7 @@ def wrong_shape(*_):
     [Subclass(), lambda *_: Subclass(), keras.Sequential([keras.layers.Flatten()]), wrong_shape(), wrong_shape],
 )
 @pytest.mark.parametrize("objective", ["autoencoder", "contrastive", "causal_lm"])
-def test_what_pretraining_cannot_take_leaves_no_folder(encoder, objective, tmp_path):
+def test_unsupported_encoders_leave_no_folder(encoder, objective, tmp_path):
     data = from_arrays(np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8))
     if objective == "causal_lm":
         from ssl_keras.data.readers.text import from_texts
@@ -148,7 +148,7 @@ def test_what_pretraining_cannot_take_leaves_no_folder(encoder, objective, tmp_p
     assert not (tmp_path / "runs" / "own").exists()
 
 
-def test_layers_that_stand_still_do_so(images):
+def test_frozen_layers_do_not_change(images):
     from ssl_keras.objectives.classifier import Classifier
 
     encoder = make()
@@ -170,5 +170,5 @@ def test_two_encoders_in_one_model(images, tmp_path):
     parts += [keras.saving.load_model(tmp_path / name / "encoder.keras") for name in names[:1]]
     parts[-1].name += "_again"
     model = keras.Model(x, keras.layers.Concatenate()([part(x) for part in parts]))
-    joined = tf.function(lambda x: model(x))(images)  # TensorFlow's scopes take the names too
+    joined = tf.function(lambda x: model(x))(images)  # TensorFlow uses the names as scopes
     np.testing.assert_allclose(joined, np.concatenate([part(images) for part in parts], -1), atol=1e-6)

@@ -1,4 +1,4 @@
-"""A folder that is replaced: killed anywhere, refused or failing, it loses neither encoder and no other file."""
+"""Replacing a saved encoder loses no file, whether it is killed, refused or fails."""
 
 import json
 import os
@@ -15,7 +15,7 @@ STEPS = ("rename", "unlink", "rmdir")
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing runs after a kill."""
+    """An exception that no code catches, because no code runs after a kill."""
 
 
 def write(folder, value):
@@ -26,24 +26,24 @@ def write(folder, value):
 
 
 def value(folder):
-    """What an encoder holds, once it is found whole."""
+    """Checks that an encoder is complete; returns its content."""
     said = json.loads((folder / "card.json").read_text())["value"]
     assert (folder / "encoder.safetensors").read_text() == said
     return said
 
 
 def save(folder, content):
-    """As `save_encoder` does it."""
+    """Saves an encoder as `save_encoder` does."""
     with locks.writing_in(folder.parent) as alone:
         partial = write(files.new_beside(folder, "partial"), content)
-        replacing.put(partial, folder)
+        replacing.replace(folder, partial)
         if alone:
             replacing.remove_leftovers(folder)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An encoder's, with a file of its owner in it."""
+    """The folder of an encoder that also contains a file of the user."""
     (tmp_path / "place").mkdir()
     made = write(tmp_path / "place" / "e", "old")
     (made / "README").write_text("mine")
@@ -66,7 +66,7 @@ def test_other_files_are_kept(folder):
 
 
 @pytest.mark.parametrize("step", range(20))
-def test_a_kill_at_any_step_loses_nothing(folder, step, monkeypatch):
+def test_kill_at_any_step_loses_nothing(folder, step, monkeypatch):
     left = [step]
 
     def counted(plain):
@@ -86,8 +86,8 @@ def test_a_kill_at_any_step_loses_nothing(folder, step, monkeypatch):
     except Killed:
         killed = True
     monkeypatch.undo()
-    assert killed == (step < 7)  # two renames, two foreign files, two of ours, the folder
-    found = replacing.predecessor(folder) or folder
+    assert killed == (step < 7)  # two renames, two user files, two encoder files, the folder
+    found = replacing.backup(folder) or folder
     before = {str(path.relative_to(folder.parent)): path.stat().st_mtime_ns for path in folder.parent.rglob("*")}
     assert value(found) == ("old" if step < 2 else "new")
     assert {str(p.relative_to(folder.parent)): p.stat().st_mtime_ns for p in folder.parent.rglob("*")} == before
@@ -96,7 +96,7 @@ def test_a_kill_at_any_step_loses_nothing(folder, step, monkeypatch):
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_what_cannot_be_renamed_is_kept(folder, again, monkeypatch):
+def test_new_encoder_is_kept_if_a_rename_fails(folder, again, monkeypatch):
     plain = pathlib.Path.rename
 
     def fails(self, target):
@@ -134,12 +134,14 @@ def a_file(folder):
 
 
 @pytest.mark.parametrize("make", [foreign, card_of_another, half_a_card, a_file])
-def test_what_is_no_encoder_is_left_alone(tmp_path, make):
+def test_folders_that_are_not_encoders_are_left_unchanged(tmp_path, make):
     folder = tmp_path / "place" / "e"
     folder.parent.mkdir()
     make(folder)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"e is no saved encoder and would be overwritten. Expected .* Received: a f"):
+    with pytest.raises(
+        ValueError, match=r"e is not a saved encoder and would be overwritten. Expected .* Received: a f"
+    ):
         replacing.check(folder)
     for number in ("", ".2"):
         with pytest.raises(ValueError, match=rf"The new encoder is in .*place/e.unsaved{number}\.$"):
@@ -149,7 +151,7 @@ def test_what_is_no_encoder_is_left_alone(tmp_path, make):
 
 
 @pytest.mark.parametrize("make", [foreign, a_file])
-def test_what_lies_beside_it_is_left_alone(folder, make):
+def test_other_sibling_folders_are_left_unchanged(folder, make):
     for name in (".e.old", ".e.partial", "e.unsaved"):
         make(folder.with_name(name))
     with pytest.raises(ValueError, match=r"\.e\.old is in the way.* The new encoder is in .*/e.unsaved.2"):
@@ -158,19 +160,19 @@ def test_what_lies_beside_it_is_left_alone(folder, make):
     for name in (".e.old", ".e.partial", "e.unsaved"):
         path = folder.with_name(name)
         assert (path if path.is_file() else path / "precious.py").read_text() == "x = 1"
-    save(folder.with_name("other"), "new")  # nothing has to make way for it
+    save(folder.with_name("other"), "new")  # needs no backup
     assert folder.with_name(".e.partial").exists()
 
 
-def test_a_link_stays_one(folder, tmp_path):
+def test_link_stays_a_link(folder, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(folder)
-    save(replacing.real(link), "new")
+    save(replacing.resolve(link), "new")
     assert link.is_symlink()
     assert_only(folder, "new")
 
 
-def test_a_linked_predecessor_is_not_ours(folder, tmp_path):
+def test_linked_backup_is_not_used(folder, tmp_path):
     write(tmp_path / "elsewhere", "elsewhere")
     folder.with_name(".e.old").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="is in the way"):
@@ -178,18 +180,18 @@ def test_a_linked_predecessor_is_not_ours(folder, tmp_path):
     assert value(tmp_path / "elsewhere") == "elsewhere"
 
 
-def test_an_empty_folder_may_be_there(tmp_path):
+def test_empty_folder_is_replaced(tmp_path):
     (tmp_path / "place" / "e").mkdir(parents=True)
     save(tmp_path / "place" / "e", "new")
     assert value(tmp_path / "place" / "e") == "new"
 
 
-def test_writers_and_readers_at_once(folder):
-    """Of many that save, one stands at the end; who reads meanwhile finds one, if he looks again."""
+def test_concurrent_writers_and_readers(folder):
+    """One of many saved encoders remains, and readers always find one, at the latest on the second attempt."""
     over, missed = threading.Event(), []
 
     def is_there():
-        return any((place / "card.json").is_file() for place in (folder, replacing.predecessor(folder)) if place)
+        return any((place / "card.json").is_file() for place in (folder, replacing.backup(folder)) if place)
 
     def read():
         while not over.is_set():
@@ -209,7 +211,7 @@ def test_writers_and_readers_at_once(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_dead_writer_holds_nobody_up(folder):
+def test_killed_writer_does_not_block_others(folder):
     pid = os.fork()
     if not pid:
         with locks.writing_in(folder.parent):

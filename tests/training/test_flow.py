@@ -176,7 +176,7 @@ def with_a_foreign_encoder(folder):
         (of_other_checkpoints, "src was not made by a run"),
         (of_one_file, "src was not made by a run"),
         (of_half_a_file, "src was not made by a run"),
-        (with_a_foreign_encoder, "src/encoder is no saved encoder and would be overwritten"),
+        (with_a_foreign_encoder, "src/encoder is not a saved encoder and would be overwritten"),
     ],
 )
 def test_folder_of_something_else_is_left_unchanged(make, message, resume, capsys):
@@ -388,7 +388,7 @@ def test_initialize_lists_weights_that_do_not_fit(run, caplog):
         ["dense_1/bias", "dense_1/kernel", "dense_2/bias", "dense_2/kernel"],
     )
     assert "Not initialized: ['dense_1/bias', 'dense_1/kernel']" in caplog.text
-    with pytest.raises(ValueError, match="Nothing in the encoder autoencoder-digits fits"):
+    with pytest.raises(ValueError, match="No weight of the encoder autoencoder-digits fits"):
         initialize(dense_encoder((10, 10, 1), (7,)), "autoencoder-digits")
 
 
@@ -510,8 +510,8 @@ def test_the_commands(capsys):
             "does not divide among 1 replicas × 3",
         ),
         (["pretrain", "autoencoder", "--runs", "/proc/runs"], "Cannot write to /proc/runs"),
-        (["finetune", "nothing"], "Unknown encoder 'nothing'. There are: "),
-        (["evaluate", "nothing"], "Unknown encoder 'nothing'. There are: "),
+        (["finetune", "nothing"], "Unknown encoder 'nothing'. Expected one of "),
+        (["evaluate", "nothing"], "Unknown encoder 'nothing'. Expected one of "),
         (["runs"], "No runs in runs"),
         (["pretrain", "autoencoder", "--image-size", "0"], "image_size must be 1 to 13377 pixels"),
         (
