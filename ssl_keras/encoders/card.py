@@ -32,7 +32,7 @@ def read(folder):
     try:
         card = json.loads(path.read_text("utf-8"))
         if card["format"] == card_v1.FORMAT:
-            card = card_v1.upgraded(card)
+            card = card_v1.upgrade(card)
         if card["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]}")
         for key in ("network", "head"):

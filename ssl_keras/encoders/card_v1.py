@@ -10,7 +10,7 @@ from ssl_keras.networks.conv import BLOCKS
 FORMAT = 1
 DEFAULT_RATE = 16_000  # Hz
 NUM_ROTATIONS = 4
-RENAMED = {  # settings and metrics of format 1: their names today
+RENAMED = {  # settings and metrics of format 1: their current names
     "average": "ema_decay",
     "coldest": "gumbel_end",
     "colour": "color",
@@ -40,7 +40,7 @@ RENAMED = {  # settings and metrics of format 1: their names today
 }
 
 
-def upgraded(card):
+def upgrade(card):
     """Converts a card of format 1 to format 2. Raises KeyError, TypeError or ValueError if it is not a valid card."""
     settings, objective = card["settings"], card["objective"]
     kind = inputs.column(card["input"])
@@ -81,9 +81,9 @@ def upgraded(card):
     outcome = training.pop("outcome", {})
     new["trained_by"] = {
         "objective": _objective(objective, settings or {}),
-        "settings": _renamed((settings or {}) | training),
+        "settings": _rename_keys((settings or {}) | training),
         "data": card["data"],
-        "outcome": _renamed(outcome),
+        "outcome": _rename_keys(outcome),
     }
     return new
 
@@ -97,8 +97,8 @@ def _objective(name, settings):
     return {"speech": "wav2vec2", "recogniser": "ctc"}.get(name, name)
 
 
-def _renamed(note):
-    return {RENAMED.get(name, name): value for name, value in note.items()}
+def _rename_keys(entry):
+    return {RENAMED.get(name, name): value for name, value in entry.items()}
 
 
 def _network(objective, settings, shape):

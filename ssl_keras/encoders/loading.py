@@ -138,14 +138,14 @@ def named_variables(network):
     return named
 
 
-def named_tensors(encoder, head, ours=True):
+def named_tensors(encoder, head, is_described=True):
     """Returns {name: variable} of the encoder and the head.
 
-    In a custom architecture (`ours=False`) the names contain positions, because the numbers that Keras gives to unnamed
-    layers depend on what was built before.
+    For a custom architecture, which the card does not describe, the names contain positions, because the numbers that
+    Keras gives to unnamed layers depend on what was built before.
     """
     tensors = named_variables(encoder)
-    if not ours:
+    if not is_described:
         tensors = {f"{i:04d}/{v.name}": v for i, v in enumerate(tensors.values())}
     if head is not None:
         tensors |= {f"head/{name}": v for name, v in named_variables(head).items()}
@@ -155,20 +155,20 @@ def named_tensors(encoder, head, ours=True):
 def _load(folder, network):
     card = cards.read(folder)
     network = network and realize(network)
-    path, ours = folder / card["weights"]["file"], card["network"] is not None
+    path, is_described = folder / card["weights"]["file"], card["network"] is not None
     _check_file(path, card)
     stored = _header(path)
     # A card may ask for any size, so build the network first where nothing is allocated.
     with tf.Graph().as_default():
         _check_depth(path, stored, card)
         try:
-            variables = named_tensors(*build(card, network), ours)
+            variables = named_tensors(*build(card, network), is_described)
         except (TypeError, OverflowError, RecursionError, ArithmeticError, MemoryError, tf.errors.OpError) as error:
             cause = files.printable(str(error).partition("\n")[0])
             raise ValueError(f"{folder}: cannot build an encoder from its card: {cause}") from error
         _check_shapes(path, stored, variables, card)
     encoder, head = build(card, network)
-    variables = named_tensors(encoder, head, ours)
+    variables = named_tensors(encoder, head, is_described)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
     files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
     return encoder, head, card

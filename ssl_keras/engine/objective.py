@@ -56,7 +56,7 @@ class Objective(keras.Model):
     context: int | None = None
     """Maximum number of tokens in training, if the network does not define it."""
     longest: int | None = None
-    """Maximum length in samples of a training clip; longer ones are cropped when batches are made. None crops none."""
+    """Maximum length of a training clip in samples; longer ones are cropped when batches are made. None disables it."""
     tokens: int = 0
     """Number of tokens in an example that is a window of text; else 0."""
     player_norms: list
@@ -105,12 +105,12 @@ class Objective(keras.Model):
             )
         self.state.set(clip_norm, accumulate)
         # Keras' own "auto" never compiles on a CPU.
-        alone = self.distribute_strategy.num_replicas_in_sync == 1
+        is_single = self.distribute_strategy.num_replicas_in_sync == 1
         super().compile(
             optimizer=keras.optimizers.get(optimizer),
             auto_scale_loss=False,
             **kwargs,
-            jit_compile=bool(jit_compile) and alone and not is_op_determinism_enabled(),
+            jit_compile=bool(jit_compile) and is_single and not is_op_determinism_enabled(),
         )
         self.train_function = self.test_function = None
         descend.build_optimizers(self.optimizer_groups())
@@ -188,7 +188,7 @@ class Objective(keras.Model):
 
     @property
     def metrics(self):
-        # Keras adds a "loss" metric that is never updated here. Ours comes later and replaces it.
+        # Keras adds a "loss" metric that is never updated here. `loss_metric` comes later in the list and replaces it.
         return list({metric.name: metric for metric in super().metrics}.values())
 
     def reset_metrics(self):

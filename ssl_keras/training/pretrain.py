@@ -83,17 +83,17 @@ def pretrain(
         runs.compile_objective(objective, training, splits)
 
         def save(outcome):
-            ours = description(objective.encoder) is not None
+            is_described = description(objective.encoder) is not None
             encoders.save_encoder(
                 folder / "encoder",
                 objective.encoder,
                 name=folder.name,
                 spec=spec,
-                head=objective.head if ours else None,
-                classes=splits.train.classes if ours and objective.predicts_classes else (),
+                head=objective.head if is_described else None,
+                classes=splits.train.classes if is_described and objective.predicts_classes else (),
                 tokenizer=splits.train.tokenizer,
                 context=objective.context,
-                decoding=objective.decoding if ours else None,
+                decoding=objective.decoding if is_described else None,
                 trained_by={
                     "objective": name,
                     "settings": asked,

@@ -92,14 +92,14 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     validation = held_out.dataset(0, held_out.steps_per_epoch, strategy)
     with run_callback.signals(), run_callback.progress(step):
         while step < total and not run_callback.stop:
-            whole = (total - step) // interval if step % interval == 0 else 0
-            steps = interval if whole else min(interval - step % interval, total - step)
+            intervals = (total - step) // interval if step % interval == 0 else 0
+            steps = interval if intervals else min(interval - step % interval, total - step)
             objective.fit(
                 batches.dataset(step, None, strategy),
                 steps_per_epoch=steps,
                 verbose=0,
                 initial_epoch=step // interval,
-                epochs=step // interval + max(whole, 1),
+                epochs=step // interval + max(intervals, 1),
                 validation_data=validation,
                 validation_steps=held_out.steps_per_epoch,
                 callbacks=[*callbacks, run_callback],

@@ -23,7 +23,7 @@ def test_there_are_eleven_old_cards():
 
 @every_old_card
 def test_converted_card_describes_the_network_of_its_file(path):
-    card = card_v1.upgraded(json.loads(path.read_text("utf-8")))
+    card = card_v1.upgrade(json.loads(path.read_text("utf-8")))
     with tf.Graph().as_default():
         expected = {name: tuple(v.shape) for name, v in loading.named_tensors(*loading.build(card)).items()}
     with safetensors.safe_open(SHIPPED / path.stem / "encoder.safetensors", "numpy") as file:
@@ -33,7 +33,7 @@ def test_converted_card_describes_the_network_of_its_file(path):
 
 @every_old_card
 def test_shipped_card_equals_the_converted_one(path):
-    old, new = card_v1.upgraded(json.loads(path.read_text("utf-8"))), cards.read(SHIPPED / path.stem)
+    old, new = card_v1.upgrade(json.loads(path.read_text("utf-8"))), cards.read(SHIPPED / path.stem)
     assert new.pop("licenses")["data"]
     assert old.pop("licenses") == {}
     for card in (old, new):  # may have been measured since

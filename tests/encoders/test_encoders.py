@@ -417,7 +417,7 @@ def refusal(attempt):
 def test_any_card_is_read_or_refused_in_a_line(tmp_path, data):
     """Cards of both formats; any other exception than `ValueError` would print a traceback."""
     old = data.draw(st.booleans())
-    card = copy.deepcopy(CARD if old else card_v1.upgraded(copy.deepcopy(CARD)))
+    card = copy.deepcopy(CARD if old else card_v1.upgrade(copy.deepcopy(CARD)))
     for _ in range(data.draw(st.integers(1, 3))):
         known = [path for path in places(card) if path[0] not in ("results", "versions")]
         *path, last = data.draw(st.sampled_from(known))

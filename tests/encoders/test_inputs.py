@@ -40,7 +40,7 @@ def test_images_are_converted_to_the_size_and_channels_of_the_encoder(tmp_path, 
         made = encoders.adapt(tmp_path / "e", card, colored)
     assert made.train.converted == "12×10×3 → 8×8×1"
     assert "converting images for e: 12×10×3 → 8×8×1" in caplog.text
-    assert "converting color images to gray, since e takes gray images" in caplog.text
+    assert "converting color images to gray, because e takes gray images" in caplog.text
     for old, new in zip(colored, made):
         assert new.spec()["image"] == ((8, 8, 1), tf.uint8)
         assert len(new) == len(old)
