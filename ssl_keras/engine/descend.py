@@ -20,7 +20,7 @@ class State:
     """The state of `descend` besides weights and optimizers; create it inside the strategy's scope.
 
     Attributes:
-        step: int64 scalar variable, steps done so far. `descend` only reads it.
+        step: int64 scalar variable, the number of finished steps. `descend` only reads it.
         failed_step: int64 scalar variable: the step whose loss or gradient was not finite, or -1.
         loss_scale: float32 scalar variable; 1 except under float16.
         finite_steps: int64 scalar variable, updates since the scale last changed.

@@ -32,13 +32,13 @@ class Objective(keras.Model):
     # ----- declared by a class ------------------------------------------------
 
     batch_coupled: bool = False
-    """Whether an example's loss depends on the rest of the batch, so that micro-batches would change the loss."""
+    """True if an example's loss depends on the rest of the batch, so that micro-batches would change the loss."""
     min_batch_size: int = 1
     """Minimum number of examples in a batch."""
     skip_on_init: tuple[str, ...] = ()
     """Names of head weights that `init` does not copy, since they mean something else in the saved encoder."""
     keep_last_checkpoint: bool = False
-    """Whether the last weights count as the best, as in a GAN, whose validation loss does not measure quality."""
+    """True if the last weights count as the best, as in a GAN, whose validation loss does not measure quality."""
 
     # ----- set by `__init__` --------------------------------------------------
 
@@ -49,9 +49,9 @@ class Objective(keras.Model):
     head: keras.Model | None = None
     """The network that is saved with the encoder, if any."""
     predicts_classes: bool = False
-    """Whether `head` predicts the classes of the data; the class names are then saved with it."""
+    """True if `head` predicts the classes of the data; the class names are then saved with it."""
     decoding: dict | None = None
-    """How to decode the head's outputs, stored in the card: `symbols`, the names of the outputs; `words`, whether they
+    """Decoding of the head's outputs, stored in the card: `symbols`, the names of the outputs; `words`, whether they
     are words; `end`, the output that ends a sequence; `context`, the maximum length of a sequence; `task`."""
     context: int | None = None
     """Maximum number of tokens in training, if the network does not define it."""

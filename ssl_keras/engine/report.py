@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What an objective shows at one step. All fields are optional."""
+    """The content that an objective shows at one step. All fields are optional."""
 
     images: dict = dataclasses.field(default_factory=dict)
     """{name: rows of images, each (N, H, W, C) float in [0, 1]}."""
