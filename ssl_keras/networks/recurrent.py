@@ -258,8 +258,8 @@ CELLS = {"gru": gru, "lstm": lstm}
 def unroll(cell, x, kernel, bias, valid, start):
     """Runs a cell over all steps and returns the outputs (T, B, u).
 
-    A custom gradient: the backward loop runs through the cell only, and leaves what one product over all steps
-    turns into the gradients of kernel and bias.
+    With a custom gradient, the backward loop runs through the cell only; the gradients of kernel and bias are sums
+    over all steps, computed after it in one product.
 
     Args:
         cell: function (x (B, G·u), product (B, G·u), state) -> state.

@@ -140,7 +140,7 @@ def features(encoder, waveform):
 
 
 def context(encoder, features, places, mask=None):
-    """Runs the context network: states (B, T, D); the function `mask` is applied to its input (B, T, D), or None."""
+    """Runs the context network: states (B, T, D). The optional function `mask` is applied to its input (B, T, D)."""
     named = parts(encoder)
     x = named.project(features)
     x = x if mask is None else mask(x)

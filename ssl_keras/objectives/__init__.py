@@ -1,4 +1,4 @@
-"""Objectives, one module each; the module's name is the objective's name, and its contents an `ObjectiveModule`."""
+"""Objectives: one module each, named like the objective; every module is an `ObjectiveModule`."""
 
 from __future__ import annotations
 

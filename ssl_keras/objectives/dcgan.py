@@ -23,7 +23,7 @@ gradient. Only the discriminator's trunk is saved: with `--init` its last unit i
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
-Metrics (no loss measures the quality of the images):
+Metrics, none of which measures the quality of images:
 
 - `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the critic's units.
 - `real` and `fake`: mean of σ(D), in [0, 1], on real and generated images; with wasserstein the mean of D.

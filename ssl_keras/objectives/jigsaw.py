@@ -1,4 +1,4 @@
-"""Jigsaw puzzles (Noroozi & Favaro 2016): predict by which permutation the tiles of an image are shuffled.
+"""Jigsaw puzzles (Noroozi & Favaro 2016): predict the permutation that shuffled the tiles of an image.
 
 "Unsupervised learning of visual representations by solving jigsaw puzzles" is a reference of the tutorial's. An
 image is cut into a grid of cells, one tile is taken from each, and the tiles are shuffled by one of a

@@ -1,7 +1,7 @@
 """Masked language model (BERT, Devlin et al. 2018): predict masked tokens from the text on both sides.
 
-Section 3.1, task 1. In each window 15% of the tokens are chosen; 80% of these become [MASK], 10% a random token,
-and 10% stay. The loss is −log P of the chosen tokens, averaged over them. P is the softmax over inner products
+Task 1 of their section 3.1. In each window 15% of the tokens are chosen; 80% of these become [MASK], 10% a random
+token, and 10% stay. The loss is −log P of the chosen tokens, averaged over them. P is the softmax over inner products
 with the token embeddings, after BERT's head (a dense layer, GELU and norm; a bias per token). The head is
 applied to the chosen positions only.
 

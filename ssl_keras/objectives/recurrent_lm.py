@@ -1,4 +1,4 @@
-"""Recurrent language model: predict the token at a fixed distance from the text so far, by a GRU or LSTM.
+"""Recurrent language model (GRU or LSTM): predict the token a fixed number of places ahead.
 
 The tutorial's section 4.3. A recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) is the softmax over the
 vocabulary of the inner products ⟨g(x₁…x_t), embedding of x⟩. The horizon h is 2 as in the tutorial; with 1 it
