@@ -129,7 +129,7 @@ GROUPS = {
             "data",
             "",
             "Find near duplicates between the training and held-out splits",
-            "leaks --data digits",
+            "leaks --data digits --similar-image 0.99",
         ),
     },
     "Runs": {
@@ -165,7 +165,7 @@ EXAMPLES = {
     "masked_lm": Example("--data pydoc --steps 500", "--size bert-base --gpus 64"),
     "recurrent_lm": Example("--data pydoc --horizon 1 --steps 500", "--data pydoc --width 1024 --layers 2"),
     "rotation": Example("--data digits --epochs 20", "--data digits --image-size 64 --network resnet50"),
-    "seq2seq": Example("--data pydoc --task denoise --steps 500", "--data cmudict --task pairs"),
+    "seq2seq": Example("--data pydoc --task denoise --steps 500", "--data pydoc --width 1024 --layers 2"),
     "wav2vec2": Example("--data tfds:spoken_digit --frontend mel --steps 500", "--data tfds:spoken_digit --gpus 8"),
 }
 NOTES = """

@@ -17,7 +17,7 @@ class Leaks:
     """Data set of images or of whole texts: digits, folder:PATH, captions:FILE, emoji:FOLDER, table:FILE, pairs:FILE or
     tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized."""
+    """Side length in pixels to which images are resized; none keeps their size."""
     similar_text: Annotated[float, Range(0, 100, open="low")] = 90.0
     """Smallest similarity of near-duplicate texts, in percent of their letters."""
     similar_image: Annotated[float, Range(0, 1, open="low")] = 0.95

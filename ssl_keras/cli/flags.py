@@ -11,6 +11,7 @@ import tyro
 from tyro import constructors
 
 from ssl_keras.cli import commands
+from ssl_keras.data import tokenizer
 from ssl_keras.data.ranges import Range, check_fields, range_of
 from ssl_keras.engine.config import Strategy
 
@@ -31,6 +32,7 @@ PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
     "runs": "FOLDER",
     "stop": "TEXT",
     "texts": "FILE",
+    "tokenizer": f"{{{','.join(tokenizer.KINDS)}}}|PATH",
 }
 
 
@@ -167,11 +169,11 @@ class DataFlags:
     """The data set that a command reads."""
 
     data: str = "digits"
-    """Data set, of a kind that the encoder takes: digits, folder:PATH (images); captions:FILE, emoji:FOLDER (images
-    with captions); pydoc, text:PATH (text); table:FILE (text with labels); pairs:FILE, cmudict (texts with targets);
-    audio:PATH, espeak (audio); transcripts:FILE, connected:DATA (audio with transcripts); or tfds:NAME."""
+    """Data set: digits, folder:PATH (images); captions:FILE, emoji:FOLDER (images with captions); pydoc, text:PATH
+    (text); table:FILE (text with labels); pairs:FILE, cmudict (texts with targets); audio:PATH, espeak (audio);
+    transcripts:FILE, connected:DATA (audio with transcripts); or tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized."""
+    """Side length in pixels to which images are resized; none keeps their size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

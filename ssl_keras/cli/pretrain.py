@@ -31,7 +31,7 @@ def pretrain_command(arguments):
     flags = dataclasses.make_dataclass(
         "Pretrain",
         [
-            ("settings", Annotated[module.Settings, group(name)], module.Settings()),
+            ("settings", Annotated[module.Settings, group("objective")], module.Settings()),
             ("training", type(module.DEFAULTS), defaults(module.DEFAULTS, rest)),
         ],
     )
@@ -50,7 +50,7 @@ def plan_command(arguments):
     flags = dataclasses.make_dataclass(
         "Planned",
         [
-            ("settings", Annotated[module.Settings, group(name)], module.Settings()),
+            ("settings", Annotated[module.Settings, group("objective")], module.Settings()),
             ("plan", Annotated[cost.Plan, group("hardware")], cost.Plan()),
             ("length", type(length), length),
         ],

@@ -102,7 +102,7 @@ class Recall(EncoderArgument, RecordFlag):
     data: str
     """Data set of images with captions: captions:FILE, emoji:FOLDER, or a caption data set as tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized."""
+    """Side length in pixels to which images are resized; none keeps their size."""
     part: HeldOut = "test"
     """Held-out split to measure on."""
 

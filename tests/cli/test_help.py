@@ -66,7 +66,7 @@ def test_help_has_a_line_an_example_and_the_flags(words, fields, capsys, monkeyp
     assert "(default: )" not in shown
     assert "''" not in shown
     for field in fields:
-        assert field.helptext(), field.name
+        assert len((field.helptext() or "").split()) > 1, field.name
     program, *example = shlex.split(rest[2])
     assert (program, example[: len(words)]) == ("ssl-keras", words)
     parses(example, monkeypatch)

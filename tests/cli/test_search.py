@@ -15,7 +15,7 @@ def test_a_text_in_each_line(tmp_path):
     [
         (None, "words.txt: no such file. Expected a file with one text"),
         (b" \n", "words.txt contains no text"),
-        ("a dog".encode("utf-16"), "words.txt is UTF-16. Expected text in UTF-8"),
+        ("a dog".encode("utf-16"), "words.txt is UTF-16. Expected UTF-8 text"),
         (b"a h\xf6use", "words.txt: 1 of 7 characters are not UTF-8"),
     ],
 )

@@ -255,8 +255,8 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         "--final-rate [0,1]",
         "--clip-norm FLOAT>0",
         "(default: none)",
-        "What similarities are divided by",
-        "Probability of Gaussian blur",
+        "Temperature that divides cosine similarities",
+        "Probability that an image is blurred",
         "Global batch size",
     ):
         assert part in shown
