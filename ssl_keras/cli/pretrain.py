@@ -29,7 +29,7 @@ def pretrain_command(arguments):
     )
     asked = parse(flags, f"pretrain {name}", rest, description=module.__doc__)
     outcome = pretrain(name, asked.settings, asked.training)
-    print(json.dumps(files.finite(outcome), indent=2))
+    print(json.dumps(files.replace_nonfinite(outcome), indent=2))
     folder = outcome["folder"]
     print(f"Encoder: {folder}/encoder\nLook at it: tensorboard --logdir {asked.training.runs}")
 

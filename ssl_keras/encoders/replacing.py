@@ -113,7 +113,7 @@ def _retire(old, folder):
     """Removes our files in `old`, and moves the others to `folder`."""
     ours = [path for path in old.iterdir() if _is_ours(path)]
     for path in set(old.iterdir()) - set(ours):
-        path.rename(files.free(folder / path.name))
+        path.rename(files.unused_path(folder / path.name))
     for path in sorted(ours, key=lambda path: path.name == FILES[-1]):  # with its card it is still an encoder
         path.unlink(missing_ok=True)
     old.rmdir()  # fails where somebody has just put a file there: it stays
@@ -121,7 +121,7 @@ def _retire(old, folder):
 
 def _set_aside(new, folder):
     """Moves a new encoder out of the way of later ones, and says where it is."""
-    kept = files.free(folder.with_name(f"{folder.name}.unsaved"))
+    kept = files.unused_path(folder.with_name(f"{folder.name}.unsaved"))
     try:
         new.rename(kept)
     except OSError:

@@ -57,7 +57,7 @@ def chance(concepts, ranks=RANKS):
 
 def concepts_of(names):
     """int (N,): names that are the same without case and punctuation have one number."""
-    return np.unique([near_duplicates.folded(name) for name in names], return_inverse=True)[1]
+    return np.unique([near_duplicates.normalize_text(name) for name in names], return_inverse=True)[1]
 
 
 def baseline(splits):

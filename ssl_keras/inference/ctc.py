@@ -59,8 +59,8 @@ def score(name, source):
     """
     encoder, head, symbols = load(name)
     source.column_spec("target")
-    source = audio.short_enough(source, audio.LONGEST, "cut them where nobody speaks")
-    source = audio.at_rate(source, waveform.rate_of(encoder))
+    source = audio.drop_long_clips(source, audio.LONGEST, "cut them at pauses")
+    source = audio.resample_source(source, waveform.rate_of(encoder))
     right = [" ".join(text.split()) for text in source.column("target")]
     made = [symbols.decode(ids) for ids in heard(encoder, head, source)]
 

@@ -56,7 +56,7 @@ def prepare(settings, splits, init=None):
     Raises:
         ValueError: a tokenizer without a token for the end of a text; an `init` of another objective.
     """
-    splits = tokens.without_targets(splits)
+    splits = tokens.drop_targets(splits)
     if init is not None:
         kept, _ = start_from(
             init,

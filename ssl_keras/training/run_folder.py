@@ -137,7 +137,7 @@ def _check_name(run):
 
 def _own_name(training, default_name, fingerprint):
     """The name of the folder of a run that was given none."""
-    name = files.short(UNPRINTABLE.sub("-", default_name))
+    name = files.shorten(UNPRINTABLE.sub("-", default_name))
     own, runs = f"{name}-{fingerprint[:8]}", pathlib.Path(training.runs)
     if (runs / own).exists():
         return own
