@@ -137,7 +137,7 @@ for guess, probability in generation.fill(model.encoder, model.head, tokenizer, 
 # draws of labels, every row tuned alike.
 
 # %%
-labeled = tokens.padded(source, tokenizer, settings.context)
+labeled = tokens.tokenize_texts(source, tokenizer, settings.context)
 per_class = 10 if SMOKE else 50
 few = few_labels(labeled.train, per_class, seed=0)
 pretrained = model.encoder.get_weights()

@@ -57,7 +57,7 @@ def evaluate_command(arguments):
         raise ValueError("Expected at least one encoder. Received: none. Use: ssl-keras evaluate NAME --data DATA")
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
-    folder = pathlib.Path(asked.out or f"results/{files.short('+'.join(names) + '-' + splits.train.short_name)}")
+    folder = pathlib.Path(asked.out or f"results/{files.shorten('+'.join(names) + '-' + splits.train.short_name)}")
     files.check_outputs(folder, report.FILES)
     files.make_folder(folder)
     weights = [card["weights"]["sha256"] for card in about]

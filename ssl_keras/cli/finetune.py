@@ -22,4 +22,4 @@ def finetune_command(arguments):
     )
     asked = parse(flags, "finetune", arguments)
     outcome = tuning.finetune(asked.encoder, asked.settings, asked.training, network=asked.network_maker())
-    print(json.dumps(files.finite(outcome), indent=2))
+    print(json.dumps(files.replace_nonfinite(outcome), indent=2))

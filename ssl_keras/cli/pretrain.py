@@ -38,7 +38,7 @@ def pretrain_command(arguments):
     example = f"pretrain {name} {commands.EXAMPLES[name].pretrain}"
     asked = parse(flags, f"pretrain {name}", rest, _summary(module), example)
     outcome = pretrain(name, asked.settings, asked.training)
-    print(json.dumps(files.finite(outcome), indent=2))
+    print(json.dumps(files.replace_nonfinite(outcome), indent=2))
     folder = outcome["folder"]
     print(f"Encoder: {folder}/encoder\nTensorBoard: tensorboard --logdir {asked.training.runs}")
 

@@ -25,7 +25,7 @@ PADDING = -(1 << 15)
 LEAST, MOST = PADDING + 1, (1 << 15) - 1  # range of samples
 SHORTEST = 0.02  # seconds; shorter clips are an error
 LONGEST = 60.0  # seconds of a clip that a network can take
-USUAL, FAR = 10.0, 4  # `shortened` keeps this many seconds, or this many times the median clip
+USUAL, FAR = 10.0, 4  # `limit_lengths` keeps this many seconds, or this many times the median clip
 OVERSHOOT = 0.2  # floats may exceed 1 by this, as after filtering; they are clipped
 # For `connected`: clips of each split, words of a clip, seconds of a pause, largest standard deviation of its noise.
 CONNECTED, WORDS, PAUSE, FAINT, CONNECTION_SEED = (2_000, 200, 300), (3, 7), (0.05, 0.3), 100.0, 20240229
@@ -180,7 +180,7 @@ def connected(splits):
     parts = []
     for index, (part, count) in enumerate(zip(splits, CONNECTED)):
         part.column_spec("waveform")
-        part = short_enough(part, USUAL, "only shorter ones are concatenated")
+        part = drop_long_clips(part, USUAL, "only shorter ones are concatenated")
         labels, random = part.column("label"), np.random.Generator(np.random.Philox(key=[CONNECTION_SEED, index]))
         waveforms, targets = [], []
         for _ in range(count):
@@ -203,7 +203,7 @@ def _pause(random, rate):
     return np.rint(random.uniform(0, FAINT) * random.normal(size=length)).astype(np.int16)
 
 
-def resampled(waveform, rate, new_rate):
+def resample(waveform, rate, new_rate):
     """Resamples a waveform (T,) to (ceil(T · new/old),) float32, with a polyphase filter."""
     if rate == new_rate:
         return np.asarray(waveform, np.float32)
@@ -212,12 +212,12 @@ def resampled(waveform, rate, new_rate):
 
 
 def resampled_length(length, rate, new_rate):
-    """Returns the number of samples that `resampled` returns."""
+    """Returns the number of samples that `resample` returns."""
     common = math.gcd(int(rate), int(new_rate))
     return -(-length * (new_rate // common) // (rate // common))
 
 
-def short_enough(part, seconds, why):
+def drop_long_clips(part, seconds, why):
     """Drops clips longer than `seconds`, with a note. Raises ValueError if no clip is left."""
     short = part.lengths <= seconds * part.rate
     if short.all():
@@ -231,7 +231,7 @@ def short_enough(part, seconds, why):
     return part.take(np.flatnonzero(short)).with_notes(note)
 
 
-def shortened(splits):
+def limit_lengths(splits):
     """Truncates long clips, with a note, so that one long recording among short clips does not exhaust memory.
 
     The largest length is `USUAL` seconds or `FAR` times the median of the training split, whichever is longer, and at
@@ -239,10 +239,10 @@ def shortened(splits):
     """
     rate, median = splits.train.rate, float(np.median(splits.train.lengths))
     most, note = int(min(max(USUAL * rate, FAR * median), LONGEST * rate)), "only their beginning is used"
-    return Splits(*(beginnings(part, most).with_notes(*longer(part, most, note)) for part in splits))
+    return Splits(*(truncate_clips(part, most).with_notes(*long_clip_notes(part, most, note)) for part in splits))
 
 
-def beginnings(part, most):
+def truncate_clips(part, most):
     """Truncates each clip to at most `most` samples."""
     whole = part.arrays["waveform"]
     if whole.longest <= most:
@@ -251,24 +251,24 @@ def beginnings(part, most):
     return dataclasses.replace(part, arrays=part.arrays | {"waveform": column}, lengths=np.minimum(part.lengths, most))
 
 
-def longer(part, most, what):
+def long_clip_notes(part, most, what):
     """Returns a tuple with a note on clips of more than `most` samples; empty if there are none."""
     long = np.sum(part.lengths > most)
     return (f"{long} of {len(part)} clips are longer than {most / part.rate:g} s: {what}",) if long else ()
 
 
-def prepared(splits, rate):
+def resample_splits(splits, rate):
     """Resamples the splits to `rate` Hz and drops the names of clips."""
-    return Splits(*(at_rate(part, rate) for part in splits))
+    return Splits(*(resample_source(part, rate) for part in splits))
 
 
-def at_rate(part, rate):
+def resample_source(part, rate):
     """Resamples a source to `rate` Hz and drops the names of clips."""
-    part = part if part.rate == rate else _resampled(part, rate)
+    part = part if part.rate == rate else _resample_source(part, rate)
     return dataclasses.replace(part, arrays={k: v for k, v in part.arrays.items() if k != "name"})
 
 
-def _resampled(part, rate):
+def _resample_source(part, rate):
     part = part.with_notes(f"clips are resampled from {part.rate} Hz to {rate} Hz")
     clips_of, rows = part.arrays["waveform"], np.arange(len(part)) if part.rows is None else part.rows
     lengths = [resampled_length(int(length), part.rate, rate) for length in part.lengths]
@@ -276,7 +276,7 @@ def _resampled(part, rate):
     def chunks():
         for row, length in zip(rows, part.lengths):
             clip = clips_of.samples[clips_of.starts[row] : clips_of.starts[row] + length]
-            made = resampled(np.float32(clip) / -PADDING, part.rate, rate)
+            made = resample(np.float32(clip) / -PADDING, part.rate, rate)
             yield {"samples": as_int16(part.name, np.clip(made, -1, 1))}
 
     def key():
@@ -289,7 +289,7 @@ def _resampled(part, rate):
     return dataclasses.replace(made, notes=part.notes)
 
 
-def held_out_by_name(splits, pattern):
+def hold_out_by_name(splits, pattern):
     """Returns `Splits` whose test split is all clips whose names match the pattern, such as "*_theo_*" for a speaker.
 
     The pattern matches the file name, or its path below the folder. A tenth of the other clips is held out for

@@ -73,7 +73,7 @@ def contents(paths):
     def checksum(path):
         relative = os.path.relpath(path, root)
         try:
-            about = _about(path)
+            about = _file_stat(path)
             before = known.get(relative, [None])
             digest = before[-1] if before[:-1] == about else hash_file(path)
         except OSError:
@@ -90,7 +90,7 @@ def contents(paths):
     return made
 
 
-def _about(path):
+def _file_stat(path):
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
@@ -127,7 +127,7 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     folder = cache_folder() / name_of(key)
     if folder.is_dir():
         try:
-            return _opened(folder, columns)
+            return _open_entry(folder, columns)
         except DAMAGE as error:
             log.warning("%s is damaged (%s). Rebuilding it.", folder, error)
     with writing(folder.name) as partial:
@@ -148,11 +148,11 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
             if not folder.is_dir():
                 raise
             try:
-                return _opened(folder, columns)  # another process has written the same content
+                return _open_entry(folder, columns)  # another process has written the same content
             except DAMAGE:
                 folder.rename(partial / "damaged")
                 made.rename(folder)
-    return _opened(folder, columns)
+    return _open_entry(folder, columns)
 
 
 def _write(folder, key, columns, size, chunks):
@@ -163,11 +163,11 @@ def _write(folder, key, columns, size, chunks):
         array.flush()
         with open(paths[column], "rb") as file:
             os.fsync(file.fileno())
-    about = {column: [*_about(path), hash_file(path)] for column, path in paths.items()}
+    about = {column: [*_file_stat(path), hash_file(path)] for column, path in paths.items()}
     files.write_json(folder / "content.json", {"key": key, "examples": count, "files": about})
 
 
-def _opened(folder, columns):
+def _open_entry(folder, columns):
     """Returns the arrays of an entry. Raises one of `DAMAGE` if they are not what was written."""
     content = json.loads((folder / "content.json").read_text("utf-8"))
     count, arrays = content["examples"], {}
@@ -176,8 +176,8 @@ def _opened(folder, columns):
         array = np.lib.format.open_memmap(path, "r")
         if array.shape[1:] != tuple(shape) or array.dtype != np.dtype(dtype) or not 0 <= count <= len(array):
             raise ValueError(f"{path.name} has dtype {array.dtype} and shape {array.shape}")
-        *about, digest = content["files"][column] if "files" in content else [*_about(path), ""]  # an older entry
-        if about != _about(path) and digest != hash_file(path):  # modified or copied
+        *about, digest = content["files"][column] if "files" in content else [*_file_stat(path), ""]  # an older entry
+        if about != _file_stat(path) and digest != hash_file(path):  # modified or copied
             raise ValueError(f"{path.name} has changed")
         arrays[column] = array
     return _trim(arrays, count)

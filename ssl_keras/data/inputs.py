@@ -29,7 +29,7 @@ def network_input(batch):
     return unit_range(batch[name]) if name == "image" else batch[name]
 
 
-def changed(batch, random, changes, rate, longest):
+def augment_waveforms(batch, random, changes, rate, longest):
     """Returns the batch with augmented waveforms. `changes` is an `AudioAugmentation`, `rate` is in Hz, and `longest`
     is as in `augment_audio.change`."""
     return batch | {"waveform": augment_audio.change(network_input(batch), random, changes, rate, longest)}

@@ -40,19 +40,19 @@ def crop_windows(batch, random, length):
     }
 
 
-def mask_spans(valid, share, span, random, most=None):
-    """Draws a mask (B, T) bool of spans, over about the fraction `share` of valid positions and at least one per row.
+def mask_spans(valid, ratio, span, random, most=None):
+    """Draws a mask (B, T) bool of spans, over about the fraction `ratio` of valid positions and at least one per row.
 
     Args:
         valid: (B, T) bool, False for padding at the end of a row.
-        share: the mask ratio, the fraction of valid positions to mask, in (0, 1).
+        ratio: the mask ratio, the fraction of valid positions to mask, in (0, 1).
         span: the length of a span, in positions.
         random: `BatchRandom` of the rows.
         most: the number of positions to draw random numbers for, so that they do not depend on T; None is T.
     """
     width = valid.shape[1] if most is None else tf.shape(valid)[1]
     key = random.uniform("spans", (most or width,))[:, :width]  # (B, T)
-    starts = key < 1 - (1 - share) ** (1 / span)  # a position is visible if no span starts in the last `span` positions
+    starts = key < 1 - (1 - ratio) ** (1 / span)  # a position is visible if no span starts in the last `span` positions
     count = tf.reduce_sum(tf.cast(valid, tf.float32), 1)  # (B,)
     first = tf.cast(random.uniform("first", ()) * count, tf.int32)[:, None]
     starts |= (tf.range(width) == first) & ~tf.reduce_any(starts & valid, axis=1, keepdims=True)
@@ -120,7 +120,7 @@ def sample_captions(ids, random, joined, omitted, context):
     return tf.gather(tokens, order, batch_dims=1)[:, :context]
 
 
-def number_rows(ids):
+def hash_rows(ids):
     """Hashes rows of tokens (B, T) to int32 (B, 2). Rows that differ only in padding have equal hashes."""
     # Polynomial hashes modulo 2³²; signed overflow wraps. Padding, -1, adds 0.
     powers = tf.math.cumprod(tf.tile(tf.constant([BASES], tf.uint32), (tf.shape(ids)[1], 1)), exclusive=True)

@@ -25,7 +25,7 @@ CHUNK = 1_024  # rows compared at a time
 FLAT = 1e-2  # a thumbnail of a smaller standard deviation has a single color
 
 
-def folded(text):
+def normalize_text(text):
     """Normalizes a text: without case, accents, punctuation and repeated whitespace."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
@@ -34,8 +34,8 @@ def folded(text):
 
 def similar_texts(ours, theirs=None, least=SIMILAR_TEXT):
     """Returns pairs (i, j) of near duplicates `ours[i]` and `theirs[j]`, int64 (n, 2). For one list, i < j."""
-    a = [folded(text) for text in ours]
-    b = a if theirs is None else [folded(text) for text in theirs]
+    a = [normalize_text(text) for text in ours]
+    b = a if theirs is None else [normalize_text(text) for text in theirs]
 
     def compared(rows, first):
         return process.cdist(a[rows], b[first:], scorer=fuzz.ratio, score_cutoff=least, dtype=np.uint8, workers=-1) > 0
@@ -45,8 +45,8 @@ def similar_texts(ours, theirs=None, least=SIMILAR_TEXT):
 
 def similar_images(ours, theirs=None, least=SIMILAR_IMAGE):
     """Returns pairs (i, j) of near duplicates as `similar_texts` does, for images (N, H, W, C)."""
-    a = _directions(ours)
-    b = a if theirs is None else _directions(theirs)
+    a = _unit_vectors(ours)
+    b = a if theirs is None else _unit_vectors(theirs)
     return _pairs(lambda rows, first: a[rows] @ b[first:].T >= least, len(a), theirs is None)
 
 
@@ -59,7 +59,7 @@ def thumbnails(images):
     return np.concatenate(small)
 
 
-def _directions(images):
+def _unit_vectors(images):
     """Returns unit vectors (N, D) float32 whose inner products are correlations of thumbnails.
 
     Thumbnails of a single color become angles instead, so that colors about a fifth of the scale apart are not similar.
@@ -145,7 +145,7 @@ def parts_of(group, names, count):
     """
     first = {}
     for one, name in zip(group, names):
-        name = folded(name)
+        name = normalize_text(name)
         first[one] = min(first.get(one, name), name)
     part = np.array([int(hashlib.sha256(first[one].encode()).hexdigest()[:8], 16) % count for one in range(len(first))])
     part[np.bincount(group) > len(group) / count] = -1

@@ -22,7 +22,7 @@ MIN_WORD = 2  # letters
 log = logging.getLogger(__name__)
 
 
-def cut(splits, unit):
+def split_into_units(splits, unit):
     """Converts `Splits` of text to `Splits` of its distinct words, lowercased, or its distinct sentences.
 
     Words or sentences of an earlier split are dropped from later ones, so held-out ones are new.
@@ -83,7 +83,7 @@ def _sentences(text):
     return (piece for piece in pieces if len(piece) >= MIN_WORD)
 
 
-def tokenized(splits, tokenizer, most, reader=None):
+def tokenize(splits, tokenizer, most, reader=None):
     """Tokenizes `Splits` of sequences: the columns "tokens" (N, W) and, for pairs, "target" (N, U), int32.
 
     Args:

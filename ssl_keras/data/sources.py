@@ -92,7 +92,7 @@ def load(spec, image_size=None):
     there = pathlib.Path(argument or spec).exists()  # a path may itself end in brackets
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not there:
-        return audio.held_out_by_name(load(pattern[1], image_size), pattern[2])
+        return audio.hold_out_by_name(load(pattern[1], image_size), pattern[2])
     fold = re.fullmatch(r"((?:captions|emoji):.+)\[(\d)\]", spec)
     if fold and not there:
         kind, _, argument = fold[1].partition(":")

@@ -57,8 +57,8 @@ def _part(source):
     """Returns (the summary of a split, (n,) hashes of the examples read or None)."""
     about = {"examples": len(source)}
     columns = {name: look for name, look in LOOKS.items() if name in source.arrays}
-    size = sum(_bytes(source, name) for name in columns)
-    rows = _spread(len(source), min(MAX_EXAMPLES, int(MAX_BYTES / max(size, 1))))
+    size = sum(_example_bytes(source, name) for name in columns)
+    rows = _evenly_spaced(len(source), min(MAX_EXAMPLES, int(MAX_BYTES / max(size, 1))))
     about["looked_at"] = len(rows)
     if "label" in source.arrays:
         counts = np.bincount(source.column("label"), minlength=len(source.classes))
@@ -74,18 +74,18 @@ def _part(source):
     return about, content
 
 
-def _spread(count, most):
+def _evenly_spaced(count, most):
     """Returns at most `most`, and at least one, evenly spaced indices below `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, max(most, 1))).astype(np.int64))
 
 
-def _bytes(source, name):
+def _example_bytes(source, name):
     """Returns the bytes of an example of a column; for audio and text, an average."""
     array = source.arrays[name]
     if name == "waveform":
         return 2 * float(np.mean(_lengths(source)))
     if array.dtype == object:
-        some = [text for chunk in _chunks(source, name, _spread(len(source), FEW)) for text in chunk]
+        some = [text for chunk in _chunks(source, name, _evenly_spaced(len(source), FEW)) for text in chunk]
         return sum(map(len, some)) / len(some)
     return array.dtype.itemsize * math.prod(array.shape[1:])
 
@@ -128,7 +128,7 @@ def _sounds(source, name, rows):
         hashes.append(_hash(clip))
     seconds = _lengths(source) / source.rate
     about = {"rate": int(source.rate), "seconds": float(seconds.sum())}
-    return about | _spread_of(seconds, float) | {"silent": int(silent)}, np.array(hashes, np.uint64)
+    return about | _length_stats(seconds, float) | {"silent": int(silent)}, np.array(hashes, np.uint64)
 
 
 def _texts(source, name, rows):
@@ -138,7 +138,7 @@ def _texts(source, name, rows):
         for text in chunk
     ]
     lengths, empty, hashes = zip(*texts)
-    about = {"characters": sum(lengths)} | _spread_of(lengths, int) | {"empty": sum(empty)}
+    about = {"characters": sum(lengths)} | _length_stats(lengths, int) | {"empty": sum(empty)}
     if not np.all(source.arrays.get("ends", True)):
         about["pieces"] = True
     return about, np.array(hashes, np.uint64)
@@ -147,14 +147,14 @@ def _texts(source, name, rows):
 def _captions(source, name, rows):
     listed = [text.split("\n") for chunk in _chunks(source, name, rows) for text in chunk]
     lengths = [len(text) for each in listed for text in each]
-    about = {"captions": len(lengths), "characters": sum(lengths)} | _spread_of(lengths, int)
+    about = {"captions": len(lengths), "characters": sum(lengths)} | _length_stats(lengths, int)
     return about | {"empty": sum(not text.strip() for each in listed for text in each)}, None
 
 
 LOOKS = {"image": _images, "waveform": _sounds, "text": _texts, "target": _texts, "caption": _captions}
 
 
-def _spread_of(values, kind):
+def _length_stats(values, kind):
     found = {"shortest": np.min(values), "median": np.median(values), "longest": np.max(values)}
     return {name: kind(value) for name, value in found.items()}
 
@@ -168,7 +168,7 @@ def _tokens(source):
     if hasattr(array, "stream"):  # its windows may overlap, so the stream is counted
         blocks = (
             array.stream[start * BLOCK : (start + 1) * BLOCK]
-            for start in _spread(-(-len(array.stream) // BLOCK) or 1, BLOCKS)
+            for start in _evenly_spaced(-(-len(array.stream) // BLOCK) or 1, BLOCKS)
         )
     else:
         blocks = _chunks(source, "tokens" if "tokens" in source.arrays else "captions", np.arange(len(source)))

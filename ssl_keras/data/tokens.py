@@ -83,7 +83,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
     """
     parts, unknown = [], []
     for split, source in zip(Splits._fields, splits):
-        stream = tokenized(source, tokenizer)
+        stream = tokenize(source, tokenizer)
         if len(stream) < context + target:
             raise ValueError(
                 f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
@@ -105,7 +105,7 @@ def _count(stream, token):
     return sum(int((stream[start : start + CHUNK] == token).sum()) for start in range(0, len(stream), CHUNK))
 
 
-def tokenized(source, tokenizer):
+def tokenize(source, tokenizer):
     """Returns all tokens of a source of text as a memory-mapped array (L,).
 
     The file is cached by the content and the tokenizer; a damaged one is rebuilt. The tokenizer's end token separates
@@ -114,7 +114,7 @@ def tokenized(source, tokenizer):
     name = name_of([FORMAT, content_of(source), tokenizer.sha256, tokenizers.__version__])
     path = cache_folder() / f"{name}.tokens"
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
-    if not _whole(path, dtype):
+    if not _is_valid(path, dtype):
         if path.exists():
             log.warning("%s is damaged. Rebuilding it.", path)
         with writing(name) as partial:
@@ -124,7 +124,7 @@ def tokenized(source, tokenizer):
     return np.memmap(path, dtype, "r", shape=(count,)) if count else np.empty(0, dtype)
 
 
-def _whole(path, dtype):
+def _is_valid(path, dtype):
     """Returns whether a token file exists, and its checksum and number of tokens are right."""
     end = DIGEST_BYTES + COUNT_BYTES
     if not path.is_file() or path.stat().st_size < end:
@@ -161,7 +161,7 @@ def _tokenize(source, tokenizer, path, dtype):
 
         last = len(source) - 1
         for index, (text, end) in enumerate(_documents(source)):
-            held.append((_lines(text), end and index < last))
+            held.append((_split_lines(text), end and index < last))
             characters += len(text)
             if characters >= CHUNK:
                 flush()
@@ -174,7 +174,7 @@ def _tokenize(source, tokenizer, path, dtype):
         os.fsync(file.fileno())
 
 
-def without_targets(splits):
+def drop_targets(splits):
     """Drops the column "target"."""
     return Splits(
         *(
@@ -223,7 +223,7 @@ def _documents(source):
         yield from zip(rows["text"], rows.get("ends", np.ones(len(rows["text"]), bool)))
 
 
-def _lines(text):
+def _split_lines(text):
     """Cuts a long text at line ends."""
     pieces, start = [], 0
     while len(text) - start > PIECE:
@@ -234,7 +234,7 @@ def _lines(text):
     return [*pieces, text[start:]]
 
 
-def padded(splits, tokenizer, context):
+def tokenize_texts(splits, tokenizer, context):
     """Converts `Splits` of labeled text to `Splits` of tokens (N, W), with the tokenizer's special tokens.
 
     W is the length of the longest text, at most `context`. Longer texts are truncated, with a warning.
@@ -249,7 +249,7 @@ def padded(splits, tokenizer, context):
                 "Received: pieces of large files"
             )
     encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
-    rows = framed([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
+    rows = add_special_tokens([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
     parts = []
     for source, tokens in zip(splits, np.split(rows, np.cumsum([len(part) for part in encoded])[:-1])):
         arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
@@ -257,12 +257,12 @@ def padded(splits, tokenizer, context):
     return check_unknown(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
 
 
-def framed(encoded, tokenizer, context, name):
+def add_special_tokens(encoded, tokenizer, context, name):
     """Adds the tokenizer's special tokens to lists of ids, and pads them: int32 (N, W).
 
     Texts longer than the context are truncated, with a warning about `name`.
     """
-    frame = _frame(tokenizer)
+    frame = _special_tokens(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
     if room < 1:
         raise ValueError(f"The context is too short. Expected at least {context - room + 1}. Received: {context}")
@@ -305,7 +305,7 @@ def check_unknown(splits, counts):
     return splits
 
 
-def _frame(tokenizer):
+def _special_tokens(tokenizer):
     """Returns the special tokens before and after a text: [CLS] and [SEP], or none."""
     plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
     before = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)

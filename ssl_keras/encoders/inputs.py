@@ -36,14 +36,14 @@ def adapt(folder, card, splits):
         rate = card["input"]["waveform"].get("rate") or splits.train.rate
         if not rate:
             raise ValueError(f"The card of {card['name']} has no sampling rate. Expected one in input.waveform.rate.")
-        return audio.shortened(audio.prepared(splits, rate))
+        return audio.limit_lengths(audio.resample_splits(splits, rate))
     if "text" not in splits.train.arrays:
         raise ValueError(
             f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
             "Choose other --data."
         )
     tokenizer = load_tokenizer(folder)
-    return tokens.padded(splits, tokenizer, card["input"]["tokens"].get("context") or DEFAULT_CONTEXT)
+    return tokens.tokenize_texts(splits, tokenizer, card["input"]["tokens"].get("context") or DEFAULT_CONTEXT)
 
 
 def adapt_images(card, splits):

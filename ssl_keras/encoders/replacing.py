@@ -115,7 +115,7 @@ def _remove_backup(old, folder):
     """Removes the encoder's files in `old`, and moves all other files to `folder`."""
     encoder_files = [path for path in old.iterdir() if _is_encoder_file(path)]
     for path in set(old.iterdir()) - set(encoder_files):
-        path.rename(files.free(folder / path.name))
+        path.rename(files.unused_path(folder / path.name))
     for path in sorted(encoder_files, key=lambda path: path.name == FILES[-1]):  # the card last: it marks an encoder
         path.unlink(missing_ok=True)
     old.rmdir()  # fails, and keeps the folder, if somebody has just put a file there
@@ -123,7 +123,7 @@ def _remove_backup(old, folder):
 
 def _keep_unsaved(new, folder):
     """Moves a new encoder to NAME.unsaved, or leaves it if that fails; returns its folder."""
-    kept = files.free(folder.with_name(f"{folder.name}.unsaved"))
+    kept = files.unused_path(folder.with_name(f"{folder.name}.unsaved"))
     try:
         new.rename(kept)
     except OSError:

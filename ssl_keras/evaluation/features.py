@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data.audio import LONGEST, beginnings
+from ssl_keras.data.audio import LONGEST, truncate_clips
 from ssl_keras.data.augment_images import Augmentation, apply_matrices, augment, interpolation_matrix
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
-from ssl_keras.data.inputs import changed, network_input, signature
+from ssl_keras.data.inputs import augment_waveforms, network_input, signature
 from ssl_keras.networks import description, gives_states, realize, waveform
 from ssl_keras.networks.transformer import pool
 
@@ -57,7 +57,11 @@ def augmented_copies(network, source, changes):
     longest = source.arrays["waveform"].longest
     return list(
         _passes(
-            network, source, 512, lambda batch, random: changed(batch, random, changes, source.rate, longest), COPIES
+            network,
+            source,
+            512,
+            lambda batch, random: augment_waveforms(batch, random, changes, source.rate, longest),
+            COPIES,
         )
     )
 
@@ -65,7 +69,7 @@ def augmented_copies(network, source, changes):
 def _passes(network, source, batch_size, preprocess, count):
     """Yields the result of `extract_features` `count` times, with new random draws each time."""
     run = compiled(network) if isinstance(network, keras.Model) else network
-    source = beginnings(source, int(LONGEST * source.rate)) if source.rate else source
+    source = truncate_clips(source, int(LONGEST * source.rate)) if source.rate else source
     groups = length_groups(source)
     order, batches_of = np.argsort(np.concatenate(groups)), []
     for group in groups:

@@ -59,7 +59,7 @@ def chance(concepts, ranks=RANKS):
 
 def concepts_of(names):
     """Returns int (N,): equal numbers for names that differ only in case and punctuation."""
-    return np.unique([near_duplicates.folded(name) for name in names], return_inverse=True)[1]
+    return np.unique([near_duplicates.normalize_text(name) for name in names], return_inverse=True)[1]
 
 
 def baseline(splits):

@@ -75,20 +75,20 @@ def _partial(path):
 
 
 def write_json(path, value):
-    """Writes `value` as indented JSON, atomically; see `finite`."""
-    write(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically; see `replace_nonfinite`."""
+    write(path, json.dumps(replace_nonfinite(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def finite(value):
+def replace_nonfinite(value):
     """Replaces numbers that are not finite by null in a JSON-able value, because JSON cannot represent them."""
     if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
+        return {key: replace_nonfinite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
+        return [replace_nonfinite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def short(name):
+def shorten(name):
     """Shortens a name of more than LONGEST bytes to its beginning and a hash of the whole."""
     content = name.encode(errors="surrogateescape")
     if len(content) <= LONGEST:
@@ -112,7 +112,7 @@ def make_folder(path):
         raise PermissionError(f"Cannot write to {path}: {error.strerror}. Choose a writable folder.") from error
 
 
-def free(path):
+def unused_path(path):
     """Returns the first of path, path.2, path.3, … that does not exist."""
     names = itertools.chain([path.name], (f"{path.name}.{number}" for number in itertools.count(2)))
     return next(each for each in map(path.with_name, names) if not os.path.lexists(each))
@@ -163,7 +163,7 @@ def new_folder(path):
 def new_beside(path, what):
     """Creates a new empty folder `.NAME.what` next to `path`."""
     while True:
-        made = free(path.with_name(f".{path.name}.{what}"))
+        made = unused_path(path.with_name(f".{path.name}.{what}"))
         with contextlib.suppress(FileExistsError):  # another process may create it first
             made.mkdir()
             return made
@@ -212,9 +212,9 @@ def bytes_to_tensors(content, expected, name):
     tensors = {}
     for key, (shape, dtype) in expected.items():
         tensor = stored[key]
-        if tuple(tensor["shape"]) != tuple(shape) or tensor["dtype"] != stored_as(dtype):
+        if tuple(tensor["shape"]) != tuple(shape) or tensor["dtype"] != safetensors_dtype(dtype):
             raise ValueError(
-                f"{name}: expected {key} of shape {tuple(shape)}, {stored_as(dtype)}. "
+                f"{name}: expected {key} of shape {tuple(shape)}, {safetensors_dtype(dtype)}. "
                 f"Received: shape {tuple(tensor['shape'])}, {tensor['dtype']}"
             )
         tensors[key] = np.frombuffer(tensor["data"], dtype).reshape(shape)
@@ -224,7 +224,7 @@ def bytes_to_tensors(content, expected, name):
     return tensors
 
 
-def stored_as(dtype):
+def safetensors_dtype(dtype):
     """Returns the safetensors name of a NumPy dtype: F32, I64, BOOL."""
     dtype = np.dtype(dtype)
     return "BOOL" if dtype.kind == "b" else f"{dtype.kind.upper()}{8 * dtype.itemsize}"

@@ -61,8 +61,8 @@ def score(name, source):
     """
     encoder, head, symbols = load(name)
     source.column_spec("target")
-    source = audio.short_enough(source, audio.LONGEST, "cut them at pauses")
-    source = audio.at_rate(source, waveform.rate_of(encoder))
+    source = audio.drop_long_clips(source, audio.LONGEST, "cut them at pauses")
+    source = audio.resample_source(source, waveform.rate_of(encoder))
     references = [" ".join(text.split()) for text in source.column("target")]
     decoded = [symbols.decode(ids) for ids in transcribe(encoder, head, source)]
 

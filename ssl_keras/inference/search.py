@@ -48,7 +48,7 @@ class Retriever:
         if unknown:
             log.warning("%s: %d of %d tokens are unknown to its tokenizer", self.card["name"], unknown, count)
         return embeddings_of_texts(
-            self.networks[1], tokens.framed(encoded, self.tokenizer, self.context, self.card["name"])
+            self.networks[1], tokens.add_special_tokens(encoded, self.tokenizer, self.context, self.card["name"])
         )
 
     def of_query(self, text):

@@ -86,9 +86,9 @@ def prepare(settings, splits, init=None):
     if not settings.rate:
         rate = splits.train.rate if splits.train.rate in waveform.STRIDES else max(waveform.STRIDES)
         settings = dataclasses.replace(settings, rate=rate)
-    splits, most = audio.prepared(splits, settings.rate), audio.LONGEST * settings.rate
+    splits, most = audio.resample_splits(splits, settings.rate), audio.LONGEST * settings.rate
     return settings, Splits(
-        *(part.with_notes(*audio.longer(part, most, "evaluation uses only their beginning")) for part in splits)
+        *(part.with_notes(*audio.long_clip_notes(part, most, "evaluation uses their beginning")) for part in splits)
     )
 
 

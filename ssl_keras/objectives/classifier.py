@@ -31,7 +31,7 @@ from ssl_keras import losses
 from ssl_keras.data import augment_audio
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
-from ssl_keras.data.inputs import changed, network_input
+from ssl_keras.data.inputs import augment_waveforms, network_input
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import check_classes
 from ssl_keras.engine.config import Training
@@ -135,7 +135,7 @@ class Classifier(Objective):
         """Augments the input; mixup adds `partner`, the other label, and `share` (B,), the weight of the own one."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
-            return changed(batch, random, self.augmentation, rate, self.noise_samples)
+            return augment_waveforms(batch, random, self.augmentation, rate, self.noise_samples)
         if "image" not in batch:
             return batch
         image = augment(batch["image"], random, self.augmentation)

@@ -150,7 +150,7 @@ def prepare(settings, splits, init=None):
     tokenizer = tokenizer_of(settings, source, lambda: captions.training_texts(splits.train))
     kept |= {"tokenizer": str(source)} if source else {"vocabulary": tokenizer.vocabulary}
     settings = dataclasses.replace(settings, **kept)
-    return settings, captions.tokenized(splits, tokenizer, settings.context)
+    return settings, captions.tokenize(splits, tokenizer, settings.context)
 
 
 encoder = vision.encoder
@@ -220,7 +220,7 @@ class ImageText(Objective):
         weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
         features = self.encoder(batch["image"], training=training)
         image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
-        same = masking.number_rows(batch["tokens"])
+        same = masking.hash_rows(batch["tokens"])
         if self.similarity.bias is None:
             loss = losses.clip(image, text, weight, scale, same)
         else:

@@ -56,7 +56,7 @@ def prepare(settings, splits, init=None):
     Raises:
         ValueError: the tokenizer has no token for the end of a text; `init` was saved by another objective.
     """
-    splits = tokens.without_targets(splits)
+    splits = tokens.drop_targets(splits)
     if init is not None:
         kept, _ = start_from(
             init,

@@ -137,7 +137,7 @@ def prepare(settings, splits, init=None):
         )
     if settings.task != "pairs":
         unit = settings.unit or ("rows" if paired or "label" in splits.train.arrays else "words")
-        splits = tokens.without_targets(sequences.cut(splits, unit))
+        splits = tokens.drop_targets(sequences.split_into_units(splits, unit))
     if init is not None:
         settings = _start_from(init, settings)
     with_targets = settings.task == "pairs" and not settings.symbols
@@ -153,7 +153,7 @@ def prepare(settings, splits, init=None):
     if settings.symbols and not settings.alphabet:
         hint = "Leave out --symbols: a tokenizer splits words into pieces."
         settings = dataclasses.replace(settings, alphabet=symbols.alphabet_of(splits, MAX_SYMBOLS, hint))
-    splits = sequences.tokenized(splits, tokenizer, settings.context, settings.reader(tokenizer))
+    splits = sequences.tokenize(splits, tokenizer, settings.context, settings.reader(tokenizer))
     if settings.task == "continue":
         sequences.check_longer_than(splits.train, settings.horizon)
     return settings, splits

@@ -137,7 +137,7 @@ def _check_name(run):
 
 def _folder_name(training, default_name, fingerprint):
     """Returns the folder's name for a run without a name of its own."""
-    name = files.short(UNPRINTABLE.sub("-", default_name))
+    name = files.shorten(UNPRINTABLE.sub("-", default_name))
     hashed, runs = f"{name}-{fingerprint[:8]}", pathlib.Path(training.runs)
     if (runs / hashed).exists():
         return hashed

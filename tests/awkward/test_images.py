@@ -98,7 +98,7 @@ def test_a_sheet_of_emoji_is_composited_on_white(mode, uncut, tmp_path):
 def test_notes_count_conversions(tmp_path):
     awkward.write(tmp_path, awkward.in_color())
     notes = " ".join(load(f"folder:{tmp_path}").train.notes)
-    for sentence, count in (("turned", 11), ("transparent", 7), ("profile", 3), ("inks", 2), ("several", 4)):
+    for sentence, count in (("rotated", 11), ("transparent", 7), ("profile", 3), ("cmyk", 2), ("frames", 4)):
         assert f"{count} of 38 images {image_files.CONVERSIONS[sentence]}" in notes
 
 

@@ -136,7 +136,7 @@ def test_one_long_clip_needs_no_more_memory_than_itself(folder, monkeypatch, kin
     parts = source(kind, folder, monkeypatch)
     held = sum(part.arrays["waveform"].samples.nbytes for part in parts[: 3 if kind == "connected" else 1])
     assert held < 4 * 90 * RATE  # twice the samples of all files
-    short = audio.shortened(parts)
+    short = audio.limit_lengths(parts)
     assert max(part.arrays["waveform"].longest for part in short) <= 10 * RATE
     assert kind == "connected" or any("longer than 10 s: only their beginning" in n for p in short for n in p.notes)
     assert kind != "connected" or any("are skipped: only shorter ones are" in n for p in parts for n in p.notes)
@@ -144,11 +144,11 @@ def test_one_long_clip_needs_no_more_memory_than_itself(folder, monkeypatch, kin
 
 def test_long_clips_stay_if_most_are_long(folder):
     clips = audio.hold_out(audio.clips("c", [tone(15, 1_000, 50)] * 10, 1_000))
-    assert list(audio.shortened(clips).train.lengths) == [15_000] * 7
+    assert list(audio.limit_lengths(clips).train.lengths) == [15_000] * 7
     minutes = audio.hold_out(audio.clips("c", [tone(70, 1_000, 50)] * 10, 1_000))
-    assert set(audio.shortened(minutes).train.lengths) == {60_000}
+    assert set(audio.limit_lengths(minutes).train.lengths) == {60_000}
     with pytest.raises(ValueError, match="all 7 clips are too long. Expected clips of at most 10 s"):
-        audio.short_enough(minutes.train, 10, "")
+        audio.drop_long_clips(minutes.train, 10, "")
 
 
 # ----- files that are damaged or not audio ----------------------------------------------------------

@@ -175,7 +175,7 @@ def test_samples_never_equal_padding():
 
 
 def test_speakers_are_held_out_by_name():
-    splits = audio.held_out_by_name(tones(), "*_b_*")
+    splits = audio.hold_out_by_name(tones(), "*_b_*")
     assert all("_b_" in name for name in splits.test.column("name"))
     assert not any("_b_" in name for part in splits[:2] for name in part.column("name"))
     assert sum(map(len, splits)) == 200
@@ -186,16 +186,16 @@ def test_speakers_are_held_out_by_name():
     below = [f"room/{name}" for name in whole_names(tones())]
     rows = [clip(part, index)[0] for part in tones() for index in range(len(part))]
     nested = audio.hold_out(audio.clips("nested", rows, RATE, below))
-    found = [len(audio.held_out_by_name(nested, pattern).test) for pattern in ("1_b_*", "room/1_b_*")]
+    found = [len(audio.hold_out_by_name(nested, pattern).test) for pattern in ("1_b_*", "room/1_b_*")]
     assert found[0] == found[1] > 9
     with pytest.raises(ValueError, match="no file name matches"):
-        audio.held_out_by_name(tones(), "*_c_*")
+        audio.hold_out_by_name(tones(), "*_c_*")
     with pytest.raises(ValueError, match="every file name matches"):
-        audio.held_out_by_name(tones(), "*")
+        audio.hold_out_by_name(tones(), "*")
 
 
 def test_resampling_preserves_a_tone():
-    splits = audio.prepared(tones(), 16_000)
+    splits = audio.resample_splits(tones(), 16_000)
     assert splits.train.rate == 16_000
     assert "name" not in splits.train.arrays
     assert list(splits.train.lengths) == list(2 * tones().train.lengths)

@@ -119,7 +119,7 @@ def test_unknown_tokens_and_windows():
     assert 0 < about["unknown"] < about["tokens"] / 2
     assert made["train"]["prepared"] != made["train"]["examples"]
     labeled = hold_out(text.documents("x", words.column("text"), np.arange(30) % 2))
-    padded = summarized(labeled, tokens.padded(labeled, tokenizer, 16))["train"]
+    padded = summarized(labeled, tokens.tokenize_texts(labeled, tokenizer, 16))["train"]
     assert padded["tokens"]["unknown"] == about["unknown"]
     assert any("unknown" in note for note in padded["notes"])
 

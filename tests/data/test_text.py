@@ -104,7 +104,7 @@ def test_a_tokenizer_is_saved_and_trained_once(corpus, monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
 def test_the_stream_contains_each_document_once(corpus, kind):
     tokenizer = made(kind)
-    stream = tokens.tokenized(corpus.train, tokenizer)
+    stream = tokens.tokenize(corpus.train, tokenizer)
     assert isinstance(stream, np.memmap)
     texts = list(tokens.texts_of(corpus.train))
     expected = []
@@ -114,14 +114,14 @@ def test_the_stream_contains_each_document_once(corpus, kind):
 
 
 def test_the_stream_is_cached_by_content_and_tokenizer(corpus, monkeypatch):
-    tokens.tokenized(corpus.train, BPE)
+    tokens.tokenize(corpus.train, BPE)
     plain = tokens._tokenize
     calls = []
     monkeypatch.setattr(tokens, "_tokenize", lambda *args: (calls.append(1), plain(*args)))
-    tokens.tokenized(corpus.train, BPE)
+    tokens.tokenize(corpus.train, BPE)
     assert not calls
-    tokens.tokenized(corpus.train, made("bpe", 280))
-    tokens.tokenized(corpus.test, BPE)
+    tokens.tokenize(corpus.train, made("bpe", 280))
+    tokens.tokenize(corpus.test, BPE)
     assert len(calls) == 2
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_tokenization_leaves_nothing(corpus, monkeypatch, tmp_pat
 
     monkeypatch.setattr(tokens, "_tokenize", half)
     with pytest.raises(OSError, match="disk full"):
-        tokens.tokenized(corpus.train, BPE)
+        tokens.tokenize(corpus.train, BPE)
     assert not list((tmp_path / "cache").glob("*"))  # excludes hidden files
     assert not list((tmp_path / "cache").glob(".*"))
 
@@ -173,7 +173,7 @@ def test_large_files_are_read_in_pieces(tmp_path, monkeypatch):
     assert rows["ends"].sum() == 2
     assert "\ufffd" not in "".join(rows["text"])
     tokenizer = tokenizers.Tokenizer(tokenizers._characters([content], 0))
-    stream = tokens.tokenized(source, tokenizer)
+    stream = tokens.tokenize(source, tokenizer)
     assert tokenizer.decode(stream) == content + "[SEP]" + "short\n"
 
 
@@ -225,11 +225,11 @@ def test_contents_do_not_collide():
 
 
 def test_a_damaged_cache_is_rebuilt(corpus, tmp_path):
-    whole = np.array(tokens.tokenized(corpus.train, BPE))
+    whole = np.array(tokens.tokenize(corpus.train, BPE))
     (file,) = (tmp_path / "cache").glob("*.tokens")
     for content in (file.read_bytes()[:21], b"", file.read_bytes() + b"\0\0"):
         file.write_bytes(content)
-        np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
+        np.testing.assert_array_equal(tokens.tokenize(corpus.train, BPE), whole)
 
 
 def damaged(**changes):
@@ -327,14 +327,14 @@ def test_texts_from_python():
 def test_pieces_of_files_are_not_texts(tmp_path, monkeypatch):
     (tmp_path / "book.txt").write_text("line of it\n" * 3000)
     with pytest.raises(ValueError, match="Expected whole texts"):
-        tokens.padded(load(f"text:{tmp_path / 'book.txt'}"), BPE, 16)
+        tokens.tokenize_texts(load(f"text:{tmp_path / 'book.txt'}"), BPE, 16)
 
 
 def test_labeled_texts_become_padded_tokens(tmp_path, caplog):
     splits = table(tmp_path, "label\ttext\n" + "".join(f"{'ab'[i % 2]}\tcat {'dog ' * i}\n" for i in range(20)))
     tokenizer = made("wordpiece")
     with caplog.at_level(logging.WARNING):
-        ours = tokens.padded(splits, tokenizer, 12)
+        ours = tokens.tokenize_texts(splits, tokenizer, 12)
     assert "longer than 12 tokens" in caplog.text
     rows = ours.train.column("tokens")
     assert rows.shape[1] == 12
@@ -344,7 +344,7 @@ def test_labeled_texts_become_padded_tokens(tmp_path, caplog):
         assert valid[-1] == tokenizer.special["[SEP]"]
         assert words.lower().startswith(tokenizer.decode(valid[1:-1]))
         assert label == words.count("dog") % 2
-    roomy = tokens.padded(splits, tokenizer, 500)
+    roomy = tokens.tokenize_texts(splits, tokenizer, 500)
     assert roomy.train.column("tokens").shape[1] < 40
 
 
@@ -376,13 +376,13 @@ def test_tfds_text(tfds_folder):
     ],
 )
 def test_damaged_tokens_are_rebuilt(corpus, caplog, damage):
-    whole = np.array(tokens.tokenized(corpus.train, BPE))
+    whole = np.array(tokens.tokenize(corpus.train, BPE))
     (path,) = cache_folder().glob("*.tokens")
     path.write_bytes(damage(path.read_bytes()))
-    np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
+    np.testing.assert_array_equal(tokens.tokenize(corpus.train, BPE), whole)
     assert f"{path} is damaged" in caplog.text
     caplog.clear()
-    np.testing.assert_array_equal(tokens.tokenized(corpus.train, BPE), whole)
+    np.testing.assert_array_equal(tokens.tokenize(corpus.train, BPE), whole)
     assert not caplog.text
     assert [each.name for each in cache_folder().iterdir()] == [path.name]
 
@@ -416,7 +416,7 @@ def test_unknown_tokens(caplog):
 
     for read in (
         lambda splits: tokens.corpus(splits, tokenizer, 4, target=0),
-        lambda splits: tokens.padded(splits, tokenizer, 12),
+        lambda splits: tokens.tokenize_texts(splits, tokenizer, 12),
     ):
         with pytest.raises(ValueError, match=r"letters\[train\]: \d+ of \d+ tokens are unknown.*--tokenizer bpe"):
             read(texts("aazzzzzzz"))

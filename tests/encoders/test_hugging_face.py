@@ -363,7 +363,7 @@ def small_pydoc():
 def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
     *_, tokenizer, _ = hugging_face.load(CHECKPOINTS / "bert")
     source = hold_out(text.documents("words", ["the fox"] * 5)).train
-    stream = tokens.tokenized(source, tokenizer)
+    stream = tokens.tokenize(source, tokenizer)
     assert tokenizer.special["[CLS]"] not in stream
     assert (stream == tokenizer.special["[SEP]"]).sum() == len(source) - 1
 

@@ -206,7 +206,7 @@ def test_the_whole_way(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty.wav").write_bytes(b"")
     for arguments, message in (
         (["transcribe", "heard", "empty.wav"], "is empty"),
-        (["transcribe", "heard", "none.wav"], "none.wav: it cannot be opened: No such file"),
+        (["transcribe", "heard", "none.wav"], "none.wav: cannot be opened: No such file"),
         (["transcribe", "sounds", "0.wav"], "is not a speech recognizer. Expected an encoder of ctc"),
         (["pretrain", "ctc", "--data", f"audio:{tmp_path}"], "Expected data with transcripts"),
     ):

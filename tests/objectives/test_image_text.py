@@ -138,12 +138,12 @@ def test_padding_and_the_same_concept_are_no_negatives(rng, name):
 def test_equal_captions_have_equal_numbers(rng):
     ids = rng.integers(-1, 3000, (4_000, 7)).astype(np.int32)
     ids[3_999] = ids[0]
-    numbers = masking.number_rows(tf.constant(ids)).numpy()
+    numbers = masking.hash_rows(tf.constant(ids)).numpy()
     np.testing.assert_array_equal(numbers[0], numbers[3_999])
     few = rng.integers(-1, 30, (20_000, 5)).astype(np.int32)
     few = np.concatenate([few, [[10, 10, 10, 7, -1], [13, 7, 11, 7, -1]]]).astype(np.int32)
     for each in (ids, few):
-        numbers = masking.number_rows(tf.constant(each)).numpy()
+        numbers = masking.hash_rows(tf.constant(each)).numpy()
         assert len(np.unique(numbers, axis=0)) == len(np.unique(each, axis=0))
 
 

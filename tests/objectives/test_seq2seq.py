@@ -259,7 +259,7 @@ def test_sentences_are_not_torn(tmp_path):
     """A file is read in pieces that end with a line; a sentence with halves in two parts is in neither."""
     lines = "".join(f"Number {i} is a sentence that\ngoes over two lines. " for i in range(400))
     (tmp_path / "text.txt").write_text(lines)
-    splits = sequences.cut(sources.load(f"text:{tmp_path}/text.txt"), "sentences")
+    splits = sequences.split_into_units(sources.load(f"text:{tmp_path}/text.txt"), "sentences")
     whole = [sentence for source in splits for sentence in source.column("text")]
     assert len(whole) == len(set(whole)) > 200
     for sentence in whole:
@@ -309,14 +309,14 @@ def test_tfds_translations_are_pairs(tmp_path):
 def test_words_and_sentences():
     source = text.documents("t", ["One word. Two words!\n\nIt's 3 o'clock; a Word"])
     other, last = text.documents("t", ["one more. It rains? Yes."]), text.documents("t", ["Rains, one day"])
-    splits = sequences.cut(Splits(source, other, last), "words")
+    splits = sequences.split_into_units(Splits(source, other, last), "words")
     assert list(splits.train.column("text")) == ["one", "word", "two", "words", "it's", "o'clock"]
     assert list(splits.validation.column("text")) == ["more", "it", "rains", "yes"]
     assert list(splits.test.column("text")) == ["day"]
-    splits = sequences.cut(Splits(source, other, last), "sentences")
+    splits = sequences.split_into_units(Splits(source, other, last), "sentences")
     assert list(splits.train.column("text")) == ["One word.", "Two words!", "It's 3 o'clock; a Word"]
     with pytest.raises(ValueError, match="no words that are not in the other splits"):
-        sequences.cut(Splits(source, source, other), "words")
+        sequences.split_into_units(Splits(source, source, other), "words")
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,9 @@ def test_default_names_fit_the_storage_and_the_terminal(default_name, rng):
 
 
 def test_long_names_with_a_common_prefix_stay_different():
-    names = {files.short(f"{'finetune-' * 40}{end}") for end in "abc"}
+    names = {files.shorten(f"{'finetune-' * 40}{end}") for end in "abc"}
     assert len(names) == 3
-    assert files.short("ordinary") == "ordinary"
+    assert files.shorten("ordinary") == "ordinary"
 
 
 @pytest.mark.parametrize(

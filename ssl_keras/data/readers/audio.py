@@ -18,7 +18,7 @@ import typing
 import numpy as np
 import soundfile
 
-from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resampled, resampled_length, source
+from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resample, resampled_length, source
 from ssl_keras.data.cache import contents, materialize
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.readers.folders import (
@@ -101,7 +101,7 @@ def _read(root, like=None):
     """Returns the source of one folder; `like` is a source with the expected rate and classes, or None."""
     title = f"audio:{root}"
     files, codes, classes, notes = labeled_files(title, root, EXTENSIONS, "clips", like, SIMILAR)
-    decoded = _decoded(title, files, like and like.rate)
+    decoded = _decode_all(title, files, like and like.rate)
     names = relative([files[index] for index in decoded.kept], root)
     label = [codes[index] for index in decoded.kept] if classes else None
     return decoded.source(title, names, label, classes).with_notes(*notes)
@@ -127,7 +127,7 @@ def transcripts(path):
             f"{title}: no such file: {listed(missing)}. Expected lines of a path relative to the folder of the list, a "
             "tab, and a transcript, without a header."
         )
-    decoded = _decoded(title, files)
+    decoded = _decode_all(title, files)
     names = [os.path.relpath(files[index], path.parent) for index in decoded.kept]
     return hold_out(decoded.source(title, names, target=[texts[index] for index in decoded.kept]))
 
@@ -164,7 +164,7 @@ class _Stream:
         return made.with_notes(*self.notes)
 
 
-def _decoded(title, files, rate=None):
+def _decode_all(title, files, rate=None):
     """Decodes files to a `_Stream`, at `rate` or the most common rate; of equally common ones, the highest."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile releases the GIL
         found = list(pool.map(functools.partial(attempt, _header), files))
@@ -248,7 +248,7 @@ def _header(file):
     try:
         about = soundfile.info(os.fsencode(file))
     except (soundfile.LibsndfileError, OSError) as error:
-        raise Unreadable(f"damaged: {_words(error)}") from error
+        raise Unreadable(f"damaged: {_error_message(error)}") from error
     if about.format not in FORMATS:
         raise Unreadable(f"the format is {about.format_info}. Expected {EXPECTED}")
     if not about.frames:
@@ -299,10 +299,10 @@ def _blocks(file, frames):
                 frames -= len(samples)
                 yield samples
     except (soundfile.LibsndfileError, OSError) as error:
-        raise Unreadable(f"cannot be read to its end: {_words(error)}") from error
+        raise Unreadable(f"cannot be read to its end: {_error_message(error)}") from error
 
 
-def _words(error):
+def _error_message(error):
     """Returns libsndfile's message without the path, which our message already has."""
     return str(error).rpartition("': ")[2].strip().rstrip(".") or "truncated or malformed"
 
@@ -321,4 +321,4 @@ def _decode(file, rate, header):
         check_range("samples", mono)
     except ValueError as error:
         raise Unreadable(str(error).rstrip(".")) from error
-    return as_int16("samples", np.clip(resampled(mono, header.rate, rate), -1, 1))
+    return as_int16("samples", np.clip(resample(mono, header.rate, rate), -1, 1))

@@ -236,9 +236,8 @@ def by_concept(source, fold=0, compared=None):
             f"Received: {len(np.unique(group))}. Use more images."
         )
     base = source.name + (f"[{fold}]" if fold else "")
-    arrays = source.arrays | {
-        "caption": without(source.arrays["caption"], parts[0], [names[row] for row in np.concatenate(parts[1:])])
-    }
+    unseen = [names[row] for row in np.concatenate(parts[1:])]
+    arrays = source.arrays | {"caption": drop_near_duplicates(source.arrays["caption"], parts[0], unseen)}
     return Splits(
         *(
             dataclasses.replace(source.take(rows), arrays=arrays, name=f"{base}[{name}]")
@@ -247,7 +246,7 @@ def by_concept(source, fold=0, compared=None):
     )
 
 
-def without(column, rows, names):
+def drop_near_duplicates(column, rows, names):
     """Returns a column of captions without near duplicates of `names` in these rows; first captions are kept."""
     column = column.copy()
     listed = {row: column[row].split("\n") for row in rows}
@@ -258,7 +257,7 @@ def without(column, rows, names):
     return column
 
 
-def tokenized(splits, tokenizer, context):
+def tokenize(splits, tokenizer, context):
     """Tokenizes the captions of `Splits`, lowercased: the column "captions" (N, K, W) int32, padded with -1.
 
     At most the first 32 captions of an image are used.
@@ -280,7 +279,7 @@ def tokenized(splits, tokenizer, context):
             raise ValueError(
                 f"{source.name}: the captions of image {silent[0]} have no tokens. Use another tokenizer or caption."
             )
-    rows = tokens.framed(
+    rows = tokens.add_special_tokens(
         [ids for part in listed for each in part for ids in each], tokenizer, context, splits.train.base
     )
     most, first, made = max(len(each) for part in listed for each in part), 0, []

@@ -49,7 +49,7 @@ def digits():
             say = with_voice(f"{ACCENTS[index % 2]}+{voice}", speed, pitch)
             for digit, word in enumerate(WORDS):
                 sound = _trimmed(say(word), rate) / -float(audio.PADDING)
-                waveforms.append(np.clip(audio.resampled(sound, rate, RATE), -1, 1))
+                waveforms.append(np.clip(audio.resample(sound, rate, RATE), -1, 1))
                 names.append(f"{digit}_{voice}_{index}")
                 label.append(digit)
     return waveforms, names, label

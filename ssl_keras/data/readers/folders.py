@@ -88,7 +88,7 @@ def parts_below(kind, path, what, read, extensions=None):
         raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
     folders, notes = part_folders(f"{kind}:{path}", root, "a subfolder for each class", extensions)
     if not folders:
-        inner, wrapped = _unwrapped(root, extensions)
+        inner, wrapped = _unwrap(root, extensions)
         return hold_out(read(inner, None).with_notes(*notes, *wrapped))
     train, held_out = read(folders.pop("train"), None), {}
     for part, folder in folders.items():
@@ -117,7 +117,7 @@ def part_folders(title, root, otherwise, extensions=None):
         ValueError: There are held-out splits without a training split, or two folders for one split.
     """
     folders, files = _entries(root, extensions)
-    found = _named_parts(title, folders)
+    found = _find_splits(title, folders)
     if len(folders) == 1 and not files and not found and not folders[0].is_symlink():
         try:
             inner, notes = part_folders(title, folders[0], otherwise, extensions)
@@ -144,7 +144,7 @@ def part_folders(title, root, otherwise, extensions=None):
         else []
     )
     for part, folder in found.items():
-        found[part], unwrapped = _unwrapped(folder, extensions)
+        found[part], unwrapped = _unwrap(folder, extensions)
         notes += unwrapped
     if found and files:
         notes.append(f"{len(files)} files next to {names} are skipped: {listed(file.name for file in files)}")
@@ -154,29 +154,29 @@ def part_folders(title, root, otherwise, extensions=None):
 def _entries(root, extensions):
     """Returns the subfolders and the files of a folder, sorted, without hidden ones and junk."""
     entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    entries = [entry for entry in entries if not _passed_over(entry.name)]
-    files = [entry for entry in entries if _taken(entry.name, extensions) and os.path.isfile(entry.path)]
+    entries = [entry for entry in entries if not _is_ignored(entry.name)]
+    files = [entry for entry in entries if _is_supported(entry.name, extensions) and os.path.isfile(entry.path)]
     return [root / entry.name for entry in entries if os.path.isdir(entry.path)], [root / entry.name for entry in files]
 
 
-def _passed_over(name):
+def _is_ignored(name):
     return name.startswith(".") or name.casefold() in JUNK
 
 
-def _taken(name, extensions):
+def _is_supported(name, extensions):
     return extensions is None or os.path.splitext(name)[1].lower() in extensions
 
 
-def _named_parts(title, folders):
+def _find_splits(title, folders):
     """Returns {split: folder} of the folders that are named after splits."""
-    exact = _by_part(folders, lambda folder: folder.name.casefold())
+    exact = _by_split(folders, lambda folder: folder.name.casefold())
     for each in exact.values():
         if len(each) > 1:
             names = " and ".join(printable(folder.name) for folder in each)
             raise ValueError(f"{title} has {names}, which name one split. Merge or rename them.")
     words = {folder: words_of(folder) for folder in folders}
     common = set.intersection(*words.values()) if len(words) > 1 else set()
-    others = _by_part(folders, lambda folder: " ".join(words[folder] - common))
+    others = _by_split(folders, lambda folder: " ".join(words[folder] - common))
     found = {part: each[0] for part, each in (others | exact).items() if len(each) == 1}
     return found if exact or len(found) > 1 and "train" in found else {}
 
@@ -186,7 +186,7 @@ def words_of(path):
     return set(re.findall(r"[^\W\d_]+", path.name.casefold()))
 
 
-def _by_part(folders, name_of):
+def _by_split(folders, name_of):
     found = collections.defaultdict(list)
     for folder in folders:
         if name_of(folder) in PARTS:
@@ -194,7 +194,7 @@ def _by_part(folders, name_of):
     return found
 
 
-def _unwrapped(folder, extensions):
+def _unwrap(folder, extensions):
     """Returns (the folder, or its only subfolder if that has the same name; notes)."""
     folders, files = _entries(folder, extensions)
     if not files and [each.name.casefold() for each in folders] == [folder.name.casefold()]:
@@ -250,11 +250,11 @@ def labeled_files(title, root, extensions, what, like, similar=frozenset()):
         raise ValueError(f"{title}: {stray} is next to subfolders. Expected all {what} in subfolders, or none of them.")
     classes = sorted(set(names.values()))
     if like is not None:
-        names, missing = _like(title, names, classes, list(like.classes))
+        names, missing = _match_classes(title, names, classes, list(like.classes))
         classes = list(like.classes)
         notes += [f"there are no {what} of these classes: {listed(missing)}"] if missing else []
     elif names:
-        notes += _doubts(title, root, names, inner, extensions)
+        notes += _class_notes(title, root, names, inner, extensions)
     return files, [classes.index(names[parts[0]]) if names else -1 for parts in inner], classes, notes
 
 
@@ -269,7 +269,7 @@ def _class_name(title, root, folder):
     return unicodedata.normalize("NFC", folder)
 
 
-def _like(title, names, classes, expected):
+def _match_classes(title, names, classes, expected):
     """Returns ({subfolder: its class in the training split}, the classes without a subfolder)."""
     if expected and (not classes or len(classes) == 1 and classes[0].casefold() not in map(str.casefold, expected)):
         received = f"one subfolder, {classes[0]!r}" if classes else "no subfolders"
@@ -291,7 +291,7 @@ def _like(title, names, classes, expected):
     return found, sorted(set(expected) - set(found.values()))
 
 
-def _doubts(title, root, names, inner, extensions):
+def _class_notes(title, root, names, inner, extensions):
     """Returns notes on subfolders that may not be the intended classes."""
     notes, second = [], collections.defaultdict(set)
     for parts in inner:
@@ -368,9 +368,9 @@ def _scan(path, extensions, folders, links, others):
         others["subfolders that cannot be opened"] += 1
         return
     for entry in entries:
-        if _passed_over(entry.name):
+        if _is_ignored(entry.name):
             continue
-        taken, link = _taken(entry.name, extensions), entry.is_symlink()
+        taken, link = _is_supported(entry.name, extensions), entry.is_symlink()
         if entry.is_dir(follow_symlinks=False) or not link and taken:
             folders.append(entry.path)
         elif link and (taken or os.path.isdir(entry.path)):

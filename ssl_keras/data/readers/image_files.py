@@ -86,11 +86,11 @@ BITS_PER_SAMPLE, MAX_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274
 # Conversions that the headers call for, as notes: "3 of 10 images …".
 CONVERSIONS = {
     "transparent": "have an alpha channel and are composited on white",
-    "turned": "are rotated or mirrored according to their EXIF data",
+    "rotated": "are rotated or mirrored according to their EXIF data",
     "deep": "have more than 8 bits per channel and are scaled to 8",
     "profile": "have another color profile and are converted to sRGB",
-    "inks": "are in CMYK without a color profile and are converted to RGB",
-    "several": "have several frames or pages, of which only the first is used",
+    "cmyk": "are in CMYK without a color profile and are converted to RGB",
+    "frames": "have several frames or pages, of which only the first is used",
 }
 TOO_LARGE = f"too large (more than {MAX_PIXELS:,} pixels)"
 FLOAT = "float pixels, whose scale is unknown (save them as 8 or 16 bits)"
@@ -110,7 +110,7 @@ class Header(typing.NamedTuple):
 
 def header(file):
     """Returns the `Header` of a file without decoding its pixels. Raises Unreadable."""
-    with _opened(file) as image:
+    with _open(file) as image:
         if image.format == "PNG" and "exif" not in image.info and _ends_with_exif(file):
             image.load()
         return _header(image)
@@ -126,13 +126,13 @@ def decode(file, shape=None, channels=None):
     Raises:
         Unreadable: The file is not an image of FORMATS, is too large or truncated, or has an unknown scale.
     """
-    with _opened(file) as image:
+    with _open(file) as image:
         with _alone if image.width * image.height > ALONE else contextlib.nullcontext():
             image.load()
             about = _header(image)
             height, width, channels = shape or (about.height, about.width, channels or (1 if about.gray else 3))
             mode = "L" if channels == 1 else "RGB"
-            image = _flat(image, about.conversions) if about.conversions else image
+            image = _convert(image, about.conversions) if about.conversions else image
             image = image if image.mode == mode else image.convert(mode)
             if image.size != (width, height):
                 image = image.resize((width, height), _pillow().Resampling.BILINEAR)
@@ -153,7 +153,7 @@ def _pillow():
 
 
 @contextlib.contextmanager
-def _opened(file):
+def _open(file):
     try:
         with _pillow().open(file, formats=FORMATS) as image:
             if image.mode == "F":
@@ -209,25 +209,25 @@ def _ends_with_exif(file):
 
 def _header(image):
     (width, height), mode, info = image.size, image.mode, image.info
-    conversions, turn = [], _turn(image)
+    conversions, turn = [], _transpose(image)
     if turn is not None:
-        conversions.append("turned")
+        conversions.append("rotated")
         if turn >= _pillow().Transpose.ROTATE_90 and turn != _pillow().Transpose.ROTATE_180:
             width, height = height, width
     if image.has_transparency_data:
         conversions.append("transparent")
     if mode.startswith("I"):
         conversions.append("deep")
-    if "icc_profile" in info and _to_srgb(info["icc_profile"], _plain(mode)) is not None:
+    if "icc_profile" in info and _to_srgb(info["icc_profile"], _profile_mode(mode)) is not None:
         conversions.append("profile")
     elif mode == "CMYK":
-        conversions.append("inks")
+        conversions.append("cmyk")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # whose other frames are previews
-        conversions.append("several")
+        conversions.append("frames")
     return Header(height, width, mode in GRAY or mode.startswith("I"), tuple(conversions))
 
 
-def _turn(image):
+def _transpose(image):
     """Returns the `PIL.Image.Transpose` that makes an image upright, or None; unreadable EXIF is ignored.
 
     Pillow rotates TIFF itself. Its `exif_transpose` is not used, because it rewrites the tags, which fails for some
@@ -250,9 +250,9 @@ def _turn(image):
     return None
 
 
-def _flat(image, conversions):
+def _convert(image, conversions):
     """Returns the image upright, in sRGB, and in a mode without alpha such as 1, L or RGB."""
-    turn, profile = _turn(image) if "turned" in conversions else None, image.info.get("icc_profile")
+    turn, profile = _transpose(image) if "rotated" in conversions else None, image.info.get("icc_profile")
     if "deep" in conversions:
         image = _pillow().fromarray(_eight_bits(image))
     if image.mode in ("P", "PA"):
@@ -261,7 +261,7 @@ def _flat(image, conversions):
         from PIL import ImageCms
 
         alpha = image.convert("RGBA").getchannel("A") if "transparent" in conversions else None
-        mode = _plain(image.mode)
+        mode = _profile_mode(image.mode)
         image = ImageCms.applyTransform(image.convert(mode), _to_srgb(profile, mode))
         if alpha is not None:
             image.putalpha(alpha)
@@ -287,7 +287,7 @@ def _eight_bits(image):
     return np.where(values == transparent, np.uint8(255), made) if isinstance(transparent, int) else made
 
 
-def _plain(mode):
+def _profile_mode(mode):
     """Returns the mode of a color profile: L, RGB or CMYK."""
     return "L" if mode in GRAY else "CMYK" if mode == "CMYK" else "RGB"
 

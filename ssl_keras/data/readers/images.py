@@ -75,17 +75,17 @@ def read(title, files, shape=(None, None, None)):
         ValueError: Too many files are unreadable.
     """
     headers = [None] * len(files)
-    _look(files, headers, np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)))
+    _read_headers(files, headers, np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)))
     if not any(isinstance(about, Header) for about in headers):
-        _look(files, headers, range(len(files)))
-    chosen, agreed = _shape(title, files, headers, shape)
+        _read_headers(files, headers, range(len(files)))
+    chosen, agreed = _target_shape(title, files, headers, shape)
     if not agreed or len(files) * math.prod(chosen) > IN_MEMORY_BYTES:  # too much to decode twice
-        _look(files, headers, range(len(files)))
-        chosen, _ = _shape(title, files, headers, shape)
-    image, rows = _decoded(title, files, chosen, headers)
-    if _shape(title, files, headers, shape)[0] != chosen:
-        chosen, _ = _shape(title, files, headers, shape)
-        image, rows = _decoded(title, files, chosen, headers)
+        _read_headers(files, headers, range(len(files)))
+        chosen, _ = _target_shape(title, files, headers, shape)
+    image, rows = _decode_all(title, files, chosen, headers)
+    if _target_shape(title, files, headers, shape)[0] != chosen:
+        chosen, _ = _target_shape(title, files, headers, shape)
+        image, rows = _decode_all(title, files, chosen, headers)
     failed = {files[row]: headers[row] for row in sorted({*range(len(files))} - {*rows.tolist()})}
     for file, about in failed.items():  # a file that failed before the result was cached has only a header
         failed[file] = str(attempt(image_files.decode, file, chosen) if isinstance(about, Header) else about)
@@ -97,7 +97,7 @@ def _pool():
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # Pillow releases the GIL
 
 
-def _look(files, headers, rows):
+def _read_headers(files, headers, rows):
     """Fills in the headers of these files, or the reasons why they are unreadable."""
     rows = [row for row in rows if headers[row] is None]
     with _pool() as pool:
@@ -106,7 +106,7 @@ def _look(files, headers, rows):
             headers[row] = about
 
 
-def _shape(title, files, headers, wanted):
+def _target_shape(title, files, headers, wanted):
     """Returns ((H, W, C) that the known headers decide, whether the headers agree)."""
     known = [about for about in headers if isinstance(about, Header)]
     if not known:
@@ -121,7 +121,7 @@ def _shape(title, files, headers, wanted):
     return tuple(own if asked is None else asked for asked, own in zip(wanted, decided)), agreed
 
 
-def _decoded(title, files, shape, headers):
+def _decode_all(title, files, shape, headers):
     """Decodes the readable files to (uint8 (n, *shape), their indices int64 (n,)). Fills in headers.
 
     Raises:

@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 
 from ssl_keras.data.readers import text_files
-from ssl_keras.data.readers.tables import separated, with_header
+from ssl_keras.data.readers.tables import parse_rows, with_header
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import Splits
 
@@ -59,7 +59,7 @@ def read(name, path, expected, fields=None):
     if text.strip() and "\t" not in text:
         raise ValueError(f"{name} has no tabs. Expected lines of {expected}.")
     pairs = []
-    for number, cells in separated(name, text, "\t", 2, expected):
+    for number, cells in parse_rows(name, text, "\t", 2, expected):
         pairs.append(tuple(cell.strip() for cell in cells))
         if not all(pairs[-1]):
             raise ValueError(f"{name}, line {number}: expected {expected}. Received: {' | '.join(cells)[:80]!r}")

@@ -82,7 +82,7 @@ def with_header(name, path, wanted):
     text = read(name, path)
     stated = SEP_LINE.match(text)
     text = text[stated.end() :] if stated else text
-    rows = separated(name, text, stated[1] if stated else _separator(text, wanted))
+    rows = parse_rows(name, text, stated[1] if stated else _separator(text, wanted))
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     return header, [(f"row {number}", row) for number, row in rows[1:]]
 
@@ -97,7 +97,7 @@ def _separator(text, wanted):
     return max((each for each in SEPARATORS if each in first), key=lambda each: len(wanted & names(each)), default=",")
 
 
-def separated(name, text, separator, width=None, expected=None):
+def parse_rows(name, text, separator, width=None, expected=None):
     """Returns [(number, cells)] of the rows that are not empty.
 
     Args:
@@ -111,13 +111,13 @@ def separated(name, text, separator, width=None, expected=None):
     plain, wrong = None, None
     if separator == "\t":
         plain = _rows(text, separator, quoting=csv.QUOTE_NONE)
-        wrong = _misfit(name, plain, width, expected)
-        if not wrong and not _quoted(plain):
+        wrong = _width_error(name, plain, width, expected)
+        if not wrong and not _is_quoted(plain):
             return plain
     for style in STYLES:
         try:
             rows = _rows(text, separator, **style)
-            problem = _misfit(name, rows, width, expected)
+            problem = _width_error(name, rows, width, expected)
         except csv.Error as error:
             problem = f"{name} is not a valid CSV file: {error}. Check for a quotation mark that is not closed."
         if not problem:
@@ -136,7 +136,7 @@ def _rows(text, separator, **style):
     return [(number, row[:width] if not any(map(str.strip, row[width:])) else row) for number, row in rows]
 
 
-def _misfit(name, rows, width, expected):
+def _width_error(name, rows, width, expected):
     """Returns an error message for the first row of another width, or None."""
     width = width or (len(rows[0][1]) if rows else 0)
     for number, row in rows:
@@ -149,7 +149,7 @@ def _misfit(name, rows, width, expected):
     return None
 
 
-def _quoted(rows):
+def _is_quoted(rows):
     """Returns whether cells are consistently quoted: all or the header's, or only those with quotation marks inside."""
     marked = [cell for _, row in rows for cell in row if cell.startswith('"')]
     always = all(cell.startswith('"') for cell in rows[0][1]) if rows else False
