@@ -1,5 +1,6 @@
-"""What the documents show can be typed: their imports are there, and their commands are understood."""
+"""Documents agree with the code: imports, modules, commands, flags and quoted messages exist."""
 
+import ast
 import importlib
 import pathlib
 import re
@@ -109,3 +110,33 @@ def test_a_changed_number_is_found(file, number, other, table, tmp_path):
     checked = check_tables(tmp_path)
     assert checked.returncode == 1
     assert checked.stderr.splitlines()[1:] == [f"results.md: {table}"]
+
+
+def messages():
+    """The texts of the package: strings, and f-strings with a mark in place of each value."""
+    for path in (ROOT / "ssl_keras").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(each.value if isinstance(each, ast.Constant) else "\0" for each in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_quoted_messages_are_those_of_the_code():
+    """Capitals, numbers and … stand for values; a row of another library's message names it in parentheses."""
+    pages = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8").partition("## Exit codes")[0]
+    rows = re.findall(r"^\| (`.*?)(?<!\\) \| ", pages, flags=re.MULTILINE)
+    quotes = [
+        quote
+        for row in rows
+        if not row.endswith("(TensorFlow)") | row.endswith("(Keras)")
+        for quote in re.findall("`([^`]+)`", row)
+    ]
+    assert len(quotes) > 40
+    texts = list(messages())
+    missing = [
+        quote
+        for quote in quotes
+        if not any(all(part in text for part in re.split(r"…|\b[A-Z]+\b|\b\d+\b", quote)) for text in texts)
+    ]
+    assert not missing

@@ -176,7 +176,7 @@ Exit codes:
     0          done
     1          bad input, or a failed run; one line on stderr names the cause
     2          wrong usage
-    75         a worker did not join
+    75         a worker did not connect
     130, 143   stopped by Ctrl-C or SIGTERM, with the state saved; `--resume` continues
 """
 
