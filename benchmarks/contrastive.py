@@ -60,7 +60,7 @@ else:
     from ssl_keras.data.sources import load
     from ssl_keras.engine.config import Training
     from ssl_keras.evaluation import probes
-    from ssl_keras.evaluation.features import compiled, pixels
+    from ssl_keras.evaluation.features import compile_network, pixels
     from ssl_keras.objectives import contrastive
     from ssl_keras.training.run import compile_objective
 
@@ -129,7 +129,7 @@ class Ours(Contender):
         return int(self.model.step.numpy())
 
     def features(self, image):
-        run = compiled(self.model.encoder)
+        run = compile_network(self.model.encoder)
         return np.concatenate([run(part.astype(np.float32) / 255).numpy() for part in chunks(image)])
 
 

@@ -34,7 +34,7 @@ import numpy as np
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import probes
-from ssl_keras.evaluation.features import compiled, extract_features, pixels
+from ssl_keras.evaluation.features import compile_network, extract_features, pixels
 from ssl_keras.objectives.autoencoder import Settings, build
 from ssl_keras.pictures import picture_grid
 
@@ -116,7 +116,7 @@ untrained = build(Settings(), splits.train.spec()).encoder
 labels = [part.column("label") for part in splits]
 accuracy = {}
 for name, network in (("the codes", model.encoder), ("an untrained network", untrained)):
-    embed = compiled(network)
+    embed = compile_network(network)
     features = [extract_features(embed, part) for part in splits]
     pairs = [array for pair in zip(features, labels) for array in pair]
     accuracy[name], _ = probes.linear_probe(*pairs)

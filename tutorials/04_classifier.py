@@ -42,7 +42,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import probes
-from ssl_keras.evaluation.features import compiled, extract_features, pixels
+from ssl_keras.evaluation.features import compile_network, extract_features, pixels
 from ssl_keras.objectives import classifier, rotation
 from ssl_keras.objectives.rotation import NUM_ROTATIONS, rotate
 from ssl_keras.pictures import picture_grid
@@ -204,7 +204,7 @@ keras.utils.set_random_seed(training.seed)
 untrained = rotation.encoder(settings, splits.train.spec()).build()
 known = {"pixels": probe([pixels(part) for part in splits])}
 for name, network in (("random init", untrained), ("turns", model.encoder)):
-    embed = compiled(network)
+    embed = compile_network(network)
     known[name] = probe([extract_features(embed, part) for part in splits])
 for name, (mean, sd) in known.items():
     print(f"Linear probe, {per_class} labels per class, {name}: {mean:.1%} ± {sd:.1%}")

@@ -41,7 +41,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import probes
-from ssl_keras.evaluation.features import compiled, extract_features, pixels
+from ssl_keras.evaluation.features import compile_network, extract_features, pixels
 from ssl_keras.objectives import jigsaw
 from ssl_keras.objectives.jigsaw import Jigsaw, permutation_set
 from ssl_keras.training.run import compile_objective
@@ -201,7 +201,7 @@ def probe(features):
 known = {"pixels": probe([pixels(part) for part in splits])}
 untrained = model_of(settings.gap).encoder
 for name, network in (("random init", untrained), ("touching", touching.encoder), ("apart", apart.encoder)):
-    embed = compiled(network)
+    embed = compile_network(network)
     known[name] = probe([extract_features(embed, part) for part in splits])
 for name, (mean, sd) in known.items():
     print(f"Linear probe, {per_class} labels per class, {name}: {mean:.1%} ± {sd:.1%}")

@@ -40,7 +40,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import collapse, probes
-from ssl_keras.evaluation.features import compiled, cropped, extract_features, pixels
+from ssl_keras.evaluation.features import compile_network, crop_images, extract_features, pixels
 from ssl_keras.objectives import contrastive
 from ssl_keras.pictures import neighbors, picture_grid
 from ssl_keras.training.run import compile_objective
@@ -157,9 +157,9 @@ def mutual_information():
 
 def state():
     """The encoder's features of train, validation and test; its measures."""
-    embed = compiled(model.encoder)
+    embed = compile_network(model.encoder)
     features = [extract_features(embed, part) for part in splits]
-    crops = extract_features(embed, splits.test, preprocess=cropped)
+    crops = extract_features(embed, splits.test, preprocess=crop_images)
     return features, measures(features[2], crops) | {"bound, nats": mutual_information()}
 
 

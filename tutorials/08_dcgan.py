@@ -39,7 +39,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import few_label_indices
 from ssl_keras.evaluation import generative, probes
-from ssl_keras.evaluation.features import compiled, extract_features, pixels
+from ssl_keras.evaluation.features import compile_network, extract_features, pixels
 from ssl_keras.inference.sampling import interpolate, sample
 from ssl_keras.objectives import classifier, dcgan
 from ssl_keras.pictures import picture_grid
@@ -124,7 +124,7 @@ def measured():
     return generative.measure(eye, sample(model.head, count).numpy(), splits)
 
 
-embed = compiled(model.encoder)
+embed = compile_network(model.encoder)
 untrained, features_before = measured()["made"], [extract_features(embed, part) for part in splits]
 
 # %% [markdown]

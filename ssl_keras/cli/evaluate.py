@@ -26,7 +26,7 @@ from ssl_keras.data.splits import Splits
 from ssl_keras.downstream import report
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.features import compiled, extract_features
+from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.training.strategy import strategy
 from ssl_keras.training.workers import Workers
 
@@ -102,7 +102,7 @@ def embed_command(arguments):
     encoder = encoders.load_encoder(folder, network=asked.network_maker())
     splits = load(asked.data, asked.image_size)
     adapted = encoders.adapt(folder, cards.read(folder), splits)
-    embed = compiled(encoder)
+    embed = compile_network(encoder)
     parts = Splits._fields if asked.split == "all" else (asked.split,)
     features = [extract_features(embed, getattr(adapted, part)) for part in parts]
     rows = [row for part, made in zip(parts, features) for row in rows_of(part, getattr(splits, part), len(made))]

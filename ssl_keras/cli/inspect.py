@@ -10,7 +10,7 @@ from ssl_keras.cli.flags import DataFlags, OverwriteFlag, parse
 from ssl_keras.data import summary
 from ssl_keras.data.audio import PADDING
 from ssl_keras.data.sources import load
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.pictures import page
 
 CLASSES_IN_TERMINAL, CLASSES_ON_PAGE = 30, 100
@@ -67,12 +67,12 @@ def sections(splits, found):
 def _sample_rows(source, count):
     """Returns indices of at most `count` examples: equally many of each class or, without classes, evenly spaced."""
     if "label" not in source.arrays:
-        return spread(len(source), count)
+        return evenly_spaced(len(source), count)
     labels = source.column("label")
     present = np.unique(labels)
     each = max(1, count // len(present))
     members = [np.flatnonzero(labels == label) for label in present[:count]]
-    return np.concatenate([rows[spread(len(rows), each)] for rows in members])
+    return np.concatenate([rows[evenly_spaced(len(rows), each)] for rows in members])
 
 
 def _labels(source, rows):
@@ -87,7 +87,7 @@ def _labels(source, rows):
 
 def _images(source):
     if "caption" in source.arrays:
-        rows = source.gather(spread(len(source), TEXTS))
+        rows = source.gather(evenly_spaced(len(source), TEXTS))
         yield page.grid(
             *(
                 page.picture(pictures.contact_sheet(image[None], 1), caption.replace("\n", ", ")[:MAX_CHARACTERS])
@@ -99,9 +99,11 @@ def _images(source):
         for label, name in list(enumerate(source.classes))[:CLASSES_ON_PAGE]:
             members = np.flatnonzero(labels == label)
             if len(members):
-                yield _sheet(source, members[spread(len(members), PER_ROW)], f"{name}, {len(members):,} examples")
+                yield _sheet(
+                    source, members[evenly_spaced(len(members), PER_ROW)], f"{name}, {len(members):,} examples"
+                )
     else:
-        yield _sheet(source, spread(len(source), PER_ROW * ROWS), f"Some of {len(source):,} examples")
+        yield _sheet(source, evenly_spaced(len(source), PER_ROW * ROWS), f"Some of {len(source):,} examples")
 
 
 def _sheet(source, rows, title):

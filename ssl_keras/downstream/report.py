@@ -7,11 +7,11 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras import files
-from ssl_keras.evaluation.features import noisy, shifted
+from ssl_keras.evaluation.features import add_noise, shift_images
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # columns that need no labels
-DISTURBED = {"noise": noisy, "shift": shifted}  # columns with perturbed test images, for probes on all labels
+DISTURBED = {"noise": add_noise, "shift": shift_images}  # columns with perturbed test images, for probes on all labels
 
 
 def markdown(table):

@@ -43,8 +43,8 @@ from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
     augmented_copies,
     batch_size_for,
-    compiled,
-    cropped,
+    compile_network,
+    crop_images,
     extract_features,
     log_mel,
     pixels,
@@ -141,10 +141,10 @@ def _audio_augmentation(grid):
 
 def _probe_network(network, splits, budgets, seeds, augmentation):
     """Returns the row of a frozen network, with perturbed and cropped test images, or augmented training clips."""
-    embed = compiled(network) if isinstance(network, keras.Model) else network
+    embed = compile_network(network) if isinstance(network, keras.Model) else network
     arrays, copies = [extract_features(embed, source) for source in splits], ()
     if "image" in splits.train.arrays:
-        views = (*DISTURBED.values(), cropped)
+        views = (*DISTURBED.values(), crop_images)
         arrays += [extract_features(embed, splits.test, preprocess=each) for each in views]
     elif "waveform" in splits.train.arrays:
         copies = augmented_copies(embed, splits.train, augmentation)

@@ -5,7 +5,7 @@ Shapes: `N` examples, `D` features.
 
 import numpy as np
 
-from ssl_keras.evaluation.features import normalize, spread
+from ssl_keras.evaluation.features import evenly_spaced, normalize
 
 
 def feature_sd(x):
@@ -30,7 +30,7 @@ def uniformity(x, max_examples=2_000):
     It is 0 if all examples have the same direction, and about −4 for an even spread over many dimensions (Wang & Isola
     2020, equation 4). Rows of zeros count as one direction.
     """
-    x = normalize(x[spread(len(x), max_examples)]).astype(np.float64)
+    x = normalize(x[evenly_spaced(len(x), max_examples)]).astype(np.float64)
     x[~x.any(axis=1), 0] = 1.0
     distance = 2 - 2 * np.clip(x @ x.T, -1, 1)  # squared
     pairs = distance[np.triu_indices(len(x), 1)]

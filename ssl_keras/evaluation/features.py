@@ -21,7 +21,7 @@ COPIES = 10  # augmented copies of each clip that a probe trains on, since label
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
 
 
-def compiled(network):
+def compile_network(network):
     """Compiles a network into a `tf.function` from its input to features (B, D), which can be called again and again.
 
     Hidden states (B, T, D) are averaged over the tokens that are not padding. Tokens beyond the network's context are
@@ -42,10 +42,10 @@ def extract_features(network, source, batch_size=512, preprocess=None):
     """Extracts the features of every example of a source, in order: float32 (N, D).
 
     Args:
-        network: a functional graph, or the result of `compiled`.
+        network: a functional graph, or the result of `compile_network`.
         source: a `Source`.
         batch_size: number of examples in a batch; long clips have smaller batches.
-        preprocess: function (batch, random) to another batch, such as `noisy`, or None.
+        preprocess: function (batch, random) to another batch, such as `add_noise`, or None.
     """
     return next(_passes(network, source, batch_size, preprocess, 1))
 
@@ -68,7 +68,7 @@ def augmented_copies(network, source, changes):
 
 def _passes(network, source, batch_size, preprocess, count):
     """Yields the result of `extract_features` `count` times, with new random draws each time."""
-    run = compiled(network) if isinstance(network, keras.Model) else network
+    run = compile_network(network) if isinstance(network, keras.Model) else network
     source = truncate_clips(source, int(LONGEST * source.rate)) if source.rate else source
     groups = length_groups(source)
     order, batches_of = np.argsort(np.concatenate(groups)), []
@@ -128,13 +128,13 @@ def tf_idf(train_texts, *others):
     return [vectorizer.fit_transform(train_texts), *(vectorizer.transform(texts) for texts in others)]
 
 
-def noisy(batch, random):
+def add_noise(batch, random):
     """Adds Gaussian noise of standard deviation NOISE to every image, in [0, 1]."""
     image = unit_range(batch["image"])
     return batch | {"image": tf.clip_by_value(image + NOISE * random.normal("noise", image.shape[1:]), 0.0, 1.0)}
 
 
-def shifted(batch, random):
+def shift_images(batch, random):
     """Shifts every image along both axes by the fraction SHIFT of its side, in random directions; fills with black."""
     image = unit_range(batch["image"])
     signs = tf.where(random.uniform("shift", (2,)) < 0.5, -1.0, 1.0)  # (B, 2)
@@ -145,7 +145,7 @@ def shifted(batch, random):
     return batch | {"image": apply_matrices(image, rows, columns)}
 
 
-def cropped(batch, random):
+def crop_images(batch, random):
     """Crops every image at random to at least the fraction CROP of its area: the second view for `alignment`."""
     return batch | {"image": augment(batch["image"], random, Augmentation(crop=CROP))}
 
@@ -157,6 +157,6 @@ def normalize(x):
     return preprocessing.normalize(x)
 
 
-def spread(count, limit):
+def evenly_spaced(count, limit):
     """Returns at most `limit` of the indices 0 … count − 1, evenly spaced, since data may be sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))

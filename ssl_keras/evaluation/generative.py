@@ -13,7 +13,7 @@ import scipy.linalg
 from ssl_keras import encoders
 from ssl_keras.data.images import unit_range
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.features import compiled
+from ssl_keras.evaluation.features import compile_network
 
 SUBSET, SUBSETS = 1_000, 10  # size and number of the subsets of the kernel distance
 NEAREST = 3  # the distance to this neighbor is the radius of an image's neighborhood
@@ -38,7 +38,7 @@ class FeatureClassifier:
                 f"{self.card['name']} is not a classifier. Expected an encoder that was trained on labels. "
                 "Use: ssl-keras pretrain classifier --data DATA"
             )
-        self.embed = compiled(encoder)
+        self.embed = compile_network(encoder)
 
     def features(self, image):
         """Extracts the features of images (N, H, W, C), uint8 or float in [0, 1]: float32 (N, D)."""

@@ -36,7 +36,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation.edit_distance import error_rates
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.inference import ctc
 from ssl_keras.modalities import sound
 from ssl_keras.networks import Network, waveform
@@ -200,7 +200,7 @@ class CTC(Objective):
 
     def _error_rates(self, splits):
         """Returns {tag: rate} of greedy decoding on a sample of the validation clips."""
-        sample = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
+        sample = splits.validation.take(evenly_spaced(len(splits.validation), NUM_EVALUATED))
         targets = [[[int(i) for i in target if i >= 0]] for target in sample.column("target")]
         rates = error_rates(ctc.transcribe(self.encoder, self.head, sample), targets)
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))

@@ -39,7 +39,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import retrieval
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.inference import search
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.settings import start_from, tokenizer_of
@@ -259,14 +259,14 @@ class ImageText(Objective):
 
     def _found(self, source, image, text):
         """Returns rows of images: each column has an image, and below it the images that its name finds first."""
-        chosen = spread(len(source), NUM_SHOWN)
+        chosen = evenly_spaced(len(source), NUM_SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :NUM_SHOWN]
         images = source.column("image")
         return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
     def _embed_sample(self, splits):
         """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and of its names."""
-        source = splits.validation.take(spread(len(splits.validation), NUM_EVALUATED))
+        source = splits.validation.take(evenly_spaced(len(splits.validation), NUM_EVALUATED))
         return (
             source,
             search.embeddings_of_images(self.encoder, self.head, source.column("image")),

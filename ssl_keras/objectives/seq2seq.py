@@ -37,7 +37,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation.edit_distance import error_rates
-from ssl_keras.evaluation.features import spread
+from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.inference import beam_search, translation
 from ssl_keras.modalities import language, recurrent_text
 from ssl_keras.modalities.language import Resolved
@@ -308,7 +308,7 @@ class Seq2Seq(Objective):
         targets = {}  # all targets of each source
         for source, target in zip(splits.validation.column("tokens"), splits.validation.column("target")):
             targets.setdefault(tuple(source), []).append([int(i) for i in target if i >= 0])
-        sample = [list(targets)[index] for index in spread(len(targets), NUM_EVALUATED)]
+        sample = [list(targets)[index] for index in evenly_spaced(len(targets), NUM_EVALUATED)]
         decoded = beam_search.decode(self.decoder, np.array(sample, np.int32))
         rates = error_rates(decoded, [targets[source] for source in sample])
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))

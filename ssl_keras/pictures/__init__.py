@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.images import unit_range
-from ssl_keras.evaluation.features import normalize, spread
+from ssl_keras.evaluation.features import evenly_spaced, normalize
 
 PICTURES, NEIGHBORS = 8, 5
 THUMBNAIL = 64  # side in pixels
@@ -33,7 +33,7 @@ def neighbors(images, features):
         features: (N, D).
     """
     unit = normalize(features)
-    queries = spread(len(unit), PICTURES)
+    queries = evenly_spaced(len(unit), PICTURES)
     similarity = unit[queries] @ unit.T
     similarity[np.arange(len(queries)), queries] = -np.inf  # an image is not its own neighbor
     order = np.argsort(-similarity, axis=1)[:, : min(NEIGHBORS, len(unit) - 1)]

@@ -26,7 +26,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.inputs import signature
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.evaluation import collapse, probes
-from ssl_keras.evaluation.features import compiled, cropped, extract_features, spread
+from ssl_keras.evaluation.features import compile_network, crop_images, evenly_spaced, extract_features
 from ssl_keras.files import write
 from ssl_keras.pictures import PICTURES, neighbors, picture_grid
 from ssl_keras.training import speed
@@ -60,7 +60,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.first_step = int(self.model.step.numpy())
         if self.embed is None:
-            self.embed = compiled(self.model.encoder)
+            self.embed = compile_network(self.model.encoder)
             with self.writer.as_default(step=self.first_step):
                 hparams.hparams(self.settings)
                 tf.summary.graph(self._graph())
@@ -92,7 +92,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def close(self, objective, outcome):
         """Writes the last report, the outcome and the projector."""
-        self.embed = self.embed or compiled(objective.encoder)
+        self.embed = self.embed or compile_network(objective.encoder)
         with self.writer.as_default(step=outcome["step"]):
             report = self._report(objective)
             for key, value in outcome.items():
@@ -128,7 +128,7 @@ class TensorBoard(keras.callbacks.Callback):
         tf.summary.scalar("health/uniformity", collapse.uniformity(features))
         tf.summary.scalar("quality/rankme", collapse.rankme(features))
         if "image" in validation.arrays:
-            crops = extract_features(self.embed, validation, preprocess=cropped)
+            crops = extract_features(self.embed, validation, preprocess=crop_images)
             tf.summary.scalar("health/alignment", collapse.alignment(features, crops))
             self._picture("neighbors", neighbors(validation.column("image"), features))
         if "label" in validation.arrays:
@@ -218,7 +218,7 @@ def _tag(key):
 
 
 def _some(source, count):
-    return source.take(spread(len(source), count))
+    return source.take(evenly_spaced(len(source), count))
 
 
 def _sprite(images):

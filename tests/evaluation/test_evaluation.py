@@ -5,7 +5,16 @@ import pytest
 
 from ssl_keras.data.splits import images
 from ssl_keras.evaluation import collapse, probes, retrieval
-from ssl_keras.evaluation.features import NOISE, compiled, cropped, extract_features, noisy, pixels, shifted, spread
+from ssl_keras.evaluation.features import (
+    NOISE,
+    add_noise,
+    compile_network,
+    crop_images,
+    evenly_spaced,
+    extract_features,
+    pixels,
+    shift_images,
+)
 from ssl_keras.networks.dense import dense_encoder
 
 
@@ -67,7 +76,7 @@ def test_features_are_in_order_and_complete(rng):
     source = images("mine", rng.integers(0, 256, (23, 6, 6, 1), np.uint8))
     network = dense_encoder((6, 6, 1), (5,))
     expected = network(source.column("image") / np.float32(255))
-    for network_or_function in (network, compiled(network)):
+    for network_or_function in (network, compile_network(network)):
         np.testing.assert_allclose(extract_features(network_or_function, source, 10), expected, atol=1e-6)
     np.testing.assert_allclose(pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)
 
@@ -104,20 +113,20 @@ def disturbed(source, views):
 def test_disturbed_images(rng):
     source = images("mine", np.full((400, 28, 28, 1), 128, np.uint8))
     some = source.take(np.arange(10, 310))
-    noise = disturbed(some, noisy)
+    noise = disturbed(some, add_noise)
     assert noise.std() == pytest.approx(NOISE, rel=0.01)
-    black = disturbed(some, shifted)[..., 0] == 0
+    black = disturbed(some, shift_images)[..., 0] == 0
     assert set(black.all(2).sum(1)) == set(black.all(1).sum(1)) == {2}  # two rows and two columns came in
     top, left = black[:, 0].all(1), black[:, :, 0].all(1)
     assert 0.4 < top.mean() < 0.6
     assert 0.4 < left.mean() < 0.6
-    for views in (noisy, shifted, cropped):
+    for views in (add_noise, shift_images, crop_images):
         np.testing.assert_array_equal(disturbed(some, views), disturbed(some, views))
 
 
 def test_a_shift_moves_what_is_there(rng):
     source = images("mine", rng.integers(1, 256, (40, 14, 14, 3), np.uint8))
-    before, after = source.column("image") / np.float32(255), disturbed(source, shifted)
+    before, after = source.column("image") / np.float32(255), disturbed(source, shift_images)
     for one, moved in zip(before, after):
         wanted = [np.roll(one, (down, right), (0, 1)) for down in (1, -1) for right in (1, -1)]
         inside = np.s_[1:-1, 1:-1]
@@ -125,8 +134,8 @@ def test_a_shift_moves_what_is_there(rng):
 
 
 def test_some_are_taken_from_all_over():
-    assert spread(100, 5).tolist() == [0, 24, 49, 74, 99]
-    assert spread(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(100, 5).tolist() == [0, 24, 49, 74, 99]
+    assert evenly_spaced(3, 5).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
