@@ -93,7 +93,7 @@ def test_four_workers_equal_four_replicas_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
+def test_sigterm_saves_on_all_workers_and_the_run_resumes(undisturbed, tmp_path):
     process = command(tmp_path, "launch", "--workers", "2", *RUN)
     kills.wait_for(process, kills.reached, tmp_path, 20)
     assert kills.newest(tmp_path) == 20
@@ -112,7 +112,7 @@ def test_sigterm_saves_on_all_and_the_run_goes_on(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
+def test_one_process_resumes_the_run_of_two_workers(tmp_path):
     ended(command(tmp_path, "launch", "--workers", "2", *RUN))
     whole = state(tmp_path)
     run = tmp_path / "runs" / kills.NAME
@@ -127,7 +127,7 @@ def test_one_process_goes_on_where_two_workers_stopped(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_all_and_leaves_the_last_checkpoint(undisturbed, tmp_path):
+def test_full_disk_stops_all_workers_and_leaves_the_last_checkpoint(undisturbed, tmp_path):
     writers = os.pathsep.join([str(kills.HERE / "writers"), os.environ.get("PYTHONPATH", "")])
     both = ["launch", "--workers", "2", *RUN]
     process = command(tmp_path, *both, PYTHONPATH=f"{PACKAGE}{os.pathsep}{writers}", TEST_WRITER="full disk")
@@ -189,7 +189,7 @@ def test_workers_that_see_different_checkpoints_are_refused(how, where, stopped,
 
 
 @pytest.mark.slow
-def test_half_a_file_of_settings_is_named(stopped, tmp_path):
+def test_damaged_settings_are_reported(stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "runs")
     path = tmp_path / "runs" / kills.NAME / "settings.json"
     path.write_text(path.read_text()[:100])
@@ -197,7 +197,7 @@ def test_half_a_file_of_settings_is_named(stopped, tmp_path):
 
 
 @pytest.mark.slow
-def test_half_a_table_of_metrics_costs_its_last_row(stopped, tmp_path):
+def test_incomplete_metrics_lose_only_their_last_row(stopped, tmp_path):
     shutil.copytree(stopped, tmp_path / "runs")
     run = tmp_path / "runs" / kills.NAME
     whole = (run / "metrics.csv").read_text()
@@ -209,7 +209,7 @@ def test_half_a_table_of_metrics_costs_its_last_row(stopped, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_come_is_named(tmp_path):
+def test_missing_worker_is_named(tmp_path):
     config = {"cluster": {"worker": launch._addresses(2)}, "task": {"type": "worker", "index": 0}}
     process = command(tmp_path, *RUN, "--strategy", "multi_worker", TF_CONFIG=json.dumps(config), SSL_KERAS_WAIT="3")
     said = ended(process, workers.EXIT_ALONE)
@@ -217,7 +217,7 @@ def test_a_worker_that_does_not_come_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_named(tmp_path):
+def test_port_in_use_is_named(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -228,13 +228,13 @@ def test_a_port_in_use_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_with_other_settings_are_refused(tmp_path):
+def test_workers_with_different_settings_are_refused(tmp_path):
     for process in each_with(tmp_path, ["--learning-rate", "0.001"], ["--learning-rate", "0.002"]):
         assert "do not have the same settings and data" in ended(process, 1)
 
 
 @pytest.mark.slow
-def test_what_the_chief_refuses_all_leave(tmp_path):
+def test_all_workers_stop_if_the_chief_refuses_the_folder(tmp_path):
     """The chief refuses a folder that is not a run's, and a folder that another run uses."""
     (tmp_path / "runs" / kills.NAME).mkdir(parents=True)
     (tmp_path / "runs" / kills.NAME / "metrics.csv").write_text("mine")
@@ -249,7 +249,7 @@ def test_what_the_chief_refuses_all_leave(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
+def test_second_process_is_refused_while_the_first_exists(tmp_path):
     """This includes a first process that is stopped (SIGSTOP). Once it is killed, the folder is free."""
     first = command(tmp_path, *RUN, "--steps", "20000", "--eval-every", "20000")
     folder = tmp_path / "runs" / kills.NAME
@@ -313,7 +313,7 @@ def test_no_cluster_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     "variables", [{"SLURM_PROCID": "x"}, {"SLURM_PROCID": "1"}, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "two"}]
 )
-def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatch):
+def test_invalid_slurm_variables_are_refused(variables, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -321,7 +321,7 @@ def test_variables_of_slurm_that_are_not_whole_are_refused(variables, monkeypatc
         workers.cluster()
 
 
-def test_slurm_says_who_is_who(monkeypatch):
+def test_cluster_is_read_from_slurm(monkeypatch):
     for name, value in {
         "SLURM_PROCID": "1",
         "SLURM_STEP_NODELIST": "localhost",
@@ -345,12 +345,12 @@ def test_slurm_says_who_is_who(monkeypatch):
         (["pretrain", "autoencoder", "--replicas=2"], "--replicas"),
     ],
 )
-def test_what_cannot_be_launched_is_refused(arguments, reason):
+def test_invalid_launch_arguments_are_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         launch.launch(launch.Launch(), arguments)
 
 
-def test_the_cluster_files_can_be_read():
+def test_cluster_files_are_valid():
     cluster = PACKAGE / "docs" / "cluster"
     subprocess.run(["bash", "-n", str(cluster / "slurm.sh")], check=True)
     policy, service, job = yaml.safe_load_all((cluster / "kubernetes.yaml").read_text())
@@ -405,7 +405,7 @@ def test_fifty_kills_leave_no_trace(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_writer_that_leaves_half_a_file_is_caught(tmp_path):
+def test_non_atomic_writer_is_detected(tmp_path):
     """Checks the test above: it must fail if checkpoints are not written atomically."""
     process = kills.start(tmp_path, 1, writer="in place")
     folder = tmp_path / "runs" / kills.NAME / "checkpoints"
@@ -439,7 +439,7 @@ class Processes:
         ((130,), 130, 1),
     ],
 )
-def test_only_what_died_is_started_again(codes, outcome, starts, monkeypatch):
+def test_only_killed_workers_are_restarted(codes, outcome, starts, monkeypatch):
     processes = Processes(*codes)
     monkeypatch.setattr(launch, "_run_workers", processes)
     assert launch.launch(launch.Launch(restarts=2), ["pretrain", "autoencoder"]) == outcome
@@ -447,7 +447,7 @@ def test_only_what_died_is_started_again(codes, outcome, starts, monkeypatch):
     assert ["--resume" in arguments for arguments in processes.starts] == [False] + [True] * (starts - 1)
 
 
-def test_one_process_agrees_with_itself():
+def test_single_process():
     alone = workers.Workers(strategy("one"))
     assert alone.is_chief
     assert alone.all_gather(7).tolist() == [7]
