@@ -41,7 +41,7 @@ def prepare(settings, splits, init=None):
     """
     shape, _ = splits.train.column_spec("image")
     if init is not None:
-        # Another kind of network is no error here: `initialize` loads the weights that fit and reports the others.
+        # Another kind of network is not an error here: `initialize` loads the weights that fit and reports the others.
         kept, card = start_from(init, settings, IMAGE_ENCODERS, NETWORK)
         if card is not None and settings.pool_grid == Settings.pool_grid:  # another value was asked for
             kept["pool_grid"] = card["network"]["pool_grid"]

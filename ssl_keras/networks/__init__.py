@@ -102,7 +102,7 @@ class Network:
 
     @property
     def any_size(self):
-        """Whether the graph takes images of any size."""
+        """True if the graph takes images of any size."""
         return BUILDERS[self.builder].any_size
 
     @property

@@ -72,7 +72,7 @@ class Settings(sound.Settings):
     projection: Annotated[int, Range(1, 1 << 12)] = 128
     """Size of the space in which states and quantized features are compared."""
     cross_clip_negatives: Annotated[int, Range(0, 1 << 10)] = 0
-    """Frames of each other clip in the batch that serve as negatives too; 0 is none. The voice tells them apart, so
+    """Frames of each other clip in the batch that serve as negatives too; 0 uses none. The voice tells them apart, so
     states also learn the speaker."""
     temperature: Annotated[float, Range(0, open="low")] = 0.1
     """Temperature κ that divides cosine similarities."""
@@ -220,7 +220,7 @@ def contrastive_loss(states, targets, codes, mask, places, pool, weight, tempera
     states, targets = losses.l2_normalize(states), losses.l2_normalize(targets)
     positive = tf.reduce_sum(states * targets, -1) / temperature  # (b, T)
     similarity = tf.matmul(states, targets, transpose_b=True) / temperature  # (b, T, T)
-    distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # equal codes are none
+    distractor = mask[:, None] & ~tf.reduce_all(tf.equal(codes[:, :, None], codes[:, None]), -1)  # equal codes excluded
     logits = [positive[..., None], tf.where(distractor, similarity, losses.FAR)]
     if pool.shape[1]:
         frames = tf.cast(masking.lengths(places)[:, None], tf.float32)
