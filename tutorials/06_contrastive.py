@@ -177,7 +177,7 @@ batches = Batches(splits.train, training.batch_size, seed=training.seed, preproc
 held_out = Batches(splits.validation, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
 every = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(
     f"  epoch {epoch + 1:2}: loss {logs['loss']:.3f}, held out {logs['val_loss']:.3f}, "
-    f"partner found {logs['val_matched']:.1%}", flush=True
+    f"partner found {logs['val_top1']:.1%}", flush=True
 ) if epoch % 3 == 2 or epoch == 0 else None)
 history = model.fit(
     batches.dataset(), steps_per_epoch=batches.steps_per_epoch, epochs=training.epochs, verbose=0, callbacks=[every],
