@@ -37,8 +37,7 @@ class Clips:
     """A column of N clips. Indexing pads rows to the longest of the selected clips.
 
     Args:
-        samples: (total,) int16, the clips one after the other. starts: (N,) the offset of each clip.
-        lengths: (N,) the samples of each clip.
+        samples: (total,) int16, all clips. starts: (N,) the offset of each. lengths: (N,) the samples of each.
     """
 
     dtype = np.dtype(np.int16)
@@ -58,10 +57,8 @@ class Clips:
         return padded if np.ndim(rows) else padded[0]
 
     def cut(self, rows, most, place):
-        """Returns int16 (n, L ≤ most) for n indices, with longer clips cropped.
-
-        `place` (n,) in [0, 1) is the relative offset of the crop. The crop is the same as that of `augment_audio.cut`.
-        """
+        """Returns int16 (n, L ≤ most) for n indices. Longer clips are cropped at the relative offset `place` (n,) in
+        [0, 1), like `augment_audio.cut` does."""
         lengths = self.lengths[rows]
         over = np.maximum(lengths - most, 0)
         first = np.minimum((place.astype(np.float32) * (over + 1).astype(np.float32)).astype(np.int64), over)
@@ -136,10 +133,7 @@ def check_range(name, waveform):
 
 
 def source(name, samples, lengths, rate, names, label=None, classes=(), target=None, starts=None):
-    """Returns a `Source` of clips in `samples` (total,) int16, after checking them.
-
-    `starts` (N,) are the offsets of the clips. By default, each clip starts at the end of the one before it.
-    """
+    """Returns a checked `Source` of clips in `samples` (total,) int16; by default, one starts where another ends."""
     lengths = np.asarray(lengths, np.int64)
     check_lengths(name, lengths, rate, names)
     starts = np.cumsum(lengths) - lengths if starts is None else np.asarray(starts)
@@ -223,10 +217,7 @@ def drop_long_clips(part, seconds, why):
     if short.all():
         return part
     if not short.any():
-        raise ValueError(
-            f"{part.name}: all {len(part)} clips are too long. Expected clips of at most {seconds:g} s. "
-            "Cut them into shorter ones."
-        )
+        raise ValueError(f"{part.name}: expected clips of at most {seconds:g} s. All {len(part)} are longer. Cut them.")
     note = f"{len(short) - short.sum()} of {len(short)} clips are longer than {seconds:g} s and are skipped: {why}"
     return part.take(np.flatnonzero(short)).with_notes(note)
 

@@ -21,8 +21,8 @@ def column(names):
 
 
 def network_input(batch):
-    """Returns the network's input of a batch: images (B, H, W, C) float32 in [0, 1], tokens (B, T) int32, or waveforms
-    (B, L) float32 in (−1, 1), trimmed to the longest clip."""
+    """Returns the input of a batch: images (B, H, W, C) float32 in [0, 1], tokens (B, T) int32, or waveforms (B, L)
+    float32 in (−1, 1), trimmed to the longest clip."""
     name = column(batch)
     if name == "waveform":
         return augment_audio.trimmed(audio.unit_range(batch[name]))
@@ -30,8 +30,7 @@ def network_input(batch):
 
 
 def augment_waveforms(batch, random, changes, rate, longest):
-    """Returns the batch with augmented waveforms. `changes` is an `AudioAugmentation`, `rate` is in Hz, and `longest`
-    is as in `augment_audio.change`."""
+    """Augments the waveforms of a batch; the arguments are those of `augment_audio.change`."""
     return batch | {"waveform": augment_audio.change(network_input(batch), random, changes, rate, longest)}
 
 

@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ssl_keras.data.images import unit_range
+from ssl_keras.data.splits import check_whole_texts
 
 SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # rapidfuzz similarity, 0 to 100; correlation
 THUMBNAIL = 16
@@ -95,24 +96,16 @@ def leaks(splits, similar_text=SIMILAR_TEXT, similar_image=SIMILAR_IMAGE):
     """
     if not (0 < similar_text <= 100 and 0 < similar_image <= 1):
         raise ValueError(
-            "Expected 0 < similar_text ≤ 100 and 0 < similar_image ≤ 1. "
-            f"Received: similar_text={similar_text}, similar_image={similar_image}"
+            f"Expected 0 < similar_text ≤ 100 and 0 < similar_image ≤ 1. Received: {similar_text} and {similar_image}"
         )
     arrays, compared = splits.train.arrays, {}
     if "image" in arrays:
         compared["images"] = lambda source: source.column("image"), similar_images, similar_image
     if "text" in arrays:
-        if not np.all(arrays.get("ends", True)):
-            raise ValueError(
-                f"{splits.train.name} is not a set of texts. Expected whole texts, such as table:FILE. "
-                "Received: pieces of large files"
-            )
+        check_whole_texts(splits.train)
         compared["texts"] = lambda source: list(source.column("text")), similar_texts, similar_text
     if not compared and "caption" not in arrays:
-        raise ValueError(
-            f"{splits.train.name} has neither images nor texts. Expected one of the columns image, text, caption. "
-            f"Received: {', '.join(arrays)}"
-        )
+        raise ValueError(f"{splits.train.name} has neither images nor texts. Received: {', '.join(arrays)}")
     found = {
         (part, kind): alike(of(splits.train), of(getattr(splits, part)), least)
         for part in ("validation", "test")

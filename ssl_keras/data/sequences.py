@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from ssl_keras.data.readers.text import documents
-from ssl_keras.data.splits import Splits
+from ssl_keras.data.splits import Splits, check_whole_texts
 from ssl_keras.data.tokens import count_unknown, texts_of
 
 UNITS = ("words", "sentences", "rows")
@@ -32,11 +32,7 @@ def split_into_units(splits, unit):
     """
     if unit == "rows":
         for source in splits:
-            if not np.all(source.arrays.get("ends", True)):
-                raise ValueError(
-                    f"{source.name} is not a set of texts. Expected whole texts, such as table:FILE. "
-                    "Received: pieces of large files. Use --unit sentences or --unit words."
-                )
+            check_whole_texts(source, "Use --unit sentences or --unit words.")
         return splits
     find = {"words": _words, "sentences": _sentences}[unit]
     parts, known = [], set()
@@ -102,13 +98,7 @@ def tokenize(splits, tokenizer, most, reader=None):
     for column, encoded in parts.items():
         long = sum(len(ids) > most for part in encoded for ids in part)
         if long:
-            log.warning(
-                "%s: %d rows of %s are longer than %d tokens. Truncating them (--context).",
-                splits.train.base,
-                long,
-                column,
-                most,
-            )
+            log.warning("%s: %d rows of %s are truncated to %d (--context).", splits.train.base, long, column, most)
     widths = {column: min(most, max(len(ids) for part in encoded for ids in part)) for column, encoded in parts.items()}
     for column, encoded in parts.items():
         if column == "tokens" or reader is tokenizer:

@@ -292,6 +292,12 @@ def check_classes(source):
         raise ValueError(f"{source.name}: {note}. Expected at least two classes. Choose other --data.")
 
 
+def check_whole_texts(source, advice="Use table:FILE."):
+    """Raises ValueError if the texts are pieces of large files."""
+    if not np.all(source.arrays.get("ends", True)):
+        raise ValueError(f"{source.name}: expected whole texts. Received: pieces of large files. {advice}")
+
+
 def hold_out(train, validation=None, test=None):
     """Returns `Splits`, with missing splits held out from `train`. No setting or seed changes which examples they get.
 

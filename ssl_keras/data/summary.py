@@ -282,10 +282,7 @@ def _time(seconds):
 
 
 def table(summary, most=None):
-    """Returns the summary as rows of cells, the header first, with a column for each split and at most `most` classes.
-
-    None shows all classes.
-    """
+    """Returns the summary as rows of cells, the header first, a column per split, with at most `most` classes."""
     parts = summary["parts"]
     found = {name: {"examples": f"{part['examples']:,}"} for name, part in parts.items()}
     for name, part in parts.items():

@@ -59,7 +59,5 @@ def alphabet_of(splits, most, hint, characters=False):
     # All splits are used, because a rare symbol may be in one of them only. This leaks no targets.
     found = {symbol for part in splits for target in part.column("target") for symbol in split(target)}
     if len(found) > most:
-        raise ValueError(
-            f"{splits.train.base} has too many target symbols. Expected at most {most}. Received: {len(found)}. {hint}"
-        )
+        raise ValueError(f"{splits.train.base} has {len(found)} target symbols. Expected at most {most}. {hint}")
     return " ".join(sorted(found))

@@ -87,14 +87,8 @@ def check(content, declared):
     vocabulary = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
     largest = max(vocabulary.values(), default=-1)
     if len(set(vocabulary.values())) != largest + 1:
-        raise ValueError(
-            f"The token ids are not contiguous. Expected 0 to {len(vocabulary) - 1}. Received: ids up to {largest}"
-        )
-    for token, index in declared:
-        if vocabulary.get(token) != index:
-            raise ValueError(
-                f"The added token {token[:80]!r} has the wrong id. Expected: {vocabulary.get(token)}. Received: {index}"
-            )
+        raise ValueError(f"The ids are not contiguous. Expected 0 to {len(vocabulary) - 1}. Received: up to {largest}")
+    _check_ids("added", declared, vocabulary)
     for name, allowed in PARTS.items():
         parts = list(_flat(content[name]))
         other = sorted({part["type"] for part in parts} - allowed.keys())
@@ -153,12 +147,14 @@ def _check_frame(part, vocabulary):
         tokens = [pair for each in pairs.values() for pair in each]
         if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(part["single"]) > MAX_FRAMED:
             raise ValueError(f"The post_processor adds too many tokens. Expected at most {MAX_FRAMED} around a text.")
+    _check_ids("special", tokens, vocabulary)
+
+
+def _check_ids(kind, tokens, vocabulary):
     for token, index in tokens:
-        if vocabulary.get(token) != index:
-            raise ValueError(
-                f"The special token {token[:80]!r} has the wrong id. Expected: {vocabulary.get(token)}. "
-                f"Received: {index}"
-            )
+        known = vocabulary.get(token)
+        if known != index:
+            raise ValueError(f"The {kind} token {token[:80]!r} has the wrong id. Expected: {known}. Received: {index}")
 
 
 def _check_words(content, vocabulary):

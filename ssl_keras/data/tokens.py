@@ -14,7 +14,7 @@ import tokenizers
 from tqdm import tqdm
 
 from ssl_keras.data.cache import cache_folder, name_of, writing
-from ssl_keras.data.splits import Splits
+from ssl_keras.data.splits import Splits, check_whole_texts
 
 CHUNK = 4 << 20  # characters tokenized at a time
 DOCUMENTS = 256  # read at a time
@@ -243,11 +243,7 @@ def tokenize_texts(splits, tokenizer, context):
         ValueError: Texts are in pieces, or more than half of the tokens are unknown to the tokenizer.
     """
     for source in splits:
-        if not np.all(source.arrays.get("ends", True)):
-            raise ValueError(
-                f"{source.name} is not a set of texts. Expected whole texts, such as table:FILE. "
-                "Received: pieces of large files"
-            )
+        check_whole_texts(source)
     encoded = [tokenizer.encode(texts_of(source), special=False) for source in splits]
     rows = add_special_tokens([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
     parts = []
@@ -258,10 +254,7 @@ def tokenize_texts(splits, tokenizer, context):
 
 
 def add_special_tokens(encoded, tokenizer, context, name):
-    """Adds the tokenizer's special tokens to lists of ids, and pads them: int32 (N, W).
-
-    Texts longer than the context are truncated, with a warning about `name`.
-    """
+    """Adds special tokens to lists of ids, and truncates and pads them: int32 (N, W). Warns of truncated texts."""
     frame = _special_tokens(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
     if room < 1:

@@ -104,7 +104,7 @@ def test_names_of_splits(tmp_path):
             ("a", "b"),
             "1 files next to test, train are skipped: preview.png",
         ),
-        ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) is skipped, because"),
+        ({"a": 8, "b": 8, "Unlabeled": 5}, 16, ("a", "b"), r"Unlabeled \(5 images\) is skipped: it has"),
         (
             {"train/a": 8, "train/b": 8, "train/unsup": 5, "test/a": 2, "test/b": 2},
             20,

@@ -326,7 +326,7 @@ def test_texts_from_python():
 
 def test_pieces_of_files_are_not_texts(tmp_path, monkeypatch):
     (tmp_path / "book.txt").write_text("line of it\n" * 3000)
-    with pytest.raises(ValueError, match="Expected whole texts"):
+    with pytest.raises(ValueError, match="expected whole texts"):
         tokens.tokenize_texts(load(f"text:{tmp_path / 'book.txt'}"), BPE, 16)
 
 

@@ -208,7 +208,7 @@ def write_pairs(path, lines):
         (["a\tb", "c\td\te"], "line 2: .* 3 parts"),
         (["a\tb", "c"], "line 2: .* 1 parts"),
         (["a\tb", "c\t "], "line 2: "),
-        (["a\tb"], "split is empty"),
+        (["a\tb"], "too few pairs for a"),
     ],
 )
 def test_bad_pairs_are_refused(tmp_path, lines, message):

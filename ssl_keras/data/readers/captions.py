@@ -53,9 +53,7 @@ def load(path, image_size=None, fold=0):
         caption, broken = text_files.whole_characters(" ".join(caption.split()))
         halves += broken
         if not file or not caption:
-            raise ValueError(
-                f"{name}, {place}: the {'caption' if file else 'image'} is empty. Expected an image and a caption."
-            )
+            raise ValueError(f"{name}, {place}: the {'caption' if file else 'image'} is empty. Expected both.")
         known = captions.setdefault(folders.as_spelled(os.path.normpath(path.parent / _name_of(name, place, file))), [])
         copies += caption in known
         known += [] if caption in known else [caption]
@@ -130,9 +128,7 @@ def emoji(path, image_size=None, fold=0):
         raise ValueError(f"{sheets[0]} cannot be read: {error}.") from error
     down, across = (length // pitch for length in sheet.shape[:2])
     if sheet.shape[:2] != (down * pitch, across * pitch):
-        raise ValueError(
-            f"{sheets[0]}: expected drawings of {TILE} pixels, every {pitch} pixels. Received: shape {sheet.shape}"
-        )
+        raise ValueError(f"{sheets[0]}: expected a grid of {pitch}×{pitch} pixels. Received: shape {sheet.shape}")
     expected = "name, short_names, keywords, and sheet_x and sheet_y inside the sheet"
     for number, row in text_files.json_rows(name, root / "emoji.jsonl", expected):
         if not _is_emoji(row, across, down):
@@ -276,9 +272,7 @@ def tokenize(splits, tokenizer, context):
     for source, part in zip(splits, listed):
         silent = [row for row, each in enumerate(part) if not each]
         if silent:
-            raise ValueError(
-                f"{source.name}: the captions of image {silent[0]} have no tokens. Use another tokenizer or caption."
-            )
+            raise ValueError(f"{source.name}: the captions of image {silent[0]} have no tokens. Change them.")
     rows = tokens.add_special_tokens(
         [ids for part in listed for each in part for ids in each], tokenizer, context, splits.train.base
     )

@@ -27,8 +27,7 @@ SYNCHRONOUS, CHARACTERS, UTF8, SPEED, PITCH, SEED = 2, 1, 1, 1, 3, ctypes.c_long
 
 
 def load():
-    """Returns `Splits` of 960 clips at 8 kHz: ten digits in twelve voices, with eight takes of different speed, pitch
-    and accent.
+    """Returns `Splits` of 960 clips at 8 kHz: ten digits, twelve voices, eight takes of different speed and accent.
 
     Raises:
         ValueError: The package is not installed.

@@ -110,8 +110,7 @@ def part_folders(title, root, otherwise, extensions=None):
     """Returns ({"train": folder, "validation": …, "test": …}, notes on the layout); the dict is empty without splits.
 
     Args:
-        title: the name of the data, for messages. otherwise: the alternative layout, for messages.
-        extensions: as in `parts_below`.
+        title, otherwise: the data and the alternative layout, for messages. extensions: as in `parts_below`.
 
     Raises:
         ValueError: There are held-out splits without a training split, or two folders for one split.
@@ -237,9 +236,7 @@ def labeled_files(title, root, extensions, what, like, similar=frozenset()):
     if unlabeled < names.keys():
         for name in sorted(unlabeled):
             count = sum(parts[:1] == [name] for parts in inner)
-            notes.append(
-                f"{name} ({count} {what}) is skipped, because it has no labels. To use it, pass {title}/{name}"
-            )
+            notes.append(f"{name} ({count} {what}) is skipped: it has no labels. To use it, pass {title}/{name}")
         kept = [row for row, parts in enumerate(inner) if not unlabeled & {*parts[:1]}]
         files, inner = [files[row] for row in kept], [inner[row] for row in kept]
         names = {name: made for name, made in names.items() if name not in unlabeled}

@@ -100,9 +100,7 @@ def cmudict():
 def named(name, texts, targets):
     """Returns a `Source` of pairs. Raises ValueError as `documents` does, and if the numbers of both sides differ."""
     if len(texts) != len(targets):
-        raise ValueError(
-            f"{name}: expected a target for each text. Received: {len(texts)} texts and {len(targets)} targets"
-        )
+        raise ValueError(f"{name}: expected a target for each text. Received: {len(texts)} and {len(targets)}")
     source = documents(name, texts)
     source.arrays["target"] = documents(f"{name}, targets", targets).arrays["text"]
     return source
@@ -133,10 +131,7 @@ def split(train, validation=None, test=None):
     parts = Splits(train.take(np.flatnonzero(kept)), held_out(validation, VALIDATION), held_out(test, TEST))
     for name, source in parts._asdict().items():
         if not len(source):
-            raise ValueError(
-                f"{train.name} has too few pairs: the {name} split is empty. Expected some hundred pairs. "
-                f"Received: {len(part)}"
-            )
+            raise ValueError(f"{train.name} has too few pairs for a {name} split, {len(part)}. Expected hundreds.")
     return Splits(
         *(dataclasses.replace(source, name=f"{source.base}[{name}]") for name, source in parts._asdict().items())
     )

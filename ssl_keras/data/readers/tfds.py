@@ -188,10 +188,7 @@ def _images(tfds, builder, split, title, feature, image_size, image_key, label_k
     channels = 3 if feature.shape[2] == 4 else feature.shape[2]  # the fourth is alpha
     shape = (*feature.shape[:2], channels) if image_size is None else (image_size, image_size, channels)
     if None in shape:
-        raise ValueError(
-            f"{title} has images of different sizes. Expected one size. Received: shape {feature.shape}. "
-            "Set --image-size, such as --image-size 64."
-        )
+        raise ValueError(f"{title} has images of different sizes. Set --image-size, such as --image-size 64.")
 
     def example(record):
         image = record[image_key] if channels == feature.shape[2] else on_white(record[image_key])
