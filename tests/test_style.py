@@ -69,6 +69,6 @@ def test_page(path):
 def test_the_tests_above_can_fail():
     assert openings('def f():\n    """What it does."""')
     assert openings('class A:\n    x: int = 0\n    """Of a transformer."""')
-    assert words("There is no such colour, and it goes on.") == ["1: is no", "1: colour", "1: goes on"]
+    assert words("It is no such colour, and it goes on.") == ["1: is no", "1: colour", "1: goes on"]
     assert sentences("One sentence. Another one.\n")
     assert not sentences("```\nOne. Two.\n```\n| One. Two. |\n")
