@@ -250,6 +250,29 @@ def test_invalid_layouts(tmp_path, files, message):
         load(f"folder:{lay(tmp_path / 'data', files)}")
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("folder:x.zip", "x.zip is an archive. Expected a folder of images. Extract it"),
+        ("audio:x.tar.gz", "x.tar.gz is an archive. Expected a folder of .* files. Extract it"),
+        ("folder:a.png", "a.png is a file. Expected a folder of images. Pass the folder"),
+        ("audio:gone", "gone: no such folder"),
+    ],
+)
+def test_files_in_place_of_folders(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.zip", "x.tar.gz", "a.png"):
+        pathlib.Path(name).touch()
+    with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_brackets_in_the_name_of_a_folder_below_home(tmp_path, monkeypatch):
+    lay(tmp_path / "clips[old]", {"a": 5, "b": 5}, "audio")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sum(map(len, load("audio:~/clips[old]"))) == 10
+
+
 UNCLEAR = [
     ("audio", ["train-clean-100", "train-clean-360", "dev-clean", "test-clean"]),
     ("audio", ["train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other"]),

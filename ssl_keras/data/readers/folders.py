@@ -23,6 +23,7 @@ from ssl_keras.files import printable
 CLASSES_TOO = {"valid", "dev"}  # without a training split these are classes: "valid" and "invalid"
 UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # not classes
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_UNREADABLE = 0.01  # a larger fraction of unreadable files (and more than one) is an error
 NUM_SHOWN = 10  # names in a message
 
@@ -71,11 +72,11 @@ def parts_below(kind, path, what, read, extensions=None):
         extensions: extensions of the files to read; None reads all.
 
     Raises:
-        ValueError: The folder does not exist, or has held-out splits without a training split.
+        ValueError: The path is not a folder, or it has held-out splits without a training split.
     """
     root = pathlib.Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
+        raise ValueError(f"{kind}:{path}" + _not_a_folder(root, what))
     folders, notes = part_folders(f"{kind}:{path}", root, "a subfolder for each class", extensions)
     if not folders:
         inner, wrapped = _unwrap(root, extensions)
@@ -94,6 +95,15 @@ def parts_below(kind, path, what, read, extensions=None):
     return Splits(
         *(dataclasses.replace(part, name=f"{kind}:{root}[{name}]") for name, part in splits._asdict().items())
     )
+
+
+def _not_a_folder(path, what):
+    """Returns the end of an error about a path that is not a folder."""
+    if not path.exists():
+        return f": no such folder. Expected a folder of {what}."
+    if path.name.lower().endswith(ARCHIVES):
+        return f" is an archive. Expected a folder of {what}. Extract it, and pass the folder."
+    return f" is a file. Expected a folder of {what}. Pass the folder that contains it."
 
 
 def part_folders(title, root, otherwise, extensions=None):
