@@ -1,8 +1,10 @@
 """Commands that measure features, or write them: `evaluate`, `embed`."""
 
 import dataclasses
+import hashlib
 import io
 import json
+import logging
 import pathlib
 from typing import Annotated, Literal
 
@@ -30,9 +32,11 @@ from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.training.strategy import strategy
 from ssl_keras.training.workers import Workers
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(DataFlags, DeviceFlags, RecordFlag, NetworkFlag):
+class Evaluate(DataFlags, DeviceFlags, RecordFlag, OverwriteFlag, NetworkFlag):
     """Saved encoders, compared with pixels, TF-IDF or log-mel, with random init, and with training from scratch."""
 
     encoders: Annotated[Positional[tuple[str, ...]], one_or_more("ENCODER")]
@@ -44,7 +48,8 @@ class Evaluate(DataFlags, DeviceFlags, RecordFlag, NetworkFlag):
     trained: bool = True
     """Include the rows that need training: fine-tuned and scratch."""
     out: str = ""
-    """Folder for the table; by default results/ENCODERS-DATA."""
+    """Folder for the table; by default results/ENCODERS-DATA, or results/ENCODERS-DATA-HASH if the former has the table
+    of another evaluation."""
 
 
 def evaluate_command(arguments):
@@ -57,12 +62,13 @@ def evaluate_command(arguments):
         raise ValueError("Expected at least one encoder. Received: none. Use: ssl-keras evaluate NAME --data DATA")
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
-    folder = pathlib.Path(asked.out or f"results/{files.shorten('+'.join(names) + '-' + splits.train.short_name)}")
+    weights = [card["weights"]["sha256"] for card in about]
+    same = json.dumps([weights, asked.budgets, asked.seeds, asked.trained, [part.fingerprint() for part in splits]])
+    digest = hashlib.sha256(same.encode()).hexdigest()[:16]
+    folder = _out_folder(asked, files.shorten("+".join(names) + "-" + splits.train.short_name), digest)
     files.check_outputs(folder, report.FILES)
     files.make_folder(folder)
-    weights = [card["weights"]["sha256"] for card in about]
-    same = [weights, asked.budgets, asked.seeds, asked.trained, [source.fingerprint() for source in splits]]
-    workers.agree("encoders, settings and data", json.dumps(same))
+    workers.agree("encoders, settings and data", same)
     with chosen.scope():
         table = evaluate(asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained, maker)
     if workers.is_chief:
@@ -72,11 +78,30 @@ def evaluate_command(arguments):
         for card in about:
             converted = "image" in card["input"] and encoders.conversion(card, splits.train)
             title += f"\nimages for {card['name']}: {converted}" if converted else ""
-        report.save(table, folder, title)
+        report.save(table, folder, title, digest)
         print(f"Saved in {folder}: {', '.join(report.FILES)}")
         for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # the whole table, since its rows were measured together
     workers.wait()
+
+
+def _out_folder(asked, default_name, digest):
+    """Returns the folder for a table, which has no table of an evaluation with another digest.
+
+    Raises:
+        ValueError: --out has such a table, and --overwrite is off.
+    """
+    folder = pathlib.Path(asked.out or f"results/{default_name}")
+    if asked.overwrite or report.has_digest(folder, digest):
+        return folder
+    if asked.out:
+        raise ValueError(
+            f"{folder} contains the table of another evaluation: of other encoders, data, budgets or seeds. Add "
+            "--overwrite to replace it, or choose another --out."
+        )
+    hashed = folder.with_name(f"{folder.name}-{digest[:8]}")
+    log.warning("%s contains the table of another evaluation. This one is saved in %s.", folder, hashed)
+    return hashed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Opens datasets by name: `READERS` lists the names."""
 
 import math
-import pathlib
+import os
 import re
 import typing
 
@@ -89,7 +89,7 @@ def load(spec, image_size=None):
             f"The name of the data is not UTF-8. Received: {printable(spec)}. Rename it, or link to it."
         ) from None
     kind, _, argument = spec.partition(":")
-    there = pathlib.Path(argument or spec).exists()  # a path may itself end in brackets
+    there = os.path.exists(os.path.expanduser(argument or spec))  # a path may itself end in brackets
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not there:
         return audio.hold_out_by_name(load(pattern[1], image_size), pattern[2])
@@ -98,7 +98,7 @@ def load(spec, image_size=None):
         kind, _, argument = fold[1].partition(":")
     reader = READERS.get(kind)
     if reader is None or bool(argument) != bool(reader.argument):
-        hint = f" Did you mean text:{spec} or folder:{spec}?" if pathlib.Path(spec).exists() else ""
+        hint = f" Did you mean text:{spec} or folder:{spec}?" if os.path.exists(os.path.expanduser(spec)) else ""
         raise ValueError(f"Unknown data {spec!r}. Expected {names()}.{hint}")
     arguments = ([argument] if argument else []) + ([image_size] if reader.takes_image_size else [])
     return reader.read(*arguments, **({"fold": int(fold[2])} if fold and not there else {}))

@@ -10,6 +10,7 @@ from ssl_keras import files
 from ssl_keras.evaluation.features import add_noise, shift_images
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
+DIGEST = "Hash of the encoders, the data and the settings: "
 MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # columns that need no labels
 DISTURBED = {"noise": add_noise, "shift": shift_images}  # columns with perturbed test images, for probes on all labels
 
@@ -32,10 +33,20 @@ def _cell(column, value):
     return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd else "")
 
 
-def save(table, folder, title):
-    """Writes the table and its chart, `FILES`, into a folder."""
+def has_digest(folder, digest):
+    """Returns whether the table in a folder was saved with this digest, or there is none."""
+    path = folder / "table.md"
+    return not path.is_file() or f"{DIGEST}{digest}\n" in path.read_text("utf-8", errors="replace")
+
+
+def save(table, folder, title, digest=""):
+    """Writes the table and its chart, `FILES`, into a folder.
+
+    Args:
+        digest: hash of the encoders, the data and the settings, for `has_digest`.
+    """
     files.make_folder(folder)
-    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}")
+    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}" + (f"\n{DIGEST}{digest}\n" if digest else ""))
     files.write_json(folder / "table.json", table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

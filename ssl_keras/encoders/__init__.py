@@ -1,6 +1,6 @@
 """Saved encoders: saving, loading, finding by name, and adapting data to them."""
 
-from ssl_keras.encoders.catalog import available, find, roots
+from ssl_keras.encoders.catalog import available, find
 from ssl_keras.encoders.initialize import initialize
 from ssl_keras.encoders.inputs import adapt, conversion
 from ssl_keras.encoders.loading import (
@@ -26,6 +26,5 @@ __all__ = [
     "load_with_head",
     "named_variables",
     "record",
-    "roots",
     "save_encoder",
 ]

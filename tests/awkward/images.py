@@ -6,6 +6,7 @@ The scene is upright: white above; red beside blue, or two grays, in the middle;
 import io
 import os
 import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -95,20 +96,50 @@ def swapped_profile():
     return head + bytes(128 - len(head)) + table + data
 
 
-def png(width, height):
-    """Returns the bytes of a PNG whose header states this size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    import zlib
-
-    chunks = [head, b"IDAT" + zlib.compress(bytes(100)), b"IEND"]
+def png(width, height, bits=8, pixels=None):
+    """Returns the bytes of an RGB PNG whose header states this size, with these pixels (H, W, 3) or few others."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    rows = bytes(100) if pixels is None else b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
+    chunks = [head, b"IDAT" + zlib.compress(rows), b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
     )
 
 
+def tiff(pixels, photometric, order="<", planes=False, compressed=False):
+    """Returns pixels (H, W) or (H, W, 3) as a TIFF in bytes: 0 white is zero, 1 black is zero, 2 RGB."""
+    height, width, samples = (*pixels.shape, 1)[:3]
+    size = pixels.dtype.itemsize
+    parts = np.moveaxis(pixels, 2, 0) if planes else [pixels]
+    parts = [np.ascontiguousarray(part).astype(f"{order}u{size}").tobytes() for part in parts]
+    parts = [zlib.compress(part) for part in parts] if compressed else parts
+    starts = [8 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    entries = {
+        256: [width],
+        257: [height],
+        258: [8 * size] * samples,
+        259: [8 if compressed else 1],
+        262: [photometric],
+        273: starts,
+        277: [samples],
+        278: [height],
+        279: [*map(len, parts)],
+        284: [2 if planes else 1],
+    }
+    data = b"".join(parts)
+    directory, more, start = struct.pack(f"{order}H", len(entries)), b"", 8 + len(data)
+    for tag, values in entries.items():
+        content = struct.pack(f"{order}{len(values)}I", *values)
+        place = content if len(values) == 1 else struct.pack(f"{order}I", start + 2 + 12 * len(entries) + 4 + len(more))
+        directory += struct.pack(f"{order}HHI", tag, 4, len(values)) + place
+        more += content if len(values) > 1 else b""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
+    return head + data + directory + bytes(4) + more
+
+
 def in_color():
     """Returns {file name: bytes} of images that show the scene."""
-    image = Image.fromarray(scene())
+    image, sixteen = Image.fromarray(scene()), scene().astype(np.uint16) * 257
     black = Image.new("RGB", SIDES[::-1])
     swapped = np.ascontiguousarray(scene()[..., ::-1])
     keyed = scene()
@@ -142,6 +173,11 @@ def in_color():
         "progressive.jpeg": encoded(image, "JPEG", progressive=True, **lossless),
         "a.ppm": encoded(image, "PPM"),
         "a.bmp": encoded(image, "BMP"),
+        "sixteen.tif": tiff(sixteen, 2),
+        "sixteen_big_endian.tif": tiff(sixteen, 2, order=">"),
+        "one_plane.tif": tiff(sixteen, 2, compressed=True, planes=True),
+        "eight_planes.tif": tiff(scene(), 2, planes=True),
+        "sixteen.png": png(*SIDES[::-1], 16, sixteen),
         "a.jp2": encoded(image, "JPEG2000"),
         "a.avif": encoded(image, "AVIF", quality=100),
         "jpeg_called.png": encoded(image, "JPEG", **lossless),
@@ -164,6 +200,7 @@ def in_gray():
         "twelve.pgm": b"P5 16 24 4095\n" + twelve.astype(">u2").tobytes(),
         "twelve.tif": encoded(Image.fromarray(twelve), "TIFF", tiffinfo={281: 4095}),
         "packed_twelve.tif": packed_tiff(twelve),
+        "white_is_zero.tif": tiff(65535 - sixteen, 0),
         "sixteen_key.png": encoded(
             Image.fromarray(np.where(gray == 255, 5, sixteen).astype(np.uint16)), "PNG", transparency=5
         ),
@@ -205,8 +242,13 @@ def broken():
         "cut_head.png": (whole[:40], "truncated"),
         "head.jpg": (jpeg[:10], "truncated"),
         "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "not one of the formats"),
-        "page.jpg": (b"<!DOCTYPE html><title>404</title>", "not one of the formats"),
-        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not one of the formats"),
+        "page.jpg": (b"<!DOCTYPE html><title>404</title>", "an HTML page .*, not one of the formats"),
+        "pointer.jpg": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a Git LFS pointer .*, not one of",
+        ),
+        "phone.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC .*, not one of the formats"),
+        "planes.tif": (tiff(scene().astype(np.uint16) * 257, 2, planes=True), "16-bit TIFF with separate planes"),
         "windows.png": (encoded(noise, "ICO", sizes=[(16, 16)]), "not one of the formats"),
         "floats.tif": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),
         "floats.png": (encoded(Image.fromarray(floats.reshape(SIDES)), "TIFF"), "float pixels"),

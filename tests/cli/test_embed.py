@@ -80,3 +80,24 @@ def test_memory_that_is_out_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: Out of memory: at a tensor of shape [5760000,256]. Use smaller images")
     assert error.count("\n") == 1
+
+
+def test_evaluate_replaces_only_its_own_table(tmp_path, monkeypatch, capsys):
+    tables = iter(range(100))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {"pixels": {"all": (next(tables) / 100, 0.0)}})
+    command = ["evaluate", "autoencoder-fashion_mnist", "--data", "digits", "--budgets"]
+    first = tmp_path / "results" / "autoencoder-fashion_mnist-digits"
+    for budget, expected in ((5, "0.0"), (5, "1.0"), (2, "1.0"), (2, "1.0")):  # only the first two replace
+        assert main([*command, str(budget)]) == 0
+        assert f"| pixels | {expected} |" in (first / "table.md").read_text()
+    second, *others = [folder for folder in first.parent.iterdir() if folder != first]
+    assert second.name.startswith(f"{first.name}-")
+    assert not others
+    assert "| pixels | 3.0 |" in (second / "table.md").read_text()
+    capsys.readouterr()
+    assert main([*command, "2", "--out", str(first)]) == 1
+    assert "contains the table of another evaluation" in capsys.readouterr().err
+    assert main([*command, "5", "--out", str(first)]) == 0
+    assert main([*command, "2", "--out", str(first), "--overwrite"]) == 0
+    assert "| pixels | 5.0 |" in (first / "table.md").read_text()

@@ -142,7 +142,40 @@ def test_names_of_splits(tmp_path):
         ),
         ({"train/a": 8, "train/b": 8, "test/a": 4}, 20, ("a", "b"), "there are no images of these classes: b"),
         ({"train/Cat": 8, "train/dog": 8, "test/cat": 2, "test/DOG": 2}, 20, ("Cat", "dog"), None),
-        ({"A": 8, "a": 8}, 16, ("A", "a"), None),
+        ({"A": 8, "a": 8, "b": 2}, 18, ("A", "a", "b"), "differ only in case: A, a. If they are one class"),
+        # Names that contain those of splits.
+        (
+            {
+                "train_images/a": 8,
+                "train_images/b": 8,
+                "val_images/a": 3,
+                "val_images/b": 3,
+                "annotations/x.json": b"x",
+            },
+            16 + 6,
+            ("a", "b"),
+            None,
+        ),
+        ({"ISIC_Training_Input": 8, "ISIC_Test_Input": 3, "ISIC_Training_Metadata/x.csv": b"x"}, 11, (), None),
+        ({"train_images": 8, "val": 3, "val_masks": 3, "test": 2}, 13, (), r"val_masks \(3 files\) is skipped"),
+        ({"trainval/a": 8, "trainval/b": 8, "test/a": 2, "test/b": 2}, 20, ("a", "b"), None),
+        ({"train_val": 8, "testset": 3}, 11, (), None),
+        ({"trainA": 8, "testA": 3}, 11, (), None),
+        ({"train": 8, "test": 3, "trainval": 3}, 11, (), r"trainval \(3 files\) is skipped"),
+        ({"train/a": 8, "train/b": 8, "unlabelled": 5}, 16, ("a", "b"), r"unlabelled \(5 files\) is skipped"),
+        (
+            {"bullet_train": 6, "test_tube": 6, "cat": 6, "dog": 6},
+            24,
+            ("bullet_train", "cat", "dog", "test_tube"),
+            r"not read as splits: bullet_train \(train\); test_tube \(test\). If they are, move them",
+        ),
+        ({"dev-clean": 8, "test-clean": 3}, 11, ("dev-clean", "test-clean"), "not read as splits: dev-clean"),
+        (
+            {"valid_train_ticket": 8, "invalid_train_ticket": 8},
+            16,
+            ("invalid_train_ticket", "valid_train_ticket"),
+            None,
+        ),
         (
             {
                 f"train/{unicodedata.normalize('NFC', 'café')}": 8,
@@ -215,6 +248,51 @@ def test_invalid_layouts(tmp_path, files, message):
     files = {path: png() if content is png else content for path, content in files.items()}
     with pytest.raises(ValueError, match=message):
         load(f"folder:{lay(tmp_path / 'data', files)}")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("folder:x.zip", "x.zip is an archive. Expected a folder of images. Extract it"),
+        ("audio:x.tar.gz", "x.tar.gz is an archive. Expected a folder of .* files. Extract it"),
+        ("folder:a.png", "a.png is a file. Expected a folder of images. Pass the folder"),
+        ("audio:gone", "gone: no such folder"),
+    ],
+)
+def test_files_in_place_of_folders(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.zip", "x.tar.gz", "a.png"):
+        pathlib.Path(name).touch()
+    with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_brackets_in_the_name_of_a_folder_below_home(tmp_path, monkeypatch):
+    lay(tmp_path / "clips[old]", {"a": 5, "b": 5}, "audio")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sum(map(len, load("audio:~/clips[old]"))) == 10
+
+
+UNCLEAR = [
+    ("audio", ["train-clean-100", "train-clean-360", "dev-clean", "test-clean"]),
+    ("audio", ["train-clean-100", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other"]),
+    ("audio", ["LibriSpeech/train-clean-100", "LibriSpeech/train-other-500", "LibriSpeech/test-clean"]),
+    ("folder", ["train_images", "test_images", "train_label_masks"]),
+    ("folder", ["trainA", "trainB", "testA", "testB"]),
+    ("folder", ["train2014", "train2017", "val2014", "val2017", "test2017"]),
+    ("text", ["train_en", "train_fr", "test_en", "test_fr"]),
+    ("text", ["train-part1", "train-part2", "valid-part1", "test-part1"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "names"), UNCLEAR)
+def test_several_folders_for_one_split_are_refused(tmp_path, kind, names):
+    lay(tmp_path, dict.fromkeys(names, 3), kind)
+    with pytest.raises(ValueError, match="several subfolders for one split") as error:
+        load(f"{kind}:{tmp_path}")
+    assert all(pathlib.Path(name).name in str(error.value) for name in names)
+    assert f"such as {kind}:{tmp_path}/{names[0]}. If they are classes, rename" in str(error.value)
+    assert load(f"{kind}:{tmp_path}/{names[0]}")
 
 
 @pytest.mark.parametrize(

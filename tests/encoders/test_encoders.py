@@ -24,7 +24,7 @@ import ssl_keras
 from ssl_keras import encoders, files
 from ssl_keras.cli import main
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders import card_v1, load_classifier, load_encoder, save_encoder, saving
+from ssl_keras.encoders import card_v1, catalog, load_classifier, load_encoder, save_encoder, saving
 from ssl_keras.networks import BUILDERS, Network
 from ssl_keras.networks.dense import dense_encoder
 
@@ -491,6 +491,27 @@ def test_strange_names_are_unknown_encoders(name, capsys):
 def test_error_for_an_unknown_encoder_lists_the_known_ones(saved):
     with pytest.raises(ValueError, match="Unknown encoder 'large'. Expected one of .*small"):
         load_encoder("large")
+
+
+def test_a_run_wins_over_a_shipped_encoder_of_the_same_name(saved, tmp_path, monkeypatch, caplog):
+    name, shipped = "contrastive-fashion_mnist", pathlib.Path(ssl_keras.__file__).parents[1] / "saved_models"
+    saved, _ = saved
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.copytree(saved, f"runs/{name}/encoder")
+    for _ in range(2):
+        assert catalog.find(name) == pathlib.Path(f"runs/{name}/encoder") == catalog.available()[name]
+    assert caplog.messages == [f"Encoder {name} is runs/{name}/encoder. To use {shipped / name}, pass its path."]
+    assert catalog.find(str(shipped / name)) == shipped / name
+    shutil.copytree(saved, f"saved_models/{name}")
+    assert catalog.find(name) == pathlib.Path(f"saved_models/{name}") == catalog.available()[name]
+    assert len(caplog.messages) == 2
+    pathlib.Path("checkout").mkdir()
+    monkeypatch.chdir("checkout")
+    pathlib.Path("saved_models").symlink_to(shipped)
+    assert catalog.find(name) == pathlib.Path("saved_models", name)
+    shutil.copytree(saved, f"runs/{name}/encoder")
+    assert catalog.find(name) == pathlib.Path(f"runs/{name}/encoder") == catalog.available()[name]
 
 
 def test_the_shipped_encoder_loads_from_any_directory(fashion_mnist):

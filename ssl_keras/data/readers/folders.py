@@ -1,7 +1,7 @@
 """Folder layouts: finds the files below a folder, their classes and their splits.
 
-`PATH/train`, `PATH/validation` and `PATH/test` are the splits, if they exist; `PARTS` has other accepted names.
-Names are compared without case and without shared words: `seg_train`, `seg_test`. Other subfolders are classes.
+`PATH/train`, `PATH/validation` and `PATH/test` are the splits, if they exist; `split_names.py` has other accepted
+names. Other subfolders are classes.
 
 Hidden files and operating-system junk are ignored. Other skipped files are counted in the notes. Symbolic links are
 followed unless their target is already included, so no file is used twice.
@@ -12,27 +12,18 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 import stat
 import typing
 import unicodedata
 
+from ssl_keras.data.readers.split_names import PARTS, SplitsUnclear, find_splits, words_of
 from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
 from ssl_keras.files import printable
 
-PARTS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
 CLASSES_TOO = {"valid", "dev"}  # without a training split these are classes: "valid" and "invalid"
-UNLABELED = {"unlabeled", "unsup"}  # not classes
+UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # not classes
 JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_UNREADABLE = 0.01  # a larger fraction of unreadable files (and more than one) is an error
 NUM_SHOWN = 10  # names in a message
 
@@ -81,11 +72,11 @@ def parts_below(kind, path, what, read, extensions=None):
         extensions: extensions of the files to read; None reads all.
 
     Raises:
-        ValueError: The folder does not exist, or has held-out splits without a training split.
+        ValueError: The path is not a folder, or it has held-out splits without a training split.
     """
     root = pathlib.Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise ValueError(f"{kind}:{path}: no such folder. Expected a folder of {what}.")
+        raise ValueError(f"{kind}:{path}" + _not_a_folder(root, what))
     folders, notes = part_folders(f"{kind}:{path}", root, "a subfolder for each class", extensions)
     if not folders:
         inner, wrapped = _unwrap(root, extensions)
@@ -106,6 +97,15 @@ def parts_below(kind, path, what, read, extensions=None):
     )
 
 
+def _not_a_folder(path, what):
+    """Returns the end of an error about a path that is not a folder."""
+    if not path.exists():
+        return f": no such folder. Expected a folder of {what}."
+    if path.name.lower().endswith(ARCHIVES):
+        return f" is an archive. Expected a folder of {what}. Extract it, and pass the folder."
+    return f" is a file. Expected a folder of {what}. Pass the folder that contains it."
+
+
 def part_folders(title, root, otherwise, extensions=None):
     """Returns ({"train": folder, "validation": …, "test": …}, notes on the layout); the dict is empty without splits.
 
@@ -113,13 +113,15 @@ def part_folders(title, root, otherwise, extensions=None):
         title, otherwise: the data and the alternative layout, for messages. extensions: as in `parts_below`.
 
     Raises:
-        ValueError: There are held-out splits without a training split, or two folders for one split.
+        ValueError: There are held-out splits without a training split, or two folders for one split; see `find_splits`.
     """
     folders, files = _entries(root, extensions)
-    found = _find_splits(title, folders)
+    found, unclear = find_splits(title, folders, lambda folder: len(files_below(folder, extensions)))
     if len(folders) == 1 and not files and not found and not folders[0].is_symlink():
         try:
             inner, notes = part_folders(title, folders[0], otherwise, extensions)
+        except SplitsUnclear:
+            raise
         except ValueError:
             return {}, []  # a class with a subfolder named "test"
         note = f"the splits are in its only subfolder, {printable(folders[0].name)}"
@@ -140,7 +142,7 @@ def part_folders(title, root, otherwise, extensions=None):
             for folder, count in others.items()
         ]
         if found
-        else []
+        else unclear
     )
     for part, folder in found.items():
         found[part], unwrapped = _unwrap(folder, extensions)
@@ -166,33 +168,6 @@ def _is_supported(name, extensions):
     return extensions is None or os.path.splitext(name)[1].lower() in extensions
 
 
-def _find_splits(title, folders):
-    """Returns {split: folder} of the folders that are named after splits."""
-    exact = _by_split(folders, lambda folder: folder.name.casefold())
-    for each in exact.values():
-        if len(each) > 1:
-            names = " and ".join(printable(folder.name) for folder in each)
-            raise ValueError(f"{title} has {names}, which name one split. Merge or rename them.")
-    words = {folder: words_of(folder) for folder in folders}
-    common = set.intersection(*words.values()) if len(words) > 1 else set()
-    others = _by_split(folders, lambda folder: " ".join(words[folder] - common))
-    found = {part: each[0] for part, each in (others | exact).items() if len(each) == 1}
-    return found if exact or len(found) > 1 and "train" in found else {}
-
-
-def words_of(path):
-    """Returns the words in a file's or folder's name, lowercased."""
-    return set(re.findall(r"[^\W\d_]+", path.name.casefold()))
-
-
-def _by_split(folders, name_of):
-    found = collections.defaultdict(list)
-    for folder in folders:
-        if name_of(folder) in PARTS:
-            found[PARTS[name_of(folder)]].append(folder)
-    return found
-
-
 def _unwrap(folder, extensions):
     """Returns (the folder, or its only subfolder if that has the same name; notes)."""
     folders, files = _entries(folder, extensions)
@@ -211,9 +186,9 @@ def labeled_files(title, root, extensions, what, like, similar=frozenset()):
         similar: extensions of the same kind that are not supported. If most files have them, it is an error.
 
     Raises:
-        ValueError: There are no files, or more of `similar`; there are files next to subfolders; the classes differ
+        ValueError: The folder has no files, or more of `similar`; files are next to subfolders; the classes differ
             from the expected ones; or the name of a class is not UTF-8.
-        NoLabels: There are no subfolders, but `like` has classes.
+        NoLabels: The folder has no subfolders, but `like` has classes.
     """
     files, others = below(root, extensions)
     rest = left_out(others)
@@ -300,6 +275,10 @@ def _class_notes(title, root, names, inner, extensions):
     ]
     if empty:
         notes.append(f"these subfolders have no supported files and are not classes: {listed(empty)}")
+    folded = collections.Counter(name.casefold() for name in set(names.values()))
+    similar = sorted(name for name in set(names.values()) if folded[name.casefold()] > 1)
+    if similar:
+        notes.append(f"names of classes differ only in case: {listed(similar)}. If they are one class, merge them")
     (first, below_it), *rest = second.items()
     if len(second) == 1:
         note = f"{ONE_CLASS}, {names[first]!r}"

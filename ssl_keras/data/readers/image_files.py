@@ -12,6 +12,7 @@ Shapes: `H W C` image.
 import contextlib
 import functools
 import os
+import re
 import threading
 import typing
 import warnings
@@ -77,12 +78,14 @@ OTHERS = frozenset(
         ".fits",
     )
 )
-DECODING = 2  # increment when decoding changes: cached entries are then rebuilt
+DECODING = 3  # increment when decoding changes: cached entries are then rebuilt
 MAX_PIXELS = 178_956_970  # Pillow's limit
 ALONE = 1 << 25  # pixels; larger images are decoded one at a time, to bound memory
 GRAY = {"1", "L", "LA", "La"}
 ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-BITS_PER_SAMPLE, MAX_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274  # TIFF's and EXIF's tags
+# Tags of TIFF and EXIF.
+BITS_PER_SAMPLE, MAX_OF_SAMPLES, SAMPLE_FORMAT, ORIENTATION = 258, 281, 339, 274
+COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 259, 262, 277, 284
 # Conversions that the headers call for, as notes: "3 of 10 images …".
 CONVERSIONS = {
     "transparent": "have an alpha channel and are composited on white",
@@ -93,7 +96,14 @@ CONVERSIONS = {
     "frames": "have several frames or pages, of which only the first is used",
 }
 TOO_LARGE = f"too large (more than {MAX_PIXELS:,} pixels)"
+PLANAR = "uncompressed 16-bit TIFF with separate planes (save it with interleaved channels, or compress it)"
 FLOAT = "float pixels, whose scale is unknown (save them as 8 or 16 bits)"
+# First bytes of files that are often named like images, and what they are.
+FOREIGN = {
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC (convert it to JPEG or PNG)",
+    rb"version https://git-lfs": "a Git LFS pointer (run git lfs pull)",
+    rb"\s*<(!doctype\s+html|html)": "an HTML page (download the image again)",
+}
 TRUNCATED, EMPTY = "truncated", "the file is empty"
 
 _alone = threading.Lock()
@@ -110,10 +120,10 @@ class Header(typing.NamedTuple):
 
 def header(file):
     """Returns the `Header` of a file without decoding its pixels. Raises Unreadable."""
-    with _open(file) as image:
+    with _open(file) as (image, deep):
         if image.format == "PNG" and "exif" not in image.info and _ends_with_exif(file):
             image.load()
-        return _header(image)
+        return _header(image, deep)
 
 
 def decode(file, shape=None, channels=None):
@@ -126,10 +136,10 @@ def decode(file, shape=None, channels=None):
     Raises:
         Unreadable: The file is not an image of FORMATS, is too large or truncated, or has an unknown scale.
     """
-    with _open(file) as image:
+    with _open(file) as (image, deep):
         with _alone if image.width * image.height > ALONE else contextlib.nullcontext():
             image.load()
-            about = _header(image)
+            about = _header(image, deep)
             height, width, channels = shape or (about.height, about.width, channels or (1 if about.gray else 3))
             mode = "L" if channels == 1 else "RGB"
             image = _convert(image, about.conversions) if about.conversions else image
@@ -154,15 +164,30 @@ def _pillow():
 
 @contextlib.contextmanager
 def _open(file):
+    """Yields (an opened image, whether it has more than 8 bits per channel), which only its unread tiles tell."""
     try:
         with _pillow().open(file, formats=FORMATS) as image:
             if image.mode == "F":
                 raise Unreadable(FLOAT)
             if image.width * image.height > MAX_PIXELS:
                 raise Unreadable(TOO_LARGE)
-            yield image
+            if _is_scrambled(image):
+                raise Unreadable(PLANAR)
+            in_color = image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile)
+            yield image, in_color or image.mode.startswith("I")
     except Exception as error:  # decoders may raise anything on malformed data
         raise Unreadable(_reason(file, error)) from error
+
+
+def _is_scrambled(image):
+    """Returns whether an image has 16-bit planes, which Pillow reads as 8-bit ones unless they are compressed."""
+    tags = getattr(image, "tag_v2", {})
+    return (
+        tags.get(PLANAR_CONFIGURATION) == 2
+        and tags.get(SAMPLES_PER_PIXEL, 1) > 1
+        and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8
+        and tags.get(COMPRESSION, 1) == 1
+    )
 
 
 def _reason(file, error):
@@ -184,7 +209,7 @@ def _reason(file, error):
 def _unidentified(file):
     """Returns why no decoder accepted a file: the error of the format whose signature it has."""
     with open(file, "rb") as content:
-        start = content.read(16)
+        start = content.read(64)
         if not start:
             return EMPTY
         for name in FORMATS:
@@ -197,7 +222,8 @@ def _unidentified(file):
                     message = " ".join(str(error).split())[:80]
                     damaged = f"truncated, damaged or unsupported {name} ({message})"
                     return TRUNCATED if "truncated" in message.lower() else damaged
-    return f"not one of the formats {', '.join(FORMATS)}"
+    is_named = (f"{what}, " for begins, what in FOREIGN.items() if re.match(begins, start, re.IGNORECASE | re.DOTALL))
+    return f"{next(is_named, '')}not one of the formats {', '.join(FORMATS)}"
 
 
 def _ends_with_exif(file):
@@ -207,7 +233,7 @@ def _ends_with_exif(file):
         return b"eXIf" in content.read()
 
 
-def _header(image):
+def _header(image, deep):
     (width, height), mode, info = image.size, image.mode, image.info
     conversions, turn = [], _transpose(image)
     if turn is not None:
@@ -216,7 +242,7 @@ def _header(image):
             width, height = height, width
     if image.has_transparency_data:
         conversions.append("transparent")
-    if mode.startswith("I"):
+    if deep:
         conversions.append("deep")
     if "icc_profile" in info and _to_srgb(info["icc_profile"], _profile_mode(mode)) is not None:
         conversions.append("profile")
@@ -253,7 +279,7 @@ def _transpose(image):
 def _convert(image, conversions):
     """Returns the image upright, in sRGB, and in a mode without alpha such as 1, L or RGB."""
     turn, profile = _transpose(image) if "rotated" in conversions else None, image.info.get("icc_profile")
-    if "deep" in conversions:
+    if image.mode.startswith("I"):
         image = _pillow().fromarray(_eight_bits(image))
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if "transparent" in conversions else "RGB")
@@ -283,6 +309,7 @@ def _eight_bits(image):
     if not 1 << 8 < most < 1 << 16:
         most = (1 << bits) - 1 if 8 < bits < 16 else (1 << 16) - 1
     made = np.minimum(values.astype(np.int32) * 255 // most, 255).astype(np.uint8)
+    made = 255 - made if tags.get(PHOTOMETRIC) == 0 else made  # 0 is white; Pillow inverts only 8 bits
     transparent = image.info.get("transparency")
     return np.where(values == transparent, np.uint8(255), made) if isinstance(transparent, int) else made
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl_keras.data.readers import folders, text_files
+from ssl_keras.data.readers.split_names import PARTS, words_of
 from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
 from ssl_keras.files import printable
 
@@ -159,7 +160,7 @@ def _files_of_parts(paths):
     """Returns notes on files, instead of folders, that are named after splits, such as train.txt and test.txt."""
     found = {}
     for path in paths:
-        parts = {folders.PARTS[word] for word in folders.words_of(path) & folders.PARTS.keys()}
+        parts = {PARTS[word] for word in words_of(path) & PARTS.keys()}
         if len(parts) == 1:
             found.setdefault((path.parent, *parts), path.name)
     trained_on = {folder for folder, part in found if part == "train"}
