@@ -4,11 +4,13 @@ import errno
 import pathlib
 
 import ssl_keras
+from ssl_keras.data.ranges import check
 from ssl_keras.encoders import replacing
 
 
 def find(name):
     """Returns the folder of an encoder, given its name or path. Raises ValueError, with all names, if there is none."""
+    check("The name of an encoder", name, str)
     path = pathlib.Path(name)
     tries = [path, path / "encoder"] + [root / name for root in roots()] + [pathlib.Path("runs") / name / "encoder"]
     try:

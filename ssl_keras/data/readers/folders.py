@@ -18,7 +18,7 @@ import typing
 import unicodedata
 
 from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
-from ssl_keras.files import printable
+from ssl_keras.files import printable, utf8_advice
 
 PARTS = {
     "train": "train",
@@ -264,7 +264,8 @@ def _class_name(title, root, folder):
         folder.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{title}: the name of the subfolder {printable(folder)} is not UTF-8, as class names must be. Rename it."
+            f"{title}: the name of the subfolder {printable(folder)} is not UTF-8, as class names must be. "
+            + utf8_advice(folder)
         ) from None
     return unicodedata.normalize("NFC", folder)
 
