@@ -18,7 +18,8 @@ import tensorflow as tf
 from scipy.signal import resample_poly
 
 from ssl_keras.data.cache import materialize
-from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
+from ssl_keras.data.labels import check_labels, class_names, unmasked
+from ssl_keras.data.splits import Source, Splits, hold_out
 from ssl_keras.files import printable
 
 PADDING = -(1 << 15)
@@ -103,9 +104,11 @@ def clips(name, waveforms, rate, names=None, label=None, classes=()):
     if not len(waveforms):
         raise ValueError(f"{name} has no examples. Expected at least one clip.")
     names = [str(i) for i in range(len(waveforms))] if names is None else list(names)
-    made = [as_int16(f"{name}: {clip}", np.asarray(waveform)) for clip, waveform in zip(names, waveforms)]
+    arrays = [np.asarray(unmasked(f"{name}: {clip}", waveform)) for clip, waveform in zip(names, waveforms)]
+    made = [as_int16(f"{name}: {clip}", array) for clip, array in zip(names, arrays)]
     lengths = np.array([len(one) for one in made])
-    return source(name, np.concatenate(made), lengths, rate, names, label, classes)
+    notes = overshoot_notes([array.dtype.kind == "f" and is_over(array) for array in arrays])
+    return source(name, np.concatenate(made), lengths, rate, names, label, classes).with_notes(*notes)
 
 
 def as_int16(name, waveform):
@@ -132,6 +135,17 @@ def check_range(name, waveform):
         )
 
 
+def is_over(waveform):
+    """Returns whether floats (T,) exceed [−1, 1], so that `as_int16` clips them."""
+    return float(np.abs(waveform).max(initial=0.0)) > 1
+
+
+def overshoot_notes(over):
+    """Returns a tuple with a note on the clips that were clipped, of a bool for each clip; empty if there are none."""
+    note = f"{np.sum(over)} of {len(over)} clips have floats beyond [-1, 1], up to {1 + OVERSHOOT:g}, which are clipped"
+    return (note,) if np.any(over) else ()
+
+
 def source(name, samples, lengths, rate, names, label=None, classes=(), target=None, starts=None):
     """Returns a checked `Source` of clips in `samples` (total,) int16; by default, one starts where another ends."""
     lengths = np.asarray(lengths, np.int64)
@@ -145,17 +159,23 @@ def source(name, samples, lengths, rate, names, label=None, classes=(), target=N
     if silent:
         first = printable(silent[0])
         log.warning("%s: %d clips are silent, the first is %s.", name, len(silent), first)
-    arrays = {"waveform": Clips(samples, starts, lengths), "name": np.array(names, object)}
+    arrays, notes = {"waveform": Clips(samples, starts, lengths), "name": np.array(names, object)}, ()
+    classes = class_names(name, classes)
     if label is not None:
-        arrays["label"], classes = check_labels(name, label, len(lengths), classes)
+        arrays["label"], classes, notes = check_labels(name, label, len(lengths), classes)
     if target is not None:
         arrays["target"] = np.array(target, object)
-    return Source(name, arrays, tuple(classes), lengths=lengths, rate=int(rate))
+    return Source(name, arrays, classes, lengths=lengths, rate=int(rate)).with_notes(*notes)
+
+
+def is_short(length, rate):
+    """Returns whether a clip of this many samples is shorter than SHORTEST."""
+    return length < max(1, SHORTEST * rate)
 
 
 def check_lengths(name, lengths, rate, names):
     """Raises ValueError if clips are shorter than SHORTEST."""
-    short = [i for i, length in enumerate(lengths) if length < max(1, SHORTEST * rate)]
+    short = [i for i, length in enumerate(lengths) if is_short(length, rate)]
     if short:
         raise ValueError(
             f"{name}: {len(short)} clips are shorter than {SHORTEST} s, the first is {printable(names[short[0]])} "
@@ -306,4 +326,17 @@ def hold_out_by_name(splits, pattern):
         )
     name = f"{whole.name}[{pattern}]"
     train, test = (dataclasses.replace(whole.take(np.flatnonzero(part)), name=name) for part in (~test, test))
-    return hold_out(train, test=test)
+    return hold_out_files(train, test)
+
+
+def hold_out_files(whole, test=None):
+    """Returns `Splits` as `hold_out` does, with all examples of one file in one split."""
+    names = whole.column("name")
+    _, first, group = np.unique(names, return_index=True, return_inverse=True)
+    if len(first) == len(names):
+        return hold_out(whole, test=test)
+    rows = np.arange(len(whole)) if whole.rows is None else whole.rows
+    parts = hold_out(whole.take(np.sort(first)), test=test)
+    expanded = [whole.take(np.flatnonzero(np.isin(rows[first][group], part.rows))) for part in parts]
+    made = [dataclasses.replace(each, name=part.name) for each, part in zip(expanded, parts)]
+    return Splits(*made[:2], made[2] if test is None else parts.test)

@@ -146,10 +146,40 @@ def _tuple_fault(value, arguments):
 
 
 def check_fields(settings):
-    """Checks each field of a dataclass instance against its annotation. Raises ValueError for the first mismatch."""
+    """Checks each field of a dataclass instance against its annotation, and converts it with `plain`.
+
+    Raises:
+        ValueError: A field does not match its annotation; the message names the first.
+    """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
-        check(field.name, getattr(settings, field.name), hints[field.name])
+        value = getattr(settings, field.name)
+        check(field.name, value, hints[field.name])
+        object.__setattr__(settings, field.name, plain(value, hints[field.name]))  # also in frozen dataclasses
+
+
+def plain(value, hint):
+    """Converts NumPy scalars to Python's, a path to `str` where text is expected, and a list to the expected tuple.
+
+    So settings can be compared, hashed and written as JSON.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike) and str in (hint, *typing.get_args(hint)):
+        return os.fspath(value)
+    if isinstance(value, tuple | list) and typing.get_origin(hint) is tuple:
+        entries = [each for each in typing.get_args(hint) if each is not Ellipsis]
+        return tuple(plain(each, entries[min(index, len(entries) - 1)]) for index, each in enumerate(value))
+    return value
+
+
+def check_kind(name, value, kind):
+    """Raises ValueError unless the argument `name` of a function is an instance of the dataclass `kind`."""
+    if not isinstance(value, kind):
+        advice = f"Pass {kind.__name__}(…), and data as data=…"
+        raise ValueError(
+            f"{name} must be {kind.__module__}.{kind.__name__}. Received: {type(value).__name__}. {advice}."
+        )
 
 
 ImageShape = tuple[  # (H, W, C) in pixels and channels

@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data import audio
+from ssl_keras.data.ranges import check
 from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.readers import captions, espeak, image_files, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
-from ssl_keras.data.splits import hold_out, images
-from ssl_keras.files import printable
+from ssl_keras.data.splits import Splits, hold_out, images
+from ssl_keras.files import printable, utf8_advice
 
 MAX_SIDE = math.isqrt(image_files.MAX_PIXELS)  # of the largest square image that is read
 
@@ -80,13 +81,15 @@ def load(spec, image_size=None):
         ValueError: The name is unknown, or the data is empty, malformed or unreadable.
         RuntimeError: A TFDS dataset is not prepared and cannot be downloaded.
     """
+    check("The name of a data set", spec, str)
+    spec = os.fspath(spec)
     if image_size is not None and not 1 <= image_size <= MAX_SIDE:
         raise ValueError(f"image_size must be 1 to {MAX_SIDE} pixels. Received: {image_size}")
     try:
         spec.encode()  # checkpoints and cards store the name
     except UnicodeEncodeError:
         raise ValueError(
-            f"The name of the data is not UTF-8. Received: {printable(spec)}. Rename it, or link to it."
+            f"The name of the data is not UTF-8. Received: {printable(spec)}. {utf8_advice(spec)}"
         ) from None
     kind, _, argument = spec.partition(":")
     there = os.path.exists(os.path.expanduser(argument or spec))  # a path may itself end in brackets
@@ -102,6 +105,18 @@ def load(spec, image_size=None):
         raise ValueError(f"Unknown data {spec!r}. Expected {names()}.{hint}")
     arguments = ([argument] if argument else []) + ([image_size] if reader.takes_image_size else [])
     return reader.read(*arguments, **({"fold": int(fold[2])} if fold and not there else {}))
+
+
+def as_splits(data, image_size=None):
+    """Returns `Splits`: the given ones, or those of the data set that is named."""
+    if isinstance(data, str | os.PathLike):
+        return load(data, image_size)
+    if not isinstance(data, Splits):
+        raise ValueError(
+            "data must be Splits (from `from_arrays` or `from_texts`) or the name of a data set, such as folder:PATH. "
+            f"Received: {type(data).__name__}"
+        )
+    return data
 
 
 def digits(image_size=28):

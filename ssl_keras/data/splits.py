@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ssl_keras.data.batches import epoch_order
+from ssl_keras.data.labels import INDEX, check_labels, class_names, unmasked
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ TEST_FRACTION, MAX_TEST = 0.2, 10_000
 VALIDATION_FRACTION, MAX_VALIDATION = 0.1, 5_000
 CHUNK, PIECE = 1 << 24, 1 << 18  # bytes: hashed at a time; assumed for a text
 MAX_CHANNELS = 4  # of images in files
-ONE_CLASS = "only one class"  # notes that explain a single class begin with this
+# Beginnings of notes that explain an error: a single class, and a missing column.
+ONE_CLASS, UNUSED = "only one class", "these columns are not read"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,8 +87,10 @@ class Source:
     def column_spec(self, name):
         """Returns (shape of one example, tf dtype) of a column. Raises ValueError if the source has no such column."""
         if name not in self.arrays:
+            notes = [note for note in self.notes if name == "label" and note.startswith(UNUSED)]
+            why = "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
             raise ValueError(
-                f"{self.name} has no {name}s. Expected a column {name!r}. Received: {', '.join(self.arrays)}. "
+                f"{self.name} has no {name}s. Expected a column {name!r}. Received: {', '.join(self.arrays)}.{why} "
                 "Choose other --data."
             )
         return self.spec()[name]
@@ -196,8 +200,29 @@ def from_arrays(
     """
     train = images(name, image, label, classes)
     if test is not None:
-        test = images(f"{name}[test]", test[0], test[1], train.classes)
+        test = images(f"{name}[test]", *check_pair(name, test, label), train.classes)
     return hold_out(train, test=test)
+
+
+def check_pair(name, test, label):
+    """Returns a test split in memory: (examples, labels or None).
+
+    Raises:
+        ValueError: `test` is not a pair, or only one of the splits has labels.
+    """
+    if not isinstance(test, tuple | list) or len(test) != 2 or isinstance(test[0], str):
+        received = type(test).__name__ + (f" of length {len(test)}" if isinstance(test, tuple | list) else "")
+        raise ValueError(
+            f"{name}: expected test=(examples, labels), or test=(examples, None) without labels. Received: {received}. "
+            "Put the examples and their labels into one tuple."
+        )
+    if (test[1] is None) != (label is None):
+        raise ValueError(
+            f"{name}: expected labels of both the training and the test split, or of neither. "
+            f"Received: labels of the {'training' if test[1] is None else 'test'} split only. Add the others, or pass "
+            "None in place of these."
+        )
+    return test
 
 
 def images(name, image, label=None, classes=()):
@@ -227,11 +252,14 @@ def images(name, image, label=None, classes=()):
                 "Rescale them to [0, 1], or pass uint8."
             )
     elif image.dtype != np.uint8:
-        raise ValueError(f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: dtype {image.dtype}")
-    arrays = {"image": image}
+        raise ValueError(
+            f"{name}: expected uint8 images in 0..255 or floats in [0, 1]. Received: dtype {image.dtype}."
+            + _conversion(image)
+        )
+    arrays, classes, notes = {"image": image}, class_names(name, classes), ()
     if label is not None:
-        arrays["label"], classes = check_labels(name, label, len(image), classes)
-    source = Source(name, arrays, tuple(classes))
+        arrays["label"], classes, notes = check_labels(name, label, len(image), classes)
+    source = Source(name, arrays, classes).with_notes(*notes)
     if image.shape[1] in (1, 3) and image.shape[3] > MAX_CHANNELS:
         return source.with_notes(
             f"images of shape {image.shape[1:]} are read as (H, W, C), with {image.shape[3]} channels. "
@@ -241,7 +269,8 @@ def images(name, image, label=None, classes=()):
 
 
 def _stacked(name, image):
-    """Returns images as one array. Raises ValueError if they differ in shape, or if labels come with them."""
+    """Returns images as one array. Raises ValueError if they differ in shape, are masked, or come with labels."""
+    image = unmasked(name, image)
     try:
         return np.asanyarray(image)
     except ValueError:
@@ -253,33 +282,22 @@ def _stacked(name, image):
         ) from None
 
 
+def _conversion(image):
+    """Returns advice on how to convert images of another dtype; empty if there is none."""
+    if image.dtype.kind == "b":
+        return " Pass image.astype(np.float32)."
+    if image.dtype.kind not in "iu":
+        return ""
+    if image.min() >= 0 and image.max() <= 255:
+        return " Pass image.astype(np.uint8)."
+    return f" The values are from {image.min()} to {image.max()}: rescale them to floats in [0, 1]."
+
+
 def _shape(array):
     try:
         return str(np.shape(array))
     except ValueError:
         return f"ragged {type(array).__name__}"
-
-
-def check_labels(name, label, count, classes):
-    """Returns (int64 labels, class names). Raises ValueError unless each of `count` examples has a class index."""
-    label = np.asarray(label)
-    if label.dtype.kind not in "iu" or label.shape != (count,):
-        raise ValueError(
-            f"{name}: expected one integer label per example, of shape ({count},). "
-            f"Received: dtype {label.dtype}, shape {label.shape}"
-        )
-    label = label.astype(np.int64)
-    if label.min() < 0 or not classes and label.max() >= max(count, 2):
-        raise ValueError(
-            f"{name}: expected labels that are class indices, starting at 0. "
-            f"Received: labels from {label.min()} to {label.max()}"
-        )
-    classes = tuple(classes) or tuple(str(i) for i in range(int(label.max()) + 1))
-    if label.max() >= len(classes):
-        raise ValueError(
-            f"{name}: expected labels in 0..{len(classes) - 1}. Received: labels from {label.min()} to {label.max()}"
-        )
-    return label, classes
 
 
 def check_classes(source):
@@ -352,9 +370,11 @@ def few_label_indices(source, per_class, seed):
     for index, name in enumerate(source.classes):
         members = order[labels[order] == index]
         if len(members) < per_class:
+            few = "Use fewer labels per class (--budgets, --labels-per-class)."
+            advice = few if len(members) else f"Leave out classes without examples: {INDEX}"
             raise ValueError(
                 f"{source.name}: class {name!r} has too few examples. Expected at least {per_class}. "
-                f"Received: {len(members)}. Use fewer labels per class (--budgets, --labels-per-class)."
+                f"Received: {len(members)}. {advice}"
             )
         chosen.append(members[:per_class])
     return np.sort(np.concatenate(chosen))

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from ssl_keras import files
 from ssl_keras.data import tokenizer_parts, vocabulary_files
 from ssl_keras.data.cache import cache_folder
-from ssl_keras.data.readers.text_files import whole_characters
+from ssl_keras.data.readers.text_files import strings
 from ssl_keras.data.tokenizer_parts import CHARACTER, MAX_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
@@ -80,7 +80,7 @@ class Tokenizer:
             special: whether to parse special tokens in the text, and add those that go around a text ([CLS] … [SEP]).
         """
         self.backend.encode_special_tokens = not special
-        texts = [whole_characters(text)[0] for text in texts]  # command-line arguments may contain lone surrogates
+        texts = strings("The tokenizer", texts)[0]  # command-line arguments may contain lone surrogates
         return [each.ids for each in self.backend.encode_batch_fast(texts, add_special_tokens=special)]
 
     def decode(self, ids):

@@ -15,8 +15,8 @@ import keras
 from ssl_keras import encoders
 from ssl_keras.data import inputs, summary
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.data.ranges import Range
-from ssl_keras.data.sources import load
+from ssl_keras.data.ranges import Range, check_kind
+from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits, check_classes, few_labels
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
@@ -87,18 +87,20 @@ def finetune(
     Raises:
         ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.
     """
+    check_kind("settings", settings, Settings)
+    check_kind("training", training, Training)
     if training.init is not None:
         raise ValueError(
             f"init must be None: fine-tuning starts from the encoder {str(name)!r}. Received: init={training.init!r}"
         )
     # 1 Prepare the data.
-    if isinstance(data, str):
+    if isinstance(data, str | os.PathLike):
         training, data = dataclasses.replace(training, data=data), None
     folder_of_encoder = encoders.find(name)
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     check_makes(network)
-    loaded = data or load(training.data, training.image_size)
+    loaded = as_splits(training.data if data is None else data, training.image_size)
     splits = check_labeled(loaded, folder_of_encoder, card)
     about = runs.summarize_data(loaded, splits)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()

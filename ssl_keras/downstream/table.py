@@ -30,7 +30,7 @@ from ssl_keras.data import inputs
 from ssl_keras.data.augment_audio import AudioAugmentation
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.batches import Batches
-from ssl_keras.data.sources import load
+from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits, few_label_indices, few_labels
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.downstream.finetune import check_labeled, check_makes
@@ -94,7 +94,7 @@ def evaluate(
     """
     folders = [encoders.find(name) for name in ([names] if isinstance(names, str | os.PathLike) else names)]
     about = [cards.read(folder) for folder in folders]
-    splits = load(data) if isinstance(data, str) else data
+    splits = as_splits(data)
     prepared = [check_labeled(splits, folder, card) for folder, card in zip(folders, about)]
     titles = [card["name"] for card in about]
     if not folders or len(set(titles)) < len(titles):

@@ -6,6 +6,7 @@ import logging
 import pathlib
 
 import ssl_keras
+from ssl_keras.data.ranges import check
 from ssl_keras.encoders import replacing
 
 log = logging.getLogger(__name__)
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 def find(name):
     """Returns the folder of an encoder, given its name or path. Raises ValueError, with all names, if there is none."""
+    check("The name of an encoder", name, str)
     path = pathlib.Path(name)
     paths, named = [path, path / "encoder"], [root / name / inner for root, inner in places()]
     try:

@@ -49,6 +49,7 @@ def load_encoder(
         ValueError: the name is unknown; a file is truncated, altered or too large, or does not
             fit the network; weights are not finite; a `.keras` file is not trusted.
     """
+    check("The name of an encoder", name, str)
     path = pathlib.Path(name)
     check("precision", precision, Literal["float32", "mixed_bfloat16", "mixed_float16"])
     if path.suffix == ".keras":

@@ -9,6 +9,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 
 import numpy as np
 import safetensors
@@ -244,3 +245,14 @@ def assign_variables(state, values):
     """Sets {name: variable} from {name: array}."""
     for name, variable in state.items():
         variable.assign(values[name])
+
+
+def utf8_advice(name):
+    """Returns what to do about a name that is not UTF-8: it may be, although the locale is not."""
+    with contextlib.suppress(UnicodeError):
+        os.fsencode(name).decode()
+        return (
+            f"The name itself is UTF-8, but Python reads names as {sys.getfilesystemencoding()}. Set PYTHONUTF8=1 or "
+            "LC_ALL=C.UTF-8 in the environment."
+        )
+    return "Rename it, or link to it."

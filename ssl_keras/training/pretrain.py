@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import typing
 from collections.abc import Callable, Sequence
 
@@ -9,7 +10,8 @@ import keras
 
 from ssl_keras import encoders, objectives
 from ssl_keras.data import summary
-from ssl_keras.data.sources import load
+from ssl_keras.data.ranges import check_kind
+from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits
 from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
@@ -55,16 +57,13 @@ def pretrain(
     module = objectives.module(name)
     settings = module.Settings() if settings is None else settings
     training = module.DEFAULTS if training is None else training
+    check_kind("settings", settings, module.Settings)
+    check_kind("training", training, Training)
     # 1 Prepare the data: training, validation and test splits.
-    if isinstance(data, str):
+    if isinstance(data, str | os.PathLike):
         training, data = dataclasses.replace(training, data=data), None
     strategy = choose_strategy(training.strategy, training.replicas)
-    if data is not None and not isinstance(data, Splits):
-        raise ValueError(
-            "data must be Splits (from `from_arrays` or `from_texts`) or the name of a data set, such as folder:PATH. "
-            f"Received: {type(data).__name__}"
-        )
-    loaded = data or load(training.data, training.image_size)
+    loaded = as_splits(training.data if data is None else data, training.image_size)
     if isinstance(encoder, keras.Model):
         encoder = realize(encoder)  # checks it before anything is written
     default_name = f"{name}-{loaded.train.short_name}"

@@ -119,7 +119,9 @@ def _check_encodable(*names):
         try:
             str(name).encode()
         except UnicodeEncodeError:
-            raise ValueError(f"The name {name!a} is not UTF-8 and cannot be saved. Rename it.") from None
+            raise ValueError(
+                f"The name {name!a} is not UTF-8 and cannot be saved. {files.utf8_advice(str(name))}"
+            ) from None
 
 
 def _check_name(run):

@@ -126,6 +126,16 @@ def video(folder, name="clip.wav"):
     return path
 
 
+def aac(folder, name="song.mp3"):
+    """An AAC stream (ADTS) with the name of an MP3."""
+    (folder / name).write_bytes(b"\xff\xf1\x50\x80" + bytes(range(256)) * 9)
+    return folder / name
+
+
+def click(folder, name="click.wav"):
+    return write(folder, name, tone(0.01))
+
+
 def empty(folder, name="empty.wav"):
     path = folder / name
     path.touch()

@@ -160,6 +160,8 @@ BAD = {
     sounds.matrix: "not a supported audio format: starts with",
     sounds.tagged_matrix: "not a supported audio format",
     sounds.video: r"not a supported audio format: starts with b'.*ftypM4A '. Expected WAV, FLAC",
+    sounds.aac: "AAC, whatever its name. Expected WAV, .* Convert it",
+    sounds.click: "shorter than 0.02 s",
     sounds.lying_flac: "cannot be read to its end: ",
     sounds.absurd_rate: "a rate of 2000000011 Hz. Expected 100 to 1000000 Hz",
     sounds.pipe: "not a regular file",
@@ -196,6 +198,23 @@ def test_a_bad_file_is_skipped_and_named(folder, monkeypatch, kind, make):
     with pytest.raises(ValueError, match=rf"2 of 5 clips cannot be read.*{why}") as error:
         source(kind, folder, monkeypatch)
     assert bad.name in str(error.value)
+
+
+def test_a_clip_that_is_listed_several_times(folder):
+    """Equal lines are one example, and examples of one clip are in one split."""
+    for index in range(10):
+        write(folder, f"{index}.wav", tone(0.1, pitch=200 + 50 * index))
+    said = [(f"clips/{i % 10}.wav", f"take {i // 20}") for i in range(40)]
+    (folder.parent / "said.tsv").write_text("".join(f"{name}\t{text}\n" for name, text in said))
+    for spec in ("", "[3.wav]"):
+        splits = load(f"transcripts:{folder.parent}/said.tsv{spec}")
+        names = [set(part.column("name")) for part in splits]
+        assert sum(map(len, splits)) == 20
+        assert sum(map(len, names)) == len(set.union(*names)) == 10
+        assert all(len(part) == 2 * len(each) == len(part.lengths) for part, each in zip(splits, names))
+        assert "20 lines repeat a clip and its transcript and are skipped" in splits.train.notes
+        assert "10 clips have several transcripts; all examples of a clip are in one split" in splits.train.notes
+    assert names[2] == {"clips/3.wav"}
 
 
 def test_memory_is_not_allocated_for_false_headers(folder):

@@ -23,7 +23,7 @@ def test_tables_in_many_dialects(tmp_path, caplog):
     for name, file in texts.tables(tmp_path).items():
         splits = load(f"table:{file}")
         assert dict(zip(column(splits), column(splits, "label"))) == expected, name
-    assert not caplog.text  # no warnings
+    assert {record.args[1] for record in caplog.records} == {"these columns are not read: more"}
 
 
 def test_quotation_marks_as_quoting_and_as_text(tmp_path):
@@ -35,6 +35,88 @@ def test_quotation_marks_as_quoting_and_as_text(tmp_path):
         words = [cells[i % 2].format(i) for i in range(12)]
         (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{word}\t{i % 2}\n" for i, word in enumerate(words)))
         assert set(column(load(f"table:{tmp_path}/t.tsv"))) == set(words)
+
+
+@pytest.mark.parametrize("rare", ['"one, {}"', '"a ""mark"" {}"'])
+def test_spreadsheets_quote_only_cells_that_need_it(tmp_path, rare):
+    """Excel's "Text (Tab delimited)" quotes cells with a comma or a quotation mark, and no others."""
+    rows = "".join(f"{rare if i % 2 else 'plain {}'}\t{i % 2}\n".format(i) for i in range(12))
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + rows)
+    splits = load(f"table:{tmp_path}/t.tsv")
+    assert rare[1:-1].replace('""', '"').format(3) in column(splits)
+    assert not splits.train.notes
+
+
+def test_quotation_marks_that_are_kept_are_noted(tmp_path):
+    """An unquoted cell with a comma shows that no program quoted these cells."""
+    for cells in (['"{}"', "{}"], ['"yes, {}"', "no, {}"]):
+        rows = [cells[i % 2].format(i) for i in range(40)]
+        (tmp_path / "t.tsv").write_text("text\tlabel\n" + "".join(f"{row}\t{i % 2}\n" for i, row in enumerate(rows)))
+        splits = load(f"table:{tmp_path}/t.tsv")
+        assert set(column(splits)) == set(rows)
+        assert splits.train.notes == ("20 texts begin and end with quotation marks, which are read as text",)
+    (tmp_path / "p.tsv").write_text("".join(f'"{i}" x\t"{i}"\n' for i in range(300)))
+    assert "300 texts begin and end" in load(f"pairs:{tmp_path}/p.tsv").train.notes[0]
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "t.csv").write_text("id,text,sentiment\n" + "".join(f"{i},word {i},{i % 2}\n" for i in range(20)))
+    splits = load(f"table:{tmp_path}/t.csv")
+    note = "these columns are not read: id, sentiment. If one has the labels, rename it to label"
+    assert splits.train.notes == (note,)
+    with pytest.raises(ValueError, match="has no labels.* These columns are not read: id, sentiment.* Choose other"):
+        splits.train.column_spec("label")
+    (tmp_path / "t.csv").write_text("id,text,label\n" + "".join(f"{i},word {i},{i % 2}\n" for i in range(20)))
+    assert load(f"table:{tmp_path}/t.csv").train.notes == ("these columns are not read: id",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "notes"),
+    [
+        (["1", "1.0", "0"], ["spelled alike: 1 and 1.0"]),
+        (["Spam", "spam", "ham", "Ham"], ["spelled alike: Ham and ham, Spam and spam"]),
+        (["a", "nan", "NULL"], ["not as missing labels: NULL, nan"]),
+        (["1", "10", "1.5", "a1"], []),
+    ],
+)
+def test_labels_that_may_be_one_class_or_none_are_noted(tmp_path, labels, notes):
+    rows = "".join(f"word {i},{labels[i % len(labels)]}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text("text,label\n" + rows)
+    splits = load(f"table:{tmp_path}/t.csv")
+    assert splits.train.classes == tuple(sorted(labels))
+    assert len(splits.train.notes) == len(notes)
+    assert all(part in note for part, note in zip(notes, splits.train.notes))
+
+
+def test_json_in_another_form_is_an_error(tmp_path):
+    rows = [{"text": f"word {i}", "label": i % 2} for i in range(9)]
+    for name, content in (("a.jsonl", rows), ("a.json", {"data": rows})):
+        (tmp_path / name).write_text(json.dumps(content, indent=1))
+        form = "a list of objects, or one object a line" if name == "a.json" else "one object a line"
+        with pytest.raises(ValueError, match=rf"{name}, line 1: expected {form}: {{"):
+            load(f"table:{tmp_path}/{name}")
+
+
+def test_nul_characters_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"word \0{i},{i % 2}\n" for i in range(9)))
+    with pytest.raises(ValueError, match=r"9 of 101 characters are NUL: .*tr -d '\\000'") as error:
+        load(f"table:{tmp_path}/a.csv")
+    assert "iconv" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "received"),
+    [
+        ("a.jsonl", '{"title": "t", "body": "b"}\n', r"Received: a.jsonl. .*a.jsonl: expected .*single string field"),
+        ("a.srt", "words", r"Received: .srt \(1\)"),
+        ("a.txt", "", "Received: 1 empty files"),
+        (".hidden", "", "Received: no files"),
+    ],
+)
+def test_a_folder_without_text_is_an_error_that_names_its_files(tmp_path, name, content, received):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"has no text. Expected .* {received}"):
+        load(f"text:{tmp_path}")
 
 
 def test_incomplete_rows(tmp_path, caplog):

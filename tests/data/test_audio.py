@@ -1,6 +1,7 @@
 """Audio: file formats, unreadable files, sampling rates, and augmentation."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -101,8 +102,22 @@ def test_bad_files_are_named(tmp_path, caplog):
     (tmp_path / "cut.flac").unlink()
     (tmp_path / "loud.wav").unlink()
     write(tmp_path / "click.wav", tone(0.01))
-    with pytest.raises(ValueError, match="shorter than 0.02 s, the first is click.wav"):
+    notes = audio_reader.load(tmp_path).train.notes
+    assert any(re.search("skipped 1 of 7 clips .* shorter than 0.02 s: .*click.wav", note) for note in notes)
+    write(tmp_path / "clack.wav", tone(0.01))
+    with pytest.raises(ValueError, match="2 of 8 clips cannot be read.*shorter than 0.02 s: .*clack.wav.*click.wav"):
         audio_reader.load(tmp_path)
+
+
+def test_floats_that_are_clipped_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0,))
+    for name, loudest in (("a", 1.0), ("b", 1.1), ("c", 0.5), ("d", -1.05)):
+        write(tmp_path / f"{name}.wav", tone(0.1) / np.abs(tone(0.1)).max() * loudest, subtype="FLOAT")
+    write(tmp_path / "e.wav", np.ones(1_000), subtype="PCM_16")
+    note = "2 of 5 clips have floats beyond [-1, 1], up to 1.2, which are clipped"
+    for _ in range(2):  # the second time from the cache
+        assert note in audio_reader.load(tmp_path).train.notes
+    assert audio.clips("c", [np.full(800, 1.1), np.zeros(800)], RATE).notes == (note.replace("2 of 5", "1 of 2"),)
 
 
 def test_full_scale_audio_is_clipped_and_not_an_error(tmp_path):

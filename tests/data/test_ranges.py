@@ -1,6 +1,7 @@
 """Ranges and choices of settings: their messages, the values they accept, and how `--help` shows them."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import typing
@@ -9,11 +10,13 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
+import ssl_keras
 from ssl_keras import objectives
 from ssl_keras.cli import main
 from ssl_keras.cli.flags import parse
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range, check, check_fields, range_of
+from ssl_keras.data.splits import from_arrays
 from ssl_keras.downstream import finetune
 from ssl_keras.engine.config import Training
 from ssl_keras.planning import cost
@@ -149,6 +152,56 @@ def test_the_field_is_named():
     check_fields(Some())
     with pytest.raises(ValueError, match=r"^mask_ratio must be in \[0, 1\)\. Received: 1\.5$"):
         check_fields(Some(mask_ratio=1.5))
+
+
+def test_settings_are_converted_to_plain_values():
+    """NumPy scalars, paths and lists become what JSON and hashing take."""
+    made = Training(
+        run=pathlib.Path("a"),
+        init=pathlib.Path("b"),
+        data=pathlib.Path("folder:c"),
+        steps=np.int64(3),
+        learning_rate=np.float32(0.5),
+        jit=np.True_,
+    )
+    assert (made.run, made.init, made.data, made.steps, made.learning_rate) == ("a", "b", "folder:c", 3, 0.5)
+    assert made.jit is True
+    tuned = finetune.Settings(labels_per_class=np.int16(4), freeze=np.False_, mixup=np.float16(0.5))
+    text = objectives.module("causal_lm").Settings(tokenizer=pathlib.Path("d"), length=np.int32(32))
+    jigsaw = objectives.module("image_text").Settings(init_image=pathlib.Path("e"))
+    for each in (made, tuned, text, jigsaw):
+        json.dumps(dataclasses.asdict(each))
+        hash(each)
+
+    @dataclasses.dataclass(frozen=True)
+    class Some:
+        widths: tuple[COUNT, ...] = ()
+        pair: tuple[COUNT, str] = (1, "")
+
+    assert Some.__eq__(converted(Some([np.int64(1), 2], [3, pathlib.Path("a")])), Some((1, 2), (3, "a")))
+
+
+def converted(settings):
+    check_fields(settings)
+    return settings
+
+
+def test_arguments_in_the_wrong_place_are_an_error():
+    splits = from_arrays(np.zeros((20, 4, 4)), np.arange(20) % 2)
+    for call in (
+        lambda: ssl_keras.finetune("x", splits),
+        lambda: ssl_keras.pretrain("autoencoder", splits),
+        lambda: ssl_keras.pretrain("autoencoder", Training()),
+    ):
+        with pytest.raises(ValueError, match=r"settings must be .*Settings. Received: .* Pass Settings\(…\), and data"):
+            call()
+    with pytest.raises(ValueError, match="training must be .*Training. Received: Splits"):
+        ssl_keras.finetune("x", finetune.Settings(), splits)
+    with pytest.raises(ValueError, match="data must be Splits .* Received: ndarray"):
+        ssl_keras.pretrain("autoencoder", data=np.zeros((20, 4, 4)))
+    for call in (ssl_keras.load_encoder, ssl_keras.load_tokenizer, ssl_keras.load_classifier):
+        with pytest.raises(ValueError, match="The name of an encoder must be text. Received: None"):
+            call(None)
 
 
 def ranges(hint):

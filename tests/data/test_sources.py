@@ -252,6 +252,23 @@ def test_a_tilde_without_a_user_is_part_of_the_name(kind):
         load(f"{kind}:~nobody_of_this_name/x")
 
 
+def test_a_path_names_data(tmp_path, rng):
+    write_images(tmp_path / "a", 4, rng)
+    assert len(load(pathlib.Path(f"folder:{tmp_path}")).train) == 2
+    with pytest.raises(ValueError, match="The name of a data set must be text. Received: 5"):
+        load(5)
+
+
+def test_names_that_the_locale_cannot_read(monkeypatch):
+    """In an ASCII locale, Python reads the bytes of a UTF-8 name as surrogates."""
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    spec = "folder:na\u00efve".encode().decode("ascii", "surrogateescape")
+    with pytest.raises(ValueError, match="The name itself is UTF-8, .* names as ascii. Set PYTHONUTF8=1 or LC_ALL"):
+        load(spec)
+    with pytest.raises(ValueError, match="is not UTF-8. .* Rename it, or link to it"):
+        load("folder:na\udcefve")
+
+
 def test_unknown_data():
     with pytest.raises(ValueError, match="Unknown data 'mnist'. Expected digits or folder:PATH"):
         load("mnist")

@@ -140,6 +140,13 @@ def test_an_empty_token_is_a_token():
     assert (made.byte_lengths()[5], made.word_starts()[5]) == (0, True)
 
 
+def test_what_is_not_a_list_of_strings_is_an_error():
+    tokenizer = tokenizers.parse(bpe(), "it")
+    for texts, received in (("hello", "one string, 'hello'"), ([None], "NoneType at index 0"), (None, "NoneType")):
+        with pytest.raises(ValueError, match=f"The tokenizer: expected .*strings. Received: {received}"):
+            tokenizer.encode(texts)
+
+
 def test_lone_surrogates_are_replaced():
     for kind in (bpe(), wordpiece()):
         made = tokenizers.parse(kind, "it")

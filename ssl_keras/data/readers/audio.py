@@ -18,7 +18,8 @@ import typing
 import numpy as np
 import soundfile
 
-from ssl_keras.data.audio import PADDING, as_int16, check_lengths, check_range, resample, resampled_length, source
+from ssl_keras.data import audio
+from ssl_keras.data.audio import PADDING, SHORTEST, as_int16, check_range, resample, resampled_length, source
 from ssl_keras.data.cache import contents, materialize
 from ssl_keras.data.readers import pairs
 from ssl_keras.data.readers.folders import (
@@ -31,7 +32,7 @@ from ssl_keras.data.readers.folders import (
     relative,
     unreadable_notes,
 )
-from ssl_keras.data.splits import hold_out
+from ssl_keras.data.readers.tables import quotation_notes
 
 EXTENSIONS = {
     ".wav",
@@ -60,6 +61,7 @@ BEGINNINGS = re.compile(
     rb"(RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|fLaC|OggS|FORM....AIF[FC]|\.snd|dns\.|caff|NIST|\xff[\xe0-\xff]",
     re.DOTALL,
 )
+ADTS = re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")  # AAC, which starts almost as MP3 does
 EXPECTED = "WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF or NIST SPHERE"
 # These may have any scale. Other subtypes are in [−1, 1], but lossy ones overshoot it and are clipped.
 FLOATS = {"FLOAT", "DOUBLE"}
@@ -71,7 +73,7 @@ PLAUSIBLE = 100
 CUT_TOLERANCE = 0.01  # a header may exceed the size of the file by this fraction without a note
 BLOCK = 1 << 20  # samples of all channels decoded at a time
 CHUNK, CHUNK_SAMPLES = 64, 1 << 24  # files and approximate samples decoded at a time
-DECODING = 2  # increment when decoding changes: cached entries are then rebuilt
+DECODING = 3  # increment when decoding changes: cached entries are then rebuilt
 
 
 class Header(typing.NamedTuple):
@@ -120,7 +122,8 @@ def transcripts(path):
     cells = pairs.read(title, path, "a path, a tab, and a transcript")
     if not cells:
         raise ValueError(f"{title} has no examples. Expected lines of a path, a tab, and a transcript.")
-    files, texts = [as_spelled(path.parent / file) for file, _ in cells], [text for _, text in cells]
+    rows = dict.fromkeys((as_spelled(path.parent / file), text) for file, text in cells)
+    files, texts = [file for file, _ in rows], [text for _, text in rows]
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         raise ValueError(
@@ -129,7 +132,18 @@ def transcripts(path):
         )
     decoded = _decode_all(title, files)
     names = [os.path.relpath(files[index], path.parent) for index in decoded.kept]
-    return hold_out(decoded.source(title, names, target=[texts[index] for index in decoded.kept]))
+    kept = [texts[index] for index in decoded.kept]
+    notes = [*quotation_notes(kept), *_repetition_notes(len(cells), files)]
+    return audio.hold_out_files(decoded.source(title, names, target=kept).with_notes(*notes))
+
+
+def _repetition_notes(count, files):
+    """Returns notes on clips that a list of `count` lines has several times. `files` are those of different lines."""
+    notes = [f"{count - len(files)} lines repeat a clip and its transcript and are skipped"] * (count > len(files))
+    several = sum(lines > 1 for lines in collections.Counter(files).values())
+    if several:
+        notes.append(f"{several} clips have several transcripts; all examples of a clip are in one split")
+    return notes
 
 
 def read(file, rate, seconds=None):
@@ -142,7 +156,7 @@ def read(file, rate, seconds=None):
         header = _header(file)
         if seconds and header.frames > seconds * header.rate:
             raise Unreadable(f"longer than {seconds:g} s. Cut it at a pause.")
-        return _decode(file, rate, header)
+        return _decode(file, rate, header)[0]
     except Unreadable as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -150,7 +164,7 @@ def read(file, rate, seconds=None):
 @dataclasses.dataclass(frozen=True)
 class _Stream:
     """Decoded files in one stream: samples (total,) int16, the offset and length of each clip, the indices of the files
-    that were read, the rate in Hz, and notes."""
+    that were read, the rate in Hz, and notes. A number behind each clip tells whether it was clipped."""
 
     samples: np.ndarray
     starts: list
@@ -179,14 +193,13 @@ def _decode_all(title, files, rate=None):
     rate = rate or max(rates, key=lambda each: (rates[each], each))
     lengths = [resampled_length(header.frames, header.rate, rate) for header in headers]
     unreadable_notes(title, reasons, len(files), "clips")
-    check_lengths(title, lengths, rate, [files[index].name for index in readable])
 
     def decoded(file, header, length):
         made = attempt(_decode, file, rate, header)
         if isinstance(made, Unreadable):
             reasons[file] = str(made)
-            return np.full(length, PADDING, np.int16)  # marks an unreadable file in the cache: no sample has this value
-        return made
+            made = np.full(length, PADDING, np.int16), False  # marks it in the cache: no sample has this value
+        return np.append(made[0], np.int16(made[1]))
 
     def chunks():
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -197,15 +210,16 @@ def _decode_all(title, files, rate=None):
     def key():
         return ["sound", DECODING, rate, contents([files[index] for index in readable]), lengths]
 
-    samples = materialize(key, {"samples": ((), np.int16)}, sum(lengths), chunks)["samples"]
-    starts = np.cumsum(lengths) - lengths
+    samples = materialize(key, {"samples": ((), np.int16)}, sum(lengths) + len(lengths), chunks)["samples"]
+    starts = np.cumsum(lengths) - lengths + np.arange(len(lengths))
     kept = [place for place, start in enumerate(starts) if samples[start] != PADDING]
     if len(kept) < len(readable):
         for index, start in zip(readable, starts):
             if samples[start] == PADDING:
                 reasons.setdefault(files[index], "cannot be read to its end")
     notes = unreadable_notes(title, reasons, len(files), "clips")
-    notes = _notes([headers[place] for place in kept], rate, why) + notes
+    over = samples[starts + lengths][kept]
+    notes = _notes([headers[place] for place in kept], rate, why) + audio.overshoot_notes(over) + notes
     return _Stream(
         samples, starts[kept], [lengths[place] for place in kept], [readable[place] for place in kept], rate, notes
     )
@@ -255,6 +269,8 @@ def _header(file):
         raise Unreadable("no samples")
     if not RATES[0] <= about.samplerate <= RATES[1]:
         raise Unreadable(f"a rate of {about.samplerate} Hz. Expected {RATES[0]} to {RATES[1]} Hz")
+    if audio.is_short(about.frames, about.samplerate):
+        raise Unreadable(f"shorter than {SHORTEST} s")
     if about.frames > PLAUSIBLE * size:
         counted = sum(map(len, _blocks(file, about.frames)))
         if counted != about.frames:
@@ -282,6 +298,8 @@ def _check_format(file):
         raise Unreadable(f"cannot be opened: {error.strerror}") from error
     if not about.st_size:
         raise Unreadable("the file is empty")
+    if ADTS.match(head):
+        raise Unreadable(f"AAC, whatever its name. Expected {EXPECTED}. Convert it")
     if not BEGINNINGS.match(head):
         raise Unreadable(f"not a supported audio format: starts with {head!r}. Expected {EXPECTED}")
     return about.st_size
@@ -308,7 +326,11 @@ def _error_message(error):
 
 
 def _decode(file, rate, header):
-    """Decodes a file at `rate` Hz, clipped, int16 (T,). Raises Unreadable if it cannot be read to its end."""
+    """Decodes a file at `rate` Hz. Raises Unreadable if it cannot be read to its end.
+
+    Returns:
+        (int16 (T,), whether floats were clipped).
+    """
     mono, done = np.empty(header.frames, np.float32), 0
     for block in _blocks(file, header.frames):
         if header.subtype not in FLOATS:
@@ -321,4 +343,4 @@ def _decode(file, rate, header):
         check_range("samples", mono)
     except ValueError as error:
         raise Unreadable(str(error).rstrip(".")) from error
-    return as_int16("samples", np.clip(resample(mono, header.rate, rate), -1, 1))
+    return as_int16("samples", np.clip(resample(mono, header.rate, rate), -1, 1)), audio.is_over(mono)

@@ -85,7 +85,7 @@ def _name_of(name, place, file):
 
 
 def _json_rows(name, path):
-    expected = '{"image": …, "caption": …}'
+    expected = text_files.json_form(path, '{"image": …, "caption": …}')
     for number, row in text_files.json_rows(name, path, expected):
         image, caption = (row.get("image"), row.get("caption")) if isinstance(row, dict) else (None, None)
         caption = caption if isinstance(caption, list) else [caption]

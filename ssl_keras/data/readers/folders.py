@@ -18,7 +18,7 @@ import unicodedata
 
 from ssl_keras.data.readers.split_names import PARTS, SplitsUnclear, find_splits, words_of
 from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
-from ssl_keras.files import printable
+from ssl_keras.files import printable, utf8_advice
 
 CLASSES_TOO = {"valid", "dev"}  # without a training split these are classes: "valid" and "invalid"
 UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # not classes
@@ -236,7 +236,8 @@ def _class_name(title, root, folder):
         folder.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{title}: the name of the subfolder {printable(folder)} is not UTF-8, as class names must be. Rename it."
+            f"{title}: the name of the subfolder {printable(folder)} is not UTF-8, as class names must be. "
+            + utf8_advice(folder)
         ) from None
     return unicodedata.normalize("NFC", folder)
 

@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 
 from ssl_keras.data.readers import text_files
-from ssl_keras.data.readers.tables import parse_rows, with_header
+from ssl_keras.data.readers.tables import parse_rows, quotation_notes, with_header
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import Splits
 
@@ -38,7 +38,8 @@ def load(path):
     pairs = read(name, path, "a source, a tab, and a target", ("text", "target"))
     if not pairs:
         raise ValueError(f"{name} has no examples. Expected lines of a source, a tab, and a target.")
-    return split(named(name, *zip(*pairs)))
+    notes = quotation_notes(text for pair in pairs for text in pair)
+    return split(named(name, *zip(*pairs)).with_notes(*notes))
 
 
 def read(name, path, expected, fields=None):

@@ -1,21 +1,25 @@
 """Tables: CSV, TSV and JSON lines in common dialects; `table:FILE` has texts with labels.
 
 A table has a header, from which the separator is detected: a tab, comma, semicolon or bar. Empty rows are skipped.
-In files with tabs, quotation marks are text, unless cells are consistently quoted.
+In files with tabs, quotation marks are text, unless cells are quoted as spreadsheets and other programs do.
 """
 
+import collections
 import csv
 import io
 import os
 import pathlib
 import re
 
+from ssl_keras.data.readers.folders import listed
 from ssl_keras.data.readers.text import documents
-from ssl_keras.data.readers.text_files import JSON, ending, json_rows, read
-from ssl_keras.data.splits import hold_out
+from ssl_keras.data.readers.text_files import JSON, ending, json_form, json_rows, read
+from ssl_keras.data.splits import UNUSED, hold_out
 
 SEPARATORS = "\t,;|"
 SEP_LINE = re.compile(r'\s*"?sep=([^\w\s"\\]|\t)"?[^\S\n]*\r?\n', re.IGNORECASE)  # written by Excel
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+ABSENT = {"nan", "null", "none", "na", "n/a", "<na>"}  # written for missing values
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # CSV dialects to try: the standard one, one with spaces before quotation marks, and one that escapes them as \".
 STYLES = ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
@@ -25,7 +29,7 @@ def load(path):
     """Returns `Splits` of a CSV or TSV file with a header, or of JSON lines, with texts and optionally labels.
 
     Repeated texts are skipped, so that no copy is in two splits. A text with two labels keeps the first; a note counts
-    them.
+    them. Other notes name columns that are not read, and labels that may be one class or none.
 
     Raises:
         ValueError: The file does not exist, the header lacks these columns, a text has an empty label, or a row has the
@@ -50,6 +54,7 @@ def load(path):
         torn = sum(len(set(labels)) > 1 for labels in texts.values())
         notes.append(f"{copies} rows repeat a text and are skipped ({torn} texts have several labels)")
     classes = sorted({labels[0] for labels in texts.values()}) if label_column is not None else []
+    notes += [*_unused_notes(header, text_column, label_column), *_spelling_notes(classes), *quotation_notes(texts)]
     label = [classes.index(labels[0]) for labels in texts.values()] if classes else None
     return hold_out(documents(name, list(texts), label, classes).with_notes(*notes))
 
@@ -62,7 +67,31 @@ def _columns(name, header):
         return header.index("text"), label
     if label is not None and len(others) == 1:
         return others[0], label
-    raise ValueError(f"{name}: expected a header with the columns text and label. Received: {header}")
+    raise ValueError(
+        f"{name}: expected a header with the columns text and label. Received: {header}. Rename these columns."
+    )
+
+
+def _unused_notes(header, *used):
+    """Returns a tuple with a note on columns that are not read; empty if there are none."""
+    others = [column for index, column in enumerate(header) if index not in used and column]
+    if not others:
+        return ()
+    advice = "" if "label" in header else ". If one has the labels, rename it to label"
+    return (f"{UNUSED}: {listed(others)}{advice}",)
+
+
+def _spelling_notes(classes):
+    """Returns notes on classes that may be one, or none: "Spam" and "spam", 1 and 1.0, "nan"."""
+    alike = collections.defaultdict(list)
+    for name in classes:
+        alike[float(name) if NUMBER.fullmatch(name) else name.casefold()].append(name)
+    several = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    notes = [f"these labels are different classes, though they are spelled alike: {listed(several)}"] if several else []
+    absent = [name for name in classes if name.casefold() in ABSENT]
+    if absent:
+        notes.append(f"these labels are read as classes, not as missing labels: {listed(absent)}")
+    return notes
 
 
 def with_header(name, path, wanted):
@@ -150,14 +179,29 @@ def _width_error(name, rows, width, expected):
 
 
 def _is_quoted(rows):
-    """Returns whether cells are consistently quoted: all or the header's, or only those with quotation marks inside."""
-    marked = [cell for _, row in rows for cell in row if cell.startswith('"')]
-    always = all(cell.startswith('"') for cell in rows[0][1]) if rows else False
-    return bool(marked) and all(QUOTED.fullmatch(cell) and (always or '""' in cell[1:-1]) for cell in marked)
+    """Returns whether quotation marks around cells are quoting: all cells that begin with one are well formed, and
+    either the header's are quoted too, or a cell needs it, as a spreadsheet quotes cells with a comma or a mark."""
+    cells = [cell for _, row in rows for cell in row]
+    marked = [cell for cell in cells if cell.startswith('"')]
+    if not marked or not all(map(QUOTED.fullmatch, marked)):
+        return False
+    commas = [cell.startswith('"') for cell in cells if "," in cell]
+    return (
+        all(cell.startswith('"') for cell in rows[0][1])
+        or any('""' in cell[1:-1] for cell in marked)
+        or all(commas or [False])
+    )
+
+
+def quotation_notes(texts):
+    """Returns a tuple with a note on texts in quotation marks, which may be quoting; empty if there are none."""
+    count = sum(len(text) > 2 and text[0] == text[-1] == '"' for text in texts)
+    return (f"{count} texts begin and end with quotation marks, which are read as text",) if count else ()
 
 
 def _json(name, path, wanted):
-    expected = "{" + ", ".join(f'"{column}": …' for column in sorted(wanted, reverse=True)) + "}"
+    fields = ", ".join(f'"{column}": …' for column in sorted(wanted, reverse=True))
+    expected = json_form(path, "{" + fields + "}")
     rows = json_rows(name, path, expected)
     for number, row in rows:
         if not isinstance(row, dict):

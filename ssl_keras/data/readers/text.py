@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ssl_keras.data.labels import check_labels, class_names
 from ssl_keras.data.readers import folders, text_files
 from ssl_keras.data.readers.split_names import PARTS, words_of
-from ssl_keras.data.splits import Source, Splits, check_labels, hold_out
+from ssl_keras.data.splits import Source, Splits, check_pair, hold_out
 from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
@@ -85,7 +86,7 @@ def from_texts(
     """
     train = documents(name, texts, label, classes)
     if test is not None:
-        test = documents(f"{name}[test]", test[0], test[1] if label is not None else None, train.classes)
+        test = documents(f"{name}[test]", *check_pair(name, test, label), train.classes)
     return hold_out(train, test=test)
 
 
@@ -93,28 +94,17 @@ def documents(name, texts, label=None, classes=()):
     """Returns a `Source` of strings in memory, optionally with labels.
 
     Raises:
-        ValueError: All texts are empty, or one is not a string; or the labels are not class indices.
+        ValueError: They are not a list of strings, or all are empty; or the labels are not class indices.
     """
-    if isinstance(texts, str):
-        raise ValueError(
-            f"{name}: expected a list of strings. Received: one string, {texts[:40]!r}. Pass a list of documents."
-        )
-    array = np.empty(len(texts), object)
-    array[:] = texts
-    wrong = [index for index, text in enumerate(array) if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(f"{name}: expected strings. Received: {type(array[wrong[0]]).__name__} at index {wrong[0]}")
-    halves = 0
-    for index, text in enumerate(array):
-        array[index], count = text_files.whole_characters(text)
-        halves += count
+    whole, halves = text_files.strings(name, texts)
+    array = np.array(whole, object)
     if not any(text.strip() for text in array):
         raise ValueError(f"{name} has no text. Expected at least one nonempty document.")
-    arrays = {"text": array}
+    arrays, classes, notes = {"text": array}, class_names(name, classes), ()
     if label is not None:
-        arrays["label"], classes = check_labels(name, label, len(texts), classes)
-    source = Source(name, arrays, tuple(classes))
-    return source.with_notes(f"{halves} lone surrogates are read as U+FFFD") if halves else source
+        arrays["label"], classes, notes = check_labels(name, label, len(array), classes)
+    notes += (f"{halves} lone surrogates are read as U+FFFD",) if halves else ()
+    return Source(name, arrays, classes).with_notes(*notes)
 
 
 def load_text(path):
@@ -152,8 +142,9 @@ def _below(name, root):
     paths, others = folders.below(root, SUPPORTED)
     taken = [path for path in paths if text_files.ending(path) in EXTENSIONS | JSON_LINES]
     left_out = [path.name for path in paths if path not in taken]
-    source = _pieces(name, taken, left_out, several=True).with_notes(*_files_of_parts(taken))
-    return source.with_notes(f"skipped files: {folders.left_out(others)}") if others else source
+    rest = folders.left_out(others)
+    source = _pieces(name, taken, left_out, several=True, others=rest).with_notes(*_files_of_parts(taken))
+    return source.with_notes(f"skipped files: {rest}") if rest else source
 
 
 def _files_of_parts(paths):
@@ -173,24 +164,30 @@ def _files_of_parts(paths):
     )
 
 
-def _pieces(name, paths, left_out=(), several=False):
-    """Returns the source of files. If there are `several`, JSON lines without text are skipped and are not an error."""
-    opened, fields, left_out = {}, {}, list(left_out)
+def _pieces(name, paths, left_out=(), several=False, others=""):
+    """Returns the source of files. If there are `several`, JSON lines without text are skipped and are not an error.
+
+    `left_out` and `others` are names and kinds of files that are not read, for messages.
+    """
+    opened, fields, left_out, why = {}, {}, list(left_out), ""
     for path in paths:
         opened[path] = text_files.opened(path)
         if text_files.ending(path) in JSON_LINES and text_files.size(opened[path]):
             try:
                 fields[path] = _field(name, path, opened[path])
-            except ValueError:
+            except ValueError as error:
                 if not several:
                     raise
                 left_out.append(path.name)
+                why = why or str(error).removeprefix(f"{name}: ")
                 del opened[path]
     size = sum(map(text_files.size, opened.values()))
     if not size:
+        empty = [f"{len(opened)} empty files"] if opened else []
+        received = "; ".join([*empty, *filter(None, [others, folders.listed(left_out)])]) or "no files"
         raise ValueError(
             f"{name} has no text. Expected nonempty files ending in "
-            f"{', '.join(sorted((EXTENSIONS | JSON_LINES) - {''}))}."
+            f"{', '.join(sorted((EXTENSIONS | JSON_LINES) - {''}))}. Received: {received}." + (why and f" {why}")
         )
     most = max(MIN_PIECE, min(PIECE, size // MIN_PIECES))
     where, ends, broken, characters, silent = [], [], {}, 0, 0

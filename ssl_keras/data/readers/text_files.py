@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -131,6 +133,11 @@ def check_utf8(name, broken, characters):
     worst = sorted((path for path, bad in broken.items() if bad), key=broken.get, reverse=True)
     names = ", ".join(f"{printable(path)} ({broken[path]})" for path in worst[:10]) + (" …" if worst[10:] else "")
     note = f"{name}: {count} of {characters} characters are not UTF-8: {names}"
+    if count > MAX_INVALID * characters and 2 * span(opened(worst[0])).count(b"\0") > broken[worst[0]]:
+        raise ValueError(
+            f"{note.replace('not UTF-8', 'NUL')}. Expected text. Remove files that are not text, and NUL characters in "
+            "others: tr -d '\\000'"
+        )
     if count > MAX_INVALID * characters:
         raise ValueError(
             f"{note}. Expected UTF-8. Remove files that are not text, and convert the others from their encoding: "
@@ -150,18 +157,23 @@ def read(name, path):
     return text
 
 
+def json_form(path, fields):
+    """Returns the expected content of a JSON file for messages; `fields` are those of an object: {"text": …}."""
+    return f"{'a list of objects, or ' if ending(path) == '.json' else ''}one object a line: {fields}"
+
+
 def json_rows(name, path, expected):
     """Returns [(line, value)] of a file of JSON lines, or of a `.json` file with one list.
 
     Args:
-        expected: the content of a line for messages, such as {"text": …}.
+        expected: see `json_form`.
 
     Raises:
         ValueError: See `read`; or a line is not valid JSON.
     """
     text = read(name, path)
     if ending(path) == ".json" and text.lstrip().startswith("["):
-        return list(enumerate(from_json(text, f"{name}: expected a list of {expected}"), 1))
+        return list(enumerate(from_json(text, f"{name}: expected {expected}"), 1))
     return [
         (number, from_json(line, f"{name}, line {number}: expected {expected}"))
         for number, line in enumerate(text.split("\n"), 1)
@@ -205,3 +217,24 @@ def whole_characters(text):
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return whole, whole.count("\ufffd") - text.count("\ufffd")
     return text, 0
+
+
+def strings(name, texts):
+    """Returns (strings as a list, number of their lone surrogates), which are read as U+FFFD.
+
+    Raises:
+        ValueError: `texts` is not a sequence of strings.
+    """
+    if isinstance(texts, str | bytes | os.PathLike | Mapping) or not np.iterable(texts):
+        received = f"one string, {texts[:40]!r}" if isinstance(texts, str) else type(texts).__name__
+        raise ValueError(f"{name}: expected a list of strings. Received: {received}. Pass a list of documents.")
+    found, count = [], 0
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{name}: expected strings. Received: {type(text).__name__} at index {index}. Convert or remove it."
+            )
+        whole, halves = whole_characters(text)
+        found.append(whole)
+        count += halves
+    return found, count
