@@ -14,16 +14,17 @@ class Leaks:
     """Near duplicates of training images and texts in the held-out splits."""
 
     data: str
-    """Data set of images or of whole texts: digits, folder:PATH, captions:FILE, emoji:FOLDER, table:FILE, pairs:FILE or
-    tfds:NAME."""
+    """Dataset of images, or of texts that are not cut into windows: digits, folder:PATH, captions:FILE, emoji:FOLDER,
+    table:FILE, pairs:FILE or tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized; none keeps their size."""
+    """Side length, in pixels, of the square to which images are resized. None keeps their size."""
     similar_text: Annotated[float, Range(0, 100, open="low")] = 90.0
-    """Smallest similarity of near-duplicate texts, in percent of their letters."""
+    """Minimum edit similarity (insertions and deletions) of near-duplicate texts, in percent. Case and accents are
+    ignored."""
     similar_image: Annotated[float, Range(0, 1, open="low")] = 0.95
-    """Smallest correlation between the thumbnails of near-duplicate images."""
+    """Minimum correlation between the thumbnails of near-duplicate images."""
     show: Annotated[int, Range(0)] = 5
-    """Number of pairs to print for each split, of images and of texts."""
+    """Maximum number of image pairs and of text pairs to print for each held-out split. 0 prints only the counts."""
 
 
 def leaks_command(arguments):

@@ -15,11 +15,11 @@ class Export(EncoderArgument, NetworkFlag):
     """A SavedModel of features or logits, or a language model's checkpoint in the Hugging Face layout."""
 
     out: str = ""
-    """Folder to write; by default ENCODER.savedmodel, or ENCODER.hugging-face with --hugging-face."""
+    """Folder to write. By default ENCODER.savedmodel, or ENCODER.hugging-face with --hugging-face."""
     hugging_face: bool = False
-    """Write the Hugging Face layout (config.json, model.safetensors, tokenizer.json) in place of a SavedModel."""
+    """Write the Hugging Face layout (config.json, model.safetensors, tokenizer.json) instead of a SavedModel."""
     classifier: bool = False
-    """Export a fine-tuned encoder with its classification head, so that the SavedModel returns logits."""
+    """Export a fine-tuned encoder with its classification head. The SavedModel then returns logits."""
 
 
 def export_command(arguments):
@@ -43,9 +43,9 @@ class Import:
     """A GPT-2 or BERT checkpoint that becomes a saved encoder."""
 
     folder: Positional[str]
-    """Folder with config.json, model.safetensors and tokenizer.json."""
+    """Folder that contains config.json, model.safetensors and tokenizer.json."""
     out: str = ""
-    """Folder to write; by default saved_models/FOLDER."""
+    """Folder to write. By default saved_models/FOLDER."""
 
 
 def import_command(arguments):

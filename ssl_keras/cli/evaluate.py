@@ -40,16 +40,16 @@ class Evaluate(DataFlags, DeviceFlags, RecordFlag, OverwriteFlag, NetworkFlag):
     """Saved encoders, compared with pixels, TF-IDF or log-mel, with random init, and with training from scratch."""
 
     encoders: Annotated[Positional[tuple[str, ...]], one_or_more("ENCODER")]
-    """Names or folders of saved encoders."""
+    """Names or paths of saved encoders."""
     budgets: tuple[Annotated[int, Range(1)], ...] = (60, 10, 1)
-    """Numbers of labels per class, one for each few-label column of the table."""
+    """Numbers of labels per class. Each number adds a column to the table."""
     seeds: Annotated[int, Range(1)] = 5
-    """Number of draws of the few labels; the table shows their mean and standard deviation."""
+    """Number of random label subsets for each budget. The table shows the mean and standard deviation over them."""
     trained: bool = True
-    """Include the rows that need training: fine-tuned and scratch."""
+    """Include the rows that need training: fine-tuning, and training from scratch."""
     out: str = ""
-    """Folder for the table; by default results/ENCODERS-DATA, or results/ENCODERS-DATA-HASH if the former has the table
-    of another evaluation."""
+    """Folder for the table. By default results/ENCODERS-DATA or, if that contains the table of another evaluation,
+    results/ENCODERS-DATA-HASH."""
 
 
 def evaluate_command(arguments):
@@ -109,10 +109,10 @@ class Embed(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     """Features of the examples of a split, and a table of these examples."""
 
     split: Literal[*Splits._fields, "all"] = "test"
-    """Split whose features are written, in the order of the data."""
+    """Split whose features are written, in the order of the data; all writes the three splits together."""
     out: str = "features.npy"
-    """File for the features, float32 (N, D), ending in .npy. A table of the same name, ending in .tsv, has the split,
-    index and file, caption or class of each row."""
+    """NumPy file (.npy) for the features, a float32 array (N, D). A table of the same name (.tsv) lists the split and
+    index of each row and, if known, its file, caption or class."""
 
 
 def embed_command(arguments):

@@ -161,19 +161,21 @@ class EncoderArgument:
     """The saved encoder that a command works with."""
 
     encoder: Positional[str]
-    """Name or folder of a saved encoder."""
+    """Name or path of a saved encoder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataFlags:
-    """The data set that a command reads."""
+    """The dataset that a command reads."""
 
     data: str = "digits"
-    """Data set: digits, folder:PATH (images); captions:FILE, emoji:FOLDER (images with captions); pydoc, text:PATH
-    (text); table:FILE (text with labels); pairs:FILE, cmudict (texts with targets); audio:PATH, espeak (audio);
-    transcripts:FILE, connected:DATA (audio with transcripts); or tfds:NAME."""
+    """Dataset, by name.
+    Images: digits, folder:PATH. Images with captions: captions:FILE, emoji:FOLDER.
+    Text: pydoc, text:PATH. Text with labels: table:FILE. Texts with targets: pairs:FILE, cmudict.
+    Audio: audio:PATH, espeak. Audio with transcripts: transcripts:FILE, connected:DATA.
+    TensorFlow Datasets: tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized; none keeps their size."""
+    """Side length, in pixels, of the square to which images are resized. None keeps their size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,10 +183,11 @@ class DeviceFlags:
     """The devices that a command computes on."""
 
     strategy: Strategy = "auto"
-    """Devices: auto takes all local GPUs, one takes the first device, mirrored takes --replicas devices, and
-    multi_worker takes the processes that TF_CONFIG or Slurm's variables describe."""
+    """Distribution strategy. auto uses all local GPUs, or the CPU. one uses the first GPU, or the CPU. mirrored uses
+    --replicas local devices. multi_worker uses the cluster described by TF_CONFIG or Slurm's variables."""
     replicas: Annotated[int, Range(0)] = 0
-    """Number of replicas for the strategy mirrored: GPUs, or logical CPUs where there is no GPU; 0 means every GPU."""
+    """Number of replicas for the strategies auto and mirrored: GPUs or, on a machine without GPUs, logical CPUs (for
+    tests). 0 means all GPUs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,8 +195,8 @@ class NetworkFlag:
     """The architecture of an encoder that ssl_keras did not build."""
 
     network: str = ""
-    """Function that builds the graph of an encoder of your own architecture: it takes no arguments and returns a new
-    Keras model each time. The file is executed."""
+    """Function that builds your own encoder: it takes no arguments and returns a new functional Keras model in each
+    call. The file is executed. Needed only for encoders pretrained with your own network."""
 
     def network_maker(self):
         """Returns the function that `network` names, or None. Raises ValueError if there is no such function."""
@@ -224,4 +227,4 @@ class RecordFlag:
     """Permission to change the encoder's card."""
 
     record: bool = False
-    """Add the result to the encoder's card."""
+    """Add the results to the encoder's card.json."""

@@ -23,28 +23,29 @@ class Sample(EncoderArgument, OverwriteFlag):
     """Text from a causal language model, or images from a DCGAN."""
 
     count: Annotated[int, Range(0)] = 0
-    """Number of texts, images or, with --steps, rows of images; 0 means 1 text, or 64 images."""
+    """Number of texts or images or, with --steps, of rows of images. 0 means 1 text, or 64 images or rows."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    """Seed of the random draws; for text, below 2³¹. Image i depends on the seed and i alone."""
+    """Random seed; for text, less than 2147483648. The i-th image depends only on the seed and i."""
     out: str = ""
-    """File to write: for text, a JSON list, by default none; for images, a .png picture or a .npy array, uint8
-    (N, H, W, C), by default samples.png."""
+    """File to write. For text, a JSON list of strings; by default none. For images, a PNG file (.png), or a NumPy file
+    (.npy) with a uint8 array (N, H, W, C); by default samples.png."""
     prompt: str = ""
-    """Beginning of the text; without it, the text starts like a document. Text only."""
+    """Prompt that the text continues. By default, the text begins as a new document. Text only."""
     length: Annotated[int, Range(1)] = 200
-    """Number of tokens to generate. Text only."""
+    """Maximum number of tokens to generate. Text only."""
     temperature: Annotated[float, Range(0)] = 1.0
-    """Divisor of the logits; lower values are less random, and 0 always takes the most likely token. Text only."""
+    """Sampling temperature, which divides the logits. Lower values are less random; 0 is greedy decoding. Text only."""
     top_k: Annotated[int, Range(0)] = 0
-    """Number of the most likely tokens to sample from; 0 means all. Text only."""
+    """Top-k sampling: number of most likely tokens to sample from. 0 means all. Text only."""
     top_p: Annotated[float, Range(0, 1, open="low")] = 1.0
-    """Total probability of the most likely tokens to sample from (nucleus sampling). Text only."""
+    """Nucleus sampling: total probability of the most likely tokens to sample from. 1 means all. Text only."""
     stop: str = ""
-    """String after which a text ends. Text only."""
+    """String that ends a text. Without it, only the end of a document ends a text early. Text only."""
     jit: bool = False
-    """Compile with XLA, which is faster for long texts and changes the random draws. Text only."""
+    """Compile with XLA, which is faster for long texts. The same seed then gives other texts. Text only."""
     steps: Annotated[int, Range(2)] | Literal[0] = 0
-    """Number of images in each row, which interpolates between two latents; 0 draws independent images. Images only."""
+    """Number of images in a row that interpolates between two latent vectors. 0 samples independent images. Images
+    only."""
 
 
 KINDS = {"causal_lm": ("prompt", "length", "temperature", "top_k", "top_p", "stop", "jit"), "dcgan": ("steps",)}
@@ -119,13 +120,14 @@ class Fidelity(EncoderArgument, DataFlags, RecordFlag, OverwriteFlag):
     """Images of a saved DCGAN, compared with real ones on the features of a saved classifier."""
 
     classifier: str
-    """Name or folder of a saved classifier, such as `ssl-keras pretrain classifier` makes, for the features."""
+    """Name or path of a saved classifier, whose features are compared. Train one with `ssl-keras pretrain
+    classifier`."""
     count: Annotated[int, Range(1)] = 10_000
     """Number of images to generate."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    """Seed of the latents."""
+    """Seed of the latent vectors."""
     out: str = ""
-    """Folder for the table and the pictures; by default results/ENCODER-fidelity."""
+    """Folder for the table and the image grids. By default results/ENCODER-fidelity."""
 
 
 def fidelity_command(arguments):
@@ -165,7 +167,7 @@ class Fill(EncoderArgument):
     text: Positional[str]
     """Text with [MASK] in place of each token to predict."""
     top: Annotated[int, Range(1)] = 5
-    """Number of predictions for each [MASK]."""
+    """Number of predictions to print for each [MASK]."""
 
 
 def fill_command(arguments):

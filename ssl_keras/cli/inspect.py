@@ -1,4 +1,4 @@
-"""The command `inspect`: a data set as a table and, with examples, as an HTML page."""
+"""The command `inspect`: a dataset as a table and, with examples, as an HTML page."""
 
 import dataclasses
 import pathlib
@@ -20,11 +20,11 @@ MAX_CHARACTERS = 300  # of a text on the page
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(DataFlags, OverwriteFlag):
-    """A data set before training: its splits, classes, sizes, lengths, exact duplicates, and what was left out or
+    """A dataset before training: its splits, classes, sizes, lengths, exact duplicates, and what was left out or
     converted when it was read."""
 
     out: str = ""
-    """HTML file for the same table with examples; by default none is written."""
+    """HTML file to write, with the same table and some examples. By default none is written."""
 
 
 def inspect_command(arguments):

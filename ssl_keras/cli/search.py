@@ -23,15 +23,15 @@ class Search(EncoderArgument, OverwriteFlag):
     """The images nearest to a text, or the texts nearest to an image."""
 
     query: Positional[str]
-    """Words to search images by; or, with --texts, the file of an image."""
+    """Text query or, with --texts, the path of an image."""
     images: str = ""
-    """Folder of images to search by words."""
+    """Folder of images to search. Expects a text query."""
     texts: str = ""
-    """File with one text per line, to search by an image."""
+    """File of texts to search, one per line. Expects an image as the query."""
     count: Annotated[int, Range(1, 200)] = 8
     """Number of results to show."""
     out: str = "found.png"
-    """PNG file for the images that were found by words."""
+    """PNG file for a grid of the images that were found. Used only with --images."""
 
 
 def search_command(arguments):
@@ -100,11 +100,11 @@ class Recall(EncoderArgument, RecordFlag):
     """The fraction of names that find their image among the first results, and of images that find their name."""
 
     data: str
-    """Data set of images with captions: captions:FILE, emoji:FOLDER, or a caption data set as tfds:NAME."""
+    """Dataset of images with captions: captions:FILE, emoji:FOLDER, or a caption dataset as tfds:NAME."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized; none keeps their size."""
+    """Side length, in pixels, of the square to which images are resized. None keeps their size."""
     part: HeldOut = "test"
-    """Held-out split to measure on."""
+    """Held-out split to evaluate on."""
 
 
 def recall_command(arguments):

@@ -23,7 +23,7 @@ class Translate(EncoderArgument):
     text: Annotated[Positional[tuple[str, ...]], one_or_more("TEXT")]
     """Source texts."""
     beams: Annotated[int, Range(1)] = 5
-    """Number of beams of the beam search; 1 is greedy decoding."""
+    """Beam size of the beam search. 1 is greedy decoding."""
 
 
 def translate_command(arguments):
@@ -39,7 +39,7 @@ class Transcribe(EncoderArgument):
     """Transcripts of audio files."""
 
     files: Annotated[Positional[tuple[str, ...]], one_or_more("FILE")]
-    """Audio files: WAV, FLAC, Ogg, Opus or MP3, of any sampling rate."""
+    """Audio files (WAV, FLAC, Ogg, Opus, MP3, …) of any sampling rate, at most 60 seconds long."""
 
 
 def transcribe_command(arguments):
@@ -58,12 +58,13 @@ class Score(EncoderArgument, RecordFlag):
     """Error rates of decoded targets: of symbols, and of whole sequences."""
 
     data: str
-    """Data set with targets: pairs:FILE, cmudict or a translation data set as tfds:NAME; for audio, transcripts:FILE or
-    connected:DATA."""
+    """Dataset with targets. For a seq2seq encoder: pairs:FILE, cmudict, or a translation dataset as tfds:NAME.
+    For a ctc encoder: transcripts:FILE or connected:DATA."""
     part: HeldOut = "test"
-    """Held-out split to measure on."""
+    """Held-out split to evaluate on."""
     beams: Annotated[int, Range(0)] = 0
-    """Number of beams of the beam search for a seq2seq encoder; 1 is greedy decoding, and 0 means 5."""
+    """Beam size of the beam search of a seq2seq encoder. 1 is greedy decoding; 0 uses 5. Must be 0 for a ctc
+    encoder."""
 
 
 BEAMS = 5

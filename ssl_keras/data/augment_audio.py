@@ -25,13 +25,13 @@ class AudioAugmentation:
     """Waveform augmentations; all are off by default."""
 
     speed: Annotated[float, Range(0)] = 0.0
-    """Largest random change of speed, and so of pitch: 0.1 draws factors from 1/1.1 to 1.1. 0 disables it."""
+    """Maximum random change of speed, and with it of pitch: 0.1 draws factors from 1/1.1 to 1.1. 0 disables it."""
     shift: Annotated[float, Range(0)] = 0.0
-    """Largest random time shift in seconds, later (after silence) or earlier (cutting the beginning); 0 disables it."""
+    """Maximum random time shift, in seconds: later, after silence, or earlier, without the beginning. 0 disables it."""
     gain: Annotated[float, Range(0)] = 0.0
-    """Largest random change of volume, in decibels; 0 disables it."""
+    """Maximum random change of volume, in decibels. 0 disables it."""
     noise: Annotated[float, Range(0)] = 0.0
-    """Largest standard deviation of added white noise, as a fraction of the clip's own; 0 disables it."""
+    """Maximum standard deviation of added white noise, as a fraction of that of the clip. 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)

@@ -35,19 +35,20 @@ class Augmentation:
     """Image augmentations; all are off by default."""
 
     crop: Annotated[float, Range(0, 1, open="low")] = 1.0
-    """Smallest fraction of the image area that a random crop keeps, before it is resized back; 1 disables cropping."""
+    """Minimum area of a random crop, as a fraction of the image area; the crop is resized to the image's size.
+    1 disables cropping."""
     flip: bool = False
-    """Flip half of the images horizontally."""
+    """Flip each image horizontally with probability 0.5."""
     shift: Annotated[float, Range(0, 1)] = 0.0
-    """Largest random shift along each side, as a fraction of the side; uncovered pixels are black. 0 disables it."""
+    """Maximum random shift along each side, as a fraction of the side. Uncovered pixels are black. 0 disables it."""
     color: Annotated[float, Range(0, 1 / JITTER)] = 0.0
-    """Strength of color jitter: brightness, contrast and, for RGB images, saturation and hue. 0 disables it."""
+    """Strength of color jitter of brightness and contrast and, for RGB images, saturation and hue. 0 disables it."""
     gray: Annotated[float, Range(0, 1)] = 0.0
-    """Probability that an RGB image is converted to grayscale."""
+    """Probability of converting an RGB image to grayscale. 0 disables it."""
     blur: Annotated[float, Range(0, 1)] = 0.0
-    """Probability that an image is blurred with a Gaussian."""
+    """Probability of Gaussian blur. 0 disables it."""
     cutout: Annotated[float, Range(0, 1)] = 0.0
-    """Side of the square that cutout sets to gray, as a fraction of the image's side; 0 disables it."""
+    """Cutout: side length of a random square that is set to gray, as a fraction of the image's side. 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)

@@ -30,25 +30,25 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Augmentation):
-    """Fine-tuning settings, with those of image augmentation."""
+    """Fine-tuning, and the augmentation of images."""
 
     labels_per_class: Annotated[int, Range(0)] = 0
-    """Number of labeled training examples per class. 0 uses all."""
+    """Number of labeled training examples per class. 0 uses all of them."""
     label_seed: int = 0
-    """Seed that selects the examples of labels_per_class."""
+    """Seed of the random choice of examples for --labels-per-class."""
     freeze: bool = False
     """Freeze the encoder and train only the head."""
     encoder_lr_ratio: Annotated[float, Range(0, open="low")] = 0.1
-    """Learning rate of the encoder as a fraction of the head's. To freeze the encoder, use freeze."""
+    """Learning rate of the encoder, as a multiple of that of the head. To freeze the encoder, use --freeze."""
     frozen_steps: Annotated[int, Range(0)] = 0
-    """Number of steps at the beginning that train only the head. 0 trains the encoder from the start.
-    The encoder's batch normalization statistics are updated in all steps."""
+    """Number of initial steps that train only the head. 0 trains the encoder from the start.
+    Batch normalization statistics of the encoder are updated in these steps too."""
     label_smoothing: Smoothing = 0.0
-    """Label smoothing: fraction of the target that is spread over all classes. 0 disables it."""
+    """Label smoothing: fraction of the target distribution that is spread over all classes. 0 disables it."""
     mixup: Mixup = 0.0
-    """Mixup of images: α of the Beta distribution that the mixing weights are drawn from. 0 disables it."""
+    """Mixup of images: parameter α of the Beta distribution of the mixing weights. 0 disables it."""
     scratch: bool = False
-    """Train from scratch: initialize the encoder at random, as a baseline."""
+    """Initialize the encoder at random, as a baseline (training from scratch)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,13 +76,13 @@ def finetune(
     Args:
         name: a saved encoder, by name or path.
         settings, training: `Settings` and `Training`; `training.data` names the data.
-        data: `Splits`, or the name of a data set, to train on instead of `training.data`.
+        data: `Splits`, or the name of a dataset, to train on instead of `training.data`.
         network: for an encoder of your own architecture, a function that builds a new one.
         callbacks: additional Keras callbacks.
 
     Returns:
         The outcome: a dict with the run's `folder`, losses, and `test_accuracy` on the
-        test part.
+        test split.
 
     Raises:
         ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.

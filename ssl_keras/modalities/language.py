@@ -27,34 +27,35 @@ Resolved = Annotated[int, tyro.conf.Suppress]  # has no flag: `prepare` sets it
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The transformer and its tokenizer; values of 0 are taken from the size."""
+    """The transformer and its tokenizer."""
 
     ARCHITECTURES: ClassVar = transformer.ARCHITECTURES
     CAUSAL: ClassVar = False  # whether a token attends only to itself and the tokens before it
 
     size: Literal[*transformer.SIZES] = "mini"
-    """Preset of layers, heads, width, context and vocabulary. mini: 4, 4, 128, 128, 2048. small: 4, 4, 256, 128, 4096.
+    """Preset of layers, heads, width, context, vocabulary. mini: 4, 4, 128, 128, 2048. small: 4, 4, 256, 128, 4096.
     medium: 8, 8, 512, 256, 16384. gpt2: 12, 12, 768, 1024, 50257. bert-base: 12, 12, 768, 512, 30522."""
     architecture: Literal[*ARCHITECTURES] = "modern"
     """Transformer architecture: gpt2 and bert are as published, modern is described in `networks/transformer.py`."""
     layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
-    """Transformer blocks; 0 uses the value of --size."""
+    """Number of transformer blocks. 0 uses the value of --size."""
     heads: Annotated[int, Range(0)] = 0
-    """Attention heads per block; 0 uses the value of --size."""
+    """Number of attention heads per block. 0 uses the value of --size."""
     width: Annotated[int, Range(0)] = 0
-    """Hidden size, in features per token; 0 uses the value of --size."""
+    """Hidden size, in features per token. 0 uses the value of --size."""
     hidden: Annotated[int, Range(0)] = 0
-    """Units of the hidden layer in each MLP; 0 uses four times the hidden size."""
+    """Number of hidden units in the MLP of each block. 0 uses four times the hidden size (--width)."""
     context: Annotated[int, Range(2, transformer.MAX_CONTEXT)] | Literal[0] = 0
-    """Longest sequence that the network accepts, in tokens; 0 uses the value of --size."""
+    """Maximum sequence length of the network, in tokens. 0 uses the value of --size."""
     length: Annotated[int, Range(0)] = 0
-    """Length of a training window, in tokens; 0 uses the whole context."""
+    """Length of a training window, in tokens. 0 uses the value of --context."""
     tokenizer: str = "bpe"
-    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
+    """Kind of tokenizer to train on the run's text, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(0)] = 0
-    """Largest vocabulary that a trained tokenizer may have, in tokens; 0 uses the value of --size."""
+    """Maximum vocabulary size of a tokenizer that the run trains, in tokens. 0 uses the value of --size."""
     remat: bool = False
-    """Recompute activations in the backward pass, which saves memory and takes about a third more time."""
+    """Rematerialize (gradient checkpointing): recompute activations in the backward pass, which saves memory and takes
+    about a third more time."""
     epsilon: Annotated[float, Range(0, 1, open="both"), tyro.conf.Suppress] = 1e-5
     mask_token: Resolved = -1
     end_token: Resolved = -1

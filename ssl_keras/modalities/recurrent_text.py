@@ -23,19 +23,19 @@ class Settings:
     cell: Literal[*recurrent.GATES] = "gru"
     """Recurrent cell."""
     layers: Annotated[int, Range(1, recurrent.MAX_LAYERS)] = 2
-    """Recurrent layers of the encoder and, where there is one, of the decoder."""
+    """Number of recurrent layers in the encoder and, if there is one, in the decoder."""
     width: Annotated[int, Range(2, 1 << 16)] = 256
-    """Hidden size, in features per token; must be even."""
+    """Hidden size, in features per token. Must be even."""
     context: Annotated[int, Range(2, MAX_CONTEXT)] = 64
-    """Longest sequence, in tokens."""
+    """Maximum sequence length, in tokens."""
     tokenizer: str = "characters"
-    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
+    """Kind of tokenizer to train on the run's text, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
-    """Largest vocabulary that a trained tokenizer may have, in tokens."""
+    """Maximum vocabulary size of a tokenizer that the run trains, in tokens."""
     dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Dropout rate between layers; 0 disables dropout."""
+    """Dropout rate between layers. 0 disables dropout."""
     label_smoothing: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Label smoothing: fraction of the target that is spread over all tokens; 0 disables it."""
+    """Label smoothing: fraction of the target distribution that is spread over all tokens. 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)

@@ -33,23 +33,24 @@ class Settings(augment_audio.AudioAugmentation):
     """The waveform encoder, and the augmentation of its clips."""
 
     rate: Literal[0, *waveform.STRIDES] = 0
-    """Sampling rate in Hz to which clips are resampled; 0 keeps the data's rate if it is one of these, else 16000."""
+    """Sampling rate, in Hz, to which clips are resampled. 0 keeps the data's rate if it is listed, else uses 16000."""
     frontend: Literal[*waveform.FRONTS] = "convolution"
     """Front end of the encoder: convolutions on the samples, or a log-mel spectrogram."""
     context: Literal[*waveform.CONTEXTS] = "transformer"
-    """Context network, which reads the front end's features."""
+    """Context network, on top of the front end."""
     channels: Annotated[int, Range(1, 1 << 12)] = 128
-    """Features per frame that the front end computes."""
+    """Number of features per frame from the front end."""
     width: Annotated[int, Range(2, 1 << 12)] = 128
-    """Hidden size of the context network; must be even, and an even multiple of the heads of a transformer."""
+    """Hidden size of the context network. Must be even and, for a transformer, a multiple of twice --heads."""
     layers: Annotated[int, Range(1, waveform.MAX_LAYERS)] = 3
-    """Layers of the context network."""
+    """Number of layers in the context network."""
     heads: Annotated[int, Range(1, 1 << 12)] = 4
-    """Attention heads per layer (context transformer)."""
+    """Number of attention heads per layer (context transformer)."""
     pool_segments: Annotated[int, Range(1, waveform.MAX_SEGMENTS)] = 4
-    """Equal segments of a clip; the means over each are concatenated into the clip's features."""
+    """Number of equal segments of a clip. Frames are averaged over each segment, and the means are concatenated into
+    the clip's features."""
     seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 2.0
-    """Longest clip in a training step, in seconds; longer clips are cropped at random."""
+    """Maximum clip length in training, in seconds. Longer clips are cropped at random."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -71,7 +72,7 @@ def prepare(settings, splits, init=None):
     """Resamples clips to the encoder's rate; completes the settings with the rate and the network of `init`.
 
     Raises:
-        ValueError: no sound; a setting contradicts the network of `init`.
+        ValueError: no audio; a setting contradicts the network of `init`.
     """
     splits.train.column_spec("waveform")
     if init is not None:

@@ -23,10 +23,10 @@ class Settings(Augmentation):
     network: Literal[*IMAGE_ENCODERS] = "cnn"
     """Encoder architecture."""
     width: Annotated[int, Range(0, 1 << 12)] = 0
-    """Channels of the encoder's first stage; 0 uses the architecture's default."""
+    """Number of channels in the encoder's first stage. 0 uses the architecture's default."""
     pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1
-    """Side of the pool grid over which the last stage is averaged, in cells; a larger grid keeps more spatial detail.
-    It has no weights, so it may differ from that of the --init encoder."""
+    """Side length, in cells, of the pool grid: the last stage is averaged over each cell. 1 is global average
+    pooling; a larger grid keeps more spatial detail. It may differ from the pool grid of the --init encoder."""
 
 
 # Settings that a run takes from the --init encoder: the keyword of its network.

@@ -1,4 +1,4 @@
-"""Autoencoder (Hinton & Salakhutdinov 2006): reconstruct an image from a narrow code.
+"""Autoencoder (Hinton & Salakhutdinov 2006): reconstruct an image from a low-dimensional code.
 
 The tutorial's worked example, in its section 5. With noise it is a denoising autoencoder (Vincent et al. 2008,
 "Extracting and composing robust features"): the input is corrupted, the target is the clean image.
@@ -44,11 +44,11 @@ class Settings:
     """The autoencoder, and the noise added to its input."""
 
     widths: tuple[Annotated[int, Range(1)], ...] = (256, 128, 64)
-    """Units of each encoder layer; the decoder mirrors them."""
+    """Number of units in each layer of the encoder. The decoder mirrors them."""
     gaussian_noise: Annotated[float, Range(0)] = 0.0
-    """Standard deviation of Gaussian noise added to input pixels, which are in [0, 1]; 0 adds none."""
+    """Standard deviation of Gaussian noise added to the input pixels, which are in [0, 1]. 0 disables it."""
     masking_noise: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Probability that an input pixel is set to 0 (masking noise)."""
+    """Masking noise: probability that an input pixel is set to 0. 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)

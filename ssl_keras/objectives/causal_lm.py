@@ -50,7 +50,7 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(language.Settings):
-    """The causal transformer and its tokenizer; values of 0 are taken from the size."""
+    """The causal transformer and its tokenizer."""
 
     ARCHITECTURES: ClassVar = ("modern", "gpt2")
     CAUSAL: ClassVar = True

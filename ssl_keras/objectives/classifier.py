@@ -54,9 +54,9 @@ class Settings(vision.Settings):
     """The encoder, the augmentation of its images, and regularization."""
 
     label_smoothing: Smoothing = 0.0
-    """Label smoothing: fraction of the target that is spread over all classes; 0 disables it."""
+    """Label smoothing: fraction of the target distribution that is spread over all classes. 0 disables it."""
     mixup: Mixup = 0.0
-    """Parameter α of the Beta distribution that mixup draws its weights from; 0 disables mixup."""
+    """Mixup: parameter α of the Beta distribution of the mixing weights. 0 disables it."""
     classes: Annotated[int, Range(0, 1 << 20), tyro.conf.Suppress] = 0  # has no flag: `prepare` sets it
 
 

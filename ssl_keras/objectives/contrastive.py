@@ -49,19 +49,21 @@ class Settings(vision.Settings):
     """The encoder, the loss and its projection head, and the augmentation that makes two views of an image."""
 
     loss: Literal[*LOSSES] = "nt_xent"
-    """Loss: SimCLR's (nt_xent), SimCLR's with AMDIM's local terms (local_global), or VICReg's, without negatives."""
+    """Loss: that of SimCLR (nt_xent), the same with the local terms of AMDIM (local_global), or that of VICReg
+    (vicreg), which has no negatives."""
     temperature: Annotated[float, Range(0, open="low")] = 0.2
-    """Temperature that divides cosine similarities (losses nt_xent and local_global)."""
+    """Temperature, which divides the cosine similarities (losses nt_xent and local_global)."""
     projection: tuple[Annotated[int, Range(1)], ...] = (256, 128)
-    """Units of each layer of the projection head, which is discarded after training."""
+    """Number of units in each layer of the projection head, which is discarded after training."""
     crop: Annotated[float, Range(0, 1, open="low")] = 0.3
-    """Smallest fraction of the image area that a random crop keeps, before it is resized back; 1 disables cropping."""
+    """Minimum area of a random crop, as a fraction of the image area; the crop is resized to the image's size.
+    1 disables cropping."""
     flip: bool = True
-    """Flip half of the views horizontally."""
+    """Flip each view horizontally with probability 0.5."""
     color: Annotated[float, Range(0, 1 / JITTER)] = 0.5
-    """Strength of color jitter: brightness, contrast and, for RGB images, saturation and hue. 0 disables it."""
+    """Strength of color jitter of brightness and contrast and, for RGB images, saturation and hue. 0 disables it."""
     gray: Annotated[float, Range(0, 1)] = 0.2
-    """Probability that an RGB view is converted to grayscale."""
+    """Probability of converting an RGB view to grayscale. 0 disables it."""
 
     def __post_init__(self):
         super().__post_init__()

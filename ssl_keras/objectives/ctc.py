@@ -1,4 +1,4 @@
-"""CTC (Graves et al. 2006): recognize the words or characters of a clip from transcripts.
+"""CTC (Graves et al. 2006): recognize speech as characters or words, supervised by transcripts.
 
 For the tutorial's section 6, which names speech recognition. Connectionist temporal classification predicts
 one of V symbols, or the blank, for each frame t. The loss is −log of the total probability of all paths π of
@@ -65,7 +65,9 @@ class Settings(sound.Settings):
     """The waveform encoder, the augmentation of its clips, and the symbols to recognize."""
 
     seconds: Annotated[float, Range(0.1, audio.LONGEST)] = 10.0
-    """Longest clip, in seconds; longer clips are left out, since a crop would not match its transcript."""
+    """Maximum clip length, in seconds. Longer clips are left out, since a crop would not match its transcript."""
+    shift: Annotated[float, Range(0)] = 0.0
+    """Must be 0, since a time shift could cut off words that are in the transcript."""
     words: bool = False
     """Recognize whole words as symbols instead of characters."""
     alphabet: Annotated[str, tyro.conf.Suppress] = ""  # has no flag: `prepare` sets it

@@ -67,23 +67,24 @@ class Settings(Augmentation):
     """The discriminator and the generator, their loss, and the augmentation of images."""
 
     loss: Literal[*LOSSES] = "non_saturating"
-    """GAN loss: non-saturating, or Wasserstein with a gradient penalty."""
+    """Loss: the non-saturating GAN loss, or the Wasserstein loss with a gradient penalty (WGAN-GP)."""
     width: Annotated[int, Range(1, 1 << 12)] = 64
-    """Channels of the discriminator's first stage and of the generator's last one."""
+    """Number of channels in the discriminator's first stage and in the generator's last stage."""
     latent: Annotated[int, Range(1, 1 << 16)] = 100
-    """Size of the latent vector that the generator makes an image from."""
+    """Size of the latent vector, the input of the generator."""
     normalization: Literal["", *dcgan.NORMALIZATIONS] = ""
-    """Normalization in the discriminator; empty is layer with the loss wasserstein, else batch."""
+    """Normalization in the discriminator. By default layer with the loss wasserstein, else batch."""
     penalty: Annotated[float, Range(0)] = 10.0
-    """Weight λ of the gradient penalty; 0 disables it (loss wasserstein)."""
+    """Weight λ of the gradient penalty (loss wasserstein). 0 disables it."""
     critic_steps: Annotated[int, Range(1, 100)] = 1
-    """Discriminator updates per generator update."""
+    """Number of discriminator updates per generator update."""
     generator_lr_ratio: Annotated[float, Range(0, open="low")] = 1.0
-    """The generator's learning rate divided by the discriminator's."""
+    """Learning rate of the generator, as a multiple of that of the discriminator."""
     ema_decay: Annotated[float, Range(0, 1, open="high")] = 0.995
-    """Decay per step of the EMA of the generator's weights; 0 disables averaging."""
+    """Decay per step of the exponential moving average (EMA) of the generator's weights. 0 disables it."""
     classifier: str = ""
-    """Saved classifier (a name or folder) whose features give the samples' FID and KID; empty computes neither."""
+    """Name or path of a saved classifier, whose features are used for the FID and KID that TensorBoard shows.
+    By default neither is computed."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -66,37 +66,39 @@ class Settings(vision.Settings):
     """The image encoder and its augmentation, the text encoder, the joint space and the loss."""
 
     loss: Literal[*towers.LOSSES] = "clip"
-    """Loss: symmetric InfoNCE (CLIP), or a binary loss per pair (SigLIP)."""
+    """Loss: the symmetric InfoNCE of CLIP (clip), or the binary cross-entropy per pair of SigLIP (sigmoid)."""
     temperature: Annotated[float, Range(1 / towers.MAX_SCALE, 100.0)] | Literal[0] = 0.0
-    """Initial value of the learned temperature; 0 is the paper's, 0.07 for clip and 0.1 for sigmoid. A higher one
-    overfits less on few pairs."""
+    """Initial value of the learned temperature. 0 uses that of the paper: 0.07 for clip, 0.1 for sigmoid. A higher
+    value overfits less on few pairs."""
     projection: Annotated[int, Range(0, 1 << 14)] = 128
-    """Size of the joint space; 0 uses the mean state of the text encoder without a projection."""
+    """Size of the joint space. 0 uses that of the text features, which are then not projected."""
     init_image: str = ""
-    """Saved image encoder (a name or folder) to start from; empty starts from scratch."""
+    """Name or path of a saved image encoder to start from. By default random weights are used."""
     init_text: str = ""
-    """Saved text encoder of causal_lm or masked_lm (a name or folder) to start from, with its tokenizer; empty starts
-    from scratch."""
+    """Name or path of a saved encoder of causal_lm or masked_lm to start the text encoder from, with its tokenizer.
+    By default random weights are used."""
     text_architecture: Literal[*ARCHITECTURES] = "modern"
-    """Architecture of the text transformer: gpt2 and bert as published, or modern (RMS norm, rotary positions)."""
+    """Architecture of the text transformer: gpt2 or bert as published, or modern (RMS norm, rotary positions, squared
+    ReLU, no biases)."""
     text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Blocks of the text transformer; 0 averages token embeddings instead."""
+    """Number of blocks in the text transformer. 0 averages token embeddings instead."""
     text_heads: Annotated[int, Range(1, 1 << 10)] = 4
-    """Attention heads per block of the text transformer."""
+    """Number of attention heads per block of the text transformer."""
     text_width: Annotated[int, Range(2, 1 << 14)] = 128
     """Hidden size of the text transformer, in features per token."""
     context: Annotated[int, Range(2, MAX_CONTEXT)] = 32
-    """Longest caption, in tokens."""
+    """Maximum caption length, in tokens. Longer captions are truncated."""
     tokenizer: str = "bpe"
-    """Tokenizer: characters, bpe or wordpiece, trained on the captions, or the path of a tokenizer.json."""
+    """Kind of tokenizer to train on the captions, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
-    """Largest vocabulary that a trained tokenizer may have, in tokens."""
+    """Maximum vocabulary size of a tokenizer that the run trains, in tokens."""
     freeze_image: bool = False
-    """Freeze the loaded image encoder and train the rest (LiT, Zhai et al. 2022)."""
+    """Freeze the image encoder of --init-image or --init, and train the rest (LiT, Zhai et al. 2022)."""
     max_captions: Annotated[int, Range(1, captions.MOST)] = 1
-    """Largest number of an image's captions to join into one text; each step draws from one to this number."""
+    """Maximum number of captions of an image to concatenate into one text. Each step draws the number, from 1 to
+    this."""
     token_dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Fraction of a caption's tokens that are left out, drawn again at each step; 0 disables it."""
+    """Token dropout: fraction of caption tokens that are removed at random in each step. 0 disables it."""
     causal: Annotated[bool, tyro.conf.Suppress] = False
     epsilon: Annotated[float, tyro.conf.Suppress] = 1e-5
     text_hidden: Annotated[int, tyro.conf.Suppress] = 0

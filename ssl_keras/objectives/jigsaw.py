@@ -49,13 +49,14 @@ class Settings(vision.Settings):
     """The encoder, the augmentation of its images, and the puzzle."""
 
     grid: Literal[0, 2, 3] = 0
-    """Tiles along each side; 0 is 3 for images of at least 36 pixels a side, else 2."""
+    """Number of tiles along each side. 0 uses 3 for images with sides of at least 36 pixels, else 2."""
     permutations: Annotated[int, Range(2)] | Literal[0] = 0
-    """Number of permutations to tell apart; 0 is 64, or all 24 of 2×2 tiles."""
+    """Number of permutations, which are the classes to predict. 0 uses 64, or all 24 permutations of 2×2 tiles."""
     gap: Annotated[float, Range(0, 1, open="high")] = 0.15
-    """Fraction of a cell's side that its tile does not cover, and can be moved by; 0 lets neighboring tiles touch."""
+    """Fraction of a grid cell's side that its tile, which is placed at random, does not cover. 0 lets neighboring tiles
+    touch."""
     hidden: Annotated[int, Range(1)] = 256
-    """Units of the solver's hidden layer, which combines the features of all tiles."""
+    """Number of hidden units in the head, which predicts the permutation from the features of all tiles."""
 
     def __post_init__(self):
         super().__post_init__()

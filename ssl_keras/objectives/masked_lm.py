@@ -50,18 +50,18 @@ DEFAULTS = Training(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(language.Settings):
-    """The bidirectional transformer, its tokenizer and the masking; values of 0 are taken from the size."""
+    """The bidirectional transformer, its tokenizer and the masking."""
 
     ARCHITECTURES: ClassVar = ("bert", "modern")
 
     architecture: Literal[*ARCHITECTURES] = "bert"
     """Transformer architecture: bert as published, or modern (RMS norm, rotary positions, squared ReLU, no biases)."""
     tokenizer: str = "wordpiece"
-    """Tokenizer: characters, bpe or wordpiece, trained on the run's text, or the path of a tokenizer.json."""
+    """Kind of tokenizer to train on the run's text, or the path of a tokenizer.json."""
     mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.15
-    """Fraction of tokens chosen for prediction, of which 80% are masked."""
+    """Fraction of tokens to predict. 80% of them are replaced by [MASK], 10% by a random token, and 10% are kept."""
     whole_words: bool = False
-    """Choose all tokens of a word together (whole-word masking)."""
+    """Whole-word masking: select all tokens of a word together."""
 
     def filled(self):
         bert = self.architecture == "bert" and self.epsilon == language.Settings.epsilon

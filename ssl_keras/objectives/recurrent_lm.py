@@ -1,4 +1,4 @@
-"""Recurrent language model (GRU or LSTM): predict the token a fixed number of places ahead.
+"""Recurrent language model (GRU or LSTM): predict the token a fixed distance ahead.
 
 The tutorial's section 4.3. A recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) is the softmax over the
 vocabulary of the inner products ⟨g(x₁…x_t), embedding of x⟩. The horizon h is 2 as in the tutorial; with 1 it
@@ -45,7 +45,7 @@ class Settings(recurrent_text.Settings):
     """The recurrent network, its tokenizer, and the token to predict."""
 
     horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
-    """Distance to the predicted token, in tokens; 1 is the next token."""
+    """Distance to the predicted token, in tokens. 1 predicts the next token."""
     context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
     """Length of a training window, in tokens."""
 

@@ -1,4 +1,4 @@
-"""Rotation prediction (RotNet, Gidaris et al. 2018): predict by which of four angles an image is rotated.
+"""Rotation prediction (RotNet, Gidaris et al. 2018): predict which of four rotations was applied to an image.
 
 The tutorial's section 4.2 counts classification as self-supervised if the classes come from the image itself.
 Here the classes are the rotations by 0, 90, 180 and 270 degrees ("Unsupervised representation learning by

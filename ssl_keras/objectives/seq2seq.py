@@ -68,23 +68,24 @@ class Settings(recurrent_text.Settings):
     """The encoder and the decoder, their tokenizer, and the task."""
 
     task: Literal[*TASKS] = "denoise"
-    """Task: restore a sequence with masked spans (denoise), write the rest of a sequence (continue), or map sources to
-    targets (pairs)."""
+    """Task: restore a sequence with masked spans (denoise), generate the rest of a sequence (continue), or map
+    sources to targets (pairs)."""
     horizon: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
-    """Distance from the last source token to the first target token, in tokens; 1 is the next token (task continue)."""
+    """Distance from the last source token to the first target token, in tokens (task continue). 1 predicts the next
+    token."""
     unit: Literal["", *sequences.UNITS] = ""
-    """Unit of text that makes a sequence, where rows are those of a table or of pairs; empty is rows if the data has
-    labels or targets, else words (tasks denoise and continue)."""
+    """Unit of text that is one sequence (tasks denoise and continue); rows are those of a table or of pairs. By default
+    rows if the data has labels or targets, else words."""
     context: Annotated[int, Range(2, recurrent_text.MAX_CONTEXT)] = 64
-    """Longest source and longest target, in tokens."""
+    """Maximum length of a source and of a target, in tokens. Longer ones are truncated."""
     symbols: bool = False
-    """Read targets as symbols separated by white space, such as phonemes, with their own vocabulary (task pairs)."""
+    """Read targets as symbols separated by whitespace, such as phonemes, with their own vocabulary (task pairs)."""
     mask_ratio: Annotated[float, Range(0, 1, open="both")] = 0.3
     """Approximate fraction of source tokens to mask (task denoise)."""
     mask_span: Annotated[int, Range(1, recurrent_text.MAX_CONTEXT)] = 2
     """Length of a masked span, in tokens (task denoise)."""
     scheduled_sampling: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Scheduled sampling: fraction of the decoder's inputs that are its own predictions; 0 is teacher forcing."""
+    """Scheduled sampling: fraction of the decoder's inputs that are its own predictions. 0 is teacher forcing."""
     alphabet: Annotated[str, tyro.conf.Suppress] = ""
     fresh_targets: Annotated[bool, tyro.conf.Suppress] = True
     mask_token: Resolved = -1
@@ -132,7 +133,7 @@ def prepare(settings, splits, init=None):
     paired = "target" in splits.train.arrays
     if settings.task == "pairs" and not paired:
         raise ValueError(
-            "The task pairs needs data with sources and targets: --data pairs:FILE, cmudict, or a translation data set "
+            "The task pairs needs data with sources and targets: --data pairs:FILE, cmudict, or a translation dataset "
             f"of tfds. Received: {splits.train.base}"
         )
     if settings.task != "pairs":

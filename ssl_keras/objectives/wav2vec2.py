@@ -66,24 +66,24 @@ class Settings(sound.Settings):
     mask_span: Annotated[int, Range(1, 100)] = 5
     """Length of a masked span, in frames of 20 ms."""
     codebooks: Annotated[int, Range(1, 64)] = 2
-    """Codebooks of the quantizer (G in the paper)."""
+    """Number of codebooks of the quantizer (G in the paper)."""
     codes: Annotated[int, Range(2, 1 << 14)] = 64
-    """Entries of each codebook (V in the paper)."""
+    """Number of entries in each codebook (V in the paper)."""
     projection: Annotated[int, Range(1, 1 << 12)] = 128
-    """Size of the space in which states and quantized features are compared."""
+    """Size of the projections of context states and quantized features, which are compared."""
     cross_clip_negatives: Annotated[int, Range(0, 1 << 10)] = 0
-    """Frames of each other clip in the batch that serve as negatives too; 0 uses none. The voice tells them apart, so
-    states also learn the speaker."""
+    """Number of frames from each other clip of the batch that are added to the negatives. 0 takes negatives only from
+    the same clip. Negatives of other speakers differ in voice, so the features also encode the speaker."""
     temperature: Annotated[float, Range(0, open="low")] = 0.1
-    """Temperature κ that divides cosine similarities."""
+    """Temperature κ, which divides the cosine similarities."""
     diversity: Annotated[float, Range(0)] = 0.1
-    """Weight α of the codebook diversity loss; 0 disables it."""
+    """Weight α of the codebook diversity loss. 0 disables it."""
     gumbel_start: Annotated[float, Range(0, open="low")] = 2.0
     """Temperature of the Gumbel softmax at the first step."""
     gumbel_end: Annotated[float, Range(0, open="low")] = 0.5
-    """Lowest temperature of the Gumbel softmax, which the decay ends at."""
+    """Minimum temperature of the Gumbel softmax, at which the decay stops."""
     gumbel_decay: Annotated[float, Range(0, 1, open="low")] = 0.999
-    """Factor that multiplies the temperature of the Gumbel softmax at each step; 1 keeps it constant."""
+    """Factor by which the temperature of the Gumbel softmax is multiplied in each step. 1 keeps it constant."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -51,18 +51,18 @@ class Plan:
     """The hardware and the batch of a planned run."""
 
     gpus: Annotated[int, Range(1)] = 8
-    """Number of GPUs, with one replica each, in nodes of eight."""
+    """Number of GPUs, in nodes of eight. Each GPU has one replica."""
     gpu: Literal[*GPUS] = "h100"
-    """Type of GPU."""
+    """GPU model."""
     batch_size: Annotated[int, Range(1)] = 512
-    """Global batch size: the number of examples per step, over all replicas."""
+    """Global batch size: number of examples per step, over all replicas. Must be a multiple of --gpus."""
     precision: Literal[*BYTES] = "mixed_bfloat16"
     """Precision of the computation, as a Keras dtype policy."""
     utilization: Annotated[float, Range(0, 1, open="low")] = 0.4
     """Assumed fraction of the GPU's peak FLOP/s that the computation reaches (MFU).
-    A short run reports that of your network when it ends."""
+    Every run reports its MFU when it ends, so a short run measures that of your network."""
     disk: Annotated[float, Range(0, open="low")] = 1e9
-    """Write speed of the shared storage in bytes per second."""
+    """Write speed of the shared storage, in bytes per second."""
 
     def __post_init__(self):
         check_fields(self)
@@ -74,10 +74,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """The length of a language model's training."""
+    """The length of training."""
 
     tokens: Annotated[float, Range(0)] = 0.0
-    """Number of tokens to train on. 0 is the compute-optimal number for the size of the network."""
+    """Number of tokens to train on. 0 uses the compute-optimal number for the network (Hoffmann et al. 2022)."""
 
     def __post_init__(self):
         check_fields(self)
@@ -85,16 +85,16 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """The data and the length of training for objectives other than language models."""
+    """The data and the length of training."""
 
     data: str = "digits"
-    """Data set, named as for pretrain. The step is traced on its examples."""
+    """Dataset, named as for pretrain. Its examples give the shapes of the training step."""
     image_size: int | None = None
-    """Side length in pixels to which images are resized. None keeps their size."""
+    """Side length, in pixels, of the square to which images are resized. None keeps their size."""
     image_channels: Annotated[int, Range(0)] = 0
-    """Number of channels to assume for gray images, such as 3 for color. 0 keeps the channels of the data."""
+    """Number of channels to assume for grayscale images, such as 3 for RGB. 0 uses the channels of the data."""
     examples: Annotated[int, Range(0)] = 0
-    """Number of training examples to assume. 0 is the number in the data."""
+    """Number of training examples to assume. 0 uses the number in the data."""
     epochs: Annotated[float, Range(0, open="low")] = 100.0
     """Number of passes over the training examples."""
 

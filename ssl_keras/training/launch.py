@@ -37,9 +37,10 @@ class Launch:
     workers: Annotated[int, Range(1, 64)] = 2
     """Number of worker processes."""
     restarts: Annotated[int, Range(0)] = 3
-    """Maximum number of restarts of all workers, from the last checkpoint, after one of them dies. 0 disables them."""
+    """Maximum number of restarts. If a worker dies, all workers restart from the last checkpoint. 0 disables
+    restarts."""
     isolate: bool = True
-    """Run the workers in a network namespace of their own, without any outside connection, where Linux permits it."""
+    """Run the workers in their own network namespace, without outside connections, if Linux permits it."""
 
     def __post_init__(self):
         check_fields(self)
@@ -53,8 +54,8 @@ def launch(settings, arguments):
         arguments: the command with its flags, ["pretrain", "autoencoder", …].
 
     Raises:
-        ValueError: the command does not train, or sets the strategy; the TFDS data set is unknown.
-        RuntimeError: the TFDS data set is not prepared and cannot be downloaded.
+        ValueError: the command does not train, or sets the strategy; the TFDS dataset is unknown.
+        RuntimeError: the TFDS dataset is not prepared and cannot be downloaded.
     """
     if not arguments or arguments[0] not in COMMANDS:
         raise ValueError(
@@ -71,7 +72,7 @@ def launch(settings, arguments):
 
 
 def _download(arguments):
-    """Downloads and prepares the TFDS data set of a command, because the workers may have no network."""
+    """Downloads and prepares the TFDS dataset of a command, because the workers may have no network."""
     data = next((argument for argument in arguments if "tfds:" in argument), "")
     if (
         arguments[0] == "pretrain"

@@ -308,8 +308,8 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         "--final-rate [0,1]",
         "--clip-norm FLOAT>0",
         "(default: none)",
-        "Temperature that divides cosine similarities",
-        "Probability that an image is blurred",
+        "Temperature, which divides the cosine similarities",
+        "Probability of Gaussian blur",
         "Global batch size",
     ):
         assert part in shown
