@@ -98,7 +98,7 @@ class Contender:
 
 
 class Ours(Contender):
-    """`Contrastive`, through `fit`, on the endless data set of `Batches`."""
+    """`Contrastive`, through `fit`, on the endless dataset of `Batches`."""
 
     def __init__(self, folder, seed):
         self.seed, self.splits = seed, load(DATA)
@@ -243,7 +243,7 @@ class Lightly(Contender):
 
 
 class Views:
-    """A map-style data set of the views of PIL images."""
+    """A map-style dataset of the views of PIL images."""
 
     def __init__(self, images, transform):
         self.images, self.transform = images, transform

@@ -14,7 +14,7 @@ prints the tables that are in docs/cost.md.
   the range that holds the true one with 94% confidence. `planned` is what `ssl-keras plan` says of an example's
   operations and of the memory, to compare with what was measured; `peak` what a large product of matrices reaches.
 - `fit`: `Objective.fit` with its defaults, and what one would write without Keras: a loop in Python that calls
-  `tf.function(train_step)` on the batches of the same data set. Interleaved rounds; either begins each of them with a
+  `tf.function(train_step)` on the batches of the same dataset. Interleaved rounds; either begins each of them with a
   new iterator.
 - `checkpoints`: `Checkpoints.save` of a whole state, the median of five, and its share of five minutes, between which
   a run saves.

@@ -78,7 +78,7 @@ QUICK = Plan(rounds=1, seconds=2.0, seeds=(0,), budget=5.0, pilot=5.0)
 
 
 class Ours:
-    """`DCGAN`, through `fit`, on the endless data set of `Batches`."""
+    """`DCGAN`, through `fit`, on the endless dataset of `Batches`."""
 
     batch, steps_per_execution = BATCH, 4
 

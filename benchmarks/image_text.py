@@ -123,7 +123,7 @@ TEMPLATES = ("a photo of a {}", "{}", "a picture of one {}", "this is a {}")
 
 
 class Ours:
-    """`ImageText`, through `fit`, on the endless data set of `Batches`."""
+    """`ImageText`, through `fit`, on the endless dataset of `Batches`."""
 
     batch, steps_per_execution = BATCH, 8
 

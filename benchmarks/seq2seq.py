@@ -85,7 +85,7 @@ QUICK = Plan(
 
 
 class Ours:
-    """`Seq2Seq`, through `fit`, on the endless data set of `Batches`."""
+    """`Seq2Seq`, through `fit`, on the endless dataset of `Batches`."""
 
     batch, steps_per_execution = 256, 8
 

@@ -95,7 +95,7 @@ QUICK = Plan(
 
 
 class Ours:
-    """`Wav2Vec2`, through `fit`, on the endless data set of `Batches`."""
+    """`Wav2Vec2`, through `fit`, on the endless dataset of `Batches`."""
 
     batch, steps_per_execution = BATCH, 8
 

@@ -11,7 +11,7 @@ CODE = [path for folder in ("ssl_keras", "tutorials", "benchmarks") for path in 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 OPENING = re.compile(r"(What|Of|How|Whether|Which|Where|And|By)\b")
 WORDS = re.compile(
-    r"\b((?<![Tt]here )(is|are) (no|none)|anew|mended|so (many|much|often|far|long)|goes? on|went on|"
+    r"\b((?<![Tt]here )(is|are) (no|none)|anew|mended|[Dd]ata sets?|so (many|much|often|far|long)|goes? on|went on|"
     r"colour|grey|behaviour|licences?|centre|neighbours?|catalogue|labelled|modelling|"
     r"(normal|initial|optim|real|serial|token|util|quant|recogn|summar|special|general|material)is(e[ds]?|ing|ation))\b"
 )

@@ -113,7 +113,7 @@ def fit(model):
 
 
 def accuracy_of(model):
-    """On the test part, in [0, 1]."""
+    """On the test split, in [0, 1]."""
     test = Batches(splits.test, training.batch_size, preprocess=model.preprocess_eval, shuffle=False)
     return model.evaluate(
         test.dataset(0, test.steps_per_epoch), steps=test.steps_per_epoch, verbose=0, return_dict=True

@@ -96,7 +96,7 @@ for name in names:
 # %% [markdown]
 # ## Step 5: evaluate
 #
-# The regularization of each probe is chosen on the validation part, and the test part only reported
+# The regularization of each probe is chosen on the validation split, and the test split only reported
 # on. The validation labels are many, 5,000: whoever has ten a class could not choose as well. That
 # helps all rows alike. `ssl-keras evaluate NAME NAME … --data DATA` makes the same table.
 #

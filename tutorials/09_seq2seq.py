@@ -73,7 +73,7 @@ ORDERS = 2 if SMOKE else 5
 # ## Steps 2 to 5, for each horizon
 #
 # Initialize, choose the loss, train, evaluate. What there is to beat: how often each character
-# occurs, and n-grams that predict as many places on; the best n is chosen on the validation part.
+# occurs, and n-grams that predict as many places on; the best n is chosen on the validation split.
 
 # %%
 table = []

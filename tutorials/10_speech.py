@@ -76,7 +76,7 @@ def telephone(folder):
 # %% [markdown]
 # ## Step 1: prepare the data
 #
-# `…[*_theo_*]` makes the test part of all clips whose names are like it: a speaker whom nothing has heard before.
+# `…[*_theo_*]` makes the test split of all clips whose names are like it: a speaker whom nothing has heard before.
 # Clips of many lengths are one column. Where one ends before the longest of its batch, padding follows, which
 # changes nothing.
 

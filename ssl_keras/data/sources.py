@@ -81,7 +81,7 @@ def load(spec, image_size=None):
         ValueError: The name is unknown, or the data is empty, malformed or unreadable.
         RuntimeError: A TFDS dataset is not prepared and cannot be downloaded.
     """
-    check("The name of a data set", spec, str)
+    check("The name of a dataset", spec, str)
     spec = os.fspath(spec)
     if image_size is not None and not 1 <= image_size <= MAX_SIDE:
         raise ValueError(f"image_size must be 1 to {MAX_SIDE} pixels. Received: {image_size}")
@@ -108,12 +108,12 @@ def load(spec, image_size=None):
 
 
 def as_splits(data, image_size=None):
-    """Returns `Splits`: the given ones, or those of the data set that is named."""
+    """Returns `Splits`: the given ones, or those of the dataset that is named."""
     if isinstance(data, str | os.PathLike):
         return load(data, image_size)
     if not isinstance(data, Splits):
         raise ValueError(
-            "data must be Splits (from `from_arrays` or `from_texts`) or the name of a data set, such as folder:PATH. "
+            "data must be Splits (from `from_arrays` or `from_texts`) or the name of a dataset, such as folder:PATH. "
             f"Received: {type(data).__name__}"
         )
     return data

@@ -2,16 +2,16 @@
 
 Rows:
 
-- `pixels`, `TF-IDF` (text) or `log-mel` (sound): features without a network.
+- `pixels`, `TF-IDF` (text) or `log-mel` (audio): features without a network.
 - `random init`: the same network, untrained.
 - each encoder, frozen and fine-tuned.
 - `scratch`: the same network, trained from random weights on the same labels.
 
 Columns: k nearest neighbors and a linear probe on all labels; a linear probe, or training, on few labels; noisy or
-shifted test images; measures that need no labels. As in training, probes of sound also learn from augmented copies of
+shifted test images; measures that need no labels. As in training, audio probes also learn from augmented copies of
 the clips.
 
-Hyperparameters are chosen on the validation part; the table reports the test part.
+Hyperparameters are chosen on the validation split; the table reports the test split.
 """
 
 import itertools
@@ -71,18 +71,18 @@ def evaluate(
     network: Callable[[], keras.Model] | None = None,
     grid: Grid | None = None,
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measures saved encoders on labeled images, texts or sounds.
+    """Measures saved encoders on labeled images, texts or audio clips.
 
     Args:
         names: a saved encoder, by name or path, or a list of them. Encoders of the same architecture share
             the rows `random init` and `scratch`.
-        data: labeled `Splits`, or the name of a data set, such as "folder:PATH".
+        data: labeled `Splits`, or the name of a dataset, such as "folder:PATH".
         budgets: labels per class of the few-label columns.
         seeds: seeds that select the labels; mean and standard deviation are over them.
         trained: whether to include the rows that need training (fine-tuned, scratch).
         network: for encoders of your own architecture, a function that builds a new one.
         grid: the hyperparameter `Grid` of the trained rows; by default that of the kind of network in `GRIDS`. Its
-            last augmentation of sound is also that of the probes.
+            last audio augmentation is also that of the probes.
 
     Returns:
         {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 for a single run. The
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def _audio_augmentation(grid):
-    """Returns the last augmentation of sound in the grid, or None."""
+    """Returns the last audio augmentation in the grid, or None."""
     found = [each for each in grid.augmentations if isinstance(each, AudioAugmentation) and each != AudioAugmentation()]
     return found[-1] if found else None
 
@@ -155,10 +155,10 @@ def _probe_features(arrays, splits, budgets, seeds, copies=()):
     """Returns the row of features.
 
     Args:
-        arrays: features of the training, validation and test parts; for images also of the perturbed and the cropped
+        arrays: features of the training, validation and test splits; for images also of the perturbed and the cropped
             test images.
         splits, budgets, seeds: as in `evaluate`.
-        copies: features of augmented copies of the training part, from which only the probe learns.
+        copies: features of augmented copies of the training split, from which only the probe learns.
     """
     train, validation, test, *more = arrays
     train_y, validation_y, test_y = (source.column("label") for source in splits)

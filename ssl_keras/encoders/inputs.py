@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def adapt(folder, card, splits):
-    """Adapts splits to an encoder: images to its shape, sound to its sampling rate, text to its tokens.
+    """Adapts splits to an encoder: images to its shape, audio to its sampling rate, text to its tokens.
 
     Images of another size or number of channels are converted (see `image_shape`). The conversion is logged and kept in
     `Source.converted`.

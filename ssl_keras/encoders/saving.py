@@ -150,7 +150,7 @@ def _in_float32(encoder):
 
 
 def record(name, data, results):
-    """Writes measured results on a data set into an encoder's card."""
+    """Writes measured results on a dataset into an encoder's card."""
     # The lock keeps a card from overwriting that of an encoder which has just replaced this one.
     with locks.writing_in(replacing.resolve(find(name)).parent):
         folder = find(name)

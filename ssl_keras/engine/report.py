@@ -1,4 +1,4 @@
-"""`Report`: the images, sounds, texts and numbers that an objective shows; `training/tensorboard.py` writes them."""
+"""`Report`: the images, audio, texts and numbers that an objective shows; `training/tensorboard.py` writes them."""
 
 import dataclasses
 

@@ -38,7 +38,7 @@ def pretrain(
         settings: the objective's `Settings`; None uses the defaults.
         training: `Training`; None uses the objective's `DEFAULTS`. Use `dataclasses.replace` to
             change some of these.
-        data: `Splits` (see `splits.from_arrays`), or the name of a data set, to train on instead of `training.data`.
+        data: `Splits` (see `splits.from_arrays`), or the name of a dataset, to train on instead of `training.data`.
         encoder: your own functional encoder, or a function (settings, spec) that makes
             one inside the strategy's scope. Its architecture is not saved: load it with
             `load_encoder(folder, network=...)`. Several replicas match one device only if the encoder has

@@ -111,7 +111,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
 
 
 def train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save):
-    """Trains, evaluates on the test part, and saves the encoder and the outcome. Only the chief worker writes.
+    """Trains, evaluates on the test split, and saves the encoder and the outcome. Only the chief worker writes.
 
     Args:
         objective, splits, training, folder, strategy, callbacks: as in `train`.
@@ -169,7 +169,7 @@ def compile_objective(objective, training, splits, *optimizers):
     """Compiles the objective with a run's settings; by default with the objective's own `optimizers`.
 
     Raises:
-        ValueError: the batch size, the validation part or the test part is too small for the objective, or the
+        ValueError: the batch size, the validation split or the test split is too small for the objective, or the
             objective does not support `accumulate` or `patience`.
     """
     if training.batch_size < objective.min_batch_size:
@@ -181,7 +181,7 @@ def compile_objective(objective, training, splits, *optimizers):
         if len(part) < objective.min_batch_size:
             raise ValueError(
                 f"{objective.name} compares the examples of a batch: {part.name} must have at least "
-                f"{objective.min_batch_size}. Received: {len(part)}. Use more data, or a larger held-out part."
+                f"{objective.min_batch_size}. Received: {len(part)}. Use more data, or a larger held-out split."
             )
     if training.patience and objective.keep_last_checkpoint:
         raise ValueError(

@@ -32,7 +32,7 @@ from ssl_keras.pictures import PICTURES, neighbors, picture_grid
 from ssl_keras.training import speed
 
 KNN_TRAIN, KNN_VALIDATION = 5_000, 2_000  # examples: enough for a curve, fast enough for every few epochs
-FEW = 256  # examples of text and sound, each of which takes as long as many images
+FEW = 256  # examples of text and audio, each of which takes as long as many images
 SHOWN_CHARACTERS = 80  # of a text in the projector
 MAX_HISTOGRAM_VALUES, HISTOGRAM_EXAMPLES = 100_000, 256  # values of a weight; examples whose values are shown
 PROJECTED, THUMBNAIL = 1_000, 28  # points in the projector; side length of a thumbnail in pixels
@@ -45,7 +45,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
         folder: the run's folder.
-        splits: `Splits`; pictures and features are from the validation part.
+        splits: `Splits`; pictures and features are from the validation split.
         training: `Training`.
         settings: flat dict for HParams.
     """

@@ -234,7 +234,7 @@ def test_missing_labels_are_an_error():
 
 @pytest.mark.parametrize("spec", ["tfds:../mnist", "tfds:mnist/", "tfds:a b"])
 def test_a_malformed_tfds_name_is_a_one_line_error(spec):
-    with pytest.raises(ValueError, match=f"(Unknown TFDS data set|{spec}: ).*") as error:
+    with pytest.raises(ValueError, match=f"(Unknown TFDS dataset|{spec}: ).*") as error:
         load(spec)
     assert "\n" not in str(error.value)
 
@@ -255,7 +255,7 @@ def test_a_tilde_without_a_user_is_part_of_the_name(kind):
 def test_a_path_names_data(tmp_path, rng):
     write_images(tmp_path / "a", 4, rng)
     assert len(load(pathlib.Path(f"folder:{tmp_path}")).train) == 2
-    with pytest.raises(ValueError, match="The name of a data set must be text. Received: 5"):
+    with pytest.raises(ValueError, match="The name of a dataset must be text. Received: 5"):
         load(5)
 
 

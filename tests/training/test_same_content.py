@@ -30,7 +30,7 @@ def opened(splits, kind="pretrain autoencoder", settings=None, training=TRAINING
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with small data sets: text, a table, pairs, and sound."""
+    """A folder with small datasets: text, a table, pairs, and sound."""
     folder = tmp_path / "data"
     (folder / "corpus").mkdir(parents=True)
     (folder / "corpus" / "a.txt").write_text("".join(f"the quick brown fox {i} jumps\n" for i in range(400)))
