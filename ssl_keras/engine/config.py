@@ -16,7 +16,7 @@ class Training:
     """Data set, by name.
     Images: digits, folder:PATH. Images with captions: captions:FILE, emoji:FOLDER.
     Text: pydoc, text:PATH. Text with labels: table:FILE. Texts with targets: pairs:FILE, cmudict.
-    Sound: audio:PATH, transcripts:FILE, connected:DATA, espeak. TensorFlow Datasets: tfds:NAME."""
+    Audio: audio:PATH, transcripts:FILE, connected:DATA, espeak. TensorFlow Datasets: tfds:NAME."""
     image_size: int | None = None
     """Side length in pixels to which images are resized. None keeps their size (28 for digits)."""
     epochs: Annotated[int, Range(0)] = 0
@@ -44,7 +44,7 @@ class Training:
     clip_norm: Annotated[float, Range(0, open="low")] | None = None
     """Maximum global gradient norm; larger gradients are scaled down to it. None disables clipping."""
     accumulate: Annotated[int, Range(1)] = 1
-    """Number of micro-batches per step (gradient accumulation). More save memory and leave the update unchanged.
+    """Number of micro-batches per step (gradient accumulation). Larger numbers save memory; the update is the same.
     Must be 1 with batch normalization, and with losses that compare the examples of a batch."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Precision of the computation, as a Keras dtype policy. Weights are always stored in float32."""
@@ -54,7 +54,7 @@ class Training:
     """Number of steps between evaluations; each is followed by a checkpoint.
     0 means an epoch, or 1% of the run if that is longer."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
-    """Minutes between checkpoints within an evaluation interval; limits the work a crash loses. 0 disables them."""
+    """Minutes between checkpoints within an evaluation interval; limits what a crash loses. 0 disables them."""
     patience: Annotated[int, Range(0)] = 0
     """Early stopping: number of evaluations in a row without a lower validation loss. 0 disables it."""
     report_every: Annotated[int, Range(0)] = 10
@@ -70,13 +70,13 @@ class Training:
     replicas: Annotated[int, Range(0)] = 0
     """Number of replicas of the mirrored strategy: GPUs, or logical CPUs on a machine without GPUs. 0 is all GPUs."""
     steps_per_execution: Annotated[int, Range(1)] = 32
-    """Number of training steps in one call of the compiled graph. More run faster; fewer update progress more often."""
+    """Number of training steps per call of the compiled graph. A larger number is faster; metrics update less often."""
     jit: bool = False
     """Compile training steps with XLA. Has no effect with several replicas or with deterministic."""
     deterministic: bool = False
     """Use deterministic TensorFlow ops, which give bitwise identical results in every run, at some cost in speed."""
     run: str = ""
-    """Name of the run's folder inside runs. If empty, it is made from the names of the objective and the data."""
+    """Name of the run's folder inside runs. Empty combines the names of the objective and the data."""
     runs: str = "runs"
     """Folder that contains all runs."""
     resume: bool = False
