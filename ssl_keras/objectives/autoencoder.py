@@ -1,4 +1,4 @@
-"""Autoencoder (Hinton & Salakhutdinov 2006): reconstruct an image from a narrow code.
+"""Autoencoder (Hinton & Salakhutdinov 2006): reconstruct an image from a low-dimensional code.
 
 The tutorial's worked example, in its section 5. With noise it is a denoising autoencoder (Vincent et al. 2008,
 "Extracting and composing robust features"): the input is corrupted, the target is the clean image.
@@ -35,7 +35,7 @@ from ssl_keras.networks import Network, realize
 from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
-MANY_WEIGHTS = 10**8  # in the first and last layer, above which `build` warns
+MANY_WEIGHTS = 10**8  # of the first and last layer together, above which `build` warns
 log = logging.getLogger(__name__)
 
 
@@ -46,14 +46,14 @@ class Settings:
     widths: tuple[Annotated[int, Range(1)], ...] = (256, 128, 64)
     """Units of each encoder layer; the decoder mirrors them."""
     gaussian_noise: Annotated[float, Range(0)] = 0.0
-    """Standard deviation of Gaussian noise added to input pixels, which are in [0, 1]; 0 adds none."""
+    """Standard deviation of Gaussian noise added to input pixels, which are in [0, 1]; 0 disables it."""
     masking_noise: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Probability that an input pixel is set to 0 (masking noise)."""
+    """Probability that an input pixel is set to 0 (masking noise); 0 disables it."""
 
     def __post_init__(self):
         check_fields(self)
         if not self.widths:
-            raise ValueError("widths must be one or more positive integers. Received: none")
+            raise ValueError(f"widths must be one or more positive integers. Received: {self.widths}")
 
 
 def prepare(settings, splits, init=None):
@@ -96,8 +96,8 @@ def build(settings, spec, encoder=encoder):
 def pixel_cross_entropy(image, logits):
     """Returns the binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,).
 
-    The gradient with respect to the logits, (σ(z) − x) / P, is written out. The graph computes this sigmoid
-    already; automatic differentiation would compute the derivative of softplus a second time.
+    The gradient with respect to the logits, (σ(z) − x) / P, is written out, since the graph contains this
+    sigmoid already. Automatic differentiation would also compute the derivative of softplus.
     """
     pixels = math.prod(image.shape[1:])
 

@@ -1,10 +1,10 @@
 """Image-text contrastive learning (CLIP, SigLIP): embed images and their captions in a joint space.
 
-In CLIP (Radford et al. 2021), features of images and captions are projected into a joint space. Each image must find
-its own caption among all captions of the batch, and each caption its image. The losses are in `losses.py`:
+In CLIP (Radford et al. 2021), features of images and captions are projected into a joint space. The task is to
+identify each image's caption among all captions of the batch, and each caption's image. The losses are in `losses.py`:
 
 - `clip`: symmetric InfoNCE over the two directions.
-- `sigmoid`: a binary loss for each image and caption, whether they belong together (SigLIP, Zhai et al. 2023).
+- `sigmoid`: a binary cross-entropy for each pair of an image and a caption (SigLIP, Zhai et al. 2023).
 
 Candidates are the examples of all replicas. Two examples with the same caption tokens are one concept, and
 not each other's negatives. The scale (one over the temperature) is learned, and is at most 100.
@@ -12,11 +12,11 @@ not each other's negatives. The scale (one over the temperature) is learned, and
 Departures: a small convolutional network and a small transformer, whose states are averaged over the caption.
 Each step draws one of an image's captions, or several. Adam does not decay norms, biases and the scale. The
 transformer may have no blocks and no projection; it is then a mean of token embeddings, which a thousand pairs
-are enough for (`benchmarks/image_text.py`).
+are enough to train (`benchmarks/image_text.py`).
 
-Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` joint space.
+Shapes: `B` batch (`b` of a replica), `H W C` image, `K` captions per image, `T` tokens, `D` features, `Z` joint space.
 
-Metrics: `loss`, nats per pair; `top1`, accuracy of finding an image's caption among the batch's, in [0, 1];
+Metrics: `loss`, nats per pair; `top1`, accuracy of retrieving an image's caption from the batch, in [0, 1];
 `temperature`, the learned one; `gradient_norm` (training only). Loss and top-1 depend on the batch size.
 """
 
@@ -66,10 +66,10 @@ class Settings(vision.Settings):
     """The image encoder and its augmentation, the text encoder, the joint space and the loss."""
 
     loss: Literal[*towers.LOSSES] = "clip"
-    """Loss: symmetric InfoNCE (CLIP), or a binary loss per pair (SigLIP)."""
+    """Loss: symmetric InfoNCE (CLIP), or a binary cross-entropy per pair (SigLIP)."""
     temperature: Annotated[float, Range(1 / towers.MAX_SCALE, 100.0)] | Literal[0] = 0.0
-    """Initial value of the learned temperature; 0 is the paper's, 0.07 for clip and 0.1 for sigmoid. A higher one
-    overfits less on few pairs."""
+    """Initial value of the learned temperature; 0 is the paper's, 0.07 for clip and 0.1 for sigmoid. A higher
+    temperature overfits less on few pairs."""
     projection: Annotated[int, Range(0, 1 << 14)] = 128
     """Size of the joint space; 0 uses the mean state of the text encoder without a projection."""
     init_image: str = ""
@@ -80,23 +80,23 @@ class Settings(vision.Settings):
     text_architecture: Literal[*ARCHITECTURES] = "modern"
     """Architecture of the text transformer: gpt2 and bert as published, or modern (RMS norm, rotary positions)."""
     text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Blocks of the text transformer; 0 averages token embeddings instead."""
+    """Number of blocks of the text transformer; 0 averages token embeddings instead."""
     text_heads: Annotated[int, Range(1, 1 << 10)] = 4
     """Attention heads per block of the text transformer."""
     text_width: Annotated[int, Range(2, 1 << 14)] = 128
     """Hidden size of the text transformer, in features per token."""
     context: Annotated[int, Range(2, MAX_CONTEXT)] = 32
-    """Longest caption, in tokens."""
+    """Maximum length of a caption, in tokens; longer ones are truncated."""
     tokenizer: str = "bpe"
     """Tokenizer: characters, bpe or wordpiece, trained on the captions, or the path of a tokenizer.json."""
     vocabulary: Annotated[int, Range(2, 1 << 24)] = 2048
-    """Largest vocabulary that a trained tokenizer may have, in tokens."""
+    """Maximum vocabulary size of a trained tokenizer, in tokens."""
     freeze_image: bool = False
     """Freeze the loaded image encoder and train the rest (LiT, Zhai et al. 2022)."""
     max_captions: Annotated[int, Range(1, captions.MOST)] = 1
-    """Largest number of an image's captions to join into one text; each step draws from one to this number."""
+    """Maximum number of an image's captions to join into one text; each step draws a number from 1 to this."""
     token_dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
-    """Fraction of a caption's tokens that are left out, drawn again at each step; 0 disables it."""
+    """Fraction of a caption's tokens that are dropped, drawn again at each step; 0 disables it."""
     causal: Annotated[bool, tyro.conf.Suppress] = False
     epsilon: Annotated[float, tyro.conf.Suppress] = 1e-5
     text_hidden: Annotated[int, tyro.conf.Suppress] = 0
@@ -110,7 +110,7 @@ class Settings(vision.Settings):
             )
 
 
-# Setting: keyword of the language model, or of the towers, that a run starts from.
+# {setting: keyword of the saved network to start from}, for language models and for towers.
 LANGUAGE_MODEL = {
     "text_architecture": "architecture",
     "text_layers": "layers",
@@ -136,7 +136,7 @@ def prepare(settings, splits, init=None):
     if init is not None and (settings.init_image or settings.init_text):
         raise ValueError("Expected either --init or --init-image and --init-text. Received: both")
     if settings.freeze_image and not (init or settings.init_image):
-        raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init with it.")
+        raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init.")
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
@@ -230,7 +230,7 @@ class ImageText(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def report(self, batch, examples, splits):
-        """Pairs and their similarities, and retrieval on a sample of the validation pairs, by their names."""
+        """Pairs and their similarities, and retrieval by first captions on a sample of the validation pairs."""
         source, image, text = self._embed_sample(splits)
         tokenizer = splits.train.tokenizer
 
@@ -246,7 +246,7 @@ class ImageText(Objective):
         )
 
     def _similarity(self, batch):
-        """Returns the images, and a gray picture of similarities with images in rows and captions in columns."""
+        """Returns the images, and their similarities in grayscale, with images in rows and captions in columns."""
         image, text = (losses.l2_normalize(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {"views": [batch["image"]], "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)]}
@@ -258,14 +258,14 @@ class ImageText(Objective):
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
     def _found(self, source, image, text):
-        """Returns rows of images: each column has an image, and below it the images that its name finds first."""
+        """Returns rows of images: each column has an image and, below it, the top results for its first caption."""
         chosen = evenly_spaced(len(source), NUM_SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :NUM_SHOWN]
         images = source.column("image")
         return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
     def _embed_sample(self, splits):
-        """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and of its names."""
+        """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and first captions."""
         source = splits.validation.take(evenly_spaced(len(splits.validation), NUM_EVALUATED))
         return (
             source,
