@@ -17,7 +17,7 @@ from ssl_keras.data.audio import LEAST, MOST, PADDING
 from ssl_keras.data.ranges import Range, check_fields
 
 MIN_SAMPLE, MAX_SAMPLE = LEAST / -PADDING, MOST / -PADDING
-DECIBELS = 20.0  # of a tenfold amplitude
+DECIBELS = 20.0  # a tenfold amplitude, in decibels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def change(x, random, changes, rate, longest):
         x, random: the batch, and the `BatchRandom` of its rows.
         changes: an `AudioAugmentation`.
         rate: the sampling rate in Hz.
-        longest: int, an upper bound of L in all batches.
+        longest: int, an upper bound on L in all batches.
     """
     if changes.speed:
         x, longest = change_speed(x, 1 + changes.speed, random), math.ceil(longest * (1 + changes.speed)) + 1
@@ -100,7 +100,7 @@ def shift_in_time(x, largest, random):
 
 
 def add_noise(x, largest, random, longest):
-    """Adds white noise of 0 to `largest` times each clip's standard deviation; `longest` is an upper bound of L."""
+    """Adds white noise of 0 to `largest` times each clip's standard deviation; `longest` is an upper bound on L."""
     valid = tf.cast(x > -1, tf.float32)
     count = tf.maximum(tf.reduce_sum(valid, 1, keepdims=True), 1.0)
     mean = tf.reduce_sum(x * valid, 1, keepdims=True) / count
@@ -110,7 +110,7 @@ def add_noise(x, largest, random, longest):
 
 
 def cut(x, most, random):
-    """Crops clips longer than `most` samples at random places: (B, L) -> (B, L'), L' = min(most, the longest clip)."""
+    """Crops clips longer than `most` samples at random offsets: (B, L) -> (B, L'), L' = min(most, the longest clip)."""
     count = lengths(x)
     over = tf.maximum(count - most, 0)
     first = tf.cast(random.uniform("cut", (1,)) * tf.cast(over + 1, tf.float32), tf.int32)

@@ -24,7 +24,7 @@ MAX_ASPECT = 4 / 3  # largest ratio of a crop's sides
 JITTER_PROBABILITY = 0.8
 # At strength 1: brightness, contrast and saturation change by up to JITTER, hue by up to HUE turns.
 JITTER, HUE = 0.8, 0.2
-MIN_SIGMA, MAX_SIGMA, MAX_SIGMA_FRACTION = 0.1, 1.0, 0.01  # of the blur: in pixels, and in fractions of a large side
+MIN_SIGMA, MAX_SIGMA, MAX_SIGMA_FRACTION = 0.1, 1.0, 0.01  # of the blur: in pixels; as a fraction of large sides
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green, blue in gray (ITU-R BT.601)
 NUMBERS = {"geometry": 9, "colour": 6, "cutout": 2}  # uniform numbers per image, by the name of their stream
 YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])

@@ -1,7 +1,7 @@
 """Batches as pure functions of (seed, step).
 
-A batch does not depend on earlier draws, so resuming needs only the step. The number of replicas or workers does not
-change the batches either.
+Resuming therefore needs only the step, and batches are the same for any number of replicas and workers.
+
 Shapes: `N` examples in the source, `B` global batch.
 """
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ssl_keras.data.random import BatchRandom
 
-WINDOW = 64  # batches sorted by length together; an eighth of an epoch for small sources
+WINDOW = 64  # batches that are sorted by length together; an eighth of an epoch for small sources
 
 
 class Batches:
@@ -25,7 +25,7 @@ class Batches:
         preprocess: function (batch, random) that returns the batch an objective trains on, or None.
         shuffle: True for training: a new order each epoch, and full batches only. False for one pass in order, with
             the last batch padded to B by examples of `weight` 0.
-        longest: the most samples of a clip that a step uses, for audio. Longer clips are randomly cropped before rows
+        longest: the maximum number of samples of a clip, for audio. Longer clips are randomly cropped before rows
             are padded to the longest of the batch. None uses whole clips.
 
     Raises:

@@ -50,14 +50,14 @@ def _make_folder(folder):
 
 
 def name_of(key):
-    """Returns the cache name of a JSON-able key: 32 hexadecimal digits."""
+    """Returns the cache name of a JSON-serializable key: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def contents(paths):
     """Returns [[path, checksum], …] of files, in order, with paths relative to their common folder.
 
-    The result does not depend on where that folder is, and changes whenever a byte does, whatever the timestamps.
+    The result depends only on relative paths and content, not on the location of that folder or on timestamps.
     Checksums are cached: a file is read again only if its size, timestamps or inode changed.
     An unreadable file has an empty checksum.
     """
@@ -105,10 +105,10 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     """Collects examples into arrays.
 
     Args:
-        key: JSON-able value that identifies the content (checksums, settings), or a function that returns one, which
-            is called only if the arrays are cached.
+        key: JSON-serializable value that identifies the content (checksums, settings), or a function that returns it,
+            which is called only if the arrays are cached.
         columns: {name: (shape, dtype)} of one example.
-        size: the largest number of examples.
+        size: the maximum number of examples.
         chunks: function that returns an iterator of dicts of arrays, consecutive examples.
         in_memory_bytes: larger arrays are cached in memory-mapped files.
 
@@ -211,7 +211,7 @@ def writing(name):
 def _new_file(path, dtype, shape):
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as file:  # reserves the space, because a full disk would kill a process that uses a map
+        with open(path, "r+b") as file:  # reserve the space: writing to a map on a full disk kills the process
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return array
 

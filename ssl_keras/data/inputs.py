@@ -12,7 +12,7 @@ def column(names):
     """Returns the name of the network's input among the columns of a source, batch or card.
 
     Raises:
-        ValueError: There is none, such as for text that is not tokenized.
+        ValueError: There is none, as in text that is not tokenized.
     """
     for name in COLUMNS:
         if name in names:

@@ -1,12 +1,12 @@
 """Random crops, masks and samples of tokens, drawn for each example.
 
-Shapes: `B` batch, `T` tokens (or frames), `W` window, `M` largest number of masked tokens, `K` captions. -1 is padding,
+Shapes: `B` batch, `T` tokens (or frames), `W` window, `M` maximum number of masked tokens, `K` captions. -1 is padding,
 after the tokens of a row.
 """
 
 import tensorflow as tf
 
-BASES = (0x9E3779B1, 0x85EBCA77)  # odd numbers, of the two polynomial hashes of a row
+BASES = (0x9E3779B1, 0x85EBCA77)  # odd bases of the two polynomial hashes of a row
 
 
 def lengths(tokens):
@@ -84,20 +84,20 @@ def append_end(target, end, most):
 
 
 def key_words(key, starts):
-    """Gives all tokens of word w the key w: key (B, T) float32, starts (B, T) bool -> (B, T)."""
+    """Gives all tokens of the w-th word the w-th key: key (B, T) float32, starts (B, T) bool -> (B, T)."""
     word = tf.cumsum(tf.cast(starts, tf.int32), axis=1)  # from 0, or 1 where the window begins with a word
     return tf.gather(key, tf.minimum(word, key.shape[1] - 1), batch_dims=1)
 
 
 def fit_words(chosen_key, key, wanted):
-    """Returns whether the words with the chosen keys (B, M) fit whole among the `wanted` (B,) lowest keys (B, T)."""
+    """Returns bool (B, M): whether a chosen token's whole word is among the `wanted` (B,) lowest keys (B, T)."""
     upto = tf.reduce_sum(tf.cast(key[:, None] <= chosen_key[..., None], tf.float32), axis=-1)  # (B, M)
     # The first word is always chosen. Otherwise a text of one long word would have no target.
     return (upto <= wanted[:, None]) | (chosen_key <= tf.reduce_min(key, axis=1, keepdims=True))
 
 
 def sample_captions(ids, random, joined, omitted, context):
-    """Samples captions of each example from `ids` (B, K, W), and concatenates most of their tokens: (B, T ≤ context).
+    """Samples captions of each example from `ids` (B, K, W), and concatenates the kept tokens: (B, T ≤ context).
 
     Args:
         joined: the largest number of captions of an example; one to `joined` are drawn.

@@ -23,11 +23,11 @@ from ssl_keras.data.splits import check_whole_texts
 SIMILAR_TEXT, SIMILAR_IMAGE = 90.0, 0.95  # rapidfuzz similarity, 0 to 100; correlation
 THUMBNAIL = 16
 CHUNK = 1_024  # rows compared at a time
-FLAT = 1e-2  # a thumbnail of a smaller standard deviation has a single color
+FLAT = 1e-2  # a thumbnail with a smaller standard deviation counts as a single color
 
 
 def normalize_text(text):
-    """Normalizes a text: without case, accents, punctuation and repeated whitespace."""
+    """Removes case, accents, punctuation and repeated whitespace from a text."""
     letters = unicodedata.normalize("NFKD", text.casefold())
     kept = "".join(c if c.isalnum() else " " for c in letters if not unicodedata.combining(c))
     return " ".join(kept.split()) or text.strip()  # a text of punctuation only is kept

@@ -3,7 +3,7 @@
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") maps
 (key, counter) to four 32-bit words with no state. The key is (seed, stream). The upper
 half of the counter is the step; the row at position p in the global batch starts at
-p·blocks of the lower half. A worker that has rows 128..255 draws only these.
+p·blocks of the lower half. A worker with rows 128..255 draws only their numbers.
 """
 
 import zlib
@@ -29,11 +29,11 @@ class BatchRandom:
         self.seed, self.step, self.first, self.rows = seed, step, first, rows
 
     def uniform(self, stream, shape):
-        """Returns float32 (rows, *shape) in [0, 1). Different `stream` names are independent."""
+        """Returns uniform float32 (rows, *shape) in [0, 1). Draws of different `stream` names are independent."""
         return self._draw(tf.raw_ops.StatelessRandomUniformV2, stream, shape)
 
     def normal(self, stream, shape):
-        """Returns standard normal float32 (rows, *shape). Different `stream` names are independent."""
+        """Returns standard normal float32 (rows, *shape). Draws of different `stream` names are independent."""
         return self._draw(tf.raw_ops.StatelessRandomNormalV2, stream, shape)
 
     def _draw(self, op, stream, shape):

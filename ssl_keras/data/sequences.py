@@ -16,7 +16,7 @@ from ssl_keras.data.tokens import count_unknown, texts_of
 UNITS = ("words", "sentences", "rows")
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
-MAX_UNKNOWN = 0.05  # fraction of the tokens of a column
+MAX_UNKNOWN = 0.05  # fraction of unknown tokens in a column; more is an error
 MIN_WORD = 2  # letters
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def tokenize(splits, tokenizer, most, reader=None):
     Args:
         splits: sources with a column "text" and, for pairs, "target".
         tokenizer: a `Tokenizer`.
-        most: the largest number of tokens of a text, and of a target. Longer ones are truncated, with a warning.
+        most: the maximum number of tokens of a text, and of a target. Longer ones are truncated, with a warning.
         reader: the tokenizer of targets, a `Tokenizer` or `Symbols`. Defaults to `tokenizer`.
 
     Raises:

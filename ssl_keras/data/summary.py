@@ -1,9 +1,9 @@
 """Dataset summaries: counts, ranges, duplicates, and a check that the examples differ.
 
-A summary is a JSON-able dict: `{"data": name, "parts": {"train": {…}, "validation": {…}, "test": {…}}}`. Each split has
+A summary is a JSON object: `{"data": name, "parts": {"train": {…}, "validation": {…}, "test": {…}}}`. Each split has
 
     examples    number of examples; prepared, if training uses another number, such as windows over a text
-    looked_at   number of examples whose content was read, evenly spaced; all counts of content are of these
+    looked_at   number of examples whose content was read, evenly spaced; counts of content refer to these
     classes     {name: examples}
     image       height, width, channels, dtype, least and most (values), flat (images of a single color)
     waveform    rate (Hz), seconds (total), shortest, median, longest (seconds), silent (clips of zeros)
@@ -27,9 +27,9 @@ import numpy as np
 from ssl_keras.data.splits import CHUNK, PIECE, Splits
 from ssl_keras.files import printable
 
-MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # read of each split
-BLOCK, BLOCKS = 1 << 20, 64  # tokens of a block; blocks that are counted of a longer stream
-FEW = 64  # texts that estimate the size of all
+MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # read from each split
+BLOCK, BLOCKS = 1 << 20, 64  # tokens in a block; number of blocks counted in a longer stream
+FEW = 64  # texts from which the mean size is estimated
 NUM_SHOWN = 30  # classes that a terminal shows
 
 

@@ -27,7 +27,7 @@ class Symbols:
         return list(" ".join(text.split()).replace(" ", SPACE)) if self.characters else text.split()
 
     def join(self, symbols):
-        """Joins symbols to a text."""
+        """Joins symbols into a text."""
         return "".join(symbols).replace(SPACE, " ") if self.characters else " ".join(symbols)
 
     def encode(self, texts):
@@ -45,7 +45,7 @@ class Symbols:
         return rows
 
     def decode(self, ids):
-        """Decodes ids to a text, without the end (or blanks) and padding."""
+        """Decodes ids to a text; the end (or blanks) and padding are skipped."""
         return self.join([self.names[i - 1] for i in ids if i > END])
 
 
@@ -56,7 +56,7 @@ def alphabet_of(splits, most, hint, characters=False):
         ValueError: There are more than `most` symbols; the message ends with `hint`.
     """
     split = Symbols("", characters).split
-    # All splits are used, because a rare symbol may be in one of them only. This leaks no targets.
+    # All splits are used, because a rare symbol may be in only one of them. This leaks no targets.
     found = {symbol for part in splits for target in part.column("target") for symbol in split(target)}
     if len(found) > most:
         raise ValueError(f"{splits.train.base} has {len(found)} target symbols. Expected at most {most}. {hint}")

@@ -1,6 +1,6 @@
 """Allowed components and options of a tokenizer.json, which may come from an untrusted source.
 
-The checks read what the library parsed (`Tokenizer.to_str`) and not the file, so nothing can hide behind unknown keys.
+The checks read what the library parsed (`Tokenizer.to_str`) and not the file, so unknown keys cannot bypass them.
 """
 
 import logging
@@ -18,10 +18,10 @@ LLAMA3 = (
 PATTERNS = {CHARACTER, GPT2, LLAMA3, LLAMA3.replace("{1,3}", "")}
 ONE_CLASS = re.compile(r"(\\[dswDSW]|\\[pP]\{[A-Z][a-z]?\})(\+|\{1,3\})?")  # a single character class
 
-MAX_PARTS = 16  # of a sequence
-MAX_LETTERS = 1 << 10  # of a token, a prefix or a pattern
+MAX_PARTS = 16  # components of a Sequence
+MAX_CHARACTERS = 1 << 10  # of a token, a prefix or a pattern
 MAX_FRAMED = 64  # special tokens around a text
-MAX_WORD = 500  # letters of a word that WordPiece splits; the time per letter grows with the length of the word
+MAX_WORD = 500  # characters of a word that WordPiece splits; the time per character grows with its length
 CUTS = {"behavior"}
 BYTE_LEVEL = {"ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"}}
 # {component: {type: its options}}. "Replace" is missing because it could double a text many times.
@@ -105,7 +105,7 @@ def check(content, declared):
                     f"Expected: {', '.join(sorted(allowed[part['type']])) or 'none'}. Received: {', '.join(unknown)}"
                 )
         types = [part["type"] for part in parts if part["type"] != "Sequence"]
-        # Each ByteLevel doubles the bytes: after fifteen, a letter becomes thirty thousand.
+        # Each ByteLevel doubles the length: fifteen of them turn one byte into thirty thousand.
         if len(types) > MAX_PARTS or types.count("ByteLevel") > 1:
             raise ValueError(
                 f"The {name} has too many parts. Expected at most {MAX_PARTS}, and at most one ByteLevel. "
@@ -161,8 +161,8 @@ def _check_words(content, vocabulary):
     model = content["model"]
     strings = [*vocabulary, *(value for key, value in model.items() if isinstance(value, str) and key != "type")]
     longest = max(map(len, strings), default=0)
-    if longest > MAX_LETTERS:
-        raise ValueError(f"Expected tokens of at most {MAX_LETTERS} letters. Received: {longest} letters")
+    if longest > MAX_CHARACTERS:
+        raise ValueError(f"Expected tokens of at most {MAX_CHARACTERS} characters. Received: {longest} characters")
     if model["unk_token"] is not None and model["unk_token"] not in model["vocab"]:
         raise ValueError(f"The unknown token {model['unk_token']!r} is not in the vocabulary.")
 
@@ -174,7 +174,7 @@ def sanitize(backend, content):
         log.warning("The tokenizer's dropout of %g is disabled, to make tokenization deterministic.", model["dropout"])
         backend.model.dropout = None
     if model.get("max_input_chars_per_word", 0) > MAX_WORD:
-        log.warning("Words of more than %d letters become the tokenizer's unknown token.", MAX_WORD)
+        log.warning("Words of more than %d characters become the unknown token.", MAX_WORD)
         backend.model.max_input_chars_per_word = MAX_WORD
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - model["vocab"].keys()
     if model["type"] == "BPE" and model["unk_token"] is None and missing:

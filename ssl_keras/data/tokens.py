@@ -17,10 +17,10 @@ from ssl_keras.data.cache import cache_folder, name_of, writing
 from ssl_keras.data.splits import Splits, check_whole_texts
 
 CHUNK = 4 << 20  # characters tokenized at a time
-DOCUMENTS = 256  # read at a time
+DOCUMENTS = 256  # documents read at a time
 FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # a token file ends with a checksum and the number of tokens
 PIECE = 1 << 14  # characters; long documents are cut at line ends, so that all cores work on them
-MAX_UNKNOWN, NOTED_UNKNOWN = 0.5, 0.1  # fraction of unknown tokens that is an error; that is added to the notes
+MAX_UNKNOWN, NOTED_UNKNOWN = 0.5, 0.1  # largest fraction of unknown tokens; smallest fraction that is noted
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Windows:
         stream: (L,) integers, such as a memory-mapped file.
         length: W.
         stride: tokens between the starts of two windows.
-        whole: whether to drop a last window that is not full, instead of padding it with -1.
+        whole: bool, whether to drop an incomplete last window instead of padding it with -1.
         table: (V,) values to return in place of the tokens, such as their lengths in bytes. Padding gives 0.
     """
 
@@ -75,7 +75,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
         splits: sources with a column "text".
         tokenizer: a `Tokenizer`.
         context: the context length of the network, in tokens.
-        target: 1 to add a token to each window, for next-token targets; else 0.
+        target: number of tokens to add to each window for its targets: 1 for the next token, 0 for none.
         tables: {column: (V,) array} of further columns, with a value for each token.
 
     Raises:
@@ -125,7 +125,7 @@ def tokenize(source, tokenizer):
 
 
 def _is_valid(path, dtype):
-    """Returns whether a token file exists, and its checksum and number of tokens are right."""
+    """Returns whether a token file exists, with the correct checksum and number of tokens."""
     end = DIGEST_BYTES + COUNT_BYTES
     if not path.is_file() or path.stat().st_size < end:
         return False
@@ -303,5 +303,5 @@ def _special_tokens(tokenizer):
     plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
     before = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
     if before is None or not plain:
-        raise ValueError("The tokenizer drops text. Expected tokens for the text 'a'. Received: none of them")
+        raise ValueError("The tokenizer drops text. Expected tokens for the text 'a'. Received: none")
     return framed[:before], framed[before + len(plain) :]

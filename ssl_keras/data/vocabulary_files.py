@@ -40,7 +40,7 @@ def _bert(content, config):
     cased = any(word != word.lower() for word in words if not word.startswith("["))
     lower = options.get("do_lower_case", not cased)
     if "[UNK]" not in words or not isinstance(lower, bool):
-        raise ValueError("Expected one token a line, [UNK] among them, and do_lower_case true or false.")
+        raise ValueError("Expected one token per line, with [UNK], and a do_lower_case of true or false.")
     made = tokenizers.Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=options.get("strip_accents"))
     made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
@@ -65,7 +65,7 @@ def _gpt2(vocabulary, merges):
         raise ValueError("Expected a vocab.json that maps each token to its id.")
     pairs = [tuple(line.split(" ")) for line in merges.split("\n") if line.strip() and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("Expected a merges.txt with two tokens a line.")
+        raise ValueError("Expected a merges.txt with two tokens per line.")
     made = tokenizers.Tokenizer(models.BPE(words, pairs))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens([word for word in GPT2_SPECIAL if word in words])

@@ -23,10 +23,10 @@ class State:
         step: int64 scalar variable, the number of finished steps. `descend` only reads it.
         failed_step: int64 scalar variable: the step whose loss or gradient was not finite, or -1.
         loss_scale: float32 scalar variable; 1 except under float16.
-        finite_steps: int64 scalar variable, updates since the scale last changed.
-        scales_loss: whether the loss is scaled.
-        clip_norm: maximum global gradient norm, applied to each player of a game separately; or None.
-        accumulate: micro-batches per update.
+        finite_steps: int64 scalar variable, the number of finite updates since the scale last changed.
+        scales_loss: bool, whether the loss is scaled (float16 only).
+        clip_norm: maximum global gradient norm, applied to each player of a game (such as a GAN) separately; or None.
+        accumulate: number of micro-batches per update.
     """
 
     def __init__(self, scales_loss=False):
@@ -84,20 +84,18 @@ def build_optimizers(groups):
 def descend(state, loss, batch, groups):
     """Updates the variables in `groups` once, with the same result on any number of replicas.
 
-    Call it in replica context. The gradient is that of Σ total / Σ weight, where both sums run over
-    replicas and micro-batches. The mean of per-replica means would differ from it whenever replicas have different
-    weights.
+    Call it in replica context. The gradient is that of Σ total / Σ weight, where both sums are over replicas and
+    micro-batches. The mean of the replicas' means would differ from it if replicas have different weights.
 
     If the loss or a gradient is not finite, no trainable weight and no optimizer state changes, and
-    `state.failed_step` is set. Later updates in the same step change nothing either. If only scaled
-    gradients overflow, the update is skipped and the scale halved.
+    `state.failed_step` is set. Later updates in the same step change nothing either. If only the scaled
+    gradients overflow, the update is skipped and the scale is halved.
 
     Args:
         state: `State`.
         loss: function of this replica's part of the batch that returns two float32 scalars, (total, weight): the
-            summed loss, and the number to divide it by (examples, unmasked tokens, valid frames). In a
-            game `total` is a list with one loss for each group; a single forward pass gives each group the
-            gradient of its own loss.
+            summed loss, and the number to divide it by (examples, target tokens, masked frames). In a game,
+            `total` is a list with one loss for each group; one forward pass gives the gradient of each.
         batch: dict of tensors (B, …); B must be a multiple of `state.accumulate`.
         groups: list of (optimizer, variables), built by `build_optimizers`.
 
@@ -127,7 +125,7 @@ def descend(state, loss, batch, groups):
 
 
 def mean_gradients(state, loss, batch, groups):
-    """Returns this replica's part of loss_scale · ∇(Σ total / Σ weight), a flat list, its Σ total and its Σ weight."""
+    """Returns this replica's (gradients of loss_scale · Σ total / Σ weight as a flat list, Σ total, Σ weight)."""
     if state.accumulate == 1:
         return _gradients(state, loss, batch, groups, _sum_over_replicas)
 
@@ -137,15 +135,15 @@ def mean_gradients(state, loss, batch, groups):
 
     micro = tf.nest.map_structure(split, batch)
 
-    def weighted(k):
+    def micro_sums(k):
         part = tf.nest.map_structure(lambda x: x[k], micro)
         gradients, totals, weight = _gradients(state, loss, part, groups, tf.identity)
         return [g * weight for g in gradients], totals, weight
 
     _, (gradients, totals, weight) = tf.while_loop(
         lambda k, _: k < state.accumulate,
-        lambda k, sums: (k + 1, tf.nest.map_structure(lambda total, new: total + new, sums, weighted(k))),
-        (1, weighted(0)),
+        lambda k, sums: (k + 1, tf.nest.map_structure(lambda total, new: total + new, sums, micro_sums(k))),
+        (1, micro_sums(0)),
         parallel_iterations=1,
         maximum_iterations=state.accumulate - 1,
     )
@@ -167,21 +165,21 @@ def _sum_over_replicas(weight):
 
 
 def _gradients(state, loss, batch, groups, reduce_weight):
-    """Returns the gradients of total / `reduce_weight`(weight) for one micro-batch as a flat list, total and weight."""
+    """Returns (gradients of total / `reduce_weight`(weight) as a flat list, total, weight) of one micro-batch."""
     variables = [variable for _, members in groups for variable in members]
     with tf.GradientTape(persistent=len(groups) > 1) as tape:
         totals, weight = loss(batch)
     players = [members for _, members in groups] if isinstance(totals, list) else [variables]
-    # The gradient of the mean, unlike that of the sum, stays in float16's range. The mean must be the
-    # global one already here: gradients that flow between replicas (through gathered negatives or
-    # batch statistics) have to be scaled by the same global weight.
+    # The gradient of the mean, unlike that of the sum, stays in float16's range. It is divided by the global
+    # weight already here, because gradients also flow between replicas (through gathered negatives or batch
+    # statistics) and must all have the same scale.
     unit = tf.math.divide_no_nan(tf.identity(state.loss_scale), reduce_weight(weight))
     gradients = []
     for total, members in zip(tf.nest.flatten(totals), players):
         gradients += tape.gradient(total, [v.value for v in members], output_gradients=unit)
     missing = [v.path for v, g in zip(variables, gradients) if g is None]
     if missing:
-        raise ValueError(f"The loss does not depend on these trainable variables: {missing}")
+        raise ValueError(f"The loss does not depend on these trainable variables: {missing}. Use or freeze them.")
     return [tf.convert_to_tensor(g) for g in gradients], totals, weight
 
 

@@ -12,7 +12,7 @@ WARM_UP = 10.0  # the step at which the warmed-up decay is 1/2
 
 
 def warmed_up(decay, step):
-    """Returns the decay at a step: min(`decay`, step / (step + 10)), small at first so that early weights fade fast."""
+    """Returns the decay at a step: min(`decay`, step / (step + 10)), small at first to forget the initial weights."""
     step = tf.cast(step, tf.float32)
     return tf.minimum(decay, step / (step + WARM_UP))
 
@@ -25,7 +25,7 @@ def follow(strategy, averages, variables, decay, failed_step):
         averages, variables: lists of floating-point Keras variables of the same shapes: the `variables` of two
             networks, or their `trainable_variables` to leave the batch statistics out.
         decay: scalar in [0, 1].
-        failed_step: the objective's `failed_step`; unless it is −1, nothing changes.
+        failed_step: the objective's `failed_step`; the averages change only if it is −1.
     """
 
     def move():

@@ -36,7 +36,7 @@ class Objective(keras.Model):
     min_batch_size: int = 1
     """Minimum number of examples in a batch."""
     skip_on_init: tuple[str, ...] = ()
-    """Names of head weights that `init` does not copy, since they mean something else in the saved encoder."""
+    """Names of head weights that `init` does not copy, since they have another meaning in the saved encoder."""
     keep_last_checkpoint: bool = False
     """True if the last weights count as the best, as in a GAN, whose validation loss does not measure quality."""
 
@@ -56,7 +56,7 @@ class Objective(keras.Model):
     context: int | None = None
     """Maximum number of tokens in training, if the network does not define it."""
     longest: int | None = None
-    """Maximum length of a training clip in samples; longer ones are cropped when batches are made. None disables it."""
+    """Maximum length of a training clip in samples; batches crop longer ones at random. None disables it."""
     tokens: int = 0
     """Number of tokens in an example that is a window of text; else 0."""
     player_norms: list
@@ -90,13 +90,13 @@ class Objective(keras.Model):
             optimizer: a Keras optimizer or its name. Its own clipping, accumulation
                 and loss scaling must be off, since `descend` does them across replicas.
             clip_norm: maximum global gradient norm, applied to each player of a game separately; or None.
-            accumulate: micro-batches per update. Each replica's part of the batch must be a multiple of it.
+            accumulate: number of micro-batches per update. Each replica's part of the batch must be a multiple of it.
                 The update equals that of the whole batch.
             jit_compile: whether to compile steps with XLA. Ignored with several replicas or deterministic ops.
             **kwargs: `steps_per_execution` and `run_eagerly`, as in Keras.
 
         Raises:
-            ValueError: `accumulate` is larger than 1 and the loss or a layer looks across the batch.
+            ValueError: `accumulate` is larger than 1 and the loss or a layer depends on the whole batch.
         """
         if accumulate > 1 and (self.batch_coupled or has_batch_norm(self)):
             raise ValueError(
@@ -160,13 +160,13 @@ class Objective(keras.Model):
 
         Args:
             batch: a few validation examples, processed by `preprocess`.
-            examples: function without arguments that returns hundreds of them, processed by `preprocess_eval`.
-            splits: `Splits`; its sources have the tokenizer.
+            examples: function () that returns a batch of hundreds of them, processed by `preprocess_eval`.
+            splits: the run's `Splits`; sources of text have a `tokenizer`.
         """
         return Report()
 
     def warnings(self, logs):
-        """Returns sentences about metrics that look wrong, for the log and TensorBoard.
+        """Returns a list of sentences about suspicious metrics, for the log and TensorBoard.
 
         This method is separate from `report` because it needs no data and runs after every evaluation interval, even
         without TensorBoard.

@@ -10,11 +10,11 @@ class Report:
     images: dict = dataclasses.field(default_factory=dict)
     """{name: rows of images, each (N, H, W, C) float in [0, 1]}."""
     audio: dict = dataclasses.field(default_factory=dict)
-    """{name: (waveforms (N, L) float in [-1, 1], Hz)}; -1 is padding."""
+    """{name: (waveforms (N, L) float in [-1, 1], sampling rate in Hz)}; -1 is padding."""
     texts: dict = dataclasses.field(default_factory=dict)
     """{name: Markdown}."""
     scalars: dict = dataclasses.field(default_factory=dict)
-    """{tag: number}; the tag contains its group, as in "quality/fid"."""
+    """{tag: number}; a tag begins with its TensorBoard group, as in "quality/fid"."""
     histograms: dict = dataclasses.field(default_factory=dict)
     """{name: values (N,)}."""
     embeddings: dict = dataclasses.field(default_factory=dict)

@@ -8,12 +8,12 @@ import tensorflow as tf
 
 @dataclasses.dataclass
 class StepCount:
-    """Requested and finished steps. `fit` and `evaluate` set the requested ones; the step functions count."""
+    """Requested and finished steps. `fit` and `evaluate` set the former; the step functions count the latter."""
 
     train: int | None = None
-    """Training steps in an epoch; None means until the data end."""
+    """Training steps per epoch; None runs until the data is exhausted."""
     test: int | None = None
-    """Steps in an evaluation; None means until the data end."""
+    """Steps per evaluation; None runs until the data is exhausted."""
     done: int = 0
     """Finished steps of the current epoch or evaluation."""
 
@@ -30,7 +30,7 @@ def make_step_function(objective, step_function, training):
         objective: a compiled `Objective`. The function writes its `step`, `step_graph` and `step_count`,
             and reads its `rows` and `failed_step`.
         step_function: the objective's `train_step` or `test_step`.
-        training: whether these are training steps.
+        training: bool, whether these are training steps.
 
     Returns:
         A function of an iterator that returns {metric name: current value}, as Keras' `fit` and `evaluate`

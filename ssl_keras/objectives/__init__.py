@@ -1,4 +1,4 @@
-"""Objectives: one module each, named like the objective; every module is an `ObjectiveModule`."""
+"""Objectives: one module each, named like the objective; every module implements `ObjectiveModule`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ObjectiveModule(typing.Protocol):
         """Returns the encoder as a `Network`, whose `build()` makes the graph; `spec` is `splits.train.spec()`."""
 
     def build(settings, spec, encoder=None) -> Objective:
-        """Returns the objective; `encoder` is a graph, a `Network` or a function like the module's own, the default.
+        """Returns the objective; `encoder` is a functional graph, a `Network` or a function, by default the module's.
 
         The objective's `head`, which is saved with the encoder, must be built from a `Network`.
         """

@@ -35,7 +35,7 @@ from ssl_keras.networks import Network, realize
 from ssl_keras.networks.dense import dense_decoder
 
 DEFAULTS = Training()
-MANY_WEIGHTS = 10**8  # in the first and last layer, above which `build` warns
+MANY_WEIGHTS = 10**8  # of the first and last layer together, above which `build` warns
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +53,7 @@ class Settings:
     def __post_init__(self):
         check_fields(self)
         if not self.widths:
-            raise ValueError("widths must be one or more positive integers. Received: none")
+            raise ValueError(f"widths must be one or more positive integers. Received: {self.widths}")
 
 
 def prepare(settings, splits, init=None):
@@ -96,8 +96,8 @@ def build(settings, spec, encoder=encoder):
 def pixel_cross_entropy(image, logits):
     """Returns the binary cross-entropy in nats, averaged over pixels: two (B, H, W, C) -> (B,).
 
-    The gradient with respect to the logits, (σ(z) − x) / P, is written out. The graph computes this sigmoid
-    already; automatic differentiation would compute the derivative of softplus a second time.
+    The gradient with respect to the logits, (σ(z) − x) / P, is written out, since the graph contains this
+    sigmoid already. Automatic differentiation would also compute the derivative of softplus.
     """
     pixels = math.prod(image.shape[1:])
 

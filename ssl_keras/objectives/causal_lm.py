@@ -4,11 +4,10 @@ The tutorial's section 4.1: P(x_{t+1} | x₁…x_t) is the softmax over the voca
 ⟨f(x₁…x_t), embedding of x⟩. f is a causal transformer, and shares its input embeddings with the output
 (Press & Wolf 2017). The loss is −log P, averaged over tokens.
 
-Departures: the tutorial's f is "feed-forward"; here it is a transformer, which adds attention. The default
-architecture, `modern`, changes GPT-2's network as described in `networks/transformer.py`;
-`--architecture gpt2` is the original. The loss of `modern` starts above log V: its embeddings have
-elements of unit size, so it first predicts that each token repeats, and unlearns this within some fifty steps.
-There is no dropout, since each replica would draw its own; a run that overfits keeps its best checkpoint.
+Departures: the tutorial's f is "feed-forward"; here it is a transformer. The default architecture, `modern`, changes
+GPT-2's network as described in `networks/transformer.py`; `gpt2` is the original. The loss of `modern` starts above
+log V: its embeddings have elements of unit size, so it first predicts that each token repeats, and unlearns this within
+about fifty steps. There is no dropout, since replicas would draw different masks; a run keeps its best checkpoint.
 
 Shapes: `B` batch, `T` context, `W ≥ T + 1` window, `D` width, `V` vocabulary.
 
@@ -107,13 +106,14 @@ class CausalLM(Objective):
         self.track(mean, count, self.bytes(batch))
 
     def track(self, mean, count, text_bytes):
+        """Updates `perplexity` and, if the number of bytes is known, `bits_per_byte`."""
         self.perplexity.update_state(mean, count)
         if text_bytes is not None:
             bits = mean * count / math.log(2)
             self.bits_per_byte.update_state(tf.math.divide_no_nan(bits, text_bytes), text_bytes)
 
     def bytes(self, batch):
-        """Returns the weighted number of bytes of text that the targets stand for; None if it is not known."""
+        """Returns the weighted number of bytes of UTF-8 text in the targets; None if it is unknown."""
         if "bytes" not in batch:
             return None
         lengths = tf.cast(batch["bytes"][:, 1:], tf.float32)
@@ -144,7 +144,7 @@ class CausalLM(Objective):
         )
 
     def _samples(self, batch, tokenizer):
-        """Markdown of the beginnings of held-out windows, in bold, and their continuations."""
+        """Markdown of prompts from held-out windows, in bold, and their continuations."""
         context = self.generator.context
         start = min(16, context // 2)
         prompts = np.maximum(batch["tokens"][:3, :start].numpy(), 0)

@@ -1,7 +1,7 @@
 """Classifier: predict an image's label (supervised).
 
-`downstream/finetune.py` trains the same class from saved encoders. The tutorial's section 4.2 on classes
-that come from the image itself is `rotation`.
+`downstream/finetune.py` trains the same class from saved encoders. The objective `rotation` implements
+the tutorial's section 4.2, where the classes come from the image itself.
 
 The loss is the softmax cross-entropy in nats, averaged over images, with label smoothing ε:
 
@@ -45,7 +45,7 @@ DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
 )
 NONE = Augmentation()
-BETA_TABLE = 1025  # points at which the inverse of the Beta distribution is tabulated, and interpolated in between
+BETA_TABLE = 1025  # points at which Beta's quantile function is tabulated; it is linear in between
 Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, Range(0, 100)]
 
 
@@ -93,16 +93,16 @@ class Classifier(Objective):
     """Holds `encoder` and `head`; trains on `batch["image"]`, `["tokens"]` or `["waveform"]`, and `["label"]`.
 
     Args:
-        encoder: functional graph to features (B, D), or from tokens to states (B, T, D).
-        head: functional graph from features to logits.
+        encoder: functional graph, input -> features (B, D), or tokens (B, T) -> states (B, T, D).
+        head: functional graph, features (B, D) -> logits (B, Y).
         augmentation: `Augmentation` of images, or `AudioAugmentation` of waveforms.
         label_smoothing: fraction of the target that is spread over all classes.
         mixup: α of mixup; 0 disables it.
-        frozen: whether the encoder is frozen.
+        frozen: bool, whether the encoder is frozen.
         name: name of the objective.
 
     Attributes:
-        noise_samples: samples of the longest clip of the data, if waveforms are augmented.
+        noise_samples: number of samples in the longest clip of the data, if waveforms are augmented.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Classifier(Objective):
             self.encoder.trainable = False
         self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
         self.predicts_classes, self.noise_samples = True, None
-        # The inverse of Beta(α, α)'s distribution at equally spaced points.
+        # The quantile function of Beta(α, α) at equally spaced probabilities.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
 
@@ -132,7 +132,7 @@ class Classifier(Objective):
         ]
 
     def preprocess(self, batch, random):
-        """Augments the input; mixup adds `partner`, the other label, and `share` (B,), the weight of the own one."""
+        """Augments the input; mixup adds `partner` (B,), the second label, and `share` (B,), the first one's weight."""
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
             return augment_waveforms(batch, random, self.augmentation, rate, self.noise_samples)

@@ -1,8 +1,8 @@
 """Contrastive learning (SimCLR, AMDIM, VICReg): map two views of an image to similar features.
 
 The tutorial's reference is AMDIM (Bachman et al. 2019, "Learning representations by maximizing mutual
-information across views"). InfoNCE bounds the mutual information between views from below: log K nats plus
-the negative loss, for K candidates (van den Oord et al. 2018, equation 5). The losses are in `losses.py`:
+information across views"). The mutual information between views is at least log K
+minus the InfoNCE loss, in nats, for K candidates (van den Oord et al. 2018, equation 5). The losses are in `losses.py`:
 
 - `nt_xent`: InfoNCE between whole views, with all other views of the batch as negatives (SimCLR, Chen et al. 2020).
 - `local_global`: `nt_xent` plus InfoNCE between each whole view and the other view's positions in the last
@@ -12,10 +12,10 @@ the negative loss, for K candidates (van den Oord et al. 2018, equation 5). The 
 Departures: Adam instead of LARS, since batches are small; batch normalization only after the hidden layers of
 the projection head; AMDIM's own network and its 5→5 pairs are not used; see also `data/augment_images.py`.
 
-Shapes: `B` batch, `H W C` image, `D` features, `Z` projection, `P` positions.
+Shapes: `B` batch (`b` a replica's part), `H W C` image, `D` features, `Z` projection, `P` positions.
 
-Metrics: `loss`, nats per image, or VICReg's weighted sum; `top1`, accuracy of finding an image's second view
-by its first among the batch, in [0, 1]; `alignment`, mean squared distance between the two views' normalized
+Metrics: `loss`, nats per image, or VICReg's weighted sum; `top1`, accuracy of retrieving an image's second
+view by its first from the batch, in [0, 1]; `alignment`, mean squared distance between the two views' normalized
 features (Wang & Isola 2020), in [0, 4]; `gradient_norm` (training only). Loss and top-1 depend on the batch size.
 """
 
@@ -68,7 +68,7 @@ class Settings(vision.Settings):
     def __post_init__(self):
         super().__post_init__()
         if not self.projection:
-            raise ValueError("projection must be one or more positive integers. Received: none")
+            raise ValueError(f"projection must be one or more positive integers. Received: {self.projection}")
 
 
 prepare = vision.prepare
@@ -86,7 +86,7 @@ def build(settings, spec, encoder=encoder):
 
 
 def projectors(settings, network):
-    """Returns the projection head and, for `local_global`, a graph that also outputs the last stages, and its heads."""
+    """Returns (projection head, graph that also outputs the last stages or None, the projection heads of these)."""
     whole = projector(network.output_shape[-1], settings.projection, "projector")
     if settings.loss != "local_global":
         return whole, None, ()

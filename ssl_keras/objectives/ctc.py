@@ -1,14 +1,14 @@
 """CTC (Graves et al. 2006): recognize speech as characters or words, supervised by transcripts.
 
-For the tutorial's section 6, which names speech recognition. Connectionist temporal classification predicts
+Section 6 of the tutorial mentions speech recognition. Connectionist temporal classification predicts
 one of V symbols, or the blank, for each frame t. The loss is −log of the total probability of all paths π of
-symbols and blanks that write the target y,
+symbols and blanks that map to the target y,
 
     −log Σ_{π → y} Π_t P(π_t | x),   averaged over target symbols,
 
-where π → y drops repetitions, then blanks. With `--init` of an encoder saved by `wav2vec2` it fine-tunes a
-pretrained encoder on few transcribed clips (Baevski et al. 2020, section 3.2). Decoding takes the likeliest
-symbol of each frame.
+where π → y merges repeats, then removes blanks. With `--init` of an encoder saved by `wav2vec2` it fine-tunes a
+pretrained encoder on few transcribed clips (Baevski et al. 2020, section 3.2). Decoding is greedy: it takes
+the most likely symbol of each frame.
 
 Departure: there is no language model.
 
@@ -81,7 +81,7 @@ class Settings(sound.Settings):
         super().__post_init__()
         if self.shift:
             raise ValueError(
-                f"shift must be 0, since a shift could cut off words that are in the transcript. Received: {self.shift}"
+                f"shift must be 0, since a shift could cut off words of the transcript. Received: {self.shift}"
             )
 
 
@@ -114,7 +114,7 @@ def _with_targets(part, settings):
     try:
         targets = settings.symbols.encode(part.column("target"))
     except ValueError as error:
-        raise ValueError(f"{part.name}: {error}. Use --init with an encoder of wav2vec2 to learn others.") from error
+        raise ValueError(f"{part.name}: {error}. Use --init with a wav2vec2 encoder to learn new symbols.") from error
     # At the highest speed a clip must still have one frame per symbol, and one for a blank between equal symbols.
     needed = np.array([len(one) + sum(a == b for a, b in zip(one, one[1:])) for one in targets])
     frames = part.lengths / (1 + settings.speed) // (settings.rate // waveform.FRAMES_PER_SECOND)
@@ -126,7 +126,7 @@ def _with_targets(part, settings):
         )
     if len(fits) < len(targets):
         log.warning(
-            "%s: %d of %d clips are left out, since they are longer than %g s or too short for their transcripts",
+            "%s: %d of %d clips are skipped, since they are longer than %g s or too short for their transcripts",
             part.name,
             len(targets) - len(fits),
             len(targets),
@@ -208,7 +208,7 @@ class CTC(Objective):
         return dict(zip(("quality/symbol_error_rate", "quality/sequence_error_rate"), rates))
 
     def _transcripts(self, batch):
-        """A table of true and decoded transcripts."""
+        """Markdown table of true and decoded transcripts."""
         lines = ["| transcript | decoded |", "|---|---|"]
         decoded = ctc.greedy(*ctc.frame_logits(self.encoder, self.head, batch["waveform"][:NUM_SHOWN]))
         for pair in zip(batch["target"].numpy(), decoded):

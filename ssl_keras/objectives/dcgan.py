@@ -27,8 +27,8 @@ Metrics, none of which measures the quality of images:
 
 - `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the critic's units.
 - `real` and `fake`: mean of σ(D), in [0, 1], on real and generated images; with wasserstein the mean of D.
-- `diversity`: distance from a generated image to its nearest neighbor in the batch, over that of real images. It is
-  about 1 if both vary alike, and 0 if few images repeat (collapse). Missing classes show only with `--classifier`.
+- `diversity`: mean distance of generated images to their nearest neighbors in the batch, divided by that of real
+  images: about 1 if both vary alike, near 0 in collapse. Only FID and KID (`--classifier`) detect missing classes.
 - `gradient_norm` of the discriminator and `generator_gradient_norm` (training only).
 - `penalized_gradient_norm` (loss wasserstein): mean ‖∇D(y)‖, which the penalty pulls to 1.
 """
@@ -56,10 +56,10 @@ from ssl_keras.networks import Network, conv, dcgan
 
 DEFAULTS = Training(epochs=20, batch_size=128, learning_rate=5e-4, beta_1=0.5, report_every=5)
 LOSSES = ("non_saturating", "wasserstein")
-NUM_SHOWN = 8  # images along each side of the grid of samples
+NUM_SHOWN = 8  # samples along each side of the grid
 # Thresholds of warnings: on the discriminator's loss, the generator's gradient norm and the diversity of an interval.
 WON, VANISHED, COLLAPSED = 0.01, 1e-4, 0.25
-MIN_STEPS = 200  # before a warning, since all samples are one gray at first
+MIN_STEPS = 200  # no warnings before, since at first all samples are the same gray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,8 @@ def prepare(settings, splits, init=None):
     """Returns settings and splits unchanged.
 
     Raises:
-        ValueError: no images; sides that do not halve to 4 to 7 pixels; `classifier` is not a classifier, or takes
-            images of another shape.
+        ValueError: no images; sides that are not 4 to 7 pixels after halving; `classifier` is not a classifier, or
+            takes images of another shape.
     """
     shape, _ = splits.train.column_spec("image")
     dcgan.stages(shape)
@@ -134,21 +134,21 @@ def build(settings, spec, encoder=own_trunk):
     """Returns the objective.
 
     Args:
-        settings: as from `prepare`.
-        spec: the data's columns.
-        encoder: any function or functional graph from images to (B, D). The discriminator is one unit on its
-            features; for the default encoder, on its last stage.
+        settings: `Settings`, completed by `prepare`.
+        spec: `splits.train.spec()`.
+        encoder: any function or functional graph from images to (B, D). The discriminator adds one unit to its
+            features or, for the default encoder, to its last stage.
 
     Raises:
         ValueError: the encoder's input or output does not fit, or it has unsuitable batch normalization.
     """
     network = vision.chosen_encoder(settings, spec, encoder)
-    judged = network.output
+    features = network.output
     if encoder is own_trunk:
-        judged = network.get_layer(f"stage_{dcgan.stages(spec['image'][0]) - 1}").output
+        features = network.get_layer(f"stage_{dcgan.stages(spec['image'][0]) - 1}").output
     dcgan.check_batch_norms(network, allowed=settings.norm == "batch")
     discriminator = dcgan.discriminator(
-        network, judged, settings.norm == "spectral", bias=settings.loss != "wasserstein"
+        network, features, settings.norm == "spectral", bias=settings.loss != "wasserstein"
     )
     return DCGAN(settings, network, discriminator, *(head(settings, spec).build() for _ in range(2)))
 
@@ -173,7 +173,7 @@ class DCGAN(Objective):
             self.penalized_gradient_norm = keras.metrics.Mean("penalized_gradient_norm")
 
     def compile(self, optimizer="adam", generator_optimizer=None, **kwargs):
-        """Compiles with the discriminator's optimizer and the generator's, by default one of the same configuration."""
+        """Compiles with the discriminator's optimizer and the generator's, by default with the same configuration."""
         optimizer = keras.optimizers.get(optimizer)
         self.generator_optimizer = generator_optimizer or type(optimizer).from_config(optimizer.get_config())
         super().compile(optimizer, **kwargs)
@@ -240,7 +240,7 @@ class DCGAN(Objective):
         return [critic], count
 
     def player_losses(self, real, fake):
-        """Returns the discriminator's and the generator's loss, (B,) each, of logits (B,) of real and fake images."""
+        """Returns the discriminator's and the generator's loss, (B,) each, from logits (B,) of real and fake images."""
         if self.settings.loss == "wasserstein":
             return fake - real, -fake
         return tf.nn.softplus(-real) + tf.nn.softplus(fake), tf.nn.softplus(-fake)
@@ -262,7 +262,7 @@ class DCGAN(Objective):
         mix = batch["between"][:, turn]  # (B, 1, 1, 1)
         points = mix * batch["image"] + (1 - mix) * tf.stop_gradient(generated)
         with conv.freeze_statistics():
-            # Halved, since the gradient of the paper is with respect to images in [-1, 1].
+            # Halved, since the paper's gradient is with respect to images in [-1, 1].
             norm = 0.5 * losses.gradient_norms(self.discriminator, points)
         weight = example_weight(batch)
         self.penalized_gradient_norm.update_state(norm, weight)
@@ -290,12 +290,12 @@ class DCGAN(Objective):
         if logs["diversity"] < COLLAPSED:
             found.append(
                 f"the samples have collapsed: they are {logs['diversity']:.2g} times as far apart as real images. "
-                "Try --loss wasserstein --critic-steps 3, or start again with another --seed."
+                "Try --loss wasserstein --critic-steps 3, or another --seed."
             )
         return found
 
     def report(self, batch, examples, splits):
-        """Images, a grid of samples from fixed latents, the logits of both and, with a classifier, FID and KID."""
+        """Images, a grid of samples from fixed latents, the logits of both and, given a classifier, FID and KID."""
         return Report(
             images={
                 "real": [unit_range(batch["image"])],

@@ -1,10 +1,10 @@
 """Image-text contrastive learning (CLIP, SigLIP): embed images and their captions in a joint space.
 
-In CLIP (Radford et al. 2021), features of images and captions are projected into a joint space. Each image must find
-its own caption among all captions of the batch, and each caption its image. The losses are in `losses.py`:
+In CLIP (Radford et al. 2021), features of images and captions are projected into a joint space. The task is to
+identify each image's caption among all captions of the batch, and each caption's image. The losses are in `losses.py`:
 
 - `clip`: symmetric InfoNCE over the two directions.
-- `sigmoid`: a binary loss for each image and caption, whether they belong together (SigLIP, Zhai et al. 2023).
+- `sigmoid`: a binary cross-entropy for each pair of an image and a caption (SigLIP, Zhai et al. 2023).
 
 Candidates are the examples of all replicas. Two examples with the same caption tokens are one concept, and
 not each other's negatives. The scale (one over the temperature) is learned, and is at most 100.
@@ -12,11 +12,11 @@ not each other's negatives. The scale (one over the temperature) is learned, and
 Departures: a small convolutional network and a small transformer, whose states are averaged over the caption.
 Each step draws one of an image's captions, or several. Adam does not decay norms, biases and the scale. The
 transformer may have no blocks and no projection; it is then a mean of token embeddings, which a thousand pairs
-are enough for (`benchmarks/image_text.py`).
+are enough to train (`benchmarks/image_text.py`).
 
-Shapes: `B` batch, `H W C` image, `K` captions of an image, `T` tokens, `D` features, `Z` joint space.
+Shapes: `B` batch (`b` of a replica), `H W C` image, `K` captions per image, `T` tokens, `D` features, `Z` joint space.
 
-Metrics: `loss`, nats per pair; `top1`, accuracy of finding an image's caption among the batch's, in [0, 1];
+Metrics: `loss`, nats per pair; `top1`, accuracy of retrieving an image's caption from the batch, in [0, 1];
 `temperature`, the learned one; `gradient_norm` (training only). Loss and top-1 depend on the batch size.
 """
 
@@ -112,7 +112,7 @@ class Settings(vision.Settings):
             )
 
 
-# Setting: keyword of the language model, or of the towers, that a run starts from.
+# {setting: keyword of the saved network to start from}, for language models and for towers.
 LANGUAGE_MODEL = {
     "text_architecture": "architecture",
     "text_layers": "layers",
@@ -138,7 +138,7 @@ def prepare(settings, splits, init=None):
     if init is not None and (settings.init_image or settings.init_text):
         raise ValueError("Expected either --init or --init-image and --init-text. Received: both")
     if settings.freeze_image and not (init or settings.init_image):
-        raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init with it.")
+        raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init.")
     settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
@@ -232,7 +232,7 @@ class ImageText(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def report(self, batch, examples, splits):
-        """Pairs and their similarities, and retrieval on a sample of the validation pairs, by their names."""
+        """Pairs and their similarities, and retrieval by first captions on a sample of the validation pairs."""
         source, image, text = self._embed_sample(splits)
         tokenizer = splits.train.tokenizer
 
@@ -248,7 +248,7 @@ class ImageText(Objective):
         )
 
     def _similarity(self, batch):
-        """Returns the images, and a gray picture of similarities with images in rows and captions in columns."""
+        """Returns the images, and their similarities in grayscale, with images in rows and captions in columns."""
         image, text = (losses.l2_normalize(x) for x in self.head([self.encoder(batch["image"]), batch["tokens"]]))
         similarity = (tf.matmul(image, text, transpose_b=True)[None, ..., None] + 1) / 2
         return {"views": [batch["image"]], "similarity": [pictures.enlarged(similarity, PICTURED_PIXELS)]}
@@ -260,14 +260,14 @@ class ImageText(Objective):
         return {f"quality/{way}, recall@{k}": value for way, each in found.items() for k, value in each.items()}
 
     def _found(self, source, image, text):
-        """Returns rows of images: each column has an image, and below it the images that its name finds first."""
+        """Returns rows of images: each column has an image and, below it, the top results for its first caption."""
         chosen = evenly_spaced(len(source), NUM_SHOWN)
         found = np.argsort(-(text[chosen] @ image.T), axis=1)[:, :NUM_SHOWN]
         images = source.column("image")
         return [unit_range(tf.constant(images[rows])) for rows in (chosen, *found.T)]
 
     def _embed_sample(self, splits):
-        """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and of its names."""
+        """Returns a sample of the validation pairs, and the embeddings (N, Z) of its images and first captions."""
         source = splits.validation.take(evenly_spaced(len(splits.validation), NUM_EVALUATED))
         return (
             source,

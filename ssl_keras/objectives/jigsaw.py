@@ -1,12 +1,12 @@
 """Jigsaw puzzles (Noroozi & Favaro 2016): predict the permutation that shuffled the tiles of an image.
 
-"Unsupervised learning of visual representations by solving jigsaw puzzles" is a reference of the tutorial's. An
-image is cut into a grid of cells, one tile is taken from each, and the tiles are shuffled by one of a
-fixed set of permutations that are far apart. The encoder is applied to each tile separately; the solver,
+The tutorial cites "Unsupervised learning of visual representations by solving jigsaw puzzles". An image
+is cut into a grid of cells, one tile is taken from each, and the tiles are shuffled by one of a
+fixed set of permutations with large Hamming distances. The encoder is applied to each tile separately; the solver,
 a small MLP, combines their features and predicts the permutation.
 
-Tiles are smaller than their cells and placed in them at random (section 4.2). Otherwise matching edges would
-give the order away, and the encoder would not learn what the tiles show.
+Tiles are smaller than their cells and placed in them at random (section 4.2). Otherwise the encoder could
+solve the puzzle from matching edges, without learning what the tiles show.
 
 The loss is the softmax cross-entropy over the permutations, in nats per image.
 
@@ -60,13 +60,13 @@ class Settings(vision.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        most = math.factorial((self.grid or 3) ** 2)
-        if self.permutations > most:
-            raise ValueError(f"permutations must be 2 to {most}, or 0. Received: {self.permutations}")
+        maximum = math.factorial((self.grid or 3) ** 2)
+        if self.permutations > maximum:
+            raise ValueError(f"permutations must be 2 to {maximum}, or 0. Received: {self.permutations}")
 
 
 def filled(settings, shape):
-    """Returns the settings with grid and number of permutations. Raises ValueError if images are too small."""
+    """Returns the settings with grid and permutations set. Raises ValueError if images are too small."""
     side = min(shape[:2])
     grid = settings.grid or (3 if side >= NINE_TILES_FROM else 2)
     most = math.factorial(grid**2)
@@ -122,7 +122,7 @@ def tile_size(side, grid, gap):
 def permutation_set(tiles, count):
     """Chooses permutations greedily, each as far from the earlier ones as possible: int32 (count, tiles).
 
-    Noroozi & Favaro 2016, algorithm 1: by the smallest Hamming distance, and among equals by the mean.
+    Algorithm 1 of Noroozi & Favaro 2016: maximizes the minimum Hamming distance; the mean breaks ties.
     """
     every = np.array(list(itertools.permutations(range(tiles))), np.int8)
     chosen = [0]  # the identity; by symmetry any other one is as good

@@ -1,6 +1,6 @@
 """Masked language model (BERT, Devlin et al. 2018): predict masked tokens from the text on both sides.
 
-Task 1 of their section 3.1. In each window 15% of the tokens are chosen; 80% of these become [MASK], 10% a random
+Task 1 of the paper's section 3.1. In each window 15% of the tokens are chosen; 80% of these become [MASK], 10% a random
 token, and 10% stay. The loss is −log P of the chosen tokens, averaged over them. P is the softmax over inner products
 with the token embeddings, after BERT's head (a dense layer, GELU and norm; a bias per token). The head is
 applied to the chosen positions only.
@@ -8,7 +8,7 @@ applied to the chosen positions only.
 Departures: no next-sentence task, which Liu et al. 2019 found of no benefit; tokens are chosen again at every
 step; special tokens are never chosen; no dropout. With `--whole-words` all tokens of a word are chosen together.
 
-Shapes: `B` batch, `T` tokens, `M` largest number of chosen tokens in a window, `D` width, `V` vocabulary.
+Shapes: `B` batch, `T` tokens, `M` maximum number of chosen tokens in a window, `D` width, `V` vocabulary.
 
 Metrics: `loss`, nats per chosen token; `accuracy`, top-1 on chosen tokens, in [0, 1]; `gradient_norm` (training only).
 """
@@ -29,8 +29,8 @@ from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language
 from ssl_keras.networks import Network, transformer
 
-MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay
-NEVER = 2.0  # key of a token that must not be chosen; all others are below 1
+MASKED, RANDOM = 0.8, 0.1  # fractions of the chosen tokens; the rest stay
+NEVER = 2.0  # sort key of a token that must not be chosen; all others are below 1
 DEFAULTS = Training(
     data="pydoc",
     steps=2000,
@@ -112,32 +112,32 @@ class MaskedLM(Objective):
         self.accuracy = keras.metrics.Mean("accuracy")
 
     def preprocess(self, batch, random):
-        """Masks `tokens`; adds `place` and `target` (B, M) int32, with target -1 if fewer are chosen."""
+        """Masks `tokens`; adds `place` and `target` (B, M) int32; unused entries have target -1."""
         length = self.settings.length
         batch = masking.crop_windows(batch, random, length)
         tokens = batch["tokens"]  # (B, T)
         special = batch["special"] > 0
         allowed = (tokens >= 0) & ~special
-        key = random.uniform("choice", (length,))  # (B, T) in [0, 1): the tokens of the lowest keys are chosen
+        key = random.uniform("choice", (length,))  # (B, T) in [0, 1): the tokens with the lowest keys are chosen
         if self.settings.whole_words:
             after = tf.pad(special[:, :-1], [[0, 0], [1, 0]])  # a word starts after each special token
             key = masking.key_words(key, (batch["starts"] > 0) | after)
         key = tf.where(allowed, key, NEVER)
-        most = max(1, round(self.settings.mask_ratio * length))
+        max_chosen = max(1, round(self.settings.mask_ratio * length))
         count = tf.cast(tf.reduce_sum(tf.cast(allowed, tf.int32), axis=1), tf.float32)  # (B,)
-        wanted = tf.maximum(tf.round(self.settings.mask_ratio * count), tf.minimum(count, 1.0))
-        negative, place = tf.math.top_k(-key, most)  # (B, M), the lowest key first
-        chosen = tf.range(most)[None] < tf.cast(wanted, tf.int32)[:, None]
+        num_chosen = tf.maximum(tf.round(self.settings.mask_ratio * count), tf.minimum(count, 1.0))
+        negative, place = tf.math.top_k(-key, max_chosen)  # (B, M), the lowest key first
+        chosen = tf.range(max_chosen)[None] < tf.cast(num_chosen, tf.int32)[:, None]
         if self.settings.whole_words:
-            chosen &= masking.fit_words(-negative, key, wanted)
+            chosen &= masking.fit_words(-negative, key, num_chosen)
         chosen &= -negative < NEVER
         target = tf.where(chosen, tf.gather(tokens, place, batch_dims=1), -1)
-        kind = random.uniform("kind", (most,))
-        other = tf.cast(random.uniform("token", (most,)) * self.settings.vocabulary, tf.int32)
-        new = tf.where(kind < MASKED, self.settings.mask_token, tf.where(kind < MASKED + RANDOM, other, target))
+        kind = random.uniform("kind", (max_chosen,))
+        random_token = tf.cast(random.uniform("token", (max_chosen,)) * self.settings.vocabulary, tf.int32)
+        new = tf.where(kind < MASKED, self.settings.mask_token, tf.where(kind < MASKED + RANDOM, random_token, target))
         where = tf.where(chosen)  # (number, 2): row, slot
-        at = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(place, where)], axis=1)
-        tokens = tf.tensor_scatter_nd_update(tokens, at, tf.gather_nd(new, where))
+        indices = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(place, where)], axis=1)
+        tokens = tf.tensor_scatter_nd_update(tokens, indices, tf.gather_nd(new, where))
         return {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
 
     def train_step(self, batch):
@@ -172,7 +172,7 @@ class MaskedLM(Objective):
         )
 
     def _predictions(self, batch, tokenizer):
-        """Markdown of held-out windows; at each chosen place, in bold, the true token and the prediction."""
+        """Markdown of held-out windows, with true and predicted tokens in bold at the chosen positions."""
         lines = []
         for ids, place, target in zip(batch["tokens"][:3], batch["place"], batch["target"]):
             shown = [tokenizer.decode([i]) for i in ids.numpy()]

@@ -2,7 +2,7 @@
 
 The tutorial's section 4.3. A recurrent network g reads x₁…x_t, and P(x_{t+h} | x₁…x_t) is the softmax over the
 vocabulary of the inner products ⟨g(x₁…x_t), embedding of x⟩. The horizon h is 2 as in the tutorial; with 1 it
-is a language model. The loss is −log P, averaged over tokens. `seq2seq` has an encoder and a decoder.
+is an ordinary language model. The loss is −log P, averaged over tokens. The objective `seq2seq` adds a decoder.
 
 Departure: dropout has one mask for all positions of an example (Gal & Ghahramani 2016).
 
@@ -54,7 +54,7 @@ def prepare(settings, splits, init=None):
     """Turns text into windows of tokens; completes the settings from the tokenizer and `init`.
 
     Raises:
-        ValueError: the tokenizer has no token for the end of a text; `init` was saved by another objective.
+        ValueError: the tokenizer has no end-of-text token; `init` was saved by another objective.
     """
     splits = tokens.drop_targets(splits)
     if init is not None:
@@ -69,7 +69,7 @@ def prepare(settings, splits, init=None):
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train))
     if tokenizer.end < 0:
-        raise ValueError("The tokenizer needs a token for the end of a text. Train one, such as --tokenizer bpe.")
+        raise ValueError("The tokenizer has no end-of-text token. Train one that has it, such as --tokenizer bpe.")
     settings = dataclasses.replace(settings, vocabulary=tokenizer.vocabulary)
     return settings, tokens.corpus(splits, tokenizer, settings.context, target=settings.horizon)
 
@@ -127,7 +127,7 @@ class RecurrentLM(Objective):
         return recurrent_text.token_loss(target, logits, example_weight(batch), self.accuracy, label_smoothing)
 
     def logits(self, batch, drop=None):
-        """Returns logits (B, T, V) float32 of the token `horizon` places on; `drop` is applied to layers' inputs."""
+        """Returns logits (B, T, V) float32 of the token `horizon` ahead; `drop` is applied to layers' inputs."""
         tokens = batch["tokens"][:, : -self.settings.horizon]
         states = recurrent.encode(self.encoder, tokens, drop) if drop else self.encoder(tokens)
         return recurrent.logits(self.encoder, states)

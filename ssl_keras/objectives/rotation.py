@@ -2,8 +2,8 @@
 
 The tutorial's section 4.2 counts classification as self-supervised if the classes come from the image itself.
 Here the classes are the rotations by 0, 90, 180 and 270 degrees ("Unsupervised representation learning by
-predicting image rotations", equations 1 to 3). All four rotations of an image are in the batch. `classifier`
-learns labels instead.
+predicting image rotations", equations 1 to 3). All four rotations of an image are in the batch. The
+objective `classifier` learns labels instead.
 
 The loss is the softmax cross-entropy in nats, averaged over rotated images: −log softmax(z)_y, y the rotation.
 
@@ -46,7 +46,7 @@ def prepare(settings, splits, init=None):
     settings, splits = vision.prepare(settings, splits, init)
     shape, _ = splits.train.column_spec("image")
     if shape[0] != shape[1]:
-        raise ValueError(f"Expected square images, whose shape a rotation keeps: set image_size. Received: {shape}")
+        raise ValueError(f"Expected square images, whose shape rotations keep. Received: {shape}. Set image_size.")
     return settings, splits
 
 

@@ -1,6 +1,6 @@
 """Sequence to sequence (Bahdanau et al. 2015): a recurrent encoder, and a decoder with attention to it.
 
-The tutorial's section 4.3 names sequence to sequence; the network and horizon that it writes down are
+The tutorial's section 4.3 mentions sequence-to-sequence models; the network and horizon that it defines are in
 `recurrent_lm`. Here a decoder is trained by teacher forcing (Sutskever et al. 2014; see
 `networks/recurrent.py` for what differs). The loss is −log P(y_u | y_1…y_{u−1}, source), averaged over target
 tokens, the end included. The task defines source and target:
@@ -12,7 +12,7 @@ tokens, the end included. The task defines source and target:
 Departures: every token of a masked span becomes a mask token, where the paper has one for the whole span; all spans
 have the same length. Dropout has one mask for all positions of an example (Gal & Ghahramani 2016), keyed by
 its position in the batch, so the number of replicas does not change it. `--scheduled-sampling` mixes in predictions of
-a pass with the true target (Mihaylova & Martins 2019), not of step-by-step decoding (Bengio et al. 2015). A
+a teacher-forced pass (Mihaylova & Martins 2019), not of step-by-step decoding (Bengio et al. 2015). A
 batch is as long as its longest sequence, so XLA (`--jit`) would compile many times.
 
 Shapes: `B` batch, `T` tokens, `U` target tokens, `D` width, `V` target vocabulary, `P` dropout masks per example.
@@ -119,7 +119,7 @@ class Settings(recurrent_text.Settings):
         return symbols.Symbols(self.alphabet).vocabulary if self.symbols else self.vocabulary
 
     def reader(self, tokenizer):
-        """Returns what encodes and decodes targets: the tokenizer, or `Symbols`."""
+        """Returns the tokenizer of targets: `tokenizer`, or `Symbols`."""
         return symbols.Symbols(self.alphabet) if self.symbols else tokenizer
 
 
@@ -145,7 +145,7 @@ def prepare(settings, splits, init=None):
     tokenizer = tokenizer_of(settings, init, lambda: tokens.training_texts(splits.train, with_targets))
     if tokenizer.end < 0 or (settings.task == "denoise" and tokenizer.mask < 0):
         raise ValueError(
-            "The tokenizer needs a token for the end of a text and, for the task denoise, a mask token. Train one, for "
+            "The tokenizer needs an end-of-text token and a mask token (task denoise). Train one that has both, for "
             "example with --tokenizer bpe."
         )
     settings = dataclasses.replace(
@@ -173,7 +173,7 @@ def _start_from(init, settings):
     known = (card["decoding"] or {}).get("symbols")
     if settings.symbols and known:
         kept["alphabet"] = " ".join(known)
-    kept["fresh_targets"] = settings.symbols != bool(known)  # an id would stand for another token
+    kept["fresh_targets"] = settings.symbols != bool(known)  # saved ids stand for other tokens
     return dataclasses.replace(settings, tokenizer=str(init), **kept)
 
 
@@ -272,7 +272,7 @@ class Seq2Seq(Objective):
         return recurrent.logits(self.head, self.head([before, states, tokens]))
 
     def before(self, batch, predictions=None):
-        """Returns the decoder's inputs (B, U) int32: the end token, and the target shifted by one."""
+        """Returns the decoder's inputs (B, U) int32: the end token, then the target without its last token."""
         target = batch["target"]
         if predictions is not None:
             target = tf.where(batch["own"] & (target >= 0), predictions, target)

@@ -1,6 +1,6 @@
 """wav2vec 2.0 (Baevski et al. 2020): identify the quantized features of masked frames of speech.
 
-For the tutorial's section 6, which names speech. A front end computes features z of a waveform's frames. Spans
+Section 6 of the tutorial mentions speech. A front end computes features z of a waveform's frames. Spans
 of them are masked (their section 3.1), and a context network computes states c. Each feature is quantized to q
 by one entry of each of G codebooks with V entries, chosen by a straight-through Gumbel softmax (equation 1).
 The loss of a masked frame t, averaged over masked frames, is (equations 2 to 4)
@@ -8,16 +8,16 @@ The loss of a masked frame t, averaged over masked frames, is (equations 2 to 4)
     −log exp(s(c_t, q_t)/κ) / Σ_{q̃ ∈ Q} exp(s(c_t, q̃)/κ)  +  α · (G·V − Σ_g exp(H(p̄_g))) / (G·V),
 
 where s is the cosine similarity of projections, Q holds q_t and its distractors, and p̄_g is the mean of codebook
-g's probabilities over masked frames. The second term makes the use of entries more even.
+g's probabilities over masked frames. The second term encourages equal use of the entries.
 
 Departures: the distractors are all other masked frames of the clip, not a sample of a hundred, and optionally some
 frames of every other clip of the batch, on all replicas. A frame with the same codes as the true one is not
 a distractor. At least one frame of each clip is masked. The diversity term is that of the authors' code instead
-of equation 4's entropy. There is no dropout, and the front end's gradients are not scaled down. The saved
-encoder is the last checkpoint's.
+of equation 4's entropy. There is no dropout, and the front end's gradients are not scaled down. The last
+checkpoint is saved, not the best.
 
 Shapes: `B` batch (`b` a replica's part), `L` samples, `T` frames, `C` features, `D` width, `Z` projection,
-`G V` codebooks and their entries, `P` frames of all clips.
+`G V` codebooks and their entries, `P` frames sampled from all clips.
 
 Metrics: `loss`, nats per masked frame plus the weighted diversity term; `accuracy`, top-1 among the distractors,
 in [0, 1]; `codes`, perplexity of the chosen entries per codebook, at most V (1 is collapse); `gradient_norm`
@@ -53,7 +53,7 @@ DEFAULTS = Training(
     eval_every=200,
     report_every=5,
 )
-MIN_LOG = 1e-7  # added to a probability before its logarithm
+MIN_LOG = 1e-7  # added to a probability, so that its logarithm is finite
 COLLAPSED = 1.5  # perplexity of the codebooks below which a run warns
 
 
@@ -206,7 +206,7 @@ class Wav2Vec2(Objective):
 
 
 def contrastive_loss(states, targets, codes, mask, places, pool, weight, temperature):
-    """Returns the contrastive loss of each frame in nats, and whether its own target is the likeliest; (b, T) each.
+    """Returns the contrastive loss of each frame in nats, and 1.0 where its own target is most likely; (b, T) each.
 
     Args:
         states, targets: (b, T, Z) projections of states and of quantized features, of any norm.

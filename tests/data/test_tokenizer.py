@@ -63,8 +63,8 @@ def template(count=1, index=2, name="[CLS]"):
         (wordpiece(post_processor=template(name="[NONE]")), "Expected: None"),
         (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' is not in the vocabulary"),
         # Sizes.
-        (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 letters. Received: 2000"),
-        (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 letters|has the wrong id"),
+        (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 characters. Received: 2000"),
+        (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 characters|has the wrong id"),
     ],
 )
 def test_unsafe_tokenizers_are_an_error(content, message):
@@ -78,7 +78,7 @@ def test_dropout_is_disabled_and_words_are_limited(caplog):
     assert "dropout of 0.5 is disabled" in caplog.text
     made = tokenizers.parse(wordpiece(max_input_chars_per_word=10**9), "it")
     assert made.encode(["a" * 100_000])[0] == [made.unknown]  # at once, not in hours
-    assert "Words of more than 500 letters" in caplog.text
+    assert "Words of more than 500 characters" in caplog.text
 
 
 def test_a_vocabulary_without_all_bytes_logs_a_warning(caplog):
@@ -196,7 +196,7 @@ def test_vocabularies_without_a_tokenizer(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read.unknown in tokenizers.load(tmp_path).encode(["THE"])[0]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
-    with pytest.raises(ValueError, match=r"Expected one token a line, \[UNK\] among them"):
+    with pytest.raises(ValueError, match=r"Expected one token per line, with \[UNK\]"):
         tokenizers.load(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_a_vocabulary_and_merges(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
     assert tokenizers.load(tmp_path).encode(ENGLISH) == made.encode(ENGLISH)
     (tmp_path / "merges.txt").write_text("one two three\n")
-    with pytest.raises(ValueError, match="two tokens a line"):
+    with pytest.raises(ValueError, match="two tokens per line"):
         tokenizers.load(tmp_path)
     (tmp_path / "vocab.json").write_text("[" * 10**5)
     with pytest.raises(ValueError, match="is not a supported tokenizer"):

@@ -128,7 +128,7 @@ def test_clips_that_cannot_hold_their_transcripts_are_left_out(caplog):
         left = prepared(["abcabcabcab", "aaaaaa", "b"])
     assert list(left.lengths) == [40_000]
     assert left.column("target")[0][0] == 2
-    assert "2 of 3 clips are left out" in caplog.text
+    assert "2 of 3 clips are skipped" in caplog.text
     assert len(prepared(["abc", "abc", "b"], seconds=1.0)) == 2
     with pytest.raises(ValueError, match="expected clips of at most 0.1 s"):
         prepared(["abc", "abc", "b"], seconds=0.1)

@@ -24,7 +24,7 @@ COLUMNS = ("image", "caption")
 TILE, BORDER = 64, 1  # pixels, of a sheet of emoji
 COMPARED = 32  # pixels per side of images that are compared
 MARGIN = 0.02  # subtracted from the correlation threshold, because correlations change with the image size
-MOST = 32  # captions of an image
+MOST = 32  # captions of an image that are used
 log = logging.getLogger(__name__)
 
 
@@ -243,7 +243,7 @@ def by_concept(source, fold=0, compared=None):
 
 
 def drop_near_duplicates(column, rows, names):
-    """Returns a column of captions without near duplicates of `names` in these rows; first captions are kept."""
+    """Returns a column of captions without near duplicates of `names` in `rows`, except for first captions."""
     column = column.copy()
     listed = {row: column[row].split("\n") for row in rows}
     others = sorted({text for each in listed.values() for text in each[1:]})
@@ -272,7 +272,7 @@ def tokenize(splits, tokenizer, context):
     for source, part in zip(splits, listed):
         silent = [row for row, each in enumerate(part) if not each]
         if silent:
-            raise ValueError(f"{source.name}: the captions of image {silent[0]} have no tokens. Change them.")
+            raise ValueError(f"{source.name}: the captions of image {silent[0]} have no tokens. Expected at least one.")
     rows = tokens.add_special_tokens(
         [ids for part in listed for each in part for ids in each], tokenizer, context, splits.train.base
     )

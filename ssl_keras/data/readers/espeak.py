@@ -1,7 +1,7 @@
 """Synthetic spoken digits: `espeak`, generated offline by the speech synthesizer eSpeak NG. They are not recordings.
 
-Formant synthesis lacks the variety of human speech, so results may not transfer to it. The data is for trying things
-out without a download, and is labeled synthetic wherever it is used.
+Formant synthesis lacks the variety of human speech, so results may not transfer to it. The data is for
+trying out audio objectives without a download. Messages and cards call it synthetic.
 
 Clips are named DIGIT_VOICE_TAKE, as in the Free Spoken Digit Dataset, so `espeak[*_f2_*]` holds out a voice.
 eSpeak NG is under GPL-3, so its package, `espeakng-loader`, is an optional dependency.
@@ -27,7 +27,7 @@ SYNCHRONOUS, CHARACTERS, UTF8, SPEED, PITCH, SEED = 2, 1, 1, 1, 3, ctypes.c_long
 
 
 def load():
-    """Returns `Splits` of 960 clips at 8 kHz: ten digits, twelve voices, eight takes of different speed and accent.
+    """Returns `Splits` of 960 clips at 8 kHz: 10 digits, 12 voices, 8 takes that differ in speed, pitch and accent.
 
     Raises:
         ValueError: The package is not installed.
@@ -82,7 +82,7 @@ def _synthesizer():
             chunks.clear()
             library.espeak_ng_SetRandSeed(SEED)  # otherwise its noise would differ each time
             data = text.encode() + b"\0"
-            # `take` is also the user data, which keeps a reference to it as long as this function lives.
+            # `take` is also passed as user data, so that this function keeps a reference to the callback.
             status = library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, CHARACTERS, 0, UTF8, None, take)
             if status or not chunks:
                 raise RuntimeError(f"eSpeak NG failed to speak {text!r} (status {status}).")

@@ -69,7 +69,7 @@ def read(title, files, shape=(None, None, None)):
     """Returns the `Images` of the readable files.
 
     Args:
-        shape: (H, W, C); the files decide those that are None.
+        shape: (H, W, C); the files' headers determine the entries that are None.
 
     Raises:
         ValueError: Too many files are unreadable.

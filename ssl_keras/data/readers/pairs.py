@@ -139,7 +139,7 @@ def split(train, validation=None, test=None):
 
 
 def part_of(text):
-    """Returns the number of a text, 0..19, that decides its split; see above."""
+    """Returns the hash of a text, 0..19, which determines its split; see above."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % PARTS
 
 

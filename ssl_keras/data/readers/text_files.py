@@ -16,7 +16,7 @@ from ssl_keras.files import printable
 
 BOM = b"\xef\xbb\xbf"
 MAX_INVALID = 0.01  # a larger fraction of characters that are not UTF-8 is an error
-HEAD = 1 << 12  # bytes by which a format is recognized
+HEAD = 1 << 12  # bytes that identify a format
 BLOCK = 1 << 22  # bytes decompressed at a time
 MAX_UNPACKED, MAX_RATIO = 1 << 30, 200  # bytes and compression ratio; a file that exceeds both is an error
 JSON = {".jsonl", ".ndjson", ".json"}
@@ -49,7 +49,7 @@ def ending(path):
 
 
 def opened(path):
-    """Returns an opened file for `span`: the path or, for a compressed file, its bytes, uint8 (n,).
+    """Checks a file; returns what `span` reads: the path or, if compressed, its bytes, uint8 (n,).
 
     Raises:
         ValueError: The first bytes are not those of UTF-8 text, or a compressed file is damaged or implausibly large.

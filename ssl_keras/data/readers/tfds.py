@@ -24,7 +24,7 @@ CAPTIONS = ("caption", "captions", "text")  # names of features with captions
 
 
 def prepare(name):
-    """Returns the builder of a TFDS dataset, and downloads it if needed. Raises as `load` does."""
+    """Returns the builder of a TFDS dataset, and downloads the data if needed. Raises as `load` does."""
     import tensorflow_datasets as tfds
 
     try:
@@ -33,7 +33,7 @@ def prepare(name):
         close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), 3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"Unknown TFDS dataset {name!r}.{hint}") from error
-    except ValueError as error:  # the message of TFDS has twenty lines
+    except ValueError as error:  # only the first of the message's twenty lines helps
         message = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(f"tfds:{name}: {message}. Expected NAME, NAME/CONFIG or NAME:VERSION.") from error
     _prepare(builder, name)
@@ -46,7 +46,7 @@ def load(name, image_size=None):
     Raises:
         ValueError: The dataset is unknown, has no uint8 image, text or audio, has images of different sizes without
             `image_size`, or audio without a sampling rate.
-        RuntimeError: It is not prepared, and preparing it failed, such as offline.
+        RuntimeError: It is not prepared, and preparing it failed, as it does offline.
     """
     import tensorflow_datasets as tfds
 
@@ -141,7 +141,7 @@ def _captions(tfds, builder, split, features, image_key):
 
 
 def _examples(tfds, builder, split, decoders=None):
-    # Files are read one after the other, so that the order of examples is fixed.
+    # Files are read one after the other, so that the order of examples is deterministic.
     read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     return builder.as_dataset(split=split, read_config=read, decoders=decoders, shuffle_files=False)
 
