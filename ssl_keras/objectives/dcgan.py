@@ -23,12 +23,13 @@ gradient. Only the discriminator's trunk is saved: with `--init` its last unit i
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
-Metrics, none of which measures the quality of images:
+Metrics:
 
 - `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the critic's units.
 - `real` and `fake`: mean of σ(D), in [0, 1], on real and generated images; with wasserstein the mean of D.
 - `diversity`: mean distance of generated images to their nearest neighbors in the batch, divided by that of real
-  images: about 1 if both vary alike, near 0 in collapse. Only FID and KID (`--classifier`) detect missing classes.
+  images: about 1 if both vary alike, near 0 in collapse. Only FID and KID (`--classifier`) detect missing
+  classes, and no metric here measures the quality of images.
 - `gradient_norm` of the discriminator and `generator_gradient_norm` (training only).
 - `penalized_gradient_norm` (loss wasserstein): mean ‖∇D(y)‖, which the penalty pulls to 1.
 """
