@@ -23,6 +23,8 @@ gradient. Only the discriminator's trunk is saved: with `--init` its last unit i
 
 Shapes: `B` batch, `H W C` image, `Z` latent, `D` features.
 
+With the loss wasserstein, the metric `penalized_gradient_norm` is the mean ‖∇D(y)‖, which the penalty pulls to 1.
+
 Metrics:
 
 - `loss`, the discriminator's without the penalty, and `generator_loss`: nats per image, or the critic's units.
@@ -31,7 +33,6 @@ Metrics:
   images: about 1 if both vary alike, near 0 in collapse. Only FID and KID (`--classifier`) detect missing
   classes, and no metric here measures the quality of images.
 - `gradient_norm` of the discriminator and `generator_gradient_norm` (training only).
-- `penalized_gradient_norm` (loss wasserstein): mean ‖∇D(y)‖, which the penalty pulls to 1.
 """
 
 import dataclasses
