@@ -17,6 +17,7 @@ import shutil
 import socket
 import tempfile
 import time
+import tokenize
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +28,8 @@ from ssl_keras.files import locks
 IN_MEMORY_BYTES = 1 << 30
 # A file that was just written may change again within the resolution of its timestamps, so its checksum is not cached.
 RECENT = 2_000_000_000  # nanoseconds
-DAMAGE = (OSError, ValueError, LookupError, TypeError, SyntaxError)  # raised by reading a damaged entry
+# What reading a damaged entry raises; NumPy tokenizes the headers of arrays.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, SyntaxError, tokenize.TokenError)
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ssl_keras import encoders, files
 from ssl_keras.data import tokens
-from ssl_keras.data.cache import cache_folder, contents, name_of
+from ssl_keras.data.cache import DAMAGE, cache_folder, contents, name_of
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import image_files
 from ssl_keras.data.readers import images as image_reader
@@ -75,7 +75,7 @@ class Retriever:
         key = ["embeddings", image_files.DECODING, self.card["weights"]["sha256"], contents(paths)]
         cached = cache_folder() / f"{name_of(key)}.npz"
         # An absent or damaged file is written again.
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(cached) as arrays:
+        with contextlib.suppress(*DAMAGE, zipfile.BadZipFile), np.load(cached) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]
         found = image_reader.read("images", paths, self.shape)
         for note in found.notes:
