@@ -124,11 +124,15 @@ def evaluate(
             new = architecture not in known
             like = known.setdefault(architecture, f", like {card['name']}" if known else "")
             if new:
+                log.info("Probing random init%s", like)
                 table[f"random init{like}"] = _probe_network(fresh, data, budgets, seeds, augmentation)
+            log.info("Probing %s", card["name"])
             table[f"{card['name']}, frozen"] = _probe_network(encoder, data, budgets, seeds, augmentation)
             if trained:
+                log.info("Fine-tuning %s", card["name"])
                 table[f"{card['name']}, fine-tuned"] = _train_row(encoder, card, data, budgets, seeds, grid)
                 if new:
+                    log.info("Training from scratch%s", like)
                     table[f"scratch{like}"] = _train_row(fresh, card, data, budgets, seeds, grid)
     return table
 
@@ -204,6 +208,7 @@ def _train_row(encoder, card, splits, budgets, seeds, grid):
         best, best_score = None, -1.0
         chosen = seeds[:1] if budget == ALL else seeds
         settings = list(itertools.product(grid.rates, grid.augmentations))
+        log.info("Training on %s, %d settings, %d seeds", _per_class(budget), len(settings), len(chosen))
         for rate, augmentation in tqdm(settings, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
             objective.augmentation = augmentation
             runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
@@ -220,8 +225,7 @@ def _train_row(encoder, card, splits, budgets, seeds, grid):
                     best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
         rate, augmentation, mark, weights = best
         how = "without" if augmentation in (Augmentation(), AudioAugmentation()) else "with"
-        budget_name = _per_class(budget)
-        log.info("Labels: %s. Chose learning rate %g, %d steps, %s augmentation", budget_name, rate, mark, how)
+        log.info("Chose learning rate %g, %d steps, %s augmentation", rate, mark, how)
         scores = []
         for one in weights:
             files.assign_variables(checkpoint.variables(objective), one)
