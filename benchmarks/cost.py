@@ -82,7 +82,7 @@ SWITCHES = {
     "remat": {"remat": True},
     "XLA": {"jit": True},
 }
-TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialise
+TRANSFORMERS = ("causal_lm", "masked_lm")  # which can rematerialize
 OF_MANY_LENGTHS = ("wav2vec2", "ctc")  # XLA compiles each length of a batch: minutes for 60 steps
 BARE = "bare loop"
 OVERHEAD = "time over the bare loop's"

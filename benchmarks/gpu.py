@@ -106,7 +106,7 @@ SOUND = {"channels": 512, "width": 512, "layers": 6, "heads": 8}
 TINY_TEXT = {"layers": 1, "heads": 2, "width": 32, "context": 32}
 TEXT = {"layers": 6, "heads": 8, "width": 512, "context": 256}
 CNN, RESNET = {"width": 4}, {"network": "resnet50"}
-# Objective: (data, settings, batch size; settings and batch size of --smoke). The CPU takes a sixteenth of the batch.
+# Objective: (data, settings, batch size; settings and batch size of --smoke).
 OBJECTIVES = {
     "autoencoder": (images, {"widths": (2048, 1024, 256)}, 512, {"widths": (32, 16)}, 32),
     "classifier": (images, RESNET, 256, CNN, 32),

@@ -41,6 +41,14 @@ def test_modules_that_are_named_are_there():
     assert {path for path in missing if "simsiam" not in path} == set()  # the worked example, which is not shipped
 
 
+def test_names_that_follow_a_module_are_in_it():
+    """`data/masking.py` `hash_rows` and the like."""
+    pairs = {pair for _, line in lines() for pair in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)` `(\w+)`", line)}
+    assert len(pairs) > 10
+    files = {path: next(p for p in (ROOT / path, ROOT / "ssl_keras" / path) if p.exists()) for path, _ in pairs}
+    assert not [pair for pair in pairs if not re.search(rf"\b{pair[1]}\b", files[pair[0]].read_text("utf-8"))]
+
+
 def test_flags_are_there(capsys):
     shown, missing = {}, []
     for name, line in lines():
