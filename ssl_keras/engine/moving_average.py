@@ -1,9 +1,7 @@
 """Exponential moving average (EMA) of a network's weights, for a teacher or a saved generator.
 
-Update it after `descend` in cross-replica context, once for all replicas. A failed step leaves it unchanged. (After an
-overflow of float16 gradients it still moves, towards the unchanged weights.) In a `train_step`:
-
-    tf.distribute.get_replica_context().merge_call(lambda strategy: follow(strategy, …))
+Update it after `descend`, once for all replicas. A failed step leaves it unchanged. (After an overflow of float16
+gradients it still moves, towards the unchanged weights.)
 """
 
 import tensorflow as tf
@@ -17,8 +15,20 @@ def warmed_up(decay, step):
     return tf.minimum(decay, step / (step + WARM_UP))
 
 
+def update(averages, networks, decay, objective):
+    """Moves each of the networks `averages` towards the network of `networks` with the same position.
+
+    Call it in a `train_step`. The decay is warmed up over the objective's steps.
+    """
+    # Without the states of seed generators, which are integers.
+    means, values = ([v for network in group for v in network.weights] for group in (averages, networks))
+    decay = warmed_up(decay, objective.step)
+    replica = tf.distribute.get_replica_context()
+    replica.merge_call(lambda strategy: follow(strategy, means, values, decay, objective.failed_step))
+
+
 def follow(strategy, averages, variables, decay, failed_step):
-    """Updates the averages: average ← decay·average + (1 − decay)·variable.
+    """Updates the averages in cross-replica context: average ← decay·average + (1 − decay)·variable.
 
     Args:
         strategy: the strategy that `merge_call` passes.

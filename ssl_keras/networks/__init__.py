@@ -7,6 +7,7 @@ is first checked against the builder's annotations.
 import dataclasses
 import functools
 import inspect
+import re
 import typing
 
 import keras
@@ -145,6 +146,42 @@ def gives_states(graph):
     """Returns whether a graph outputs states (B, T, D); without a description, whether its output has three axes."""
     network = description(graph)
     return len(graph.output_shape) == 3 if network is None else BUILDERS[network.builder].states
+
+
+def pooled_features(encoder, x, training=False):
+    """Returns an encoder's features (B, D) of a batch of inputs; states (B, T, D) are averaged over their tokens."""
+    features = encoder(x, training=training)
+    return transformer.pool(features, x) if len(features.shape) == 3 else features
+
+
+def copy_of(graph):
+    """Returns a new graph with the same layers and the same weights."""
+    network = description(graph)
+    copy = keras.models.clone_model(graph) if network is None else network.build()
+    copy.set_weights(graph.get_weights())
+    return copy
+
+
+DEPTH = re.compile(r"(stage|block|recurrent)_\d+")  # names of layers that form one level of depth
+
+
+def depth_groups(graph):
+    """Splits the trainable variables of a graph into levels of depth, from the input to the output.
+
+    A level is a stage or block of the project's networks, or a layer of other graphs. Norms, which have no matrix, are
+    on the level of the layer before them.
+    """
+    groups, last = [], None
+    for layer in graph.layers:
+        variables = layer.trainable_variables
+        match = DEPTH.match(layer.name)
+        level = match[0] if match else layer.name
+        if groups and (level == last or all(len(v.shape) < 2 for v in variables)):
+            groups[-1].extend(variables)
+        elif variables:
+            groups.append(list(variables))
+            last = level
+    return groups
 
 
 def realize(encoder, *arguments):

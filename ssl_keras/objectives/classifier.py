@@ -11,6 +11,9 @@ Mixup (Zhang et al. 2018) mixes each image, and its loss, with its neighbor's in
 from Beta(α, α). Departure: neighbors instead of a permutation of the batch. The order is random anyway,
 and no images have to move between replicas or workers.
 
+With `ema_decay`, the exponential moving average of the weights is evaluated and saved (Tarvainen & Valpola 2017).
+With `class_weights`, the loss of class c is multiplied by N/(Y·N_c), where N_c of the N examples are of class c.
+
 Shapes: `B` batch, `H W C` image, `D` features, `Y` classes; in fine-tuning also `T` tokens, whose hidden
 states (B, T, D) are averaged.
 
@@ -34,12 +37,13 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import check_classes
+from ssl_keras.engine import moving_average
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
+from ssl_keras.modalities.classification import Pair
 from ssl_keras.networks import Network, waveform
-from ssl_keras.networks.transformer import pool
 
 DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
@@ -47,6 +51,7 @@ DEFAULTS = Training(
 NONE = Augmentation()
 BETA_TABLE = 1025  # points at which Beta's quantile function is tabulated; it is linear in between
 Smoothing, Mixup = Annotated[float, Range(0, 1, open="high")], Annotated[float, Range(0, 100)]
+Decay = Annotated[float, Range(0, 1, open="high")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Classifier(Objective):
         augmentation: `Augmentation` of images, or `AudioAugmentation` of waveforms.
         label_smoothing: fraction of the target that is spread over all classes.
         mixup: α of mixup; 0 disables it.
+        ema_decay: decay of the moving average of the weights, which `encoder` and `head` then are; 0 disables it.
+        class_weights: (Y,) factors of the loss of each class, or None.
         frozen: bool, whether the encoder is frozen.
         name: name of the objective.
 
@@ -106,10 +113,21 @@ class Classifier(Objective):
     """
 
     def __init__(
-        self, encoder, head, *, augmentation=NONE, label_smoothing=0.0, mixup=0.0, frozen=False, name="classifier"
+        self,
+        encoder,
+        head,
+        *,
+        augmentation=NONE,
+        label_smoothing=0.0,
+        mixup=0.0,
+        ema_decay=0.0,
+        class_weights=None,
+        frozen=False,
+        name="classifier",
     ):
         super().__init__(name=name)
-        self.encoder, self.head, self.encoder_optimizer = encoder, head, None
+        self.encoder, self.head, self.encoder_optimizers = encoder, head, ()
+        self.ema_decay, self.class_weights = ema_decay, class_weights
         if frozen:  # otherwise left as it is, since a user's encoder may have frozen layers
             self.encoder.trainable = False
         self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
@@ -117,19 +135,20 @@ class Classifier(Objective):
         # The quantile function of Beta(α, α) at equally spaced probabilities.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        self.averaged = Pair(encoder, head)
+        self.student = self.averaged.copy() if ema_decay else self.averaged
 
-    def compile(self, optimizer="adam", encoder_optimizer=None, **kwargs):
-        """Compiles with one optimizer for everything, or with a second one for the encoder unless it is frozen."""
-        self.encoder_optimizer = encoder_optimizer and keras.optimizers.get(encoder_optimizer)
+    def compile(self, optimizer="adam", *encoder_optimizers, **kwargs):
+        """Compiles with one optimizer for everything, or with others for the encoder; see `Pair.optimizer_groups`."""
+        self.encoder_optimizers = [keras.optimizers.get(each) for each in encoder_optimizers]
         super().compile(optimizer, **kwargs)
 
     def optimizer_groups(self):
-        if self.encoder_optimizer is None or self.frozen:
-            return [(self.optimizer, self.trainable_variables)]
-        return [
-            (self.optimizer, self.head.trainable_variables),
-            (self.encoder_optimizer, self.encoder.trainable_variables),
-        ]
+        return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)
+
+    def on_weights_loaded(self):
+        for trained, loaded in zip(self.student, self.averaged):
+            trained.set_weights(loaded.get_weights())
 
     def preprocess(self, batch, random):
         """Augments the input; mixup adds `partner` (B,), the second label, and `share` (B,), the first one's weight."""
@@ -156,18 +175,17 @@ class Classifier(Objective):
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
+        if self.ema_decay:
+            moving_average.update(self.averaged, self.student, self.ema_decay, self)
 
     def test_step(self, batch):
         self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
-        """Returns the summed loss and the number of examples; updates `accuracy`."""
-        weight = example_weight(batch)  # (B,)
-        x, label = network_input(batch), batch["label"]
-        features = self.encoder(x, training=training and not self.frozen)
-        if len(features.shape) == 3:
-            features = pool(features, x)  # (B, D)
-        logits = self.head(features, training=training)  # (B, Y)
+        """Returns the summed loss and the sum of the examples' weights; updates `accuracy`."""
+        weight, label = example_weight(batch), batch["label"]  # (B,)
+        pair = self.student if training else self.averaged
+        logits = pair.logits(network_input(batch), training, self.frozen)  # (B, Y)
         self.accuracy.update_state(label, logits, weight)
         loss = self._cross_entropy(label, logits, training)
         if "share" in batch:
@@ -176,8 +194,13 @@ class Classifier(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def _cross_entropy(self, label, logits, training):
-        """Returns the loss (B,), with label smoothing in training only, so held-out losses do not depend on it."""
-        return losses.smoothed_cross_entropy(label, logits, self.label_smoothing if training else 0.0)
+        """Returns the loss (B,). Held-out losses have no smoothing and no class weights."""
+        if not training:
+            return losses.smoothed_cross_entropy(label, logits)
+        loss = losses.smoothed_cross_entropy(label, logits, self.label_smoothing)
+        if self.class_weights is None:
+            return loss
+        return tf.gather(tf.constant(self.class_weights, tf.float32), label) * loss
 
     def report(self, batch, examples, splits):
         """The images after augmentation."""

@@ -217,7 +217,7 @@ class DCGAN(Objective):
         for turn in range(1, self.settings.critic_steps):
             self.descend(lambda batch, turn=turn: self._critic_loss(batch, turn), batch, critic)
         self.descend(self.losses, batch)
-        tf.distribute.get_replica_context().merge_call(self._update_average)
+        moving_average.update([self.head], [self.generator], self.settings.ema_decay, self)
 
     def test_step(self, batch):
         """Evaluates the EMA of the generator, and the discriminator in inference mode."""
@@ -269,11 +269,6 @@ class DCGAN(Objective):
         weight = example_weight(batch)
         self.penalized_gradient_norm.update_state(norm, weight)
         return tf.reduce_sum(weight * tf.square(norm - 1.0))
-
-    def _update_average(self, strategy):
-        """Updates the generator's EMA, in the cross-replica context."""
-        decay = moving_average.warmed_up(self.settings.ema_decay, self.step)
-        moving_average.follow(strategy, self.head.variables, self.generator.variables, decay, self.failed_step)
 
     # ----- warnings and reports -----------------------------------------------
 
