@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pathlib
+import shutil
 from typing import Annotated, Literal
 
 import numpy as np
@@ -25,7 +26,9 @@ from ssl_keras.cli.flags import (
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
-from ssl_keras.downstream import report
+from ssl_keras.downstream import classes, report
+from ssl_keras.downstream.columns import ALL
+from ssl_keras.downstream.measured import NAME, Measured
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import compile_network, extract_features
@@ -47,6 +50,9 @@ class Evaluate(DataFlags, DeviceFlags, RecordFlag, OverwriteFlag, NetworkFlag):
     """Number of random label subsets for each budget. The table shows the mean and standard deviation over them."""
     trained: bool = True
     """Include the rows that need training: fine-tuning, and training from scratch."""
+    whole_validation: bool = False
+    """Add a column for each number of labels per class whose hyperparameters are chosen on the whole validation split.
+    The other columns choose on at most as many validation labels as there are training labels."""
     out: str = ""
     """Folder for the table. By default results/ENCODERS-DATA or, if that contains the table of another evaluation,
     results/ENCODERS-DATA-HASH."""
@@ -63,23 +69,41 @@ def evaluate_command(arguments):
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
     splits = load(asked.data, asked.image_size)
     weights = [card["weights"]["sha256"] for card in about]
-    same = json.dumps([weights, asked.budgets, asked.seeds, asked.trained, [part.fingerprint() for part in splits]])
+    parts = [part.fingerprint() for part in splits]
+    same = json.dumps([weights, asked.budgets, asked.seeds, asked.trained, asked.whole_validation, parts])
     digest = hashlib.sha256(same.encode()).hexdigest()[:16]
     folder = _out_folder(asked, files.shorten("+".join(names) + "-" + splits.train.short_name), digest)
-    files.check_outputs(folder, report.FILES)
+    files.check_outputs(folder, (*report.FILES, *classes.FILES))
     files.make_folder(folder)
-    workers.agree("encoders, settings and data", same)
+    measured = Measured(folder / NAME, digest, workers.is_chief)
+    workers.agree("encoders, settings, data, and rows already measured", f"{same} {sorted(measured.done)}")
+    seeds = tuple(range(asked.seeds))
     with chosen.scope():
-        table = evaluate(asked.encoders, splits, asked.budgets, tuple(range(asked.seeds)), asked.trained, maker)
+        table = evaluate(
+            asked.encoders,
+            splits,
+            asked.budgets,
+            seeds,
+            asked.trained,
+            maker,
+            whole_validation=asked.whole_validation,
+            measured=measured,
+        )
     if workers.is_chief:
-        print(report.markdown(table))
+        differences = report.differences(measured.differences())
+        print(report.markdown(table), differences, sep="\n")
         seeds = f"label seeds 0–{asked.seeds - 1}" if asked.seeds > 1 else "label seed 0"
         title = f"{name} on {splits.train.base}, test accuracy, {seeds}"
         for card in about:
             converted = "image" in card["input"] and encoders.conversion(card, splits.train)
             title += f"\nimages for {card['name']}: {converted}" if converted else ""
-        report.save(table, folder, title, digest)
-        print(f"Saved in {folder}: {', '.join(report.FILES)}")
+        report.save(table, folder, title, digest, differences)
+        best = max(measured.predictions, key=lambda row: table[row][ALL][0] if row.startswith(tuple(names)) else -1.0)
+        found = classes.save(folder, splits.test.classes, splits.test.column("label"), measured.predictions[best])
+        shutil.rmtree(folder / NAME)
+        error = found["expected_calibration_error"]
+        print(f"{best}, all labels: expected calibration error {error:.3f}")
+        print(f"Saved in {folder}: {', '.join((*report.FILES, *classes.FILES))}")
         for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # the whole table, since its rows were measured together
     workers.wait()

@@ -7,12 +7,10 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras import files
-from ssl_keras.evaluation.features import add_noise, shift_images
+from ssl_keras.downstream.columns import DISTURBED, MEASURES, WHOLE
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
 DIGEST = "Hash of the encoders, the data and the settings: "
-MEASURES = ("feature sd", "RankMe", "alignment", "uniformity")  # columns that need no labels
-DISTURBED = {"noise": add_noise, "shift": shift_images}  # columns with perturbed test images, for probes on all labels
 
 
 def markdown(table):
@@ -39,14 +37,40 @@ def has_digest(folder, digest):
     return not path.is_file() or f"{DIGEST}{digest}\n" in path.read_text("utf-8", errors="replace")
 
 
-def save(table, folder, title, digest=""):
+def differences(found, baseline="scratch"):
+    """Formats `Measured.differences` as Markdown, in points with 95% intervals; empty if there are none.
+
+    Columns with one label seed have no interval and are left out.
+    """
+    shown = {
+        row: {column: each for column, each in columns.items() if each.interval is not None}
+        for row, columns in found.items()
+    }
+    columns = list(dict.fromkeys(column for row in shown.values() for column in row))
+    if not columns:
+        return ""
+    lines = [f"| difference to {baseline}, points | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in shown.items():
+        cells = (row.get(column) for column in columns)
+        shown_cells = ("–" if c is None else f"{100 * c.mean:+.1f} [{_interval(c)}]" for c in cells)
+        lines.append(f"| {name} | " + " | ".join(shown_cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(difference):
+    return ", ".join(f"{100 * end:+.1f}" for end in difference.interval)
+
+
+def save(table, folder, title, digest="", more=""):
     """Writes the table and its chart, `FILES`, into a folder.
 
     Args:
         digest: hash of the encoders, the data and the settings, for `has_digest`.
+        more: Markdown that follows the table.
     """
     files.make_folder(folder)
-    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}" + (f"\n{DIGEST}{digest}\n" if digest else ""))
+    end = f"\n{DIGEST}{digest}\n" if digest else ""
+    files.write(folder / "table.md", f"{title}\n\n{markdown(table)}" + (more and f"\n{more}") + end)
     files.write_json(folder / "table.json", table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -61,7 +85,8 @@ def save(table, folder, title, digest=""):
 
 def plot(table, title):
     """Draws the accuracies as a bar chart, with a group for each number of labels and a bar for each row."""
-    columns = [c for c in next(iter(table.values())) if c not in ("kNN", *DISTURBED, *MEASURES)]
+    hidden = ("kNN", *DISTURBED, *MEASURES)
+    columns = [c for c in next(iter(table.values())) if c not in hidden and not c.endswith(WHOLE)]
     figure = matplotlib.figure.Figure(figsize=(9, 4))
     axes = figure.subplots()
     width = 0.8 / len(table)

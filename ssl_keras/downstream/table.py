@@ -11,38 +11,37 @@ Columns: k nearest neighbors and a linear probe on all labels; a linear probe, o
 shifted test images; measures that need no labels. As in training, audio probes also learn from augmented copies of
 the clips.
 
-Hyperparameters are chosen on the validation split; the table reports the test split.
+Hyperparameters are chosen on the validation split, and with few labels on no more validation labels than there are
+training labels (Oliver et al. 2018, "Realistic evaluation of deep semi-supervised learning algorithms", section 4.6).
+The table reports the test split.
 """
 
-import itertools
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 from scipy.sparse import issparse
 from tqdm import tqdm
 
-from ssl_keras import encoders, files
-from ssl_keras.data import inputs
+from ssl_keras import encoders
 from ssl_keras.data.augment_audio import AudioAugmentation
-from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import as_splits
-from ssl_keras.data.splits import Splits, few_label_indices, few_labels
+from ssl_keras.data.splits import Splits, few_label_indices
 from ssl_keras.data.tokens import texts_of
+from ssl_keras.downstream.columns import ALL, DISTURBED, few_column, validation_rows, whole_column
 from ssl_keras.downstream.finetune import check_labeled, check_makes
-from ssl_keras.downstream.grids import GRIDS, Grid, kind_of
-from ssl_keras.downstream.report import DISTURBED
+from ssl_keras.downstream.grids import GRIDS, Grid
+from ssl_keras.downstream.measured import Measured
+from ssl_keras.downstream.trained_rows import Trainer
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.engine.process import seeded
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
     augmented_copies,
-    batch_size_for,
     compile_network,
     crop_images,
     extract_features,
@@ -51,13 +50,6 @@ from ssl_keras.evaluation.features import (
     tf_idf,
 )
 from ssl_keras.networks import realize
-from ssl_keras.networks.dense import classifier_head
-from ssl_keras.objectives.classifier import Classifier
-from ssl_keras.training import checkpoint
-from ssl_keras.training.optimizer import Adam
-from ssl_keras.training.run import held_out
-
-ALL = "all"
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +62,8 @@ def evaluate(
     trained: bool = True,
     network: Callable[[], keras.Model] | None = None,
     grid: Grid | None = None,
+    whole_validation: bool = False,
+    measured: Measured | None = None,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Measures saved encoders on labeled images, texts or audio clips.
 
@@ -83,6 +77,9 @@ def evaluate(
         network: for encoders of your own architecture, a function that builds a new one.
         grid: the hyperparameter `Grid` of the trained rows; by default that of the kind of network in `GRIDS`. Its
             last audio augmentation is also that of the probes.
+        whole_validation: whether to add a column for each budget whose hyperparameters are chosen by the whole
+            validation split, which has more labels than there are training labels.
+        measured: a `Measured` that rows are read from if it has them, and added to; None starts with none.
 
     Returns:
         {row: {column: (mean, sd)}}, accuracies in [0, 1]; sd is 0 for a single run. The
@@ -104,14 +101,9 @@ def evaluate(
     check_makes(network)
     for budget in budgets:
         few_label_indices(splits.train, budget, seeds[0])  # raises before any work if there are too few labels
-    augmentation = _audio_augmentation(grid or GRIDS["sound"])
-    if "text" in splits.train.arrays:
-        table = {"TF-IDF": _probe_features(tf_idf(*map(texts_of, splits)), splits, budgets, seeds)}
-    elif "waveform" in splits.train.arrays:
-        table = {"log-mel": _probe_network(log_mel(splits.train.rate), splits, budgets, seeds, augmentation)}
-    else:
-        perturbed = [pixels(splits.test, views) for views in DISTURBED.values()]
-        table = {"pixels": _probe_features([*map(pixels, splits), *perturbed], splits, budgets, seeds)}
+    measured = Measured() if measured is None else measured
+    prober = Prober(budgets, seeds, _audio_augmentation(grid or GRIDS["sound"]))
+    _measure_baseline(measured, prober, splits)
     with seeded(seeds[0]), dtype_policy("float32"):
         known = {}  # architecture: suffix of its baselines' row names
         each = list(zip(folders, about, prepared))
@@ -123,18 +115,30 @@ def evaluate(
             architecture = (str(shapes), str(card["tokenizer"]), data.train.rate)
             new = architecture not in known
             like = known.setdefault(architecture, f", like {card['name']}" if known else "")
-            if new:
-                log.info("Probing random init%s", like)
-                table[f"random init{like}"] = _probe_network(fresh, data, budgets, seeds, augmentation)
-            log.info("Probing %s", card["name"])
-            table[f"{card['name']}, frozen"] = _probe_network(encoder, data, budgets, seeds, augmentation)
-            if trained:
-                log.info("Fine-tuning %s", card["name"])
-                table[f"{card['name']}, fine-tuned"] = _train_row(encoder, card, data, budgets, seeds, grid)
-                if new:
-                    log.info("Training from scratch%s", like)
-                    table[f"scratch{like}"] = _train_row(fresh, card, data, budgets, seeds, grid)
-    return table
+            rows = {f"random init{like}": fresh} if new else {}
+            for name, graph in (rows | {f"{card['name']}, frozen": encoder}).items():
+                log.info("Probing %s", name)
+                measured.add(name, "probes", functools.partial(prober.network, graph, data))
+            rows = {f"scratch{like}": fresh} if new else {}
+            for name, graph in ({f"{card['name']}, fine-tuned": encoder} | rows if trained else {}).items():
+                log.info("Training %s", name)
+                trainer = Trainer(graph, card, data, grid)
+                for budget in (ALL, *budgets):
+                    chosen = seeds[:1] if budget == ALL else seeds
+                    measured.add(name, few_column(budget), functools.partial(trainer.row, budget, chosen))
+    return measured.table(whole_validation)
+
+
+def _measure_baseline(measured, prober, splits):
+    """Adds the row of features without a network."""
+    if "text" in splits.train.arrays:
+        measured.add("TF-IDF", "probes", lambda: prober.features(tf_idf(*map(texts_of, splits)), splits))
+    elif "waveform" in splits.train.arrays:
+        measured.add("log-mel", "probes", lambda: prober.network(log_mel(splits.train.rate), splits))
+    else:
+        views = DISTURBED.values()
+        images = lambda: [*map(pixels, splits), *(pixels(splits.test, each) for each in views)]  # noqa: E731
+        measured.add("pixels", "probes", lambda: prober.features(images(), splits))
 
 
 def _audio_augmentation(grid):
@@ -143,128 +147,63 @@ def _audio_augmentation(grid):
     return found[-1] if found else None
 
 
-def _probe_network(network, splits, budgets, seeds, augmentation):
-    """Returns the row of a frozen network, with perturbed and cropped test images, or augmented training clips."""
-    embed = compile_network(network) if isinstance(network, keras.Model) else network
-    arrays, copies = [extract_features(embed, source) for source in splits], ()
-    if "image" in splits.train.arrays:
-        views = (*DISTURBED.values(), crop_images)
-        arrays += [extract_features(embed, splits.test, preprocess=each) for each in views]
-    elif "waveform" in splits.train.arrays:
-        copies = augmented_copies(embed, splits.train, augmentation)
-    return _probe_features(arrays, splits, budgets, seeds, copies)
-
-
-def _probe_features(arrays, splits, budgets, seeds, copies=()):
-    """Returns the row of features.
+class Prober:
+    """Measures features without training a network: neighbors, linear probes and measures that need no labels.
 
     Args:
-        arrays: features of the training, validation and test splits; for images also of the perturbed and the cropped
-            test images.
-        splits, budgets, seeds: as in `evaluate`.
-        copies: features of augmented copies of the training split, from which only the probe learns.
+        budgets, seeds: as in `evaluate`.
+        augmentation: `AudioAugmentation` of copies of the clips that probes also learn from, or None.
     """
-    train, validation, test, *more = arrays
-    train_y, validation_y, test_y = (source.column("label") for source in splits)
 
-    def training_set(rows):
-        x = np.concatenate([each[rows] for each in (train, *copies)]) if copies else train[rows]
-        return x, np.tile(train_y[rows], 1 + len(copies))
+    def __init__(self, budgets, seeds, augmentation):
+        self.budgets, self.seeds, self.augmentation = budgets, seeds, augmentation
 
-    probe, strength = probes.fit_probe(*training_set(np.arange(len(train_y))), validation, validation_y)
-    log.info("Linear probe on %d labels: chose regularization C = %g", len(train_y), strength)
-    row = {"kNN": (probes.knn(train, train_y, test, test_y), 0.0), ALL: (probe.score(test, test_y), 0.0)}
-    for budget in budgets:
-        scores = []
-        for seed in seeds:
-            few = few_label_indices(splits.train, budget, seed)
-            score, _ = probes.linear_probe(*training_set(few), validation, validation_y, test, test_y)
-            scores.append(score)
-        row[_per_class(budget)] = _mean_sd(scores)
-    row |= {name: (probe.score(x, test_y), 0.0) for name, x in zip(DISTURBED, more)}
-    if issparse(test):
-        return row
-    row |= {"feature sd": (collapse.feature_sd(test), 0.0), "RankMe": (collapse.rankme(test), 0.0)}
-    row["uniformity"] = (collapse.uniformity(test), 0.0)
-    if len(more) > len(DISTURBED):
-        row["alignment"] = (collapse.alignment(test, more[-1]), 0.0)
-    return row
+    def network(self, network, splits):
+        """Measures a frozen network, with perturbed and cropped test images, or augmented training clips."""
+        embed = compile_network(network) if isinstance(network, keras.Model) else network
+        arrays, copies = [extract_features(embed, source) for source in splits], ()
+        if "image" in splits.train.arrays:
+            views = (*DISTURBED.values(), crop_images)
+            arrays += [extract_features(embed, splits.test, preprocess=each) for each in views]
+        elif "waveform" in splits.train.arrays:
+            copies = augmented_copies(embed, splits.train, self.augmentation)
+        return self.features(arrays, splits, copies)
 
+    def features(self, arrays, splits, copies=()):
+        """Measures features; returns ({column: scores}, probabilities (N, Y) of the probe on all labels).
 
-def _train_row(encoder, card, splits, budgets, seeds, grid):
-    """Trains encoder and head, from this encoder's weights for every setting, budget and seed; returns the row."""
-    strategy = tf.distribute.get_strategy()
-    head = classifier_head(card["features"], len(splits.train.classes))
-    objective = Classifier(encoder, head)
-    if splits.train.rate:
-        objective.noise_samples = splits.train.arrays["waveform"].longest
-    kind = kind_of(encoder, inputs.column(card["input"]))
-    grid = grid or GRIDS[kind]
-    # On a CPU, XLA makes small transformers faster, but not small dense or convolutional networks.
-    objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
-    start = files.read_variables(checkpoint.variables(objective))
-    row = {}
-    for budget in (ALL, *budgets):
-        best, best_score = None, -1.0
-        chosen = seeds[:1] if budget == ALL else seeds
-        settings = list(itertools.product(grid.rates, grid.augmentations))
-        log.info("Training on %s, %d settings, %d seeds", _per_class(budget), len(settings), len(chosen))
-        for rate, augmentation in tqdm(settings, desc=f"training on {_per_class(budget)}", disable=None, leave=False):
-            objective.augmentation = augmentation
-            runs = {}  # {steps: [(validation accuracy, weights) of each seed]}
-            for seed in chosen:
-                files.assign_variables(checkpoint.variables(objective), start)
-                objective.optimizer.learning_rate = rate  # after the assignment, which includes the learning rate
-                for mark in _train(objective, splits, grid, budget, seed):
-                    weights = files.read_variables(checkpoint.variables(objective))
-                    accuracy = _accuracy(objective, splits.validation, strategy)
-                    runs.setdefault(mark, []).append((accuracy, weights))
-            for mark, outcomes in runs.items():
-                score = np.mean([accuracy for accuracy, _ in outcomes])
-                if score > best_score:
-                    best, best_score = (rate, augmentation, mark, [weights for _, weights in outcomes]), score
-        rate, augmentation, mark, weights = best
-        how = "without" if augmentation in (Augmentation(), AudioAugmentation()) else "with"
-        log.info("Chose learning rate %g, %d steps, %s augmentation", rate, mark, how)
-        scores = []
-        for one in weights:
-            files.assign_variables(checkpoint.variables(objective), one)
-            scores.append(_accuracy(objective, splits.test, strategy))
-        row[_per_class(budget)] = _mean_sd(scores)
-        if budget == ALL and "image" in splits.train.arrays:
-            row |= {
-                name: (_accuracy(objective, splits.test, strategy, views), 0.0) for name, views in DISTURBED.items()
-            }
-    return row
+        Args:
+            arrays: features of the training, validation and test splits; for images also of the perturbed and the
+                cropped test images.
+            splits: labeled `Splits`.
+            copies: features of augmented copies of the training split, from which only the probes learn.
+        """
+        train, validation, test, *more = arrays
+        train_y, validation_y, test_y = (source.column("label") for source in splits)
 
+        def training_set(rows):
+            x = np.concatenate([each[rows] for each in (train, *copies)]) if copies else train[rows]
+            return x, np.tile(train_y[rows], 1 + len(copies))
 
-def _train(objective, splits, grid, budget, seed):
-    """Trains on `budget` labels per class, and yields at each number of steps of the grid."""
-    strategy = tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
-    if budget == ALL:
-        train, batch = splits.train, min(grid.all_label_batch, len(splits.train))
-        per_epoch = len(train) // batch
-        marks = sorted({max(e * per_epoch, few) for e, few in zip(grid.all_label_epochs, grid.few_label_steps)})
-    else:
-        train, marks = few_labels(splits.train, budget, seed), grid.few_label_steps
-        batch = min(grid.few_label_batch, len(train))
-    batches = Batches(train, batch // replicas * replicas, seed=seed, preprocess=objective.preprocess)
-    done = 0
-    for mark in marks:
-        objective.fit(batches.dataset(done, None, strategy), steps_per_epoch=mark - done, verbose=0)
-        done = mark
-        yield mark
-
-
-def _accuracy(objective, source, strategy, preprocess=None):
-    batch = batch_size_for(source, 500) * strategy.num_replicas_in_sync
-    return held_out(objective, source, batch, strategy, preprocess)["accuracy"]
-
-
-def _per_class(budget):
-    return ALL if budget == ALL else f"{budget} per class"
-
-
-def _mean_sd(scores):
-    return float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+        probe, strength = probes.fit_probe(*training_set(np.arange(len(train_y))), validation, validation_y)
+        log.info("Linear probe on %d labels: chose regularization C = %g", len(train_y), strength)
+        row = {"kNN": [probes.knn(train, train_y, test, test_y)], ALL: [float(probe.score(test, test_y))]}
+        for budget in self.budgets:
+            scores = {few_column(budget): [], whole_column(budget): []}
+            for seed in self.seeds:
+                few = training_set(few_label_indices(splits.train, budget, seed))
+                own = validation_rows(splits.validation, budget, seed)
+                for column, rows in zip(scores, (own, slice(None))):
+                    score, _ = probes.linear_probe(*few, validation[rows], validation_y[rows], test, test_y)
+                    scores[column].append(score)
+            row |= scores
+        row |= {name: [float(probe.score(x, test_y))] for name, x in zip(DISTURBED, more)}
+        probabilities = np.zeros((len(test_y), len(splits.train.classes)))
+        probabilities[:, probe.classes_] = probe.predict_proba(test)
+        if issparse(test):
+            return row, probabilities
+        row |= {"feature sd": [collapse.feature_sd(test)], "RankMe": [collapse.rankme(test)]}
+        row["uniformity"] = [collapse.uniformity(test)]
+        if len(more) > len(DISTURBED):
+            row["alignment"] = [collapse.alignment(test, more[-1])]
+        return row, probabilities

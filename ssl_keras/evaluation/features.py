@@ -21,11 +21,12 @@ COPIES = 10  # augmented copies of each clip that a probe trains on, since label
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
 
 
-def compile_network(network):
+def compile_network(network, head=None):
     """Compiles a network into a `tf.function` from its input to features (B, D), which can be called again and again.
 
     Hidden states (B, T, D) are averaged over the tokens that are not padding. Tokens beyond the network's context are
-    dropped, since a causal window has one more token: its last target.
+    dropped, since a causal window has one more token: its last target. With a `head`, features -> logits (B, Y), the
+    function returns logits.
     """
     network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
@@ -33,7 +34,8 @@ def compile_network(network):
     def embed(x):
         x = x if context is None else x[:, :context]
         y = network(x, training=False)
-        return pool(y, x) if states else y
+        y = pool(y, x) if states else y
+        return y if head is None else head(y, training=False)
 
     return tf.function(embed, input_signature=[signature(network)])
 

@@ -85,7 +85,14 @@ def test_memory_that_is_out_is_one_line(monkeypatch, capsys):
 def test_evaluate_replaces_only_its_own_table(tmp_path, monkeypatch, capsys):
     tables = iter(range(100))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {"pixels": {"all": (next(tables) / 100, 0.0)}})
+
+    def fake(names, splits, *_, measured, **__):
+        probabilities = np.eye(10)[splits.test.column("label")]
+        score = next(tables) / 100
+        measured.add("pixels", "probes", lambda: ({"all": [score]}, probabilities))
+        return measured.table()
+
+    monkeypatch.setattr(evaluate, "evaluate", fake)
     command = ["evaluate", "autoencoder-fashion_mnist", "--data", "digits", "--budgets"]
     first = tmp_path / "results" / "autoencoder-fashion_mnist-digits"
     for budget, expected in ((5, "0.0"), (5, "1.0"), (2, "1.0"), (2, "1.0")):  # only the first two replace
