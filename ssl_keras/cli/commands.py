@@ -158,6 +158,9 @@ EXAMPLES = {
         "--data connected:tfds:spoken_digit --words --run spoken_digits", "--data connected:tfds:spoken_digit"
     ),
     "dcgan": Example("--data digits --image-size 28 --epochs 20", "--data digits --image-size 64 --gpus 8"),
+    "freematch": Example(
+        "--data digits --labels-per-class 5 --steps 500", "--data digits --image-size 64 --network resnet50"
+    ),
     "image_text": Example(
         "--data captions:captions.csv --image-size 64", "--data captions:captions.csv --image-size 64"
     ),

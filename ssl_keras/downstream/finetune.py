@@ -1,7 +1,7 @@
 """Fine-tuning: trains a saved encoder and a new classification head on labels (the tutorial's section 3.2).
 
-The objective is `objectives/classifier.py`. The encoder is frozen, frozen for some steps, or trained at a lower
-learning rate than the head.
+The objective is `objectives/classifier.py` or, with unlabeled images, `objectives/freematch.py`. The encoder is frozen,
+frozen for some steps, or trained at a lower learning rate than the head.
 """
 
 import dataclasses
@@ -11,17 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import keras
+import numpy as np
 
 from ssl_keras import encoders
-from ssl_keras.data import inputs, summary
+from ssl_keras.data import inputs, summary, unlabeled
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range, check_kind
 from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits, check_classes, few_labels
+from ssl_keras.downstream.columns import validation_rows
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
-from ssl_keras.networks import Network, realize
-from ssl_keras.objectives.classifier import Classifier, Mixup, Smoothing
+from ssl_keras.evaluation.features import extract_features
+from ssl_keras.evaluation.probes import linear_layer
+from ssl_keras.networks import Network, depth_groups, realize
+from ssl_keras.objectives import freematch
+from ssl_keras.objectives.classifier import Classifier, Decay, Mixup, Smoothing
 from ssl_keras.training import run as runs
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.run_folder import open_run
@@ -29,8 +34,8 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Augmentation):
-    """Fine-tuning, and the augmentation of images."""
+class Settings(freematch.Matching, Augmentation):
+    """Fine-tuning, the augmentation of images, and semi-supervised fine-tuning."""
 
     labels_per_class: Annotated[int, Range(0)] = 0
     """Number of labeled training examples per class. 0 uses all of them."""
@@ -40,6 +45,17 @@ class Settings(Augmentation):
     """Freeze the encoder and train only the head."""
     encoder_lr_ratio: Annotated[float, Range(0, open="low")] = 0.1
     """Learning rate of the encoder, as a multiple of that of the head. To freeze the encoder, use --freeze."""
+    layer_decay: Annotated[float, Range(0, 1, open="low")] = 1.0
+    """Layer-wise decay of the learning rate: factor from each stage or block of the encoder to the one before it.
+    1 gives all the same learning rate."""
+    probe_init: bool = False
+    """Initialize the head with a linear probe, fitted on the features of the labeled examples (LP-FT). Otherwise it is
+    initialized at random."""
+    ema_decay: Decay = 0.0
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved in their place.
+    0 disables it. With --unlabeled, 0 means 0.999."""
+    class_weights: bool = False
+    """Weight the loss of each class by the inverse of its frequency, for classes of unequal size."""
     frozen_steps: Annotated[int, Range(0)] = 0
     """Number of initial steps that train only the head. 0 trains the encoder from the start.
     Batch normalization statistics of the encoder are updated in these steps too."""
@@ -49,6 +65,9 @@ class Settings(Augmentation):
     """Mixup of images: parameter α of the Beta distribution of the mixing weights. 0 disables it."""
     scratch: bool = False
     """Initialize the encoder at random, as a baseline (training from scratch)."""
+    unlabeled: str = ""
+    """Dataset, by name, whose training images are also learned from without their labels (semi-supervised
+    fine-tuning). It may be that of --data. Empty disables it."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,6 +75,18 @@ class Settings(Augmentation):
             raise ValueError(
                 "Expected freeze or frozen_steps, not both. "
                 f"Received: freeze=True, frozen_steps={self.frozen_steps}. Leave one of them out."
+            )
+        off = {name: getattr(self, name) for name in ("freeze", "frozen_steps", "mixup", "label_smoothing")}
+        if self.unlabeled and any(off.values()):
+            raise ValueError(
+                "Expected unlabeled without freeze, frozen_steps, mixup and label_smoothing. Received: "
+                + ", ".join(f"{name}={value}" for name, value in off.items() if value)
+                + ". Leave these settings out."
+            )
+        if self.scratch and self.probe_init:
+            raise ValueError(
+                "Expected scratch or probe_init, not both, since random features give no useful head. "
+                "Received: both. Leave one of them out."
             )
 
 
@@ -109,11 +140,20 @@ def finetune(
             f"Augmentation and mixup are for images, and {card['name']} is not an encoder of images. Leave these "
             "settings out."
         )
+    labeled = splits.train
     if settings.labels_per_class:
-        splits = splits._replace(train=few_labels(splits.train, settings.labels_per_class, settings.label_seed))
-        # With few labels there may be less than a batch of examples, so the batch shrinks.
-        replicas = strategy.num_replicas_in_sync
-        max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
+        labeled = few_labels(labeled, settings.labels_per_class, settings.label_seed)
+        # Weights are chosen on no more labels than they are trained on.
+        rows = validation_rows(splits.validation, settings.labels_per_class, settings.label_seed)
+        splits = splits._replace(validation=splits.validation.take(rows))
+    if settings.unlabeled:
+        splits = splits._replace(train=_with_unlabeled(labeled, settings, training, folder_of_encoder, card))
+    else:
+        splits = splits._replace(train=labeled)
+    # With few examples there may be less than a batch, so the batch shrinks.
+    replicas = strategy.num_replicas_in_sync
+    max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
+    if settings.labels_per_class or settings.unlabeled:
         training = dataclasses.replace(training, batch_size=min(training.batch_size, max_batch_size))
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
@@ -129,15 +169,10 @@ def finetune(
         if not network:
             encoder.name = "encoder"  # the same name as in pretraining, for comparison in TensorBoard
         head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
-        objective = Classifier(
-            encoder,
-            head,
-            augmentation=settings,
-            label_smoothing=settings.label_smoothing,
-            mixup=settings.mixup,
-            frozen=settings.freeze,
-            name="finetune",
-        )
+        if settings.probe_init:
+            features = extract_features(encoder, labeled)
+            head.set_weights(linear_layer(features, labeled.column("label"), len(labeled.classes)))
+        objective = _objective(encoder, head, labeled, settings)
         total = total_steps(training, splits)
         if settings.frozen_steps >= total:
             log.warning(
@@ -145,15 +180,7 @@ def finetune(
                 settings.frozen_steps,
                 total,
             )
-        runs.compile_objective(
-            objective,
-            training,
-            splits,
-            make_optimizer(training, total, head.trainable_variables),
-            make_optimizer(
-                training, total, encoder.trainable_variables, settings.encoder_lr_ratio, settings.frozen_steps
-            ),
-        )
+        runs.compile_objective(objective, training, splits, *_optimizers(objective.student, training, total, settings))
 
         def save(outcome):
             encoders.save_encoder(
@@ -181,6 +208,57 @@ def finetune(
 
         # 4 Train. 5 Evaluate.
         return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)
+
+
+def _with_unlabeled(labeled, settings, training, folder, card):
+    """Returns the labeled images joined with unlabeled ones, as the encoder takes them."""
+    if inputs.column(labeled.arrays) != "image":
+        raise ValueError(
+            f"unlabeled is for images, and {card['name']} is not an encoder of images. Leave this setting out."
+        )
+    others = encoders.adapt(folder, card, as_splits(settings.unlabeled, training.image_size)).train
+    log.info("Learning from %d labeled and %d unlabeled images", len(labeled), len(others))
+    return unlabeled.with_unlabeled(labeled, others, settings.unlabeled_ratio, settings.label_seed)
+
+
+def _objective(encoder, head, labeled, settings):
+    """Returns the objective: with labels alone, or with unlabeled images too."""
+    counts = np.bincount(labeled.column("label"), minlength=len(labeled.classes))
+    weights = len(labeled) / (np.count_nonzero(counts) * np.maximum(counts, 1)) if settings.class_weights else None
+    if settings.unlabeled:
+        return freematch.FreeMatch(
+            encoder,
+            head,
+            counts / counts.sum(),
+            settings,
+            ema_decay=settings.ema_decay or freematch.EMA_DECAY,
+            class_weights=weights,
+            name="finetune",
+        )
+    return Classifier(
+        encoder,
+        head,
+        augmentation=settings,
+        label_smoothing=settings.label_smoothing,
+        mixup=settings.mixup,
+        ema_decay=settings.ema_decay,
+        class_weights=weights,
+        frozen=settings.freeze,
+        name="finetune",
+    )
+
+
+def _optimizers(pair, training, total, settings):
+    """Returns the head's optimizer, and those of the encoder: one, or one for each level of depth."""
+    head = make_optimizer(training, total, pair.head.trainable_variables)
+    levels = [pair.encoder.trainable_variables]
+    if settings.layer_decay < 1 and levels[0]:
+        levels = depth_groups(pair.encoder)
+    ratios = [settings.encoder_lr_ratio * settings.layer_decay**depth for depth in range(len(levels))][::-1]
+    return head, *(
+        make_optimizer(training, total, variables, ratio, settings.frozen_steps)
+        for variables, ratio in zip(levels, ratios)
+    )
 
 
 def check_makes(network):

@@ -13,6 +13,8 @@ from ssl_keras.evaluation.features import normalize
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularization C of the linear probe
 FEW_ROWS = 5_000
+HEAD_STRENGTH = 0.01  # C of the probe that a head starts from: with few labels there is nothing to choose it by
+ABSENT = 10.0  # by which the logits of a class without examples start below the lowest bias
 
 
 def knn(train_x, train_y, test_x, test_y, k=20):
@@ -69,6 +71,38 @@ def linear_probe(train_x, train_y, validation_x, validation_y, test_x, test_y, s
     """Fits a linear probe with `fit_probe`; returns (its test accuracy in [0, 1], the chosen C)."""
     model, strength = fit_probe(train_x, train_y, validation_x, validation_y, strengths)
     return float(model.score(test_x, test_y)), strength
+
+
+def linear_layer(x, y, classes, strength=HEAD_STRENGTH):
+    """Fits a linear probe without choosing anything, and returns it as the weights of a layer on `x` itself.
+
+    The initial head of LP-FT (Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform
+    out-of-distribution").
+
+    Args:
+        x: (N, D) features.
+        y: (N,) integer labels below `classes`.
+        classes: Y. Classes without examples get logits below those of all others.
+        strength: scikit-learn's C, for standardized features.
+
+    Returns:
+        [kernel (D, Y), bias (Y,)], float32.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    _check_finite(x)
+    scaler = StandardScaler().fit(x)
+    probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(scaler.transform(x), y)
+    coefficients, intercepts = probe.coef_, probe.intercept_
+    if len(intercepts) == 1:  # two classes share one row
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.append(-intercepts, intercepts) / 2
+    scaled = coefficients / scaler.scale_
+    intercepts = intercepts - scaled @ scaler.mean_
+    kernel, bias = np.zeros((x.shape[1], classes)), np.full(classes, intercepts.min() - ABSENT)
+    kernel[:, probe.classes_], bias[probe.classes_] = scaled.T, intercepts
+    return [kernel.astype(np.float32), bias.astype(np.float32)]
 
 
 def _check_finite(*parts):

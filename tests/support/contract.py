@@ -29,6 +29,7 @@ from ssl_keras.objectives import (
     contrastive,
     ctc,
     dcgan,
+    freematch,
     image_text,
     jigsaw,
     masked_lm,
@@ -222,6 +223,13 @@ def vision(module, overfit, **options):
 
 
 @functools.cache
+def prepared_matching():
+    """(settings, splits) of few labeled digits, joined with all others."""
+    settings = freematch.Settings(network="cnn", width=4, labels_per_class=8, unlabeled_ratio=2, shift=0.1)
+    return freematch.prepare(settings, small_digits())
+
+
+@functools.cache
 def small_digits():
     return load("digits", image_size=16)
 
@@ -245,6 +253,13 @@ CASES = {
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
     "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
+    "freematch": Case(
+        freematch,
+        lambda spec: freematch.build(prepared_matching()[0], spec),
+        0.8,
+        splits=lambda: prepared_matching()[1],
+        accumulates=False,
+    ),
     "dcgan": vision(dcgan, None, shift=0.1, color=0.5),
     # With the default penalty of 10, plain SGD diverges within five steps, and rounding decides the weights.
     "dcgan, wasserstein": vision(dcgan, None, loss="wasserstein", critic_steps=2, penalty=1.0),

@@ -1,0 +1,71 @@
+"""Labeled and unlabeled images in one source, for semi-supervised training.
+
+Each row has one labeled image and `ratio` unlabeled ones, so that a batch has `ratio` times as many unlabeled images
+as labeled ones. An epoch is a pass over the unlabeled images, in which all labeled images come equally often.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ssl_keras.data.batches import epoch_order
+from ssl_keras.data.splits import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A column (N, …) seen through an array of indices (M, …): row i is `column[index[i]]`."""
+
+    column: np.ndarray
+    index: np.ndarray
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, rows):
+        return np.asarray(self.column[self.index[rows]])
+
+    @property
+    def shape(self):
+        """The shape of all rows together."""
+        return (*self.index.shape, *self.column.shape[1:])
+
+    @property
+    def dtype(self):
+        """The dtype of the column."""
+        return self.column.dtype
+
+
+def with_unlabeled(labeled, unlabeled, ratio, seed):
+    """Returns a `Source` with the columns `image`, `label` and `unlabeled` (ratio, H, W, C).
+
+    Args:
+        labeled: source of images with labels.
+        unlabeled: source of images of the same shape; its labels, if any, are not used.
+        ratio: number of unlabeled images in a row. What is left over by the last row is not used.
+        seed: seed of the order in which unlabeled images are put together, and labeled ones joined to them.
+
+    Raises:
+        ValueError: `unlabeled` has no images, images of another shape or dtype, or fewer than `ratio`.
+    """
+    expected, received = labeled.column_spec("image"), unlabeled.column_spec("image")
+    if expected != received:
+        (shape, dtype), (other, other_dtype) = expected, received
+        raise ValueError(
+            f"{unlabeled.name} does not match {labeled.name}. Expected unlabeled images {shape} {dtype.name}. "
+            f"Received: {other} {other_dtype.name}. Resize them, for example with --image-size."
+        )
+    count = len(unlabeled) // ratio
+    if not count:
+        raise ValueError(
+            f"{unlabeled.name} has too few images. Expected at least {ratio}, the number of unlabeled images for each "
+            f"labeled one. Received: {len(unlabeled)}"
+        )
+    groups = epoch_order(len(unlabeled), seed, 0)[: count * ratio].reshape(count, ratio)
+    partners = epoch_order(count, seed, 1) % len(labeled)
+    columns = {"image": (labeled, partners), "label": (labeled, partners), "unlabeled": (unlabeled, groups)}
+    arrays = {}
+    for name, (source, index) in columns.items():
+        index = index if source.rows is None else source.rows[index]
+        arrays[name] = Rows(source.arrays["image" if name == "unlabeled" else name], index)
+    return Source(labeled.name, arrays, labeled.classes, notes=labeled.notes, converted=labeled.converted)
