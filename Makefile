@@ -49,6 +49,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/10_speech.py
 	$(BIN)/python tutorials/11_image_text.py
 	$(BIN)/python tutorials/12_many_devices.py
+	$(BIN)/python tutorials/13_semi_supervised.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

@@ -96,9 +96,10 @@ for name in names:
 # %% [markdown]
 # ## Step 5: evaluate
 #
-# The regularization of each probe is chosen on the validation split, and the test split only reported
-# on. The validation labels are many, 5,000: whoever has ten a class could not choose as well. That
-# helps all rows alike. `ssl-keras evaluate NAME NAME … --data DATA` makes the same table.
+# The regularization of each probe is chosen on validation labels, and the test split only reported on.
+# Whoever has ten labels a class has no thousands more to choose by. So each choice uses at most as many
+# validation labels of a class as training labels. `ssl-keras evaluate NAME NAME … --data DATA` makes the
+# same table; `--whole-validation` adds what 5,000 validation labels would have chosen.
 #
 # `--trained` adds, for every encoder, fine-tuning, and for every architecture the same network from
 # scratch: both are tuned over the same grid, which is what makes it long.

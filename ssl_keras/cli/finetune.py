@@ -11,11 +11,12 @@ from ssl_keras.engine.config import Training
 
 
 def finetune_command(arguments):
+    unlabeled = any(argument.partition("=")[0] == "--unlabeled" for argument in arguments)
     flags = dataclasses.make_dataclass(
         "Finetune",
         [
             ("settings", Annotated[tuning.Settings, group("fine-tuning")], tuning.Settings()),
-            ("training", Training, defaults(tuning.DEFAULTS, arguments)),
+            ("training", Training, defaults(tuning.defaults(unlabeled), arguments)),
         ],
         bases=(EncoderArgument, NetworkFlag),
         frozen=True,

@@ -43,8 +43,9 @@ class Settings(freematch.Matching, Augmentation):
     """Seed of the random choice of examples for --labels-per-class."""
     freeze: bool = False
     """Freeze the encoder and train only the head."""
-    encoder_lr_ratio: Annotated[float, Range(0, open="low")] = 0.1
-    """Learning rate of the encoder, as a multiple of that of the head. To freeze the encoder, use --freeze."""
+    encoder_lr_ratio: Annotated[float, Range(0, open="low")] | None = None
+    """Learning rate of the encoder, as a multiple of that of the head. None is 0.1, or 1 with --unlabeled.
+    To freeze the encoder, use --freeze."""
     layer_decay: Annotated[float, Range(0, 1, open="low")] = 1.0
     """Layer-wise decay of the learning rate: factor from each stage or block of the encoder to the one before it.
     1 gives all the same learning rate."""
@@ -92,12 +93,18 @@ class Settings(freematch.Matching, Augmentation):
 
 log = logging.getLogger(__name__)
 DEFAULTS = Training(steps=1000, batch_size=64)
+ENCODER_LR_RATIO = 0.1
+
+
+def defaults(unlabeled):
+    """Returns the default `Training`, with unlabeled images or without."""
+    return freematch.DEFAULTS if unlabeled else DEFAULTS
 
 
 def finetune(
     name: str | os.PathLike,
     settings: Settings = Settings(),
-    training: Training = DEFAULTS,
+    training: Training | None = None,
     data: Splits | str | None = None,
     network: Callable[[], keras.Model] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -106,7 +113,8 @@ def finetune(
 
     Args:
         name: a saved encoder, by name or path.
-        settings, training: `Settings` and `Training`; `training.data` names the data.
+        settings: `Settings`.
+        training: `Training`, whose `data` names the data; None is `defaults(settings.unlabeled)`.
         data: `Splits`, or the name of a dataset, to train on instead of `training.data`.
         network: for an encoder of your own architecture, a function that builds a new one.
         callbacks: additional Keras callbacks.
@@ -119,6 +127,7 @@ def finetune(
         ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.
     """
     check_kind("settings", settings, Settings)
+    training = defaults(settings.unlabeled) if training is None else training
     check_kind("training", training, Training)
     if training.init is not None:
         raise ValueError(
@@ -251,10 +260,11 @@ def _objective(encoder, head, labeled, settings):
 def _optimizers(pair, training, total, settings):
     """Returns the head's optimizer, and those of the encoder: one, or one for each level of depth."""
     head = make_optimizer(training, total, pair.head.trainable_variables)
+    ratio = settings.encoder_lr_ratio or (1.0 if settings.unlabeled else ENCODER_LR_RATIO)
     levels = [pair.encoder.trainable_variables]
     if settings.layer_decay < 1 and levels[0]:
         levels = depth_groups(pair.encoder)
-    ratios = [settings.encoder_lr_ratio * settings.layer_decay**depth for depth in range(len(levels))][::-1]
+    ratios = [ratio * settings.layer_decay**depth for depth in range(len(levels))][::-1]
     return head, *(
         make_optimizer(training, total, variables, ratio, settings.frozen_steps)
         for variables, ratio in zip(levels, ratios)
