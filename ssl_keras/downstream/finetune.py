@@ -225,6 +225,7 @@ def _with_unlabeled(labeled, settings, training, folder, card):
         raise ValueError(
             f"unlabeled is for images, and {card['name']} is not an encoder of images. Leave this setting out."
         )
+    freematch.frequencies(labeled)  # raises if a class has no labels
     others = encoders.adapt(folder, card, as_splits(settings.unlabeled, training.image_size)).train
     log.info("Learning from %d labeled and %d unlabeled images", len(labeled), len(others))
     return unlabeled.with_unlabeled(labeled, others, settings.unlabeled_ratio, settings.label_seed)
@@ -232,13 +233,12 @@ def _with_unlabeled(labeled, settings, training, folder, card):
 
 def _objective(encoder, head, labeled, settings):
     """Returns the objective: with labels alone, or with unlabeled images too."""
-    counts = np.bincount(labeled.column("label"), minlength=len(labeled.classes))
-    weights = len(labeled) / (np.count_nonzero(counts) * np.maximum(counts, 1)) if settings.class_weights else None
+    weights = class_weights(labeled) if settings.class_weights else None
     if settings.unlabeled:
         return freematch.FreeMatch(
             encoder,
             head,
-            counts / counts.sum(),
+            freematch.frequencies(labeled),
             settings,
             ema_decay=settings.ema_decay or freematch.EMA_DECAY,
             class_weights=weights,
@@ -255,6 +255,12 @@ def _objective(encoder, head, labeled, settings):
         frozen=settings.freeze,
         name="finetune",
     )
+
+
+def class_weights(labeled):
+    """Returns N/(Y·N_c) for each class c, where N_c of N examples are of class c; Y classes have examples."""
+    counts = np.bincount(labeled.column("label"), minlength=len(labeled.classes))
+    return len(labeled) / (np.count_nonzero(counts) * np.maximum(counts, 1))
 
 
 def _optimizers(pair, training, total, settings):

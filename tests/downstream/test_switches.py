@@ -113,6 +113,14 @@ def test_the_moving_average_is_evaluated_and_saved():
     assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == digits.column("label")))
 
 
+def test_class_weights_give_each_class_the_same_sum():
+    digits = load("digits", 8).train
+    few = digits.take(np.flatnonzero(digits.column("label") < 3)[:40])
+    weights, counts = finetune.class_weights(few), np.bincount(few.column("label"), minlength=10)
+    np.testing.assert_allclose((weights * counts)[:3], 40 / 3)
+    assert np.isfinite(weights).all()
+
+
 def test_class_weights_multiply_the_loss(rng):
     image, label = rng.random((6, 4, 4, 1)).astype(np.float32), np.array([0, 0, 0, 0, 1, 2])
     encoder = Network("dense", image_shape=(4, 4, 1), widths=(5,)).build()

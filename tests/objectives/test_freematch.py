@@ -133,6 +133,23 @@ def test_a_class_without_labels_is_refused(rng):
     splits = from_arrays(image, label, classes=("one", "two", "three"))
     with pytest.raises(ValueError, match="Received: none of three"):
         freematch.frequencies(splits.train)
+    assert sum(freematch.frequencies(dataclasses.replace(splits.train, classes=("one", "two")))) == pytest.approx(1)
+
+
+@pytest.mark.fit
+def test_finetuning_refuses_labels_and_images_that_do_not_fit(tmp_path, rng):
+    digits = load("digits", 16)
+    encoder = Network("cnn", image_shape=(16, 16, 1), width=4).build()
+    encoders.save_encoder(tmp_path / "small", encoder, spec=digits.train.spec())
+    image, label = rng.integers(0, 256, (60, 16, 16), np.uint8), np.arange(60) % 2
+    three = from_arrays(image, label, classes=("one", "two", "three"))
+    with pytest.raises(ValueError, match="Received: none of three"):
+        finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="digits"), data=three)
+    two = from_arrays(image, label)
+    with pytest.raises(ValueError, match=r"Expected unlabeled images \(16, 16, 1\) uint8. Received: \(28, 28, 1\)"):
+        finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="digits"), data=two)
+    with pytest.raises(ValueError, match="takes images"):
+        finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="pydoc"), data=two)
 
 
 @pytest.mark.fit
