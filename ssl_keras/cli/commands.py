@@ -158,6 +158,10 @@ EXAMPLES = {
         "--data connected:tfds:spoken_digit --words --run spoken_digits", "--data connected:tfds:spoken_digit"
     ),
     "dcgan": Example("--data digits --image-size 28 --epochs 20", "--data digits --image-size 64 --gpus 8"),
+    "distillation": Example(
+        "--teacher contrastive-fashion_mnist --data tfds:fashion_mnist --width 20",
+        "--teacher contrastive-fashion_mnist --data tfds:fashion_mnist --network resnet18",
+    ),
     "freematch": Example(
         "--data digits --labels-per-class 5 --steps 500", "--data digits --image-size 64 --network resnet50"
     ),

@@ -31,6 +31,7 @@ PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
     "run": "NAME",
     "runs": "FOLDER",
     "stop": "TEXT",
+    "teacher": "ENCODER",
     "texts": "FILE",
     "tokenizer": f"{{{','.join(tokenizer.KINDS)}}}|PATH",
 }

@@ -103,7 +103,7 @@ def hash_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
+def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES, progress="reading"):
     """Collects examples into arrays.
 
     Args:
@@ -113,6 +113,7 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
         size: the maximum number of examples.
         chunks: function that returns an iterator of dicts of arrays, consecutive examples.
         in_memory_bytes: larger arrays are cached in memory-mapped files.
+        progress: the verb next to the progress bar.
 
     Returns:
         {name: array (n, *shape)}, n ≤ size, read-only if memory-mapped.
@@ -123,7 +124,7 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     sizes = {name: size * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in columns.items()}
     if sum(sizes.values()) <= in_memory_bytes:
         arrays = {name: np.empty((size, *shape), dtype) for name, (shape, dtype) in columns.items()}
-        return _trim(arrays, _fill(arrays, chunks(), size))
+        return _trim(arrays, _fill(arrays, chunks(), size, progress))
 
     key = key() if callable(key) else key
     folder = cache_folder() / name_of(key)
@@ -136,7 +137,7 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
         made = partial / "made"
         made.mkdir()
         try:
-            _write(made, key, columns, size, chunks)
+            _write(made, key, columns, size, chunks, progress)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -157,10 +158,10 @@ def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES):
     return _open_entry(folder, columns)
 
 
-def _write(folder, key, columns, size, chunks):
+def _write(folder, key, columns, size, chunks, progress):
     paths = {column: folder / f"{column}.npy" for column in columns}
     arrays = {column: _new_file(paths[column], dtype, (size, *shape)) for column, (shape, dtype) in columns.items()}
-    count = _fill(arrays, chunks(), size)
+    count = _fill(arrays, chunks(), size, progress)
     for column, array in arrays.items():
         array.flush()
         with open(paths[column], "rb") as file:
@@ -218,9 +219,9 @@ def _new_file(path, dtype, shape):
     return array
 
 
-def _fill(arrays, chunks, size):
+def _fill(arrays, chunks, size, progress):
     done = 0
-    with tqdm(total=size, desc="reading", unit=" examples", disable=None, leave=False) as bar:
+    with tqdm(total=size, desc=progress, unit=" examples", disable=None, leave=False) as bar:
         for chunk in chunks:
             count = len(next(iter(chunk.values())))
             for name, array in arrays.items():

@@ -44,7 +44,8 @@ class Source:
         name: the name in messages and cards.
         arrays: the columns, each with N rows: "image" (N, H, W, C), uint8 in 0..255 or float32 in [0, 1];
             "text" (N,) strings, and for pairs "target" (N,) strings; "tokens" (N, W) int32; "waveform" (N, L) int16,
-            padded to the longest clip that is read (`data/audio.py`); "label" (N,) int64 if there are labels.
+            padded to the longest clip that is read (`data/audio.py`); "label" (N,) int64 if there are labels;
+            "features" (N, D) float32, those of a saved encoder (`evaluation/stored.py`).
             Any object with a shape, a dtype and row indexing can be a column.
         classes: the label names; empty without labels.
         tokenizer: the tokenizer that made the tokens, or None.

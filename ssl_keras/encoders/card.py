@@ -22,6 +22,7 @@ CARD_BYTES = 1 << 20
 NAME = re.compile(r"\w[\w. +-]*")  # excludes paths and hidden files
 MAX_SYMBOLS = 10_000
 FORMAT = 2
+UNKNOWN = "unknown"  # licenses
 
 
 def read(folder):
@@ -131,6 +132,13 @@ def keyword(card, name):
         if name in (card[key] or {}):
             return card[key][name]
     return None
+
+
+def license_of(card):
+    """Returns the licenses of what an encoder was trained on as text, such as "data: MIT"; UNKNOWN without any."""
+    known = card.get("licenses")
+    known = known.items() if isinstance(known, dict) else ()
+    return ", ".join(f"{what}: {text}" for what, text in known if text) or UNKNOWN
 
 
 def safe_name(name):

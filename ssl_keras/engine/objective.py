@@ -53,6 +53,9 @@ class Objective(keras.Model):
     decoding: dict | None = None
     """Decoding of the head's outputs, stored in the card: `symbols`, the names of the outputs; `words`, whether they
     are words; `end`, the output that ends a sequence; `context`, the maximum length of a sequence; `task`."""
+    teacher: dict | None = None
+    """`name`, `weights` (their SHA-256) and `license` of the saved encoder that the objective learns from, for the
+    card."""
     context: int | None = None
     """Maximum number of tokens in training, if the network does not define it."""
     longest: int | None = None

@@ -93,8 +93,10 @@ def pretrain(
                 tokenizer=splits.train.tokenizer,
                 context=objective.context,
                 decoding=objective.decoding if is_described else None,
+                licenses=objective.teacher and {"data": None, "teacher": objective.teacher["license"]},
                 trained_by={
                     "objective": name,
+                    **({"teacher": dict(objective.teacher)} if objective.teacher else {}),
                     "settings": asked,
                     "outcome": outcome,
                     "data": {

@@ -36,6 +36,7 @@ CONTENT_KEYS = {
     "data": {"examples", "fingerprint", "held_out"},
     "init": {"init_weights"},
     "encoder": {"encoder_weights"},
+    "teacher": {"teacher_weights"},
     "tokenizer": {"tokenizer_sha256"},
 }
 INITIAL_FILES = {"settings.json", "data.json"}  # what a run writes before it trains

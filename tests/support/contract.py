@@ -12,6 +12,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import teachers
 import tensorflow as tf
 
 from ssl_keras import files, objectives
@@ -29,6 +30,7 @@ from ssl_keras.objectives import (
     contrastive,
     ctc,
     dcgan,
+    distillation,
     freematch,
     image_text,
     jigsaw,
@@ -234,6 +236,29 @@ def small_digits():
     return load("digits", image_size=16)
 
 
+@functools.cache
+def prepared_students(kind, **options):
+    """(settings, splits) of a small student of a teacher of the same kind of data."""
+    data = {"image": small_digits, "tokens": words, "waveform": tones}[kind]()
+    return distillation.prepare(distillation.Settings(teacher=teachers.saved(kind), **options), data)
+
+
+def words():
+    """The words of `PAIRS`, in lines of four, as texts."""
+    lines = [" ".join(word.lower() for word, _ in PAIRS[i : i + 4]) for i in range(0, len(PAIRS), 4)]
+    return hold_out(text.documents("words", [line + f" {index}" for line in lines for index in "abc"]))
+
+
+def distilled(kind, overfit, accumulates=False, **options):
+    return Case(
+        distillation,
+        lambda spec: distillation.build(prepared_students(kind, **options)[0], spec),
+        overfit,
+        splits=lambda: prepared_students(kind, **options)[1],
+        accumulates=accumulates,
+    )
+
+
 CASES = {
     "autoencoder": Case(
         autoencoder, lambda spec: autoencoder.build(autoencoder.Settings((64, 32)), spec), floor=gray_entropy
@@ -264,6 +289,9 @@ CASES = {
     # With the default penalty of 10, plain SGD diverges within five steps, and rounding decides the weights.
     "dcgan, wasserstein": vision(dcgan, None, loss="wasserstein", critic_steps=2, penalty=1.0),
     "dcgan, spectral": vision(dcgan, None, normalization="spectral"),
+    "distillation": distilled("tokens", 0.9, width=16, layers=1, heads=2, context=16, loss="similarity"),
+    "distillation, images": distilled("image", 0.5, width=4, crop=0.6, projection=8),
+    "distillation, audio": distilled("waveform", 0.5, True, width=16, layers=1, heads=2, frontend="mel"),
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),

@@ -1,0 +1,268 @@
+"""Distillation: a small encoder learns the features of a frozen saved encoder, its teacher (SEED, Fang et al. 2021).
+
+The teacher's features t of every example are computed once, without augmentation (`evaluation/stored.py`). The student
+sees an augmented image, or the same text or clip; a projection, which is discarded, maps its features to p. Losses:
+
+- `cosine`: 1 − cos(p, t), a regression of the teacher's features.
+- `similarity`: the cross-entropy between two distributions over candidates c, softmax of cos(t, c)/τ_T and of
+  cos(p, c)/τ_S (SEED, section 3.2). The student learns how similar the teacher finds two examples.
+
+Departures from SEED: the candidates are the teacher's features of the batch, on all replicas, and not of a queue of
+earlier batches. So replicas equal one device, and the teacher's temperature is higher, since among few candidates its
+distribution would otherwise be that of the example itself. The teacher sees no augmented image. For its encoder
+instead of its projection head, and for texts and audio, SEED has no recipe.
+
+Shapes: `B` batch (`b` a replica's part), `D` features of the teacher, `S` features of the student.
+
+Metrics: `loss`, in [0, 2] for cosine, and nats per example for similarity (it depends on the batch size); `cosine`,
+the mean of cos(p, t), in [−1, 1]; `gradient_norm` (training only).
+"""
+
+import dataclasses
+import logging
+from typing import Annotated, Literal
+
+import keras
+import tensorflow as tf
+import tyro
+
+from ssl_keras import encoders, losses
+from ssl_keras.data import audio, inputs
+from ssl_keras.data.augment_images import augment
+from ssl_keras.data.passages import cut_into_passages
+from ssl_keras.data.ranges import Range
+from ssl_keras.data.splits import Splits
+from ssl_keras.data.tokens import tokenize_texts
+from ssl_keras.encoders import card as cards
+from ssl_keras.engine.config import Training
+from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.report import Report
+from ssl_keras.evaluation import stored
+from ssl_keras.modalities import language, sound, vision
+from ssl_keras.networks import realize, transformer, waveform
+from ssl_keras.networks.projector import projector
+
+DEFAULTS = Training(
+    epochs=50,
+    batch_size=256,
+    learning_rate=2e-3,
+    schedule="cosine",
+    final_rate=0.0,
+    warmup=200,
+    weight_decay=1e-4,
+    clip_norm=1.0,
+)
+LOSSES = ("cosine", "similarity")
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(vision.Settings):
+    """The teacher and the loss; the student's network, for the kind of data that the teacher takes."""
+
+    teacher: str = ""
+    """Name or path of the saved encoder whose features the student learns. Its weights stay as they are."""
+    loss: Literal[*LOSSES] = "cosine"
+    """Loss: regression of the teacher's features (cosine), or of its similarities between the examples of a batch
+    (similarity), as in SEED."""
+    temperature: Annotated[float, Range(0, open="low")] = 0.2
+    """Temperature of the student's similarities (loss similarity)."""
+    teacher_temperature: Annotated[float, Range(0, open="low")] = 0.04
+    """Temperature of the teacher's similarities (loss similarity). A lower one sharpens their distribution."""
+    projection: Annotated[int, Range(0, 1 << 14)] = 0
+    """Number of hidden units in the projection from the student's features to the teacher's, which is discarded after
+    training. 0 makes it linear."""
+    width: Annotated[int, Range(0, 1 << 12)] = 0
+    """Size of the student: number of channels in the first stage of an image encoder, or hidden size of a text or audio
+    encoder. 0 uses the default of the architecture."""
+    layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
+    """Number of transformer blocks of a text or audio encoder. 0 uses the default: 4 for text, 3 for audio."""
+    heads: Annotated[int, Range(0, 1 << 10)] = 0
+    """Number of attention heads per block of a text or audio encoder. 0 uses the default, 4."""
+    architecture: Literal[*transformer.ARCHITECTURES] = "modern"
+    """Architecture of a text encoder, whose tokens attend to both sides: gpt2 or bert as published, or modern."""
+    context: Annotated[int, Range(0, transformer.MAX_CONTEXT)] = 0
+    """Maximum sequence length of a text encoder, in tokens. 0 uses the default, 128."""
+    passage: Annotated[int, Range(16)] = 400
+    """Maximum length of a text, in characters. Longer ones are cut into passages, each of which is an example."""
+    tokenizer: str = ""
+    """Tokenizer of a text encoder: a kind to train on the run's text, or the path of a tokenizer.json. By default that
+    of the encoder in --init, else that of the teacher."""
+    vocabulary: Annotated[int, Range(0, 1 << 24)] = 0
+    """Maximum vocabulary size of a tokenizer that the run trains, in tokens. 0 uses the default, 2048."""
+    frontend: Literal[*waveform.FRONTS] = "convolution"
+    """Front end of an audio encoder: convolutions on the samples, or a log-mel spectrogram."""
+    rate: Annotated[int, tyro.conf.Suppress] = 0  # these have no flags: `prepare` sets them
+    teacher_weights: Annotated[str, tyro.conf.Suppress] = ""
+
+
+TEXT = ("architecture", "layers", "heads", "width", "context", "tokenizer", "vocabulary")
+AUDIO = ("frontend", "layers", "heads", "width", "rate")
+STUDENTS = {  # by the column of the data: the kind of data, the settings of its students
+    "image": ("images", tuple(field.name for field in dataclasses.fields(vision.Settings))),
+    "tokens": ("text", (*TEXT, "passage")),
+    "waveform": ("audio", AUDIO),
+}
+
+
+def prepare(settings, splits, init=None):
+    """Computes the teacher's features, the column "features", and prepares the data for the student.
+
+    Raises:
+        ValueError: no teacher; the data do not fit it; its features are not finite; a setting is for other data.
+    """
+    card = teacher_card(settings)
+    kind = inputs.column(card["input"])
+    _check_settings(settings, kind, card)
+    if cards.license_of(card) == cards.UNKNOWN:
+        log.warning("The card of %s names no licenses. Check what its weights and its data permit.", card["name"])
+    if kind == "tokens" and "text" in splits.train.arrays:
+        splits = cut_into_passages(splits, settings.passage)
+    features = stored.compute(settings.teacher, splits)
+    if kind == "image":
+        settings, splits = vision.prepare(settings, splits, init)
+    elif kind == "waveform":
+        own, splits = sound.prepare(student(settings, kind), splits)
+        settings, splits = dataclasses.replace(settings, rate=own.rate), audio.limit_lengths(splits)
+    else:
+        named = dataclasses.replace(
+            settings, tokenizer=settings.tokenizer or str(encoders.find(init or settings.teacher))
+        )
+        own, tokenizer = language.prepare(student(named, kind), splits)
+        settings = dataclasses.replace(settings, vocabulary=own.vocabulary)
+        splits = tokenize_texts(splits, tokenizer, own.context)
+    settings = dataclasses.replace(settings, teacher_weights=card["weights"]["sha256"][:16])
+    return settings, Splits(*(stored.with_features(part, *each) for part, each in zip(splits, features)))
+
+
+def teacher_card(settings):
+    """Reads the card of the teacher. Raises ValueError if none is named, or there is none of this name."""
+    if not settings.teacher:
+        raise ValueError(
+            f"distillation needs a teacher (--teacher). Expected one of {', '.join(sorted(encoders.available()))}, or "
+            "the path of a saved encoder. Received: none"
+        )
+    return cards.read(encoders.find(settings.teacher))
+
+
+def _check_settings(settings, kind, card):
+    """Raises ValueError if a setting that is not at its default is for another kind of data than the teacher's."""
+    content, own = STUDENTS[kind]
+    others = {name for _, names in STUDENTS.values() for name in names} - set(own)
+    wrong = [name for name in sorted(others) if getattr(settings, name) != getattr(Settings, name)]
+    if wrong:
+        raise ValueError(
+            f"{card['name']} takes {content}. Expected settings for {content}: {', '.join(own)}. Received: "
+            f"{', '.join(wrong)}. Leave these out."
+        )
+
+
+def student(settings, kind):
+    """Returns the `Settings` of `modalities` for the student; those that are 0 or empty are at their defaults."""
+    if kind == "image":
+        return settings
+    make, names = (language.Settings, TEXT) if kind == "tokens" else (sound.Settings, AUDIO)
+    given = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+    if kind == "waveform" and settings.width:
+        given["channels"] = settings.width
+    return make(**given)
+
+
+def encoder(settings, spec):
+    """Returns the student, from images, tokens or waveforms to features (B, S) or states (B, T, S), as a `Network`."""
+    kind = inputs.column(spec)
+    if kind == "tokens":
+        return language.trunk(student(settings, kind), causal=False)
+    return (vision if kind == "image" else sound).encoder(student(settings, kind), spec)
+
+
+def build(settings, spec, encoder=encoder):
+    """Returns the objective; `encoder` may be any function or functional graph from the data to features or states.
+
+    Raises:
+        ValueError: there is no column of features; the encoder's input or output does not fit.
+    """
+    if "features" not in spec:
+        raise ValueError("The teacher's features are not in the data. Call prepare(settings, splits) first.")
+    is_image = inputs.column(spec) == "image"
+    network = vision.chosen_encoder(settings, spec, encoder) if is_image else realize(encoder, settings, spec)
+    hidden, ((size,), _) = [settings.projection] * bool(settings.projection), spec["features"]
+    card = teacher_card(settings)
+    teacher = {"name": card["name"], "weights": card["weights"]["sha256"], "license": cards.license_of(card)}
+    return Distillation(settings, network, projector(network.output_shape[-1], (*hidden, size)), teacher)
+
+
+def similarity(student, teacher, weight, temperature, teacher_temperature):
+    """Cross-entropy between the similarities of teacher and student to candidates, (b,) nats (Fang et al. 2021).
+
+    The candidates are the teacher's features of all replicas' examples, the example itself included.
+
+    Args:
+        student, teacher: (b, D) projections of the student, and features of the teacher, of any norm.
+        weight: (b,) 0 for padding, which is not a candidate.
+        temperature, teacher_temperature: divide the cosine similarities of student and teacher.
+    """
+    teacher = losses.l2_normalize(teacher)
+    candidates, present = losses.all_gather(teacher), losses.all_gather(weight) > 0  # (B, D), (B,)
+
+    def scores(x, temperature):
+        return tf.where(present, tf.matmul(x, candidates, transpose_b=True) / temperature, losses.FAR)  # (b, B)
+
+    target = tf.nn.softmax(scores(teacher, teacher_temperature))
+    return tf.nn.softmax_cross_entropy_with_logits(target, scores(losses.l2_normalize(student), temperature))
+
+
+class Distillation(Objective):
+    """Holds `encoder` and `projector`; trains both on an image, tokens or a waveform, and the teacher's "features"."""
+
+    def __init__(self, settings, encoder, projector, teacher):
+        super().__init__(name="distillation")
+        self.settings, self.encoder, self.projector, self.teacher = settings, encoder, projector, teacher
+        self.batch_coupled = settings.loss == "similarity"
+        self.min_batch_size = 2 if self.batch_coupled else 1
+        self.cosine = keras.metrics.Mean("cosine")
+
+    def preprocess(self, batch, random):
+        """Returns the batch with the student's input as floats or tokens; images are augmented."""
+        if "image" not in batch:
+            return self.preprocess_eval(batch, random)
+        return batch | {"image": augment(batch["image"], random, self.settings)}
+
+    def preprocess_eval(self, batch, random):
+        return batch | {inputs.column(batch): inputs.network_input(batch)}
+
+    def train_step(self, batch):
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
+
+    def test_step(self, batch):
+        self.score(*self.batch_loss(batch, training=False))
+
+    def batch_loss(self, batch, training):
+        """Returns the summed loss and the number of examples; updates `cosine`."""
+        weight, teacher = example_weight(batch), batch["features"]  # (b,), (b, D)
+        predicted = self.predict_features(batch, training)
+        cosine = tf.reduce_sum(losses.l2_normalize(predicted) * losses.l2_normalize(teacher), -1)
+        self.cosine.update_state(cosine, weight)
+        if self.settings.loss == "cosine":
+            loss = 1 - cosine
+        else:
+            temperatures = self.settings.temperature, self.settings.teacher_temperature
+            loss = similarity(predicted, teacher, weight, *temperatures)
+        return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
+
+    def predict_features(self, batch, training=False):
+        """Returns the projection of the student's features, (b, D)."""
+        x = batch[inputs.column(batch)]
+        features = self.encoder(x, training=training)
+        if len(features.shape) == 3:
+            features = transformer.pool(features, x)  # (b, S)
+        return self.projector(features, training=training)
+
+    def report(self, batch, examples, splits):
+        """The images after augmentation, and a histogram of held-out examples' cosine similarity to the teacher."""
+        held_out = examples()
+        predicted, teacher = (losses.l2_normalize(x) for x in (self.predict_features(held_out), held_out["features"]))
+        return Report(
+            images={"views": [batch["image"]]} if "image" in batch else {},
+            histograms={"cosine": tf.reduce_sum(predicted * teacher, -1)},
+        )
