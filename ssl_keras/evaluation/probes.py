@@ -13,7 +13,7 @@ from ssl_keras.evaluation.features import normalize
 
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularization C of the linear probe
 FEW_ROWS = 5_000
-HEAD_STRENGTH = 0.01  # C of the probe that a head starts from: with few labels there is nothing to choose it by
+HEAD_STRENGTH = 0.1  # C of the probe that a head starts from: with few labels there is nothing to choose it by
 ABSENT = 10.0  # by which the logits of a class without examples start below the lowest bias
 
 
