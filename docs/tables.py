@@ -81,6 +81,12 @@ def accuracies(table, *columns):
     return grid(rows, headings, "%", max, "test accuracy, %")
 
 
+def spread(values):
+    """[mean, standard deviation] of numbers; one number alone is itself."""
+    values = list(values)
+    return [mean(values), stdev(values)] if len(values) > 1 else values[0]
+
+
 def by_hand(name, best=None, **more):
     """A table of benchmarks/measured.json, with `more` rows."""
     entry = MEASURED[name]
@@ -144,6 +150,22 @@ for row in [row for row in order if row.endswith("fine-tuned")]:
     seeds[order[-1]] = {c: [a - b for a, b in zip(v, seeds["scratch"][c])] for c, v in seeds[row].items()}
 rows = {row: {column: [mean(v), stdev(v)] for column, v in seeds[row].items()} for row in order}
 TABLES["cifar10"] = accuracies(rows, 90)
+
+# {labels per class: {arm: {label seed: {"accuracy"}}}}
+for key, budgets in BENCH.get("few_labels", {}).items():
+    rows = {}
+    for per_class, arms in sorted(budgets.items(), key=lambda each: int(each[0])):
+        scratch = arms.get("scratch", {})
+        for arm, runs in arms.items():
+            scores = {seed: run["accuracy"] for seed, run in runs.items()}
+            cells = rows.setdefault(arm, {})
+            cells[f"{per_class} per class"] = spread(scores.values())
+            gains = [score - scratch[seed]["accuracy"] for seed, score in scores.items() if seed in scratch]
+            if arm != "scratch" and gains:
+                cells[f"{per_class} per class, minus scratch"] = spread(gains)
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns.sort(key=lambda column: (int(column.split()[0]), column))
+    TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, dict(zip(columns, columns)), "%", max, "test accuracy, %")
 
 found = CARDS["dcgan-fashion_mnist"]["results"][f"fidelity, {FASHION}"]["table"]
 columns = {column: column for column in ("FID", "KID", "precision", "recall", "classes covered")}
