@@ -75,6 +75,12 @@ GROUPS = {
             "Write the features of a dataset to a file",
             "embed autoencoder-digits --data digits --out features.npy",
         ),
+        "predict": Command(
+            "predict",
+            "ENCODER",
+            "Write the classes that a fine-tuned encoder predicts to a CSV file",
+            "predict finetune-autoencoder-digits-digits --data digits --out predictions.csv",
+        ),
         "sample": Command(
             "generate",
             "ENCODER",

@@ -23,6 +23,7 @@ from ssl_keras.cli.flags import (
     one_or_more,
     parse,
 )
+from ssl_keras.cli.rows import in_order, rows_of
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
@@ -163,28 +164,3 @@ def embed_command(arguments):
     files.write(out, content.getvalue())
     files.write(table, "".join("\t".join(line) + "\n" for line in lines))
     print(f"{out}: {features.shape[0]} × {features.shape[1]} float32\n{table}: {', '.join(columns)} of each")
-
-
-def rows_of(part, source, count):
-    """Returns [{column: text}] for `count` examples of a split: index and, where known, name, caption, class."""
-    rows = [{"split": part, "row": str(row)} for row in range(count)]
-    if count != len(source):  # text that was cut into windows
-        return rows
-    for name in ("name", "caption", "label"):
-        for row, value in zip(rows, source.column(name) if name in source.arrays else ()):
-            row[name] = files.printable(source.classes[value] if name == "label" else value.partition("\n")[0])
-    return rows
-
-
-def in_order(sources, counts):
-    """Returns int (N,): the indices that put the concatenated examples of several splits in the order of the data.
-
-    Splits of one array are merged again; separate arrays follow each other.
-    """
-    arrays = [id(source.arrays) for source in sources]
-    whole = [
-        source.rows if source.rows is not None and len(source) == count else np.arange(count)
-        for source, count in zip(sources, counts)
-    ]
-    first = np.repeat([arrays.index(one) for one in arrays], counts)
-    return np.lexsort((np.concatenate(whole), first))

@@ -6,6 +6,7 @@ from ssl_keras.encoders.inputs import adapt, conversion
 from ssl_keras.encoders.loading import (
     build,
     load_classifier,
+    load_classifier_parts,
     load_encoder,
     load_tokenizer,
     load_with_head,
@@ -21,6 +22,7 @@ __all__ = [
     "find",
     "initialize",
     "load_classifier",
+    "load_classifier_parts",
     "load_encoder",
     "load_tokenizer",
     "load_with_head",

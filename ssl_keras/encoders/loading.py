@@ -110,13 +110,19 @@ def load_classifier(
         ValueError: as in `load_encoder`, or the encoder has no classification head.
     """
     with dtype_policy("float32"):
-        encoder, head, card = _load(find(name), network)
-        if not cards.is_classifier(card):
-            raise ValueError(f"{card['name']} has no classification head. Fine-tune it: ssl-keras finetune {name}")
+        encoder, head, card = load_classifier_parts(name, network)
         features = encoder.output
         if gives_states(encoder):
             features = Pool(name="pool")(features, encoder.input)
         return keras.Model(encoder.input, head(features), name=cards.graph_name(card, "classifier"))
+
+
+def load_classifier_parts(name, network=None):
+    """Loads a fine-tuned encoder as `load_classifier` does; returns (encoder, head, card)."""
+    encoder, head, card = load_with_head(name, network)
+    if not cards.is_classifier(card):
+        raise ValueError(f"{card['name']} has no classification head. Fine-tune it: ssl-keras finetune {name}")
+    return encoder, head, card
 
 
 def build(card, network=None):

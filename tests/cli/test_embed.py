@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ssl_keras import encoders
-from ssl_keras.cli import evaluate, main
+from ssl_keras.cli import evaluate, main, rows
 from ssl_keras.data.readers import images, text
 from ssl_keras.data.splits import from_arrays, hold_out
 from ssl_keras.evaluation.features import extract_features
@@ -50,17 +50,17 @@ def test_all_examples_in_their_order_with_names_and_classes(encoder, tmp_path, r
 def test_parts_that_are_apart_follow_each_other(rng):
     image = rng.integers(0, 256, (12, 4, 4, 1), np.uint8)
     train, validation, test = from_arrays(image[:9], test=(image[9:], None))
-    order = evaluate.in_order([train, validation, test], [8, 1, 3])
+    order = rows.in_order([train, validation, test], [8, 1, 3])
     together = np.concatenate([part.column("image") for part in (train, validation, test)])
     np.testing.assert_array_equal(together[order], image)
 
 
 def test_rows_of_other_data():
     labeled = from_arrays(np.zeros((20, 4, 4), np.uint8), np.arange(20) % 2, classes=("a\tb", "c"))
-    assert evaluate.rows_of("test", labeled.test, 4)[0].keys() == {"split", "row", "label"}
-    assert {row["label"] for row in evaluate.rows_of("train", labeled.train, 15)} == {"a\\tb", "c"}
+    assert rows.rows_of("test", labeled.test, 4)[0].keys() == {"split", "row", "label"}
+    assert {row["label"] for row in rows.rows_of("train", labeled.train, 15)} == {"a\\tb", "c"}
     pieces = hold_out(text.documents("t", [str(i) for i in range(10)])).test
-    assert evaluate.rows_of("test", pieces, 3) == [{"split": "test", "row": str(row)} for row in range(3)]
+    assert rows.rows_of("test", pieces, 3) == [{"split": "test", "row": str(row)} for row in range(3)]
 
 
 @pytest.mark.parametrize("out", ["f.tsv", "", "."])

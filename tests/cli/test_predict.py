@@ -1,0 +1,75 @@
+"""The command `predict`: which class each example is predicted as."""
+
+import csv
+
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+from PIL import Image
+
+from ssl_keras import encoders
+from ssl_keras.cli import main
+from ssl_keras.data.readers.text import from_texts
+from ssl_keras.networks import Network
+
+CLASSES = ("=cat", "dog")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A classifier of 8×8 images, saved as c; and its logits of images."""
+    encoder = Network("dense", image_shape=(8, 8, 3), widths=(4,)).build()
+    head = Network("classifier_head", features=4, classes=2).build()
+    spec = {"image": ((8, 8, 3), tf.uint8)}
+    encoders.save_encoder(tmp_path / "c", encoder, spec=spec, head=head, classes=CLASSES)
+    encoders.save_encoder(tmp_path / "e", encoder, spec=spec)
+    return lambda image: head(encoder(image.astype(np.float32) / 255)).numpy()
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_gets_its_class(classifier, tmp_path, rng, capsys):
+    folder, images = tmp_path / "photos", {}
+    folder.mkdir()
+    for number in range(12):
+        images[f"+{number:02}.png"] = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(images[f"+{number:02}.png"]).save(folder / f"+{number:02}.png")
+    assert main(["predict", "c", "--data", "folder:photos", "--split", "all", "--probabilities"]) == 0
+    assert "predictions.csv: 12 predictions of 2 classes" in capsys.readouterr().out
+    found = read("predictions.csv")
+    assert list(found[0]) == ["split", "row", "name", "predicted", "probability", "p(=cat)", "p(dog)"]
+    assert [row["name"].lstrip("'") for row in found] == sorted(images)
+    for row in found:
+        expected = scipy.special.softmax(classifier(images[row["name"].lstrip("'")][None])[0])
+        np.testing.assert_allclose([float(row["p(=cat)"]), float(row["p(dog)"])], expected, atol=1e-5)
+        assert row["predicted"] == ("'=cat", "dog")[expected.argmax()]  # no formula
+        assert float(row["probability"]) == pytest.approx(expected.max(), abs=1e-5)
+    assert main(["predict", "c", "--data", "folder:photos"]) == 1  # the file is there
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["predict", "c", "--data", "folder:photos", "--overwrite"]) == 0
+    assert {row["split"] for row in read("predictions.csv")} == {"test"}
+
+
+def test_texts(tmp_path, monkeypatch):
+    made = encoders.load_encoder("masked_lm-trec")
+    head = Network("classifier_head", features=128, classes=2).build()
+    spec = {"tokens": ((40,), tf.int32)}
+    tokenizer = encoders.load_tokenizer("masked_lm-trec")
+    encoders.save_encoder(
+        tmp_path / "t", made, spec=spec, head=head, classes=("a", "b"), tokenizer=tokenizer, context=40
+    )
+    splits = from_texts([f"Who wrote book {i} ?" for i in range(20)], [0, 1] * 10)
+    (tmp_path / "t.csv").write_text("text\n" + "\n".join(splits.train.column("text")) + "\n")
+    assert main(["predict", "t", "--data", "table:t.csv", "--split", "all"]) == 0
+    found = read("predictions.csv")
+    assert len(found) == len(splits.train)
+    assert {row["predicted"] for row in found} <= {"a", "b"}
+
+
+def test_an_encoder_without_a_head_is_refused(classifier, capsys):
+    assert main(["predict", "e", "--data", "digits"]) == 1
+    assert "has no classification head. Fine-tune it" in capsys.readouterr().err
