@@ -173,14 +173,17 @@ def parse(content, name):
 
 
 def _parsed(content):
+    tokenizer_parts.check_sizes(json.loads(content))
     return Tokenizer(tokenizers.Tokenizer.from_str(content), content)
 
 
 def _read(name, read):
     try:
         return read()
-    except Exception as error:  # the library raises a bare Exception
-        raise ValueError(f"{name} is not a supported tokenizer. {error}") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises a bare Exception; a panic of Rust is a BaseException
+        raise ValueError(f"{name} is not a supported tokenizer. {files.excerpt(error)}") from error
 
 
 def train(kind, texts, vocabulary, content):

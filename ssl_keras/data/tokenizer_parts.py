@@ -77,6 +77,30 @@ PARTS = {
 log = logging.getLogger(__name__)
 
 
+def check_sizes(content):
+    """Raises ValueError for ids and merges that the library must not read.
+
+    The library allocates memory up to the largest id, and panics at a merge that is shorter than its prefix.
+
+    Args:
+        content: the parsed tokenizer.json.
+    """
+    content = content if isinstance(content, dict) else {}
+    model = content.get("model") if isinstance(content.get("model"), dict) else {}
+    vocabulary = model.get("vocab") if isinstance(model.get("vocab"), dict) else {}
+    added = content.get("added_tokens") if isinstance(content.get("added_tokens"), list) else []
+    ids = [*vocabulary.values(), *(token.get("id") for token in added if isinstance(token, dict))]
+    largest = max((index for index in ids if type(index) is int), default=-1)
+    if largest >= len(ids):
+        raise ValueError(f"The ids are not contiguous. Expected 0 to {len(ids) - 1}. Received: up to {largest}")
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if isinstance(prefix, str) and isinstance(merges, list):
+        for merge in merges:
+            parts = merge.split(" ") if isinstance(merge, str) else merge
+            if isinstance(parts, list) and len(parts) == 2 and not str(parts[1]).startswith(prefix):
+                raise ValueError(f"Expected merges whose second part starts with {prefix!r}. Received: {merge!r}")
+
+
 def check(content, declared):
     """Raises ValueError if a tokenizer has a component, an option or a size that is not allowed.
 

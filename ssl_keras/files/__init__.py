@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 LONGEST = 200  # bytes of a generated name; file systems allow 255, and suffixes such as .partial are added
+EXCERPT = 1000  # characters of a file's content in a message
 NOT_FILES = {
     "a folder": os.path.isdir,
     "a pipe": pathlib.Path.is_fifo,
@@ -206,10 +207,11 @@ def bytes_to_tensors(content, expected, name):
     try:
         stored = dict(safetensors.deserialize(content))
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{name} is not a complete safetensors file: {printable(error)}") from error
+        raise ValueError(f"{name} is not a complete safetensors file: {excerpt(error)}") from error
     missing, unknown = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unknown:
-        raise ValueError(f"{name} has other tensors than expected. Missing: {missing}. Unknown: {unknown}.")
+        difference = f"Missing: {excerpt(missing)}. Unknown: {excerpt(unknown)}."
+        raise ValueError(f"{name} has other tensors than expected. {difference}")
     tensors = {}
     for key, (shape, dtype) in expected.items():
         tensor = stored[key]
@@ -234,6 +236,12 @@ def safetensors_dtype(dtype):
 def printable(text, keep=""):
     """Escapes control characters, except those in `keep`, because they could forge lines on a terminal."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def excerpt(text):
+    """Escapes a text as `printable` does, and cuts it to EXCERPT characters, so that a message stays one line."""
+    text = printable(text)
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]} …"
 
 
 def read_variables(state):

@@ -62,6 +62,14 @@ def template(count=1, index=2, name="[CLS]"):
         (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
         (wordpiece(post_processor=template(name="[NONE]")), "Expected: None"),
         (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' is not in the vocabulary"),
+        # The library allocates memory up to the largest id.
+        (wordpiece(vocab={"[UNK]": 0, "a": 10**18}), "not contiguous. Expected 0 to 6. Received: up to 10{18}$"),
+        (bpe().replace('"id": 4', '"id": 99999999999'), "not contiguous.* Received: up to 99999999999"),
+        # It panics at merges that are shorter than the prefix.
+        (bpe(continuing_subword_prefix="###"), "merges whose second part starts with '###'. Received: .*"),
+        # Its messages contain text of the file.
+        (wordpiece(version="\x1b[2J\n" + "a" * 5000), r"^it is not .* '\\x1b\[2J\\na{900,1000} …$"),
+        ("[" * 10**5, "it is not a supported tokenizer. maximum recursion depth"),
         # Sizes.
         (wordpiece(continuing_subword_prefix="#" * 2000), "at most 1024 characters. Received: 2000"),
         (wordpiece(vocab={"[UNK]": 0, "a" * 2000: 1}, unk_token="[UNK]"), "at most 1024 characters|has the wrong id"),
