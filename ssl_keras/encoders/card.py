@@ -37,11 +37,14 @@ def read(folder):
         if card["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT}. Received: {str(card['format'])[:100]}")
         for key in ("network", "head"):
-            _network_of(card, key)
+            network = _network_of(card, key)
+            if network is not None and (network.kind == "head") != (key == "head"):
+                raise ValueError(f"{network.builder} cannot be a {key}")
+        json.dumps(card, ensure_ascii=False).encode()  # no file can contain lone surrogates
         wrong = [name for name, is_valid in _rules(card).items() if not is_valid]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         why = str(error) if type(error) is ValueError else f"{type(error).__name__} {error}"
-        raise ValueError(f"{path} is not a valid card: {files.printable(why)}.") from error
+        raise ValueError(f"{path} is not a valid card: {files.excerpt(why)}.") from error
     if wrong:
         raise ValueError(f"{path} is not a valid card: unexpected {', '.join(wrong)}.")
     return card
@@ -62,15 +65,17 @@ def _rules(card):
         "input": all(_is_count(entry.get(key, 1), 1 << 20) for key in ("context", "rate"))
         and entry.get("dtype") == ("int32" if kind == "tokens" else "float32"),
         "tokenizer": isinstance(card["tokenizer"], dict if kind == "tokens" or has_text_tower else type(None)),
-        "features": _is_count(card["features"], 1 << 24),
+        "features": _is_count(card["features"], 1 << 24)
+        and (card["head"] or {}).get("features", card["features"]) == card["features"],
         "classes": card["classes"] is None
-        or (is_a(card, "classifier_head") and all(isinstance(name, str) for name in card["classes"])),
+        or (is_a(card, "classifier_head") and _are_strings(card["classes"], card["head"]["classes"])),
         "decoding": decoding is None or _is_decoding(decoding),
         "parameters": _is_count(card["parameters"], 1 << 48),
         "weights": weights["file"] == "encoder.safetensors"
         and _is_count(weights["bytes"], 1 << 50)
         and isinstance(weights["sha256"], str),
         "trained_by": isinstance(card["trained_by"], dict),
+        "licenses": isinstance(card.setdefault("licenses", {}), dict),
         "results": isinstance(card["results"], dict),
     }
 
@@ -91,6 +96,10 @@ def _is_decoding(decoding):
         and _is_count(decoding.get("context", 1), 1 << 20)
         and _is_count(decoding.get("end", 0) + 1, 1 << 24)
     )
+
+
+def _are_strings(values, count):
+    return isinstance(values, list) and len(values) == count and all(isinstance(value, str) for value in values)
 
 
 def _network_of(card, key):
@@ -119,6 +128,33 @@ def head(card):
 def is_a(card, builder):
     """Returns whether the encoder's network or head was made by this builder."""
     return any((card[key] or {}).get("builder") == builder for key in ("network", "head"))
+
+
+def decoding(card):
+    """Returns the `decoding` entry of an encoder whose head is `frame_classifier` or `attending_decoder`.
+
+    Raises:
+        ValueError: an entry is missing, or there are more or fewer symbols than outputs.
+    """
+    found, head = card["decoding"] or {}, card["head"]
+    recognizes = is_a(card, "frame_classifier")
+    count = head["symbols"] if recognizes else head["vocabulary"] - 1
+    wanted = ("symbols", "words") if recognizes else ("symbols", "task", "context", "end")
+    missing = [name for name in wanted if name not in found or found[name] is None and recognizes]
+    symbols = [] if missing else found["symbols"]
+    if missing or symbols is not None and not (_are_strings(symbols, count) and " ".join(symbols).split() == symbols):
+        raise ValueError(
+            f"The card of {card['name']} does not describe how to decode its outputs. Expected decoding with "
+            f"{', '.join(wanted)}, and {count} symbols without spaces. Received: {files.excerpt(card['decoding'])}"
+        )
+    return found
+
+
+def trained_on(card):
+    """Returns the name of the data that an encoder was trained on; empty if the card has none."""
+    data = card["trained_by"].get("data")
+    name = data.get("name") if isinstance(data, dict) else data
+    return name if isinstance(name, str) else ""
 
 
 def is_classifier(card):

@@ -7,6 +7,8 @@ import re
 import numpy as np
 import safetensors
 
+from ssl_keras.files import excerpt
+
 INDEX_BYTES = 16 << 20
 WEIGHTS = "model.safetensors"
 
@@ -18,7 +20,7 @@ def read_object(path, what):
         if not isinstance(value, dict):
             raise TypeError("expected a JSON object")
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a valid {what}: {type(error).__name__} {error}") from error
+        raise ValueError(f"{path} is not a valid {what}: {type(error).__name__} {excerpt(error)}") from error
     return value
 
 
@@ -56,7 +58,8 @@ def open_weights(folder, prefix):
     if missing or total > len(shards):
         raise ValueError(
             f"{folder}: expected {max(total, len(shards))} shards. "
-            + (f"Missing: {', '.join(missing[:10])}" if missing else f"{index.name} lists {', '.join(shards[:10])}")
+            + ("Missing: " if missing else f"{index.name} lists ")
+            + excerpt(", ".join((missing or shards)[:10]))
         )
     return _open([folder / shard for shard in shards], prefix)
 
@@ -73,14 +76,15 @@ def _open(paths, prefix):
             file = safetensors.safe_open(path, "numpy")
             names = list(file.keys())
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+            raise ValueError(f"{path} is not a complete safetensors file: {excerpt(error)}") from error
         for name in names:
             # torch.compile and PyTorch's data-parallel wrappers add prefixes of their own.
             plain = name.replace("_orig_mod.", "").removeprefix("module.").removeprefix(prefix)
             plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
             if plain in stored:
                 raise ValueError(
-                    f"{path}: {name} and {stored[plain][1]} are two names of one tensor. Expected each tensor once."
+                    f"{path}: {excerpt(name)} and {excerpt(stored[plain][1])} are two names of one tensor. Expected "
+                    "each tensor once."
                 )
             stored[plain] = file, name
     return stored
@@ -92,6 +96,6 @@ def tensor_of(stored, name):
     try:
         value = file.get_tensor(theirs)
     except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be read: {error}. Download the file again.") from error
+        raise ValueError(f"{name} cannot be read: {excerpt(error)}. Download the file again.") from error
     with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is an error later
         return value.astype(np.float32)

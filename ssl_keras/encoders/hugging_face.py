@@ -8,6 +8,7 @@ Other tensors of a checkpoint (BERT's pooler, a classifier, mask buffers) are no
 they are logged and returned. Nothing in the folder is executed.
 """
 
+import contextlib
 import logging
 import pathlib
 
@@ -19,7 +20,7 @@ from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalog import find
 from ssl_keras.encoders.checkpoint_files import open_weights, read_object, tensor_of
-from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
+from ssl_keras.encoders.loading import BUILD_ERRORS, load_tokenizer, load_with_head, named_variables
 from ssl_keras.encoders.saving import save_encoder
 from ssl_keras.networks import Network, description
 
@@ -102,7 +103,8 @@ def load(folder):
     folder = pathlib.Path(folder)
     config = _config(folder)
     tokenizer = tokenizers.load(folder)
-    network = _network(config)
+    with _naming(folder / "config.json"):
+        network = _network(config)
     family, vocabulary = network.keywords["architecture"], network.keywords["vocabulary"]
     if tokenizer.vocabulary > vocabulary:
         raise ValueError(
@@ -116,30 +118,43 @@ def load(folder):
         keywords = {name: network.keywords[name] for name in ("vocabulary", "width", "epsilon")}
         return network.build(), Network("masked_head", **keywords).build() if with_head else None
 
-    with tf.Graph().as_default():  # a config may ask for any size, so check it first where nothing is allocated
+    # A config may ask for any size, so check it first where nothing is allocated.
+    with tf.Graph().as_default(), _naming(folder):
         for graph, names in _tensors_of(*make()):
             variables = named_variables(graph)
             for name, theirs in names.items():
                 _check_shape(stored, theirs, name, tuple(variables[name].shape), family)
     encoder, head = make()
     unused = set(stored)
-    for graph, names in _tensors_of(encoder, head):
-        variables = named_variables(graph)
-        for name, theirs in names.items():
-            variables[name].assign(_read_value(stored, theirs, name, family))
-        unused -= {name for theirs in names.values() for name in theirs}
-    for copy, original in COPIES.items():
-        if copy in unused:
-            if original not in stored or not np.array_equal(tensor_of(stored, copy), tensor_of(stored, original)):
-                raise ValueError(
-                    f"{folder}: expected an output layer that is tied to the embedding. Received: {copy} with other "
-                    f"values than {original}"
-                )
-            unused.remove(copy)
+    with _naming(folder):
+        for graph, names in _tensors_of(encoder, head):
+            variables = named_variables(graph)
+            for name, theirs in names.items():
+                variables[name].assign(_read_value(stored, theirs, name, family))
+            unused -= {name for theirs in names.values() for name in theirs}
+        for copy, original in COPIES.items():
+            if copy in unused:
+                if original not in stored or not np.array_equal(tensor_of(stored, copy), tensor_of(stored, original)):
+                    raise ValueError(
+                        f"Expected an output layer that is tied to the embedding. Received: {copy} with other values "
+                        f"than {original}"
+                    )
+                unused.remove(copy)
     unused = sorted(name for name in unused if not name.endswith(MASKS))
     if unused:
-        log.warning("%s: tensors that the network does not use were not imported: %s", folder, ", ".join(unused))
+        log.warning(
+            "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))
+        )
     return encoder, head, tokenizer, unused
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Puts a path before the message of an error."""
+    try:
+        yield
+    except (ValueError, *BUILD_ERRORS) as error:
+        raise ValueError(f"{path}: {files.excerpt(error)}") from error
 
 
 def import_encoder(folder, out=None):
@@ -253,7 +268,7 @@ def _network(config):
         }
         hidden, epsilon = config.get("intermediate_size"), "layer_norm_eps"
     else:
-        raise ValueError(f"Expected the model_type gpt2 or bert in config.json. Received: {family!r}")
+        raise ValueError(f"Expected the model_type gpt2 or bert. Received: {family!r}")
     for option, value in required.items():
         if config.get(option, value) != value:
             raise ValueError(f"Expected a {family} model with {option} = {value!r}. Received: {config[option]!r}")
@@ -261,11 +276,11 @@ def _network(config):
     names["hidden"] = "n_inner or intermediate_size"
     wrong = [names[ours] for ours, value in numbers.items() if type(value) is not int or not 1 <= value <= MAX_NUMBER]
     if wrong:
-        raise ValueError(f"Expected integers of 1 to {MAX_NUMBER} in config.json for {', '.join(wrong)}.")
+        raise ValueError(f"Expected integers of 1 to {MAX_NUMBER} for {', '.join(wrong)}.")
     numbers["hidden"] = hidden or 4 * numbers["width"]
     small = config.get(epsilon, 1e-5 if family == "gpt2" else 1e-12)
-    if type(small) not in (int, float):
-        raise ValueError(f"Expected a number for {epsilon} in config.json. Received: {small!r}")
+    if type(small) not in (int, float) or not abs(small) < 1e300:
+        raise ValueError(f"Expected a number for {epsilon}. Received: {small!r}")
     return Network("transformer", architecture=family, causal=family == "gpt2", epsilon=float(small), **numbers)
 
 

@@ -13,13 +13,17 @@ import safetensors
 import tensorflow as tf
 
 from ssl_keras import files
+from ssl_keras.data import inputs
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.data.ranges import check
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalog import find
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import gives_states, realize
+from ssl_keras.networks import description, gives_states, realize
 from ssl_keras.networks.transformer import Pool
+
+# What building a network of unsuitable sizes raises, besides ValueError.
+BUILD_ERRORS = (TypeError, RecursionError, ArithmeticError, MemoryError, tf.errors.OpError)
 
 
 def load_encoder(
@@ -169,11 +173,14 @@ def _load(folder, network):
     with tf.Graph().as_default():
         _check_depth(path, stored, card)
         try:
-            variables = named_tensors(*build(card, network), is_described)
-        except (TypeError, OverflowError, RecursionError, ArithmeticError, MemoryError, tf.errors.OpError) as error:
-            cause = files.printable(str(error).partition("\n")[0])
+            graph, head = build(card, network)
+            variables = named_tensors(graph, head, is_described)
+        except BUILD_ERRORS as error:
+            cause = files.excerpt(str(error).partition("\n")[0])
             raise ValueError(f"{folder}: cannot build an encoder from its card: {cause}") from error
         _check_shapes(path, stored, variables, card)
+        if is_described:
+            _check_sides(path, graph, card)
     encoder, head = build(card, network)
     variables = named_tensors(encoder, head, is_described)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
@@ -200,7 +207,7 @@ def _header(path):
         with safetensors.safe_open(path, "numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {files.printable(error)}") from error
+        raise ValueError(f"{path} is not a safetensors file: {files.excerpt(error)}") from error
 
 
 def _check_depth(path, stored, card):
@@ -212,6 +219,25 @@ def _check_depth(path, stored, card):
                 raise ValueError(f"{path} does not fit its card: {layers} {name}, but only {len(stored)} tensors.")
 
 
+def _check_sides(path, graph, card):
+    """Compares the card's input and features, on which other code relies, with those of the network."""
+    kind = inputs.column(card["input"])
+    entry, sides = card["input"][kind], graph.input_shape[1:]
+    expected = f"{graph.input.dtype} inputs of shape {sides} and {graph.output_shape[-1]} features"
+    received = f"{entry['dtype']} inputs of shape {tuple(entry['shape'])} and {card['features']} features"
+    is_fitting = len(sides) == len(entry["shape"]) and all(
+        side in (None, stated) for side, stated in zip(sides, entry["shape"])
+    )
+    longest = description(graph).max_tokens or math.inf
+    if not is_fitting or (entry["dtype"], card["features"]) != (graph.input.dtype, graph.output_shape[-1]):
+        raise ValueError(f"{path} does not fit its card. Expected {expected}. Received: a card with {received}")
+    if entry.get("context", 1) > longest:
+        raise ValueError(
+            f"{path} does not fit its card. Expected a context of at most {longest} tokens. Received: "
+            f"{entry['context']}"
+        )
+
+
 def _check_shapes(path, stored, variables, card):
     """Compares the file's header with the network before any tensor is read."""
     expected = {name: tuple(v.shape) for name, v in variables.items()}
@@ -221,5 +247,5 @@ def _check_shapes(path, stored, variables, card):
         shown = ", ".join(f"{n}, expected {expected.get(n)}, received {stored.get(n)}" for n in differing[:5])
         raise ValueError(
             f"{path} does not fit its card: the network has {parameters} parameters. Tensors that differ: "
-            + files.printable(shown)
+            + files.excerpt(shown)
         )

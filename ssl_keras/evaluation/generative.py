@@ -54,10 +54,9 @@ class FeatureClassifier:
     @property
     def about(self):
         """The classifier's name and test accuracy, as a dict."""
-        return {
-            "classifier": self.card["name"],
-            "its test accuracy": self.card["trained_by"].get("outcome", {}).get("test_accuracy"),
-        }
+        outcome = self.card["trained_by"].get("outcome")
+        accuracy = outcome.get("test_accuracy") if isinstance(outcome, dict) else None
+        return {"classifier": self.card["name"], "its test accuracy": accuracy}
 
     def classes(self, features):
         """Returns the predicted classes of features (N, D): int (N,)."""

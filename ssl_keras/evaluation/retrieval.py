@@ -9,6 +9,7 @@ import numpy as np
 
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.readers import captions
+from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.inputs import adapt_images
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def evaluate(retriever, splits, part="test"):
     splits = adapt_images(retriever.card, splits)
     source = getattr(splits, part)
     names = captions.names_of(source)
-    trained = retriever.card["trained_by"].get("data", {}).get("name", "")
+    trained = cards.trained_on(retriever.card)
     if trained.partition(":")[0] == source.name.partition(":")[0] and trained != splits.train.name:
         log.warning(
             "%s was trained on %s, which may contain examples of %s.", retriever.card["name"], trained, source.name

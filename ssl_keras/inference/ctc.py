@@ -83,5 +83,5 @@ def load(name):
     encoder, head, card = encoders.load_with_head(name)
     if not cards.is_a(card, "frame_classifier"):
         raise ValueError(f"{card['name']} is not a speech recognizer. Expected an encoder of ctc.")
-    decoding = card["decoding"]
+    decoding = cards.decoding(card)
     return encoder, head, Symbols(" ".join(decoding["symbols"]), characters=not decoding["words"])

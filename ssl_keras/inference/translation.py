@@ -24,7 +24,7 @@ class Translator:
         network, output, card = encoders.load_with_head(name)
         if not cards.is_a(card, "attending_decoder"):
             raise ValueError(f"{card['name']} has no decoder. Expected an encoder of seq2seq.")
-        self.name, self.decoding = card["name"], card["decoding"]
+        self.name, self.decoding = card["name"], cards.decoding(card)
         self.context, self.tokenizer = self.decoding["context"], encoders.load_tokenizer(name)
         self.decoder = beam_search.Decoder(network, output, self.decoding["end"], self.context, beams)
 

@@ -99,8 +99,9 @@ def prepare(settings, splits, init=None):
         )
     settings, splits = sound.prepare(settings, splits, init)
     if init is not None:
-        decoding = cards.read(encoders.find(init))["decoding"] or {}
-        if "words" in decoding:  # `init` was saved by ctc
+        card = cards.read(encoders.find(init))
+        if cards.is_a(card, "frame_classifier"):  # `init` was saved by ctc
+            decoding = cards.decoding(card)
             settings = dataclasses.replace(settings, alphabet=" ".join(decoding["symbols"]), words=decoding["words"])
     if not settings.alphabet:
         hint = "Leave out --words: there are fewer characters." if settings.words else "Use fewer characters."

@@ -326,6 +326,35 @@ def not_safetensors(folder):
         (lambda f: edit(f, network__widths=[16, True]), "dense's widths must be .* an integer"),
         (lambda f: edit(f, network__image_shape=[28, 28]), "dense's image_shape must be a sequence of 3 entries"),
         (lambda f: (f / "card.json").write_text("[" * 100_000), "is not a valid card"),
+        (lambda f: edit(f, network__builder="classifier_head"), "is not a valid card"),
+        (lambda f: edit(f, head=json.loads((f / "card.json").read_text())["network"]), "dense cannot be a head"),
+        (
+            lambda f: edit(f, features=7),
+            "Expected float32 inputs of shape .28, 28, 1. and 8 features. Received: .* 7 features",
+        ),
+        (
+            lambda f: edit(f, input__image__shape=[28, 29, 1]),
+            r"Received: a card with float32 inputs of shape \(28, 29, 1\)",
+        ),
+        (
+            lambda f: edit(f, input={"waveform": {"shape": [None], "dtype": "float32", "rate": 8000}}),
+            r"Received: a card with float32 inputs of shape \(None,\)",
+        ),
+        (
+            lambda f: edit(f, head={"builder": "classifier_head", "features": 9, "classes": 3}),
+            "is not a valid card: unexpected features",
+        ),
+        (lambda f: edit(f, licenses=[1]), "is not a valid card: unexpected licenses"),
+        (lambda f: edit(f, trained_by={"data": "\ud800"}), "is not a valid card: UnicodeEncodeError"),
+        (
+            lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 3}, classes="abc"),
+            "is not a valid card: unexpected classes",
+        ),
+        (
+            lambda f: edit(f, head={"builder": "classifier_head", "features": 8, "classes": 3}, classes=["a", "b"]),
+            "is not a valid card: unexpected classes",
+        ),
+        (lambda f: edit(f, network__builder="a" * 9000), "Unknown network '.{900,1000} …\\.$"),
         (lambda f: edit(f, network__builder="telepathy"), "Unknown network 'telepathy'. Expected one of "),
         (lambda f: edit(f, network__builder="__import__"), "Unknown network '__import__'"),
         (lambda f: edit(f, network__depth=3), "The network dense has no argument depth"),
@@ -345,6 +374,36 @@ def test_broken_encoders_are_refused(saved, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         load_encoder(folder)
+
+
+SYMBOLS = {"symbols": ["a", "b"], "words": False}
+TEXTS = {"symbols": None, "task": "pairs", "context": 6, "end": 0}
+
+
+@pytest.mark.parametrize(
+    ("head", "decoding", "is_valid"),
+    [
+        ({"builder": "frame_classifier", "width": 4, "symbols": 2}, SYMBOLS, True),
+        ({"builder": "frame_classifier", "width": 4, "symbols": 2}, None, False),
+        ({"builder": "frame_classifier", "width": 4, "symbols": 2}, SYMBOLS | {"symbols": None}, False),
+        ({"builder": "frame_classifier", "width": 4, "symbols": 2}, {"symbols": ["a", "b"]}, False),
+        ({"builder": "frame_classifier", "width": 4, "symbols": 3}, SYMBOLS, False),
+        ({"builder": "frame_classifier", "width": 4, "symbols": 2}, SYMBOLS | {"symbols": ["a b", ""]}, False),
+        ({"builder": "attending_decoder", "vocabulary": 3}, TEXTS, True),
+        ({"builder": "attending_decoder", "vocabulary": 3}, TEXTS | {"symbols": ["a", "b"]}, True),
+        ({"builder": "attending_decoder", "vocabulary": 4}, TEXTS | {"symbols": ["a", "b"]}, False),
+        ({"builder": "attending_decoder", "vocabulary": 3}, {"symbols": None, "task": "pairs"}, False),
+    ],
+)
+def test_decoding_must_fit_the_head(head, decoding, is_valid):
+    card = {"name": "it", "network": None, "head": head, "decoding": decoding}
+    if is_valid:
+        assert cards.decoding(card) == decoding
+    else:
+        with pytest.raises(
+            ValueError, match="The card of it does not describe how to decode .* symbols without spaces"
+        ):
+            cards.decoding(card)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F64", "F8_E4M3", "I32", "BOOL"])
@@ -400,6 +459,7 @@ def asked_about(card):
         cards.keyword(card, "vocabulary"),
         cards.is_classifier(card),
         cards.graph_name(card),
+        cards.trained_on(card),
     )
 
 
