@@ -4,11 +4,13 @@ import dataclasses
 import os
 import pathlib
 import socket
+import types
 import zipfile
 
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 from PIL import Image
 
 from ssl_keras.data import audio, cache
@@ -274,6 +276,36 @@ def test_unknown_data():
         load("mnist")
     with pytest.raises(ValueError, match="Did you mean fashion_mnist"):
         load("tfds:fashion_mnits")
+
+
+def test_a_damaged_tfds_dataset_is_named(monkeypatch):
+    """Protobuf, TFDS and TensorFlow raise errors of their own."""
+    import tensorflow_datasets as tfds
+    from google.protobuf import json_format
+
+    def fail(error):
+        def failing(*_, **__):
+            raise error
+
+        return failing
+
+    damage = tf.errors.DataLossError(None, None, "corrupted record at 12\nmore")
+    for error, message in (
+        (json_format.ParseError("Failed to parse\nmore"), "ParseError: Failed to parse"),
+        (damage, "DataLossError: corrupted record at 12"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "UnicodeDecodeError: 'utf-8' .* invalid"),
+    ):
+        builder = types.SimpleNamespace(info=types.SimpleNamespace(splits={"train": 1}))
+        monkeypatch.setattr(tfds_reader, "prepare", lambda name, builder=builder: builder)
+        monkeypatch.setattr(tfds_reader, "_split", fail(error))
+        with pytest.raises(ValueError, match=f"^tfds:trec cannot be read: {message}\\. .*tfds build trec$"):
+            load("tfds:trec")
+        monkeypatch.undo()
+    monkeypatch.setattr(tfds, "builder", fail(json_format.ParseError("Failed to parse\nmore")))
+    with pytest.raises(
+        ValueError, match=r"^tfds:trec cannot be read: ParseError: Failed to parse\. .*tfds build trec$"
+    ):
+        load("tfds:trec")
 
 
 def test_the_offline_error_says_what_to_do(monkeypatch, tmp_path):

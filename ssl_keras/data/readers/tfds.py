@@ -18,9 +18,11 @@ from ssl_keras.data.cache import contents, materialize
 from ssl_keras.data.readers import captions, image_files, pairs
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import hold_out, images
+from ssl_keras.files import excerpt
 
 CHUNK = 1024  # examples decoded at a time
 CAPTIONS = ("caption", "captions", "text")  # names of features with captions
+PASSED_ON = (OSError, ImportError, MemoryError, tf.errors.ResourceExhaustedError)  # their messages name the cause
 
 
 def prepare(name):
@@ -36,6 +38,10 @@ def prepare(name):
     except ValueError as error:  # only the first of the message's twenty lines helps
         message = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(f"tfds:{name}: {message}. Expected NAME, NAME/CONFIG or NAME:VERSION.") from error
+    except PASSED_ON:
+        raise
+    except Exception as error:  # protobuf and TFDS raise many kinds for damaged metadata
+        raise _unreadable(name, error) from error
     _prepare(builder, name)
     return builder
 
@@ -44,17 +50,24 @@ def load(name, image_size=None):
     """Returns `Splits` of the TFDS dataset `name` ("fashion_mnist", "cmaterdb/bangla", "trec", …).
 
     Raises:
-        ValueError: The dataset is unknown, has no uint8 image, text or audio, has images of different sizes without
-            `image_size`, or audio without a sampling rate.
+        ValueError: The dataset is unknown or damaged, has no uint8 image, text or audio, has images of different sizes
+            without `image_size`, or audio without a sampling rate.
         RuntimeError: It is not prepared, and preparing it failed, as it does offline.
     """
     import tensorflow_datasets as tfds
 
     builder = prepare(name)
     parts = {}
-    for split in ("train", "validation", "test"):
-        if split in builder.info.splits:
-            parts[split] = _split(tfds, builder, split, image_size)
+    try:
+        for split in ("train", "validation", "test"):
+            if split in builder.info.splits:
+                parts[split] = _split(tfds, builder, split, image_size)
+    except PASSED_ON:
+        raise
+    except Exception as error:
+        if str(error).startswith("tfds:"):  # one of ours
+            raise
+        raise _unreadable(name, error) from error
     if "train" not in parts:
         raise ValueError(
             f"tfds:{name} has no train split. Expected a split train. Received: {', '.join(builder.info.splits)}. "
@@ -63,6 +76,15 @@ def load(name, image_size=None):
     if "caption" in parts["train"].arrays and len(parts) == 1:
         return captions.by_concept(parts["train"])
     return (pairs.split if "target" in parts["train"].arrays else hold_out)(**parts)
+
+
+def _unreadable(name, error):
+    """Returns the error about a dataset whose files are damaged."""
+    cause = next((line for line in str(getattr(error, "message", error)).splitlines() if line.strip()), "")
+    return ValueError(
+        f"tfds:{name} cannot be read: {type(error).__name__}: {excerpt(cause)}. If its files are damaged, remove its "
+        f"folder below TFDS_DATA_DIR, and prepare it again: tfds build {name}"
+    )
 
 
 def _prepare(builder, name):
