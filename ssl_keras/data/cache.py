@@ -29,7 +29,19 @@ IN_MEMORY_BYTES = 1 << 30
 # A file that was just written may change again within the resolution of its timestamps, so its checksum is not cached.
 RECENT = 2_000_000_000  # nanoseconds
 # What reading a damaged entry raises; NumPy tokenizes the headers of arrays.
-DAMAGE = (OSError, ValueError, LookupError, TypeError, SyntaxError, tokenize.TokenError)
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    EOFError,
+    tokenize.TokenError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +79,8 @@ def contents(paths):
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     memory = cache_folder() / f"{name_of(['files', root])}.files.json"
     try:
-        known = {path: about for path, about in json.loads(memory.read_text("utf-8")).items() if len(about) == 5}
-    except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged
+        known = {path: about for path, about in json.loads(memory.read_text("utf-8")).items() if _is_checksum(about)}
+    except DAMAGE:  # or absent
         known = {}
     remembered = {}
 
@@ -90,6 +102,11 @@ def contents(paths):
         _make_folder(memory.parent)
         files.write(memory, json.dumps(known | remembered))
     return made
+
+
+def _is_checksum(about):
+    """Returns whether an entry of cached checksums is four numbers and a checksum."""
+    return isinstance(about, list) and [type(each) for each in about] == [int] * 4 + [str]
 
 
 def _file_stat(path):

@@ -26,7 +26,14 @@ def check_labels(name, label, count, classes):
     Raises:
         ValueError: An example has no class index, or the names are not different strings.
     """
-    label, classes = np.asarray(unmasked(f"{name}, labels", label)), class_names(name, classes)
+    label, classes = unmasked(f"{name}, labels", label), class_names(name, classes)
+    try:
+        label = np.asarray(label)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected one integer label per example, of shape ({count},). Received: sequences of different "
+            f"lengths, or values of different types, in a {type(label).__name__}. Convert them: {INDEX}"
+        ) from None
     if label.dtype.kind not in "iu" or label.shape != (count,):
         raise ValueError(
             f"{name}: expected one integer label per example, of shape ({count},). "

@@ -97,6 +97,22 @@ def test_json_in_another_form_is_an_error(tmp_path):
             load(f"table:{tmp_path}/{name}")
 
 
+def test_the_text_of_json_lines_is_in_a_field_without_a_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"": f"word {i}"}) + "\n" for i in range(9)))
+    assert sorted(column(load(f"text:{tmp_path}/a.jsonl"))) == [f"word {i}" for i in range(9)]
+
+
+def test_a_long_header_is_cut(tmp_path):
+    for name, kind in (("a.csv", "table"), ("a.csv", "captions"), ("a.jsonl", "pairs")):
+        long = "x\x1b" * 5000
+        content = json.dumps({long: "a"}) if name == "a.jsonl" else f"{long},b\nc,d\n"
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match="expected (a header|the fields)") as error:
+            load(f"{kind}:{tmp_path}/{name}")
+        assert str(error.value).isprintable()
+        assert len(str(error.value)) < 1000
+
+
 def test_nul_characters_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"word \0{i},{i % 2}\n" for i in range(9)))
     with pytest.raises(ValueError, match=r"9 of 101 characters are NUL: .*tr -d '\\000'") as error:

@@ -45,6 +45,12 @@ def test_a_key_is_computed_only_if_files_are_written():
     check(made(fill=lambda: pytest.fail("read again")))
 
 
+def reshape(path, shape):
+    """Writes another shape into the header of an array, which NumPy parses as Python."""
+    header = f"{{'descr': '<i2', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + path.read_bytes()[128:])
+
+
 def flip(path, place=-1):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -63,6 +69,9 @@ def flip(path, place=-1):
         lambda folder: (folder / "y.npy").write_bytes(b"PK\x03\x04"),
         lambda folder: (folder / "y.npy").unlink(),
         lambda folder: np.save(folder / "y.npy", np.zeros(ROWS)),
+        lambda folder: (folder / "content.json").write_text("[" * 10**5),
+        lambda folder: reshape(folder / "x.npy", f"({2**63}, 3)"),
+        lambda folder: reshape(folder / "x.npy", "(" * 60 + "3"),
         lambda folder: flip(folder / "x.npy"),
         lambda folder: flip(folder / "x.npy", 20),
     ],
@@ -193,6 +202,19 @@ def test_a_file_is_read_again_only_if_it_may_have_changed(some, monkeypatch):
     assert contents(some) == [["a", contents(some)[0][1]], *first[1:]]
     some[0].unlink()
     assert contents(some)[0] == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [None, 5, "abcde", ["a"], [1, 2, 3, 4, 5], {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, [[], 2, 3, 4, "x"], "deep"],
+)
+def test_damaged_checksums_are_computed_again(some, monkeypatch, known):
+    monkeypatch.setattr(cache, "RECENT", -(10**18))
+    first = contents(some)
+    (memory,) = cache.cache_folder().glob("*.files.json")
+    memory.write_text("[" * 10**5 if known == "deep" else json.dumps({"a": known}))
+    assert contents(some) == first
+    assert len(json.loads(memory.read_text())) == 3
 
 
 def test_an_unwritable_cache_is_an_error_that_names_the_setting(tmp_path, monkeypatch):

@@ -73,6 +73,7 @@ def test_class_names_of_other_kinds():
         (LABEL + 0.5, "np.unique"),
         (LABEL + 1_000, "np.unique"),
         (LABEL[:3], r"Received: dtype int64, shape \(3,\)"),
+        ([[0], [0, 1]] * 3, "sequences of different lengths, .* in a list. Convert them"),
     ],
 )
 def test_the_error_tells_how_to_convert_labels(label, advice):

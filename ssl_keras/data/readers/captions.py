@@ -97,7 +97,9 @@ def _json_rows(name, path):
 def _table_rows(name, path):
     header, rows = tables.with_header(name, path, set(COLUMNS))
     if not set(COLUMNS) <= set(header):
-        raise ValueError(f"{name}: expected a header with the columns image and caption. Received: {header}")
+        raise ValueError(
+            f"{name}: expected a header with the columns image and caption. Received: {folders.listed(header)}"
+        )
     image, caption = (header.index(column) for column in COLUMNS)
     yield from ((place, row[image].strip(), row[caption]) for place, row in rows)
 

@@ -26,6 +26,7 @@ JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bi
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_UNREADABLE = 0.01  # a larger fraction of unreadable files (and more than one) is an error
 NUM_SHOWN = 10  # names in a message
+MAX_SHOWN = 300  # characters of each; file names have at most 255 bytes
 
 
 class Unreadable(ValueError):
@@ -44,8 +45,8 @@ class Below(typing.NamedTuple):
 
 
 def listed(names):
-    """Joins names for a message, at most NUM_SHOWN of them."""
-    names = [printable(name) for name in names]
+    """Joins names for a message, at most NUM_SHOWN of them, each cut to MAX_SHOWN characters."""
+    names = [printable(name)[:MAX_SHOWN] for name in names]
     return ", ".join(names[:NUM_SHOWN]) + (" …" if len(names) > NUM_SHOWN else "")
 
 

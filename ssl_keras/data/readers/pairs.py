@@ -18,6 +18,7 @@ import pathlib
 import numpy as np
 
 from ssl_keras.data.readers import text_files
+from ssl_keras.data.readers.folders import listed
 from ssl_keras.data.readers.tables import parse_rows, quotation_notes, with_header
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.splits import Splits
@@ -72,7 +73,7 @@ def _of_json(name, path, expected, fields):
         raise ValueError(f"{name}: JSON is not supported. Expected lines of {expected}.")
     header, rows = with_header(name, path, set(fields))
     if not set(fields) <= set(header):
-        raise ValueError(f"{name}: expected the fields {' and '.join(fields)}. Received: {', '.join(header)}")
+        raise ValueError(f"{name}: expected the fields {' and '.join(fields)}. Received: {listed(header)}")
     pairs = [(place, tuple(row[header.index(field)].strip() for field in fields)) for place, row in rows]
     empty = next((place for place, pair in pairs if not all(pair)), None)
     if empty:

@@ -68,7 +68,7 @@ def _columns(name, header):
     if label is not None and len(others) == 1:
         return others[0], label
     raise ValueError(
-        f"{name}: expected a header with the columns text and label. Received: {header}. Rename these columns."
+        f"{name}: expected a header with the columns text and label. Received: {listed(header)}. Rename these columns."
     )
 
 

@@ -193,19 +193,19 @@ def _pieces(name, paths, left_out=(), several=False, others=""):
     where, ends, broken, characters, silent = [], [], {}, 0, 0
     for path, source in opened.items():
         field, broken[path] = fields.get(path), 0
-        for start, stop, text, bad in _documents(name, path, source, field) if field else _cuts(source, most):
+        for start, stop, text, bad in _cuts(source, most) if field is None else _documents(name, path, source, field):
             broken[path] += bad
             characters += len(text)
-            if field and not text.strip():
+            if field is not None and not text.strip():
                 silent += 1
                 continue
             where.append((source, start, stop, field))
-            ends.append(bool(field) or stop == text_files.size(source))
+            ends.append(field is not None or stop == text_files.size(source))
     text_files.check_utf8(name, broken, characters)
     if silent > len(where):
         raise ValueError(f"{name}: {silent} of {silent + len(where)} lines have no text. Expected {EXPECTED} in each.")
     others = sorted(set(fields.values()) - {"text"})
-    notes = [f"the text of JSON lines is read from the field {', '.join(others)}"] if others else []
+    notes = [f"the text of JSON lines is read from the field {folders.listed(others)}"] if others else []
     notes += [f"{silent} lines have no text and are skipped"] if silent else []
     if left_out:
         notes.append(f"{len(left_out)} files have no supported text and are skipped: {folders.listed(left_out)}")
