@@ -175,7 +175,7 @@ def _load(folder, network):
         try:
             graph, head = build(card, network)
             variables = named_tensors(graph, head, is_described)
-        except BUILD_ERRORS as error:
+        except (ValueError, *BUILD_ERRORS) as error:
             cause = files.excerpt(str(error).partition("\n")[0])
             raise ValueError(f"{folder}: cannot build an encoder from its card: {cause}") from error
         _check_shapes(path, stored, variables, card)

@@ -344,6 +344,10 @@ def not_safetensors(folder):
             lambda f: edit(f, head={"builder": "classifier_head", "features": 9, "classes": 3}),
             "is not a valid card: unexpected features",
         ),
+        (
+            lambda f: edit(f, head={"builder": "generator", "image_shape": [16, 8, 1], "latent": 3, "width": 4}),
+            "small: cannot build an encoder from its card: Expected image sides",
+        ),
         (lambda f: edit(f, licenses=[1]), "is not a valid card: unexpected licenses"),
         (lambda f: edit(f, trained_by={"data": "\ud800"}), "is not a valid card: UnicodeEncodeError"),
         (
