@@ -205,20 +205,26 @@ class Embeddings(keras.layers.Layer):
         """Embeds tokens the first of which is at `position` and follows the token `before` (B, 1)."""
         if tokens.shape[1] is not None and tokens.shape[1] > self.context:
             raise ValueError(f"Expected at most {self.context} tokens. Received: {tokens.shape[1]}")
-        x = self._vectors(tokens)  # (B, T, D)
+        return self.in_context(self.vectors(tokens), position, None if before is None else self.vectors(before))
+
+    def in_context(self, x, position=0, before=None):
+        """Turns the vectors of tokens, (B, T, D), into the first block's input: adds positions, or mixes neighbors.
+
+        `position` is that of the first token, and `before` (B, 1, D) the vector of the token before it.
+        """
         if self.architecture == "modern":
-            first = tf.zeros_like(x[:, :1]) if before is None else rms_norm(self._vectors(before), self.epsilon)
+            first = tf.zeros_like(x[:, :1]) if before is None else rms_norm(before, self.epsilon)
             x = rms_norm(x, self.epsilon)
             return x + tf.cast(self.shift, x.dtype) * tf.concat([first, x[:, :-1]], axis=1)
-        places = tf.gather(tf.convert_to_tensor(self.positions), position + tf.range(tf.shape(tokens)[1]))
+        places = tf.gather(tf.convert_to_tensor(self.positions), position + tf.range(tf.shape(x)[1]))
         x += tf.cast(places, x.dtype)
         if self.architecture == "bert":
             x += tf.cast(self.segments[0], x.dtype)
             return layer_norm(x, self.epsilon, self.scale, self.offset)
         return x
 
-    def _vectors(self, tokens):
-        """Looks up the tokens' vectors. Padding gets the vector of token 0, which is masked later."""
+    def vectors(self, tokens):
+        """Looks up the tokens' vectors, (B, T) -> (B, T, D). Padding gets that of token 0, which is masked later."""
         table = tf.convert_to_tensor(self.tokens)
         return tf.cast(tf.gather(table, tf.maximum(tokens, 0)), self.compute_dtype)
 
@@ -275,6 +281,15 @@ class Block(keras.layers.Layer):
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
         return self._finish(x, self._attend(q, k, v, self._bias(tokens)))
 
+    def with_weights(self, x, tokens, change=0.0):
+        """Returns the output (B, T, D), and the attention weights (B, H, T, T) float32 to which `change` was added.
+
+        The gradient with respect to `change`, of the weights' shape, is that with respect to the weights.
+        """
+        q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
+        weights = attention_weights(q, k, self._bias(tokens)) + change
+        return self._finish(x, self._average(weights, v)), weights
+
     def _bias(self, tokens):
         length = tf.shape(tokens)[1]
         # Padding comes last, where the causal mask hides it anyway.
@@ -324,8 +339,10 @@ class Block(keras.layers.Layer):
 
     def _attend(self, q, k, v, bias):
         """Averages the values by the attention weights, (B, T, D)."""
-        weights = tf.cast(attention_weights(q, k, bias), v.dtype)
-        y = tf.einsum("bhts,bshd->bthd", weights, v)
+        return self._average(attention_weights(q, k, bias), v)
+
+    def _average(self, weights, v):
+        y = tf.einsum("bhts,bshd->bthd", tf.cast(weights, v.dtype), v)
         return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], self.heads * v.shape[-1]))
 
     def _finish(self, x, attended):

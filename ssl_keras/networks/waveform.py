@@ -279,7 +279,11 @@ class Spectrogram(keras.layers.Layer):
         self.bias = self.add_weight((self.channels,), "zeros", name="bias")
 
     def call(self, x, places):
-        x, valid = self.log_mel(x, places), tf.cast(places >= 0, tf.float32)[..., None]
+        return self.of_bands(self.log_mel(x, places), places)
+
+    def of_bands(self, x, places):
+        """Computes the features (B, T, C) of a log-mel spectrogram (B, T, bands)."""
+        valid = tf.cast(places >= 0, tf.float32)[..., None]
         mean = tf.math.divide_no_nan(tf.reduce_sum(x * valid, 1, keepdims=True), tf.reduce_sum(valid, 1, keepdims=True))
         x = (x - mean) * valid
         x = tf.tensordot(tf.cast(x, self.compute_dtype), tf.cast(self.kernel, self.compute_dtype), 1)
