@@ -21,6 +21,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 1rem/1.5 system-ui
        background: var(--ground); overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
@@ -28,6 +29,9 @@ th, td { padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); 
 th:first-child, td:first-child { text-align: left; }
 th { color: var(--faint); font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem 1rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .5rem .75rem; }
+.words { margin: 0 0 .5rem; line-height: 2; }
+.words span { padding: .1rem .2rem; border-radius: .2rem; }
 figure { margin: 0 0 1rem; }
 figcaption { color: var(--faint); font-size: .875rem; }
 img { max-width: 100%; height: auto; image-rendering: pixelated; }
@@ -49,8 +53,21 @@ def heading(title):
     return Html(f"<h2>{text(title)}</h2>")
 
 
+def subheading(title):
+    return Html(f"<h3>{text(title)}</h3>")
+
+
 def paragraph(content):
     return Html(f"<p>{text(content)}</p>")
+
+
+def small(content):
+    return Html(f"<figcaption>{text(content)}</figcaption>")
+
+
+def joined(parts):
+    """Joins several parts into one."""
+    return Html("".join(map(text, parts)))
 
 
 def quotation(content):
@@ -77,6 +94,25 @@ def picture(png, caption):
         f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{source}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
+
+
+def words(weighted):
+    """Shows words on colored ground: red for positive weights, blue for negative ones, by their size.
+
+    Args:
+        weighted: pairs of a text and a weight from -1 to 1.
+    """
+    shown = []
+    for content, weight in weighted:
+        color = "220, 38, 38" if weight > 0 else "37, 99, 235"
+        strength = f"{0.75 * min(abs(weight), 1):.2f}"
+        shown.append(f'<span style="background: rgba({color}, {strength})">{text(content)}</span>')
+    return Html(f'<p class="words">{" ".join(shown)}</p>')
+
+
+def strip(*figures):
+    """Shows small pictures side by side, two on a phone."""
+    return Html(f'<div class="strip">{"".join(map(text, figures))}</div>')
 
 
 def grid(*figures):

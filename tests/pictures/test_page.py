@@ -35,6 +35,9 @@ def test_all_that_is_not_markup_is_escaped():
         page.table([[EVIL, EVIL], [EVIL, 3]]),
         page.picture(b"png", EVIL),
         page.grid(page.picture(b"png", EVIL)),
+        page.strip(page.picture(b"png", EVIL)),
+        page.joined([page.subheading(EVIL), page.small(EVIL)]),
+        page.words([(EVIL, 0.5)]),
         EVIL,
     ]
     content = page.document(EVIL, *parts)
@@ -42,8 +45,15 @@ def test_all_that_is_not_markup_is_escaped():
     assert not parsed.open
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert "<script" not in content
-    assert parsed.text.count(EVIL) == 12
+    assert parsed.text.count(EVIL) == 16
     assert all(attributes["alt"] == EVIL for tag, attributes in parsed.tags if tag == "img")
+
+
+def test_words_are_red_or_blue_by_their_weights():
+    shown = page.words([("up", 1.0), ("down", -0.5), ("none", 0.0), ("more", 3.0)])
+    grounds = [attributes["style"] for tag, attributes in Parsed(shown).tags if tag == "span"]
+    assert grounds == [f"background: rgba({color})" for color in (
+        "220, 38, 38, 0.75", "37, 99, 235, 0.38", "37, 99, 235, 0.00", "220, 38, 38, 0.75")]  # fmt: skip
 
 
 def test_a_page_needs_nothing_else_and_fits_a_phone(tmp_path):
