@@ -69,6 +69,12 @@ GROUPS = {
         ),
     },
     "Use": {
+        "explain": Command(
+            "explain",
+            "ENCODER",
+            "Show what an encoder responds to in examples, and whether the pictures are faithful",
+            "explain classifier-fashion_mnist --data tfds:fashion_mnist --out report.html",
+        ),
         "embed": Command(
             "evaluate",
             "ENCODER",

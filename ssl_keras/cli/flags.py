@@ -19,7 +19,9 @@ Positional = tyro.conf.Positional
 HeldOut = Literal["validation", "test"]  # the splits that a command can measure on
 UNIONS = (typing.Union, types.UnionType)
 PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
+    "choice": "NAME",
     "classifier": "ENCODER",
+    "compare": "ENCODER",
     "data": "DATA",
     "images": "FOLDER",
     "init": "ENCODER",
