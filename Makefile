@@ -35,6 +35,7 @@ bench: $(VENV)/.bench-installed  ## side-by-side measurements
 	$(BIN)/python benchmarks/speech.py
 	$(BIN)/python benchmarks/image_text.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/faithfulness.py
 
 tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep what it promises; their data are downloaded once
 	$(BIN)/python tutorials/01_autoencoder.py
@@ -50,6 +51,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/11_image_text.py
 	$(BIN)/python tutorials/12_many_devices.py
 	$(BIN)/python tutorials/13_semi_supervised.py
+	$(BIN)/python tutorials/14_looking_inside.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

@@ -15,7 +15,7 @@ import sys
 from statistics import mean, stdev
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = ("docs/results.md", "docs/benchmarks.md", "README.md")
+PAGES = ("docs/results.md", "docs/benchmarks.md", "docs/interpretation.md", "README.md")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 CARDS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("saved_models/*/card.json"))}
@@ -276,6 +276,17 @@ for run in found["runs"]:
     row |= {f"seed {run['seed']}: FID": run["FID"], f"seed {run['seed']}: steps": run["steps"]}
 rows["10,000 training images"] = {"mean FID": found["FID of 10,000 training images"]}
 TABLES["dcgan-quality"] = grid(rows, forms=".2f .1f d .1f d .1f d")
+
+
+# ----- docs/interpretation.md
+
+rows = {}
+for name, found in BENCH["faithfulness"].items():
+    for method, row in found.get("methods", {}).items():  # the entry "plan" has none
+        rows[f"`{name.partition('-')[0]}`, {method}"] = row
+columns = {"deletion": "deletion", "deletion gain": "below random", "insertion": "insertion"}
+columns |= {"insertion gain": "above random", "randomized": "randomized", "complete": "complete"}
+TABLES["faithfulness"] = grid(rows, columns, ".3f .3f .3f .3f .2f .2f", corner="encoder, method")
 
 
 # ----- The pages

@@ -12,8 +12,8 @@ SIDE = 112  # pixels of a small picture, at least
 MAX_CHARACTERS = 200  # of an example in a list
 NOTES = (
     "Red raises the score that is explained, blue lowers it; the color is full at the 99th percentile of a map.",
-    "Sum: the attributions' sum over the difference of the scores of the example and of its baseline (black, [MASK] or "
-    "silence). It should be 100%; only integrated gradients promise that.",
+    "Sum: by how much the attributions' sum differs from the difference of the scores of the example and of its "
+    "baseline (black, [MASK] or silence), at most. Only integrated gradients promise that they are equal.",
     "Deletion and insertion: the mean score, a probability where the scores are logits, while the highest units are "
     "removed, or put into the baseline. A faithful map has a lower deletion and a higher insertion than random order.",
     "Grad-CAM and rollout are coarse: they show places of a map, or the flow of attention, and no sign.",
@@ -43,23 +43,23 @@ def parts(reports, split, rows):
             title = f"{report.loaded.card['name']}: {report.question.words[number]}"
             yield page.paragraph(f"{title}, score {score[number]:.3g}")
             yield _texts(report, number) if report.texts is not None else _images(report, images, number)
-    for report in reports:
-        yield from _places(report, rows)
+    for report, images in zip(reports, drawn):
+        yield from _places(report, images.get("input"), rows)
         yield from _layers(report, split)
 
 
 def checks(report):
     """Returns the faithfulness of each method as rows of cells, the header first."""
     random = report.areas[RANDOM]
-    lines = [["method", "sum", *CURVES, "better than random", "randomized"]]
-    lines.append([RANDOM, "–", *(f"{random[curve].mean():.3f}" for curve in CURVES), "–", "–"])
-    for name in report.maps:
-        areas = [f"{report.areas[name][curve].mean():.3f}" for curve in CURVES]
-        better = ", ".join(
-            f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in report.gains[name].values()
-        )
-        errors = f"within {report.errors.max():.1%}" if name == INTEGRATED else "–"
-        lines.append([name, errors, *areas, better, f"{last_correlation(report.sanity[name]):.2f}"])
+    lines = [["method", "sum", "deletion", "below random", "insertion", "above random", "randomized"]]
+    lines.append([RANDOM, "–", f"{random['deletion'].mean():.2f}", "–", f"{random['insertion'].mean():.2f}", "–", "–"])
+    for name, areas in report.areas.items():
+        if name == RANDOM:
+            continue
+        cells = ["–" if name != INTEGRATED else f"{report.errors.max():.1%}"]
+        for curve, (mean, low, high) in report.gains[name].items():
+            cells += [f"{areas[curve].mean():.2f}", f"{mean:.2f} ({low:.2f} to {high:.2f})"]
+        lines.append([name, *cells, f"{last_correlation(report.sanity[name]):.2f}"])
     return lines
 
 
@@ -121,10 +121,20 @@ def _color(image):
     return np.repeat(image, 3, -1) if image.shape[-1] < 3 else image[..., :3]
 
 
-def _png(picture):
-    """Encodes a picture (H, W, 3), enlarged to at least SIDE pixels along its shorter side."""
+def _enlarged(picture):
+    """Enlarges a picture (H, W, 3) to at least SIDE pixels along its shorter side."""
     factor = max(1, -(-SIDE // min(picture.shape[:2])))
-    return png([enlarged(np.clip(picture, 0, 1)[None], factor)])
+    return enlarged(np.clip(picture, 0, 1)[None], factor)[0].numpy()
+
+
+def _png(picture):
+    return png([_enlarged(picture)[None]])
+
+
+def _stretched(places, shape):
+    """Stretches colors of places (h, w, 3), or of frames (T, 3), to the width and, for images, height of a picture."""
+    lines = places if places.ndim == 3 else places[None]
+    return heat.resized(lines, (shape[0] if places.ndim == 3 else SIDE // 4, shape[1]))
 
 
 def _images(report, images, number):
@@ -140,7 +150,7 @@ def _texts(report, number):
     return page.joined(lines)
 
 
-def _places(report, rows):
+def _places(report, images, rows):
     """Yields principal colors, and similarities with one place, of an encoder with places."""
     if report.colors is None:
         return
@@ -156,9 +166,12 @@ def _places(report, rows):
             weights = [report.alike[number][report.units[number] == unit].mean() for unit in range(len(words))]
             yield page.words(zip(words, weights))
         return
-    for shown in (report.colors, heat.similarity(report.alike)):
-        lines = shown if shown.ndim == 4 else np.repeat(shown[:, None], 12, 1)  # frames: a strip
-        yield page.strip(*(page.picture(_png(each), f"example {row}") for each, row in zip(lines, rows)))
+    made = []
+    for number, row in enumerate(rows):
+        ground = _enlarged(images[number])
+        below = [_stretched(each[number], ground.shape) for each in (report.colors, heat.similarity(report.alike))]
+        made.append(page.picture(_png(np.concatenate([ground, *below])), f"example {row}"))
+    yield page.strip(*made)
 
 
 def _layers(report, split):
