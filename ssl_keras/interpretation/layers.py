@@ -6,9 +6,8 @@ Shapes: `N` examples, `D` features of one layer.
 import keras
 import numpy as np
 
-from ssl_keras.data import inputs
 from ssl_keras.evaluation import probes
-from ssl_keras.evaluation.features import extract_features
+from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.networks import conv
 from ssl_keras.networks.transformer import Pool
 
@@ -26,23 +25,23 @@ def names(encoder):
     return found if last in found else [*found, last]
 
 
-def features_of_layers(encoder, source, chosen=None, batch_size=256):
-    """Extracts the features of all layers in one pass: {layer: float32 (N, D)}, in order.
+def features_of_layers(encoder, *sources, chosen=None, batch_size=256):
+    """Extracts the features of all layers in one pass: for each source {layer: float32 (N, D)}, in order.
 
     Maps are averaged over their places; states are averaged over the tokens or frames that are not padding.
 
     Args:
         encoder: functional graph of images, tokens or waveforms.
-        source: a `Source` as the encoder takes it.
+        *sources: `Source`s as the encoder takes them.
         chosen: names of layers; by default those of `names`.
         batch_size: number of examples in a batch.
     """
     chosen = names(encoder) if chosen is None else chosen
     pooled = [_pool(encoder, encoder.get_layer(name).output) for name in chosen]
     joined = keras.layers.Concatenate(dtype="float32", name="layers")(pooled) if len(pooled) > 1 else pooled[0]
-    features = extract_features(keras.Model(encoder.input, joined), _within(encoder, source), batch_size)
-    ends = np.cumsum([each.shape[-1] for each in pooled])
-    return dict(zip(chosen, np.split(features, ends[:-1], axis=1)))
+    embed, ends = compile_network(keras.Model(encoder.input, joined)), np.cumsum([each.shape[-1] for each in pooled])
+    parts = [np.split(extract_features(embed, source, batch_size), ends[:-1], axis=1) for source in sources]
+    return [dict(zip(chosen, part)) for part in parts]
 
 
 def probe_layers(encoder, train, validation, test, strengths=STRENGTHS):
@@ -54,7 +53,7 @@ def probe_layers(encoder, train, validation, test, strengths=STRENGTHS):
             regularization.
         strengths: candidates for scikit-learn's C.
     """
-    parts = [features_of_layers(encoder, source) for source in (train, validation, test)]
+    parts = features_of_layers(encoder, train, validation, test)
     labels = [source.column("label") for source in (train, validation, test)]
     accuracies = {}
     for name in parts[0]:
@@ -89,9 +88,3 @@ def _pool(encoder, tensor):
     if frames is None and "int" in encoder.input.dtype:
         frames = encoder.input
     return keras.layers.GlobalAveragePooling1D(dtype="float32")(tensor) if frames is None else Pool()(tensor, frames)
-
-
-def _within(encoder, source):
-    """Returns a source whose columns are the encoder's input and the labels."""
-    inputs.column(source.arrays)  # raises if there is no input
-    return source

@@ -26,7 +26,7 @@ from ssl_keras.data.splits import Splits
 from ssl_keras.data.tokenizer import Tokenizer
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import probes
-from ssl_keras.evaluation.features import evenly_spaced, extract_features, normalize
+from ssl_keras.evaluation.features import compile_network, evenly_spaced, extract_features, normalize
 from ssl_keras.inference import search
 from ssl_keras.interpretation import outputs
 
@@ -36,7 +36,7 @@ WINDOW = 48  # tokens of an example of continuous text
 
 
 class Question(typing.NamedTuple):
-    """What is explained.
+    """A score of each of some examples.
 
     Attributes:
         output: the `Output`.
@@ -55,12 +55,14 @@ class Loaded(typing.NamedTuple):
     """A saved encoder and data as it takes them.
 
     Attributes:
-        encoder: its graph. head: the head that it was saved with, or None. card: its card.
+        encoder: its graph. embed: the same, compiled by `compile_network`.
+        head: the head that it was saved with, or None. card: its card.
         splits: the adapted `Splits`.
         tokenizer: the `Tokenizer` of its texts, or None.
     """
 
     encoder: keras.Model
+    embed: typing.Callable
     head: keras.Model | None
     card: dict
     splits: Splits
@@ -76,7 +78,7 @@ def open_encoder(name, splits, network=None):
         adapted = tokens.corpus(splits, tokenizer, min(WINDOW, outputs.max_tokens(encoder) or WINDOW), 0)
     else:
         adapted = encoders.adapt(folder, card, splits)
-    return Loaded(encoder, head, card, adapted, tokenizer)
+    return Loaded(encoder, compile_network(encoder), head, card, adapted, tokenizer)
 
 
 def possible(loaded):
@@ -143,7 +145,7 @@ def inputs_of(source, rows):
 def fit_probe(loaded, limit=LABELED):
     """Returns the `Output` of a linear probe that is fitted on at most `limit` training examples."""
     parts = [part.take(evenly_spaced(len(part), limit)) for part in loaded.splits[:2]]
-    features = [extract_features(loaded.encoder, part) for part in parts]
+    features = [extract_features(loaded.embed, part) for part in parts]
     labels = [part.column("label") for part in parts]
     probe, _ = probes.fit_probe(features[0], labels[0], features[1], labels[1])
     return outputs.of_probe(loaded.encoder, probe, loaded.splits.train.classes)
@@ -182,7 +184,7 @@ def _feature(loaded, source, rows, inputs, choice):
         if not (str(choice).isdigit() and int(choice) < len(output.names)):
             raise ValueError(f"Expected a feature from 0 to {len(output.names) - 1}. Received: {choice!r}")
         return Question(output, inputs, np.full(len(inputs), int(choice)), [f"feature {choice}"] * len(inputs))
-    others = extract_features(loaded.encoder, source.take(evenly_spaced(len(source), POOL)))
+    others = extract_features(loaded.embed, source.take(evenly_spaced(len(source), POOL)))
     own = output.graph(inputs, training=False).numpy()
     index = ((own - others.mean(0)) / (others.std(0) + 1e-6)).argmax(1)
     return Question(output, inputs, index, [output.names[each] for each in index])
@@ -192,7 +194,7 @@ def _similarity(loaded, source, rows, inputs, choice):
     pool = evenly_spaced(len(source), POOL)
     if len(pool) < 2:
         raise ValueError(f"{source.name}: expected at least two examples to compare. Received: {len(pool)}")
-    candidates = extract_features(loaded.encoder, source.take(pool))
+    candidates = extract_features(loaded.embed, source.take(pool))
     alike = normalize(outputs.pooled(loaded.encoder)(inputs, training=False).numpy()) @ normalize(candidates).T
     alike[rows[:, None] == pool] = -np.inf  # an example is not its own neighbor
     nearest = alike.argmax(1)

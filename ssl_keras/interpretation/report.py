@@ -23,7 +23,7 @@ FEATURES, EXCITING = 4, 6  # features that are shown, and examples of each
 
 @dataclasses.dataclass
 class Report:
-    """What was found about one encoder.
+    """The findings about one encoder.
 
     Attributes:
         loaded, question: the encoder with its data, and what was asked.
@@ -192,7 +192,7 @@ def _exciting(loaded, split):
     """Returns {feature: rows of the examples that excite it most}, for the features that vary most."""
     source = getattr(loaded.splits, split)
     rows = evenly_spaced(len(source), GALLERY)
-    features = extract_features(loaded.encoder, source.take(rows))
+    features = extract_features(loaded.embed, source.take(rows))
     return {
         int(feature): rows[layers.most_exciting(features, feature, EXCITING)]
         for feature in layers.varied_features(features, FEATURES)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from ssl_keras.data.audio import PADDING
 from ssl_keras.interpretation import questions
 from ssl_keras.interpretation.faithfulness import CURVES
 from ssl_keras.interpretation.methods import INTEGRATED
 from ssl_keras.interpretation.report import RANDOM, last_correlation
-from ssl_keras.pictures import enlarged, heat, page, png
+from ssl_keras.pictures import enlarged, heat, page, png, waveform_picture
 
 SIDE = 112  # pixels of a small picture, at least
 MAX_CHARACTERS = 200  # of an example in a list
@@ -37,8 +38,7 @@ def parts(reports, split, rows):
     yield page.heading("Examples")
     drawn, scores = [pictures(report) for report in reports], [chosen_scores(report) for report in reports]
     for number, row in enumerate(rows):
-        label = label_of(reports[0].loaded, split, row)
-        yield page.subheading(f"Example {row}{f', labeled {label}' if label else ''}")
+        yield page.subheading(f"E{_title(reports[0], split, row)[1:]}")
         for report, images, score in zip(reports, drawn, scores):
             title = f"{report.loaded.card['name']}: {report.question.words[number]}"
             yield page.paragraph(f"{title}, score {score[number]:.3g}")
@@ -188,12 +188,20 @@ def _layers(report, split):
     source = getattr(report.loaded.splits, split)
     for feature, rows in report.exciting.items():
         yield page.subheading(f"Feature {feature}")
-        inputs = questions.inputs_of(source, rows)
-        labels = [f"example {row} {label_of(report.loaded, split, row)}".strip() for row in rows]
-        if inputs.ndim == 4:
-            yield page.strip(*(page.picture(_png(_color(each)), label) for each, label in zip(inputs, labels)))
-        elif inputs.dtype.kind == "i":
+        inputs, labels = questions.inputs_of(source, rows), [_title(report, split, row) for row in rows]
+        if inputs.dtype.kind == "i":
             texts = [report.loaded.tokenizer.decode(each)[:MAX_CHARACTERS] for each in inputs]
             yield page.listing(f"{label}: {text}" for label, text in zip(labels, texts))
+            continue
+        if inputs.ndim == 4:
+            shown = [_png(_color(each)) for each in inputs]
         else:
-            yield page.listing(labels)
+            clips = [np.int16(each[each > -1] * -PADDING) for each in inputs]
+            shown = [waveform_picture(clip, source.rate) for clip in clips]
+        yield page.strip(*(page.picture(each, label) for each, label in zip(shown, labels)))
+
+
+def _title(report, split, row):
+    """Returns the number of an example and, if known, its class."""
+    label = label_of(report.loaded, split, row)
+    return f"example {row}{f', labeled {label}' if label else ''}"

@@ -31,7 +31,7 @@ td:not(:first-child) { white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .5rem 1rem; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .5rem .75rem; }
-.words { margin: 0 0 .5rem; line-height: 2; }
+.words { margin: .75rem 0 .25rem; line-height: 2; }
 .words span { padding: .1rem .2rem; border-radius: .2rem; }
 figure { margin: 0 0 1rem; }
 figcaption { color: var(--faint); font-size: .875rem; }

@@ -116,7 +116,7 @@ def test_what_a_network_lacks_is_named():
 def test_layers_are_extracted_in_one_pass():
     source = from_arrays(np.repeat(IMAGES, 5, 0)).train
     network = KINDS["dense"][0]()
-    found = features_of_layers(network, source)
+    (found,) = features_of_layers(network, source)
     assert list(found) == layers.names(network) == ["dense_0", "dense_1", "features"]
     assert [each.shape[1] for each in found.values()] == [6, 4, 4]
     np.testing.assert_allclose(found["features"], network(source.column("image")), atol=1e-6)
