@@ -61,8 +61,8 @@ def of_probe(encoder, probe, names):
     scaler, regression = probe[0], probe[-1]
     kernel = regression.coef_ / scaler.scale_  # (K, D), or (1, D) for two classes
     bias = regression.intercept_ - kernel @ scaler.mean_
-    if len(kernel) == 1:
-        kernel, bias = np.concatenate([0 * kernel, kernel]), np.concatenate([0 * bias, bias])
+    if len(kernel) == 1:  # half each, so that both classes have attributions
+        kernel, bias = np.concatenate([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
     weights, biases = np.zeros((kernel.shape[1], len(names))), np.full(len(names), bias.min() - abs(bias).max() - 10)
     weights[:, regression.classes_], biases[regression.classes_] = kernel.T, bias
     graph = pooled(encoder)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ssl_keras.evaluation.probes import fit_probe
 from ssl_keras.interpretation import (
     Explained,
     areas,
@@ -13,6 +14,7 @@ from ssl_keras.interpretation import (
     integrated_gradients,
     most_exciting,
     occlude_windows,
+    of_probe,
     of_similarity,
     principal_colors,
     random_areas,
@@ -22,6 +24,7 @@ from ssl_keras.interpretation import (
 from ssl_keras.interpretation import units as parts
 from ssl_keras.interpretation.faithfulness import correlations
 from ssl_keras.interpretation.occlusion import windows
+from ssl_keras.interpretation.outputs import probabilities
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +154,20 @@ def test_similarity_is_the_cosine(images, network):
     assert np.abs(slope).max() < 1e-4  # an example is most similar to itself
     with pytest.raises(ValueError, match=r"Expected references of shape \(K, 3\)"):
         of_similarity(network, np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 3]])
+def test_a_probe_has_its_probabilities(classes, network, rng):
+    """The graph's softmax is scikit-learn's, also for two classes and for a class without examples."""
+    images, labels = rng.uniform(0, 1, (30, 6, 6, 2)).astype(np.float32), np.array(classes * 30)[:30]
+    features = network(images).numpy()
+    probe, _ = fit_probe(features, labels, features, labels, (1.0,))
+    output = of_probe(network, probe, ["a", "b", "c", "d"])
+    scores = output.graph(images).numpy()
+    expected = np.zeros((30, 4))
+    expected[:, classes] = probe.predict_proba(features)
+    np.testing.assert_allclose(probabilities(output, scores), expected, atol=1e-4)
+    assert (np.abs(Explained(output.graph).gradient(images, images, labels)[1]).max((1, 2, 3)) > 0).all()
 
 
 def test_colors_of_places_have_one_basis(rng):
