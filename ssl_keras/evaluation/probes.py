@@ -94,13 +94,23 @@ def linear_layer(x, y, classes, strength=HEAD_STRENGTH):
     _check_finite(x)
     scaler = StandardScaler().fit(x)
     probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(scaler.transform(x), y)
+    return layer_of(scaler, probe, classes)
+
+
+def layer_of(scaler, probe, classes):
+    """Returns a fitted scaler and logistic regression as the weights of a layer: [kernel (D, Y), bias (Y,)], float32.
+
+    Args:
+        scaler, probe: scikit-learn's, such as the steps of the model of `fit_probe` on dense features.
+        classes: Y. Classes without examples get logits below those of all others.
+    """
     coefficients, intercepts = probe.coef_, probe.intercept_
     if len(intercepts) == 1:  # two classes share one row
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercepts = np.append(-intercepts, intercepts) / 2
     scaled = coefficients / scaler.scale_
     intercepts = intercepts - scaled @ scaler.mean_
-    kernel, bias = np.zeros((x.shape[1], classes)), np.full(classes, intercepts.min() - ABSENT)
+    kernel, bias = np.zeros((scaled.shape[1], classes)), np.full(classes, intercepts.min() - ABSENT)
     kernel[:, probe.classes_], bias[probe.classes_] = scaled.T, intercepts
     return [kernel.astype(np.float32), bias.astype(np.float32)]
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras.evaluation.probes import layer_of
 from ssl_keras.networks import description, gives_states, realize, transformer, waveform
 
 
@@ -56,17 +57,11 @@ def of_probe(encoder, probe, names):
     Args:
         encoder: the encoder.
         probe: the model of `evaluation.probes.fit_probe`, fitted on dense features.
-        names: the names of all classes; those that the probe was not fitted on get a constant logit.
+        names: the names of all classes; those that the probe was not fitted on get a low logit.
     """
-    scaler, regression = probe[0], probe[-1]
-    kernel = regression.coef_ / scaler.scale_  # (K, D), or (1, D) for two classes
-    bias = regression.intercept_ - kernel @ scaler.mean_
-    if len(kernel) == 1:  # half each, so that both classes have attributions
-        kernel, bias = np.concatenate([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
-    weights, biases = np.zeros((kernel.shape[1], len(names))), np.full(len(names), bias.min() - abs(bias).max() - 10)
-    weights[:, regression.classes_], biases[regression.classes_] = kernel.T, bias
+    weights = layer_of(probe[0], probe[-1], len(names))
     graph = pooled(encoder)
-    made = keras.Model(graph.input, _dense(graph.output, "probe", weights, biases), name="probed")
+    made = keras.Model(graph.input, _dense(graph.output, "probe", *weights), name="probed")
     return Output(made, list(names), True)
 
 
