@@ -1,6 +1,6 @@
 """Faithfulness of attributions: deletion and insertion areas on five shipped encoders, next to random order.
 
-    python benchmarks/faithfulness.py                              all encoders, about 15 minutes of one core
+    python benchmarks/faithfulness.py                              all encoders, about 10 minutes of one core
     python benchmarks/faithfulness.py contrastive-fashion_mnist    one of them
     python benchmarks/faithfulness.py --quick                      all of it on a few examples; keeps nothing
 
