@@ -6,18 +6,18 @@
 # here comes with its check: attributions must sum to the score (completeness), and removing what they point to
 # must change the score more than removing pixels, words or sounds at random (deletion).
 #
-#     python tutorials/14_looking_inside.py            shipped encoders, Fashion-MNIST, TREC, spoken_digit, minutes
+#     python tutorials/14_looking_inside.py            shipped encoders, Fashion-MNIST, TREC, spoken_digit, 2 minutes
 #     python tutorials/14_looking_inside.py --smoke    some of them on digits, made-up questions and tones, a minute
 #
 # What a full run must find at least:
 
 # %%
 AT_LEAST = {
-    "images: maps that sum to the score within 1%": 0.9,
-    "images: deletion area below random order, the least of the encoders": 0.0,
-    "text: accuracy of the best layer over the embeddings": 0.0,
+    "images: maps that sum to the score within 1%": 0.7,
+    "images: deletion area below random order, the least of the encoders": 0.1,
+    "text: accuracy of the best layer over the embeddings": 0.01,
     "text: maps that sum to the score within 1%": 0.9,
-    "audio: deletion area below random order": 0.0,
+    "audio: deletion area below random order": 0.2,
 }
 
 # %%
@@ -92,7 +92,8 @@ def explain(name, splits, question="probe"):
 # ## Step 2: what four kinds of features of Fashion-MNIST look at
 #
 # Contrastive, rotation, autoencoder and supervised features, on the same garments. Red pixels raise the logit,
-# blue ones lower it.
+# blue ones lower it. Nearly all maps of three encoders sum to the score. The contrastive probe changes so fast
+# along the path that 512 gradients are too few for three quarters of its maps: the check says so.
 
 # %%
 images = load("digits" if SMOKE else "tfds:fashion_mnist")
