@@ -18,6 +18,8 @@ import socket
 import tempfile
 import time
 import tokenize
+import zipfile
+import zlib
 
 import numpy as np
 from tqdm import tqdm
@@ -28,7 +30,7 @@ from ssl_keras.files import locks
 IN_MEMORY_BYTES = 1 << 30
 # A file that was just written may change again within the resolution of its timestamps, so its checksum is not cached.
 RECENT = 2_000_000_000  # nanoseconds
-# What reading a damaged entry raises; NumPy tokenizes the headers of arrays.
+# What reading a damaged entry raises; NumPy tokenizes the headers of arrays, and archives of arrays are zip files.
 DAMAGE = (
     OSError,
     ValueError,
@@ -37,10 +39,12 @@ DAMAGE = (
     SyntaxError,
     AttributeError,
     ArithmeticError,
-    RecursionError,
+    RuntimeError,
     MemoryError,
     EOFError,
     tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 log = logging.getLogger(__name__)

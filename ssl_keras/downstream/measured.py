@@ -3,13 +3,16 @@
 import hashlib
 import io
 import json
+import logging
 
 import numpy as np
 
 from ssl_keras import files
+from ssl_keras.data.cache import DAMAGE
 from ssl_keras.downstream.columns import WHOLE
 from ssl_keras.evaluation.paired import paired_difference
 
+log = logging.getLogger(__name__)
 NAME = "progress"  # of the folder
 
 
@@ -29,15 +32,12 @@ class Measured:
     def __init__(self, folder=None, digest="", writes=True):
         self.folder, self.digest, self.writes = folder, digest, writes
         self.rows, self.predictions, self.done = {}, {}, set()
-        path = folder and folder / "rows.json"
-        found = json.loads(path.read_text("utf-8")) if path and path.is_file() else {}
-        if found.get("digest") == digest and found:
-            self.rows, self.done = found["rows"], set(found["done"])
-            self.predictions = {
-                row: np.load(self._predictions(row), allow_pickle=False)
-                for row in self.rows
-                if self._predictions(row).is_file()
-            }
+        if folder and (folder / "rows.json").is_file():
+            try:
+                self._read()
+            except DAMAGE as error:
+                log.warning("%s is damaged, so its rows are measured again: %s", folder, error)
+                self.rows, self.predictions, self.done = {}, {}, set()
 
     def add(self, row, part, measure):
         """Measures a part of a row, unless it is known.
@@ -64,6 +64,14 @@ class Measured:
             files.write(self._predictions(row), content.getvalue())
         state = {"digest": self.digest, "rows": self.rows, "done": sorted(self.done)}
         files.write_json(self.folder / "rows.json", state)
+
+    def _read(self):
+        found = json.loads((self.folder / "rows.json").read_text("utf-8"))
+        if found["digest"] != self.digest:
+            return
+        self.rows, self.done = found["rows"], set(found["done"])
+        paths = {row: self._predictions(row) for row in self.rows}
+        self.predictions = {row: np.load(path, allow_pickle=False) for row, path in paths.items() if path.is_file()}
 
     def table(self, whole_validation=True):
         """Returns {row: {column: (mean, standard deviation over label seeds)}}."""

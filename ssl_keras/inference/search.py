@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -75,7 +74,7 @@ class Retriever:
         key = ["embeddings", image_files.DECODING, self.card["weights"]["sha256"], contents(paths)]
         cached = cache_folder() / f"{name_of(key)}.npz"
         # An absent or damaged file is written again.
-        with contextlib.suppress(*DAMAGE, zipfile.BadZipFile), np.load(cached) as arrays:
+        with contextlib.suppress(*DAMAGE), np.load(cached) as arrays:
             return arrays["embeddings"], [paths[row] for row in arrays["rows"]]
         found = image_reader.read("images", paths, self.shape)
         for note in found.notes:

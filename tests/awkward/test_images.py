@@ -10,6 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from ssl_keras.cli import search as search_command
+from ssl_keras.data import cache
 from ssl_keras.data.readers import captions, folders, image_files
 from ssl_keras.data.sources import load
 from ssl_keras.files import printable
@@ -73,10 +74,15 @@ def test_search_and_queries(pictures):
         lambda images: images,
     )
     paths = folders.files_below(folder, image_files.EXTENSIONS)
-    for _ in range(2):  # the second time, from the cache
+    for _ in range(3):  # the second time, from the cache, which is damaged after that
         found, read = retriever.of_files(paths)
         assert read == paths
         check(found, names, scene)
+        for entry in cache.cache_folder().glob("*.npz"):
+            content = entry.read_bytes()
+            assert content.count(b"PK\x01\x02") == 2
+            start = content.index(b"PK\x01\x02") + 10
+            entry.write_bytes(content[:start] + b"\x63\x00" + content[start + 2 :])  # an unknown compression
     check([search_command._picture(path, scene.shape) for path in paths], names, scene)
 
 

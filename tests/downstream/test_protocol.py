@@ -101,6 +101,18 @@ def test_measured_rows_are_kept(tmp_path):
     assert Measured(tmp_path / "progress", "b").done  # who does not write leaves the file as it is
 
 
+@pytest.mark.parametrize("name", ["rows.json", "*.npy"])
+def test_damaged_rows_are_measured_again(name, tmp_path, caplog):
+    measured = Measured(tmp_path / "progress", "a")
+    measured.add("pixels", "probes", lambda: ({"all": [0.5]}, np.full((4, 2), 0.5)))
+    [path] = (tmp_path / "progress").glob(name)
+    path.write_bytes(path.read_bytes()[:-9])
+    again = Measured(tmp_path / "progress", "a")
+    assert not again.done
+    assert not again.predictions
+    assert "damaged" in caplog.text
+
+
 def test_differences_are_paired_by_label_seed():
     measured = Measured()
     scores = {"tuned, fine-tuned": [0.8, 0.6, 0.7], "scratch": [0.7, 0.5, 0.6], "pixels": [0.2, 0.3, 0.1]}
