@@ -32,8 +32,9 @@ TEST_FRACTION, MAX_TEST = 0.2, 10_000
 VALIDATION_FRACTION, MAX_VALIDATION = 0.1, 5_000
 CHUNK, PIECE = 1 << 24, 1 << 18  # bytes: hashed at a time; assumed for a text
 MAX_CHANNELS = 4  # of images in files
-# Beginnings of notes that explain an error: a single class, and a missing column.
+# Beginnings of notes that explain an error: a single class, a missing column, and documents in pieces.
 ONE_CLASS, UNUSED = "only one class", "these columns are not read"
+PIECES = "pieces of one document are in several splits"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -320,6 +321,8 @@ def check_whole_texts(source, advice="Use table:FILE."):
 def hold_out(train, validation=None, test=None):
     """Returns `Splits`, with missing splits held out from `train`. No setting or seed changes which examples they get.
 
+    Documents in pieces are held out whole, as long as no document is larger than what is held out.
+
     Raises:
         ValueError: There are too few examples, or a given split has other columns than `train`.
     """
@@ -337,15 +340,42 @@ def hold_out(train, validation=None, test=None):
             f"{train.name} has too few examples to hold out a validation and a test split. "
             f"Expected at least 3 examples. Received: {len(train)}"
         )
-    test = test or train.take(np.sort(order[:cut_test]))
-    validation = validation or train.take(np.sort(order[cut_test : cut_test + cut_validation]))
-    train = train.take(np.sort(order[cut_test + cut_validation :]))
+    order, cuts, notes = _whole_documents(train, order, cut_test, cut_validation)
+    parts = np.split(order, np.cumsum(cuts))
+    train = train.with_notes(*notes)
+    test = test or train.take(np.sort(parts[0]))
+    validation = validation or train.take(np.sort(parts[1]))
+    train = train.take(np.sort(parts[2]))
     return Splits(
         *(
             dataclasses.replace(source, name=f"{source.base}[{split}]")
             for source, split in zip((train, validation, test), Splits._fields)
         )
     )
+
+
+def _whole_documents(source, order, *cuts):
+    """Returns (rows in an order to cut, where all pieces of a document are together; the sizes of the cuts; notes).
+
+    Documents are taken in the order of their first pieces, and those that no longer fit into a cut are left for later.
+    Without pieces, order and cuts are unchanged. If a cut would stay less than half full, so are they, with a note.
+    """
+    ends = source.arrays.get("ends")
+    if ends is None or np.all(ends):
+        return order, cuts, ()
+    document = (np.cumsum(ends) - ends)[slice(None) if source.rows is None else source.rows]
+    _, document, sizes = np.unique(document, return_inverse=True, return_counts=True)
+    _, first = np.unique(document[order], return_index=True)
+    turn = np.argsort(first)  # documents, by their first piece in the order
+    place = np.full(len(sizes), len(cuts))
+    for number, cut in enumerate(cuts):
+        for one in turn if cut else ():
+            if place[one] == len(cuts) and sizes[one] <= cut:
+                place[one], cut = number, cut - sizes[one]
+    made = [int((place[document] == number).sum()) for number in range(len(cuts))]
+    if any(2 * count < cut for count, cut in zip(made, cuts)):
+        return order, cuts, (f"{PIECES}: few large documents cannot be held out whole",)
+    return order[np.argsort(place[document[order]], kind="stable")], made, ()
 
 
 def _shapes(source):

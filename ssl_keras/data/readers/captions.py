@@ -1,7 +1,7 @@
 """Images with captions: `captions:FILE`, `emoji:FOLDER`, and arrays in memory.
 
 A source has the columns "image" and "caption": (N,) strings with the captions of an image, one per line. The first is
-the name of its concept. Splits are by concept: near duplicates of a name or an image (`data/near_duplicates.py`) are in
+the name of its concept. Splits are by concept: near duplicates of a name or an image (`data/near_duplicates/`) are in
 one split. `…[K]`, with K from 0 to 4, selects the fold of concepts that is the test split.
 
 Shapes: `N` examples, `H W C` image.
