@@ -22,16 +22,8 @@ from ssl_keras.data import audio
 from ssl_keras.data.audio import PADDING, SHORTEST, as_int16, check_range, resample, resampled_length, source
 from ssl_keras.data.cache import contents, materialize
 from ssl_keras.data.readers import pairs
-from ssl_keras.data.readers.folders import (
-    Unreadable,
-    as_spelled,
-    attempt,
-    labeled_files,
-    listed,
-    parts_below,
-    relative,
-    unreadable_notes,
-)
+from ssl_keras.data.readers.file_lists import Unreadable, attempt, listed, relative
+from ssl_keras.data.readers.folders import as_spelled, labeled_files, parts_below, unreadable_notes
 from ssl_keras.data.readers.tables import quotation_notes
 
 EXTENSIONS = {

@@ -3,8 +3,7 @@
 `PATH/train`, `PATH/validation` and `PATH/test` are the splits, if they exist; `split_names.py` has other accepted
 names. Other subfolders are classes.
 
-Hidden files and operating-system junk are ignored. Other skipped files are counted in the notes. Symbolic links are
-followed unless their target is already included, so no file is used twice.
+`file_lists.py` lists the files. Those that are skipped are counted in the notes.
 """
 
 import collections
@@ -12,42 +11,30 @@ import dataclasses
 import math
 import os
 import pathlib
-import stat
-import typing
 import unicodedata
 
+from ssl_keras.data.readers.file_lists import (
+    NUM_SHOWN,
+    below,
+    files_below,
+    is_ignored,
+    is_supported,
+    left_out,
+    listed,
+    relative,
+)
 from ssl_keras.data.readers.split_names import PARTS, SplitsUnclear, find_splits, words_of
 from ssl_keras.data.splits import ONE_CLASS, Splits, hold_out
 from ssl_keras.files import printable, utf8_advice
 
 CLASSES_TOO = {"valid", "dev"}  # without a training split these are classes: "valid" and "invalid"
 UNLABELED = {"unlabeled", "unlabelled", "unsup"}  # not classes
-JUNK = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "system volume information"}
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_UNREADABLE = 0.01  # a larger fraction of unreadable files (and more than one) is an error
-NUM_SHOWN = 10  # names in a message
-MAX_SHOWN = 300  # characters of each; file names have at most 255 bytes
-
-
-class Unreadable(ValueError):
-    """The reason why a file cannot be read, without its name."""
 
 
 class NoLabels(ValueError):
     """A held-out split has no subfolders, or only one that is not a class of the training split."""
-
-
-class Below(typing.NamedTuple):
-    """The files below a folder, sorted, and {kind: number} of the skipped files."""
-
-    files: list
-    others: collections.Counter
-
-
-def listed(names):
-    """Joins names for a message, at most NUM_SHOWN of them, each cut to MAX_SHOWN characters."""
-    names = [printable(name)[:MAX_SHOWN] for name in names]
-    return ", ".join(names[:NUM_SHOWN]) + (" …" if len(names) > NUM_SHOWN else "")
 
 
 def as_spelled(path):
@@ -55,12 +42,6 @@ def as_spelled(path):
     path = str(path)
     spellings = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return pathlib.Path(next((each for each in spellings if os.path.exists(each)), path))
-
-
-def relative(files, root):
-    """Returns the paths of files relative to a folder, as strings."""
-    start = 0 if str(root) == os.curdir else len(os.path.join(root, ""))
-    return [str(file)[start:] for file in files]
 
 
 def parts_below(kind, path, what, read, extensions=None):
@@ -156,17 +137,9 @@ def part_folders(title, root, otherwise, extensions=None):
 def _entries(root, extensions):
     """Returns the subfolders and the files of a folder, sorted, without hidden ones and junk."""
     entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    entries = [entry for entry in entries if not _is_ignored(entry.name)]
-    files = [entry for entry in entries if _is_supported(entry.name, extensions) and os.path.isfile(entry.path)]
+    entries = [entry for entry in entries if not is_ignored(entry.name)]
+    files = [entry for entry in entries if is_supported(entry.name, extensions) and os.path.isfile(entry.path)]
     return [root / entry.name for entry in entries if os.path.isdir(entry.path)], [root / entry.name for entry in files]
-
-
-def _is_ignored(name):
-    return name.startswith(".") or name.casefold() in JUNK
-
-
-def _is_supported(name, extensions):
-    return extensions is None or os.path.splitext(name)[1].lower() in extensions
 
 
 def _unwrap(folder, extensions):
@@ -293,76 +266,6 @@ def _class_notes(title, root, names, inner, extensions):
             "If they are not, expected PATH/train/CLASS and PATH/test/CLASS, or PATH/CLASS"
         )
     return notes
-
-
-def attempt(read, *arguments):
-    """Returns the result of a function, or the `Unreadable` that it raises."""
-    try:
-        return read(*arguments)
-    except Unreadable as error:
-        return error
-
-
-def files_below(root, extensions):
-    """Returns the files below a folder with one of `extensions` (None allows all), sorted; see `below`."""
-    return below(root, extensions).files
-
-
-def below(root, extensions):
-    """Returns `Below` for a folder: its regular files, each once, also those behind links."""
-    found, others, folders, links = [], collections.Counter(), [str(root)], []
-    seen = {_identity(os.stat(parent)) for parent in pathlib.Path(root).resolve().parents}
-    linked = False
-    while folders or links:  # links last, so that a file which is also in the folder keeps its own path
-        linked = linked or not folders
-        path = folders.pop() if folders else links.pop(0)
-        try:
-            status = os.stat(path)
-        except OSError:
-            others["dead links" if os.path.islink(path) else "files that cannot be opened"] += 1
-            continue
-        if linked and _identity(status) in seen:
-            others["links to included files"] += 1
-        elif stat.S_ISREG(status.st_mode):
-            found.append(path)
-        elif stat.S_ISDIR(status.st_mode):
-            _scan(path, extensions, folders, links, others)
-        else:
-            others["special files"] += 1
-        seen.add(_identity(status))
-    found.sort(key=lambda path: path.split(os.sep))
-    return Below([pathlib.Path(path) for path in found], others)
-
-
-def _identity(status):
-    return status.st_dev, status.st_ino
-
-
-def _scan(path, extensions, folders, links, others):
-    """Adds the entries of a folder to those to visit, or to the skipped ones."""
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except OSError:
-        others["subfolders that cannot be opened"] += 1
-        return
-    for entry in entries:
-        if _is_ignored(entry.name):
-            continue
-        taken, link = _is_supported(entry.name, extensions), entry.is_symlink()
-        if entry.is_dir(follow_symlinks=False) or not link and taken:
-            folders.append(entry.path)
-        elif link and (taken or os.path.isdir(entry.path)):
-            links.append(entry.path)
-        else:
-            others[os.path.splitext(entry.name)[1].lower() or "files without an extension"] += 1
-
-
-def left_out(others):
-    """Lists the skipped files: ".heic (15), dead links (1)"."""
-    common = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:NUM_SHOWN]
-    rest = others.total() - sum(count for _, count in common)
-    named = [f"{printable(kind)} ({count})" for kind, count in common]
-    return ", ".join(named + ([f"others ({rest})"] if rest else []))
 
 
 def unreadable_notes(title, failed, count, what):

@@ -19,7 +19,7 @@ import warnings
 
 import numpy as np
 
-from ssl_keras.data.readers.folders import Unreadable
+from ssl_keras.data.readers.file_lists import Unreadable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 EXTENSIONS = frozenset(

@@ -15,7 +15,8 @@ import numpy as np
 
 from ssl_keras.data.cache import IN_MEMORY_BYTES, contents, materialize
 from ssl_keras.data.readers import folders, image_files
-from ssl_keras.data.readers.folders import Unreadable, attempt, labeled_files, parts_below
+from ssl_keras.data.readers.file_lists import Unreadable, attempt
+from ssl_keras.data.readers.folders import labeled_files, parts_below
 from ssl_keras.data.readers.image_files import EXTENSIONS, Header
 from ssl_keras.data.splits import images
 from ssl_keras.files import printable

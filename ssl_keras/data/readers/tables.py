@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 
-from ssl_keras.data.readers.folders import listed
+from ssl_keras.data.readers.file_lists import listed
 from ssl_keras.data.readers.text import documents
 from ssl_keras.data.readers.text_files import JSON, ending, json_form, json_rows, read
 from ssl_keras.data.splits import UNUSED, hold_out
