@@ -19,7 +19,7 @@ test-fast: $(VENV)/.installed  ## what needs no training: data, losses, networks
 test: $(VENV)/.installed  ## every check but the long proofs
 	$(PYTEST) -m "not slow" --durations 40 $(if $(BUDGET),--budget $(BUDGET))
 
-test-all: $(VENV)/.bench-installed  ## every check, the peers' and the long proofs too
+test-all: $(VENV)/.bench-installed $(VENV)-beam/.installed  ## every check, the peers' and the long proofs too
 	$(PYTEST) --durations 150
 
 lint: $(VENV)/.installed
@@ -70,5 +70,12 @@ $(VENV)/.bench-installed: requirements-bench.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
+# Apache Beam needs an older Pillow, so it has an environment of its own; tests/curation/test_beam.py runs it.
+$(VENV)-beam/.installed: requirements.txt requirements-beam.txt $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-beam.txt
+	@touch $@
+
 clean:  ## removes the environment; runs and results stay
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-beam build *.egg-info

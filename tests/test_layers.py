@@ -25,6 +25,7 @@ ORDER = (
     "objectives",
     "training",
     "downstream",
+    "curation",
     "cli",
     "__main__",
 )

@@ -131,6 +131,12 @@ GROUPS = {
         ),
     },
     "Data": {
+        "curate": Command(
+            "curate",
+            "DATA …",
+            "Remove copies, low quality and evaluation data from datasets, and write what is left",
+            "curate text:my_texts --out clean --language en --report clean.html",
+        ),
         "inspect": Command(
             "inspect",
             "",

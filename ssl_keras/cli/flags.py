@@ -23,6 +23,8 @@ PLACEHOLDERS = {  # flag: what `--help` shows in place of STR
     "classifier": "ENCODER",
     "compare": "ENCODER",
     "data": "DATA",
+    "language": "CODE",
+    "report": "FILE",
     "images": "FOLDER",
     "init": "ENCODER",
     "init_image": "ENCODER",
@@ -176,7 +178,7 @@ class DataFlags:
     Images: digits, folder:PATH. Images with captions: captions:FILE, emoji:FOLDER.
     Text: pydoc, text:PATH. Text with labels: table:FILE. Texts with targets: pairs:FILE, cmudict.
     Audio: audio:PATH, espeak. Audio with transcripts: transcripts:FILE, connected:DATA.
-    TensorFlow Datasets: tfds:NAME."""
+    What ssl-keras curate wrote: curated:FOLDER. TensorFlow Datasets: tfds:NAME."""
     image_size: int | None = None
     """Side length, in pixels, of the square to which images are resized. None keeps their size."""
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ssl_keras.data import audio
 from ssl_keras.data.ranges import check
 from ssl_keras.data.readers import audio as audio_reader
-from ssl_keras.data.readers import captions, espeak, image_files, pairs, tables, text
+from ssl_keras.data.readers import captions, curated, espeak, image_files, pairs, tables, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits, hold_out, images
@@ -51,6 +51,7 @@ READERS = {
     "transcripts": Reader(audio_reader.transcripts, "FILE", "audio with transcripts"),
     "connected": Reader(lambda data: audio.connected(load(data)), "DATA", "audio with transcripts"),
     "espeak": Reader(espeak.load, "", "synthetic audio"),
+    "curated": Reader(curated.load, "FOLDER", "what ssl-keras curate wrote", True),
     "tfds": Reader(tfds_reader.load, "NAME", "images, captions, text, translations, audio", True),
 }
 

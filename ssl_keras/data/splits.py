@@ -126,9 +126,9 @@ class Source:
             suffix = f"-{pattern[0][1]}" if pattern else ""
         base = base[: pattern.start()] if pattern else base
         kind, _, rest = base.removeprefix("connected:").partition(":")
-        if kind in ("folder", "captions", "emoji", "audio", "transcripts", "text", "table", "pairs"):
+        if kind in ("folder", "captions", "curated", "emoji", "audio", "transcripts", "text", "table", "pairs"):
             path = pathlib.Path(os.path.abspath(os.path.expanduser(rest)))
-            name = path.name if kind in ("folder", "emoji", "audio") or path.is_dir() else path.stem
+            name = path.name if kind in ("folder", "curated", "emoji", "audio") or path.is_dir() else path.stem
         else:
             name = (rest or kind).rpartition(":")[2].strip("/")
         return (name + suffix).replace("/", "-")

@@ -36,7 +36,7 @@ def write(path, content):
         OSError: The file cannot be written; `strerror` has the reason, and `filename` the path.
     """
     path = target(path)
-    temporary = _partial(path)
+    temporary = partial(path)
     opened = open(temporary, "xb")  # noqa: SIM115  # x: fails if the file or a link exists
     try:
         with opened as file:
@@ -71,7 +71,7 @@ def target(path):
     return real
 
 
-def _partial(path):
+def partial(path):
     """Returns an unguessable name for a temporary file next to `path`."""
     return path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.partial")
 
@@ -107,7 +107,7 @@ def make_folder(path):
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = _partial(path / "writable")
+        probe = partial(path / "writable")
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:

@@ -64,10 +64,16 @@ def normalize_text(text):
 
 def tokens(folded):
     """Returns (uint64 hashes (T,) of the tokens of folded texts, int64 (N + 1,) places where texts begin and end)."""
+    return tokens_and_lengths(folded)[:2]
+
+
+def tokens_and_lengths(folded):
+    """Returns the same as `tokens`, and the int64 lengths (T,) of the tokens in bytes of UTF-8."""
     spaced = [text if text.isascii() or not UNSPACED.search(text) else UNSPACED.sub(r" \1 ", text) for text in folded]
     if len(spaced) == 1 and len(spaced[0]) > PIECE:
-        parts = [_hashed_words(piece)[0] for piece in _pieces(spaced[0])]
-        return np.concatenate(parts), np.array([0, sum(map(len, parts))])
+        parts = [_hashed_words(piece) for piece in _pieces(spaced[0])]
+        hashes, lengths = (np.concatenate([part[which] for part in parts]) for which in (0, 2))
+        return hashes, np.array([0, len(hashes)]), lengths
     return _hashed_words("\n".join(spaced))
 
 
@@ -83,7 +89,7 @@ def _pieces(text):
 
 
 def _hashed_words(joined):
-    """Returns the same as `tokens`, for texts joined by line ends, which folded texts do not contain."""
+    """Returns the same as `tokens_and_lengths`, for texts joined by line ends, which folded texts do not contain."""
     x = np.frombuffer(joined.encode("utf-8", "surrogatepass") + b" ", np.uint8)
     blank = x <= 32  # spaces, and the ends of texts
     edges = np.flatnonzero(np.diff(blank, prepend=True))
@@ -93,11 +99,11 @@ def _hashed_words(joined):
     breaks = np.flatnonzero(x == 10)
     places = np.concatenate([[0], np.searchsorted(starts, breaks), [len(starts)]])
     if not len(starts):
-        return np.zeros(0, np.uint64), places
+        return np.zeros(0, np.uint64), places, lengths
     first = np.cumsum(lengths) - lengths  # of each word, among the letters of all words
     offset = np.arange(len(inside)) - np.repeat(first, lengths)
     terms = (x[inside].astype(np.uint64) + np.uint64(1)) * _powers(int(lengths.max()))[offset]
-    return mix(np.add.reduceat(terms, first) ^ (lengths.astype(np.uint64) * ROUND)), places
+    return mix(np.add.reduceat(terms, first) ^ (lengths.astype(np.uint64) * ROUND)), places, lengths
 
 
 _table = np.ones(1, np.uint64)

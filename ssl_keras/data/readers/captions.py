@@ -47,9 +47,8 @@ def load(path, image_size=None, fold=0):
     name = f"captions:{path}"
     if not path.is_file():
         raise ValueError(f"{name}: no such file. Expected a CSV or TSV file with a header, or JSON lines (.jsonl).")
-    rows = _json_rows(name, path) if text_files.ending(path) in text_files.JSON else _table_rows(name, path)
     captions, copies, halves = {}, 0, 0
-    for place, file, caption in rows:
+    for place, file, caption in rows_of(name, path):
         caption, broken = text_files.whole_characters(" ".join(caption.split()))
         halves += broken
         if not file or not caption:
@@ -75,6 +74,11 @@ def load(path, image_size=None, fold=0):
     whole = source(name, found.image, [texts[row] for row in found.rows]).with_notes(*notes, *found.notes)
     whole.arrays["name"] = image_reader.names(names)[found.rows]
     return by_concept(whole, fold, compared)
+
+
+def rows_of(name, path):
+    """Returns an iterable of (place, image file, caption) of the rows of a file of captions."""
+    return _json_rows(name, path) if text_files.ending(path) in text_files.JSON else _table_rows(name, path)
 
 
 def _name_of(name, place, file):

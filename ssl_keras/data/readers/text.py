@@ -17,15 +17,13 @@ import numpy.typing as npt
 from ssl_keras.data.labels import check_labels, class_names
 from ssl_keras.data.readers import folders, text_files
 from ssl_keras.data.readers.split_names import PARTS, words_of
+from ssl_keras.data.readers.text_files import EXTENSIONS, JSON_LINES, SUPPORTED
 from ssl_keras.data.splits import Source, Splits, check_pair, hold_out
 from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
 MIN_PIECES = 200  # small corpora are cut into smaller pieces, so that some can be held out
 MIN_PIECE = 1 << 8
-EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}
-JSON_LINES = {".jsonl", ".ndjson"}
-SUPPORTED = EXTENSIONS | JSON_LINES | {".gz"}
 EXPECTED = '{"text": …}'
 # Extensions of files that are read as plain text, and what that includes.
 AS_PLAIN_TEXT = {".csv": "separators", ".tsv": "separators", ".html": "markup", ".htm": "markup", ".xml": "markup"}

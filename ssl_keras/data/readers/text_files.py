@@ -19,7 +19,10 @@ MAX_INVALID = 0.01  # a larger fraction of characters that are not UTF-8 is an e
 HEAD = 1 << 12  # bytes that identify a format
 BLOCK = 1 << 22  # bytes decompressed at a time
 MAX_UNPACKED, MAX_RATIO = 1 << 30, 200  # bytes and compression ratio; a file that exceeds both is an error
-JSON = {".jsonl", ".ndjson", ".json"}
+EXTENSIONS = {"", ".txt", ".text", ".md", ".rst"}  # of plain text
+JSON_LINES = {".jsonl", ".ndjson"}
+SUPPORTED = EXTENSIONS | JSON_LINES | {".gz"}
+JSON = JSON_LINES | {".json"}
 # (first bytes, what it is, what to do)
 SIGNATURES = [
     (b"\xff\xfe\0\0", "UTF-32", "Convert it: iconv -f utf-32 -t utf-8"),
@@ -60,18 +63,23 @@ def opened(path):
     if path.name.lower().endswith(".gz") and head[:2] == b"\x1f\x8b":
         source = _unpacked(path)
         head = source[:HEAD].tobytes()
+    other = foreign(head)
+    if other:
+        raise ValueError(f"{printable(path)} is {other[0]}. Expected UTF-8 text. {other[1]}")
+    return source
+
+
+def foreign(head):
+    """Returns (what a file is, what to do about it) from its first bytes, or None if they may be UTF-8 text."""
     for signature, what, advice in SIGNATURES:
         if head.startswith(signature):
-            raise ValueError(f"{printable(path)} is {what}. Expected UTF-8 text. {advice}")
+            return what, advice
     if head[257:262] == b"ustar":
-        raise ValueError(f"{printable(path)} is a tar archive. Expected UTF-8 text. Extract it: tar xf")
+        return "a tar archive", "Extract it: tar xf"
     for first, order in ((1, "utf-16-le"), (0, "utf-16-be")):  # every other byte of ASCII letters is 0
         if head[first::2].count(0) > len(head) // 4 and head[1 - first :: 2].count(0) <= len(head) // 16:
-            raise ValueError(
-                f"{printable(path)} is UTF-16 without a byte order mark. Expected UTF-8 text. Convert it: "
-                f"iconv -f {order} -t utf-8"
-            )
-    return source
+            return "UTF-16 without a byte order mark", f"Convert it: iconv -f {order} -t utf-8"
+    return None
 
 
 def size(source):
