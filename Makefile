@@ -52,6 +52,7 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/12_many_devices.py
 	$(BIN)/python tutorials/13_semi_supervised.py
 	$(BIN)/python tutorials/14_looking_inside.py
+	$(BIN)/python tutorials/15_curation.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs
