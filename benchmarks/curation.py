@@ -195,9 +195,12 @@ def pictures(_):
 
 
 def decontamination(tree):
-    """Planted evaluation texts that are found, and unrelated documents that are lost."""
-    some, random = documents(tree, 1_200), np.random.default_rng(0)
-    planted, hosts, evaluation = {}, some[:900], some[900:]
+    """Planted evaluation texts that are found, and unrelated documents that are lost. The evaluation texts are Python's
+    documentation, since documents of a tree quote each other, as licenses are."""
+    from pydoc_data.topics import topics
+
+    planted, hosts, random = {}, documents(tree, 1_200), np.random.default_rng(0)
+    evaluation = [text for _, text in sorted(topics.items()) if len(text.split()) >= 100]
     with tempfile.TemporaryDirectory() as temporary:
         root = pathlib.Path(temporary)
         for name in ("in", "eval"):
@@ -216,7 +219,7 @@ def decontamination(tree):
                 ("quote", " ".join(quote)),
             ):
                 (root / "in" / f"{kind}-{number:05}.txt").write_text(content)
-        inputs, settings = [f"text:{root}/in"], Settings(rules=("none",), parts=(1.0,), near=0)
+        inputs, settings = [f"text:{root}/in"], Settings(rules=("off",), parts=(1.0,), near=0)
         curate(inputs, root / "out", settings, Local(), [f"text:{root}/eval"])
         with gzip.open(root / "out" / "removed.jsonl.gz") as file:
             gone = {row["name"] for row in map(json.loads, file) if row["reason"].startswith("evaluation")}
@@ -261,7 +264,7 @@ def throughput(tree):
             for text in some:
                 file.write(json.dumps({"text": text}) + "\n")
         found = {"megabytes": size / 1e6}
-        for name, settings in (("default rules", Settings()), ("no rules", Settings(rules=("none",)))):
+        for name, settings in (("default rules", Settings()), ("no rules", Settings(rules=("off",)))):
             start = time.process_time()
             curate([f"text:{root}/a.jsonl"], root / name.replace(" ", "-"), settings, Local())
             found[f"MB/s, {name}"] = size / 1e6 / (time.process_time() - start)
@@ -279,7 +282,7 @@ def memory(_, count=1_000_000):
                 rows = vocabulary[random.integers(0, len(vocabulary), (1_000, 170))]
                 file.writelines(json.dumps({"text": " ".join(row)}) + "\n" for row in rows)
         start = time.process_time()
-        settings = Settings(rules=("none",), parts=(1.0,))
+        settings = Settings(rules=("off",), parts=(1.0,))
         result = curate([f"text:{path}"], pathlib.Path(temporary) / "out", settings, Local())
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

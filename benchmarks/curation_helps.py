@@ -4,7 +4,7 @@
     python benchmarks/curation_helps.py epochs TREE                 # about 5 hours
     python benchmarks/curation_helps.py images CIFAR10_ZIP          # about 9 hours
 
-Each run is written to curation_helps.json when it ends, and is not repeated, so that a killed measurement goes on.
+Each run is written to curation_helps.json when it ends, and is not repeated, so a killed measurement resumes.
 Estimates: a run of `causal_lm` takes 4 to 5 minutes, one of `contrastive` 30 to 40.
 
 texts: TREE is a folder of documents, such as /usr/share/doc; PROSE and MIXTURE are two folders of test documents, named
@@ -53,7 +53,7 @@ OUT, WORK = pathlib.Path(__file__).with_suffix(".json"), pathlib.Path("results/c
 SEEDS = range(5)
 LETTERS, CHARACTERS, SMALL = 20_000, 10_000_000, 5_000_000  # of a document, of an arm, of `epochs`
 STEPS, EPOCH_STEPS, VERBATIM, GENERATED = 2_000, 8_000, 50, 64  # steps; tokens of a sequence; texts that are generated
-NONE = {"rules": ("none",), "parts": (1.0,), "near": 0.0}
+NONE = {"rules": ("off",), "parts": (1.0,), "near": 0.0}
 ARMS = {
     "exact": Settings(**NONE),
     "exact + near": Settings(**NONE | {"near": 0.8}),

@@ -15,7 +15,7 @@ from ssl_keras.data.ranges import Range
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curate(Settings):
-    """Which examples of datasets are worth pretraining on."""
+    """A curation of datasets, and its result."""
 
     data: Annotated[Positional[tuple[str, ...]], one_or_more("DATA")]
     """Datasets of one kind to curate together: text:PATH, table:FILE, folder:PATH, captions:FILE, audio:PATH or

@@ -35,7 +35,7 @@ from ssl_keras.data.near_duplicates.images import fitted_detail
 from ssl_keras.files import locks
 
 DONE, PARTIAL, REMOVED = "curation.json", "curation.partial.json", "removed.jsonl.gz"
-PASSES = 3  # of `near`: in each, those that are kept so far are compared
+PASSES = 3  # of `near`: in each, those that are still kept are compared
 SAMPLE = 50_000  # images by which the threshold of details is fitted
 MAX_UNREADABLE = 0.5  # a larger fraction of an input that is not text or cannot be read is an error
 FORMAT = 1
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a curation found: the settings as JSON, the funnel {reason: number}, the examples of each split, and
+    """The result of a curation: the settings as JSON, the funnel {reason: number}, the examples of each split, and
     numbers for the report."""
 
     settings: dict

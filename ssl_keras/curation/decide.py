@@ -16,7 +16,7 @@ CODE = {name: number for number, name in enumerate(REASONS)}
 
 @dataclasses.dataclass
 class Examples:
-    """What is known about all examples: arrays (N,), and the number of references, which are first.
+    """Everything that is known about all examples: arrays (N,), and the number of references, which are first.
 
     Attributes:
         reason: index into `REASONS`; 0 is kept. near: the example that each is removed in favor of, or −1.
@@ -48,7 +48,7 @@ class Examples:
 
     @property
     def alive(self):
-        """Whether each example is kept so far."""
+        """A bool for each example: it is still kept."""
         return self.reason == 0
 
     def remove(self, pairs, reason):

@@ -3,7 +3,7 @@
 An engine has two verbs. `each` calls a function for every item, for what it writes. `grouped` sends the records of
 every item to partitions by their keys, and calls a function for each partition. Functions and items are picklable, and
 what is passed between them are files below one folder, which all machines see. A result file that exists is not made
-again, so that a killed run goes on where it was.
+again, so a killed run resumes.
 
 Records are structured NumPy arrays (`RECORD`): a key and an example.
 """

@@ -23,7 +23,7 @@ NUM_SHOWN = 1_000  # files whose sampling rates are counted
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What is curated: "text", "image" or "audio", the shards, label names, and the sampling rate in Hz."""
+    """Inputs of a curation: "text", "image" or "audio", the shards, label names, and the sampling rate in Hz."""
 
     kind: str
     shards: list

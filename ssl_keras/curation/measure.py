@@ -86,7 +86,7 @@ def hash_of(item, kind):
 
 
 class _Examples:
-    """What was found about the examples so far: reason (name, value) or None, values, and hash of each."""
+    """Findings about the examples: reason (name, value) or None, values, and hash of each."""
 
     def __init__(self, listing, settings, grams, reference):
         self.listing, self.settings, self.grams, self.reference = listing, settings, grams, reference
@@ -164,7 +164,7 @@ class _Texts(_Examples):
                 self.reasons[rows[place]] = ("evaluation text", float(share[place]))
 
     def _sketch(self, rows, folded, hashes, places):
-        """Adds the sketches and keys of the texts that are kept so far."""
+        """Adds the sketches and keys of the texts that are still kept."""
         counts = np.diff(places)
         kept = np.array([self.reasons[row] is None for row in rows], bool)
         long = kept & (counts >= texts.DOCUMENT_TOKENS)

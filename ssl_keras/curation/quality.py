@@ -6,6 +6,7 @@ frequent sequence is the one with the most characters in all its occurrences.
 """
 
 import re
+from operator import methodcaller
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ssl_keras.data.near_duplicates.texts import token_shingles
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 BULLETS = ("•", "‣", "▪", "●", "-", "*", "–", "—", "◦")
+ELLIPSES = ("...", "…")
 ENDS = tuple(".!?\"'”’…:;。！？।")
 SHORT_LINE = 30  # characters
 TAG = re.compile(r"</?[A-Za-z][^<>]{0,200}>")
@@ -28,8 +30,10 @@ def text_values(text):
     """Returns {name: value} of a text, all that need no comparison of word sequences."""
     words = text.split()
     count = max(len(words), 1)
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    paragraphs = [each for each in map(str.strip, PARAGRAPHS.split(text)) if each]
+    lines = list(filter(None, map(str.strip, text.split("\n"))))
+    paragraphs = list(filter(None, map(str.strip, PARAGRAPHS.split(text))))
+    kinds = set(words)
+    lettered = {word for word in kinds if word.isalpha() or LETTER.search(word)}
     rows, characters = max(len(lines), 1), max(len(text), 1)
     line_share, line_characters = _repeated(lines, characters)
     paragraph_share, paragraph_characters = _repeated(paragraphs, characters)
@@ -37,17 +41,17 @@ def text_values(text):
         "words": len(words),
         "word_length": sum(map(len, words)) / count,
         "symbols": max(text.count("#"), text.count("...") + text.count("…")) / count,
-        "bullets": sum(line.startswith(BULLETS) for line in lines) / rows,
-        "ellipses": sum(line.endswith(("...", "…")) for line in lines) / rows,
-        "letters": sum(map(bool, map(LETTER.search, words))) / count,
-        "stop_words": len(STOP_WORDS & set(map(str.lower, words))),
+        "bullets": sum(map(methodcaller("startswith", BULLETS), lines)) / rows,
+        "ellipses": sum(map(methodcaller("endswith", ELLIPSES), lines)) / rows,
+        "letters": sum(map(lettered.__contains__, words)) / count,
+        "stop_words": len(STOP_WORDS & set(map(str.lower, kinds))),
         "repeated_lines": line_share,
         "repeated_line_characters": line_characters,
         "line_characters": line_characters,
         "repeated_paragraphs": paragraph_share,
         "repeated_paragraph_characters": paragraph_characters,
-        "line_punctuation": sum(line.endswith(ENDS) for line in lines) / rows,
-        "short_lines": sum(len(line) <= SHORT_LINE for line in lines) / rows,
+        "line_punctuation": sum(map(methodcaller("endswith", ENDS), lines)) / rows,
+        "short_lines": sum(map(SHORT_LINE.__ge__, map(len, lines))) / rows,
         "newlines": text.count("\n") / count,
         "tags": sum(1 for _ in TAG.finditer(text)) / count if "<" in text else 0.0,
         "braces": (text.count("{") + text.count("}") + text.count(";")) / count,

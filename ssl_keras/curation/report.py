@@ -110,7 +110,7 @@ def _histograms(work, found, result):
 
 
 def _checks(found, settings):
-    if "none" in settings["rules"]:
+    if "off" in settings["rules"]:
         return {}
     if found.kind == "text":
         english = settings["language"] in ("", "en")

@@ -5,12 +5,11 @@ without a name were measured on data of this project (docs/curation.md).
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ssl_keras.data.ranges import Range
 
 Fraction = Annotated[float, Range(0, 1)]
-Family = Literal["gopher", "fineweb", "markup"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,7 @@ class SoundRules:
 
 
 def text_checks(rules, families, english):
-    """Returns {name of a value: (minimum, maximum)}; None is no bound."""
+    """Returns {name of a value: (minimum, maximum)}; None stands for no bound."""
     gopher = {
         "words": rules.words,
         "word_length": rules.word_length,
@@ -128,7 +127,7 @@ def text_checks(rules, families, english):
 
 
 def image_checks(rules):
-    """Returns {name of a value: (minimum, maximum)}; None is no bound."""
+    """Returns {name of a value: (minimum, maximum)}; None stands for no bound."""
     return {
         "side": (rules.side, None),
         "aspect": (None, rules.aspect),
@@ -139,7 +138,7 @@ def image_checks(rules):
 
 
 def sound_checks(rules):
-    """Returns {name of a value: (minimum, maximum)}; None is no bound."""
+    """Returns {name of a value: (minimum, maximum)}; None stands for no bound."""
     return {"seconds": rules.seconds, "loudness": (rules.loudness, None), "clipped": (None, rules.clipped)}
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from ssl_keras.curation.rules import Family, ImageRules, SoundRules, TextRules
+from ssl_keras.curation.rules import ImageRules, SoundRules, TextRules
 from ssl_keras.data.ranges import Range
 
 PARTS = ("train", "validation", "test")
@@ -11,10 +11,10 @@ PARTS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is kept."""
+    """Thresholds and choices that decide what is kept."""
 
-    rules: tuple[Family | Literal["none"], ...] = ("gopher", "markup")
-    """Families of rules for texts. none turns off all rules, also those for images and audio."""
+    rules: tuple[Literal["gopher", "fineweb", "markup", "off"], ...] = ("gopher", "markup")
+    """Families of rules for texts. off turns off all rules, also those for images and audio."""
     language: str = ""
     """Language of the texts to keep, as an ISO 639-1 code such as en, recognized in the first 1,000 characters. Empty
     keeps all."""
@@ -42,16 +42,16 @@ class Settings:
             raise ValueError(
                 f"--parts must be 1 to 3 positive fractions that sum to 1, such as 0.8 0.1 0.1. Received: {self.parts}"
             )
-        if "none" in self.rules and len(self.rules) > 1:
-            raise ValueError(f"--rules must be none, or families of rules. Received: {' '.join(self.rules)}")
+        if "off" in self.rules and len(self.rules) > 1:
+            raise ValueError(f"--rules must be off, or families of rules. Received: {' '.join(self.rules)}")
         if self.language:
             known = languages()
             if self.language not in known:
                 raise ValueError(f"Unknown language {self.language!r}. Expected an ISO 639-1 code: {', '.join(known)}.")
 
     def families(self):
-        """Returns the families of rules that are on; empty for none."""
-        return () if "none" in self.rules else self.rules
+        """Returns the families of rules that are on; empty for off."""
+        return () if "off" in self.rules else self.rules
 
 
 def languages():

@@ -16,7 +16,7 @@ CODE = """
 import pathlib, sys
 from ssl_keras.curation import curate, engines, settings
 if __name__ == "__main__":
-    found = settings.Settings(rules=("none",), parts=(0.6, 0.2, 0.2))
+    found = settings.Settings(rules=("off",), parts=(0.6, 0.2, 0.2))
     curate.curate([sys.argv[1]], pathlib.Path(sys.argv[2]), found, engines.Beam(sys.argv[3:]), shard_bytes=9_000)
 """
 TWO = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]

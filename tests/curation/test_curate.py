@@ -22,7 +22,7 @@ from ssl_keras.curation.settings import Settings
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.sources import load
 
-PLAIN = Settings(rules=("none",), parts=(0.6, 0.2, 0.2))
+PLAIN = Settings(rules=("off",), parts=(0.6, 0.2, 0.2))
 KINDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgklmnrst"]
 
 
@@ -132,7 +132,7 @@ def test_the_bytes_are_the_same_in_two_processes(tmp_path, rng):
 def test_the_copy_that_is_kept(tmp_path, rng, keep):
     documents = texts_below(tmp_path / "in", rng)
     (tmp_path / "in" / "900.txt").write_text(documents[10] + " And a little more.")
-    run(f"text:{tmp_path}/in", tmp_path / "out", Settings(rules=("none",), parts=(1.0,), keep=keep))
+    run(f"text:{tmp_path}/in", tmp_path / "out", Settings(rules=("off",), parts=(1.0,), keep=keep))
     gone = removed(tmp_path / "out")
     assert ("010.txt" in gone, "900.txt" in gone) == ((True, False) if keep == "longest" else (False, True))
 
@@ -247,7 +247,7 @@ if sys.argv[3:]:
     from ssl_keras import files
     replace = pathlib.Path.replace
     pathlib.Path.replace = lambda self, other: (time.sleep(0.05), replace(self, other))[1]
-found = settings.Settings(rules=("none",), parts=(0.6, 0.2, 0.2))
+found = settings.Settings(rules=("off",), parts=(0.6, 0.2, 0.2))
 curate.curate([sys.argv[1]], pathlib.Path(sys.argv[2]), found, engines.Local(), shard_bytes=9_000)
 """
 
@@ -389,7 +389,7 @@ def test_one_template_a_hundred_thousand_times_takes_linear_time(tmp_path, rng, 
     [
         ({"parts": (0.5, 0.4)}, "sum to 1"),
         ({"parts": (0.5, -0.5, 1.0)}, "positive fractions"),
-        ({"rules": ("none", "gopher")}, "--rules must be none"),
+        ({"rules": ("off", "gopher")}, "--rules must be off"),
     ],
 )
 def test_settings_that_contradict_each_other(texts, tmp_path, settings, message):
@@ -436,7 +436,7 @@ def test_folders_that_are_not_replaced(texts, tmp_path):
     with pytest.raises(ValueError, match="is complete"):
         run(texts, tmp_path / "out")
     with pytest.raises(ValueError, match="a curation with other settings: near"):
-        run(texts, tmp_path / "out", Settings(rules=("none",), parts=(0.6, 0.2, 0.2), near=0.7))
+        run(texts, tmp_path / "out", Settings(rules=("off",), parts=(0.6, 0.2, 0.2), near=0.7))
     assert hashes(tmp_path / "out") == before
 
 

@@ -23,6 +23,7 @@ BASE = np.uint64(0x5851F42D4C957F2D)  # of the polynomial hash of a word
 # Combining classes of marks that are accents: Hebrew and Arabic points, and marks above and below other letters.
 # Those of Indian and Southeast Asian scripts, and of kana, make other letters.
 ACCENTS = {*range(10, 36), *range(200, 241)}
+OTHERS = re.compile("([^\x00-\x7f]+)")
 UNSPACED = re.compile(
     "([\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecd\u1000-\u109f\u1780-\u17d3\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f])"
@@ -53,7 +54,14 @@ def fold(text):
     """Removes case, accents, punctuation and invisible characters, which leaves words with spaces between them."""
     if text.isascii():
         return text.lower().translate(_FOLD)
-    letters = unicodedata.normalize("NFKD", text.casefold()).translate(_FOLD)
+    runs = OTHERS.split(text)  # translating ASCII is ten times as fast
+    runs[::2] = [run.lower().translate(_FOLD) for run in runs[::2]]
+    runs[1::2] = [_folded(run) for run in runs[1::2]]
+    return "".join(runs)
+
+
+def _folded(run):
+    letters = unicodedata.normalize("NFKD", run.casefold()).translate(_FOLD)
     return unicodedata.normalize("NFC", letters)
 
 
