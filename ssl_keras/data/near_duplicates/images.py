@@ -135,8 +135,8 @@ def fitted_detail(details, least=DETAIL):
     different images are framed alike.
 
     A sample of images is compared with many others. In the Fisher transform atanh of the correlation with the
-    `NEIGHBOR`th nearest, the threshold is as far above the median as `SPREAD` times the upper quartile is. Both are
-    little affected by copies, among which the nearest images are.
+    `NEIGHBOR`th nearest, the threshold is `SPREAD` interquartile ranges above the median. Both are little affected by
+    copies, among which the nearest images are.
 
     Args:
         details: (N, 1024) from `sketches`; `SAMPLE` of them, evenly spaced, are compared with at most `OTHERS`.
@@ -150,8 +150,8 @@ def fitted_detail(details, least=DETAIL):
         found = np.concatenate([nearest, ours @ _unit(details[others[start : start + CHUNK]]).T], 1)
         nearest = np.partition(found, -NEIGHBOR - 1, axis=1)[:, -NEIGHBOR - 1 :]
     z = np.arctanh(np.clip(nearest[:, 0], -0.999, 0.999))  # an image is its own nearest
-    middle, upper = np.quantile(z, (0.5, 0.75))
-    return max(least, round(float(np.tanh(middle + SPREAD * (upper - middle))), 3))
+    lower, middle, upper = np.quantile(z, (0.25, 0.5, 0.75))
+    return max(least, round(float(np.tanh(middle + SPREAD * (upper - lower))), 3))
 
 
 def _unit(details):
