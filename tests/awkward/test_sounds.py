@@ -258,7 +258,7 @@ def test_a_name_that_is_not_utf8(folder):
 
 
 def test_an_unreadable_clip_is_remembered_in_the_cache(folder, monkeypatch):
-    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0,))
+    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0, "reading"))
     sounds.cut(folder, "b.flac")
     for name in "acd":
         write(folder, f"{name}.wav", tone(0.3))

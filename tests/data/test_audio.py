@@ -110,7 +110,7 @@ def test_bad_files_are_named(tmp_path, caplog):
 
 
 def test_floats_that_are_clipped_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0,))
+    monkeypatch.setattr("ssl_keras.data.cache.materialize.__defaults__", (0, "reading"))
     for name, loudest in (("a", 1.0), ("b", 1.1), ("c", 0.5), ("d", -1.05)):
         write(tmp_path / f"{name}.wav", tone(0.1) / np.abs(tone(0.1)).max() * loudest, subtype="FLOAT")
     write(tmp_path / "e.wav", np.ones(1_000), subtype="PCM_16")

@@ -412,7 +412,7 @@ def test_large_and_dark_images_add_notes(tmp_path):
 
 
 def test_cached_images_have_the_same_notes(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_reader.materialize, "__defaults__", (0,))
+    monkeypatch.setattr(image_reader.materialize, "__defaults__", (0, "reading"))
     monkeypatch.setattr(image_reader, "IN_MEMORY_BYTES", 0)
     whole = png((1, 2, 3, 128), "RGBA", (32, 32))
     files = {f"{i:03}.png": whole for i in range(150)} | {"007.png": whole[:-30], "008.png": png(3, "RGB", (5, 5))}
