@@ -395,11 +395,8 @@ def few_label_indices(source, per_class, seed):
     """
     if per_class < 1:
         raise ValueError(f"Expected at least 1 label per class. Received: {per_class}")
-    labels = source.column("label")
-    order = epoch_order(len(labels), seed, 0)
     chosen = []
-    for index, name in enumerate(source.classes):
-        members = order[labels[order] == index]
+    for name, members in zip(source.classes, shuffled_members(source, seed)):
         if len(members) < per_class:
             few = "Use fewer labels per class (--budgets, --labels-per-class)."
             advice = few if len(members) else f"Leave out classes without examples: {INDEX}"
@@ -409,3 +406,10 @@ def few_label_indices(source, per_class, seed):
             )
         chosen.append(members[:per_class])
     return np.sort(np.concatenate(chosen))
+
+
+def shuffled_members(source, seed):
+    """Returns the indices of the examples of each class of a labeled source, in a random order keyed by `seed`."""
+    labels = source.column("label")
+    order = epoch_order(len(labels), seed, 0)
+    return [order[labels[order] == index] for index in range(len(source.classes))]

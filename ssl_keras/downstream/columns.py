@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssl_keras.data.batches import epoch_order
+from ssl_keras.data.splits import shuffled_members
 from ssl_keras.evaluation.features import add_noise, shift_images
 
 ALL = "all"
@@ -31,7 +31,4 @@ def validation_rows(source, budget, seed):
     """
     if budget == ALL:
         return np.arange(len(source))
-    labels = source.column("label")
-    order = epoch_order(len(labels), seed, 0)
-    members = (order[labels[order] == index][:budget] for index in range(len(source.classes)))
-    return np.sort(np.concatenate(list(members)))
+    return np.sort(np.concatenate([members[:budget] for members in shuffled_members(source, seed)]))

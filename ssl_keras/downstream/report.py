@@ -1,6 +1,5 @@
 """Reports of an evaluation: its table as Markdown, CSV, JSON and a chart."""
 
-import csv
 import io
 
 import matplotlib.figure
@@ -8,6 +7,7 @@ import numpy as np
 
 from ssl_keras import files
 from ssl_keras.downstream.columns import DISTURBED, MEASURES, WHOLE
+from ssl_keras.files import tables
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
 DIGEST = "Hash of the encoders, the data and the settings: "
@@ -72,12 +72,8 @@ def save(table, folder, title, digest="", more=""):
     end = f"\n{DIGEST}{digest}\n" if digest else ""
     files.write(folder / "table.md", f"{title}\n\n{markdown(table)}" + (more and f"\n{more}") + end)
     files.write_json(folder / "table.json", table)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "mean", "sd"])
-    for row, columns in table.items():
-        writer.writerows([row, column, *value] for column, value in columns.items())
-    files.write(folder / "table.csv", text.getvalue())
+    cells = [[row, column, *value] for row, columns in table.items() for column, value in columns.items()]
+    tables.write_csv(folder / "table.csv", [["row", "column", "mean", "sd"], *cells])
     image = io.BytesIO()
     plot(table, title).savefig(image, format="png", dpi=120, bbox_inches="tight")
     files.write(folder / "table.png", image.getvalue())

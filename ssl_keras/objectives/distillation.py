@@ -39,7 +39,7 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import stored
 from ssl_keras.modalities import language, sound, vision
-from ssl_keras.networks import realize, transformer, waveform
+from ssl_keras.networks import pooled_features, realize, transformer, waveform
 from ssl_keras.networks.projector import projector
 
 DEFAULTS = Training(
@@ -252,10 +252,7 @@ class Distillation(Objective):
 
     def predict_features(self, batch, training=False):
         """Returns the projection of the student's features, (b, D)."""
-        x = batch[inputs.column(batch)]
-        features = self.encoder(x, training=training)
-        if len(features.shape) == 3:
-            features = transformer.pool(features, x)  # (b, S)
+        features = pooled_features(self.encoder, batch[inputs.column(batch)], training)  # (b, S)
         return self.projector(features, training=training)
 
     def report(self, batch, examples, splits):
