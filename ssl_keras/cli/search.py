@@ -1,7 +1,6 @@
 """Commands for image-text encoders: `search`, `recall`."""
 
 import dataclasses
-import io
 import logging
 import os
 import pathlib
@@ -14,6 +13,7 @@ from ssl_keras.data.readers import folders, image_files, text_files
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
+from ssl_keras.pictures import figure_png
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +89,7 @@ def _search_images(asked, retriever):
         print(f"{similarity:.3f}  {files.printable(paths[row])}")
     titles = [f"{files.printable(paths[row].name)}\n{similarity:.2f}" for row, similarity in found]
     shown = [_picture(paths[row], retriever.shape) for row, _ in found]
-    content = io.BytesIO()
-    search.grid(shown, titles, asked.query).savefig(content, format="png", dpi=120, bbox_inches="tight")
-    files.write(pathlib.Path(asked.out), content.getvalue())
+    files.write(pathlib.Path(asked.out), figure_png(search.grid(shown, titles, asked.query)))
     print(asked.out)
 
 

@@ -1,12 +1,11 @@
 """Report of a classifier by class: confusion matrix, reliability diagram, and a table of classes."""
 
-import io
-
 import numpy as np
 
 from ssl_keras import files
 from ssl_keras.evaluation import calibration
 from ssl_keras.files import tables
+from ssl_keras.pictures import figure_png
 from ssl_keras.pictures.confusion import confusion_figure
 from ssl_keras.pictures.reliability import reliability_figure
 
@@ -52,8 +51,8 @@ def save(folder, classes, labels, probabilities):
     rows = zip(numbers, classes, examples, recall, precision, *_confusions(matrix, classes))
     reliability = calibration.reliability(probabilities, labels)
     files.make_folder(folder)
-    files.write(folder / "confusion.png", _png(confusion_figure(matrix, classes)))
-    files.write(folder / "reliability.png", _png(reliability_figure(reliability)))
+    files.write(folder / "confusion.png", figure_png(confusion_figure(matrix, classes)))
+    files.write(folder / "reliability.png", figure_png(reliability_figure(reliability)))
     tables.write_csv(folder / "classes.csv", [COLUMNS, *rows])
     return {
         "accuracy": reliability.mean_accuracy,
@@ -69,9 +68,3 @@ def _confusions(matrix, classes):
     other, most = wrong.argmax(1), wrong.max(1)
     names = [classes[column] if count else None for column, count in zip(other, most)]
     return names, [float(count / total) if count else None for count, total in zip(most, matrix.sum(1))]
-
-
-def _png(figure):
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-    return content.getvalue()

@@ -1,13 +1,12 @@
 """Reports of an evaluation: its table as Markdown, CSV, JSON and a chart."""
 
-import io
-
 import matplotlib.figure
 import numpy as np
 
 from ssl_keras import files
 from ssl_keras.downstream.columns import DISTURBED, MEASURES, WHOLE
 from ssl_keras.files import tables
+from ssl_keras.pictures import figure_png
 
 FILES = ("table.md", "table.csv", "table.json", "table.png")
 DIGEST = "Hash of the encoders, the data and the settings: "
@@ -74,9 +73,7 @@ def save(table, folder, title, digest="", more=""):
     files.write_json(folder / "table.json", table)
     cells = [[row, column, *value] for row, columns in table.items() for column, value in columns.items()]
     tables.write_csv(folder / "table.csv", [["row", "column", "mean", "sd"], *cells])
-    image = io.BytesIO()
-    plot(table, title).savefig(image, format="png", dpi=120, bbox_inches="tight")
-    files.write(folder / "table.png", image.getvalue())
+    files.write(folder / "table.png", figure_png(plot(table, title)))
 
 
 def plot(table, title):

@@ -98,3 +98,10 @@ def waveform_picture(waveform, rate):
 def to_uint8(images):
     """Converts images in [0, 1] to uint8."""
     return np.rint(np.asarray(images) * 255).astype(np.uint8)
+
+
+def figure_png(figure):
+    """Returns a Matplotlib figure as the bytes of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
+    return content.getvalue()
