@@ -21,12 +21,12 @@ class Grid:
     augmentations: tuple[Augmentation | AudioAugmentation, ...] = (Augmentation(),)
 
 
+IMAGE_AUGMENTATIONS = (Augmentation(), Augmentation(shift=0.1, color=0.8, cutout=0.4))
 GRIDS = {
     "dense": Grid((1e-4, 3e-4, 1e-3, 3e-3), (100, 300, 1000), (2, 6, 18), 64, 256),
     # Steps are slower and fewer suffice. With few labels, augmentation may help as much as pretraining.
-    "convolution": Grid(
-        (1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, (Augmentation(), Augmentation(shift=0.1, color=0.8, cutout=0.4))
-    ),
+    "convolution": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 256, IMAGE_AUGMENTATIONS),
+    "vision_transformer": Grid((3e-4, 1e-3), (50, 150, 400), (2, 6), 64, 256, IMAGE_AUGMENTATIONS),
     "recurrent": Grid((1e-3, 3e-3), (50, 150, 400), (2, 6), 64, 128),
     "transformer": Grid((3e-4, 1e-3, 3e-3), (50, 150, 400), (1, 2, 6), 64, 64),
     "sound": Grid(

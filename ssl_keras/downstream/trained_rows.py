@@ -57,7 +57,7 @@ class Trainer:
         kind = kind_of(encoder, inputs.column(card["input"]))
         self.grid = grid or GRIDS[kind]
         # On a CPU, XLA makes small transformers faster, but not small dense or convolutional networks.
-        self.objective.compile(Adam(), steps_per_execution=50, jit_compile=kind == "transformer")
+        self.objective.compile(Adam(), steps_per_execution=50, jit_compile=kind.endswith("transformer"))
         self.start = files.read_variables(checkpoint.variables(self.objective))
         self.predict = compile_network(encoder, head)
 

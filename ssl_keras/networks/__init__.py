@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from ssl_keras.data import ranges
-from ssl_keras.networks import conv, dcgan, dense, recurrent, towers, transformer, waveform
+from ssl_keras.networks import conv, dcgan, dense, mae_decoder, recurrent, towers, transformer, vit, waveform
 from ssl_keras.startup import keras_settings
 
 
@@ -24,12 +24,14 @@ class Builder:
 
     Attributes:
         build: function from plain keywords, each annotated, and `name`, to a functional graph.
-        kind: "dense", "convolution", "transformer", "recurrent" or "sound", which selects the search grid of
-            fine-tuning; or "head" for a network on top of an encoder.
+        kind: "dense", "convolution", "vision_transformer", "transformer", "recurrent" or "sound", which selects the
+            search grid of fine-tuning; or "head" for a network on top of an encoder.
         any_size: whether the graph takes images of any size.
         states: whether the graph returns a state per token, (B, T, D), to be averaged over the tokens that are not
             padding; otherwise it returns features (B, D).
         parts: function that returns the named parts of a graph; None if nothing needs them.
+        maps: function that returns the maps (B, h, w, channels) of a graph of images, the last of which a pool grid
+            divides; None for other graphs.
     """
 
     build: typing.Callable
@@ -37,20 +39,22 @@ class Builder:
     any_size: bool = False
     states: bool = False
     parts: typing.Callable | None = None
+    maps: typing.Callable | None = None
 
 
 def _convolution(build):
-    return Builder(build, "convolution", any_size=True, parts=conv.stage_maps)
+    return Builder(build, "convolution", any_size=True, parts=conv.stage_maps, maps=conv.stage_maps)
 
 
 # The choices of `--network`: builders from `image_shape` and, with defaults, `width` and `pool_grid`, to graphs that
-# take images of any size and have layers `stage_0`, `stage_1`, ….
+# take images of any size.
 IMAGE_ENCODERS = {
     "cnn": _convolution(conv.builder_of("cnn")),
     "resnet18": _convolution(conv.builder_of("resnet18")),
     "resnet34": _convolution(conv.builder_of("resnet34")),
     "resnet50": _convolution(conv.builder_of("resnet50")),
     "resnet101": _convolution(conv.builder_of("resnet101")),
+    "vit": Builder(vit.vit, "vision_transformer", any_size=True, parts=vit.parts, maps=vit.patch_maps),
 }
 BUILDERS = {
     **IMAGE_ENCODERS,
@@ -64,6 +68,7 @@ BUILDERS = {
     "attending_decoder": Builder(recurrent.attending_decoder, "head"),
     "frame_classifier": Builder(waveform.frame_classifier, "head"),
     "generator": Builder(dcgan.generator, "head"),
+    "mae_decoder": Builder(mae_decoder.mae_decoder, "head"),
     "towers": Builder(towers.towers, "head"),
 }
 
@@ -163,6 +168,7 @@ def copy_of(graph):
 
 
 DEPTH = re.compile(r"(stage|block|recurrent)_\d+")  # names of layers that form one level of depth
+EMBEDDINGS = {"patches", "tokens"}  # layers of a vision transformer before its blocks, which form another one
 
 
 def depth_groups(graph):
@@ -175,7 +181,7 @@ def depth_groups(graph):
     for layer in graph.layers:
         variables = layer.trainable_variables
         match = DEPTH.match(layer.name)
-        level = match[0] if match else layer.name
+        level = match[0] if match else "embeddings" if layer.name in EMBEDDINGS else layer.name
         if groups and (level == last or all(len(v.shape) < 2 for v in variables)):
             groups[-1].extend(variables)
         elif variables:

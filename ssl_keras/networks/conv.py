@@ -145,30 +145,36 @@ def add_shortcut(x, branch, filters, stride, name, output):
 BLOCK = {"plain": plain_block, "basic": basic_block, "bottleneck": bottleneck_block}
 
 
-@keras.saving.register_keras_serializable("ssl_keras")
-class PlacePool(keras.layers.Layer):
+def pool_places(x, places):
     """Averages a map of any size over the cells of a pool grid, row by row: (B, h, w, C) -> (B, places²·C).
 
     Cell i of a side extends from ⌊i·h/places⌋ to ⌈(i + 1)·h/places⌉.
     """
+    if places == 1:
+        return tf.reduce_mean(x, axis=(1, 2))
+    x = tf.einsum("ih,bhwc->biwc", _cell_means(places, tf.shape(x)[1]), x)
+    x = tf.einsum("jw,biwc->bijc", _cell_means(places, tf.shape(x)[2]), x)
+    return tf.reshape(x, (-1, places**2 * x.shape[-1]))
+
+
+def _cell_means(places, size):
+    """Returns weights (places, size), each row of which averages over one cell."""
+    cell, place = tf.range(places)[:, None], tf.range(size)
+    inside = (place >= cell * size // places) & (place < -(-(cell + 1) * size // places))
+    inside = tf.cast(inside, tf.float32)
+    return inside / tf.reduce_sum(inside, axis=1, keepdims=True)
+
+
+@keras.saving.register_keras_serializable("ssl_keras")
+class PlacePool(keras.layers.Layer):
+    """`pool_places` as a layer."""
 
     def __init__(self, places, **kwargs):
         super().__init__(**kwargs)
         self.places = places
 
     def call(self, x):
-        if self.places == 1:
-            return tf.reduce_mean(x, axis=(1, 2))
-        x = tf.einsum("ih,bhwc->biwc", self._means(tf.shape(x)[1]), x)
-        x = tf.einsum("jw,biwc->bijc", self._means(tf.shape(x)[2]), x)
-        return tf.reshape(x, (-1, self.places**2 * x.shape[-1]))
-
-    def _means(self, size):
-        """Returns weights (places, size), each row of which averages over one cell."""
-        cell, place = tf.range(self.places)[:, None], tf.range(size)
-        inside = (place >= cell * size // self.places) & (place < -(-(cell + 1) * size // self.places))
-        inside = tf.cast(inside, tf.float32)
-        return inside / tf.reduce_sum(inside, axis=1, keepdims=True)
+        return pool_places(x, self.places)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor((x.shape[0], self.places**2 * x.shape[-1]), self.compute_dtype)

@@ -159,6 +159,26 @@ def attention_weights(q, k, bias):
     return tf.nn.softmax(scores if bias is None else scores + bias)
 
 
+def attend(q, k, v, bias):
+    """Averages the values by the attention weights: (B, T, H, d), (B, S, H, d), (B, S, H, d) -> (B, T, D)."""
+    return average(attention_weights(q, k, bias), v)
+
+
+def average(weights, v):
+    """Averages the values by weights: (B, H, T, S), (B, S, H, d) -> (B, T, D)."""
+    y = tf.einsum("bhts,bshd->bthd", tf.cast(weights, v.dtype), v)
+    return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], v.shape[-2] * v.shape[-1]))
+
+
+def dense(x, kernel, bias):
+    """Returns x·kernel + bias, (B, T, D) -> (B, T, columns); `bias` may be None."""
+    # Flattened to a matrix, since a product with a batch axis is slower on a CPU.
+    flat = tf.reshape(x, (-1, kernel.shape[0])) @ tf.cast(kernel, x.dtype)
+    if bias is not None:
+        flat += tf.cast(bias, x.dtype)
+    return tf.reshape(flat, (tf.shape(x)[0], tf.shape(x)[1], kernel.shape[1]))
+
+
 def attention_bias(position, keys, causal, valid=None):
     """Returns the bias that masks scores: positions of queries (T,), S keys, valid (B, S) -> (B or 1, 1, T, S)."""
     bias = None
@@ -279,7 +299,7 @@ class Block(keras.layers.Layer):
 
     def _forward(self, x, tokens):
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
-        return self._finish(x, self._attend(q, k, v, self._bias(tokens)))
+        return self._finish(x, attend(q, k, v, self._bias(tokens)))
 
     def with_weights(self, x, tokens, change=0.0):
         """Returns the output (B, T, D), and the attention weights (B, H, T, T) float32 to which `change` was added.
@@ -288,7 +308,7 @@ class Block(keras.layers.Layer):
         """
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
         weights = attention_weights(q, k, self._bias(tokens)) + change
-        return self._finish(x, self._average(weights, v)), weights
+        return self._finish(x, average(weights, v)), weights
 
     def _bias(self, tokens):
         length = tf.shape(tokens)[1]
@@ -324,47 +344,32 @@ class Block(keras.layers.Layer):
         index = tf.clip_by_value(index, 0, tf.shape(x)[1] - 1)
         cache = tuple(tf.where(taken, tf.gather(n, index, axis=1), old) for n, old in zip(new, cache))
         bias = attention_bias(place, room, causal=True)
-        return self._finish(x, self._attend(q, *cache, bias)), cache
+        return self._finish(x, attend(q, *cache, bias)), cache
 
     def _queries_keys_values(self, x, position):
         """Returns queries, keys and values, (B, T, H, d) each."""
         h = self._norm("attention", x) if self.architecture != "bert" else x
         shape = tf.shape(x)
-        h = tf.reshape(self._dense(h, *self.attention_in), (shape[0], shape[1], 3 * self.heads, -1))
+        h = tf.reshape(dense(h, *self.attention_in), (shape[0], shape[1], 3 * self.heads, -1))
         h = tf.ensure_shape(h, (None, None, None, x.shape[-1] // self.heads))
         q, k, v = tf.split(h, 3, axis=2)
         if self.modern:
             q, k = (rotate(rms_norm(part, self.epsilon), position) for part in (q, k))
         return q, k, v
 
-    def _attend(self, q, k, v, bias):
-        """Averages the values by the attention weights, (B, T, D)."""
-        return self._average(attention_weights(q, k, bias), v)
-
-    def _average(self, weights, v):
-        y = tf.einsum("bhts,bshd->bthd", tf.cast(weights, v.dtype), v)
-        return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], self.heads * v.shape[-1]))
-
     def _finish(self, x, attended):
         """Adds the output of attention, (B, T, D), and then the MLP's, to x."""
-        x += self._dense(attended, *self.attention_out)
+        x += dense(attended, *self.attention_out)
         if self.architecture == "bert":
             x = self._norm("attention", x)
         h = x if self.architecture == "bert" else self._norm("mlp", x)
-        h = self._dense(h, *self.mlp_in)
+        h = dense(h, *self.mlp_in)
         h = tf.square(tf.nn.relu(h)) if self.modern else tf.nn.gelu(h, approximate=self.architecture == "gpt2")
-        x += self._dense(h, *self.mlp_out)
+        x += dense(h, *self.mlp_out)
         return self._norm("mlp", x) if self.architecture == "bert" else x
 
     def _norm(self, part, x):
         return rms_norm(x, self.epsilon) if self.modern else layer_norm(x, self.epsilon, *self.norms[part])
-
-    def _dense(self, x, kernel, bias):
-        # Flattened to a matrix, since a product with a batch axis is slower on a CPU.
-        flat = tf.reshape(x, (-1, kernel.shape[0])) @ tf.cast(kernel, x.dtype)
-        if bias is not None:
-            flat += tf.cast(bias, x.dtype)
-        return tf.reshape(flat, (tf.shape(x)[0], tf.shape(x)[1], kernel.shape[1]))
 
     def compute_output_spec(self, x, tokens):
         return keras.KerasTensor(x.shape, self.compute_dtype)

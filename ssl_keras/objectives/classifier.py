@@ -44,6 +44,7 @@ from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.classification import Pair
 from ssl_keras.networks import Network, waveform
+from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
@@ -158,6 +159,7 @@ class Classifier(Objective):
         if "image" not in batch:
             return batch
         image = augment(batch["image"], random, self.augmentation)
+        batch |= draw_depth(self.encoder, random)
         if self.shares is None:
             return batch | {"image": image}
         place = random.uniform("mixup", ()) * (BETA_TABLE - 1)  # (B,)
@@ -185,7 +187,8 @@ class Classifier(Objective):
         """Returns the summed loss and the sum of the examples' weights; updates `accuracy`."""
         weight, label = example_weight(batch), batch["label"]  # (B,)
         pair = self.student if training else self.averaged
-        logits = pair.logits(network_input(batch), training, self.frozen)  # (B, Y)
+        with stochastic_depth(batch):
+            logits = pair.logits(network_input(batch), training, self.frozen)  # (B, Y)
         self.accuracy.update_state(label, logits, weight)
         loss = self._cross_entropy(label, logits, training)
         if "share" in batch:

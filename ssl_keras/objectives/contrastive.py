@@ -35,6 +35,7 @@ from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.networks.conv import stage_maps
 from ssl_keras.networks.projector import projector
+from ssl_keras.networks.vit_block import blocks_of, draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
@@ -90,6 +91,11 @@ def projectors(settings, network):
     whole = projector(network.output_shape[-1], settings.projection, "projector")
     if settings.loss != "local_global":
         return whole, None, ()
+    if blocks_of(network):
+        raise ValueError(
+            "local_global compares stages of several sizes, and vit has none. Use --network cnn or resnet18, or --loss "
+            "nt_xent."
+        )
     maps = stage_maps(network)[-LOCAL_STAGES:]
     if len(maps) < LOCAL_STAGES:
         raise ValueError(f"local_global needs an encoder of at least {LOCAL_STAGES} stages. Received: {len(maps)}")
@@ -115,7 +121,8 @@ class Contrastive(Objective):
 
     def preprocess(self, batch, random):
         """Adds `view_a` and `view_b` (B, H, W, C) float32 in [0, 1]; runs in tf.data."""
-        return batch | {view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")}
+        views = {view: augment(batch["image"], random, self.settings, view) for view in ("view_a", "view_b")}
+        return batch | views | draw_depth(self.encoder, random, copies=2)
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
@@ -128,7 +135,8 @@ class Contrastive(Objective):
         settings, weight = self.settings, example_weight(batch)  # (b,)
         both = tf.concat([batch["view_a"], batch["view_b"]], 0)  # (2b, H, W, C), with common batch statistics
         if self.trunk is None:
-            features, maps = self.encoder(both, training=training), ()
+            with stochastic_depth(batch):
+                features, maps = self.encoder(both, training=training), ()
         else:
             features, *maps = self.trunk(both, training=training)
         first, second = tf.split(self.projector(features, training=training), 2)  # (b, Z) each

@@ -95,8 +95,11 @@ def prepare(settings, splits, init=None):
     """Returns (settings with the frequencies of the labeled classes, splits that join labeled and unlabeled images).
 
     Raises:
-        ValueError: no images; no labels; labels of one class only; a class has fewer than `labels_per_class`.
+        ValueError: no images; no labels; labels of one class only; a class has fewer than `labels_per_class`;
+            stochastic depth.
     """
+    if settings.drop_path:
+        raise ValueError(f"drop_path must be 0 for freematch, which does not draw it. Received: {settings.drop_path}")
     settings, splits = vision.prepare(settings, splits, init)
     check_classes(splits.train)
     labeled = few_labels(splits.train, settings.labels_per_class, settings.label_seed)

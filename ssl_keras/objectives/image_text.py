@@ -45,6 +45,7 @@ from ssl_keras.modalities import vision
 from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, towers
 from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS
+from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     data="captions:captions.csv",
@@ -201,7 +202,8 @@ class ImageText(Objective):
         tokens = masking.sample_captions(
             batch["captions"], random, settings.max_captions, settings.token_dropout, settings.context
         )
-        return self._trim(augment(batch["image"], random, settings), tokens, batch)
+        trimmed = self._trim(augment(batch["image"], random, settings), tokens, batch)
+        return trimmed | draw_depth(self.encoder, random)
 
     def preprocess_eval(self, batch, random):
         """Returns the image without augmentation, and its first caption."""
@@ -220,7 +222,8 @@ class ImageText(Objective):
     def batch_loss(self, batch, training):
         """Returns the summed loss and the weighted number of pairs; updates the metrics."""
         weight, scale = example_weight(batch), tf.exp(tf.convert_to_tensor(self.similarity.log_scale))
-        features = self.encoder(batch["image"], training=training)
+        with stochastic_depth(batch):
+            features = self.encoder(batch["image"], training=training)
         image, text = self.head([features, batch["tokens"]], training=training)  # (b, Z) each
         same = masking.hash_rows(batch["tokens"])
         if self.similarity.bias is None:

@@ -35,6 +35,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
+from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-4
@@ -150,6 +151,7 @@ class Jigsaw(Objective):
         index = tf.cast(random.uniform("permutation", ()) * len(self.permutations), tf.int32)  # (B,)
         order = tf.gather(self.permutations, index)  # (B, T): tile at each position
         tiles = self._tiles(image, random.uniform("jitter", (2, self.settings.grid**2)))
+        batch |= draw_depth(self.encoder, random, self.settings.grid**2)
         return batch | {"tiles": tf.gather(tiles, order, batch_dims=1), "permutation": index}
 
     def _tiles(self, image, jitter):
@@ -174,7 +176,8 @@ class Jigsaw(Objective):
         """Returns the summed loss and the number of images; updates `accuracy`."""
         weight = example_weight(batch)  # (B,)
         tiles = batch["tiles"]
-        features = self.encoder(tf.reshape(tiles, (-1, *tiles.shape[2:])), training=training)  # (B·T, D)
+        with stochastic_depth(batch, copies_first=False):
+            features = self.encoder(tf.reshape(tiles, (-1, *tiles.shape[2:])), training=training)  # (B·T, D)
         features = tf.reshape(features, (-1, tiles.shape[1] * features.shape[-1]))  # (B, T·D)
         logits = self.solver(features, training=training)  # (B, P)
         self.accuracy.update_state(batch["permutation"], logits, weight)

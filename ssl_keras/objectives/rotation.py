@@ -25,6 +25,7 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.networks import Network
+from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     epochs=20, batch_size=256, learning_rate=2e-3, schedule="cosine", final_rate=0.0, warmup=200, weight_decay=1e-2
@@ -74,6 +75,7 @@ class Rotation(Objective):
 
     def preprocess(self, batch, random):
         """Augments `image`."""
+        batch |= draw_depth(self.encoder, random, NUM_ROTATIONS)
         return batch | {"image": augment(batch["image"], random, self.settings)}
 
     def preprocess_eval(self, batch, random):
@@ -90,7 +92,9 @@ class Rotation(Objective):
         image = rotate(unit_range(batch["image"]))  # (4B, N, N, C)
         turn = tf.repeat(tf.range(NUM_ROTATIONS), tf.shape(batch["image"])[0])  # (4B,)
         weight = tf.tile(example_weight(batch), [NUM_ROTATIONS]) / NUM_ROTATIONS
-        logits = self.head(self.encoder(image, training=training), training=training)  # (4B, 4)
+        with stochastic_depth(batch):
+            features = self.encoder(image, training=training)
+        logits = self.head(features, training=training)  # (4B, 4)
         self.accuracy.update_state(turn, logits, weight)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(turn, logits)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)

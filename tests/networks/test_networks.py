@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ssl_keras import networks
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, conv, description, gives_states, realize
+from ssl_keras.networks import BUILDERS, IMAGE_ENCODERS, Network, description, gives_states, realize
 
 SMALL = {  # keywords of a small network of each builder
     **{name: {"image_shape": (32, 32, 3), "width": 4} for name in IMAGE_ENCODERS},
@@ -31,6 +31,7 @@ SMALL = {  # keywords of a small network of each builder
     "attending_decoder": {"vocabulary": 9, "width": 4, "layers": 1, "source_width": 4},
     "frame_classifier": {"width": 4, "symbols": 5},
     "generator": {"image_shape": (16, 16, 1), "latent": 3, "width": 4},
+    "mae_decoder": {"features": 4, "image_shape": (8, 8, 1), "patch": 4, "width": 8, "layers": 1},
     "towers": {
         "features": 4,
         "vocabulary": 9,
@@ -132,7 +133,8 @@ def test_every_image_encoder_can_be_chosen(name, rng):
     graph = Network(name, image_shape=(32, 32, 3), pool_grid=2, width=4).build()
     for side in (32, 24):
         assert graph(rng.random((2, side, side, 3), np.float32)).shape[0] == 2
-    assert len(conv.stage_maps(graph)) >= 2
+    *_, last = BUILDERS[name].maps(graph)
+    assert len(last.shape) == 4
     assert graph.output.dtype == "float32"
     assert Network(name, image_shape=(32, 32, 3)).keywords["width"] >= 1
 

@@ -34,6 +34,7 @@ from ssl_keras.objectives import (
     freematch,
     image_text,
     jigsaw,
+    masked_autoencoder,
     masked_lm,
     recurrent_lm,
     rotation,
@@ -210,17 +211,17 @@ def image_and_text(overfit, **options):
     )
 
 
-def vision(module, overfit, **options):
+def vision(module, overfit, accumulates=False, **options):
     """A network small enough for many cases; its images are augmented anew every time."""
     own = {contrastive: {"projection": (16, 8)}, dcgan: {"latent": 8}}
-    network = {} if module is dcgan else {"network": "cnn"}
+    network = {} if module in (dcgan, masked_autoencoder) else {"network": "cnn"}
     options = {"width": 4} | network | own.get(module, {}) | options
     return Case(
         module,
         lambda spec: module.build(module.Settings(**options), spec),
         overfit,
         splits=small_digits,
-        accumulates=False,
+        accumulates=accumulates,
     )
 
 
@@ -273,8 +274,22 @@ CASES = {
     "finetune": Case(classifier, build_finetune),
     # Without crops all backgrounds are the same black, and rounding tips many ReLUs over at once.
     "rotation": vision(rotation, 0.5, crop=0.6),
+    # Each of the four turns of an image skips branches on its own.
+    "rotation, vit": vision(rotation, 0.9, network="vit", width=16, layers=2, patch=8, drop_path=0.2, accumulates=True),
     "classifier": vision(classifier, 0.5, classes=10, mixup=0.4, shift=0.1),
     "jigsaw": vision(jigsaw, 0.8, hidden=16),
+    # Other patches are hidden at every step.
+    "masked_autoencoder": vision(
+        masked_autoencoder,
+        0.9,
+        accumulates=True,
+        width=16,
+        layers=1,
+        decoder_width=8,
+        decoder_layers=1,
+        crop=0.6,
+        flip=False,
+    ),
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
     "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
