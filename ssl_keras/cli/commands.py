@@ -126,7 +126,7 @@ GROUPS = {
         "import": Command(
             "encoders",
             "FOLDER",
-            "Import a GPT-2 or BERT checkpoint in the Hugging Face layout",
+            "Import a checkpoint of a language model or a vision transformer (Hugging Face layout)",
             "import bert-base-uncased",
         ),
     },

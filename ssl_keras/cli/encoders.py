@@ -12,12 +12,13 @@ from ssl_keras.encoders import hugging_face
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(EncoderArgument, NetworkFlag):
-    """A SavedModel of features or logits, or a language model's checkpoint in the Hugging Face layout."""
+    """A SavedModel of features or logits, or a checkpoint in the Hugging Face layout."""
 
     out: str = ""
     """Folder to write. By default ENCODER.savedmodel, or ENCODER.hugging-face with --hugging-face."""
     hugging_face: bool = False
-    """Write the Hugging Face layout (config.json, model.safetensors, tokenizer.json) instead of a SavedModel."""
+    """Write the Hugging Face layout (config.json, model.safetensors and, for text, tokenizer.json) instead of a
+    SavedModel. For language models and vision transformers."""
     classifier: bool = False
     """Export a fine-tuned encoder with its classification head. The SavedModel then returns logits."""
 
@@ -40,17 +41,20 @@ def export_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """A GPT-2 or BERT checkpoint that becomes a saved encoder."""
+    """A checkpoint of a language model or a vision transformer that becomes a saved encoder."""
 
     folder: Positional[str]
-    """Folder that contains config.json, model.safetensors and tokenizer.json."""
+    """Folder that contains config.json, model.safetensors and, for text, tokenizer.json."""
     out: str = ""
     """Folder to write. By default saved_models/FOLDER."""
+    keep_size: bool = False
+    """Take images in their own size, and interpolate the positions. Otherwise the encoder resizes all images to the
+    size that the checkpoint names (vision transformers)."""
 
 
 def import_command(arguments):
     asked = parse(Import, "import", arguments)
-    print(hugging_face.import_encoder(asked.folder, asked.out or None))
+    print(hugging_face.import_encoder(asked.folder, asked.out or None, asked.keep_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Files of a Hugging Face checkpoint: JSON, and weights in one file or in shards."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -7,9 +8,10 @@ import re
 import numpy as np
 import safetensors
 
+from ssl_keras.encoders.loading import BUILD_ERRORS
 from ssl_keras.files import excerpt
 
-INDEX_BYTES = 16 << 20
+CONFIG_BYTES, INDEX_BYTES = 1 << 20, 16 << 20
 WEIGHTS = "model.safetensors"
 
 
@@ -22,6 +24,35 @@ def read_object(path, what):
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a valid {what}: {type(error).__name__} {excerpt(error)}") from error
     return value
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Puts a path before the message of an error."""
+    try:
+        yield
+    except (ValueError, *BUILD_ERRORS) as error:
+        raise ValueError(f"{path}: {excerpt(error)}") from error
+
+
+def read_config(folder):
+    """Reads the config.json of a checkpoint. Raises ValueError if there is none, or it is not a model's."""
+    folder = pathlib.Path(folder)
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is not a folder. Expected a folder with config.json, model.safetensors and, for text, "
+            "tokenizer.json. Download the checkpoint first; this command does not."
+        )
+    if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
+        raise ValueError(
+            f"{folder} does not contain a checkpoint. Expected config.json, model.safetensors and tokenizer.json (text "
+            "only)."
+        )
+    config = read_object(path, "model config")
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{path} is not a valid model config. Expected a model_type.")
+    return config
 
 
 def open_weights(folder, prefix):
@@ -88,6 +119,23 @@ def _open(paths, prefix):
                 )
             stored[plain] = file, name
     return stored
+
+
+def check_floats(stored, name, needed_for):
+    """Returns the slice of a tensor of `open_weights`, without reading it.
+
+    Raises:
+        ValueError: there is no such tensor, or it does not consist of floats of 16, 32 or 64 bits.
+    """
+    if name not in stored:
+        raise ValueError(f"The checkpoint has no tensor {name!r}, which is needed for {needed_for}.")
+    file, theirs = stored[name]
+    part = file.get_slice(theirs)
+    if part.get_dtype() not in ("F32", "F16", "BF16", "F64"):
+        raise ValueError(
+            f"{name}: expected floats of 16, 32 or 64 bits. Received: {part.get_dtype()}. Save it as float32."
+        )
+    return part
 
 
 def tensor_of(stored, name):

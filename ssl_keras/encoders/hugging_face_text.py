@@ -8,7 +8,6 @@ Other tensors of a checkpoint (BERT's pooler, a classifier, mask buffers) are no
 they are logged and returned. Nothing in the folder is executed.
 """
 
-import contextlib
 import logging
 import pathlib
 
@@ -18,13 +17,10 @@ import tensorflow as tf
 from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.catalog import find
-from ssl_keras.encoders.checkpoint_files import open_weights, read_object, tensor_of
-from ssl_keras.encoders.loading import BUILD_ERRORS, load_tokenizer, load_with_head, named_variables
-from ssl_keras.encoders.saving import save_encoder
+from ssl_keras.encoders.checkpoint_files import check_floats, naming, open_weights, read_config, tensor_of
+from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
 from ssl_keras.networks import Network, description
 
-CONFIG_BYTES = 1 << 20
 MAX_NUMBER = 1 << 24  # in a config
 SPEC = {"tokens": ((None,), tf.int32)}
 
@@ -101,9 +97,9 @@ def load(folder):
             are not supported; a tensor is missing, has another shape, or is not finite.
     """
     folder = pathlib.Path(folder)
-    config = _config(folder)
+    config = read_config(folder)
     tokenizer = tokenizers.load(folder)
-    with _naming(folder / "config.json"):
+    with naming(folder / "config.json"):
         network = _network(config)
     family, vocabulary = network.keywords["architecture"], network.keywords["vocabulary"]
     if tokenizer.vocabulary > vocabulary:
@@ -119,14 +115,14 @@ def load(folder):
         return network.build(), Network("masked_head", **keywords).build() if with_head else None
 
     # A config may ask for any size, so check it first where nothing is allocated.
-    with tf.Graph().as_default(), _naming(folder):
+    with tf.Graph().as_default(), naming(folder):
         for graph, names in _tensors_of(*make()):
             variables = named_variables(graph)
             for name, theirs in names.items():
                 _check_shape(stored, theirs, name, tuple(variables[name].shape), family)
     encoder, head = make()
     unused = set(stored)
-    with _naming(folder):
+    with naming(folder):
         for graph, names in _tensors_of(encoder, head):
             variables = named_variables(graph)
             for name, theirs in names.items():
@@ -148,41 +144,17 @@ def load(folder):
     return encoder, head, tokenizer, unused
 
 
-@contextlib.contextmanager
-def _naming(path):
-    """Puts a path before the message of an error."""
-    try:
-        yield
-    except (ValueError, *BUILD_ERRORS) as error:
-        raise ValueError(f"{path}: {files.excerpt(error)}") from error
-
-
-def import_encoder(folder, out=None):
-    """Imports a checkpoint as a saved encoder; returns the encoder's folder.
+def export(name, out):
+    """Writes a saved language model in the Hugging Face layout into the new folder `out`.
 
     Raises:
-        ValueError: as in `load`, or the encoder's folder exists.
+        ValueError: the encoder is not a GPT-2 or BERT model.
     """
-    out = pathlib.Path(out or pathlib.Path("saved_models") / cards.safe_name(pathlib.Path(folder).resolve().name))
-    files.check_new(out)
-    encoder, head, tokenizer, unused = load(folder)
-    save_encoder(
-        out, encoder, spec=SPEC, head=head, tokenizer=tokenizer, trained_by={"imported": True, "left over": unused}
-    )
-    return out
-
-
-def export(name, out=None):
-    """Writes a saved language model in the Hugging Face layout; returns the folder.
-
-    Raises:
-        ValueError: the encoder is not a GPT-2 or BERT model, or the folder exists.
-    """
-    out = pathlib.Path(out or f"{cards.read(find(name))['name']}.hugging-face")
-    files.check_new(out)
     encoder, head, card = load_with_head(name)
     if not cards.is_a(card, "transformer"):
-        raise ValueError(f"{card['name']} is not a language model. Export it without --hugging-face.")
+        raise ValueError(
+            f"{card['name']} is not a language model or a vision transformer. Export it without --hugging-face."
+        )
     family = cards.keyword(card, "architecture")
     if family not in PREFIX:
         raise ValueError(
@@ -213,24 +185,6 @@ def export(name, out=None):
             partial / "tokenizer_config.json",
             {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": cards.keyword(card, "context"), **named},
         )
-    return out
-
-
-def _config(folder):
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is not a folder. Expected a folder with config.json, model.safetensors and tokenizer.json. "
-            "Download the checkpoint first; this command does not."
-        )
-    if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
-        raise ValueError(
-            f"{folder} does not contain a checkpoint. Expected config.json, model.safetensors and tokenizer.json."
-        )
-    config = read_object(path, "model config")
-    if not isinstance(config.get("model_type"), str):
-        raise ValueError(f"{path} is not a valid model config. Expected a model_type.")
-    return config
 
 
 def _network(config):
@@ -340,14 +294,7 @@ def _check_shape(stored, names, ours, expected, family):
     """Compares the header of the file with the shape of a variable, before any tensor is read."""
     shapes = []
     for name in names:
-        if name not in stored:
-            raise ValueError(f"The checkpoint has no tensor {name!r}, which is needed for {ours}.")
-        file, theirs = stored[name]
-        part = file.get_slice(theirs)
-        if part.get_dtype() not in ("F32", "F16", "BF16", "F64"):
-            raise ValueError(
-                f"{name}: expected floats of 16, 32 or 64 bits. Received: {part.get_dtype()}. Save it as float32."
-            )
+        part = check_floats(stored, name, ours)
         shapes.append(tuple(part.get_shape())[:: -1 if _is_transposed(family, ours) else 1])
     total = (*shapes[0][:-1], sum(shape[-1] for shape in shapes if shape)) if shapes[0] else ()
     if total != expected or len({shape[:-1] for shape in shapes}) > 1 or not all(shapes):

@@ -22,7 +22,7 @@ from ssl_keras.cli import main
 from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
 from ssl_keras.data.splits import hold_out
-from ssl_keras.encoders import checkpoint_files, hugging_face
+from ssl_keras.encoders import checkpoint_files, hugging_face, hugging_face_text
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
 from ssl_keras.networks import description
@@ -49,7 +49,7 @@ def logits_of(network, head, hidden):
 
 @every_family
 def test_imported_models_compute_what_transformers_does(folder, family):
-    network, head, tokenizer, left = hugging_face.load(folder)
+    network, head, tokenizer, left = hugging_face_text.load(folder)
     expected = safetensors.numpy.load_file(folder / "expected.safetensors")
     ids = expected["tokens"]
     valid = ids >= 0
@@ -73,7 +73,7 @@ def test_import_and_export_give_the_same_file(folder, family, tmp_path, capsys):
     theirs, ours = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "back"))
     for key in set(ours) - {"n_inner", "architectures"}:
         assert ours[key] == theirs[key], key
-    assert hugging_face.load("back")[0].count_params() == hugging_face.load(folder)[0].count_params()
+    assert hugging_face_text.load("back")[0].count_params() == hugging_face_text.load(folder)[0].count_params()
 
 
 @pytest.mark.fit
@@ -193,7 +193,7 @@ def untie(tensors):
 def test_broken_checkpoints_are_refused(folder, family, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        hugging_face.load(folder)
+        hugging_face_text.load(folder)
 
 
 def brain_floats(folder):
@@ -214,10 +214,10 @@ def brain_floats(folder):
     ids=["shards", "bfloat16", "float64", "compiled", "parallel", "compiled-inside"],
 )
 def test_common_variants_of_checkpoints_load(folder, family, change):
-    plain = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
+    plain = checkpoint_files.open_weights(folder, hugging_face_text.PREFIX[family])
     plain = {name: checkpoint_files.tensor_of(plain, name) for name in plain}
     change(folder)
-    stored = checkpoint_files.open_weights(folder, hugging_face.PREFIX[family])
+    stored = checkpoint_files.open_weights(folder, hugging_face_text.PREFIX[family])
     assert stored.keys() == plain.keys()
     for name, expected in plain.items():
         ours = checkpoint_files.tensor_of(stored, name)
@@ -227,11 +227,11 @@ def test_common_variants_of_checkpoints_load(folder, family, change):
 
 @pytest.mark.parametrize("family", ["gpt2"])
 def test_shards_of_compiled_bfloat16_models_load(folder, family):
-    plain = hugging_face.load(folder)[0].get_weights()
+    plain = hugging_face_text.load(folder)[0].get_weights()
     brain_floats(folder)
     rename(folder, "_orig_mod.{}".format)
     shard(folder)
-    network, _, _, left = hugging_face.load(folder)
+    network, _, _, left = hugging_face_text.load(folder)
     assert not left
     for ours, expected in zip(network.get_weights(), plain):
         np.testing.assert_allclose(ours, expected, rtol=2**-8)
@@ -239,21 +239,21 @@ def test_shards_of_compiled_bfloat16_models_load(folder, family):
 
 @pytest.mark.parametrize("family", ["bert"])
 def test_vocabulary_files_replace_a_tokenizer_file(folder, family):
-    tokenizer = hugging_face.load(folder)[2]
+    tokenizer = hugging_face_text.load(folder)[2]
     vocabulary = tokenizer.backend.get_vocab()
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(vocabulary, key=vocabulary.get)))
     text = ["The quick brown fox jumps over the lazy dog!"]
-    assert hugging_face.load(folder)[2].encode(text, special=True) == tokenizer.encode(text, special=True)
+    assert hugging_face_text.load(folder)[2].encode(text, special=True) == tokenizer.encode(text, special=True)
 
 
 @pytest.mark.parametrize("family", ["gpt2"])
 def test_unused_tensors_are_logged_and_half_precision_is_read(folder, family, caplog):
     rewrite(folder, lambda tensors: tensors.update({"score.weight": np.ones((2, 16), np.float32)}))
-    assert hugging_face.load(folder)[-1] == ["score.weight"]
+    assert hugging_face_text.load(folder)[-1] == ["score.weight"]
     assert "score.weight" in caplog.text
     rewrite(folder, lambda tensors: tensors.update({k: v.astype(np.float16) for k, v in tensors.items()}))
-    hugging_face.load(folder)
+    hugging_face_text.load(folder)
 
 
 def test_only_gpt2_and_bert_models_are_exported(capsys):
@@ -268,11 +268,11 @@ def test_transformers_agrees_both_ways(family, tmp_path):
     import transformers
 
     peers.make(family, tmp_path / "theirs")
-    network, head, tokenizer, _ = hugging_face.load(tmp_path / "theirs")
+    network, head, tokenizer, _ = hugging_face_text.load(tmp_path / "theirs")
     rng = np.random.default_rng(5)
     for variable in network.variables + (head.variables if head else []):  # new random weights
         variable.assign(variable + rng.normal(0, 0.1, variable.shape))
-    encoders.save_encoder("saved_models/mine", network, spec=hugging_face.SPEC, head=head, tokenizer=tokenizer)
+    encoders.save_encoder("saved_models/mine", network, spec=hugging_face_text.SPEC, head=head, tokenizer=tokenizer)
     back = hugging_face.export("mine", tmp_path / "back")
     kind = {"gpt2": transformers.GPT2LMHeadModel, "bert": transformers.BertForMaskedLM}[family]
     theirs, info = kind.from_pretrained(back, output_loading_info=True)
@@ -364,7 +364,7 @@ def small_pydoc():
 
 
 def test_the_stream_of_an_imported_tokenizer_frames_nothing(tmp_path):
-    *_, tokenizer, _ = hugging_face.load(CHECKPOINTS / "bert")
+    *_, tokenizer, _ = hugging_face_text.load(CHECKPOINTS / "bert")
     source = hold_out(text.documents("words", ["the fox"] * 5)).train
     stream = tokens.tokenize(source, tokenizer)
     assert tokenizer.special["[CLS]"] not in stream
@@ -385,7 +385,7 @@ def test_any_checkpoint_is_read_or_refused(tmp_path_factory, data):
     config[data.draw(st.sampled_from(sorted(config)))] = data.draw(ODD)
     (folder / "config.json").write_text(json.dumps(config))
     with contextlib.suppress(ValueError):
-        hugging_face._network(hugging_face._config(folder))
+        hugging_face_text._network(checkpoint_files.read_config(folder))
 
     weights = (theirs / "model.safetensors").read_bytes()
     length = int.from_bytes(weights[:8], "little")
@@ -405,6 +405,6 @@ def test_any_checkpoint_is_read_or_refused(tmp_path_factory, data):
             stored = checkpoint_files.open_weights(folder, "")
             for name in stored:
                 with contextlib.suppress(ValueError):
-                    hugging_face._check_shape(stored, [name], "ours", (3,), "bert")
+                    hugging_face_text._check_shape(stored, [name], "ours", (3,), "bert")
                 with contextlib.suppress(ValueError):
                     checkpoint_files.tensor_of(stored, name)

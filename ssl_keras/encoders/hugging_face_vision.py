@@ -1,0 +1,335 @@
+"""Import and export of vision transformers in the Hugging Face layout; `vision_layouts.py` has the families.
+
+A checkpoint is a folder with `config.json`, weights as safetensors and, usually, `preprocessor_config.json`. The
+latter's mean, deviation and size become keywords of the network, which applies them itself: it takes images in [0, 1].
+Images are resized to that size as a whole; the models' own pipelines resize the shorter side and crop the center.
+"""
+
+import logging
+import math
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from ssl_keras import files
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, check_floats, open_weights, read_object, tensor_of
+from ssl_keras.encoders.loading import load_with_head, named_variables
+from ssl_keras.encoders.vision_layouts import DECODER_BLOCKS, DECODER_POSITIONS, FAMILIES, decoder_rules, rules
+from ssl_keras.networks import Network, description
+from ssl_keras.networks.positions import sine_positions
+from ssl_keras.networks.vit_block import num_heads
+
+GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
+PREPROCESSOR = "preprocessor_config.json"
+CONSTANTS = ("position_ids",)  # ends of the names of tensors that need no import
+FLOAT16_ERROR = 1e-2  # of sine positions that were stored in 16 bits, at most
+MODEL_TYPES = (*FAMILIES, "clip")
+log = logging.getLogger(__name__)
+
+
+def is_vision(config):
+    """Returns whether a config is that of a family of image models."""
+    return config["model_type"] in MODEL_TYPES
+
+
+def load(folder, config, keep_size=False):
+    """Loads a checkpoint into networks of this package.
+
+    Args:
+        folder: the checkpoint.
+        config: its config.json, a dict.
+        keep_size: whether the network takes images in their own size, instead of resizing them.
+
+    Returns:
+        (encoder, head or None, names of tensors that were not imported). The head is a ViTMAE's decoder.
+
+    Raises:
+        ValueError: a file is missing or damaged; options that are not supported; a tensor is missing, has another
+            shape or is not finite.
+    """
+    folder = pathlib.Path(folder)
+    name, config = _family_of(config)
+    family = FAMILIES[name]
+    stored = open_weights(folder, family.prefix)
+    keywords = _keywords(folder, name, config, keep_size)
+    if keywords["positions"] == "sine" and not _is_sine(stored, family.embeddings[1], keywords):
+        keywords["positions"] = "learned"
+    pattern = next((each for each in DECODER_BLOCKS if each.format(0) + "output.dense.weight" in stored), None)
+
+    def make():
+        encoder = Network("vit", **keywords)
+        head = Network("mae_decoder", **_decoder_keywords(config, keywords)) if pattern else None
+        return encoder.build(), head and head.build()
+
+    def rules_of(encoder, head):
+        pairs = [(encoder, rules(family, description(encoder).keywords))]
+        return pairs + ([(head, decoder_rules(description(head).keywords, pattern))] if head else [])
+
+    if pattern and not _is_sine(stored, DECODER_POSITIONS, _decoder_keywords(config, keywords)):
+        raise ValueError(f"{DECODER_POSITIONS}: expected fixed sine positions. Received: others, which were trained.")
+    with tf.Graph().as_default():  # a config may ask for any size, so check it first where nothing is allocated
+        for graph, made in rules_of(*make()):
+            _check_shapes(stored, made, named_variables(graph))
+    encoder, head = make()
+    unused = set(stored)
+    for graph, made in rules_of(encoder, head):
+        variables = named_variables(graph)
+        for rule in made:
+            for ours, value in zip(rule.ours, _read(stored, rule), strict=True):
+                variables[ours].assign(value)
+            unused -= set(rule.theirs)
+    unused = sorted(each for each in unused if not each.endswith(CONSTANTS))
+    if unused:
+        log.warning("%s: tensors that the network does not use were not imported: %s", folder, ", ".join(unused))
+    return encoder, head, unused
+
+
+def spec_of(encoder):
+    """Returns the spec of the images that an imported encoder takes."""
+    keywords = description(encoder).keywords
+    height, width, channels = keywords["image_shape"]
+    side = keywords["resize"]
+    return {"image": ((side or height, side or width, channels), tf.uint8)}
+
+
+def _family_of(config):
+    """Returns the family of a config, and the config of its image model."""
+    if "quantization_config" in config:
+        raise ValueError("Expected a model of 16- or 32-bit floats. Received: a quantized model. Get the original one.")
+    if config["model_type"] != "clip":
+        return config["model_type"], config
+    if not isinstance(config.get("vision_config"), dict):
+        raise ValueError("Expected a vision_config in config.json of a clip model.")
+    return "clip_vision_model", config["vision_config"]
+
+
+def _keywords(folder, name, config, keep_size):
+    """Returns the keywords of `networks.vit.vit` for a config."""
+    family = FAMILIES[name]
+    for option, value in family.required.items():
+        if config.get(option, value) != value:
+            raise ValueError(f"Expected a {name} model with {option} = {value!r}. Received: {config[option]!r}")
+    act = config.get("hidden_act", "quick_gelu" if name == "clip_vision_model" else "gelu")
+    if not isinstance(act, str) or act not in GELU:
+        raise ValueError(f"Expected hidden_act in config.json to be one of {', '.join(GELU)}. Received: {act!r}")
+    width = _number(config, "hidden_size")
+    ratio = config.get("mlp_ratio", 4)
+    if type(ratio) not in (int, float) or not 0 < ratio < 100:
+        raise ValueError(f"Expected a positive mlp_ratio in config.json. Received: {ratio!r}")
+    height, wide = _sides(config.get("image_size"), "image_size")
+    patch, other = _sides(config.get("patch_size"), "patch_size")
+    if patch != other:
+        raise ValueError(f"Expected square patches. Received: patch_size {config['patch_size']}")
+    channels = _number(config, "num_channels", 3)
+    mean, deviation, size = _preprocessing(folder, family, channels)
+    epsilon = config.get("layer_norm_eps", family.epsilon)
+    if type(epsilon) not in (int, float):
+        raise ValueError(f"Expected a number for layer_norm_eps in config.json. Received: {epsilon!r}")
+    return family.keywords | {
+        "image_shape": (height, wide, channels),
+        "width": width,
+        "patch": patch,
+        "layers": _number(config, "num_hidden_layers"),
+        "heads": _number(config, "num_attention_heads"),
+        "hidden": _number(config, "intermediate_size", int(width * ratio)),
+        "registers": _number(config, "num_register_tokens", 4) if name == "dinov2_with_registers" else 0,
+        "gelu": GELU[act],
+        "epsilon": float(epsilon),
+        "mean": mean,
+        "deviation": deviation,
+        "resize": 0 if keep_size else size or max(height, wide),
+    }
+
+
+def _decoder_keywords(config, encoder):
+    """Returns the keywords of `networks.mae_decoder.mae_decoder` for a config and its encoder's keywords."""
+    return {
+        "features": encoder["width"],
+        "image_shape": encoder["image_shape"],
+        "patch": encoder["patch"],
+        "width": _number(config, "decoder_hidden_size", 512),
+        "layers": _number(config, "decoder_num_hidden_layers", 8),
+        "heads": _number(config, "decoder_num_attention_heads", 16),
+        "hidden": _number(config, "decoder_intermediate_size", 2048),
+        "epsilon": encoder["epsilon"],
+    }
+
+
+def _number(config, name, default=None):
+    value = config.get(name, default)
+    if type(value) is not int or not 1 <= value <= 1 << 16:
+        raise ValueError(f"Expected an integer of 1 to {1 << 16} in config.json for {name}. Received: {value!r}")
+    return value
+
+
+def _sides(value, name):
+    """Returns (height, width) of a size that is one number or a pair."""
+    pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    return tuple(_number({name: side}, name) for side in pair)
+
+
+def _preprocessing(folder, family, channels):
+    """Returns the (mean, deviation, size or 0) that a checkpoint's images are prepared with."""
+    path = pathlib.Path(folder) / PREPROCESSOR
+    mean, deviation = (color if len(color) in (1, channels) else (0.5,) for color in family.colors)
+    if not path.is_file():
+        return mean, deviation, 0
+    if path.stat().st_size > CONFIG_BYTES:
+        raise ValueError(f"{path}: expected at most {CONFIG_BYTES} bytes. Received: {path.stat().st_size}")
+    asked = read_object(path, "preprocessor config")
+    if asked.get("do_normalize", True):
+        mean, deviation = (
+            _color(asked.get(name, default), name, channels)
+            for name, default in (("image_mean", mean), ("image_std", deviation))
+        )
+    else:
+        mean, deviation = (0.0,), (1.0,)
+    size = asked.get("crop_size") if asked.get("do_center_crop") else asked.get("size")
+    if isinstance(size, dict):
+        size = size.get("height", size.get("shortest_edge"))
+    return mean, deviation, 0 if size is None else _number({"size": size}, "size")
+
+
+def _color(value, name, channels):
+    entries = [value] if type(value) in (int, float) else value
+    fits = isinstance(entries, list | tuple) and len(entries) in (1, channels)
+    if not fits or any(type(each) not in (int, float) or not math.isfinite(each) for each in entries):
+        raise ValueError(f"Expected {channels} numbers for {name} in {PREPROCESSOR}. Received: {value!r}")
+    return tuple(float(each) for each in entries)
+
+
+def _is_sine(stored, name, keywords):
+    """Returns whether stored positions are fixed sines, up to the rounding of 16 bits."""
+    if name not in stored:
+        return True  # the shapes are checked later
+    places = tensor_of(stored, name)
+    grid = [-(-side // keywords["patch"]) for side in keywords["image_shape"][:2]]
+    if keywords["width"] % 4 or places.shape != (1, 1 + grid[0] * grid[1], keywords["width"]):
+        return keywords["width"] % 4 == 0
+    return bool(np.abs(places[0, 1:] - sine_positions(*grid, keywords["width"])).max() < FLOAT16_ERROR)
+
+
+def _check_shapes(stored, made, variables):
+    """Compares the headers of the files with the shapes that the network needs, before any tensor is read."""
+    for rule in made:
+        zeros = [np.broadcast_to(np.float32(0), variables[name].shape) for name in rule.ours]
+        for name, value in zip(rule.theirs, rule.write(*zeros), strict=True):
+            shape = tuple(check_floats(stored, name, ", ".join(rule.ours)).get_shape())
+            if shape != value.shape:
+                raise ValueError(f"{name}: expected the shape {value.shape}. Received: {shape}")
+
+
+def _read(stored, rule):
+    """Returns the values of a rule's variables, float32."""
+    values = rule.read(*(tensor_of(stored, name) for name in rule.theirs))
+    if not all(np.isfinite(value).all() for value in values):
+        raise ValueError(
+            f"{', '.join(rule.theirs)}: expected finite numbers. Received: NaN or infinity. Get the file again."
+        )
+    return values
+
+
+def export(name, out):
+    """Writes a saved vision transformer in the Hugging Face layout into the new folder `out`.
+
+    Raises:
+        ValueError: no family of `FAMILIES` has such a network.
+    """
+    encoder, head, card = load_with_head(name)
+    keywords = description(encoder).keywords
+    head = head if cards.is_a(card, "mae_decoder") else None
+    family_name = family_for(keywords, head is not None)
+    family = FAMILIES[family_name]
+    pairs = [(encoder, rules(family, keywords), family.prefix if head else "")]
+    if head:
+        pairs.append((head, decoder_rules(description(head).keywords, DECODER_BLOCKS[0]), ""))
+    tensors = {}
+    for graph, made, prefix in pairs:
+        variables = named_variables(graph)
+        for rule in made:
+            values = rule.write(*(variables[ours] for ours in rule.ours))
+            tensors |= {prefix + theirs: value for theirs, value in zip(rule.theirs, values, strict=True)}
+    if family_name.startswith("dinov2"):  # of their own masked training; no feature depends on it
+        tensors["embeddings.mask_token"] = np.zeros((1, keywords["width"]), np.float32)
+    with files.new_folder(out) as partial:
+        files.make_folder(partial)
+        files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
+        files.write_json(partial / "config.json", _config_of(family_name, keywords, head))
+        files.write_json(partial / PREPROCESSOR, _preprocessor_of(keywords))
+
+
+def family_for(keywords, with_decoder):
+    """Returns the family that computes the same as a network with these keywords.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if with_decoder:
+        name = "vit_mae"
+    elif keywords["layer_scale"]:
+        name = "dinov2_with_registers" if keywords["registers"] else "dinov2"
+    else:
+        name = "clip_vision_model" if keywords["input_norm"] else "vit"
+    expected = {"class_token": True, "registers": 0, "input_norm": False, "patch_bias": True}
+    expected |= {key: value for key, value in FAMILIES[name].keywords.items() if key in expected}
+    if name == "dinov2_with_registers":
+        expected.pop("registers")
+    if name.startswith("dinov2"):
+        expected |= {"gelu": "exact", "antialias": name != "dinov2", "hidden": 4 * keywords["width"]}
+        keywords = keywords | {"hidden": keywords["hidden"] or 4 * keywords["width"]}
+    other = {key: keywords[key] for key, value in expected.items() if keywords[key] != value}
+    if other or (name == "clip_vision_model" and keywords["positions"] == "sine"):
+        raise ValueError(
+            f"Expected a network that one of {', '.join(FAMILIES)} has. Received, for {name}: "
+            f"{other or {'positions': 'sine'}}. Export it as a SavedModel, without --hugging-face."
+        )
+    return name
+
+
+def _config_of(family_name, keywords, head):
+    """Returns the config.json of a network with these keywords."""
+    height, width, channels = keywords["image_shape"]
+    gelu = {ours: theirs for theirs, ours in reversed(GELU.items())}
+    config = {
+        "model_type": family_name,
+        "architectures": ["ViTMAEForPreTraining" if head else FAMILIES[family_name].architecture],
+        "hidden_size": keywords["width"],
+        "num_hidden_layers": keywords["layers"],
+        "num_attention_heads": keywords["heads"] or num_heads(keywords["width"]),
+        "image_size": height if height == width else [height, width],
+        "patch_size": keywords["patch"],
+        "num_channels": channels,
+        "layer_norm_eps": keywords["epsilon"],
+        "hidden_act": gelu[keywords["gelu"]],
+    }
+    hidden = keywords["hidden"] or 4 * keywords["width"]
+    config |= {"mlp_ratio": 4} if family_name.startswith("dinov2") else {"intermediate_size": hidden}
+    config |= {"num_register_tokens": keywords["registers"]} if keywords["registers"] else {}
+    if head:
+        own = description(head).keywords
+        config |= {
+            "decoder_hidden_size": own["width"],
+            "decoder_num_hidden_layers": own["layers"],
+            "decoder_num_attention_heads": own["heads"] or num_heads(own["width"]),
+            "decoder_intermediate_size": own["hidden"] or 4 * own["width"],
+        }
+    return config
+
+
+def _preprocessor_of(keywords):
+    """Returns the preprocessor_config.json of a network with these keywords."""
+    height, width, channels = keywords["image_shape"]
+    side = keywords["resize"]
+    mean, deviation = (
+        list(keywords[name]) * (channels if len(keywords[name]) == 1 else 1) for name in ("mean", "deviation")
+    )
+    return {
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "image_mean": mean,
+        "image_std": deviation,
+        "size": {"height": side or height, "width": side or width},
+    }
