@@ -28,6 +28,7 @@ from ssl_keras.networks import Network, depth_groups, realize
 from ssl_keras.objectives import freematch
 from ssl_keras.objectives.classifier import Classifier, Decay, Mixup, Smoothing
 from ssl_keras.training import run as runs
+from ssl_keras.training.optimizer import level_ratios
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.run_folder import open_run
 from ssl_keras.training.strategy import strategy as choose_strategy
@@ -270,10 +271,10 @@ def _optimizers(pair, training, total, settings):
     levels = [pair.encoder.trainable_variables]
     if settings.layer_decay < 1 and levels[0]:
         levels = depth_groups(pair.encoder)
-    ratios = [ratio * settings.layer_decay**depth for depth in range(len(levels))][::-1]
+    ratios = level_ratios(levels, settings.layer_decay)
     return head, *(
-        make_optimizer(training, total, variables, ratio, settings.frozen_steps)
-        for variables, ratio in zip(levels, ratios)
+        make_optimizer(training, total, variables, ratio * each, settings.frozen_steps)
+        for variables, each in zip(levels, ratios)
     )
 
 

@@ -69,6 +69,9 @@ class Training:
     init: str | None = None
     """Name or path of a saved encoder whose weights pretraining starts from (warm start). None starts from random
     weights. Must be None for finetune, which starts from ENCODER."""
+    keep_start: bool = False
+    """Save the encoder of --init instead of the trained one, if the features are worse at the end: lower kNN accuracy
+    or, without labels, less than half the effective rank (RankMe). For images."""
     strategy: Strategy = "auto"
     """Distribution strategy. auto uses all local GPUs, or the CPU. one uses the first GPU, or the CPU.
     mirrored uses --replicas local devices. multi_worker uses the cluster described by TF_CONFIG or Slurm's
@@ -93,6 +96,8 @@ class Training:
 
     def __post_init__(self):
         check_fields(self)
+        if self.keep_start and self.init is None:
+            raise ValueError("keep_start needs init, the encoder to keep. Received: init=None. Leave keep_start out.")
         if self.epochs and self.steps:
             raise ValueError(
                 f"Expected epochs or steps, not both. Received: epochs={self.epochs}, steps={self.steps}. "

@@ -13,6 +13,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from ssl_keras.engine import descend
 from ssl_keras.engine.report import Report
 from ssl_keras.engine.steps import StepCount, make_step_function
+from ssl_keras.networks import depth_groups
 
 
 class Objective(keras.Model):
@@ -81,17 +82,20 @@ class Objective(keras.Model):
         self.loss_metric = keras.metrics.Mean("loss")
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
         self.player_norms = [self.gradient_norm]
+        self.encoder_optimizers = ()
         self.step_count = StepCount()
         # The networks are functional, so they are built already. Keras must not build again,
         # because its symbolic build fails under MultiWorkerMirroredStrategy.
         self.built = True
 
-    def compile(self, optimizer="adam", clip_norm=None, accumulate=1, jit_compile=False, **kwargs):
+    def compile(self, optimizer="adam", *encoder_optimizers, clip_norm=None, accumulate=1, jit_compile=False, **kwargs):
         """Configures training; call it inside the strategy's scope.
 
         Args:
             optimizer: a Keras optimizer or its name. Its own clipping, accumulation
                 and loss scaling must be off, since `descend` does them across replicas.
+            *encoder_optimizers: one for each of the encoder's `depth_groups`, from the input to the output; then
+                `optimizer` trains all other variables. See `optimizer_groups`.
             clip_norm: maximum global gradient norm, applied to each player of a game separately; or None.
             accumulate: number of micro-batches per update. Each replica's part of the batch must be a multiple of it.
                 The update equals that of the whole batch.
@@ -107,6 +111,7 @@ class Objective(keras.Model):
                 f"batch, so micro-batches would change the update. Received: {accumulate}"
             )
         self.state.set(clip_norm, accumulate)
+        self.encoder_optimizers = [keras.optimizers.get(each) for each in encoder_optimizers]
         # Keras' own "auto" never compiles on a CPU.
         is_single = self.distribute_strategy.num_replicas_in_sync == 1
         super().compile(
@@ -119,8 +124,17 @@ class Objective(keras.Model):
         descend.build_optimizers(self.optimizer_groups())
 
     def optimizer_groups(self):
-        """Returns the (optimizer, variables) pairs to train; by default one pair with all variables."""
-        return [(self.optimizer, self.trainable_variables)]
+        """Returns the (optimizer, variables) pairs to train; by default one pair with all variables.
+
+        With optimizers for the encoder, each of its `depth_groups` is a pair, after all other variables.
+        """
+        if not self.encoder_optimizers:
+            return [(self.optimizer, self.trainable_variables)]
+        levels = depth_groups(self.encoder)
+        own = {id(variable) for level in levels for variable in level}
+        others = [variable for variable in self.trainable_variables if id(variable) not in own]
+        pairs = [*zip(self.encoder_optimizers, levels, strict=True)]
+        return [(self.optimizer, others), *pairs] if others else pairs
 
     def optimizers(self, make):
         """Returns the optimizers that a run passes to `compile`; `total_steps` is set by then.

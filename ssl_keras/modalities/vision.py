@@ -40,6 +40,9 @@ class Settings(Augmentation):
     drop_path: Rate = 0.0
     """Stochastic depth: probability of skipping a branch of the last transformer block, for an image in a training step
     (network vit). It falls linearly towards the first block. 0 disables it."""
+    layer_decay: Annotated[float, Range(0, 1, open="low")] = 1.0
+    """Layer-wise decay of the learning rate, to continue from --init: factor from each stage or block of the encoder to
+    the one before it. 1 gives all the same learning rate."""
     saved_network: Annotated[str, tyro.conf.Suppress] = ""  # of the --init encoder, as JSON: `prepare` sets it
 
 

@@ -90,9 +90,11 @@ def build(settings, spec, encoder=encoder):
         raise ValueError("The number of classes is not set. Call prepare(settings, splits), or set classes.")
     network = vision.chosen_encoder(settings, spec, encoder)
     head = Network("classifier_head", features=network.output_shape[-1], classes=settings.classes).build()
-    return Classifier(
+    objective = Classifier(
         network, head, augmentation=settings, label_smoothing=settings.label_smoothing, mixup=settings.mixup
     )
+    objective.settings = settings
+    return objective
 
 
 class Classifier(Objective):
@@ -127,7 +129,7 @@ class Classifier(Objective):
         name="classifier",
     ):
         super().__init__(name=name)
-        self.encoder, self.head, self.encoder_optimizers = encoder, head, ()
+        self.encoder, self.head = encoder, head
         self.ema_decay, self.class_weights = ema_decay, class_weights
         if frozen:  # otherwise left as it is, since a user's encoder may have frozen layers
             self.encoder.trainable = False
@@ -138,11 +140,6 @@ class Classifier(Objective):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
         self.averaged = Pair(encoder, head)
         self.student = self.averaged.copy() if ema_decay else self.averaged
-
-    def compile(self, optimizer="adam", *encoder_optimizers, **kwargs):
-        """Compiles with one optimizer for everything, or with others for the encoder; see `Pair.optimizer_groups`."""
-        self.encoder_optimizers = [keras.optimizers.get(each) for each in encoder_optimizers]
-        super().compile(optimizer, **kwargs)
 
     def optimizer_groups(self):
         return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)

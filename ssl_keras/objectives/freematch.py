@@ -198,7 +198,7 @@ class FreeMatch(Objective):
         self, encoder, head, frequencies, settings, *, ema_decay=EMA_DECAY, class_weights=None, name="freematch"
     ):
         super().__init__(name=name)
-        self.encoder, self.head, self.encoder_optimizers, self.settings = encoder, head, (), settings
+        self.encoder, self.head, self.settings = encoder, head, settings
         self.averaged = Pair(encoder, head)
         self.student = self.averaged.copy()
         self.confidence = Confidence(frequencies, name="confidence")
@@ -217,11 +217,6 @@ class FreeMatch(Objective):
             keras.metrics.Mean(metric) for metric in ("used_fraction", "pseudo_accuracy")
         )
         self.threshold, self.excess = keras.metrics.Mean("threshold"), keras.metrics.Mean("excess")
-
-    def compile(self, optimizer="adam", *encoder_optimizers, **kwargs):
-        """Compiles with one optimizer for everything, or with others for the encoder; see `Pair.optimizer_groups`."""
-        self.encoder_optimizers = [keras.optimizers.get(each) for each in encoder_optimizers]
-        super().compile(optimizer, **kwargs)
 
     def optimizer_groups(self):
         return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)

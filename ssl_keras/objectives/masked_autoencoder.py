@@ -14,7 +14,7 @@ Departures: held-out images are not augmented, and hide the same patches in each
 
 Shapes: `B` batch, `H W C` image, `N` patches, `V` visible patches, `K` = patch·patch·C, `D` width.
 
-Metrics: `loss`, squared error in the target's units (with `normalize_pixels`, predicting the mean gives about 1);
+Metrics: `loss`, squared error in the target's units (with normalized pixels, predicting the mean gives about 1);
 `gradient_norm`, global norm before clipping (training only).
 """
 

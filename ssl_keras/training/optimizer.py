@@ -85,6 +85,14 @@ class After(keras.optimizers.schedules.LearningRateSchedule):
         return {"steps": self.steps, "rate": self.rate}
 
 
+def level_ratios(levels, decay):
+    """Returns the learning rate of each of N levels of depth, relative to that of the last one: [decayᴺ⁻¹, …, 1].
+
+    Layer-wise decay of the learning rate (Clark et al. 2020, ELECTRA, appendix B; Bao et al. 2022, BEiT).
+    """
+    return [decay**depth for depth in range(len(levels))][::-1]
+
+
 def make(training, total, variables, share=1.0, after=0):
     """Makes the optimizer for the settings of a run.
 

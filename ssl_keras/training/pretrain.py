@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from ssl_keras import encoders, objectives
-from ssl_keras.data import summary
+from ssl_keras.data import inputs, summary
 from ssl_keras.data.ranges import check_kind
 from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits
@@ -17,6 +17,7 @@ from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.networks import description, realize
 from ssl_keras.training import run as runs
+from ssl_keras.training.guard import Guard
 from ssl_keras.training.run_folder import open_run
 from ssl_keras.training.strategy import strategy as choose_strategy
 
@@ -79,9 +80,13 @@ def pretrain(
         if training.init is not None:
             initialize(objective.encoder, training.init, objective.head, objective.skip_on_init)
             objective.on_weights_loaded()
+        watched = training.init is not None and inputs.column(spec) == "image"
+        guard = Guard(objective.encoder, splits, training.keep_start) if watched else None
         runs.compile_objective(objective, training, splits)
 
         def save(outcome):
+            if guard is not None:
+                outcome |= guard.finish()
             is_described = description(objective.encoder) is not None
             encoders.save_encoder(
                 folder / "encoder",

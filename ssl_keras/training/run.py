@@ -27,8 +27,10 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.engine.process import seeded
+from ssl_keras.networks import depth_groups
 from ssl_keras.training import checkpoint
 from ssl_keras.training.callbacks import RunCallback
+from ssl_keras.training.optimizer import level_ratios
 from ssl_keras.training.optimizer import make as make_optimizer
 from ssl_keras.training.workers import Workers
 
@@ -196,7 +198,7 @@ def compile_objective(objective, training, splits, *optimizers):
         return make_optimizer(scaled, objective.total_steps * updates, variables, share)
 
     objective.compile(
-        *(optimizers or objective.optimizers(make)),
+        *(optimizers or _by_depth(objective, make) or objective.optimizers(make)),
         clip_norm=training.clip_norm,
         accumulate=training.accumulate,
         steps_per_execution=training.steps_per_execution,
@@ -208,6 +210,18 @@ def compile_objective(objective, training, splits, *optimizers):
             "--jit.",
             splits.train.name,
         )
+
+
+def _by_depth(objective, make):
+    """Returns optimizers with lower rates for lower layers of the encoder, or () without the setting `layer_decay`."""
+    decay = getattr(objective.settings, "layer_decay", 1.0)
+    if decay == 1.0:
+        return ()
+    encoder = getattr(objective, "student", objective).encoder
+    levels = depth_groups(encoder)
+    own = {id(variable) for level in levels for variable in level}
+    others = [variable for variable in objective.trainable_variables if id(variable) not in own]
+    return make(others), *(make(level, ratio) for level, ratio in zip(levels, level_ratios(levels, decay)))
 
 
 def held_out(objective, source, batch_size, strategy, preprocess=None):
