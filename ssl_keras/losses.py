@@ -12,6 +12,7 @@ import tensorflow as tf
 
 MIN_SQUARE = 1e-6  # smallest squared norm to divide by, so that the gradient of a row of zeros fits into float16
 GATHERED = "gathered"  # name of the ops in one replica's graph whose outputs would be gathered from all replicas
+KNOTS, MAX_FREQUENCY = 17, 3.0  # of the characteristic function in `sigreg`
 FAR = -1e9  # score of a masked candidate; finite, so that a row without candidates gives no NaN
 
 
@@ -179,6 +180,72 @@ def vicreg(first, second, weight, invariance=25.0, variance=25.0, covariance=1.0
         spread += tf.reduce_mean(tf.nn.relu(1.0 - tf.sqrt(diagonal + 1e-4))) / 2
         redundancy += (tf.reduce_sum(tf.square(matrix)) - tf.reduce_sum(tf.square(diagonal))) / view.shape[-1]
     return invariance * distance + variance * spread + covariance * redundancy
+
+
+def lejepa(views, num_global, weight, slices, share=0.05):
+    """LeJEPA (Balestriero & LeCun 2025): (1 − share)·invariance + share·`sigreg`, (b,). It needs no negatives.
+
+    The invariance is the mean squared distance of all views to the mean of the global ones.
+
+    Args:
+        views: (V, b, D) projections, those of the global views first.
+        num_global: number of global views.
+        weight: (b,) 0 for padding.
+        slices: (D, S) unit columns, the same on all replicas, see `unit_slices`.
+        share: weight of `sigreg`, in [0, 1].
+    """
+    views = tf.cast(views, tf.float32)
+    center = tf.reduce_mean(views[:num_global], 0)
+    distance = tf.reduce_mean(tf.square(views - center), axis=(0, 2))  # (b,)
+    return (1 - share) * distance + share * sigreg(views, weight, slices)
+
+
+def sigreg(views, weight, slices):
+    """Epps-Pulley distance of the examples of all replicas from a standard Gaussian, a scalar (ibid., section 4).
+
+    Per view and slice it is N·∫|φ̂(t) − e^(−t²/2)|²·e^(−t²/2) dt over [−3, 3], by the trapezoidal rule on 17 points of
+    the non-negative half; φ̂ is the empirical characteristic function of the N sliced projections. The mean over views
+    and slices is returned.
+
+    Args:
+        views: (V, b, D) projections, float32.
+        weight: (b,) 0 for padding.
+        slices: (D, S) unit columns.
+    """
+    present = tf.cast(weight > 0, tf.float32)
+    step = MAX_FREQUENCY / (KNOTS - 1)
+    angle = step * tf.einsum("vbd,ds->vbs", views, slices)
+    turn_real, turn_imaginary = tf.cos(angle), tf.sin(angle)
+    real, imaginary = tf.ones_like(angle), tf.zeros_like(angle)
+    sums = []
+    for knot in range(KNOTS):
+        if knot:  # e^(i·knot·angle) by one more turn, since sines of all knots would cost most of the loss
+            real, imaginary = (
+                real * turn_real - imaginary * turn_imaginary,
+                real * turn_imaginary + imaginary * turn_real,
+            )
+        sums.append([tf.einsum("vbs,b->vs", part, present) for part in (real, imaginary)])
+    sums, count = _sum_over_replicas(tf.stack(sums)), _sum_over_replicas(tf.reduce_sum(present))
+    mean = tf.math.divide_no_nan(sums, count)  # (knots, 2, V, S)
+    frequency = step * tf.range(KNOTS, dtype=tf.float32)
+    gaussian = tf.exp(-tf.square(frequency) / 2)[:, None, None]
+    error = tf.square(mean[:, 0] - gaussian) + tf.square(mean[:, 1])
+    ends = tf.one_hot([0, KNOTS - 1], KNOTS)
+    trapezoid = step * (2 - tf.reduce_sum(ends, 0))[:, None, None] * gaussian  # both halves of the symmetric integral
+    return count * tf.reduce_mean(tf.reduce_sum(trapezoid * error, 0))
+
+
+def unit_slices(seed, features, count):
+    """Returns random unit columns (features, count) float32 that depend on `seed` (2,) alone."""
+    slices = tf.random.stateless_normal((features, count), seed)
+    return slices / tf.norm(slices, axis=0)
+
+
+def _sum_over_replicas(x):
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return x
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
 def nearest_distance(images, weight):

@@ -114,6 +114,80 @@ def test_vicreg_is_zero_where_all_is_well():
     assert collapsed == pytest.approx(25 * 0.99 * np.ones(4), rel=1e-5)  # the standard deviation is √1e-4
 
 
+def slow_sigreg(views, slices):
+    """The Epps-Pulley statistic, one view, slice and frequency at a time, in float64."""
+    frequencies, found = np.linspace(-3, 3, 33), []
+    for view in views:
+        for direction in slices.T:
+            x = view @ direction
+            error = [abs(np.mean(np.exp(1j * t * x)) - np.exp(-(t**2) / 2)) ** 2 for t in frequencies]
+            found.append(len(x) * np.trapezoid(error * np.exp(-(frequencies**2) / 2), frequencies))
+    return np.mean(found)
+
+
+def lejepa_case(rng, views=3, rows=7):
+    slices = losses.unit_slices((1, 2), 5, 6)
+    return tf.constant(rng.normal(size=(views, rows, 5)), tf.float32), slices
+
+
+def test_sigreg_equals_a_slow_loop(rng):
+    views, slices = lejepa_case(rng)
+    ours = losses.sigreg(views, tf.ones(7), slices)
+    np.testing.assert_allclose(ours, slow_sigreg(views.numpy().astype(float), slices.numpy().astype(float)), rtol=1e-4)
+
+
+def test_sigreg_of_collapsed_features_has_the_closed_form():
+    """All projections 0: the characteristic function is 1, and the integral of (1 − e^(−t²/2))²·e^(−t²/2) is left."""
+    t = np.linspace(-3, 3, 33)
+    expected = 9 * np.trapezoid((1 - np.exp(-(t**2) / 2)) ** 2 * np.exp(-(t**2) / 2), t)
+    ours = losses.sigreg(tf.zeros((2, 9, 4)), tf.ones(9), losses.unit_slices((0, 0), 4, 3))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_sigreg_is_small_for_a_gaussian_and_does_not_depend_on_the_order(rng):
+    views = tf.constant(rng.normal(size=(1, 2000, 5)), tf.float32)
+    slices = losses.unit_slices((0, 1), 5, 20)
+    ours = float(losses.sigreg(views, tf.ones(2000), slices))
+    assert ours < 3  # its expectation does not grow with the number of examples
+    assert float(losses.sigreg(3 * views, tf.ones(2000), slices)) > 20 * ours
+    assert float(losses.sigreg(tf.reverse(views, [1]), tf.ones(2000), slices)) == pytest.approx(ours, rel=1e-3)
+
+
+def test_lejepa_is_invariance_and_sigreg(rng):
+    views, slices = lejepa_case(rng)
+    weight = tf.constant([1.0, 1, 1, 1, 1, 0, 0])
+    ours = losses.lejepa(views, 2, weight, slices, 0.3)
+    x = views.numpy()
+    invariance = ((x - x[:2].mean(0)) ** 2).mean((0, 2))
+    regularizer = slow_sigreg(x[:, :5].astype(float), slices.numpy().astype(float))  # without padding
+    np.testing.assert_allclose(ours[:5], (0.7 * invariance + 0.3 * regularizer)[:5], rtol=1e-4)
+    same = tf.tile(views[:1], (3, 1, 1))
+    only = losses.lejepa(same, 2, weight, slices, 1.0) * 0.3
+    np.testing.assert_allclose(losses.lejepa(same, 2, weight, slices, 0.3), only, rtol=1e-5)
+
+
+def test_slices_are_unit_columns_of_a_seed():
+    slices = losses.unit_slices((3, 4), 8, 100)
+    np.testing.assert_allclose(tf.norm(slices, axis=0), np.ones(100), rtol=1e-5)
+    np.testing.assert_array_equal(slices, losses.unit_slices((3, 4), 8, 100))
+    assert np.abs(slices - losses.unit_slices((3, 5), 8, 100)).max() > 0.1
+
+
+@pytest.mark.slow  # test_sigreg_equals_a_slow_loop
+def test_lightly_agrees_on_lejepa(rng, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from lightly.loss.lejepa_loss import LeJEPALoss
+
+    views, slices = tf.constant(rng.normal(size=(5, 32, 8)), tf.float32), losses.unit_slices((0, 7), 8, 64)
+    theirs = LeJEPALoss(lambda_param=0.05, sigreg_num_vectors=64)
+    given = torch.tensor(slices.numpy())
+    monkeypatch.setattr(theirs.sigreg, "_generate_unit_vectors", lambda *arguments: given)
+    x = torch.tensor(views.numpy())
+    expected = theirs(local_proj=x[2:], global_proj=x[:2])
+    ours = tf.reduce_mean(losses.lejepa(views, 2, tf.ones(32), slices, 0.05))
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_lightly_agrees(rng):
     torch = pytest.importorskip("torch")

@@ -54,7 +54,7 @@ class Augmentation:
         check_fields(self)
 
 
-def augment(image, random, options, stream="view"):
+def augment(image, random, options, stream="view", size=None, most=1.0):
     """Returns a random view of every image: (B, H, W, C) uint8, or float in [0, 1] -> float32 in [0, 1], same shape.
 
     Args:
@@ -62,16 +62,19 @@ def augment(image, random, options, stream="view"):
         random: the `BatchRandom` of the batch's rows.
         options: an `Augmentation`.
         stream: name of the view; different names give independent views.
+        size: (height, width) of the views in pixels, if it is not that of the images.
+        most: largest area of a random crop, as a fraction of the image area.
     """
     x = unit_range(image)
     height, width, channels = image.shape[1:]
-    if options.crop < 1 or options.flip or options.shift or options.blur:
-        x = apply_matrices(x, *_matrices(_numbers(random, stream, "geometry"), options, height, width))
+    if options.crop < 1 or options.flip or options.shift or options.blur or size:
+        numbers = _numbers(random, stream, "geometry")
+        x = apply_matrices(x, *_matrices(numbers, options, height, width, size, most))
     if options.color or options.gray:
         x = _colors(x, _numbers(random, stream, "colour"), options)
     if options.cutout:
         x = _cutout(x, _numbers(random, stream, "cutout"), options.cutout)
-    return tf.ensure_shape(x, (None, height, width, channels))
+    return tf.ensure_shape(x, (None, *(size or (height, width)), channels))
 
 
 def _numbers(random, stream, part):
@@ -84,45 +87,54 @@ def draw_numbers(random, stream="view"):
 
 
 def apply_matrices(image, rows, columns):
-    """Returns R · image · Cᵀ for images (B, H, W, C), row maps R (B, H, H) and column maps C (B, W, W); same shape."""
+    """Returns R · image · Cᵀ (B, h, w, C) for images (B, H, W, C), row maps R (B, h, H) and column maps C (B, w, W)."""
     height, width, channels = image.shape[1:]
-    x = tf.reshape(rows @ tf.reshape(image, (-1, height, width * channels)), (-1, height, width, channels))
+    high, wide = rows.shape[1], columns.shape[1]
+    x = tf.reshape(rows @ tf.reshape(image, (-1, height, width * channels)), (-1, high, width, channels))
     if channels == 1:
         return tf.matmul(x[..., 0], columns, transpose_b=True)[..., None]
-    x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, width, height * channels))
-    return tf.transpose(tf.reshape(columns @ x, (-1, width, height, channels)), (0, 2, 1, 3))
+    x = tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, width, high * channels))
+    return tf.transpose(tf.reshape(columns @ x, (-1, wide, high, channels)), (0, 2, 1, 3))
 
 
-def _matrices(geometry, options, height, width):
-    """Returns the row maps (B, H, H) and column maps (B, W, W) of crop, flip, shift and blur."""
+def _matrices(geometry, options, height, width, size=None, most=1.0):
+    """Returns the row maps (B, h, H) and column maps (B, w, W) of crop, flip, shift and blur."""
+    new_height, new_width = size or (height, width)
     area, aspect, y, x, flip, down, right, blurred, sigma = tf.unstack(geometry, axis=1)
-    area = options.crop + (1 - options.crop) * area
+    area = options.crop + (most - options.crop) * area
     bound = math.log(MAX_ASPECT) if options.crop < 1 else 0.0
     aspect = tf.exp((2 * aspect - 1) * bound)
     high, wide = tf.minimum(tf.sqrt(area / aspect), 1.0), tf.minimum(tf.sqrt(area * aspect), 1.0)
     top = y * (1 - high) - (2 * down - 1) * options.shift
     left = x * (1 - wide) - (2 * right - 1) * options.shift
     mirrored = (flip < 0.5) & options.flip
-    rows = interpolation_matrix(height, top, high)
-    columns = interpolation_matrix(width, left, wide)
+    rows = interpolation_matrix(height, top, high, new_height)
+    columns = interpolation_matrix(width, left, wide, new_width)
     columns = tf.where(mirrored[:, None, None], tf.reverse(columns, [1]), columns)
     if options.blur:
-        max_sigma = max(MAX_SIGMA, MAX_SIGMA_FRACTION * max(height, width))
+        max_sigma = max(MAX_SIGMA, MAX_SIGMA_FRACTION * max(new_height, new_width))
         sigma = MIN_SIGMA + (max_sigma - MIN_SIGMA) * sigma
         sigma = tf.where(blurred < options.blur, sigma, 1e-3)
-        rows, columns = blur_matrix(height, sigma) @ rows, blur_matrix(width, sigma) @ columns
+        rows, columns = blur_matrix(new_height, sigma) @ rows, blur_matrix(new_width, sigma) @ columns
     return rows, columns
 
 
-def interpolation_matrix(size, start, fraction):
-    """Returns (B, N, N) weights that resize the part `start .. start + fraction` of a side to `size` pixels.
+def interpolation_matrix(size, start, fraction, new=None):
+    """Returns (B, n, N) weights that resize the part `start .. start + fraction` of a side of N to n pixels.
 
     Bilinear, with pixel centers at half-integers: each row weighs two neighbors. Pixels outside the image are 0.
+
+    Args:
+        size: N.
+        start, fraction: (B,) the part, as fractions of the side.
+        new: n; None is N.
     """
-    source = start[:, None] * size + (tf.range(size, dtype=tf.float32) + 0.5) * fraction[:, None] - 0.5  # (B, N)
+    new = new or size
+    pixels = (tf.range(new, dtype=tf.float32) + 0.5) * (size / new)
+    source = start[:, None] * size + pixels * fraction[:, None] - 0.5  # (B, n)
     inside = (source > -0.5 - 1e-4) & (source < size - 0.5 + 1e-4)
     source = tf.clip_by_value(source, 0.0, size - 1.0)
-    weights = tf.nn.relu(1.0 - tf.abs(source[..., None] - tf.range(size, dtype=tf.float32)))  # (B, N, N)
+    weights = tf.nn.relu(1.0 - tf.abs(source[..., None] - tf.range(size, dtype=tf.float32)))  # (B, n, N)
     return weights * tf.cast(inside, tf.float32)[..., None]
 
 

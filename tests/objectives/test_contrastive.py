@@ -38,11 +38,50 @@ def test_two_different_views_of_each_image(rng):
     assert [len(row) for row in objective.report(batch, None, None).images["views"]] == [8] * 3
 
 
+def test_small_and_noisy_views(rng):
+    """Small views have half the side, and parts of at most the area of the whole ones."""
+    options = {"loss": "lejepa", "local_views": 3, "noise": 0.1, "crop": 0.5, "local_crop": 0.1}
+    objective = contrastive.build(Settings(**SMALL, **options), {"image": ((16, 17, 1), tf.uint8)})
+    image = tf.constant(rng.integers(0, 256, (8, 16, 17, 1), np.uint8))
+    batch = objective.preprocess({"image": image}, BatchRandom(0, 3, 0, 8))
+    assert batch["local_2"].shape == (8, 8, 9, 1)
+    half = objective.preprocess({"image": image[4:]}, BatchRandom(0, 3, 4, 4))
+    for name in ("view_a", "local_0", "local_2", "slices"):
+        np.testing.assert_allclose(batch[name][4:], half[name], atol=1e-5)
+    np.testing.assert_array_equal(batch["slices"], [[0, 3]] * 8)
+    assert np.abs(batch["local_0"] - batch["local_1"]).max((1, 2, 3)).min() > 0.01
+    loss, count = objective.batch_loss(batch, training=True)
+    assert np.isfinite(loss)
+    assert float(count) == 8
+    assert [len(row) for row in objective.report(batch, None, None).images["small views"]] == [8] * 3
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
+def test_small_views_are_compared_with_both_whole_ones(loss, rng):
+    objective = contrastive.build(Settings(**SMALL, loss=loss, local_views=1), {"image": ((16, 16, 1), tf.uint8)})
+    image, small = (tf.constant(rng.random((8, side, side, 1)), tf.float32) for side in (16, 8))
+    other = tf.reverse(image, [2])
+    total, _ = objective.batch_loss({"view_a": image, "view_b": other, "local_0": small}, training=False)
+    a, b, c = (objective.projector(objective.encoder(x, training=False), training=False) for x in (image, other, small))
+    one = tf.ones(8)
+    expected = [objective._compare(*pair, one) for pair in ((a, b), (a, c), (b, c))]
+    np.testing.assert_allclose(total, tf.reduce_sum(tf.add_n(expected)) / 3, rtol=1e-5)
+
+
+def test_a_collapse_is_warned_of():
+    objective = contrastive.build(Settings(**SMALL), {"image": ((16, 16, 1), tf.uint8)})
+    (warning,) = objective.warnings({"val_alignment": 1e-5, "val_top1": 0.01})
+    assert "the encoder has collapsed" in warning
+    assert objective.warnings({"val_alignment": 1e-5, "val_top1": 0.9}) == []
+    assert objective.warnings({"val_alignment": 0.3, "val_top1": 0.01}) == []
+
+
 @pytest.mark.parametrize("loss", contrastive.LOSSES)
 def test_top1_and_alignment_of_equal_views(loss, rng):
     objective = contrastive.build(Settings(loss=loss, **SMALL), {"image": ((16, 16, 1), tf.uint8)})
     image = tf.constant(rng.random((8, 16, 16, 1), np.float32))
-    objective.batch_loss({"view_a": image, "view_b": image}, training=False)
+    slices = tf.zeros((8, 2), tf.int64)
+    objective.batch_loss({"view_a": image, "view_b": image, "slices": slices}, training=False)
     assert float(objective.top1.result()) == 1.0
     assert float(objective.alignment.result()) == pytest.approx(0, abs=1e-6)
 
@@ -62,6 +101,8 @@ def test_local_global_compares_the_last_two_stages():
         ({"temperature": 0.0}, "temperature must be more than 0"),
         ({"projection": ()}, "projection must be"),
         ({"crop": 0.0}, "crop must be"),
+        ({"local_views": 1, "loss": "local_global"}, "local_views must be 0 for the loss local_global. Received: 1"),
+        ({"local_views": 1, "local_crop": 0.5}, "local_crop must be at most crop. Received: local_crop=0.5, crop=0.3"),
     ],
 )
 def test_settings_are_checked(bad, message):
