@@ -53,6 +53,8 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/13_semi_supervised.py
 	$(BIN)/python tutorials/14_looking_inside.py
 	$(BIN)/python tutorials/15_curation.py
+	$(BIN)/python tutorials/16_masked_autoencoder.py
+	$(BIN)/python tutorials/17_public_weights.py
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

@@ -241,6 +241,9 @@ def export(name, out):
     keywords = description(encoder).keywords
     head = head if cards.is_a(card, "mae_decoder") else None
     family_name = family_for(keywords, head is not None)
+    if head and (family_name != "vit_mae" or description(head).keywords["image_shape"] != keywords["image_shape"]):
+        log.warning("%s is written without its decoder, which a %s of this size does not have.", name, family_name)
+        head = None
     family = FAMILIES[family_name]
     pairs = [(encoder, rules(family, keywords), family.prefix if head else "")]
     if head:
@@ -266,12 +269,12 @@ def family_for(keywords, with_decoder):
     Raises:
         ValueError: there is none.
     """
-    if with_decoder:
-        name = "vit_mae"
-    elif keywords["layer_scale"]:
+    if keywords["layer_scale"]:
         name = "dinov2_with_registers" if keywords["registers"] else "dinov2"
+    elif keywords["input_norm"]:
+        name = "clip_vision_model"
     else:
-        name = "clip_vision_model" if keywords["input_norm"] else "vit"
+        name = "vit_mae" if with_decoder else "vit"
     expected = {"class_token": True, "registers": 0, "input_norm": False, "patch_bias": True}
     expected |= {key: value for key, value in FAMILIES[name].keywords.items() if key in expected}
     if name == "dinov2_with_registers":

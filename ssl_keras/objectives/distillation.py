@@ -76,7 +76,8 @@ class Settings(vision.Settings):
     """Size of the student: number of channels in the first stage of an image encoder, or hidden size of a text or audio
     encoder. 0 uses the default of the architecture."""
     layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
-    """Number of transformer blocks of a text or audio encoder. 0 uses the default: 4 for text, 3 for audio."""
+    """Number of transformer blocks of a text or audio encoder, or of the image encoder vit. 0 uses the default: 4 for
+    text, 3 for audio, 6 for vit."""
     heads: Annotated[int, Range(0, 1 << 10)] = 0
     """Number of attention heads per block of a text or audio encoder. 0 uses the default, 4."""
     architecture: Literal[*transformer.ARCHITECTURES] = "modern"

@@ -234,6 +234,7 @@ def test_a_network_has_the_family_that_computes_the_same(options, family):
     keywords = Network("vit", image_shape=(16, 16, 3), width=8, **options).keywords
     if family in FAMILIES:
         assert hugging_face_vision.family_for(keywords, False) == family
+        assert hugging_face_vision.family_for(keywords, True) == {"vit": "vit_mae"}.get(family, family)
     else:
         with pytest.raises(ValueError, match=f"Expected a network that one of .*{family}"):
             hugging_face_vision.family_for(keywords, False)

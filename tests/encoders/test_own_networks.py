@@ -1,5 +1,8 @@
 """Encoders of a custom architecture are loaded, fine-tuned, evaluated and exported like the built-in ones."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from ssl_keras.encoders import load_classifier, load_encoder, save_encoder
 from ssl_keras.engine.config import Training
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.networks import Network
+from ssl_keras.objectives import rotation
 from ssl_keras.training.pretrain import pretrain
 
 SPEC = {"image": ((16, 16, 3), tf.uint8)}
@@ -172,3 +176,25 @@ def test_two_encoders_in_one_model(images, tmp_path):
     model = keras.Model(x, keras.layers.Concatenate()([part(x) for part in parts]))
     joined = tf.function(lambda x: model(x))(images)  # TensorFlow uses the names as scopes
     np.testing.assert_allclose(joined, np.concatenate([part(images) for part in parts], -1), atol=1e-6)
+
+
+@pytest.mark.slow  # the documents' examples; the tests above have networks of any other architecture
+@pytest.mark.parametrize("name", ["mobile_net", "hub_vit"])
+def test_backbones_of_other_libraries(name, tmp_path):
+    """The examples in docs/command_line.md, with random weights: one gradient, saved and loaded."""
+    if name == "hub_vit":
+        pytest.importorskip("keras_hub")
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "command_line.md").read_text("utf-8")
+    code = re.search(r"```python\n(import keras\n\n\ndef mobile_net.+?)```", text, re.DOTALL)[1]
+    found = {}
+    exec(compile(code, "command_line.md", "exec"), found)
+    spec = {"image": ((64, 64, 3), tf.uint8)}
+    objective = rotation.build(rotation.Settings(), spec, found[name]())
+    image = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    with tf.GradientTape() as tape:
+        total, _ = objective.batch_loss({"image": tf.constant(image)}, training=True)
+    gradients = tape.gradient(total, [variable.value for variable in objective.encoder.trainable_variables])
+    assert any(np.abs(gradient).max() > 0 for gradient in gradients)
+    save_encoder(tmp_path / name, objective.encoder, spec=spec)
+    again = load_encoder(tmp_path / name, network=found[name])
+    np.testing.assert_allclose(again(image), objective.encoder(image), atol=1e-5)
