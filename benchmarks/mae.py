@@ -4,8 +4,8 @@
     python benchmarks/mae.py --data folder:cifar10 --per-class 90
 
 A network of 1.2M parameters is pretrained for `--minutes`, and a CNN for the same time with NT-Xent. Then all arms are
-fine-tuned with the same four settings for each label seed; one is chosen on a part of the validation split that is no
-larger than the labels. Each run adds its numbers to benchmarks/mae.json. Recorded runs are not repeated, and an
+fine-tuned with the same four settings for each label seed; one is chosen on a part of the validation split that is at
+most as large as the labels. Each run adds its numbers to benchmarks/mae.json. Recorded runs are not repeated, and an
 interrupted run resumes from its checkpoint. `--smoke` runs everything for a few steps, and records nothing.
 """
 

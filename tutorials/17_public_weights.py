@@ -1,8 +1,8 @@
 # %% [markdown]
-# # 17 Public weights: import, go on pretraining, fine-tune, export
+# # 17 Public weights: import, continue pretraining, fine-tune, export
 #
 # The tutorial's second step of pretraining is to start from a pretrained model. This walk takes a vision
-# transformer in the Hugging Face layout, goes on pretraining it on other images, fine-tunes it, and writes it
+# transformer in the Hugging Face layout, continues pretraining on other images, fine-tunes it, and writes it
 # back in the same layout.
 #
 # The walk makes a small DINOv2 with random weights itself, so that it runs without a download. To use real
@@ -90,7 +90,7 @@ print({name: card["network"][name] for name in ("width", "layers", "patch", "mea
 print("not imported:", card["trained_by"]["left over"])
 
 # %% [markdown]
-# ## Go on pretraining
+# ## Continue pretraining
 #
 #     ssl-keras pretrain masked_autoencoder --init public --data digits --layer-decay 0.75 --warmup 50
 #

@@ -187,6 +187,10 @@ EXAMPLES = {
         "--data captions:captions.csv --image-size 64", "--data captions:captions.csv --image-size 64"
     ),
     "jigsaw": Example("--data digits --image-size 32 --epochs 20", "--data digits --image-size 64 --network resnet50"),
+    "masked_autoencoder": Example(
+        "--data digits --width 64 --epochs 20",
+        "--data digits --image-size 224 --image-channels 3 --patch 16 --width 768 --layers 12",
+    ),
     "masked_lm": Example("--data pydoc --steps 500", "--size bert-base --gpus 64"),
     "recurrent_lm": Example("--data pydoc --horizon 1 --steps 500", "--data pydoc --width 1024 --layers 2"),
     "rotation": Example("--data digits --epochs 20", "--data digits --image-size 64 --network resnet50"),

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, check_floats, open_weights, read_object, tensor_of
+from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, check_floats, naming, open_weights, read_object, tensor_of
 from ssl_keras.encoders.loading import load_with_head, named_variables
 from ssl_keras.encoders.vision_layouts import DECODER_BLOCKS, DECODER_POSITIONS, FAMILIES, decoder_rules, rules
 from ssl_keras.networks import Network, description
@@ -50,10 +50,11 @@ def load(folder, config, keep_size=False):
             shape or is not finite.
     """
     folder = pathlib.Path(folder)
-    name, config = _family_of(config)
+    with naming(folder):
+        name, config = _family_of(config)
+        keywords = _keywords(folder, name, config, keep_size)
     family = FAMILIES[name]
     stored = open_weights(folder, family.prefix)
-    keywords = _keywords(folder, name, config, keep_size)
     if keywords["positions"] == "sine" and not _is_sine(stored, family.embeddings[1], keywords):
         keywords["positions"] = "learned"
     pattern = next((each for each in DECODER_BLOCKS if each.format(0) + "output.dense.weight" in stored), None)
@@ -69,7 +70,8 @@ def load(folder, config, keep_size=False):
 
     if pattern and not _is_sine(stored, DECODER_POSITIONS, _decoder_keywords(config, keywords)):
         raise ValueError(f"{DECODER_POSITIONS}: expected fixed sine positions. Received: others, which were trained.")
-    with tf.Graph().as_default():  # a config may ask for any size, so check it first where nothing is allocated
+    # A config may ask for any size, so check it first where nothing is allocated.
+    with tf.Graph().as_default(), naming(folder):
         for graph, made in rules_of(*make()):
             _check_shapes(stored, made, named_variables(graph))
     encoder, head = make()
@@ -82,7 +84,9 @@ def load(folder, config, keep_size=False):
             unused -= set(rule.theirs)
     unused = sorted(each for each in unused if not each.endswith(CONSTANTS))
     if unused:
-        log.warning("%s: tensors that the network does not use were not imported: %s", folder, ", ".join(unused))
+        log.warning(
+            "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))
+        )
     return encoder, head, unused
 
 

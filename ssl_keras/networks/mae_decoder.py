@@ -46,7 +46,7 @@ def mae_decoder(
         name: name of the graph.
 
     Raises:
-        ValueError: sides that are no multiples of the patch; heads that do not divide the width.
+        ValueError: sides that are not multiples of the patch; heads that do not divide the width.
     """
     height, wide, channels = image_shape
     if height % patch or wide % patch:

@@ -41,6 +41,7 @@ from ssl_keras.evaluation import stored
 from ssl_keras.modalities import language, sound, vision
 from ssl_keras.networks import pooled_features, realize, transformer, waveform
 from ssl_keras.networks.projector import projector
+from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
     epochs=50,
@@ -227,7 +228,7 @@ class Distillation(Objective):
         """Returns the batch with the student's input as floats or tokens; images are augmented."""
         if "image" not in batch:
             return self.preprocess_eval(batch, random)
-        return batch | {"image": augment(batch["image"], random, self.settings)}
+        return batch | {"image": augment(batch["image"], random, self.settings)} | draw_depth(self.encoder, random)
 
     def preprocess_eval(self, batch, random):
         return batch | {inputs.column(batch): inputs.network_input(batch)}
@@ -253,7 +254,8 @@ class Distillation(Objective):
 
     def predict_features(self, batch, training=False):
         """Returns the projection of the student's features, (b, D)."""
-        features = pooled_features(self.encoder, batch[inputs.column(batch)], training)  # (b, S)
+        with stochastic_depth(batch):
+            features = pooled_features(self.encoder, batch[inputs.column(batch)], training)  # (b, S)
         return self.projector(features, training=training)
 
     def report(self, batch, examples, splits):

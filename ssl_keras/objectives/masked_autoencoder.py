@@ -74,7 +74,7 @@ def prepare(settings, splits, init=None):
     """Returns the splits, and the settings as from `vision.prepare`.
 
     Raises:
-        ValueError: no images; sides that are no multiples of the patch; a mask that hides no patch, or all of them.
+        ValueError: no images; sides that are not multiples of the patch; a mask that hides no patch, or all of them.
     """
     settings, splits = vision.prepare(settings, splits, init)
     _shape(settings, vision.encoder(settings, splits.train.spec()), splits.train.spec())

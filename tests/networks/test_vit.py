@@ -147,7 +147,7 @@ def test_weights_of_attention_sum_to_one(rng):
 
 @pytest.mark.parametrize(("options", "size"), [({}, 8), ({"pool_grid": 2}, 32), ({"features": "class"}, 8)])
 def test_images_of_any_size(rng, options, size):
-    """Also those that are no multiple of the patch, and in a graph that does not know the size."""
+    """Also those that are not multiples of the patch, and in a graph that does not know the size."""
     network = build(positions="learned", **options)
     assert network.output_shape == (None, size)
     image = rng.random((2, 21, 18, 3)).astype(np.float32)

@@ -4,13 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import teachers
 import tensorflow as tf
 from contract import prepared_captions, small_digits
 
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.networks import depth_groups, vit_block
-from ssl_keras.objectives import classifier, contrastive, freematch, image_text, jigsaw, rotation
+from ssl_keras.objectives import classifier, contrastive, distillation, freematch, image_text, jigsaw, rotation
 
 VIT = {"network": "vit", "width": 8, "layers": 2, "patch": 4}
 CASES = {
@@ -91,3 +92,9 @@ def test_local_terms_are_refused():
     settings, splits = contrastive.prepare(contrastive.Settings(**VIT, loss="local_global"), small_digits())
     with pytest.raises(ValueError, match="local_global compares stages of several sizes, and vit has none"):
         contrastive.build(settings, splits.train.spec())
+
+
+def test_a_student_may_be_a_vision_transformer():
+    options = {"teacher": teachers.saved("image"), **VIT, "drop_path": 0.5}
+    settings, splits = distillation.prepare(distillation.Settings(**options), small_digits())
+    assert check(distillation.build(settings, splits.train.spec()), splits)["depth"].shape == (8, 1, 4)
