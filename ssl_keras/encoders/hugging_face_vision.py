@@ -21,11 +21,14 @@ from ssl_keras.networks import Network, description
 from ssl_keras.networks.positions import sine_positions
 from ssl_keras.networks.vit_block import num_heads
 
-GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
+# The first name of a form is the one that is written.
+GELU = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "quick_gelu": "quick"}
 PREPROCESSOR = "preprocessor_config.json"
 CONSTANTS = ("position_ids",)  # ends of the names of tensors that need no import
 FLOAT16_ERROR = 1e-2  # of sine positions that were stored in 16 bits, at most
-MODEL_TYPES = (*FAMILIES, "clip")
+WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}  # models of images and text: their image tower
+MODEL_TYPES = (*FAMILIES, *WHOLE)
+ACTIVATION = {"clip_vision_model": "quick_gelu", "siglip_vision_model": "gelu_pytorch_tanh"}  # where not "gelu"
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +58,7 @@ def load(folder, config, keep_size=False):
         keywords = _keywords(folder, name, config, keep_size)
     family = FAMILIES[name]
     stored = open_weights(folder, family.prefix)
-    if keywords["positions"] == "sine" and not _is_sine(stored, family.embeddings[1], keywords):
+    if keywords["positions"] == "sine" and not _is_sine(stored, family.positions, keywords):
         keywords["positions"] = "learned"
     pattern = next((each for each in DECODER_BLOCKS if each.format(0) + "output.dense.weight" in stored), None)
 
@@ -102,11 +105,12 @@ def _family_of(config):
     """Returns the family of a config, and the config of its image model."""
     if "quantization_config" in config:
         raise ValueError("Expected a model of 16- or 32-bit floats. Received: a quantized model. Get the original one.")
-    if config["model_type"] != "clip":
-        return config["model_type"], config
+    kind = config["model_type"]
+    if kind not in WHOLE:
+        return kind, config
     if not isinstance(config.get("vision_config"), dict):
-        raise ValueError("Expected a vision_config in config.json of a clip model.")
-    return "clip_vision_model", config["vision_config"]
+        raise ValueError(f"Expected a vision_config in config.json of a {kind} model.")
+    return WHOLE[kind], config["vision_config"]
 
 
 def _keywords(folder, name, config, keep_size):
@@ -115,7 +119,7 @@ def _keywords(folder, name, config, keep_size):
     for option, value in family.required.items():
         if config.get(option, value) != value:
             raise ValueError(f"Expected a {name} model with {option} = {value!r}. Received: {config[option]!r}")
-    act = config.get("hidden_act", "quick_gelu" if name == "clip_vision_model" else "gelu")
+    act = config.get("hidden_act", ACTIVATION.get(name, "gelu"))
     if not isinstance(act, str) or act not in GELU:
         raise ValueError(f"Expected hidden_act in config.json to be one of {', '.join(GELU)}. Received: {act!r}")
     width = _number(config, "hidden_size")
@@ -131,14 +135,18 @@ def _keywords(folder, name, config, keep_size):
     epsilon = config.get("layer_norm_eps", family.epsilon)
     if type(epsilon) not in (int, float):
         raise ValueError(f"Expected a number for layer_norm_eps in config.json. Received: {epsilon!r}")
-    return family.keywords | {
+    own = dict(family.keywords)
+    if name == "dinov2_with_registers":
+        own["registers"] = _number(config, "num_register_tokens", 4)
+    if name == "siglip_vision_model" and not config.get("vision_use_head", True):
+        own["features"] = "mean"
+    return own | {
         "image_shape": (height, wide, channels),
         "width": width,
         "patch": patch,
         "layers": _number(config, "num_hidden_layers"),
         "heads": _number(config, "num_attention_heads"),
         "hidden": _number(config, "intermediate_size", int(width * ratio)),
-        "registers": _number(config, "num_register_tokens", 4) if name == "dinov2_with_registers" else 0,
         "gelu": GELU[act],
         "epsilon": float(epsilon),
         "mean": mean,
@@ -277,20 +285,26 @@ def family_for(keywords, with_decoder):
         name = "dinov2_with_registers" if keywords["registers"] else "dinov2"
     elif keywords["input_norm"]:
         name = "clip_vision_model"
+    elif not keywords["class_token"]:
+        name = "siglip_vision_model"
+    elif keywords["registers"]:
+        name = "deit"
     else:
         name = "vit_mae" if with_decoder else "vit"
-    expected = {"class_token": True, "registers": 0, "input_norm": False, "patch_bias": True}
+    expected = {"class_token": True, "registers": 0, "input_norm": False, "patch_bias": True, "antialias": False}
     expected |= {key: value for key, value in FAMILIES[name].keywords.items() if key in expected}
     if name == "dinov2_with_registers":
         expected.pop("registers")
     if name.startswith("dinov2"):
-        expected |= {"gelu": "exact", "antialias": name != "dinov2", "hidden": 4 * keywords["width"]}
+        expected |= {"gelu": "exact", "hidden": 4 * keywords["width"]}
         keywords = keywords | {"hidden": keywords["hidden"] or 4 * keywords["width"]}
     other = {key: keywords[key] for key, value in expected.items() if keywords[key] != value}
-    if other or (name == "clip_vision_model" and keywords["positions"] == "sine"):
+    if keywords["features"] == "probe" and name != "siglip_vision_model":
+        other["features"] = "probe"
+    if other:
         raise ValueError(
             f"Expected a network that one of {', '.join(FAMILIES)} has. Received, for {name}: "
-            f"{other or {'positions': 'sine'}}. Export it as a SavedModel, without --hugging-face."
+            f"{other}. Export it as a SavedModel, without --hugging-face."
         )
     return name
 
@@ -313,7 +327,10 @@ def _config_of(family_name, keywords, head):
     }
     hidden = keywords["hidden"] or 4 * keywords["width"]
     config |= {"mlp_ratio": 4} if family_name.startswith("dinov2") else {"intermediate_size": hidden}
-    config |= {"num_register_tokens": keywords["registers"]} if keywords["registers"] else {}
+    if family_name == "dinov2_with_registers":
+        config["num_register_tokens"] = keywords["registers"]
+    if family_name == "siglip_vision_model":
+        config["vision_use_head"] = keywords["features"] == "probe"
     if head:
         own = description(head).keywords
         config |= {

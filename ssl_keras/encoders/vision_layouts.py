@@ -7,6 +7,9 @@ transposed, query, key and value separately, and patch kernels as (D, C, patch, 
   stand after the class token and have no positions, and its positions are interpolated with antialiasing.
 - `vit_mae` (He et al. 2022), with its decoder: positions are fixed sines.
 - `vit` (Dosovitskiy et al. 2021).
+- `deit` (Touvron et al. 2021): the distillation token, which has a position, is a register token here.
+- `siglip_vision_model`, the image tower of `siglip` (Zhai et al. 2023): no class token, and attention pooling with a
+  learned probe.
 - `clip_vision_model`, the image tower of `clip` (Radford et al. 2021): a norm before the first block, quick GELU, and
   no bias in the projection of patches.
 
@@ -44,7 +47,9 @@ class Family(typing.NamedTuple):
 
     Attributes:
         prefix: beginning of the names of all tensors of the encoder in a larger model.
-        embeddings: names of the class token, the positions, and the kernel and bias of the patches.
+        tokens: names of the learned tokens with positions: the class token, and DeiT's distillation token.
+        positions: name of the positions, those of the tokens first.
+        patches: names of the kernel and, if there is one, the bias of the patches.
         block: pattern of a block's prefix.
         attention, out, norms, mlp, scales: names of a block's query, key and value; output; two norms; two matrices;
             two factors of LayerScale.
@@ -57,7 +62,9 @@ class Family(typing.NamedTuple):
     """
 
     prefix: str
-    embeddings: tuple
+    tokens: tuple
+    positions: str
+    patches: tuple
     block: str
     attention: tuple
     out: str
@@ -72,16 +79,13 @@ class Family(typing.NamedTuple):
     architecture: str
 
 
-_EMBEDDINGS = (
-    "embeddings.cls_token",
-    "embeddings.position_embeddings",
-    "embeddings.patch_embeddings.projection.weight",
-    "embeddings.patch_embeddings.projection.bias",
-)
+_PATCHES = "embeddings.patch_embeddings.projection"
 _BERT_ATTENTION = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
 _DINOV2 = Family(
     prefix="dinov2.",
-    embeddings=_EMBEDDINGS,
+    tokens=("embeddings.cls_token",),
+    positions="embeddings.position_embeddings",
+    patches=(f"{_PATCHES}.weight", f"{_PATCHES}.bias"),
     block="encoder.layer.{}.",
     attention=_BERT_ATTENTION,
     out="attention.output.dense",
@@ -108,11 +112,9 @@ _VIT = _DINOV2._replace(
 )
 _CLIP = _DINOV2._replace(
     prefix="vision_model.",
-    embeddings=(
-        "embeddings.class_embedding",
-        "embeddings.position_embedding.weight",
-        "embeddings.patch_embedding.weight",
-    ),
+    tokens=("embeddings.class_embedding",),
+    positions="embeddings.position_embedding.weight",
+    patches=("embeddings.patch_embedding.weight",),
     block="encoder.layers.{}.",
     attention=tuple(f"self_attn.{part}_proj" for part in "qkv"),
     out="self_attn.out_proj",
@@ -136,14 +138,30 @@ FAMILIES = {
         colors=IMAGENET, keywords={"features": "mean", "positions": "sine"}, architecture="ViTMAEModel"
     ),
     "vit": _VIT,
+    "deit": _VIT._replace(
+        prefix="deit.",
+        tokens=("embeddings.cls_token", "embeddings.distillation_token"),
+        colors=IMAGENET,
+        keywords=_VIT.keywords | {"registers": 1},
+        architecture="DeiTModel",
+    ),
     "clip_vision_model": _CLIP,
+    "siglip_vision_model": _CLIP._replace(
+        tokens=(),
+        patches=("embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"),
+        norms_outside=("post_layernorm",),
+        epsilon=1e-6,
+        colors=HALF,
+        keywords={"features": "probe", "positions": "learned", "class_token": False},
+        architecture="SiglipVisionModel",
+    ),
 }
 
 
 def rules(family, keywords):
     """Returns the `Rule`s of an encoder with these keywords."""
     made = [_patches(family, keywords), _tokens(family, keywords)]
-    if keywords["registers"]:
+    if keywords["registers"] and len(family.tokens) < 2:
         made.append(
             Rule(
                 ("tokens/registers",),
@@ -156,7 +174,23 @@ def rules(family, keywords):
         made += norm("input_norm", family.norms_outside[0])
     for index in range(keywords["layers"]):
         made += block(f"block_{index}/", family.block.format(index), family, bool(keywords["layer_scale"]))
-    return made + norm("norm", family.norms_outside[-1])
+    made += norm("norm", family.norms_outside[-1])
+    return made + (_probe() if keywords["features"] == "probe" else [])
+
+
+def _probe():
+    """Returns the rules of SigLIP's attention pooling."""
+    made = [Rule(("features/probe",), ("head.probe",), lambda x: [x[0, 0]], lambda x: [np.asarray(x)[None, None]])]
+    made += [
+        transposed("features/attention_in", "head.attention.in_proj_weight"),
+        joined("features/attention_in_bias", "head.attention.in_proj_bias"),
+        joined("features/norm_scale", "head.layernorm.weight"),
+        joined("features/norm_shift", "head.layernorm.bias"),
+    ]
+    for ours, theirs in (("attention_out", "attention.out_proj"), ("mlp_in", "mlp.fc1"), ("mlp_out", "mlp.fc2")):
+        made += [transposed(f"features/{ours}", f"head.{theirs}.weight")]
+        made += [joined(f"features/{ours}_bias", f"head.{theirs}.bias")]
+    return made
 
 
 def block(ours, theirs, family, has_scales):
@@ -213,27 +247,30 @@ def _patches(family, keywords):
         return [shaped.transpose(3, 2, 0, 1), *map(np.asarray, bias)]
 
     ours = ("patches/kernel", "patches/bias") if keywords["patch_bias"] else ("patches/kernel",)
-    return Rule(ours, family.embeddings[2:], read, write)
+    return Rule(ours, family.patches, read, write)
 
 
 def _tokens(family, keywords):
-    """Returns the rule of the class token and the positions, (1, 1 + N, D) or (1 + N, D) there."""
+    """Returns the rule of the learned tokens that have positions, and of the positions, (n + N, D) there."""
     grid = [-(-side // keywords["patch"]) for side in keywords["image_shape"][:2]]
-    sine = keywords["positions"] == "sine"
-    flat = family.embeddings[0].endswith("class_embedding")  # no axis of one image
+    sine, count = keywords["positions"] == "sine", len(family.tokens)
+    flat = family.positions.endswith(".weight")  # no axis of one image
 
-    def read(token, places):
-        token, places = token.reshape(-1), places.reshape(-1, places.shape[-1])
-        return [token + places[0]] if sine else [token + places[0], places[1:]]
+    def read(*values):
+        *tokens, places = values
+        places = places.reshape(-1, places.shape[-1])
+        tokens = [token.reshape(-1) + place for token, place in zip(tokens, places)]
+        tokens = [token[None] if index else token for index, token in enumerate(tokens)]  # the second is a register
+        return tokens if sine else [*tokens, places[count:]]
 
-    def write(token, places=None):
-        token = np.asarray(token)
-        places = sine_positions(*grid, len(token)) if sine else np.asarray(places)
-        places = np.concatenate([np.zeros_like(token)[None], places])
-        return [token, places] if flat else [token[None, None], places[None]]
+    def write(*values):
+        tokens = [np.asarray(value).reshape(-1) for value in values[:count]]
+        places = sine_positions(*grid, keywords["width"]) if sine else np.asarray(values[count])
+        places = np.concatenate([np.zeros((count, places.shape[-1]), places.dtype), places])
+        return [*tokens, places] if flat else [*(token[None, None] for token in tokens), places[None]]
 
-    ours = ("tokens/class_token",) if sine else ("tokens/class_token", "tokens/positions")
-    return Rule(ours, family.embeddings[:2], read, write)
+    ours = ("tokens/class_token", "tokens/registers")[:count] + (() if sine else ("tokens/positions",))
+    return Rule(ours, (*family.tokens, family.positions), read, write)
 
 
 DECODER_BLOCKS = ("decoder.decoder_layers.{}.", "decoder.decoder_encoder.layer.{}.")  # before and since transformers 5

@@ -27,6 +27,7 @@ from ssl_keras.networks.conv import MAX_POOL_GRID
 from ssl_keras.networks.transformer import MAX_LAYERS
 from ssl_keras.networks.vit_block import GELU, Rate, VisionBlock, blocks_of, num_heads
 from ssl_keras.networks.vit_ends import Norm, Patches, PixelNorm, PoolTokens
+from ssl_keras.networks.vit_probe import ProbePool
 
 Color = tuple[Annotated[float, Range(-1e3, 1e3)], ...]  # for each channel, or one for all
 
@@ -42,7 +43,7 @@ def vit(
     hidden: Annotated[int, Range(0, 1 << 16)] = 0,
     class_token: bool = True,
     registers: Annotated[int, Range(0, 1 << 8)] = 0,
-    features: Literal["mean", "class"] = "mean",
+    features: Literal["mean", "class", "probe"] = "mean",
     positions: Literal["sine", "learned"] = "sine",
     antialias: bool = False,
     input_norm: bool = False,
@@ -69,7 +70,8 @@ def vit(
             hidden layer, 0 is 4·width.
         class_token: whether there is a class token.
         registers: number of register tokens, which stand after the class token and have no positions.
-        features: "mean" of the patches' states, or the state of the "class" token.
+        features: "mean" of the patches' states, the state of the "class" token, or attention pooling with a learned
+            "probe", as in SigLIP.
         positions: "sine" or "learned".
         antialias: whether the interpolation of positions is antialiased, as in DINOv2 with registers.
         input_norm: whether a norm stands before the first block, as in CLIP.
@@ -83,8 +85,8 @@ def vit(
         name: name of the graph.
 
     Raises:
-        ValueError: heads that do not divide the width; "class" features without a class token; a pool grid with
-            "class" features; numbers of colors that do not fit the channels; a deviation that is not positive.
+        ValueError: heads that do not divide the width; "class" features without a class token; a pool grid without
+            "mean" features; numbers of colors that do not fit the channels; a deviation that is not positive.
     """
     heads = heads or num_heads(width)
     _check(image_shape, width, heads, class_token, features, pool_grid, mean, deviation)
@@ -100,6 +102,9 @@ def vit(
         x = VisionBlock(heads, hidden or 4 * width, gelu, layer_scale, epsilon, rate, index, name=f"block_{index}")(x)
     x = Norm(epsilon, dtype="float32", name="norm")(x)
     prefix = int(class_token) + registers
+    if features == "probe":
+        x = ProbePool(heads, hidden or 4 * width, gelu, epsilon, dtype="float32", name="features")(x)
+        return keras.Model(image, x, name=name)
     x = PoolTokens(prefix, features, pool_grid, patch, resize, dtype="float32", name="features")(x, image)
     return keras.Model(image, x, name=name)
 
@@ -109,9 +114,10 @@ def _check(image_shape, width, heads, class_token, features, pool_grid, mean, de
         raise ValueError(f"width must be a multiple of heads. Received: width {width}, {heads} heads")
     if features == "class" and not class_token:
         raise ValueError('features "class" needs a class token. Received: class_token=False. Use features="mean".')
-    if features == "class" and pool_grid > 1:
+    if features != "mean" and pool_grid > 1:
         raise ValueError(
-            f'pool_grid must be 1 with features "class". Received: {pool_grid}. Use features="mean" for a pool grid.'
+            f'pool_grid must be 1 with features "{features}". Received: {pool_grid}. Use features="mean" for a pool '
+            "grid."
         )
     for name, color in (("mean", mean), ("deviation", deviation)):
         if len(color) not in (1, image_shape[2]):

@@ -8,10 +8,10 @@ Shapes: `B` batch, `T` tokens, `D` width, `H` heads, `d = D/H`.
 
 import contextlib
 import contextvars
+import math
 from typing import Annotated
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
@@ -29,6 +29,14 @@ GELU = {
 def num_heads(width):
     """Returns the largest number of heads of at least 64 features that divides the width."""
     return next(heads for heads in range(max(width // HEAD, 1), 0, -1) if width % heads == 0)
+
+
+def glorot_limit(name, rows, columns):
+    """Returns the limit of a uniform distribution of a matrix's initial weights (Glorot & Bengio 2010).
+
+    Each of the three projections in `attention_in` is square, so its limit is that of (rows, rows).
+    """
+    return math.sqrt(6 / (rows + (rows if name == "attention_in" else columns)))
 
 
 def blocks_of(encoder):
@@ -109,9 +117,7 @@ class VisionBlock(keras.layers.Layer):
                 self.scales[part] = self.add_weight((width,), initial, name=f"{part}_layer_scale")
 
     def _matrix(self, name, rows, columns):
-        # Each of the three projections in `attention_in` is square, so its Glorot range is that of (rows, rows).
-        side = rows if name == "attention_in" else columns
-        limit = np.sqrt(6 / (rows + side))
+        limit = glorot_limit(name, rows, columns)
         kernel = self.add_weight((rows, columns), keras.initializers.RandomUniform(-limit, limit), name=name)
         return kernel, self.add_weight((columns,), "zeros", name=f"{name}_bias")
 

@@ -60,7 +60,8 @@ def test_imported_models_compute_what_transformers_does(folder, family):
         assert np.abs(hidden).max() > 1
     features = encoder(expected["image_native"]).numpy()
     own = expected["hidden_native"]
-    np.testing.assert_allclose(features, own[:, 1:].mean(1) if family == "vit_mae" else own[:, 0], atol=1e-4)
+    theirs = {"vit_mae": own[:, 1:].mean(1), "siglip_vision_model": expected.get("pooled")}.get(family, own[:, 0])
+    np.testing.assert_allclose(features, theirs, atol=1e-4)
     assert (head is not None) == (family == "vit_mae")
     assert set(left) <= {"embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"}
 
@@ -224,10 +225,13 @@ def test_text_has_no_size(tmp_path):
         ({"layer_scale": 0.1, "features": "class"}, "dinov2"),
         ({"layer_scale": 0.1, "registers": 2, "antialias": True}, "dinov2_with_registers"),
         ({"input_norm": True, "patch_bias": False, "positions": "learned"}, "clip_vision_model"),
-        ({"class_token": False}, "class_token.*False"),
+        ({"registers": 1}, "deit"),
+        ({"class_token": False}, "siglip_vision_model"),
+        ({"class_token": False, "features": "probe"}, "siglip_vision_model"),
         ({"registers": 2}, "registers.*2"),
         ({"layer_scale": 0.1, "gelu": "quick"}, "gelu.*quick"),
-        ({"input_norm": True, "patch_bias": False}, "positions.*sine"),
+        ({"antialias": True}, "antialias.*True"),
+        ({"features": "probe"}, "features.*probe"),
     ],
 )
 def test_a_network_has_the_family_that_computes_the_same(options, family):

@@ -1,6 +1,6 @@
 """Makes the vision transformers in tests/checkpoints: small models of `transformers` with random weights.
 
-    python tests/support/peers_vision.py          needs requirements-bench.txt; `make test` only reads the result
+    python tests/support/peers_vision.py [FAMILY …]     needs requirements-bench.txt; `make test` only reads the result
 
 Each folder is a checkpoint in the Hugging Face layout, with `expected.safetensors` beside it: images in [0, 1] of the
 model's size and of another one, and the last hidden states after the norm of both. A ViTMAE also has the noise that
@@ -9,6 +9,7 @@ gives its mask, its states of visible patches, and its loss with and without nor
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import safetensors.numpy
@@ -32,6 +33,8 @@ OF = {  # family: (config, model, options)
     "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {"num_register_tokens": 3}),
     "vit_mae": ("ViTMAEConfig", "ViTMAEForPreTraining", DECODER | {"intermediate_size": 24}),
     "vit": ("ViTConfig", "ViTModel", {"intermediate_size": 24}),
+    "deit": ("DeiTConfig", "DeiTModel", {"intermediate_size": 24}),
+    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", {"intermediate_size": 24}),
     "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModel", {"intermediate_size": 24}),
 }
 
@@ -101,6 +104,9 @@ def expected(family, made):
     for name, sides in (("native", NATIVE), ("other", OTHER)):
         image = random.random((2, *sides, 3)).astype(np.float32)
         found |= {f"image_{name}": image, f"hidden_{name}": hidden(family, made, image)}
+    if family == "siglip_vision_model":
+        with torch.no_grad():
+            found["pooled"] = made(normalized(family, found["image_native"])).pooler_output.numpy()
     if family == "vit_mae":
         noise = random.random((2, 25)).astype(np.float32)
         found |= {"noise": noise} | reconstruction(made, found["image_native"], noise)
@@ -121,5 +127,5 @@ def make(family, folder):
 
 
 if __name__ == "__main__":
-    for family in OF:
+    for family in sys.argv[1:] or OF:
         make(family, OUT / family)
