@@ -293,7 +293,7 @@ CASES = {
     "contrastive": vision(contrastive, 0.8),
     "contrastive, local_global": vision(contrastive, 0.9, loss="local_global"),
     "contrastive, vicreg": vision(contrastive, 0.9, loss="vicreg"),
-    "contrastive, lejepa": vision(contrastive, 0.9, loss="lejepa", local_views=2, noise=0.05),
+    "contrastive, lejepa": vision(contrastive, 0.9, loss="lejepa", sigreg_weight=0.5, local_views=2, noise=0.05),
     "freematch": Case(
         freematch,
         lambda spec: freematch.build(prepared_matching()[0], spec),
