@@ -241,11 +241,13 @@ class Contrastive(Objective):
         self.alignment.update_state(tf.reduce_sum(tf.square(a - b), axis=1), weight)
 
     def warnings(self, logs):
-        if logs["val_alignment"] > COLLAPSED or logs["val_top1"] > FAILED:
+        """Warns of collapse, by the validation metrics where there are any."""
+        alignment, top1 = (logs.get(f"val_{name}", logs[name]) for name in ("alignment", "top1"))
+        if alignment > COLLAPSED or top1 > FAILED:
             return []
         return [
-            f"All images have nearly the same features (alignment {logs['val_alignment']:.2g}, top-1 "
-            f"{logs['val_top1']:.2g}): the encoder has collapsed. Lower --learning-rate, or use another --loss."
+            f"All images have nearly the same features (alignment {alignment:.2g}, top-1 {top1:.2g}): the encoder has "
+            "collapsed. Lower --learning-rate, or use another --loss."
         ]
 
     def report(self, batch, examples, splits):
