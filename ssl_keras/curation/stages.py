@@ -21,7 +21,7 @@ from ssl_keras.curation.settings import PARTS
 from ssl_keras.data import records
 from ssl_keras.data.near_duplicates import images
 from ssl_keras.data.near_duplicates.grouping import bucket_pairs
-from ssl_keras.data.near_duplicates.sketching import agreement
+from ssl_keras.data.near_duplicates.sketching import similar
 
 COLUMNS = ("hash", "sketch", "thumbnail", "detail")  # of features, which are collected in one file each
 
@@ -137,7 +137,7 @@ def _similar(work, stage, settings):
         return functools.partial(_similar_texts, work, at, mapped("short_ends"), settings.near_text)
     if (work / "sketch.npy").exists():
         sketch = mapped("sketch")
-        return lambda i, j: agreement(sketch[at[i]], sketch[at[j]]) >= settings.near
+        return lambda i, j: similar(sketch[at[i]], sketch[at[j]], settings.near)
     columns = mapped("thumbnail"), mapped("detail")
     alike = images.alike(columns, columns, settings.near_image, settings.near_detail)
     return lambda i, j: alike(at[i], at[j])

@@ -308,3 +308,17 @@ def test_copies_of_documents_are_leaks():
     held = text.documents("b", [document("english", random), other, "Is this a short text"])
     found = near_duplicates.leaks(Splits(train, held, held))
     assert found["test", "texts"].tolist() == [[3, 1], [20, 2]]
+
+
+def test_pairs_at_the_threshold_are_found():
+    """Of sets whose similarity is exactly the threshold, the estimate alone would find half."""
+    random = np.random.default_rng(8)
+    found = []
+    for _ in range(200):
+        drawn = random.integers(0, 2**63, 1000).astype(np.uint64)
+        ours, theirs = drawn[:900], drawn[100:]  # 800 of 1,000 in common
+        both = np.concatenate([ours, theirs]), np.repeat([0, 1], 900)
+        found.append(sketching.compact(sketching.sketches(*both, 2)))
+    one, other = np.stack(found).transpose(1, 0, 2)
+    assert np.mean(sketching.similar(one, other, 0.8)) > 0.65
+    assert np.mean(sketching.similar(one, other, 0.9)) < 0.15

@@ -17,7 +17,7 @@ from rapidfuzz import fuzz, process
 from ssl_keras.data.near_duplicates import grouping, images, texts
 from ssl_keras.data.near_duplicates.grouping import groups, parts_of
 from ssl_keras.data.near_duplicates.images import thumbnails
-from ssl_keras.data.near_duplicates.sketching import BINS, agreement, compact, keys, sketches
+from ssl_keras.data.near_duplicates.sketching import BINS, compact, keys, similar, sketches
 from ssl_keras.data.near_duplicates.texts import normalize_text
 
 __all__ = ["groups", "leaks", "normalize_text", "parts_of", "similar_images", "similar_texts", "thumbnails"]
@@ -147,7 +147,7 @@ class _Described:
     def near(self, others, least_text, least_document):
         """Returns the pairs (i, j) of near duplicates among these texts and others, int64 (n, 2)."""
         a, b = self.compact, others.compact
-        pairs = grouping.cross_pairs(self.keys, others.keys, lambda i, j: agreement(a[i], b[j]) >= least_document)
+        pairs = grouping.cross_pairs(self.keys, others.keys, lambda i, j: similar(a[i], b[j], least_document))
         short = similar_texts(self.short, others.short, least_text) if self.short and others.short else pairs[:0]
         rows = [(self.rows, others.rows, pairs), (self.short_rows, others.short_rows, short)]
         found = [np.stack([np.array(i, int)[two[:, 0]], np.array(j, int)[two[:, 1]]], 1) for i, j, two in rows]
