@@ -242,7 +242,7 @@ class Contrastive(Objective):
 
     def warnings(self, logs):
         """Warns of collapse, by the validation metrics where there are any."""
-        alignment, top1 = (logs.get(f"val_{name}", logs[name]) for name in ("alignment", "top1"))
+        alignment, top1 = (logs.get(f"val_{name}", logs.get(name)) for name in ("alignment", "top1"))
         if alignment > COLLAPSED or top1 > FAILED:
             return []
         return [

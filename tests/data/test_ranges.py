@@ -255,7 +255,7 @@ def test_only_choices_are_accepted(name):
     default = SETTINGS[name]()
     for field_name, hint in typing.get_type_hints(SETTINGS[name], include_extras=True).items():
         if typing.get_origin(hint) is Literal:
-            with pytest.raises(ValueError, match=f"^{field_name} must be one of .* Received: 'nonsense'"):
+            with pytest.raises(ValueError, match=f"^{field_name} must be .* Received: 'nonsense'"):
                 dataclasses.replace(default, **{field_name: "nonsense"})
 
 
@@ -302,7 +302,7 @@ def test_help_shows_ranges_choices_and_docstrings(capsys, monkeypatch):
         "--crop (0,1]",
         "--temperature FLOAT>0",
         "--projection [INT≥1 [INT≥1 ...]]",
-        "--loss {nt_xent,local_global,vicreg}",
+        "--loss {nt_xent,local_global,vicreg,lejepa}",
         "--batch-size INT≥1",
         "--beta-1 [0,1)",
         "--final-rate [0,1]",

@@ -178,7 +178,7 @@ def test_a_teacher_from_elsewhere_and_of_another_kind_of_network(tmp_path):
         ("image", "tokens", {}, "teacher-image takes images. Received: text from words"),
         ("waveform", "image", {}, "has no waveforms"),
         ("tokens", "tokens", {"crop": 0.5, "frontend": "mel"}, "Received: crop, frontend. Leave these out"),
-        ("image", "image", {"layers": 2, "passage": 100}, "Received: layers, passage. Leave these out"),
+        ("image", "image", {"context": 64, "passage": 100}, "Received: context, passage. Leave these out"),
     ],
 )
 def test_what_is_refused(teacher, data, options, message):

@@ -567,6 +567,7 @@ def test_jit_with_many_lengths_logs_a_warning(digits, lengths, compiles, warns, 
     splits = digits._replace(train=dataclasses.replace(digits.train, lengths=lengths))
     objective = types.SimpleNamespace(
         name="",
+        settings=None,
         min_batch_size=1,
         keep_last_checkpoint=False,
         optimizers=lambda make: [],
