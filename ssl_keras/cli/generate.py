@@ -15,6 +15,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import generative
 from ssl_keras.inference import generation, sampling
+from ssl_keras.modalities import language
 from ssl_keras.pictures import png, square_grid, to_uint8
 
 
@@ -74,8 +75,9 @@ def sample_command(arguments):
 def _sample_text(asked):
     if asked.out:
         files.check_output(asked.out, asked.overwrite)
+    encoder, head, _ = encoders.load_with_head(asked.encoder)
     texts = generation.write(
-        encoders.load_encoder(asked.encoder),
+        encoder,
         encoders.load_tokenizer(asked.encoder),
         asked.prompt,
         asked.length,
@@ -86,6 +88,7 @@ def _sample_text(asked):
         seed=asked.seed,
         stop=asked.stop,
         jit=asked.jit,
+        head=language.token_head(head),
     )
     print(files.printable("\n\n".join(texts), keep="\n\t"))
     if asked.out:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.modalities import language
+from ssl_keras.networks.attention import HIDDEN
 
 MIN_TEMPERATURE = 1e-6  # lower ones count as 0, since logits divided by them would overflow
 
@@ -20,13 +21,14 @@ class Generator:
             the result is the same.
         jit: whether to compile with XLA. It is three times faster on a CPU after a second or two of compilation, and
             the random draws differ, since its Philox generator is not TensorFlow's.
+        head: graph (hidden states, token embeddings) -> logits; by default logits are products of both.
 
     Raises:
         ValueError: the encoder is not causal, or its context has fewer than 2 tokens.
     """
 
-    def __init__(self, encoder, cached=True, jit=False):
-        self.encoder = encoder
+    def __init__(self, encoder, cached=True, jit=False, head=None):
+        self.encoder, self.head = encoder, head
         self.embeddings, self.norm = encoder.get_layer("embeddings"), encoder.get_layer("norm")
         self.blocks = language.blocks(encoder)
         if not all(block.causal for block in self.blocks):
@@ -89,12 +91,12 @@ class Generator:
     def _with_cache(self, prompts, count, temperature, seed, room, greedy, top_k, top_p):
         batch, length = tf.shape(prompts)[0], tf.shape(prompts)[1]
         hidden, caches = self._extend(prompts, None, [block.cache(batch, room) for block in self.blocks], 0)
-        logits = language.logits(self.encoder, hidden[:, -1])
+        logits = language.logits(self.encoder, hidden[:, -1], self.head)
 
         def body(i, logits, last, new, caches):
             token = sample_tokens(logits, temperature, seed, i, greedy, top_k, top_p)
             hidden, caches = self._extend(token[:, None], last[:, None], caches, length + i)
-            return i + 1, language.logits(self.encoder, hidden[:, 0]), token, _put(new, i, token), caches
+            return i + 1, language.logits(self.encoder, hidden[:, 0], self.head), token, _put(new, i, token), caches
 
         start = (0, logits, prompts[:, -1], tf.zeros((batch, room), tf.int32), caches)
         new = tf.while_loop(lambda i, *_: i < count, body, start)[3]
@@ -115,7 +117,8 @@ class Generator:
 
         def body(i, seen):
             hidden = tf.gather(self.encoder(seen), length + i - 1, axis=1)  # (B, D)
-            token = sample_tokens(language.logits(self.encoder, hidden), temperature, seed, i, greedy, top_k, top_p)
+            logits = language.logits(self.encoder, hidden, self.head)
+            token = sample_tokens(logits, temperature, seed, i, greedy, top_k, top_p)
             return i + 1, _put(seen, length + i, token)
 
         _, seen = tf.while_loop(lambda i, _: i < count, body, (0, seen))
@@ -143,18 +146,18 @@ def sample_tokens(logits, temperature, seed, step, greedy=False, top_k=0, top_p=
     logits = logits / temperature
     if top_k:
         lowest = tf.math.top_k(logits, top_k).values[:, -1:]
-        logits = tf.where(logits < lowest, language.transformer.HIDDEN, logits)
+        logits = tf.where(logits < lowest, HIDDEN, logits)
     if top_p < 1:
         ordered = tf.sort(logits, direction="DESCENDING")  # (B, V)
         probability = tf.nn.softmax(ordered)
         kept = tf.cumsum(probability, axis=-1, exclusive=True) < top_p
         lowest = tf.reduce_min(tf.where(kept, ordered, np.inf), axis=-1, keepdims=True)
-        logits = tf.where(logits < lowest, language.transformer.HIDDEN, logits)
+        logits = tf.where(logits < lowest, HIDDEN, logits)
     noise = tf.random.stateless_uniform(tf.shape(logits), [seed[0], seed[1] + step], minval=1e-20)
     return tf.argmax(logits - tf.math.log(-tf.math.log(noise)), axis=-1, output_type=tf.int32)
 
 
-def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False, **options):
+def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False, head=None, **options):
     """Generates texts that begin with `prompt`: a list of `count` strings, which include the prompt.
 
     Args:
@@ -164,7 +167,7 @@ def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False
         length: the largest number of tokens to generate.
         count: the number of texts.
         stop: string after which a text ends. A text also ends at the end of its document.
-        jit: see `Generator`.
+        jit, head: see `Generator`.
         **options: see `Generator.__call__`.
 
     Raises:
@@ -176,7 +179,7 @@ def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False
     if tokenizer.unknown in begin and len(set(begin)) == 1:
         raise ValueError(f"Expected a prompt with tokens that the encoder's tokenizer has. Received: {prompt!r}")
     prompts = np.tile(np.array(begin, np.int32), (count, 1))
-    rows = Generator(encoder, jit=jit)(prompts, length, **options)
+    rows = Generator(encoder, jit=jit, head=head)(prompts, length, **options)
     return [prompt + _until(tokenizer, begin, row, stop) for row in rows]
 
 

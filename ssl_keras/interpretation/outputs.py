@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from ssl_keras.evaluation.probes import layer_of
 from ssl_keras.networks import description, gives_states, realize, transformer, waveform
+from ssl_keras.networks.attention import HIDDEN
 
 
 class Output(typing.NamedTuple):
@@ -92,7 +93,7 @@ def of_token(encoder, names, head=None, at=-1):
     Args:
         encoder: a graph of `transformer` or of `recurrent`.
         names: the V tokens.
-        head: the head of a masked language model, or None if logits are products with the token embeddings.
+        head: the head of the language model, or None if logits are products with the token embeddings.
         at: the id whose first occurrence is the place, such as that of [MASK]; -1 is the last token of each text.
     """
     logits = TokenLogits(encoder.get_layer("embeddings"), head, at, name="token_logits")
@@ -162,7 +163,7 @@ class Strongest(keras.layers.Layer):
         super().__init__(autocast=False, dtype="float32", **kwargs)
 
     def call(self, logits, places):
-        return tf.reduce_max(tf.where((places >= 0)[..., None], logits, transformer.HIDDEN), axis=1)
+        return tf.reduce_max(tf.where((places >= 0)[..., None], logits, HIDDEN), axis=1)
 
     def compute_output_spec(self, logits, places):
         return keras.KerasTensor((logits.shape[0], logits.shape[-1]), "float32")

@@ -29,6 +29,7 @@ from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compile_network, evenly_spaced, extract_features, normalize
 from ssl_keras.inference import search
 from ssl_keras.interpretation import outputs
+from ssl_keras.modalities import language
 
 QUESTIONS = ("class", "probe", "feature", "similarity", "caption", "token", "symbol")
 POOL, LABELED = 512, 2_000  # examples among which a neighbor is found; that a probe learns from
@@ -215,7 +216,8 @@ def _caption(loaded, source, rows, inputs, choice):
 def _token(loaded, source, rows, inputs, choice):
     tokenizer, masked = loaded.tokenizer, cards.is_a(loaded.card, "masked_head")
     names = tokenizer.tokens() + [""] * (cards.keyword(loaded.card, "vocabulary") - tokenizer.vocabulary)
-    output = outputs.of_token(loaded.encoder, names, loaded.head if masked else None, tokenizer.mask if masked else -1)
+    head = language.token_head(loaded.head)
+    output = outputs.of_token(loaded.encoder, names, head, tokenizer.mask if masked else -1)
     if not masked:
         return _chosen(output, inputs, choice, "next token")
     special = np.isin(inputs, list(tokenizer.special.values())) | (inputs < 0)

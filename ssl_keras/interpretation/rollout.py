@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.interpretation.gradients import MAX_ROWS
-from ssl_keras.networks.transformer import Block
+from ssl_keras.networks.transformer import BLOCKS
 
 RESIDUAL = 0.5  # of the identity, which stands for the residual connection
 CHUNK = MAX_ROWS // 8  # examples at a time, since the attention of all layers is in memory
@@ -28,7 +28,7 @@ def attention_layers(network):
     Raises:
         ValueError: the network has no attention.
     """
-    blocks = [layer for layer in network.layers if isinstance(layer, Block)]
+    blocks = [layer for layer in network.layers if isinstance(layer, BLOCKS)]
     if not blocks:
         raise ValueError(
             "Attention rollout needs a transformer. Received: a network without attention, with layers "

@@ -16,7 +16,8 @@ from ssl_keras.data import tokens
 from ssl_keras.data.ranges import Range, check_fields
 from ssl_keras.encoders import card as cards
 from ssl_keras.modalities.settings import start_from, tokenizer_of
-from ssl_keras.networks import Network, realize, transformer
+from ssl_keras.networks import Network, description, realize, transformer
+from ssl_keras.networks.llama_block import mlp_width
 
 PICTURED_TOKENS, PICTURED_HEADS, PICTURED_LAYERS, PICTURED_PIXELS = 64, 8, 6, 3
 DEFAULT_CONTEXTS = {"mini": 128, "small": 128, "medium": 256, "gpt2": 1024, "bert-base": 512}
@@ -36,7 +37,8 @@ class Settings:
     """Preset of layers, heads, width, context, vocabulary. mini: 4, 4, 128, 128, 2048. small: 4, 4, 256, 128, 4096.
     medium: 8, 8, 512, 256, 16384. gpt2: 12, 12, 768, 1024, 50257. bert-base: 12, 12, 768, 512, 30522."""
     architecture: Literal[*ARCHITECTURES] = "modern"
-    """Transformer architecture: gpt2 and bert are as published, modern is described in `networks/transformer.py`."""
+    """Transformer architecture: gpt2, bert and llama are as published, modern is described in
+    `networks/transformer.py`."""
     layers: Annotated[int, Range(0, transformer.MAX_LAYERS)] = 0
     """Number of transformer blocks. 0 uses the value of --size."""
     heads: Annotated[int, Range(0)] = 0
@@ -44,7 +46,8 @@ class Settings:
     width: Annotated[int, Range(0)] = 0
     """Hidden size, in features per token. 0 uses the value of --size."""
     hidden: Annotated[int, Range(0)] = 0
-    """Number of hidden units in the MLP of each block. 0 uses four times the hidden size (--width)."""
+    """Number of hidden units in the MLP of each block. 0 uses four times the hidden size (--width), or 8/3 of it with
+    --architecture llama."""
     context: Annotated[int, Range(2, transformer.MAX_CONTEXT)] | Literal[0] = 0
     """Maximum sequence length of the network, in tokens. 0 uses the value of --size."""
     length: Annotated[int, Range(0)] = 0
@@ -57,6 +60,10 @@ class Settings:
     """Rematerialize (gradient checkpointing): recompute activations in the backward pass, which saves memory and takes
     about a third more time."""
     epsilon: Annotated[float, Range(0, 1, open="both"), tyro.conf.Suppress] = 1e-5
+    segments: Annotated[int, Range(0, transformer.SEGMENTS), tyro.conf.Suppress] = transformer.SEGMENTS
+    kv_heads: Annotated[int, Range(0), tyro.conf.Suppress] = 0
+    rotary_base: Annotated[float, Range(1), tyro.conf.Suppress] = transformer.ROTARY_BASE
+    rotary_scaling: Annotated[tuple[float, ...], tyro.conf.Suppress] = ()
     mask_token: Resolved = -1
     end_token: Resolved = -1
 
@@ -75,7 +82,7 @@ class Settings:
             layers=self.layers or layers,
             heads=self.heads or heads,
             width=width,
-            hidden=self.hidden or 4 * width,
+            hidden=self.hidden or mlp_width(self.architecture, width),
             context=context,
             length=self.length or context,
             vocabulary=self.vocabulary or DEFAULT_VOCABULARIES[self.size],
@@ -83,7 +90,11 @@ class Settings:
 
 
 # Settings that a run takes from the --init encoder: the keyword of its network.
-NETWORK = {name: name for name in ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon")}
+OPTIONS = ("segments", "kv_heads", "rotary_base", "rotary_scaling")  # of some architectures
+NETWORK = {
+    name: name for name in ("architecture", "layers", "heads", "width", "hidden", "context", "epsilon", *OPTIONS)
+}
+TOKEN_HEADS = ("masked_head", "untied_head")
 
 
 def prepare(settings, splits, init=None):
@@ -104,7 +115,7 @@ def prepare(settings, splits, init=None):
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     filled = settings.filled()
     tokenizer = tokenizer_of(filled, init, lambda: tokens.training_texts(splits.train))
-    if init is None and filled.architecture != "modern" and filled.length < filled.context:
+    if init is None and filled.architecture not in transformer.ROTARY and filled.length < filled.context:
         log.warning(
             "Training windows have %d tokens, so positions from there to the context of %d are never trained. Use "
             "--context %d.",
@@ -133,6 +144,7 @@ def trunk(settings, causal):
         hidden=settings.hidden,
         epsilon=settings.epsilon,
         remat=settings.remat,
+        **{name: getattr(settings, name) for name in OPTIONS},
     )
 
 
@@ -153,8 +165,16 @@ def blocks(network):
     return transformer.parts(network).blocks
 
 
-def logits(network, hidden):
-    """Multiplies hidden states (…, D) by the token embeddings: logits (…, V) float32."""
+def token_head(head):
+    """Returns a saved encoder's head if it predicts tokens, or None for another head."""
+    return head if head is not None and description(head).builder in TOKEN_HEADS else None
+
+
+def logits(network, hidden, head=None):
+    """Returns logits (…, V) float32 of hidden states (…, D): products with the token embeddings, or those of a head."""
+    if head is not None:
+        flat = head([tf.reshape(hidden, (-1, hidden.shape[-1])), table(network)])
+        return tf.reshape(flat, tf.concat([tf.shape(hidden)[:-1], flat.shape[-1:]], 0))
     return transformer.token_logits(hidden, table(network), transformer.parts(network).embeddings.compute_dtype)
 
 

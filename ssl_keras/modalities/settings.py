@@ -5,6 +5,7 @@ import logging
 from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
+from ssl_keras.networks import Network
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def start_from(init, settings, builders, names, refusal="", key="network", **wan
         ValueError: the saved network does not fit; a setting that is not at its default contradicts it.
     """
     card = cards.read(encoders.find(init))
-    saved = card[key] or {"builder": ""}
+    saved = Network.from_json(card[key]).to_json() if card[key] else {"builder": ""}  # with the keywords' defaults
     if saved["builder"] not in builders or any(saved[name] != value for name, value in wanted.items()):
         if refusal:
             raise ValueError(f"{init} {refusal}")

@@ -14,7 +14,18 @@ import keras
 import numpy as np
 
 from ssl_keras.data import ranges
-from ssl_keras.networks import conv, dcgan, dense, mae_decoder, recurrent, towers, transformer, vit, waveform
+from ssl_keras.networks import (
+    conv,
+    dcgan,
+    dense,
+    mae_decoder,
+    recurrent,
+    towers,
+    transformer,
+    untied_head,
+    vit,
+    waveform,
+)
 from ssl_keras.startup import keras_settings
 
 
@@ -65,6 +76,7 @@ BUILDERS = {
     "waveform": Builder(waveform.waveform_encoder, "sound", parts=waveform.parts),
     "classifier_head": Builder(dense.classifier_head, "head"),
     "masked_head": Builder(transformer.masked_head, "head"),
+    "untied_head": Builder(untied_head.untied_head, "head"),
     "attending_decoder": Builder(recurrent.attending_decoder, "head"),
     "frame_classifier": Builder(waveform.frame_classifier, "head"),
     "generator": Builder(dcgan.generator, "head"),

@@ -19,7 +19,8 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
-from ssl_keras.networks.transformer import HIDDEN, token_logits
+from ssl_keras.networks.attention import HIDDEN
+from ssl_keras.networks.transformer import token_logits
 
 GATES = {"gru": 3, "lstm": 4}
 MAX_LAYERS = 64

@@ -1,16 +1,18 @@
-"""Transformers: functional graphs from tokens to hidden states, in three architectures.
+"""Transformers: functional graphs from tokens to hidden states, in four architectures.
 
 - `gpt2`: pre-norm, learned positions, GELU in its tanh form (Radford et al. 2019).
-- `bert`: post-norm, learned positions and segments, GELU (Devlin et al. 2018).
+- `bert`: post-norm, learned positions and segments, GELU (Devlin et al. 2018). RoBERTa (Liu et al. 2019) is the same
+  with one segment, DistilBERT (Sanh et al. 2019) without segments.
+- `llama`: `networks/llama_block.py` (Touvron et al. 2023).
 - `modern`: pre-norm with RMS norm without weights (Zhang & Sennrich 2019), rotary positions
   (Su et al. 2021), normalized queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021),
   no biases, output projections initialized to 0, and a token shift at the input (Peng et al. 2023):
   each token's embedding gets a learned fraction, per feature, of its predecessor's.
 
-The first two can load public weights. Token -1 is padding and must come after the text. It is never
+All but `modern` can load public weights. Token -1 is padding and must come after the text. It is never
 attended to, so it does not affect the outputs at other positions.
 
-Shapes: `B` batch, `T` tokens, `S` keys, `D` width, `H` heads, `d = D/H`, `V` vocabulary, `C` context.
+Shapes: `B` batch, `T` tokens, `D` width, `H` heads, `d = D/H`, `V` vocabulary, `C` context.
 """
 
 import math
@@ -18,12 +20,26 @@ import typing
 from typing import Annotated, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
+from ssl_keras.networks.attention import (
+    ROTARY_BASE,
+    attend,
+    attention_bias,
+    attention_weights,
+    average,
+    dense,
+    empty_cache,
+    extend_cache,
+    layer_norm,
+    rms_norm,
+    rotate,
+)
+from ssl_keras.networks.llama_block import LlamaBlock, Rotary, mlp_width
 
-ARCHITECTURES = ("gpt2", "bert", "modern")
+ARCHITECTURES = ("gpt2", "bert", "modern", "llama")
+ROTARY = ("modern", "llama")  # with rotary positions, which rotate pairs of features
 SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
     "mini": (4, 4, 128),  # 0.8M parameters and the vocabulary's
     "small": (4, 4, 256),  # 3.2M
@@ -32,9 +48,7 @@ SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
     "bert-base": (12, 12, 768),  # 110M with BERT's
 }
 MAX_LAYERS, MAX_CONTEXT = 128, 1 << 20
-SEGMENTS = 2  # of the `bert` architecture; a single text is segment 0
-HIDDEN = -1e9  # bias of a masked score; finite, so that a row of padding gives no NaN
-ROTARY_BASE = 10_000.0
+SEGMENTS = 2  # of BERT; a single text is segment 0
 
 
 def transformer(
@@ -49,6 +63,10 @@ def transformer(
     hidden: Annotated[int, Range(0, 1 << 20)] = 0,
     epsilon: Annotated[float, Range(0, 1, open="both")] = 1e-5,
     remat: bool = False,
+    segments: Annotated[int, Range(0, SEGMENTS)] = SEGMENTS,
+    kv_heads: Annotated[int, Range(0, 1 << 10)] = 0,
+    rotary_base: Annotated[float, Range(1)] = ROTARY_BASE,
+    rotary_scaling: tuple[Annotated[float, Range(0, open="low")], ...] = (),
     name="encoder",
 ):
     """Returns a transformer, tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
@@ -57,27 +75,46 @@ def transformer(
         vocabulary: V, number of tokens.
         context: C, length of the longest sequence.
         layers, heads, width: number of blocks, attention heads per block, hidden size D.
-        architecture: "gpt2", "bert" or "modern".
+        architecture: "gpt2", "bert", "modern" or "llama".
         causal: whether a position attends only to positions up to itself.
-        hidden: units of the MLPs' hidden layer; 0 is 4·width.
+        hidden: units of the MLPs' hidden layer; 0 is 4·width, or about 8/3·width for "llama" (`mlp_width`).
         epsilon: added to variances in the norms.
         remat: recompute each block in the backward pass, which saves memory and takes a third more time
             (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+        segments: rows of the segment embeddings of "bert", the first of which is added to every token.
+        kv_heads: heads of keys and values of "llama", K; 0 is `heads`.
+        rotary_base, rotary_scaling: of the rotary positions of "llama", see `attention.rotary_rates`.
         name: name of the graph.
+
+    Raises:
+        ValueError: an option is for another architecture; `width` and `heads` do not fit.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}. Received: {architecture!r}")
-    if width % heads or (architecture == "modern" and width // heads % 2):
+    if width % heads or (architecture in ROTARY and width // heads % 2):
         raise ValueError(
-            "width must be a multiple of heads, and an even multiple if the architecture is modern. Received: "
+            "width must be a multiple of heads, and an even multiple if the architecture is modern or llama. Received: "
             f"width {width}, {heads} heads"
         )
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
-    x = Embeddings(vocabulary, context, width, architecture, epsilon, name="embeddings")(tokens)
-    for index in range(layers):
-        x = Block(heads, hidden or 4 * width, layers, architecture, causal, epsilon, remat, name=f"block_{index}")(
-            x, tokens
+    rotary = Rotary(float(rotary_base), tuple(rotary_scaling))
+    if architecture != "llama" and (kv_heads or rotary != Rotary()):
+        raise ValueError(
+            "kv_heads, rotary_base and rotary_scaling are for the architecture llama. Received: architecture "
+            f"{architecture}, kv_heads {kv_heads}, {rotary}"
         )
+    if architecture != "bert" and segments != SEGMENTS:
+        raise ValueError(f"segments is for the architecture bert. Received: architecture {architecture}")
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = Embeddings(vocabulary, context, width, architecture, epsilon, segments, name="embeddings")(tokens)
+    hidden = hidden or mlp_width(architecture, width)
+    for index in range(layers):
+        if architecture == "llama":
+            block = LlamaBlock(
+                heads, kv_heads or heads, hidden, layers, causal, epsilon, rotary, remat, name=f"block_{index}"
+            )
+        else:
+            block = Block(heads, hidden, layers, architecture, causal, epsilon, remat, name=f"block_{index}")
+        x = block(x, tokens)
     x = FinalNorm(architecture, epsilon, dtype="float32", name="norm")(x)
     return keras.Model(tokens, x, name=name)
 
@@ -93,7 +130,7 @@ class Parts(typing.NamedTuple):
 def parts(encoder):
     """Returns the `Parts` of a graph. Raises ValueError if it is not a graph of `transformer`."""
     layers = {layer.name: layer for layer in encoder.layers}
-    blocks = [layer for layer in encoder.layers if isinstance(layer, Block)]
+    blocks = [layer for layer in encoder.layers if isinstance(layer, BLOCKS)]
     if not {"embeddings", "norm"} <= layers.keys():
         raise ValueError(
             "The encoder must be a graph of networks.transformer.transformer, since its layers are used one by one. "
@@ -129,73 +166,11 @@ class Pool(keras.layers.Layer):
         return pool(hidden, tokens)
 
 
-def layer_norm(x, epsilon, scale=None, shift=None):
-    """Applies layer normalization over the last axis, in float32 (Ba et al. 2016)."""
-    dtype, x = x.dtype, tf.cast(x, tf.float32)
-    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    x = (x - mean) * tf.math.rsqrt(variance + epsilon)
-    return tf.cast(x * tf.cast(scale, tf.float32) + tf.cast(shift, tf.float32), dtype)
-
-
-def rms_norm(x, epsilon):
-    """Divides x by its root mean square over the last axis, in float32."""
-    dtype, x = x.dtype, tf.cast(x, tf.float32)
-    return tf.cast(x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon), dtype)
-
-
-def rotate(x, position):
-    """Applies rotary positions (T,) to x (B, T, H, d): rotates pairs (i, i + d/2) by position·base^(-2i/d)."""
-    half = x.shape[-1] // 2
-    rate = ROTARY_BASE ** (-np.arange(half, dtype=np.float32) / half)
-    angle = tf.cast(position, tf.float32)[:, None, None] * rate  # (T, 1, d/2)
-    cos, sin = tf.cast(tf.cos(angle), x.dtype), tf.cast(tf.sin(angle), x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return tf.concat([first * cos - second * sin, first * sin + second * cos], -1)
-
-
-def attention_weights(q, k, bias):
-    """Returns softmax(q·kᵀ/√d + bias) (Vaswani et al. 2017): (B, T, H, d), (B, S, H, d) -> (B, H, T, S) float32."""
-    scores = tf.cast(tf.einsum("bthd,bshd->bhts", q, k), tf.float32) / math.sqrt(q.shape[-1])
-    return tf.nn.softmax(scores if bias is None else scores + bias)
-
-
-def attend(q, k, v, bias):
-    """Averages the values by the attention weights: (B, T, H, d), (B, S, H, d), (B, S, H, d) -> (B, T, D)."""
-    return average(attention_weights(q, k, bias), v)
-
-
-def average(weights, v):
-    """Averages the values by weights: (B, H, T, S), (B, S, H, d) -> (B, T, D)."""
-    y = tf.einsum("bhts,bshd->bthd", tf.cast(weights, v.dtype), v)
-    return tf.reshape(y, (tf.shape(y)[0], tf.shape(y)[1], v.shape[-2] * v.shape[-1]))
-
-
-def dense(x, kernel, bias):
-    """Returns x·kernel + bias, (B, T, D) -> (B, T, columns); `bias` may be None."""
-    # Flattened to a matrix, since a product with a batch axis is slower on a CPU.
-    flat = tf.reshape(x, (-1, kernel.shape[0])) @ tf.cast(kernel, x.dtype)
-    if bias is not None:
-        flat += tf.cast(bias, x.dtype)
-    return tf.reshape(flat, (tf.shape(x)[0], tf.shape(x)[1], kernel.shape[1]))
-
-
-def attention_bias(position, keys, causal, valid=None):
-    """Returns the bias that masks scores: positions of queries (T,), S keys, valid (B, S) -> (B or 1, 1, T, S)."""
-    bias = None
-    if causal:
-        ahead = tf.range(keys)[None] > position[:, None]  # (T, S)
-        bias = tf.where(ahead, HIDDEN, 0.0)[None, None]
-    if valid is not None:
-        padding = tf.where(valid, 0.0, HIDDEN)[:, None, None]  # (B, 1, 1, S)
-        bias = padding if bias is None else bias + padding
-    return bias
-
-
 @keras.saving.register_keras_serializable("ssl_keras")
 class Embeddings(keras.layers.Layer):
     """Embeds tokens, (B, T) -> (B, T, D), and adds learned positions if the architecture has them."""
 
-    def __init__(self, vocabulary, context, width, architecture, epsilon, **kwargs):
+    def __init__(self, vocabulary, context, width, architecture, epsilon, segments=SEGMENTS, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.options = {
             "vocabulary": vocabulary,
@@ -203,6 +178,7 @@ class Embeddings(keras.layers.Layer):
             "width": width,
             "architecture": architecture,
             "epsilon": epsilon,
+            "segments": segments,
         }
         self.architecture, self.context, self.epsilon = architecture, context, epsilon
         modern = architecture == "modern"
@@ -210,10 +186,10 @@ class Embeddings(keras.layers.Layer):
         self.tokens = self.add_weight((vocabulary, width), normal, name="tokens")
         if modern:
             self.shift = self.add_weight((width,), "zeros", name="shift")
-        else:
+        elif architecture != "llama":
             self.positions = self.add_weight((context, width), normal, name="positions")
         if architecture == "bert":
-            self.segments = self.add_weight((SEGMENTS, width), normal, name="segments")
+            self.segments = self.add_weight((segments, width), normal, name="segments") if segments else None
             self.scale = self.add_weight((width,), "ones", name="scale")
             self.offset = self.add_weight((width,), "zeros", name="offset")
         self.built = True
@@ -236,10 +212,13 @@ class Embeddings(keras.layers.Layer):
             first = tf.zeros_like(x[:, :1]) if before is None else rms_norm(before, self.epsilon)
             x = rms_norm(x, self.epsilon)
             return x + tf.cast(self.shift, x.dtype) * tf.concat([first, x[:, :-1]], axis=1)
+        if self.architecture == "llama":
+            return x
         places = tf.gather(tf.convert_to_tensor(self.positions), position + tf.range(tf.shape(x)[1]))
         x += tf.cast(places, x.dtype)
         if self.architecture == "bert":
-            x += tf.cast(self.segments[0], x.dtype)
+            if self.segments is not None:
+                x += tf.cast(self.segments[0], x.dtype)
             return layer_norm(x, self.epsilon, self.scale, self.offset)
         return x
 
@@ -323,7 +302,7 @@ class Block(keras.layers.Layer):
     def cache(self, batch, room):
         """Returns an empty cache of keys and values for `room` tokens: two tensors (B, room, H, d)."""
         width = self.attention_out[0].shape[0]
-        return (tf.zeros((batch, room, self.heads, width // self.heads), self.compute_dtype),) * 2
+        return empty_cache(batch, room, self.heads, width // self.heads, self.compute_dtype)
 
     def extend(self, x, cache, position):
         """Computes `call` for n positions from `position` on; earlier keys and values come from the cache.
@@ -338,12 +317,8 @@ class Block(keras.layers.Layer):
         """
         place = position + tf.range(tf.shape(x)[1])
         q, *new = self._queries_keys_values(x, place)
-        room = cache[0].shape[1]
-        index = tf.range(room) - position  # index among the n new positions of each place
-        taken = ((index >= 0) & (index < tf.shape(x)[1]))[None, :, None, None]
-        index = tf.clip_by_value(index, 0, tf.shape(x)[1] - 1)
-        cache = tuple(tf.where(taken, tf.gather(n, index, axis=1), old) for n, old in zip(new, cache))
-        bias = attention_bias(place, room, causal=True)
+        cache = extend_cache(cache, new, place)
+        bias = attention_bias(place, cache[0].shape[1], causal=True)
         return self._finish(x, attend(q, *cache, bias)), cache
 
     def _queries_keys_values(self, x, position):
@@ -378,6 +353,9 @@ class Block(keras.layers.Layer):
         return super().get_config() | self.options
 
 
+BLOCKS = (Block, LlamaBlock)
+
+
 @keras.saving.register_keras_serializable("ssl_keras")
 class FinalNorm(keras.layers.Layer):
     """The final norm, (B, T, D) -> (B, T, D) float32; the identity for `bert`, whose blocks end with a norm."""
@@ -391,7 +369,7 @@ class FinalNorm(keras.layers.Layer):
         if self.architecture == "gpt2":
             self.scale = self.add_weight((width,), "ones", name="scale")
             self.shift = self.add_weight((width,), "zeros", name="shift")
-        elif self.architecture == "modern":
+        elif self.architecture in ("modern", "llama"):
             self.scale = self.add_weight((width,), "ones", name="scale")
 
     def call(self, x):
@@ -401,6 +379,8 @@ class FinalNorm(keras.layers.Layer):
         if self.architecture == "modern":
             # Divided by √D, since the token embeddings that make the logits have elements of unit size.
             return rms_norm(x, self.epsilon) * tf.cast(self.scale, tf.float32) / math.sqrt(x.shape[-1])
+        if self.architecture == "llama":
+            return rms_norm(x, self.epsilon) * tf.cast(self.scale, tf.float32)
         return x
 
     def get_config(self):

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
-from ssl_keras.networks.transformer import attend, attention_weights, dense, layer_norm
+from ssl_keras.networks.attention import attend, attention_weights, dense, layer_norm
 
 HEAD = 64  # features of an attention head by default
 Rate = Annotated[float, Range(0, 1, open="high")]

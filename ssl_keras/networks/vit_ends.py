@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.networks.conv import pool_places
-from ssl_keras.networks.transformer import dense, layer_norm
+from ssl_keras.networks.attention import dense, layer_norm
 
 
 @keras.saving.register_keras_serializable("ssl_keras")

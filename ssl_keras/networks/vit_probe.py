@@ -6,7 +6,7 @@ Shapes: `B` batch, `T` tokens, `D` width.
 import keras
 import tensorflow as tf
 
-from ssl_keras.networks.transformer import attend, dense, layer_norm
+from ssl_keras.networks.attention import attend, dense, layer_norm
 from ssl_keras.networks.vit_block import GELU, glorot_limit
 
 

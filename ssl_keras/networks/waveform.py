@@ -30,7 +30,8 @@ import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
 from ssl_keras.networks.recurrent import Recurrent
-from ssl_keras.networks.transformer import Block, FinalNorm, rms_norm
+from ssl_keras.networks.attention import rms_norm
+from ssl_keras.networks.transformer import Block, FinalNorm
 
 FRAMES_PER_SECOND = 50
 STRIDES = {8_000: (5, 4, 4, 2), 16_000: (5, 4, 4, 4)}  # by rate in Hz; the hop is their product

@@ -5,7 +5,8 @@ The tutorial's section 4.1: P(x_{t+1} | x₁…x_t) is the softmax over the voca
 (Press & Wolf 2017). The loss is −log P, averaged over tokens.
 
 Departures: the tutorial's f is "feed-forward"; here it is a transformer. The default architecture, `modern`, changes
-GPT-2's network as described in `networks/transformer.py`; `gpt2` is the original. The loss of `modern` starts above
+GPT-2's network as described in `networks/transformer.py`; `gpt2` is the original, and `llama` the network of Touvron et
+al. 2023, whose output may be untied from the embeddings. The loss of `modern` starts above
 log V: its embeddings have elements of unit size, so it first predicts that each token repeats, and unlearns this within
 about fifty steps. There is no dropout, since replicas would draw different masks; a run keeps its best checkpoint.
 
@@ -17,19 +18,22 @@ byte of UTF-8 text, which is comparable between tokenizers; `gradient_norm` (tra
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from ssl_keras.data import masking, tokens
+from ssl_keras.data.ranges import Range
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders import find
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.inference import generation
 from ssl_keras.modalities import language
-from ssl_keras.networks import transformer
+from ssl_keras.networks import Network, transformer
 
 DEFAULTS = Training(
     data="pydoc",
@@ -51,16 +55,40 @@ DEFAULTS = Training(
 class Settings(language.Settings):
     """The causal transformer and its tokenizer."""
 
-    ARCHITECTURES: ClassVar = ("modern", "gpt2")
+    ARCHITECTURES: ClassVar = ("modern", "gpt2", "llama")
     CAUSAL: ClassVar = True
 
     architecture: Literal[*ARCHITECTURES] = "modern"
-    """Transformer architecture: gpt2 as published, or modern (RMS norm, rotary positions, squared ReLU, no biases)."""
+    """Transformer architecture: gpt2 and llama as published, or modern (RMS norm, rotary positions, squared ReLU, no
+    biases)."""
+    kv_heads: Annotated[int, Range(0)] = 0
+    """Number of heads of keys and values per block, which heads of queries share (grouped-query attention; llama only).
+    0 uses the value of --heads."""
+    untied: bool = False
+    """Give the output a matrix of its own, instead of that of the token embeddings (llama only)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = ", ".join(name for name in ("kv_heads", "untied") if getattr(self, name))
+        if given and self.architecture != "llama":
+            raise ValueError(
+                f"{given}: expected the architecture llama. Received: {self.architecture}. Leave {given} out, or use "
+                "llama."
+            )
 
 
 def prepare(settings, splits, init=None):
-    """Turns text into windows of tokens; completes the settings from the tokenizer and `init`."""
-    settings, tokenizer = language.prepare(settings, splits, init)
+    """Turns text into windows of tokens; completes the settings from the tokenizer and `init`.
+
+    Raises:
+        ValueError: the settings contradict the encoder `init`.
+    """
+    asked, (settings, tokenizer) = settings.untied, language.prepare(settings, splits, init)
+    if init is not None:
+        saved = cards.is_a(cards.read(find(init)), "untied_head")
+        if asked and not saved:
+            raise ValueError(f"{init} has no output matrix of its own, which untied asks for. Leave untied out.")
+        settings = dataclasses.replace(settings, untied=saved)
     tables = {"bytes": tokenizer.byte_lengths()}
     return settings, tokens.corpus(splits, tokenizer, settings.length, target=1, tables=tables)
 
@@ -70,9 +98,16 @@ def encoder(settings, spec):
     return language.trunk(settings, causal=True)
 
 
+def head(settings, spec=None):
+    """Returns the untied output, hidden states (M, D), token embeddings (V, D) -> logits (M, V), as a `Network`."""
+    settings = settings.filled()
+    return Network("untied_head", vocabulary=settings.vocabulary, width=settings.width)
+
+
 def build(settings, spec, encoder=encoder):
     """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return CausalLM(settings, language.chosen_encoder(settings, spec, encoder))
+    network = language.chosen_encoder(settings, spec, encoder)
+    return CausalLM(settings, network, head(settings).build() if settings.untied else None)
 
 
 class Perplexity(keras.metrics.Mean):
@@ -83,13 +118,13 @@ class Perplexity(keras.metrics.Mean):
 
 
 class CausalLM(Objective):
-    """Holds `encoder`; trains it to predict each token of `batch["tokens"]` from those before it."""
+    """Holds `encoder` and, if it is untied, `head`; trains them to predict each token from those before it."""
 
-    def __init__(self, settings, encoder):
+    def __init__(self, settings, encoder, head=None):
         super().__init__(name="causal_lm")
-        self.settings, self.encoder = settings, encoder
+        self.settings, self.encoder, self.head = settings, encoder, head
         self.tokens = settings.filled().length
-        self.generator = generation.Generator(encoder)
+        self.generator = generation.Generator(encoder, head=head)
         self.perplexity = Perplexity("perplexity")
         self.bits_per_byte = keras.metrics.Mean("bits_per_byte")
 
@@ -133,7 +168,7 @@ class CausalLM(Objective):
 
     def logits(self, tokens):
         """Returns logits of the next token, (B, T) int32 -> (B, T, V) float32."""
-        return language.logits(self.encoder, self.encoder(tokens))
+        return language.logits(self.encoder, self.encoder(tokens), self.head)
 
     def report(self, batch, examples, splits):
         """Attention maps, continuations of held-out windows, and token embeddings."""

@@ -34,6 +34,7 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import captions
+from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.initialize import initialize
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
@@ -41,10 +42,10 @@ from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import retrieval
 from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.inference import search
-from ssl_keras.modalities import vision
+from ssl_keras.modalities import language, vision
 from ssl_keras.modalities.settings import start_from, tokenizer_of
 from ssl_keras.networks import Network, towers
-from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS
+from ssl_keras.networks.transformer import ARCHITECTURES, MAX_CONTEXT, MAX_LAYERS, ROTARY
 from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
@@ -79,8 +80,8 @@ class Settings(vision.Settings):
     """Name or path of a saved encoder of causal_lm or masked_lm to start the text encoder from, with its tokenizer.
     By default random weights are used."""
     text_architecture: Literal[*ARCHITECTURES] = "modern"
-    """Architecture of the text transformer: gpt2 or bert as published, or modern (RMS norm, rotary positions, squared
-    ReLU, no biases)."""
+    """Architecture of the text transformer: gpt2, bert or llama as published, or modern (RMS norm, rotary positions,
+    squared ReLU, no biases)."""
     text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
     """Number of blocks in the text transformer. 0 averages token embeddings instead."""
     text_heads: Annotated[int, Range(1, 1 << 10)] = 4
@@ -106,10 +107,10 @@ class Settings(vision.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.text_width % (self.text_heads * (2 if self.text_architecture == "modern" else 1)):
+        if self.text_width % (self.text_heads * (2 if self.text_architecture in ROTARY else 1)):
             raise ValueError(
-                "text_width must be a multiple of text_heads, and an even multiple if the architecture is modern. "
-                f"Received: text_width {self.text_width}, text_heads {self.text_heads}"
+                "text_width must be a multiple of text_heads, and an even multiple if the architecture is modern or "
+                f"llama. Received: text_width {self.text_width}, text_heads {self.text_heads}"
             )
 
 
@@ -147,13 +148,24 @@ def prepare(settings, splits, init=None):
         kept, _ = start_from(init, settings, ("towers",), TOWERS, refusal, key="head")
     elif settings.init_text:
         refusal = "is not the encoder of a language model. Expected an encoder saved by causal_lm or masked_lm."
-        kept, _ = start_from(settings.init_text, settings, ("transformer",), LANGUAGE_MODEL, refusal)
+        kept, card = start_from(settings.init_text, settings, ("transformer",), LANGUAGE_MODEL, refusal)
+        _check_options(settings.init_text, cards.network(card).keywords)
     else:
         kept = {}
     tokenizer = tokenizer_of(settings, source, lambda: captions.training_texts(splits.train))
     kept |= {"tokenizer": str(source)} if source else {"vocabulary": tokenizer.vocabulary}
     settings = dataclasses.replace(settings, **kept)
     return settings, captions.tokenize(splits, tokenizer, settings.context)
+
+
+def _check_options(name, saved):
+    """Raises ValueError if a saved text encoder has options that the towers do not have, such as RoBERTa's segment."""
+    other = {key: saved[key] for key in language.OPTIONS if saved[key] != getattr(language.Settings, key)}
+    if other:
+        raise ValueError(
+            f"{name} has options that a text encoder here does not have. Expected the defaults. Received: {other}. Use "
+            "another --init-text."
+        )
 
 
 encoder = vision.encoder

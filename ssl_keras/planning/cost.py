@@ -132,14 +132,19 @@ def parameters(settings, masked=False):
         (all weights, weights that each token is multiplied by).
     """
     d, h, v = settings.width, settings.hidden, settings.vocabulary
-    products = settings.layers * (4 * d * d + 2 * d * h)
-    count = products + v * d
+    if settings.architecture == "llama":
+        shared = (settings.kv_heads or settings.heads) / settings.heads  # grouped-query attention
+        products = settings.layers * round(2 * (1 + shared) * d * d + 3 * d * h)
+        count = products + v * d * (1 + getattr(settings, "untied", False)) + settings.layers * 2 * d + d  # norms
+    else:
+        products = settings.layers * (4 * d * d + 2 * d * h)
+        count = products + v * d
     if settings.architecture == "modern":
         count += 2 * d  # token shift, last scale
-    else:
+    elif settings.architecture != "llama":
         count += settings.context * d + settings.layers * (3 * d + d + h + d + 4 * d)  # positions, biases, norms
         count += 2 * d  # the last norm of gpt2, the first of bert
-        count += 2 * d * (settings.architecture == "bert")  # segments
+        count += settings.segments * d * (settings.architecture == "bert")
     if masked:
         count += d * d + 3 * d + v
     ratio = settings.mask_ratio if masked else 1.0

@@ -8,6 +8,7 @@ import tensorflow as tf
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.inference import generation
 from ssl_keras.modalities import language
+from ssl_keras.networks import Network
 from ssl_keras.networks import transformer as tr
 
 
@@ -18,7 +19,8 @@ def architecture(request):
 
 @pytest.fixture
 def network(architecture):
-    network = tr.transformer(40, 24, 2, 2, 16, architecture=architecture, causal=True)
+    shared = {"kv_heads": 1, "rotary_scaling": (2.0,)} if architecture == "llama" else {}
+    network = tr.transformer(40, 24, 2, 2, 16, architecture=architecture, causal=True, **shared)
     rng = np.random.default_rng(1)
     for variable in network.trainable_variables:
         variable.assign(variable + rng.normal(0, 0.2, variable.shape))
@@ -33,6 +35,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "modern", "llama"])
 def test_cached_logits_equal_uncached(network, rng):
     ids = rng.integers(0, 40, (3, 20)).astype(np.int32)
     whole = language.logits(network, network(ids)).numpy()
@@ -54,6 +57,19 @@ def test_the_cache_changes_no_text(network, options, rng, eagerly):
     without = generation.Generator(network, cached=False)(prompts, 8, seed=3, **options)
     np.testing.assert_array_equal(with_cache, without)
     assert with_cache.shape == (2, 8)
+
+
+@pytest.mark.parametrize("architecture", ["llama"])
+def test_an_untied_head_gives_the_logits(network, rng, eagerly):
+    """The greedy tokens are those of the whole text's logits by the head, with the cache and without."""
+    head = Network("untied_head", vocabulary=40, width=16).build()
+    head.set_weights([rng.normal(size=(40, 16))])
+    prompts = rng.integers(0, 40, (2, 5)).astype(np.int32)
+    made = [generation.Generator(network, cached, head=head)(prompts, 4, temperature=0) for cached in (True, False)]
+    np.testing.assert_array_equal(*made)
+    whole = np.concatenate([prompts, made[0]], 1)
+    logits = network(whole[:, :-1]).numpy() @ head.get_weights()[0].T
+    np.testing.assert_array_equal(logits[:, 4:].argmax(-1), made[0])
 
 
 @pytest.mark.parametrize("architecture", ["modern"])

@@ -28,6 +28,7 @@ SMALL = {  # keywords of a small network of each builder
     "waveform": {"rate": 8_000, "width": 8, "layers": 1, "heads": 2, "channels": 4},
     "classifier_head": {"features": 4, "classes": 3},
     "masked_head": {"vocabulary": 9, "width": 4},
+    "untied_head": {"vocabulary": 9, "width": 4},
     "attending_decoder": {"vocabulary": 9, "width": 4, "layers": 1, "source_width": 4},
     "frame_classifier": {"width": 4, "symbols": 5},
     "generator": {"image_shape": (16, 16, 1), "latent": 3, "width": 4},

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ssl_keras.modalities import language
+from ssl_keras.networks import attention
 from ssl_keras.networks import transformer as tr
 
 every_architecture = pytest.mark.parametrize("architecture", tr.ARCHITECTURES)
@@ -47,8 +48,8 @@ def test_attention_equals_a_loop(rng, causal):
     q, k, v = rng.normal(size=(3, 2, 6, 3, 4))
     valid = np.ones((2, 6), bool)
     valid[1, 4:] = causal  # padding, in the bidirectional case
-    bias = tr.attention_bias(tf.range(6), 6, causal, None if causal else valid)
-    weights = tr.attention_weights(tf.constant(q, tf.float32), tf.constant(k, tf.float32), bias)
+    bias = attention.attention_bias(tf.range(6), 6, causal, None if causal else valid)
+    weights = attention.attention_weights(tf.constant(q, tf.float32), tf.constant(k, tf.float32), bias)
     ours = tf.einsum("bhts,bshd->bthd", weights, tf.constant(v, tf.float32))
     np.testing.assert_allclose(ours, loop_attention(q, k, v, causal, valid), atol=1e-6)
     np.testing.assert_allclose(tf.reduce_sum(weights, -1), np.ones((2, 3, 6)), atol=1e-6)
@@ -58,14 +59,14 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone(rng):
     q, k = rng.normal(size=(2, 1, 1, 1, 6)).astype(np.float32)
 
     def product(i, j):
-        return float(tf.reduce_sum(tr.rotate(q, tf.constant([i])) * tr.rotate(k, tf.constant([j]))))
+        return float(tf.reduce_sum(attention.rotate(q, tf.constant([i])) * attention.rotate(k, tf.constant([j]))))
 
     assert product(7, 4) == pytest.approx(product(13, 10), abs=1e-5)
     assert product(7, 4) != pytest.approx(product(7, 5), abs=1e-3)
-    turned = tr.rotate(q, tf.constant([5])).numpy()
+    turned = attention.rotate(q, tf.constant([5])).numpy()
     assert np.linalg.norm(turned) == pytest.approx(np.linalg.norm(q), rel=1e-6)
     # As complex numbers: the pair (i, i + d/2) is one number, rotated by 5 / base^(2i/d).
-    number = (q[..., :3] + 1j * q[..., 3:]) * np.exp(1j * 5 * tr.ROTARY_BASE ** (-np.arange(3) / 3))
+    number = (q[..., :3] + 1j * q[..., 3:]) * np.exp(1j * 5 * attention.ROTARY_BASE ** (-np.arange(3) / 3))
     np.testing.assert_allclose(turned, np.concatenate([number.real, number.imag], -1), atol=1e-5)
 
 
@@ -73,8 +74,8 @@ def test_norms(rng):
     x = rng.normal(2, 3, (4, 8)).astype(np.float32)
     scale, shift = rng.normal(size=(2, 8)).astype(np.float32)
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + shift
-    np.testing.assert_allclose(tr.layer_norm(tf.constant(x), 1e-5, scale, shift), expected, atol=1e-5)
-    rms = tr.rms_norm(tf.constant(x), 1e-5)
+    np.testing.assert_allclose(attention.layer_norm(tf.constant(x), 1e-5, scale, shift), expected, atol=1e-5)
+    rms = attention.rms_norm(tf.constant(x), 1e-5)
     np.testing.assert_allclose(rms, x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5), atol=1e-5)
 
 
