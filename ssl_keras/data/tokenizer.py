@@ -25,8 +25,9 @@ from ssl_keras.data.tokenizer_parts import CHARACTER, MAX_WORD
 
 KINDS = ("characters", "bpe", "wordpiece")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 … 4 of tokenizers trained here
-# Common names of the end-of-text, mask and unknown tokens.
-ENDS, MASKS, UNKNOWNS = ("<|endoftext|>", "[SEP]", "</s>"), ("[MASK]", "<mask>"), ("[UNK]", "<unk>")
+# Common names of the end-of-text, mask, unknown and padding tokens.
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "[SEP]", "</s>")
+MASKS, UNKNOWNS, PADS = ("[MASK]", "<mask>"), ("[UNK]", "<unk>"), ("[PAD]", "<pad>")
 MAX_BYTES = 64 << 20  # of a tokenizer.json
 FORMAT = 2  # increment when training changes: cached tokenizers are then trained again
 

@@ -1,8 +1,8 @@
 """Import and export of checkpoints in the Hugging Face layout: language models, and vision transformers.
 
-`hugging_face_text.py` has GPT-2 and BERT, `hugging_face_vision.py` the families of vision transformers. The networks
-here compute the same as those models; only the names and layouts of weights differ. Tensors that a network does not use
-are logged and kept in the card. Nothing in a checkpoint is executed.
+`hugging_face_text.py` has the families of GPT-2, BERT and Llama, `hugging_face_vision.py` those of vision transformers.
+The networks here compute the same as those models; only the names and layouts of weights differ. Tensors that a network
+does not use are logged and kept in the card. Nothing in a checkpoint is executed.
 """
 
 import logging
@@ -10,7 +10,7 @@ import pathlib
 
 from ssl_keras import files
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders import hugging_face_text, hugging_face_vision
+from ssl_keras.encoders import hugging_face_text, hugging_face_vision, text_layouts
 from ssl_keras.encoders.catalog import find
 from ssl_keras.encoders.checkpoint_files import read_config
 from ssl_keras.encoders.saving import save_encoder
@@ -35,8 +35,8 @@ def import_encoder(folder, out=None, keep_size=False):
     if hugging_face_vision.is_vision(config):
         encoder, head, unused = hugging_face_vision.load(folder, config, keep_size)
         spec, tokenizer = hugging_face_vision.spec_of(encoder), None
-    elif config["model_type"] not in hugging_face_text.PREFIX:
-        known = ", ".join((*hugging_face_text.PREFIX, *hugging_face_vision.MODEL_TYPES))
+    elif config["model_type"] not in text_layouts.FAMILIES:
+        known = ", ".join((*text_layouts.FAMILIES, *hugging_face_vision.MODEL_TYPES))
         raise ValueError(f"Expected a model_type in config.json of {known}. Received: {config['model_type']!r}")
     else:
         if keep_size:

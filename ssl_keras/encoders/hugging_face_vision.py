@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, check_floats, naming, open_weights, read_object, tensor_of
+from ssl_keras.encoders import layouts
+from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, naming, open_weights, read_object, tensor_of
 from ssl_keras.encoders.loading import load_with_head, named_variables
 from ssl_keras.encoders.vision_layouts import DECODER_BLOCKS, DECODER_POSITIONS, FAMILIES, decoder_rules, rules
 from ssl_keras.networks import Network, description
@@ -76,15 +77,11 @@ def load(folder, config, keep_size=False):
     # A config may ask for any size, so check it first where nothing is allocated.
     with tf.Graph().as_default(), naming(folder):
         for graph, made in rules_of(*make()):
-            _check_shapes(stored, made, named_variables(graph))
+            layouts.check_shapes(stored, made, named_variables(graph))
     encoder, head = make()
     unused = set(stored)
     for graph, made in rules_of(encoder, head):
-        variables = named_variables(graph)
-        for rule in made:
-            for ours, value in zip(rule.ours, _read(stored, rule), strict=True):
-                variables[ours].assign(value)
-            unused -= set(rule.theirs)
+        unused -= layouts.assign(stored, made, named_variables(graph))
     unused = sorted(each for each in unused if not each.endswith(CONSTANTS))
     if unused:
         log.warning(
@@ -223,26 +220,6 @@ def _is_sine(stored, name, keywords):
     return bool(np.abs(places[0, 1:] - sine_positions(*grid, keywords["width"])).max() < FLOAT16_ERROR)
 
 
-def _check_shapes(stored, made, variables):
-    """Compares the headers of the files with the shapes that the network needs, before any tensor is read."""
-    for rule in made:
-        zeros = [np.broadcast_to(np.float32(0), variables[name].shape) for name in rule.ours]
-        for name, value in zip(rule.theirs, rule.write(*zeros), strict=True):
-            shape = tuple(check_floats(stored, name, ", ".join(rule.ours)).get_shape())
-            if shape != value.shape:
-                raise ValueError(f"{name}: expected the shape {value.shape}. Received: {shape}")
-
-
-def _read(stored, rule):
-    """Returns the values of a rule's variables, float32."""
-    values = rule.read(*(tensor_of(stored, name) for name in rule.theirs))
-    if not all(np.isfinite(value).all() for value in values):
-        raise ValueError(
-            f"{', '.join(rule.theirs)}: expected finite numbers. Received: NaN or infinity. Get the file again."
-        )
-    return values
-
-
 def export(name, out):
     """Writes a saved vision transformer in the Hugging Face layout into the new folder `out`.
 
@@ -262,10 +239,7 @@ def export(name, out):
         pairs.append((head, decoder_rules(description(head).keywords, DECODER_BLOCKS[0]), ""))
     tensors = {}
     for graph, made, prefix in pairs:
-        variables = named_variables(graph)
-        for rule in made:
-            values = rule.write(*(variables[ours] for ours in rule.ours))
-            tensors |= {prefix + theirs: value for theirs, value in zip(rule.theirs, values, strict=True)}
+        tensors |= {prefix + name: value for name, value in layouts.written(made, named_variables(graph)).items()}
     if family_name.startswith("dinov2"):  # of their own masked training; no feature depends on it
         tensors["embeddings.mask_token"] = np.zeros((1, keywords["width"]), np.float32)
     with files.new_folder(out) as partial:

@@ -1,7 +1,7 @@
 """Names and layouts of vision transformers' weights in the Hugging Face layout, family by family.
 
-A `Rule` relates variables of `networks/vit.py` to tensors of a checkpoint, in both directions. PyTorch stores matrices
-transposed, query, key and value separately, and patch kernels as (D, C, patch, patch).
+A `layouts.Rule` relates variables of `networks/vit.py` to tensors of a checkpoint, in both directions. PyTorch stores
+patch kernels as (D, C, patch, patch).
 
 - `dinov2` (Oquab et al. 2024), and `dinov2_with_registers` (Darcet et al. 2024): LayerScale; the latter's registers
   stand after the class token and have no positions, and its positions are interpolated with antialiasing.
@@ -20,26 +20,12 @@ import typing
 
 import numpy as np
 
+from ssl_keras.encoders.layouts import Rule, joined, transposed
 from ssl_keras.networks.positions import sine_positions
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP_COLORS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5,), (0.5,))
-
-
-class Rule(typing.NamedTuple):
-    """A relation between variables here and tensors there.
-
-    Attributes:
-        ours, theirs: names of variables, and of tensors.
-        read: function from their arrays to a list of ours.
-        write: function from our arrays to a list of theirs.
-    """
-
-    ours: tuple
-    theirs: tuple
-    read: typing.Callable
-    write: typing.Callable
 
 
 class Family(typing.NamedTuple):
@@ -216,23 +202,6 @@ def block(ours, theirs, family, has_scales):
 def norm(ours, theirs):
     """Returns the rules of a norm."""
     return [joined(f"{ours}/scale", f"{theirs}.weight"), joined(f"{ours}/shift", f"{theirs}.bias")]
-
-
-def joined(ours, *theirs):
-    """Returns the rule of a variable that is a concatenation of tensors along the last axis."""
-    return Rule(
-        (ours,), theirs, lambda *x: [np.concatenate(x, -1)], lambda x: np.split(np.asarray(x), len(theirs), axis=-1)
-    )
-
-
-def transposed(ours, *theirs):
-    """Returns the rule of a matrix that is a concatenation of transposed tensors."""
-    return Rule(
-        (ours,),
-        theirs,
-        lambda *x: [np.concatenate([part.T for part in x], -1)],
-        lambda x: [part.T for part in np.split(np.asarray(x), len(theirs), axis=-1)],
-    )
 
 
 def _patches(family, keywords):
