@@ -168,7 +168,7 @@ class Fill(EncoderArgument):
     """Predictions for the [MASK] tokens of a text."""
 
     text: Positional[str]
-    """Text with [MASK] in place of each token to predict."""
+    """Text with [MASK] in place of each token to predict, or the mask token of an imported tokenizer (<mask>)."""
     top: Annotated[int, Range(1)] = 5
     """Number of predictions to print for each [MASK]."""
 

@@ -44,6 +44,7 @@ class Tokenizer:
     Attributes:
         vocabulary: the number of tokens.
         end, mask, unknown: the ids of these special tokens; -1 if there is none.
+        begin: the id of the only token that goes around a text, before it, such as Llama's; -1 if there is none.
 
     Raises:
         ValueError: The tokenizer is not of characters, byte-level BPE or WordPiece; has unsafe components or sizes
@@ -73,6 +74,8 @@ class Tokenizer:
         )
         if self.kind != "bpe":  # byte-level BPE has a token for every byte, whatever it calls unknown
             self.unknown = model["vocab"].get(model["unk_token"], self.unknown)
+        frame = self.encode([""], special=True)[0]
+        self.begin = frame[0] if len(frame) == 1 and frame[0] in self.special.values() else -1
 
     def encode(self, texts, special=False):
         """Encodes a list of strings as a list of lists of ids, on all cores.

@@ -1,4 +1,5 @@
-"""Tokenizers from older vocabulary files: BERT's `vocab.txt`, and GPT-2's `vocab.json` and `merges.txt`."""
+"""Tokenizers from older vocabulary files: BERT's `vocab.txt`, and the `vocab.json` and `merges.txt` of GPT-2 and RoBERTa.
+"""
 
 import json
 import logging
@@ -6,7 +7,7 @@ import logging
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-NAMES = "vocab.txt (BERT), or vocab.json and merges.txt (GPT-2)"
+NAMES = "vocab.txt (BERT), or vocab.json and merges.txt (GPT-2, RoBERTa)"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GPT2_SPECIAL = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -68,5 +69,9 @@ def _gpt2(vocabulary, merges):
         raise ValueError("Expected a merges.txt with two tokens per line.")
     made = tokenizers.Tokenizer(models.BPE(words, pairs))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    made.add_special_tokens([word for word in GPT2_SPECIAL if word in words])
+    made.add_special_tokens([word for word in GPT2_SPECIAL if word in words and word != "<mask>"])
+    if {"<s>", "</s>", "<mask>"} <= words.keys():  # RoBERTa, whose mask includes the space before it
+        made.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
+        ends = [(name, words[name]) for name in ("</s>", "<s>")]
+        made.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
     return made

@@ -156,7 +156,8 @@ def config_of(name, keywords, tokenizer, head, padding):
     if family.epsilon[0]:
         config[family.epsilon[0]] = keywords["epsilon"]
     if name in ("gpt2", "llama"):
-        config["bos_token_id"] = config["eos_token_id"] = tokenizer.end if tokenizer.end >= 0 else None
+        end = tokenizer.end if tokenizer.end >= 0 else None
+        config |= {"bos_token_id": end if tokenizer.begin < 0 else tokenizer.begin, "eos_token_id": end}
     else:
         config["pad_token_id"] = padding
     if name == "roberta":

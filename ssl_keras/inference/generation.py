@@ -6,6 +6,7 @@ Shapes: `B` texts, `P` tokens of the prompt, `C` context, `D` hidden size, `V` v
 import numpy as np
 import tensorflow as tf
 
+from ssl_keras.data.tokenizer import MASKS
 from ssl_keras.modalities import language
 from ssl_keras.networks.attention import HIDDEN
 
@@ -163,7 +164,8 @@ def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False
     Args:
         encoder: a causal encoder.
         tokenizer: its `Tokenizer`.
-        prompt: the beginning of each text; an empty prompt starts a new document.
+        prompt: the beginning of each text; an empty prompt starts a new document. The token that the tokenizer puts
+            before every text, such as Llama's, precedes it.
         length: the largest number of tokens to generate.
         count: the number of texts.
         stop: string after which a text ends. A text also ends at the end of its document.
@@ -175,9 +177,10 @@ def write(encoder, tokenizer, prompt, length=200, *, count=1, stop="", jit=False
     """
     if count < 1:
         raise ValueError(f"Expected a count of at least 1. Received: {count}")
-    begin = tokenizer.encode([prompt])[0] if prompt else [tokenizer.end]
+    begin = tokenizer.encode([prompt])[0]
     if tokenizer.unknown in begin and len(set(begin)) == 1:
         raise ValueError(f"Expected a prompt with tokens that the encoder's tokenizer has. Received: {prompt!r}")
+    begin = [tokenizer.begin] * (tokenizer.begin >= 0) + begin or [tokenizer.end]
     prompts = np.tile(np.array(begin, np.int32), (count, 1))
     rows = Generator(encoder, jit=jit, head=head)(prompts, length, **options)
     return [prompt + _until(tokenizer, begin, row, stop) for row in rows]
@@ -209,7 +212,8 @@ def fill(network, output, tokenizer, text, top=5):
     ids = np.array(tokenizer.encode([text], special=True)[0], np.int32)
     places = np.flatnonzero(ids == tokenizer.mask)
     if tokenizer.mask < 0 or not len(places):
-        raise ValueError(f'Expected a text with a mask, such as "the [MASK] sat". Received: {text!r}')
+        name = next((name for name in MASKS if tokenizer.special.get(name) == tokenizer.mask), MASKS[0])
+        raise ValueError(f'Expected a text with a mask, such as "the {name} sat". Received: {text!r}')
     context = network.get_layer("embeddings").context
     if len(ids) > context:
         raise ValueError(f"The text has {len(ids)} tokens, more than the context of {context}. Shorten it.")

@@ -311,6 +311,7 @@ CASES = {
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
     "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
+    "causal_lm, llama": language(causal_lm, 0.6, architecture="llama", kv_heads=1, untied=True),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
     # Ten names for the examples of a batch: what is alike is no negative, and few are left.
     "image_text": image_and_text(0.9),
