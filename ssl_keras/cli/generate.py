@@ -88,7 +88,7 @@ def _sample_text(asked):
         seed=asked.seed,
         stop=asked.stop,
         jit=asked.jit,
-        head=language.token_head(head),
+        head=language.token_head(encoder, head),
     )
     print(files.printable("\n\n".join(texts), keep="\n\t"))
     if asked.out:

@@ -37,7 +37,7 @@ class Explained:
         network: functional graph of images, tokens or waveforms, such as `Output.graph`.
         at: one of PLACES; None is "bands" for a network with a mel front end, else the one of the kind of input.
         missing: the token in the baseline; None is a vector of zeros, which a network that normalizes its vectors
-            (architecture "modern") does not take as absent. For images, the value of a missing pixel.
+            (architecture "modern" or "llama") does not take as absent. For images, the value of a missing pixel.
         kept: ids of tokens that are the same in the baseline, such as [CLS] and [SEP].
 
     Raises:

@@ -216,7 +216,7 @@ def _caption(loaded, source, rows, inputs, choice):
 def _token(loaded, source, rows, inputs, choice):
     tokenizer, masked = loaded.tokenizer, cards.is_a(loaded.card, "masked_head")
     names = tokenizer.tokens() + [""] * (cards.keyword(loaded.card, "vocabulary") - tokenizer.vocabulary)
-    head = language.token_head(loaded.head)
+    head = language.token_head(loaded.encoder, loaded.head)
     output = outputs.of_token(loaded.encoder, names, head, tokenizer.mask if masked else -1)
     if not masked:
         return _chosen(output, inputs, choice, "next token")

@@ -10,9 +10,11 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import evenly_spaced, extract_features
 from ssl_keras.interpretation import dense, faithfulness, gradients, integrated, layers, methods, outputs, questions
 from ssl_keras.interpretation import units as parts
+from ssl_keras.networks.transformer import ROTARY
 
 CHECKED = 4  # examples of the sanity check, which computes every map again for each stage
 TRAIN, HELD_OUT = 1_000, 500  # examples that probes of layers learn from, and are measured on
@@ -144,11 +146,18 @@ def _check(found, explained, question, bar):
 
 
 def explained_of(loaded, question):
-    """Returns the `Explained` of a question; in its baseline, tokens are [MASK] (or unknown), and special ones stay."""
+    """Returns the `Explained` of a question; in its baseline, tokens are [MASK] (or unknown), and special ones stay.
+
+    Without such a token, Llama's baseline is the end of a text, since a network that normalizes vectors takes none as
+    absent.
+    """
     tokenizer = loaded.tokenizer
     if tokenizer is None or "int" not in question.output.graph.input.dtype:
         return gradients.Explained(question.output.graph)
-    missing = next((each for each in (tokenizer.mask, tokenizer.unknown) if each >= 0), None)
+    absent = [tokenizer.mask, tokenizer.unknown]
+    if cards.keyword(loaded.card, "architecture") in ROTARY:
+        absent.append(tokenizer.end)
+    missing = next((each for each in absent if each >= 0), None)
     kept = [each for each in tokenizer.special.values() if each != missing]
     return gradients.Explained(question.output.graph, missing=missing, kept=kept)
 

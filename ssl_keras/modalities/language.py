@@ -165,9 +165,20 @@ def blocks(network):
     return transformer.parts(network).blocks
 
 
-def token_head(head):
-    """Returns a saved encoder's head if it predicts tokens, or None for another head."""
-    return head if head is not None and description(head).builder in TOKEN_HEADS else None
+def token_head(network, head):
+    """Returns a saved encoder's head if it predicts tokens, or None if its logits are those of the token embeddings.
+
+    Raises:
+        ValueError: a fine-tuned Llama, whose own output, if it had one, was replaced by the classifier.
+    """
+    if head is None or description(head).builder in TOKEN_HEADS:
+        return head
+    if description(network).keywords["architecture"] == "llama":
+        raise ValueError(
+            "This encoder was fine-tuned, and the output of a llama model is not part of it. Expected the encoder that "
+            "it was fine-tuned from."
+        )
+    return None
 
 
 def logits(network, hidden, head=None):
