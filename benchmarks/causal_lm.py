@@ -1,6 +1,7 @@
 """The causal language model: speed of a step, time to a quality, generation, and the gpt2 size.
 
     python benchmarks/causal_lm.py steps         ours, KerasHub's GPT-2 under stock fit, transformers' in PyTorch
+    python benchmarks/causal_lm.py llama         the same for Llama: ours, and transformers' in PyTorch
     python benchmarks/causal_lm.py quality       seconds to a tuned baseline's loss, tiny_shakespeare characters
     python benchmarks/causal_lm.py minutes       the best loss of 15 minutes
     python benchmarks/causal_lm.py generation    with the cache and without
@@ -45,6 +46,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.engine.config import Training
 from ssl_keras.inference.generation import Generator
+from ssl_keras.networks.llama_block import mlp_width
 from ssl_keras.networks.transformer import transformer
 from ssl_keras.objectives import causal_lm
 from ssl_keras.training.optimizer import Adam
@@ -89,9 +91,9 @@ def repeated(arrays):
     return tf.data.Dataset.from_tensor_slices(arrays).repeat().with_options(options)
 
 
-def our_steps(layers, heads, width, batch, length, jit):
+def our_steps(layers, heads, width, batch, length, jit, architecture="gpt2"):
     settings = causal_lm.Settings(
-        architecture="gpt2", layers=layers, heads=heads, width=width, context=length, vocabulary=VOCABULARY
+        architecture=architecture, layers=layers, heads=heads, width=width, context=length, vocabulary=VOCABULARY
     ).filled()
     keras.utils.set_random_seed(0)
     model = causal_lm.build(settings, None)
@@ -127,13 +129,10 @@ def keras_hub_steps(layers, heads, width, batch, length):
     return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
 
 
-def torch_steps(layers, heads, width, batch, length):
-    import torch
+def torch_gpt2(layers, heads, width, length):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count())
-    model = GPT2LMHeadModel(
+    return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
             n_positions=length,
@@ -147,6 +146,32 @@ def torch_steps(layers, heads, width, batch, length):
             eos_token_id=0,
         )
     )
+
+
+def torch_llama(layers, heads, width, length):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            max_position_embeddings=length,
+            hidden_size=width,
+            intermediate_size=mlp_width("llama", width),
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def torch_steps(make, layers, heads, width, batch, length):
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    model = make(layers, heads, width, length)
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, (STEPS, batch, length + 1)))
@@ -179,13 +204,17 @@ CONTENDERS = {
     "ours": lambda *shape: our_steps(*shape, jit=True),
     "ours, without XLA": lambda *shape: our_steps(*shape, jit=False),
     "KerasHub, stock fit": keras_hub_steps,
-    "transformers, PyTorch": torch_steps,
+    "transformers, PyTorch": lambda *shape: torch_steps(torch_gpt2, *shape),
+}
+LLAMA = {
+    "ours, llama": lambda *shape: our_steps(*shape, jit=True, architecture="llama"),
+    "transformers' Llama, PyTorch": lambda *shape: torch_steps(torch_llama, *shape),
 }
 
 
 def contender(name, size):
     """A process of its own, so that the threads of one library do not hold up another's: runs when told to."""
-    run = CONTENDERS[name](*STEP_SIZES[size])
+    run = (CONTENDERS | LLAMA)[name](*STEP_SIZES[size])
     run()  # compiles
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -194,8 +223,9 @@ def contender(name, size):
         print((time.perf_counter() - start) / STEPS, flush=True)
 
 
-def steps():
-    """Tokens a second of each, one after the other in every round; the first round warms up."""
+def steps(contenders=CONTENDERS):
+    """Tokens a second of each, one after the other in every round; the first round warms up. The first is ours."""
+    ours = next(iter(contenders))
     report = {"GFLOP/s of 2048³ products": product_rate()}
     for size, (layers, _, width, batch, length) in STEP_SIZES.items():
         processes = {
@@ -206,7 +236,7 @@ def steps():
                 stderr=subprocess.DEVNULL,
                 text=True,
             )
-            for name in CONTENDERS
+            for name in contenders
         }
         for process in processes.values():
             while process.stdout.readline().strip() != "ready":
@@ -223,15 +253,16 @@ def steps():
             process.wait()
         seconds = {name: values[1:] for name, values in seconds.items()}
         # Products alone: the blocks' and the output's matrices, and attention's two, times two for the gradient.
-        macs = layers * (12 * width**2 + 2 * length * width) + VOCABULARY * width
+        mlp = 3 * width * mlp_width("llama", width) if contenders is LLAMA else 8 * width**2
+        macs = layers * (4 * width**2 + mlp + 2 * length * width) + VOCABULARY * width
         report[size] = {
             "tokens/s": {name: batch * length / statistics.median(values) for name, values in seconds.items()},
             "their time / ours": {
-                name: interval([a / b for a, b in zip(values, seconds["ours"])])
+                name: interval([a / b for a, b in zip(values, seconds[ours])])
                 for name, values in seconds.items()
-                if name != "ours"
+                if name != ours
             },
-            "GFLOP/s of ours": 6e-9 * macs * batch * length / statistics.median(seconds["ours"]),
+            "GFLOP/s of ours": 6e-9 * macs * batch * length / statistics.median(seconds[ours]),
             "seconds per step": seconds,
         }
     return report
@@ -372,13 +403,20 @@ def gpt2_alone(batch=4, length=256):
     )
 
 
-PARTS = {"steps": steps, "quality": quality, "minutes": minutes, "generation": generation, "gpt2": gpt2}
+PARTS = {
+    "steps": steps,
+    "llama": lambda: steps(LLAMA),
+    "quality": quality,
+    "minutes": minutes,
+    "generation": generation,
+    "gpt2": gpt2,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS, "gpt2-alone"], default=[])
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", choices=CONTENDERS | LLAMA, help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=STEP_SIZES, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     asked = flags.parts

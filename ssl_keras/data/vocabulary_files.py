@@ -1,5 +1,4 @@
-"""Tokenizers from older vocabulary files: BERT's `vocab.txt`, and the `vocab.json` and `merges.txt` of GPT-2 and RoBERTa.
-"""
+"""Tokenizers from older files: BERT's `vocab.txt`, and the `vocab.json` and `merges.txt` of GPT-2 and RoBERTa."""
 
 import json
 import logging

@@ -70,7 +70,7 @@ def _context(config, places):
 
 
 def _rotary(config, features):
-    """Returns the keywords of the rotary positions for a config of `llama` whose heads have so many features."""
+    """Returns the keywords of the rotary positions for a config of `llama`; its heads have `features` each."""
     if config.get("head_dim", features) not in (None, features):
         raise ValueError(f"Expected head_dim = {features}, hidden_size / heads. Received: {config['head_dim']!r}")
     # Since release 5, `transformers` writes one dictionary.
@@ -141,8 +141,8 @@ def family_for(keywords):
     if not names:
         given = {key: keywords[key] for key in ("architecture", "causal", "segments", "epsilon")}
         raise ValueError(
-            f"Expected the architecture gpt2, llama (both causal) or bert for the Hugging Face layout. Received: {given}. "
-            "Pretrain with --architecture gpt2 or llama (causal_lm), or bert (masked_lm)."
+            "Expected the architecture gpt2, llama (both causal) or bert for the Hugging Face layout. Received: "
+            f"{given}. Pretrain with --architecture gpt2 or llama (causal_lm), or bert (masked_lm)."
         )
     return names[0]
 

@@ -56,12 +56,14 @@ class LlamaBlock(keras.layers.Layer):
         ValueError: `heads` is not a multiple of `kv_heads`, or the scaling of rotary positions is not valid.
     """
 
-    def __init__(self, heads, kv_heads, hidden, layers, causal, epsilon, rotary=Rotary(), remat=False, **kwargs):
+    def __init__(self, heads, kv_heads, hidden, layers, causal, epsilon, rotary, remat=False, **kwargs):
         super().__init__(autocast=False, **kwargs)
         rotary = Rotary(rotary[0], tuple(rotary[1]))  # a configuration has lists
         if heads % kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads. Received: {heads} heads, {kv_heads} kv_heads")
-        if len(rotary.scaling) not in (0, 1, 4) or (len(rotary.scaling) == 4 and rotary.scaling[1] >= rotary.scaling[2]):
+        if len(rotary.scaling) not in (0, 1, 4) or (
+            len(rotary.scaling) == 4 and rotary.scaling[1] >= rotary.scaling[2]
+        ):
             raise ValueError(
                 "rotary_scaling must be (), (factor,) or (factor, low, high, context) with low < high. Received: "
                 f"{rotary.scaling}"

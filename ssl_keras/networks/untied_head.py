@@ -9,9 +9,7 @@ from ssl_keras.data.ranges import Range
 from ssl_keras.networks.transformer import token_logits
 
 
-def untied_head(
-    vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(1, 1 << 16)], name="head"
-):
+def untied_head(vocabulary: Annotated[int, Range(1, 1 << 24)], width: Annotated[int, Range(1, 1 << 16)], name="head"):
     """Returns the head: hidden (M, D), token embeddings (V, D), which it ignores -> logits (M, V) float32.
 
     It takes the embeddings since every head of a language model does, see `transformer.masked_head`.

@@ -6,8 +6,8 @@ Shapes: as in `networks/vit.py`.
 import keras
 import tensorflow as tf
 
-from ssl_keras.networks.conv import pool_places
 from ssl_keras.networks.attention import dense, layer_norm
+from ssl_keras.networks.conv import pool_places
 
 
 @keras.saving.register_keras_serializable("ssl_keras")

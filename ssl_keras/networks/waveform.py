@@ -29,8 +29,8 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
-from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.attention import rms_norm
+from ssl_keras.networks.recurrent import Recurrent
 from ssl_keras.networks.transformer import Block, FinalNorm
 
 FRAMES_PER_SECOND = 50

@@ -82,7 +82,7 @@ class Settings(vision.Settings):
     heads: Annotated[int, Range(0, 1 << 10)] = 0
     """Number of attention heads per block of a text or audio encoder. 0 uses the default, 4."""
     architecture: Literal[*transformer.ARCHITECTURES] = "modern"
-    """Architecture of a text encoder, whose tokens attend to both sides: gpt2, bert or llama as published, or modern."""
+    """Architecture of a text encoder, whose tokens attend to both sides: gpt2, bert, llama (as published) or modern."""
     context: Annotated[int, Range(0, transformer.MAX_CONTEXT)] = 0
     """Maximum sequence length of a text encoder, in tokens. 0 uses the default, 128."""
     passage: Annotated[int, Range(16)] = 400

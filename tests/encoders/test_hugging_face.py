@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from ssl_keras.data.splits import hold_out
 from ssl_keras.encoders import hugging_face, hugging_face_text, text_configs
 from ssl_keras.engine.config import Training
 from ssl_keras.inference import generation
-from ssl_keras.interpretation import outputs
+from ssl_keras.interpretation import outputs, report
 from ssl_keras.interpretation.rollout import rollout
 from ssl_keras.modalities import language
 from ssl_keras.networks import Network, description
@@ -96,7 +97,10 @@ def test_llama_models_with_other_options_are_refused(folder, family, changes, me
     [
         ({"pad_token_id": 0}, "pad_token_id is 0 in config.json, but 1 in the tokenizer"),
         ({"max_position_embeddings": 2}, r"more than pad_token_id \+ 1, 2. Received: 2"),
-        ({"max_position_embeddings": 99}, r"position_embeddings.weight: expected the shape \(99, 16\). Rec.*\(26, 16\)"),
+        (
+            {"max_position_embeddings": 99},
+            r"position_embeddings.weight: expected the shape \(99, 16\). Rec.*\(26, 16\)",
+        ),
         ({"type_vocab_size": 2}, "type_vocab_size = 1. Received: 2"),
         ({"is_decoder": True}, "is_decoder = False"),
         ({"model_type": "xlm-roberta"}, "Received: 'xlm-roberta'"),
@@ -112,7 +116,9 @@ def test_roberta_models_with_other_options_are_refused(folder, family, changes, 
 def test_a_tokenizer_of_sentencepiece_is_refused(folder, family):
     made = library.Tokenizer(models.BPE({f"<0x{i:02X}>": i for i in range(256)} | {"▁a": 256}, [], byte_fallback=True))
     (folder / "tokenizer.json").write_text(made.to_str())
-    with pytest.raises(ValueError, match="tokenizer.json is not a supported tokenizer. Expected characters, byte-level"):
+    with pytest.raises(
+        ValueError, match="tokenizer.json is not a supported tokenizer. Expected characters, byte-level"
+    ):
         hugging_face_text.load(folder)
 
 
@@ -130,7 +136,8 @@ def test_an_output_that_is_missing_is_named(folder, family):
 @pytest.mark.parametrize("family", ["llama"])
 def test_a_begin_token_precedes_prompts(folder, family, eagerly):
     network, head, tokenizer, _ = hugging_face_text.load(folder)
-    assert tokenizer.begin == 0 and tokenizer.end == 1
+    assert tokenizer.begin == 0
+    assert tokenizer.end == 1
     ids = np.array([[0, *tokenizer.encode(["the fox"])[0]]], np.int32)
     likely = int(np.argmax(language.logits(network, network(ids), head)[0, -1]))
     written = generation.write(network, tokenizer, "the fox", 1, temperature=0, head=head)[0]
@@ -163,7 +170,10 @@ def test_attention_of_llama_is_pictured_and_rolled_out(eagerly):
     assert language.attention_pictures(network, ids)["attention"]
     for weighted in (False, True):
         flow = rollout(outputs.of_features(network).graph, weighted)(ids, np.array([3, 4]))
-        assert flow.shape == (2, 5) and (flow >= 0).all() and (flow[1, 3:] == 0).all() and flow[:, :3].max() > 0
+        assert flow.shape == (2, 5)
+        assert (flow >= 0).all()
+        assert (flow[1, 3:] == 0).all()
+        assert flow[:, :3].max() > 0
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "llama"])
@@ -186,6 +196,32 @@ def test_options_of_llama_are_refused_for_others(options, message):
         causal_lm.Settings(**options)
 
 
+def test_a_backbone_of_keras_hub_is_an_encoder(tmp_path, rng):
+    """The example in docs/command_line.md, with random weights: padding changes nothing, saved and loaded."""
+    pytest.importorskip("keras_hub")
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "command_line.md").read_text("utf-8")
+    code = re.search(r"```python\n(import keras\n\n\ndef hub_electra.+?)```", page, re.DOTALL)[1]
+    found = {}
+    exec(compile(code, "command_line.md", "exec"), found)
+    network, tokenizer = found["hub_electra"](), tokenizers.load(CHECKPOINTS / "bert")
+    ids = rng.integers(0, tokenizer.vocabulary, (2, 9)).astype(np.int32)
+    padded = np.pad(ids, ((0, 0), (0, 3)), constant_values=-1)
+    np.testing.assert_allclose(network(padded)[:, :9], network(ids), atol=1e-5)
+    encoders.save_encoder(tmp_path / "hub", network, spec=hugging_face_text.SPEC, tokenizer=tokenizer, context=16)
+    again = encoders.load_encoder(tmp_path / "hub", network=found["hub_electra"])
+    np.testing.assert_allclose(again(ids), network(ids), atol=1e-5)
+
+
+def test_llama_has_a_baseline_without_a_mask():
+    """A vector of zeros is no absence to RMS norm, so a text's end is what is missing."""
+    network, head, tokenizer, _ = hugging_face_text.load(CHECKPOINTS / "llama")
+    question = types.SimpleNamespace(output=outputs.of_token(network, tokenizer.tokens(), head))
+    card = {"network": description(network).to_json(), "head": description(head).to_json()}
+    explained = report.explained_of(types.SimpleNamespace(tokenizer=tokenizer, card=card), question)
+    ids = np.array([[0, 5, 9]], np.int32)
+    np.testing.assert_array_equal(explained.baseline(ids), explained.represent(np.array([[0, 1, 1]], np.int32)))
+
+
 SAID = ["the quick brown fox jumps over the lazy dog", "the lazy dog jumps over the quick brown fox"]
 
 
@@ -205,7 +241,8 @@ def test_transformers_continues_what_was_pretrained(untied, tmp_path, capsys):
     again = Training(steps=3, batch_size=2, tensorboard=False, run="two", init="one")
     pretrain("causal_lm", None, again, data=documents)
     network, head, card = encoders.load_with_head("two")
-    assert (head is not None) == untied and card["network"]["kv_heads"] == 2
+    assert (head is not None) == untied
+    assert card["network"]["kv_heads"] == 2
     assert main(["export", "two", "--hugging-face", "--out", "back"]) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained("back").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained("back")

@@ -91,7 +91,9 @@ def test_rates_of_scaled_positions():
     # Llama 3.1: pairs that turn more than four times in the 64 positions are kept, less than once divided by 8.
     scaled = attention.rotary_rates(16, 500.0, (8.0, 1.0, 4.0, 64.0))
     turns = 64 * plain / (2 * math.pi)
-    assert (turns > 4).any() and (turns < 1).any() and ((turns > 1) & (turns < 4)).any()
+    assert (turns > 4).any()
+    assert (turns < 1).any()
+    assert ((turns > 1) & (turns < 4)).any()
     for turn, rate, ours in zip(turns, plain, scaled):
         share = min(max((turn - 1) / 3, 0), 1)
         assert ours == pytest.approx(rate * share + rate / 8 * (1 - share), rel=1e-5)
@@ -105,7 +107,8 @@ def test_scaled_positions_are_positions_divided(rng):
 
 def test_default_widths():
     assert mlp_width("gpt2", 12) == 48
-    assert mlp_width("llama", 4096) == 10928 and mlp_width("llama", 16) == 48
+    assert mlp_width("llama", 4096) == 10928
+    assert mlp_width("llama", 16) == 48
 
 
 @pytest.mark.parametrize(

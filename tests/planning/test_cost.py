@@ -29,9 +29,10 @@ def test_parameters_of_llama_with_shared_heads_and_an_untied_output():
     settings = causal_lm.Settings(architecture="llama", kv_heads=1, untied=True, **SMALL).filled()
     built = causal_lm.build(settings, None)
     assert cost.parameters(settings)[0] == built.encoder.count_params() + built.head.count_params()
-    assert cost.parameters(causal_lm.Settings(architecture="llama", **SMALL).filled())[1] == sum(
-        v.shape.num_elements() for v in built.encoder.variables if len(v.shape) == 2
-    ) + 3 * 2 * 16 * 8  # products; two more heads of 8 features in three blocks
+    assert (
+        cost.parameters(causal_lm.Settings(architecture="llama", **SMALL).filled())[1]
+        == sum(v.shape.num_elements() for v in built.encoder.variables if len(v.shape) == 2) + 3 * 2 * 16 * 8
+    )  # products; two more heads of 8 features in three blocks
 
 
 @pytest.mark.parametrize("architecture", masked_lm.Settings.ARCHITECTURES)
