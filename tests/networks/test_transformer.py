@@ -100,9 +100,10 @@ def test_padding_never_changes_a_result(architecture, causal, rng):
     network = build(architecture, causal)
     ids = rng.integers(0, 11, (2, 7)).astype(np.int32)
     padded = np.concatenate([ids, np.full((2, 4), -1, np.int32)], 1)
-    np.testing.assert_allclose(network(padded)[:, :7], network(ids), atol=1e-6)
+    # Vector units compute the last elements of an activation in another way.
+    np.testing.assert_allclose(network(padded)[:, :7], network(ids), atol=5e-6)
     pooled = tr.pool(network(padded), padded)
-    np.testing.assert_allclose(pooled, tf.reduce_mean(network(ids), 1), atol=1e-6)
+    np.testing.assert_allclose(pooled, tf.reduce_mean(network(ids), 1), atol=5e-6)
     alone = np.full((1, 5), -1, np.int32)  # only padding
     assert np.isfinite(network(alone)).all()
     np.testing.assert_array_equal(tr.pool(network(alone), alone), np.zeros((1, 8)))
