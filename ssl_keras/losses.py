@@ -89,6 +89,23 @@ def top1(first, second, weight, same=None):
     return tf.cast(tf.reduce_all(tf.equal(tf.gather(all_gather(same), nearest), same), -1), tf.float32)
 
 
+def uniformity(x, weight):
+    """Returns the log of the mean of exp(−2‖a − b‖²) over pairs of normalized rows of all replicas, a scalar.
+
+    Wang & Isola 2020, equation 4. It is 0 if all rows are equal or there is no pair. It has no gradient.
+
+    Args:
+        x: (b, D) float32, of length 1.
+        weight: (b,) 0 for padding.
+    """
+    x, present = all_gather(tf.stop_gradient(x)), tf.cast(all_gather(weight) > 0, tf.float32)  # (B, D), (B,)
+    pairs = tf.linalg.set_diag(present[:, None] * present, tf.zeros_like(present))  # (B, B)
+    squares = 2 - 2 * tf.matmul(x, x, transpose_b=True)
+    count = tf.reduce_sum(pairs)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(pairs * tf.exp(-2 * squares)), count)
+    return tf.where(count > 0, tf.math.log(tf.maximum(mean, 1e-30)), 0.0)
+
+
 def local_global(whole, local, weight, temperature):
     """InfoNCE between an image's global features and the local features of its other view, (b,) nats.
 

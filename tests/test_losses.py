@@ -208,3 +208,23 @@ def test_lightly_agrees(rng):
         assert float(loss) == pytest.approx(float(value), rel=1e-5)
         for mine, other in zip(tape.gradient(loss, [a, b]), (p.grad, q.grad)):
             np.testing.assert_allclose(mine, other.numpy(), atol=1e-5)
+
+
+def slow_uniformity(x):
+    """Wang & Isola 2020, equation 4, one pair at a time."""
+    pairs = [np.exp(-2 * np.sum((a - b) ** 2)) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
+    return np.log(np.mean(pairs))
+
+
+def test_uniformity_equals_a_slow_loop(rng):
+    x = losses.l2_normalize(tf.constant(rng.normal(size=(7, 5)), tf.float32))
+    np.testing.assert_allclose(losses.uniformity(x, tf.ones(7)), slow_uniformity(x.numpy()), rtol=1e-5)
+    padded = losses.uniformity(x, tf.constant([1.0, 2, 1, 1, 1, 0, 0]))
+    np.testing.assert_allclose(padded, slow_uniformity(x[:5].numpy()), rtol=1e-5)
+
+
+def test_uniformity_has_closed_forms():
+    same, opposite = tf.constant([[0.6, 0.8]] * 4), tf.constant([[0.6, 0.8], [-0.6, -0.8]])
+    np.testing.assert_allclose(losses.uniformity(same, tf.ones(4)), 0, atol=1e-5)
+    np.testing.assert_allclose(losses.uniformity(opposite, tf.ones(2)), -8, rtol=1e-5)
+    assert float(losses.uniformity(opposite, tf.constant([1.0, 0.0]))) == 0  # no pair

@@ -114,7 +114,7 @@ GROUPS = {
         "search": Command(
             "search",
             "ENCODER QUERY",
-            "Search images with a text query, or texts with an image query, with an image_text encoder",
+            "Search images with a text query, or texts with an image or text query",
             'search image_text-emoji_pairs "a red heart" --images my_images',
         ),
         "export": Command(
@@ -195,6 +195,7 @@ EXAMPLES = {
     "recurrent_lm": Example("--data pydoc --horizon 1 --steps 500", "--data pydoc --width 1024 --layers 2"),
     "rotation": Example("--data digits --epochs 20", "--data digits --image-size 64 --network resnet50"),
     "seq2seq": Example("--data pydoc --task denoise --steps 500", "--data pydoc --width 1024 --layers 2"),
+    "sentence": Example("--data pydoc --steps 500", "--data pydoc --size bert-base --gpus 64"),
     "wav2vec2": Example("--data tfds:spoken_digit --frontend mel --steps 500", "--data tfds:spoken_digit --gpus 8"),
 }
 NOTES = """

@@ -36,7 +36,11 @@ class BatchRandom:
         """Returns standard normal float32 (rows, *shape). Draws of different `stream` names are independent."""
         return self._draw(tf.raw_ops.StatelessRandomNormalV2, stream, shape)
 
-    def _draw(self, op, stream, shape):
+    def integers(self, stream, shape):
+        """Returns uniform int32 (rows, *shape) of all values. Draws of different `stream` names are independent."""
+        return self._draw(tf.raw_ops.StatelessRandomUniformFullIntV2, stream, shape, tf.int32)
+
+    def _draw(self, op, stream, shape, dtype=tf.float32):
         size = 1
         for side in shape:
             size *= side
@@ -48,7 +52,7 @@ class BatchRandom:
             key=tf.constant([key], tf.uint64),
             counter=counter,
             alg=PHILOX,
-            dtype=tf.float32,
+            dtype=dtype,
         )
         return tf.reshape(flat[:, :size], (self.rows, *shape))
 

@@ -255,7 +255,7 @@ def tokenize_texts(splits, tokenizer, context):
 
 def add_special_tokens(encoded, tokenizer, context, name):
     """Adds special tokens to lists of ids, and truncates and pads them: int32 (N, W). Warns of truncated texts."""
-    frame = _special_tokens(tokenizer)
+    frame = special_tokens(tokenizer)
     room = context - len(frame[0]) - len(frame[1])
     if room < 1:
         raise ValueError(f"The context is too short. Expected at least {context - room + 1}. Received: {context}")
@@ -298,8 +298,8 @@ def check_unknown(splits, counts):
     return splits
 
 
-def _special_tokens(tokenizer):
-    """Returns the special tokens before and after a text: [CLS] and [SEP], or none."""
+def special_tokens(tokenizer):
+    """Returns the special tokens before and after a text, two lists of ids: [CLS] and [SEP], or none."""
     plain, framed = tokenizer.encode(["a"])[0], tokenizer.encode(["a"], special=True)[0]
     before = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
     if before is None or not plain:

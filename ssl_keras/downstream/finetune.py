@@ -65,6 +65,9 @@ class Settings(freematch.Matching, Augmentation):
     """Label smoothing: fraction of the target distribution that is spread over all classes. 0 disables it."""
     mixup: Mixup = 0.0
     """Mixup of images: parameter α of the Beta distribution of the mixing weights. 0 disables it."""
+    dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
+    """Dropout rate of the features and, in a text transformer that is not frozen, of the embeddings and of each block's
+    outputs of attention and MLP. 0 disables dropout."""
     scratch: bool = False
     """Initialize the encoder at random, as a baseline (training from scratch)."""
     unlabeled: str = ""
@@ -78,10 +81,10 @@ class Settings(freematch.Matching, Augmentation):
                 "Expected freeze or frozen_steps, not both. "
                 f"Received: freeze=True, frozen_steps={self.frozen_steps}. Leave one of them out."
             )
-        off = {name: getattr(self, name) for name in ("freeze", "frozen_steps", "mixup", "label_smoothing")}
+        off = {name: getattr(self, name) for name in ("freeze", "frozen_steps", "mixup", "label_smoothing", "dropout")}
         if self.unlabeled and any(off.values()):
             raise ValueError(
-                "Expected unlabeled without freeze, frozen_steps, mixup and label_smoothing. Received: "
+                "Expected unlabeled without freeze, frozen_steps, mixup, label_smoothing and dropout. Received: "
                 + ", ".join(f"{name}={value}" for name, value in off.items() if value)
                 + ". Leave these settings out."
             )
@@ -253,6 +256,7 @@ def _objective(encoder, head, labeled, settings):
         mixup=settings.mixup,
         ema_decay=settings.ema_decay,
         class_weights=weights,
+        dropout=settings.dropout,
         frozen=settings.freeze,
         name="finetune",
     )

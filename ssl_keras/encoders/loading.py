@@ -19,7 +19,7 @@ from ssl_keras.data.ranges import check
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalog import find
 from ssl_keras.engine.precision import dtype_policy
-from ssl_keras.networks import description, gives_states, realize
+from ssl_keras.networks import description, gives_states, pooling_of, realize
 from ssl_keras.networks.transformer import Pool
 
 # What building a network of unsuitable sizes raises, besides ValueError.
@@ -117,7 +117,7 @@ def load_classifier(
         encoder, head, card = load_classifier_parts(name, network)
         features = encoder.output
         if gives_states(encoder):
-            features = Pool(name="pool")(features, encoder.input)
+            features = Pool(pooling_of(encoder), name="pool")(features, encoder.input)
         return keras.Model(encoder.input, head(features), name=cards.graph_name(card, "classifier"))
 
 

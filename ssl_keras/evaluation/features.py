@@ -12,7 +12,7 @@ from ssl_keras.data.augment_images import Augmentation, apply_matrices, augment,
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input, signature
-from ssl_keras.networks import description, gives_states, realize, waveform
+from ssl_keras.networks import description, gives_states, pooling_of, realize, waveform
 from ssl_keras.networks.transformer import pool
 
 MAX_SAMPLES = 2_000_000  # of audio in a batch, since a network needs hundreds of bytes for each
@@ -24,9 +24,9 @@ NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the sid
 def compile_network(network, head=None):
     """Compiles a network into a `tf.function` from its input to features (B, D), which can be called again and again.
 
-    Hidden states (B, T, D) are averaged over the tokens that are not padding. Tokens beyond the network's context are
-    dropped, since a causal window has one more token: its last target. With a `head`, features -> logits (B, Y), the
-    function returns logits.
+    Hidden states (B, T, D) are pooled without padding, as the network's description says (see `pooling_of`). Tokens
+    beyond the network's context are dropped, since a causal window has one more token: its last target. With a `head`,
+    features -> logits (B, Y), the function returns logits.
     """
     network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
@@ -34,7 +34,7 @@ def compile_network(network, head=None):
     def embed(x):
         x = x if context is None else x[:, :context]
         y = network(x, training=False)
-        y = pool(y, x) if states else y
+        y = pool(y, x, pooling_of(network)) if states else y
         return y if head is None else head(y, training=False)
 
     return tf.function(embed, input_signature=[signature(network)])

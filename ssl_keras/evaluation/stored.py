@@ -73,6 +73,8 @@ def compute(name, splits):
     made = []
     for source in encoders.adapt(folder, card, splits):
         content = ["features", FORMAT, card["weights"]["sha256"], source.fingerprint()]
+        if cards.keyword(card, "pooling") not in (None, "mean"):
+            content.append(cards.keyword(card, "pooling"))
         made.append((_values(content, card, network, source), content))
     return made
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_keras.evaluation import probes
 from ssl_keras.evaluation.features import compile_network, extract_features
-from ssl_keras.networks import conv
+from ssl_keras.networks import conv, pooling_of
 from ssl_keras.networks.transformer import Pool
 
 STRENGTHS = (0.001, 0.03, 1.0)  # candidates for the inverse regularization of the probes
@@ -28,7 +28,8 @@ def names(encoder):
 def features_of_layers(encoder, *sources, chosen=None, batch_size=256):
     """Extracts the features of all layers in one pass: for each source {layer: float32 (N, D)}, in order.
 
-    Maps are averaged over their places; states are averaged over the tokens or frames that are not padding.
+    Maps are averaged over their places, and frames over those that are not padding. States of tokens are pooled as the
+    encoder's features are.
 
     Args:
         encoder: functional graph of images, tokens or waveforms.
@@ -79,7 +80,7 @@ def varied_features(features, count):
 
 
 def _pool(encoder, tensor):
-    """Averages a layer's output over places, tokens or frames: (B, …, D) -> (B, D)."""
+    """Averages a layer's output over places or frames, or pools it over tokens: (B, …, D) -> (B, D)."""
     if len(tensor.shape) == 4:
         return keras.layers.GlobalAveragePooling2D(dtype="float32")(tensor)
     if len(tensor.shape) != 3:
@@ -87,4 +88,6 @@ def _pool(encoder, tensor):
     frames = next((layer.output for layer in encoder.layers if layer.name == "frames"), None)
     if frames is None and "int" in encoder.input.dtype:
         frames = encoder.input
-    return keras.layers.GlobalAveragePooling1D(dtype="float32")(tensor) if frames is None else Pool()(tensor, frames)
+    if frames is None:
+        return keras.layers.GlobalAveragePooling1D(dtype="float32")(tensor)
+    return Pool(pooling_of(encoder))(tensor, frames)

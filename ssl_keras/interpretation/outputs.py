@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ssl_keras.evaluation.probes import layer_of
-from ssl_keras.networks import description, gives_states, realize, transformer, waveform
+from ssl_keras.networks import description, gives_states, pooling_of, realize, transformer, waveform
 from ssl_keras.networks.attention import HIDDEN
 
 
@@ -32,11 +32,12 @@ class Output(typing.NamedTuple):
 
 
 def pooled(encoder):
-    """Returns a graph from an encoder's input to features (B, D); states are averaged without padding."""
+    """Returns a graph from an encoder's input to features (B, D); states are pooled without padding."""
     encoder = realize(encoder)
     if not gives_states(encoder):
         return encoder
-    return keras.Model(encoder.input, transformer.Pool(name="pool")(encoder.output, encoder.input), name="pooled")
+    pool = transformer.Pool(pooling_of(encoder), name="pool")
+    return keras.Model(encoder.input, pool(encoder.output, encoder.input), name="pooled")
 
 
 def of_features(encoder):

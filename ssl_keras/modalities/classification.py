@@ -8,6 +8,7 @@ import typing
 import keras
 
 from ssl_keras.networks import copy_of, depth_groups, pooled_features
+from ssl_keras.networks.dropout import current_masks, drop
 
 
 class Pair(typing.NamedTuple):
@@ -19,7 +20,7 @@ class Pair(typing.NamedTuple):
     def logits(self, x, training, frozen=False):
         """Returns logits (B, Y) of a batch of inputs; a `frozen` encoder is in inference mode."""
         features = pooled_features(self.encoder, x, training=training and not frozen)
-        return self.head(features, training=training)
+        return self.head(drop(features, current_masks(training), "head"), training=training)
 
     def copy(self):
         """Returns a new pair with the same weights."""

@@ -59,6 +59,9 @@ class Settings:
     remat: bool = False
     """Rematerialize (gradient checkpointing): recompute activations in the backward pass, which saves memory and takes
     about a third more time."""
+    dropout: Annotated[float, Range(0, 1, open="high")] = 0.0
+    """Dropout rate of the embeddings and of each transformer block's two outputs, those of attention and of the MLP.
+    0 disables dropout."""
     epsilon: Annotated[float, Range(0, 1, open="both"), tyro.conf.Suppress] = 1e-5
     segments: Annotated[int, Range(0, transformer.SEGMENTS), tyro.conf.Suppress] = transformer.SEGMENTS
     kv_heads: Annotated[int, Range(0), tyro.conf.Suppress] = 0
@@ -97,8 +100,11 @@ NETWORK = {
 TOKEN_HEADS = ("masked_head", "untied_head")
 
 
-def prepare(settings, splits, init=None):
-    """Returns (settings, tokenizer), with those of the saved encoder `init` if it is given."""
+def prepare(settings, splits, init=None, targets=False):
+    """Returns (settings, tokenizer), with those of the saved encoder `init` if it is given.
+
+    A new tokenizer is trained on the training texts and, with `targets`, on the column "target" too.
+    """
     if init is not None:
         kept, card = start_from(
             init,
@@ -114,7 +120,7 @@ def prepare(settings, splits, init=None):
             )
         settings = dataclasses.replace(settings, tokenizer=str(init), **kept)
     filled = settings.filled()
-    tokenizer = tokenizer_of(filled, init, lambda: tokens.training_texts(splits.train))
+    tokenizer = tokenizer_of(filled, init, lambda: tokens.training_texts(splits.train, targets))
     if init is None and filled.architecture not in transformer.ROTARY and filled.length < filled.context:
         log.warning(
             "Training windows have %d tokens, so positions from there to the context of %d are never trained. Use "
@@ -129,7 +135,7 @@ def prepare(settings, splits, init=None):
     ), tokenizer
 
 
-def trunk(settings, causal):
+def trunk(settings, causal, pooling="mean"):
     """Returns the transformer that the settings describe, as a `Network`."""
     settings = settings.filled()
     return Network(
@@ -145,6 +151,7 @@ def trunk(settings, causal):
         epsilon=settings.epsilon,
         remat=settings.remat,
         **{name: getattr(settings, name) for name in OPTIONS},
+        pooling=pooling,
     )
 
 

@@ -38,8 +38,8 @@ class Builder:
         kind: "dense", "convolution", "vision_transformer", "transformer", "recurrent" or "sound", which selects the
             search grid of fine-tuning; or "head" for a network on top of an encoder.
         any_size: whether the graph takes images of any size.
-        states: whether the graph returns a state per token, (B, T, D), to be averaged over the tokens that are not
-            padding; otherwise it returns features (B, D).
+        states: whether the graph returns a state per token, (B, T, D), to be pooled without padding, see `pooling_of`;
+            otherwise it returns features (B, D).
         parts: function that returns the named parts of a graph; None if nothing needs them.
         maps: function that returns the maps (B, h, w, channels) of a graph of images, the last of which a pool grid
             divides; None for other graphs.
@@ -165,10 +165,16 @@ def gives_states(graph):
     return len(graph.output_shape) == 3 if network is None else BUILDERS[network.builder].states
 
 
+def pooling_of(graph):
+    """Returns how states (B, T, D) of a graph become features: "mean" unless its description has another `pooling`."""
+    network = description(graph)
+    return "mean" if network is None else network.keywords.get("pooling", "mean")
+
+
 def pooled_features(encoder, x, training=False):
-    """Returns an encoder's features (B, D) of a batch of inputs; states (B, T, D) are averaged over their tokens."""
+    """Returns an encoder's features (B, D) of a batch of inputs; states (B, T, D) are pooled, see `pooling_of`."""
     features = encoder(x, training=training)
-    return transformer.pool(features, x) if len(features.shape) == 3 else features
+    return transformer.pool(features, x, pooling_of(encoder)) if len(features.shape) == 3 else features
 
 
 def copy_of(graph):

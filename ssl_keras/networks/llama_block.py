@@ -7,6 +7,7 @@
 Shapes: `B` batch, `T` tokens, `D` width, `H` heads, `d = D/H`, `K` heads of keys and values.
 """
 
+import functools
 import math
 import typing
 
@@ -26,6 +27,7 @@ from ssl_keras.networks.attention import (
     rotary_rates,
     rotate,
 )
+from ssl_keras.networks.dropout import current_masks, drop
 
 MLP_MULTIPLE = 8  # of the default hidden size of the MLP
 DEVIATION = 0.02  # of initial weights
@@ -102,13 +104,13 @@ class LlamaBlock(keras.layers.Layer):
     def _matrix(self, name, rows, columns, deviation=DEVIATION):
         return self.add_weight((rows, columns), keras.initializers.RandomNormal(stddev=deviation), name=name)
 
-    def call(self, x, tokens):
-        forward = tf.recompute_grad(self._forward) if self.remat else self._forward
-        return forward(x, tokens)
+    def call(self, x, tokens, training=False):
+        forward = functools.partial(self._forward, masks=current_masks(training))
+        return (tf.recompute_grad(forward) if self.remat else forward)(x, tokens)
 
-    def _forward(self, x, tokens):
+    def _forward(self, x, tokens, masks):
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
-        return self._finish(x, attend(q, self._repeat(k), self._repeat(v), self._bias(tokens)))
+        return self._finish(x, attend(q, self._repeat(k), self._repeat(v), self._bias(tokens)), masks)
 
     def with_weights(self, x, tokens, change=0.0):
         """Returns the output and the attention weights, see `transformer.Block.with_weights`."""
@@ -154,17 +156,17 @@ class LlamaBlock(keras.layers.Layer):
         """Repeats heads of keys or values for the heads of queries that share them, (B, S, K, d) -> (B, S, H, d)."""
         return x if self.kv_heads == self.heads else tf.repeat(x, self.heads // self.kv_heads, axis=2)
 
-    def _finish(self, x, attended):
-        """Adds the output of attention, (B, T, D), and then the MLP's, to x."""
-        x += dense(attended, self.attention_out, None)
+    def _finish(self, x, attended, masks=None):
+        """Adds the output of attention, (B, T, D), and then the MLP's, to x, with the `Masks` of dropout or None."""
+        x += drop(dense(attended, self.attention_out, None), masks, f"{self.name}/attention")
         h = self._norm("mlp", x)
         h = tf.nn.silu(dense(h, self.mlp_gate, None)) * dense(h, self.mlp_in, None)
-        return x + dense(h, self.mlp_out, None)
+        return x + drop(dense(h, self.mlp_out, None), masks, f"{self.name}/mlp")
 
     def _norm(self, part, x):
         return rms_norm(x, self.epsilon) * tf.cast(self.norms[part], x.dtype)
 
-    def compute_output_spec(self, x, tokens):
+    def compute_output_spec(self, x, tokens, training=False):
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
     def get_config(self):

@@ -10,11 +10,14 @@
   each token's embedding gets a learned fraction, per feature, of its predecessor's.
 
 All but `modern` can load public weights. Token -1 is padding and must come after the text. It is never
-attended to, so it does not affect the outputs at other positions.
+attended to, so it does not affect the outputs at other positions. Dropout (`networks/dropout.py`) is on the
+embeddings and, before they are added to the residual stream, on the outputs of attention and of the MLP. Attention
+weights have none.
 
 Shapes: `B` batch, `T` tokens, `D` width, `H` heads, `d = D/H`, `V` vocabulary, `C` context.
 """
 
+import functools
 import math
 import typing
 from typing import Annotated, Literal
@@ -36,10 +39,12 @@ from ssl_keras.networks.attention import (
     rms_norm,
     rotate,
 )
+from ssl_keras.networks.dropout import current_masks, drop
 from ssl_keras.networks.llama_block import LlamaBlock, Rotary, mlp_width
 
 ARCHITECTURES = ("gpt2", "bert", "modern", "llama")
 ROTARY = ("modern", "llama")  # with rotary positions, which rotate pairs of features
+POOLINGS = ("mean", "first", "last")  # see `pool`
 SIZES = {  # name: (layers, heads, width); the MLP is four times as wide
     "mini": (4, 4, 128),  # 0.8M parameters and the vocabulary's
     "small": (4, 4, 256),  # 3.2M
@@ -67,6 +72,7 @@ def transformer(
     kv_heads: Annotated[int, Range(0, 1 << 10)] = 0,
     rotary_base: Annotated[float, Range(1)] = ROTARY_BASE,
     rotary_scaling: tuple[Annotated[float, Range(0, open="low")], ...] = (),
+    pooling: Literal[*POOLINGS] = "mean",
     name="encoder",
 ):
     """Returns a transformer, tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
@@ -84,6 +90,7 @@ def transformer(
         segments: rows of the segment embeddings of "bert", the first of which is added to every token.
         kv_heads: heads of keys and values of "llama", K; 0 is `heads`.
         rotary_base, rotary_scaling: of the rotary positions of "llama", see `attention.rotary_rates`.
+        pooling: features of a text, see `pool`. The graph has all states; `networks.pooled_features` pools them.
         name: name of the graph.
 
     Raises:
@@ -148,9 +155,17 @@ def token_logits(hidden, table, compute_dtype="float32"):
     return tf.cast(product, tf.float32)
 
 
-def pool(hidden, tokens):
-    """Averages states over the tokens that are not padding: (B, T, D), (B, T) -> (B, D) float32."""
+def pool(hidden, tokens, pooling="mean"):
+    """Pools the states of a text's tokens to features: (B, T, D), (B, T) -> (B, D) float32; 0 for a row of padding.
+
+    "mean" averages over the tokens that are not padding. "first" is the state of the first token, which is the class
+    token of BERT; "last" is that of the last token that is not padding, which alone has seen a whole text if attention
+    is causal.
+    """
     valid = tf.cast(tokens >= 0, tf.float32)[..., None]  # (B, T, 1)
+    if pooling != "mean":
+        ends = tf.cumsum(valid, axis=1, reverse=pooling == "last")  # 1 at the first or last token of the text
+        valid *= tf.cast(ends == 1, tf.float32)
     total = tf.reduce_sum(tf.cast(hidden, tf.float32) * valid, axis=1)
     return tf.math.divide_no_nan(total, tf.reduce_sum(valid, axis=1))
 
@@ -159,11 +174,15 @@ def pool(hidden, tokens):
 class Pool(keras.layers.Layer):
     """`pool` as a layer."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, pooling="mean", **kwargs):
         super().__init__(autocast=False, **kwargs)
+        self.pooling = pooling
 
     def call(self, hidden, tokens):
-        return pool(hidden, tokens)
+        return pool(hidden, tokens, self.pooling)
+
+    def get_config(self):
+        return super().get_config() | {"pooling": self.pooling}
 
 
 @keras.saving.register_keras_serializable("ssl_keras")
@@ -194,8 +213,8 @@ class Embeddings(keras.layers.Layer):
             self.offset = self.add_weight((width,), "zeros", name="offset")
         self.built = True
 
-    def call(self, tokens):
-        return self.starting_at(0, tokens)
+    def call(self, tokens, training=False):
+        return drop(self.starting_at(0, tokens), current_masks(training), self.name)
 
     def starting_at(self, position, tokens, before=None):
         """Embeds tokens the first of which is at `position` and follows the token `before` (B, 1)."""
@@ -227,7 +246,7 @@ class Embeddings(keras.layers.Layer):
         table = tf.convert_to_tensor(self.tokens)
         return tf.cast(tf.gather(table, tf.maximum(tokens, 0)), self.compute_dtype)
 
-    def compute_output_spec(self, tokens):
+    def compute_output_spec(self, tokens, training=False):
         return keras.KerasTensor((*tokens.shape, self.options["width"]), self.compute_dtype)
 
     def get_config(self):
@@ -272,13 +291,13 @@ class Block(keras.layers.Layer):
         kernel = self.add_weight((rows, columns), keras.initializers.RandomNormal(stddev=deviation), name=name)
         return kernel, None if self.modern else self.add_weight((columns,), "zeros", name=f"{name}_bias")
 
-    def call(self, x, tokens):
-        forward = tf.recompute_grad(self._forward) if self.remat else self._forward
-        return forward(x, tokens)
+    def call(self, x, tokens, training=False):
+        forward = functools.partial(self._forward, masks=current_masks(training))
+        return (tf.recompute_grad(forward) if self.remat else forward)(x, tokens)
 
-    def _forward(self, x, tokens):
+    def _forward(self, x, tokens, masks):
         q, k, v = self._queries_keys_values(x, tf.range(tf.shape(x)[1]))
-        return self._finish(x, attend(q, k, v, self._bias(tokens)))
+        return self._finish(x, attend(q, k, v, self._bias(tokens)), masks)
 
     def with_weights(self, x, tokens, change=0.0):
         """Returns the output (B, T, D), and the attention weights (B, H, T, T) float32 to which `change` was added.
@@ -332,21 +351,21 @@ class Block(keras.layers.Layer):
             q, k = (rotate(rms_norm(part, self.epsilon), position) for part in (q, k))
         return q, k, v
 
-    def _finish(self, x, attended):
-        """Adds the output of attention, (B, T, D), and then the MLP's, to x."""
-        x += dense(attended, *self.attention_out)
+    def _finish(self, x, attended, masks=None):
+        """Adds the output of attention, (B, T, D), and then the MLP's, to x, with the `Masks` of dropout or None."""
+        x += drop(dense(attended, *self.attention_out), masks, f"{self.name}/attention")
         if self.architecture == "bert":
             x = self._norm("attention", x)
         h = x if self.architecture == "bert" else self._norm("mlp", x)
         h = dense(h, *self.mlp_in)
         h = tf.square(tf.nn.relu(h)) if self.modern else tf.nn.gelu(h, approximate=self.architecture == "gpt2")
-        x += dense(h, *self.mlp_out)
+        x += drop(dense(h, *self.mlp_out), masks, f"{self.name}/mlp")
         return self._norm("mlp", x) if self.architecture == "bert" else x
 
     def _norm(self, part, x):
         return rms_norm(x, self.epsilon) if self.modern else layer_norm(x, self.epsilon, *self.norms[part])
 
-    def compute_output_spec(self, x, tokens):
+    def compute_output_spec(self, x, tokens, training=False):
         return keras.KerasTensor(x.shape, self.compute_dtype)
 
     def get_config(self):

@@ -8,7 +8,7 @@ Departures: the tutorial's f is "feed-forward"; here it is a transformer. The de
 GPT-2's network as described in `networks/transformer.py`; `gpt2` is the original, and `llama` the network of Touvron et
 al. 2023, whose output may be untied from the embeddings. The loss of `modern` starts above
 log V: its embeddings have elements of unit size, so it first predicts that each token repeats, and unlearns this within
-about fifty steps. There is no dropout, since replicas would draw different masks; a run keeps its best checkpoint.
+about fifty steps. Dropout is off by default, since a run keeps its best checkpoint.
 
 Shapes: `B` batch, `T` context, `W ≥ T + 1` window, `D` width, `V` vocabulary.
 
@@ -34,6 +34,7 @@ from ssl_keras.engine.report import Report
 from ssl_keras.inference import generation
 from ssl_keras.modalities import language
 from ssl_keras.networks import Network, transformer
+from ssl_keras.networks.dropout import draw_keys, dropout
 
 DEFAULTS = Training(
     data="pydoc",
@@ -130,14 +131,15 @@ class CausalLM(Objective):
 
     def preprocess(self, batch, random):
         """Crops (B, T + 1) tokens from each window at random; a held-out window has exactly these."""
-        return masking.crop_windows(batch, random, self.settings.filled().length + 1)
+        cropped = masking.crop_windows(batch, random, self.settings.filled().length + 1)
+        return cropped | draw_keys(random, self.settings.dropout)
 
     def train_step(self, batch):
-        mean, count = self.descend(self.batch_loss, batch)
+        mean, count = self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
         self.track(mean, count, self.bytes(batch))
 
     def test_step(self, batch):
-        mean, count = self.score(*self.batch_loss(batch))
+        mean, count = self.score(*self.batch_loss(batch, training=False))
         self.track(mean, count, self.bytes(batch))
 
     def track(self, mean, count, text_bytes):
@@ -158,17 +160,18 @@ class CausalLM(Objective):
         """Returns the targets' weights, float32 (B, T): the example's weight, and 0 for padding."""
         return tf.cast(batch["tokens"][:, 1:] >= 0, tf.float32) * example_weight(batch)[:, None]
 
-    def batch_loss(self, batch):
-        """Returns the summed loss and the weighted number of tokens."""
+    def batch_loss(self, batch, training=False):
+        """Returns the summed loss and the weighted number of tokens; drops elements in training."""
         weight = self.target_weight(batch)  # (B, T)
         target = tf.maximum(batch["tokens"][:, 1:], 0)
-        logits = self.logits(batch["tokens"][:, :-1])  # (B, T, V)
+        with dropout(batch, self.settings.dropout if training else 0):
+            logits = self.logits(batch["tokens"][:, :-1], training)  # (B, T, V)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)  # (B, T)
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
-    def logits(self, tokens):
+    def logits(self, tokens, training=False):
         """Returns logits of the next token, (B, T) int32 -> (B, T, V) float32."""
-        return language.logits(self.encoder, self.encoder(tokens), self.head)
+        return language.logits(self.encoder, self.encoder(tokens, training=training), self.head)
 
     def report(self, batch, examples, splits):
         """Attention maps, continuations of held-out windows, and token embeddings."""

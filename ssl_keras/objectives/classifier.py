@@ -44,6 +44,7 @@ from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
 from ssl_keras.modalities.classification import Pair
 from ssl_keras.networks import Network, waveform
+from ssl_keras.networks.dropout import draw_keys, dropout
 from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
 DEFAULTS = Training(
@@ -108,6 +109,7 @@ class Classifier(Objective):
         mixup: α of mixup; 0 disables it.
         ema_decay: decay of the moving average of the weights, which `encoder` and `head` then are; 0 disables it.
         class_weights: (Y,) factors of the loss of each class, or None.
+        dropout: dropout rate of the features, and inside of a text transformer that is not frozen; 0 disables it.
         frozen: bool, whether the encoder is frozen.
         name: name of the objective.
 
@@ -125,12 +127,13 @@ class Classifier(Objective):
         mixup=0.0,
         ema_decay=0.0,
         class_weights=None,
+        dropout=0.0,
         frozen=False,
         name="classifier",
     ):
         super().__init__(name=name)
         self.encoder, self.head = encoder, head
-        self.ema_decay, self.class_weights = ema_decay, class_weights
+        self.ema_decay, self.class_weights, self.dropout = ema_decay, class_weights, dropout
         if frozen:  # otherwise left as it is, since a user's encoder may have frozen layers
             self.encoder.trainable = False
         self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
@@ -150,6 +153,7 @@ class Classifier(Objective):
 
     def preprocess(self, batch, random):
         """Augments the input; mixup adds `partner` (B,), the second label, and `share` (B,), the first one's weight."""
+        batch = batch | draw_keys(random, self.dropout)
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
             return augment_waveforms(batch, random, self.augmentation, rate, self.noise_samples)
@@ -184,7 +188,7 @@ class Classifier(Objective):
         """Returns the summed loss and the sum of the examples' weights; updates `accuracy`."""
         weight, label = example_weight(batch), batch["label"]  # (B,)
         pair = self.student if training else self.averaged
-        with stochastic_depth(batch):
+        with stochastic_depth(batch), dropout(batch, self.dropout if training else 0):
             logits = pair.logits(network_input(batch), training, self.frozen)  # (B, Y)
         self.accuracy.update_state(label, logits, weight)
         loss = self._cross_entropy(label, logits, training)

@@ -6,7 +6,8 @@ with the token embeddings, after BERT's head (a dense layer, GELU and norm; a bi
 applied to the chosen positions only.
 
 Departures: no next-sentence task, which Liu et al. 2019 found of no benefit; tokens are chosen again at every
-step; special tokens are never chosen; no dropout. With `--whole-words` all tokens of a word are chosen together.
+step; special tokens are never chosen; dropout is off by default. With `--whole-words` all tokens of a word are chosen
+together.
 
 Shapes: `B` batch, `T` tokens, `M` maximum number of chosen tokens in a window, `D` width, `V` vocabulary.
 
@@ -28,6 +29,7 @@ from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import language
 from ssl_keras.networks import Network, transformer
+from ssl_keras.networks.dropout import draw_keys, dropout
 
 MASKED, RANDOM = 0.8, 0.1  # fractions of the chosen tokens; the rest stay
 NEVER = 2.0  # sort key of a token that must not be chosen; all others are below 1
@@ -138,20 +140,22 @@ class MaskedLM(Objective):
         where = tf.where(chosen)  # (number, 2): row, slot
         indices = tf.stack([tf.cast(where[:, 0], tf.int32), tf.gather_nd(place, where)], axis=1)
         tokens = tf.tensor_scatter_nd_update(tokens, indices, tf.gather_nd(new, where))
-        return {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
+        masked = {"tokens": tokens, "place": place, "target": target, "weight": batch["weight"]}
+        return masked | draw_keys(random, self.settings.dropout)
 
     def train_step(self, batch):
-        self.descend(self.batch_loss, batch)
+        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
 
     def test_step(self, batch):
-        self.score(*self.batch_loss(batch))
+        self.score(*self.batch_loss(batch, training=False))
 
-    def batch_loss(self, batch):
+    def batch_loss(self, batch, training=False):
         """Returns the summed loss and the weighted number of chosen tokens; updates `accuracy`."""
         target = tf.reshape(batch["target"], [-1])  # (B·M,)
         weight = tf.cast(batch["target"] >= 0, tf.float32) * example_weight(batch)[:, None]
         weight = tf.reshape(weight, [-1])
-        hidden = self.encoder(batch["tokens"])  # (B, T, D)
+        with dropout(batch, self.settings.dropout if training else 0):
+            hidden = self.encoder(batch["tokens"], training=training)  # (B, T, D)
         chosen = tf.gather(hidden, batch["place"], batch_dims=1)  # (B, M, D)
         logits = self.logits(tf.reshape(chosen, (-1, hidden.shape[-1])))  # (B·M, V)
         hit = tf.cast(tf.argmax(logits, -1, tf.int32) == target, tf.float32)

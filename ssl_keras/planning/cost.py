@@ -7,7 +7,7 @@ Sources of the formulas:
 
 - FLOPs: 6 for each token and weight of a matrix product, plus 12·L·T·D per token for attention (Chowdhery et al. 2022,
   PaLM, appendix B). As there, a causal network counts in full.
-- Activations: Korthikanti et al. 2022, equation 2, without dropout masks, since the networks have no dropout.
+- Activations: Korthikanti et al. 2022, equation 2. The two dropout masks of a block have the computation's precision.
 - Compute-optimal number of tokens: Hoffmann et al. 2022 (Chinchilla), section 3.3, with the constants that
   Besiroglu et al. 2024 fitted to the same data.
 - Communication: a ring all-reduce sends 2·(n−1)/n of the data (Patarasuk & Yuan 2009). The gradients' all-reduce is
@@ -176,7 +176,7 @@ def memory(settings, windows, precision, masked=False):
     """Returns the memory of a replica that processes `windows` windows at a time, {what: bytes}."""
     count, _ = parameters(settings, masked)
     size, d, t = BYTES[precision], settings.width, settings.length
-    layer = windows * t * d * size * (8 + (settings.hidden / d) * 2)
+    layer = windows * t * d * size * (8 + 2 * (settings.dropout > 0) + (settings.hidden / d) * 2)
     scores = 2 * windows * settings.heads * t * t * 4  # in float32, before and after the softmax
     layers = (
         settings.layers * windows * t * d * size + layer + scores

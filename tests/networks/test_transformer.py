@@ -109,6 +109,20 @@ def test_padding_never_changes_a_result(architecture, causal, rng):
     np.testing.assert_array_equal(tr.pool(network(alone), alone), np.zeros((1, 8)))
 
 
+@pytest.mark.parametrize("pooling", tr.POOLINGS)
+def test_pooling_equals_a_slow_loop(pooling, rng):
+    hidden = rng.normal(size=(4, 5, 3)).astype(np.float32)
+    tokens = np.array([[1, 2, 3, 0, 4], [7, 0, -1, -1, -1], [5, -1, -1, -1, -1], [-1] * 5], np.int32)
+    ours = tr.pool(tf.constant(hidden), tf.constant(tokens), pooling).numpy()
+    for row in range(3):
+        states = [state for state, token in zip(hidden[row], tokens[row]) if token >= 0]
+        expected = {"mean": sum(states) / len(states), "first": states[0], "last": states[-1]}[pooling]
+        np.testing.assert_allclose(ours[row], expected, rtol=1e-6)
+    np.testing.assert_array_equal(ours[3], np.zeros(3))
+    layer = tr.Pool(pooling)
+    np.testing.assert_array_equal(tr.Pool.from_config(layer.get_config())(hidden, tokens), ours)
+
+
 @every_architecture
 def test_position_matters(architecture):
     """Order matters; otherwise the model would be a bag of words."""

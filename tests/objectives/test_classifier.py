@@ -16,6 +16,7 @@ from ssl_keras.downstream.finetune import Settings as FinetuneSettings
 from ssl_keras.downstream.finetune import finetune
 from ssl_keras.encoders import load_classifier, load_encoder
 from ssl_keras.engine.config import Training
+from ssl_keras.networks.dropout import current_masks, drop, dropout
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import Classifier, Settings
 from ssl_keras.training.optimizer import make
@@ -55,6 +56,24 @@ def test_mixup_mixes_neighbors_by_shares_from_beta(rng):
     assert float(total) == pytest.approx(expected, rel=1e-4)
     odd = objective.preprocess({k: v[:3] for k, v in batch.items()}, BatchRandom(0, 0, 0, 3))
     np.testing.assert_array_equal(odd["partner"], batch["label"].numpy()[[1, 0, 2]])  # the last has no neighbor
+
+
+def test_dropout_is_of_features_and_in_training_only(rng):
+    identity = keras.Model(*[keras.Input((5,), name="x")] * 2)
+    objective, plain = (Classifier(identity, identity, dropout=rate) for rate in (0.5, 0.0))
+    data = {"image": tf.constant(rng.random((8, 5, 1, 1)), tf.float32), "label": tf.range(8) % 5}
+    flat = lambda batch: batch | {"image": tf.reshape(batch["image"], (-1, 5))}  # noqa: E731
+    batch = flat(objective.preprocess(data, BatchRandom(0, 0, 0, 8)))
+    with dropout(batch, 0.5):
+        mask = drop(tf.ones((8, 5)), current_masks(True), "head")
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], batch["image"] * mask)
+    np.testing.assert_allclose(objective.batch_loss(batch, training=True)[0], tf.reduce_sum(expected), rtol=1e-5)
+    held_out = objective.batch_loss(batch, training=False)[0]
+    np.testing.assert_array_equal(held_out, plain.batch_loss(batch, training=True)[0])
+    assert "dropout_keys" not in objective.preprocess_eval(data, None)
+    assert "dropout_keys" not in plain.preprocess(data, BatchRandom(0, 0, 0, 8))
+    with pytest.raises(ValueError, match="label_smoothing and dropout. Received: dropout=0.1"):
+        FinetuneSettings(unlabeled="digits", dropout=0.1)
 
 
 def test_labels_need_their_number():

@@ -194,7 +194,7 @@ class Given:
     def __init__(self, hidden, encoder):
         self.hidden, self.layers = hidden, encoder.layers
 
-    def __call__(self, tokens):
+    def __call__(self, tokens, training=False):
         return self.hidden
 
 

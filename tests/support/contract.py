@@ -38,6 +38,7 @@ from ssl_keras.objectives import (
     masked_lm,
     recurrent_lm,
     rotation,
+    sentence,
     seq2seq,
     wav2vec2,
 )
@@ -77,7 +78,7 @@ def gray_entropy(batch):
 
 def build_finetune(spec):
     encoder = Network("dense", image_shape=spec["image"][0], widths=(32, 16)).build()
-    return classifier.Classifier(encoder, classifier_head(16, 10), name="finetune", label_smoothing=0.1)
+    return classifier.Classifier(encoder, classifier_head(16, 10), name="finetune", label_smoothing=0.1, dropout=0.1)
 
 
 TINY = {"layers": 2, "heads": 2, "width": 32, "hidden": 48, "context": 12, "tokenizer": "characters"}
@@ -90,12 +91,13 @@ def prepared(module, **options):
     return module.prepare(module.Settings(**TINY, **options), hold_out(text.documents("documents", documents)))
 
 
-def language(module, overfit, **options):
+def language(module, overfit, accumulates=True, **options):
     return Case(
         module,
         lambda spec: module.build(prepared(module, **options)[0], spec),
         overfit,
         splits=lambda: prepared(module, **options)[1],
+        accumulates=accumulates,
     )
 
 
@@ -310,9 +312,14 @@ CASES = {
     "distillation, audio": distilled("waveform", 0.5, True, width=16, layers=1, heads=2, frontend="mel"),
     # Windows are cut, and tokens hidden, at other places every time.
     "causal_lm": language(causal_lm, 0.6),
-    "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True),
-    "causal_lm, llama": language(causal_lm, 0.6, architecture="llama", kv_heads=1, untied=True),
+    "causal_lm, gpt2": language(causal_lm, 0.6, architecture="gpt2", remat=True, dropout=0.05),
+    "causal_lm, llama": language(causal_lm, 0.6, architecture="llama", kv_heads=1, untied=True, dropout=0.05),
     "masked_lm": language(masked_lm, 0.9, whole_words=True),
+    # Texts with other masks every time.
+    "sentence": language(sentence, 0.5, False, pooling="last", passage=20),
+    "sentence, pairs": dataclasses.replace(
+        recurrent(sentence, 0.5, layers=1, heads=2, tokenizer="characters"), accumulates=False
+    ),
     # Ten names for the examples of a batch: what is alike is no negative, and few are left.
     "image_text": image_and_text(0.9),
     "image_text, sigmoid": image_and_text(0.9, loss="sigmoid"),
