@@ -1,4 +1,4 @@
-"""Commands for image-text encoders: `search`, `recall`."""
+"""Commands for encoders of images with text, `search` and `recall`; `search` also takes encoders of text."""
 
 import dataclasses
 import logging
@@ -11,6 +11,7 @@ from ssl_keras.cli.flags import EncoderArgument, HeldOut, OverwriteFlag, Positio
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.readers import folders, image_files, text_files
 from ssl_keras.data.sources import load
+from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
 from ssl_keras.pictures import figure_png
@@ -20,14 +21,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search(EncoderArgument, OverwriteFlag):
-    """The images nearest to a text, or the texts nearest to an image."""
+    """The images nearest to a text, or the texts nearest to an image or, with an encoder of text, to a text."""
 
     query: Positional[str]
-    """Text query or, with --texts, the path of an image."""
+    """Text query or, with an image_text encoder and --texts, the path of an image."""
     images: str = ""
-    """Folder of images to search. Expects a text query."""
+    """Folder of images to search. Expects an image_text encoder and a text query."""
     texts: str = ""
-    """File of texts to search, one per line. Expects an image as the query."""
+    """File of texts to search, one per line. Expects an image as the query of an image_text encoder, and a text as that
+    of an encoder of text."""
     count: Annotated[int, Range(1, 200)] = 8
     """Number of results to show."""
     out: str = "found.png"
@@ -37,16 +39,25 @@ class Search(EncoderArgument, OverwriteFlag):
 def search_command(arguments):
     asked = parse(Search, "search", arguments)
     if bool(asked.images) == bool(asked.texts):
-        raise ValueError("Expected --images FOLDER to search by words, or --texts FILE to search by an image.")
+        raise ValueError(
+            "Expected --images FOLDER to search images, or --texts FILE to search texts. "
+            f"Received: {'both' if asked.images else 'neither'}"
+        )
     if asked.images:
         files.check_output(asked.out, asked.overwrite)
-    retriever = search.Retriever(asked.encoder)
-    (_search_texts if asked.texts else _search_images)(asked, retriever)
+        _search_images(asked, search.Retriever(asked.encoder))
+    else:
+        _search_texts(asked)
 
 
-def _search_texts(asked, retriever):
+def _search_texts(asked):
     texts = read_texts(asked.texts)
-    query = retriever.of_images(_picture(pathlib.Path(asked.query), retriever.shape)[None])[0]
+    if cards.is_a(cards.read(encoders.find(asked.encoder)), "towers"):
+        retriever = search.Retriever(asked.encoder)
+        query = retriever.of_images(_picture(pathlib.Path(asked.query), retriever.shape)[None])[0]
+    else:
+        retriever = search.TextRetriever(asked.encoder)
+        query = retriever.of_query(asked.query)
     for row, similarity in search.nearest(query, retriever.of_texts(texts), asked.count):
         print(f"{similarity:.3f}  {texts[row]}")
 

@@ -1,4 +1,7 @@
-"""Search of images by text, and of texts by an image, with a saved `image_text` encoder."""
+"""Search with a saved encoder: images by text and texts by an image (`image_text`), or texts by a text (text encoders).
+
+Shapes: `N` images or texts, `D` features, `Z` the space that images and texts share.
+"""
 
 import contextlib
 import io
@@ -14,7 +17,8 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import image_files
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.features import normalize
+from ssl_keras.encoders.inputs import DEFAULT_CONTEXT
+from ssl_keras.evaluation.features import compile_network, normalize
 
 BATCH_SIZE = 256
 COLUMNS = 8  # of the figure of results
@@ -43,9 +47,7 @@ class Retriever:
     def of_texts(self, texts):
         """Embeds texts in lower case: float32 (N, Z) of length 1. Logs the number of unknown tokens."""
         encoded = self.tokenizer.encode([" ".join(text.lower().split()) for text in texts], special=False)
-        unknown, count = tokens.count_unknown(encoded, self.tokenizer)
-        if unknown:
-            log.warning("%s: %d of %d tokens are unknown to its tokenizer", self.card["name"], unknown, count)
+        log_unknown(self.card["name"], encoded, self.tokenizer)
         return embeddings_of_texts(
             self.networks[1], tokens.add_special_tokens(encoded, self.tokenizer, self.context, self.card["name"])
         )
@@ -56,9 +58,7 @@ class Retriever:
         Raises:
             ValueError: the text is empty, or all its tokens are unknown.
         """
-        ids = self.tokenizer.encode([text.lower()], special=False)[0]
-        if not any(token != self.tokenizer.unknown for token in ids):
-            raise ValueError(f"Expected words that the encoder's tokenizer has. Received: {text!r}")
+        check_known(self.tokenizer, text.lower(), text)
         return self.of_texts([text])[0]
 
     def of_images(self, images):
@@ -84,6 +84,63 @@ class Retriever:
         files.make_folder(cached.parent)
         files.write(cached, content.getvalue())
         return embeddings, [paths[row] for row in found.rows]
+
+
+class TextRetriever:
+    """Embeds texts with a saved encoder of text, as the features that evaluation uses.
+
+    Args:
+        name: a saved encoder that takes tokens.
+
+    Raises:
+        ValueError: the name is unknown, or the encoder takes other data.
+    """
+
+    def __init__(self, name):
+        encoder, _, self.card = encoders.load_with_head(name)
+        if "tokens" not in self.card["input"]:
+            raise ValueError(
+                f"{self.card['name']} takes {', '.join(self.card['input'])}. Expected an encoder of text, such as one "
+                "of sentence or masked_lm, or one of image_text."
+            )
+        self.tokenizer = encoders.load_tokenizer(name)
+        self.context = self.card["input"]["tokens"].get("context") or DEFAULT_CONTEXT
+        self.embed = compile_network(encoder)
+
+    def of_texts(self, texts):
+        """Embeds texts: float32 (N, D) of length 1. Logs the number of unknown tokens."""
+        encoded = self.tokenizer.encode(texts, special=False)
+        log_unknown(self.card["name"], encoded, self.tokenizer)
+        ids = tokens.add_special_tokens(encoded, self.tokenizer, self.context, self.card["name"])
+        lengths = (ids >= 0).sum(1)
+        order = np.argsort(lengths, kind="stable")  # texts of a batch have similar lengths
+        features = np.empty((len(ids), self.card["features"]), np.float32)
+        for start in range(0, len(ids), BATCH_SIZE):
+            rows = order[start : start + BATCH_SIZE]
+            features[rows] = self.embed(tf.constant(ids[rows, : max(lengths[rows].max(), 1)])).numpy()
+        return normalize(features)
+
+    def of_query(self, text):
+        """Embeds one text: float32 (D,).
+
+        Raises:
+            ValueError: the text is empty, or all its tokens are unknown.
+        """
+        check_known(self.tokenizer, text, text)
+        return self.of_texts([text])[0]
+
+
+def log_unknown(name, encoded, tokenizer):
+    """Logs a warning with the number of unknown tokens in lists of ids, if there are any."""
+    unknown, count = tokens.count_unknown(encoded, tokenizer)
+    if unknown:
+        log.warning("%s: %d of %d tokens are unknown to its tokenizer", name, unknown, count)
+
+
+def check_known(tokenizer, text, query):
+    """Raises ValueError, which shows the query, unless the tokenizer knows a token of the text."""
+    if not any(token != tokenizer.unknown for token in tokenizer.encode([text], special=False)[0]):
+        raise ValueError(f"Expected words that the encoder's tokenizer has. Received: {query!r}")
 
 
 def embeddings_of_images(encoder, towers, images):
