@@ -177,6 +177,10 @@ TABLES["dcgan"] = accuracies(fashion["dcgan"], 60, 10, "noise", "shift")
 TABLES["causal_lm"] = by_hand("causal_lm", min)
 TABLES["trec"] = accuracies(trec, 50, 10)
 TABLES["sms"] = accuracies(sms, 50, 10)
+found = BENCH["tags"]
+rows = {"most common tag of each word": found["table"], "`masked_lm-trec`, fine-tuned": found["fine-tuned"]}
+columns = {"span_f1": "F1", "span_precision": "precision", "span_recall": "recall"}
+TABLES["tags"] = grid(rows, columns, best=max, corner="spans of the test split, %")
 TABLES["recurrent_lm"] = by_hand("recurrent_lm")
 
 found = BENCH["seq2seq"]["pronunciation"]["test"]

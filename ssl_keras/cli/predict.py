@@ -1,4 +1,4 @@
-"""The command `predict`: the classes that a fine-tuned encoder predicts, as a table."""
+"""The command `predict`: what a fine-tuned encoder predicts, as a table."""
 
 import dataclasses
 import pathlib
@@ -10,9 +10,15 @@ import scipy.special
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, EncoderArgument, NetworkFlag, OverwriteFlag, parse
 from ssl_keras.cli.rows import in_order, rows_of
+from ssl_keras.data import word_pieces
+from ssl_keras.data.readers.tables import SEPARATOR
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
+from ssl_keras.downstream.targeting import tagged
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.inputs import context_of
 from ssl_keras.evaluation.features import compile_network, extract_features
+from ssl_keras.evaluation.target_scores import THRESHOLD
 from ssl_keras.files import tables
 
 
@@ -23,10 +29,10 @@ class Predict(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     split: Literal[*Splits._fields, "all"] = "test"
     """Split whose examples are predicted, in the order of the data; all predicts the three splits together."""
     out: str = "predictions.csv"
-    """CSV file. Each row has the split and index of an example, its file, caption and class if known, the predicted
-    class, and its probability."""
+    """CSV file. Each row has the split and index of an example, its file, caption and class if known, and what is
+    predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag."""
     probabilities: bool = False
-    """Add a column with the probability of each class."""
+    """Add a column with the probability of each class, tag or label."""
 
 
 def predict_command(arguments):
@@ -35,21 +41,76 @@ def predict_command(arguments):
     files.check_output(out, asked.overwrite)
     folder = encoders.find(asked.encoder)
     encoder, head, card = encoders.load_classifier_parts(folder, network=asked.network_maker())
+    kind, names = cards.target(card)["kind"], card["classes"] or ()
     splits = load(asked.data, asked.image_size)
     adapted = encoders.adapt(folder, card, splits)
-    predict = compile_network(encoder, head)
+    predict = compile_network(encoder, head, kind == "tags")
     parts = Splits._fields if asked.split == "all" else (asked.split,)
-    logits = [extract_features(predict, getattr(adapted, part)) for part in parts]
-    rows = [row for part, made in zip(parts, logits) for row in rows_of(part, getattr(splits, part), len(made))]
-    order = in_order([getattr(splits, part) for part in parts], [len(made) for made in logits])
-    probabilities = scipy.special.softmax(np.concatenate(logits).astype(np.float64), axis=1)
+    outputs = [extract_features(predict, getattr(adapted, part)) for part in parts]
+    rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made))]
+    order = in_order([getattr(splits, part) for part in parts], [len(made) for made in outputs])
     known = list(dict.fromkeys(name for row in rows for name in row))
-    classes = card["classes"]
-    lines = [[*known, "predicted", "probability", *(f"p({name})" for name in classes if asked.probabilities)]]
-    for row in order:
-        best = int(probabilities[row].argmax())
-        each = probabilities[row].round(6).tolist()
-        about = [rows[row].get(name, "") for name in known]
-        lines.append([*about, classes[best], each[best], *(each if asked.probabilities else [])])
+    about = [[row.get(name, "") for name in known] for row in rows]
+    if kind == "tags":
+        each = [
+            words
+            for part, made in zip(parts, outputs)
+            for words in _word_rows(getattr(splits, part), getattr(adapted, part), made, names, context_of(card))
+        ]
+        header = ["word", "token", *(["tag"] if "tags" in splits.train.arrays else []), "predicted", "probability"]
+    else:
+        header, each = {"class": _classes, "number": _numbers, "labels": _labels}[kind](np.concatenate(outputs), names)
+        each = [[cells] for cells in each]
+    columns = len(header) + (len(names) if asked.probabilities else 0)
+    lines = [[*known, *header, *(f"p({name})" for name in names)][: len(known) + columns]]
+    lines += [[*about[row], *cells[:columns]] for row in order for cells in each[row]]
     tables.write_csv(out, lines)
-    print(f"{out}: {len(order)} predictions of {len(classes)} classes")
+    print(f"{out}: {len(lines) - 1} predictions of {_described(kind, names)}")
+
+
+def _described(kind, names):
+    return {"class": f"{len(names)} classes", "number": "a number", "tags": f"{len(names)} tags"}.get(
+        kind, f"{len(names)} labels"
+    )
+
+
+def _classes(logits, names):
+    """Returns (header, rows): the class, its probability, and the probability of each class."""
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    best = probabilities.argmax(1)
+    each = probabilities.round(6).tolist()
+    return ["predicted", "probability"], [[names[index], row[index], *row] for index, row in zip(best, each)]
+
+
+def _numbers(outputs, names):
+    """Returns (header, rows): the number, in the unit of the labels that were learned."""
+    return ["predicted"], [[float(value)] for value in outputs[:, 0]]
+
+
+def _labels(logits, names):
+    """Returns (header, rows): the labels whose probability is above 1/2, and the probability of each label."""
+    each = scipy.special.expit(logits.astype(np.float64)).round(6).tolist()
+    chosen = [SEPARATOR.join(name for name, is_chosen in zip(names, row) if is_chosen) for row in logits > THRESHOLD]
+    return ["predicted"], [[labels, *row] for labels, row in zip(chosen, each)]
+
+
+def _word_rows(source, adapted, logits, names, context):
+    """Yields the rows of each text: its words with their tags, if known, and the predicted tags.
+
+    A word without a prediction, because the text is truncated before it or the tokenizer drops it, has empty cells.
+    """
+    lines = source.column("tags") if "tags" in source.arrays else [None] * len(source)
+    predictions = tagged(source, adapted, logits, names, context)
+    for text, line, (tags, probabilities) in zip(source.column("text"), lines, predictions):
+        known = [] if line is None else [[tag] for tag in word_pieces.words(line)]
+        yield [
+            [
+                place,
+                word,
+                *(known[place] if known else []),
+                tag or "",
+                float(row.max().round(6)),
+                *row.round(6).tolist(),
+            ]
+            for place, (word, tag, row) in enumerate(zip(word_pieces.words(text), tags, probabilities))
+        ]

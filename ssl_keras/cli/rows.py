@@ -3,6 +3,7 @@
 import numpy as np
 
 from ssl_keras import files
+from ssl_keras.data.readers.tables import SEPARATOR
 
 
 def rows_of(part, source, count):
@@ -13,6 +14,8 @@ def rows_of(part, source, count):
     for name in ("name", "caption", "label"):
         for row, value in zip(rows, source.column(name) if name in source.arrays else ()):
             row[name] = files.printable(source.classes[value] if name == "label" else value.partition("\n")[0])
+    for row, values in zip(rows, source.column("labels") if "labels" in source.arrays else ()):
+        row["label"] = files.printable(SEPARATOR.join(name for name, has in zip(source.classes, values) if has))
     return rows
 
 

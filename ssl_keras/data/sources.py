@@ -11,7 +11,7 @@ import tensorflow as tf
 from ssl_keras.data import audio
 from ssl_keras.data.ranges import check
 from ssl_keras.data.readers import audio as audio_reader
-from ssl_keras.data.readers import captions, curated, espeak, image_files, pairs, tables, text
+from ssl_keras.data.readers import captions, curated, espeak, image_files, pairs, tables, tags, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
 from ssl_keras.data.splits import Splits, hold_out, images
@@ -45,6 +45,7 @@ READERS = {
     "pydoc": Reader(text.pydoc, "", "text"),
     "text": Reader(text.load_text, "PATH", "text"),
     "table": Reader(tables.load, "FILE", "text with labels"),
+    "tags": Reader(tags.load, "PATH", "text with a tag for each word"),
     "pairs": Reader(pairs.load, "FILE", "texts with targets"),
     "cmudict": Reader(pairs.cmudict, "", "texts with targets"),
     "audio": Reader(audio_reader.load, "PATH", "audio"),

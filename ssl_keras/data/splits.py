@@ -44,8 +44,10 @@ class Source:
     Attributes:
         name: the name in messages and cards.
         arrays: the columns, each with N rows: "image" (N, H, W, C), uint8 in 0..255 or float32 in [0, 1];
-            "text" (N,) strings, and for pairs "target" (N,) strings; "tokens" (N, W) int32; "waveform" (N, L) int16,
-            padded to the longest clip that is read (`data/audio.py`); "label" (N,) int64 if there are labels;
+            "text" (N,) strings, and for pairs "target" or, of two texts with one label, "text2" (N,) strings; for
+            tagged words "tags" (N,) strings (`readers/tags.py`); "tokens" (N, W) int32; "waveform" (N, L) int16,
+            padded to the longest clip that is read (`data/audio.py`); "label" (N,) int64 if there are labels, or
+            "labels" (N, K) float32, 0 or 1, if there are several at once; "number" (N,) float32 (`data/targets.py`);
             "features" (N, D) float32, those of a saved encoder (`evaluation/stored.py`).
             Any object with a shape, a dtype and row indexing can be a column.
         classes: the label names; empty without labels.
@@ -126,7 +128,7 @@ class Source:
             suffix = f"-{pattern[0][1]}" if pattern else ""
         base = base[: pattern.start()] if pattern else base
         kind, _, rest = base.removeprefix("connected:").partition(":")
-        if kind in ("folder", "captions", "curated", "emoji", "audio", "transcripts", "text", "table", "pairs"):
+        if kind in ("folder", "captions", "curated", "emoji", "audio", "transcripts", "text", "table", "tags", "pairs"):
             path = pathlib.Path(os.path.abspath(os.path.expanduser(rest)))
             name = path.name if kind in ("folder", "curated", "emoji", "audio") or path.is_dir() else path.stem
         else:

@@ -7,7 +7,7 @@ A summary is a JSON object: `{"data": name, "parts": {"train": {…}, "validatio
     classes     {name: examples}
     image       height, width, channels, dtype, least and most (values), flat (images of a single color)
     waveform    rate (Hz), seconds (total), shortest, median, longest (seconds), silent (clips of zeros)
-    text, target, caption
+    text, text2, target, caption
                 characters (total), shortest, median, longest, empty; captions, for images with captions; pieces (true),
                 for large files that are read in pieces
     tokens      tokens, unknown (to the tokenizer)
@@ -151,7 +151,14 @@ def _captions(source, name, rows):
     return about | {"empty": sum(not text.strip() for each in listed for text in each)}, None
 
 
-LOOKS = {"image": _images, "waveform": _sounds, "text": _texts, "target": _texts, "caption": _captions}
+LOOKS = {
+    "image": _images,
+    "waveform": _sounds,
+    "text": _texts,
+    "text2": _texts,
+    "target": _texts,
+    "caption": _captions,
+}
 
 
 def _length_stats(values, kind):
@@ -252,16 +259,17 @@ def _content(part):
             f"{sound['shortest']:.2f} / {sound['median']:.2f} / {sound['longest']:.2f}"
         )
         found["silent clips"] = _fraction(sound["silent"], part["looked_at"])
-    for name in ("text", "target", "caption"):
+    for name in ("text", "text2", "target", "caption"):
         if name in part:
-            text, of = part[name], "pieces of files" if part[name].get("pieces") else f"{name}s"
+            many = "second texts" if name == "text2" else f"{name}s"
+            text, of = part[name], "pieces of files" if part[name].get("pieces") else many
             if "captions" in text:
                 found["captions"] = f"{text['captions']:,}"
             found[f"characters in {of}"] = f"{text['characters']:,}"
             found[f"{of}, shortest / median / longest"] = (
                 f"{text['shortest']:,} / {text['median']:,} / {text['longest']:,}"
             )
-            found[f"empty {name}s"] = _fraction(text["empty"], text.get("captions", part["looked_at"]))
+            found[f"empty {many}"] = _fraction(text["empty"], text.get("captions", part["looked_at"]))
     if "tokens" in part:
         found["tokens"] = f"{part['tokens']['tokens']:,}"
         found["unknown tokens"] = _fraction(part["tokens"]["unknown"], part["tokens"]["tokens"])

@@ -166,11 +166,14 @@ def _check_frame(part, vocabulary):
     """Raises ValueError if a post-processor adds too many special tokens to a text, or tokens with wrong ids."""
     tokens = [part[end] for end in ("sep", "cls") if end in part]
     if part["type"] == "TemplateProcessing":
-        used = [piece["SpecialToken"]["id"] for piece in part["single"] if "SpecialToken" in piece]
         pairs = {name: list(zip(each["tokens"], each["ids"])) for name, each in part["special_tokens"].items()}
         tokens = [pair for each in pairs.values() for pair in each]
-        if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(part["single"]) > MAX_FRAMED:
-            raise ValueError(f"The post_processor adds too many tokens. Expected at most {MAX_FRAMED} around a text.")
+        for pieces in (part["single"], part["pair"]):
+            used = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+            if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(pieces) > MAX_FRAMED:
+                raise ValueError(
+                    f"The post_processor adds too many tokens. Expected at most {MAX_FRAMED} around a text."
+                )
     _check_ids("special", tokens, vocabulary)
 
 

@@ -20,6 +20,7 @@ CHUNK = 4 << 20  # characters tokenized at a time
 DOCUMENTS = 256  # documents read at a time
 FORMAT, DIGEST_BYTES, COUNT_BYTES = 2, 16, 8  # a token file ends with a checksum and the number of tokens
 PIECE = 1 << 14  # characters; long documents are cut at line ends, so that all cores work on them
+TARGETS = ("label", "number", "labels")  # columns that a labeled text keeps
 MAX_UNKNOWN, NOTED_UNKNOWN = 0.5, 0.1  # largest fraction of unknown tokens; smallest fraction that is noted
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ def tokenize_texts(splits, tokenizer, context):
     rows = add_special_tokens([ids for part in encoded for ids in part], tokenizer, context, splits.train.base)
     parts = []
     for source, tokens in zip(splits, np.split(rows, np.cumsum([len(part) for part in encoded])[:-1])):
-        arrays = {"tokens": tokens} | ({"label": source.column("label")} if "label" in source.arrays else {})
+        arrays = {"tokens": tokens} | {name: source.column(name) for name in TARGETS if name in source.arrays}
         parts.append(dataclasses.replace(source, arrays=arrays, rows=None, tokenizer=tokenizer))
     return check_unknown(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
 

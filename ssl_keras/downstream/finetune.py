@@ -1,25 +1,28 @@
-"""Fine-tuning: trains a saved encoder and a new classification head on labels (the tutorial's section 3.2).
+"""Fine-tuning: trains a saved encoder and a new head on labels (the tutorial's section 3.2).
 
-The objective is `objectives/classifier.py` or, with unlabeled images, `objectives/freematch.py`. The encoder is frozen,
-frozen for some steps, or trained at a lower learning rate than the head.
+The objective is `objectives/classifier.py` or, with unlabeled images, `objectives/freematch.py`; for numbers, tags and
+several labels of texts it is `supervised.py`. The encoder is frozen, frozen for some steps, or trained at a lower
+learning rate than the head.
 """
 
 import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
 
 from ssl_keras import encoders
-from ssl_keras.data import inputs, summary, unlabeled
+from ssl_keras.data import inputs, summary, targets, unlabeled
 from ssl_keras.data.augment_images import Augmentation
 from ssl_keras.data.ranges import Range, check_kind
 from ssl_keras.data.sources import as_splits
 from ssl_keras.data.splits import Splits, check_classes, few_labels
+from ssl_keras.downstream import targeting
 from ssl_keras.downstream.columns import validation_rows
+from ssl_keras.downstream.supervised import Supervised
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.evaluation.features import extract_features
@@ -38,6 +41,9 @@ from ssl_keras.training.strategy import strategy as choose_strategy
 class Settings(freematch.Matching, Augmentation):
     """Fine-tuning, the augmentation of images, and semi-supervised fine-tuning."""
 
+    target: Literal[*targets.KINDS] | None = None
+    """Target that the head predicts: the class of an example or, of a text, a number, the tag of each word, or several
+    labels at once. None is tags or labels if the data have a column of these, and otherwise class."""
     labels_per_class: Annotated[int, Range(0)] = 0
     """Number of labeled training examples per class. 0 uses all of them."""
     label_seed: int = 0
@@ -124,8 +130,9 @@ def finetune(
         callbacks: additional Keras callbacks.
 
     Returns:
-        The outcome: a dict with the run's `folder`, losses, and `test_accuracy` on the
-        test split.
+        The outcome: a dict with the run's `folder`, losses, and scores on the test split: `test_accuracy`; of numbers
+        `test_pearson`, `test_spearman` and `test_rmse`; of tags also `test_span_f1`, `test_span_precision` and
+        `test_span_recall`; of several labels also `test_f1_macro` and `test_f1_micro`.
 
     Raises:
         ValueError, RuntimeError, PermissionError: invalid input; raised before training starts.
@@ -145,7 +152,9 @@ def finetune(
     strategy = choose_strategy(training.strategy, training.replicas)
     check_makes(network)
     loaded = as_splits(training.data if data is None else data, training.image_size)
-    splits = check_labeled(loaded, folder_of_encoder, card)
+    loaded, target = targets.prepare(loaded, settings.target)
+    targeting.check(settings, target)
+    splits = targeting.adapt(folder_of_encoder, card, loaded, target)
     about = runs.summarize_data(loaded, splits)
     augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
     if augmented and inputs.column(splits.train.arrays) != "image":
@@ -169,7 +178,7 @@ def finetune(
     if settings.labels_per_class or settings.unlabeled:
         training = dataclasses.replace(training, batch_size=min(training.batch_size, max_batch_size))
     weights = card["weights"]["sha256"][:16]
-    asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings)}
+    asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings), "target": target.kind}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"
     run = open_run(training, splits, strategy, "finetune", asked, default_name)
 
@@ -179,13 +188,14 @@ def finetune(
         encoder = encoders.load_encoder(folder_of_encoder, network=network, precision=training.precision)
         if settings.scratch:
             encoder = realize(network) if network else cards.network(card).build()
+        encoder = targeting.with_segments(encoder, splits, loaded)
         if not network:
             encoder.name = "encoder"  # the same name as in pretraining, for comparison in TensorBoard
-        head = Network("classifier_head", features=card["features"], classes=len(splits.train.classes)).build()
+        head = Network("classifier_head", features=card["features"], classes=target.outputs).build()
         if settings.probe_init:
             features = extract_features(encoder, labeled)
             head.set_weights(linear_layer(features, labeled.column("label"), len(labeled.classes)))
-        objective = _objective(encoder, head, labeled, settings)
+        objective = _objective(encoder, head, labeled, settings, target)
         total = total_steps(training, splits)
         if settings.frozen_steps >= total:
             log.warning(
@@ -196,13 +206,15 @@ def finetune(
         runs.compile_objective(objective, training, splits, *_optimizers(objective.student, training, total, settings))
 
         def save(outcome):
+            outcome |= targeting.scores(encoder, head, target, splits.test, loaded.test, card)
             encoders.save_encoder(
                 folder / "encoder",
                 encoder,
                 name=folder.name,
                 spec=splits.train.spec(),
-                head=head,
-                classes=splits.train.classes,
+                head=targeting.in_units(head, target),
+                classes=target.names,
+                target=targeting.entry(target, loaded),
                 tokenizer=splits.train.tokenizer,
                 context=card["input"].get("tokens", {}).get("context"),
                 licenses=card["licenses"],
@@ -235,8 +247,18 @@ def _with_unlabeled(labeled, settings, training, folder, card):
     return unlabeled.with_unlabeled(labeled, others, settings.unlabeled_ratio, settings.label_seed)
 
 
-def _objective(encoder, head, labeled, settings):
+def _objective(encoder, head, labeled, settings, target):
     """Returns the objective: with labels alone, or with unlabeled images too."""
+    if target.kind != "class":
+        return Supervised(
+            encoder,
+            head,
+            target,
+            ema_decay=settings.ema_decay,
+            dropout=settings.dropout,
+            frozen=settings.freeze,
+            name="finetune",
+        )
     weights = class_weights(labeled) if settings.class_weights else None
     if settings.unlabeled:
         return freematch.FreeMatch(
@@ -296,11 +318,17 @@ def check_makes(network):
 
 
 def check_labeled(splits, folder, card):
-    """Checks that the splits have labels, and adapts them to the encoder's input.
+    """Checks that the splits have classes of single examples, and adapts them to the encoder's input.
 
     Raises:
-        ValueError: there are no labels, there is only one class, or the data do not fit the encoder.
+        ValueError: there are no labels, there is only one class, texts are in pairs, or the data do not fit the
+            encoder.
     """
+    if "text2" in splits.train.arrays:
+        raise ValueError(
+            f"{splits.train.name} has pairs of texts. Expected single examples with classes. Evaluate pairs with "
+            "ssl-keras finetune, which scores the test split."
+        )
     check_classes(splits.train)
     for source in splits:
         source.column_spec("label")

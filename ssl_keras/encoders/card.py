@@ -2,7 +2,7 @@
 
     {"format": 2, "name": "contrastive-fashion_mnist",
      "network": {"builder": "cnn", "image_shape": [28, 28, 1], "width": 48, "pool_grid": 2},
-     "head": null, "classes": null, "decoding": null,
+     "head": null, "classes": null, "target": null, "decoding": null,
      "input": {"image": {"shape": [28, 28, 1], "dtype": "float32", "range": [0, 1]}}, "features": 768, …,
      "trained_by": {"objective": "contrastive", "settings": {…}, "data": {…}, "outcome": {…}}}
 
@@ -23,6 +23,7 @@ NAME = re.compile(r"\w[\w. +-]*")  # excludes paths and hidden files
 MAX_SYMBOLS = 10_000
 FORMAT = 2
 UNKNOWN = "unknown"  # licenses
+NAMED = ("class", "tags", "labels")  # targets whose outputs have names
 
 
 def read(folder):
@@ -69,6 +70,7 @@ def _rules(card):
         and (card["head"] or {}).get("features", card["features"]) == card["features"],
         "classes": card["classes"] is None
         or (is_a(card, "classifier_head") and _are_strings(card["classes"], card["head"]["classes"])),
+        "target": card.get("target") is None or _is_target(card["target"], card),
         "decoding": decoding is None or _is_decoding(decoding),
         "parameters": _is_count(card["parameters"], 1 << 48),
         "weights": weights["file"] == "encoder.safetensors"
@@ -78,6 +80,18 @@ def _rules(card):
         "licenses": isinstance(card.setdefault("licenses", {}), dict),
         "results": isinstance(card["results"], dict),
     }
+
+
+def _is_target(target, card):
+    """Returns whether an entry has the form of `target`, and fits the head."""
+    named = card["classes"] is not None
+    return (
+        isinstance(target, dict)
+        and target.keys() == {"kind", "pairs"}
+        and isinstance(target["pairs"], bool)
+        and is_a(card, "classifier_head")
+        and (target["kind"] in NAMED and named or target["kind"] == "number" and card["head"]["classes"] == 1)
+    )
 
 
 def _is_decoding(decoding):
@@ -159,7 +173,13 @@ def trained_on(card):
 
 def is_classifier(card):
     """Returns whether the encoder was saved with a classification head."""
-    return card["classes"] is not None
+    return target(card)["kind"] == "class"
+
+
+def target(card):
+    """Returns what the encoder was fine-tuned to predict: {"kind": one of `targets.KINDS` or None without a head,
+    "pairs": whether of pairs of texts}."""
+    return card.get("target") or {"kind": None if card["classes"] is None else "class", "pairs": False}
 
 
 def keyword(card, name):

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras.data import audio, cache, inputs, tokens
+from ssl_keras.data import audio, cache, inputs, text_pairs, tokens
 from ssl_keras.data.images import unit_range
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.loading import load_tokenizer
@@ -19,8 +19,13 @@ LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601), a
 log = logging.getLogger(__name__)
 
 
-def adapt(folder, card, splits):
+def adapt(folder, card, splits, pairs=None):
     """Adapts splits to an encoder: images to its shape, audio to its sampling rate, text to its tokens.
+
+    Args:
+        folder, card: those of the encoder.
+        splits: `Splits`.
+        pairs: whether the encoder takes pairs of texts. None is what it was fine-tuned on.
 
     Images of another size or number of channels are converted (see `image_shape`). The conversion is logged and kept in
     `Source.converted`.
@@ -42,8 +47,24 @@ def adapt(folder, card, splits):
             f"{card['name']} takes text. Received: {', '.join(splits.train.arrays)} from {splits.train.name}. "
             "Choose other --data."
         )
-    tokenizer = load_tokenizer(folder)
-    return tokens.tokenize_texts(splits, tokenizer, card["input"]["tokens"].get("context") or DEFAULT_CONTEXT)
+    pairs = cards.target(card)["pairs"] if pairs is None else pairs
+    if pairs != ("text2" in splits.train.arrays):
+        expected = (
+            "takes pairs of texts. Expected the columns text and text2."
+            if pairs
+            else "takes one text at a time. Expected no column text2."
+        )
+        raise ValueError(
+            f"{card['name']} {expected} Received: {', '.join(splits.train.arrays)} from {splits.train.name}. Choose "
+            "other --data, or fine-tune on these."
+        )
+    tokenize = text_pairs.tokenize if pairs else tokens.tokenize_texts
+    return tokenize(splits, load_tokenizer(folder), context_of(card))
+
+
+def context_of(card):
+    """Returns the number of tokens to which texts are truncated for an encoder."""
+    return card["input"]["tokens"].get("context") or DEFAULT_CONTEXT
 
 
 def adapt_images(card, splits):

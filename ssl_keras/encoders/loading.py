@@ -20,6 +20,7 @@ from ssl_keras.encoders import card as cards
 from ssl_keras.encoders.catalog import find
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.networks import description, gives_states, pooling_of, realize
+from ssl_keras.networks.dense import per_token
 from ssl_keras.networks.transformer import Pool
 
 # What building a network of unsuitable sizes raises, besides ValueError.
@@ -108,7 +109,8 @@ def load_classifier(
 
     Returns:
         A `keras.Model` that maps images (B, H, W, C) in [0, 1], tokens (B, T) or waveforms (B, L) to logits
-        (B, classes).
+        (B, classes); of a number to the number (B, 1), in its own unit; of tags to logits (B, T, tags), those of a
+        word at its first token.
 
     Raises:
         ValueError: as in `load_encoder`, or the encoder has no classification head.
@@ -116,15 +118,19 @@ def load_classifier(
     with dtype_policy("float32"):
         encoder, head, card = load_classifier_parts(name, network)
         features = encoder.output
-        if gives_states(encoder):
-            features = Pool(pooling_of(encoder), name="pool")(features, encoder.input)
-        return keras.Model(encoder.input, head(features), name=cards.graph_name(card, "classifier"))
+        if cards.target(card)["kind"] == "tags":
+            outputs = per_token(head, features)
+        elif gives_states(encoder):
+            outputs = head(Pool(pooling_of(encoder), name="pool")(features, encoder.input))
+        else:
+            outputs = head(features)
+        return keras.Model(encoder.input, outputs, name=cards.graph_name(card, "classifier"))
 
 
 def load_classifier_parts(name, network=None):
     """Loads a fine-tuned encoder as `load_classifier` does; returns (encoder, head, card)."""
     encoder, head, card = load_with_head(name, network)
-    if not cards.is_classifier(card):
+    if cards.target(card)["kind"] is None:
         raise ValueError(f"{card['name']} has no classification head. Fine-tune it: ssl-keras finetune {name}")
     return encoder, head, card
 

@@ -34,6 +34,7 @@ def save_encoder(
     spec,
     head=None,
     classes=(),
+    target=None,
     tokenizer=None,
     name=None,
     context=None,
@@ -52,7 +53,8 @@ def save_encoder(
             architecture must be passed to `load_encoder(folder, network=...)`.
         spec: the `spec()` of the training source.
         head: Keras model on top of the encoder that a `Network` built, or None.
-        classes: the class names of a classification head.
+        classes: the names of the outputs of a classification head: of classes, tags or labels.
+        target: what the head predicts, see `card.target`; None is classes, if there are any.
         tokenizer: the `Tokenizer` of an encoder of text.
         name: the encoder's name; by default the folder's.
         context: maximum number of tokens in training, if the network does not define it.
@@ -84,6 +86,7 @@ def save_encoder(
         "network": _entry(encoder),
         "head": _entry(head),
         "classes": list(classes) if classes else None,
+        "target": target,
         "decoding": decoding,
         "input": cards.input_of(spec, encoder, context),
         "preprocessing": PREPROCESSING[inputs.column(spec)],

@@ -13,6 +13,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input, signature
 from ssl_keras.networks import description, gives_states, pooling_of, realize, waveform
+from ssl_keras.networks.dense import per_token
 from ssl_keras.networks.transformer import pool
 
 MAX_SAMPLES = 2_000_000  # of audio in a batch, since a network needs hundreds of bytes for each
@@ -21,12 +22,12 @@ COPIES = 10  # augmented copies of each clip that a probe trains on, since label
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
 
 
-def compile_network(network, head=None):
+def compile_network(network, head=None, each_token=False):
     """Compiles a network into a `tf.function` from its input to features (B, D), which can be called again and again.
 
     Hidden states (B, T, D) are pooled without padding, as the network's description says (see `pooling_of`). Tokens
     beyond the network's context are dropped, since a causal window has one more token: its last target. With a `head`,
-    features -> logits (B, Y), the function returns logits.
+    features -> logits (B, Y), the function returns logits; with `each_token`, those of each token, (B, T, Y).
     """
     network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
@@ -34,6 +35,8 @@ def compile_network(network, head=None):
     def embed(x):
         x = x if context is None else x[:, :context]
         y = network(x, training=False)
+        if each_token:
+            return per_token(head, y)
         y = pool(y, x, pooling_of(network)) if states else y
         return y if head is None else head(y, training=False)
 

@@ -74,12 +74,22 @@ def open_encoder(name, splits, network=None):
     """Loads a saved encoder, and adapts `Splits` to it; continuous text is cut into windows of WINDOW tokens."""
     folder = encoders.find(name)
     encoder, head, card = encoders.load_with_head(folder, network)
+    if cards.target(card)["kind"] not in (None, "class") or cards.target(card)["pairs"]:
+        raise ValueError(
+            f"{card['name']} was fine-tuned to predict {_described(cards.target(card))}. Expected an encoder that "
+            "predicts the class of one example. Explain the encoder that it was fine-tuned from."
+        )
     tokenizer = encoders.load_tokenizer(folder) if card["tokenizer"] is not None else None
     if "tokens" in card["input"] and splits.train.arrays.keys() & {"text", "label", "target"} == {"text"}:
         adapted = tokens.corpus(splits, tokenizer, min(WINDOW, outputs.max_tokens(encoder) or WINDOW), 0)
     else:
         adapted = encoders.adapt(folder, card, splits)
     return Loaded(encoder, compile_network(encoder), head, card, adapted, tokenizer)
+
+
+def _described(target):
+    what = {"class": "classes", "number": "a number"}.get(target["kind"], target["kind"])
+    return f"{what} of pairs of texts" if target["pairs"] else what
 
 
 def possible(loaded):

@@ -45,3 +45,10 @@ def classifier_head(
     x = keras.Input((features,), name="features")
     logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
     return keras.Model(x, logits, name=name)
+
+
+def per_token(head, states):
+    """Applies a `classifier_head` to each token in inference mode, states (B, T, D) -> logits (B, T, classes)."""
+    for layer in head.layers[1:]:
+        states = layer(states, training=False)
+    return states

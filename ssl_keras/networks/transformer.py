@@ -73,6 +73,7 @@ def transformer(
     rotary_base: Annotated[float, Range(1)] = ROTARY_BASE,
     rotary_scaling: tuple[Annotated[float, Range(0, open="low")], ...] = (),
     pooling: Literal[*POOLINGS] = "mean",
+    separator: Annotated[int, Range(-1, 1 << 24)] = -1,
     name="encoder",
 ):
     """Returns a transformer, tokens (B, T ≤ context) int32, -1 for padding -> hidden states (B, T, width) float32.
@@ -91,6 +92,7 @@ def transformer(
         kv_heads: heads of keys and values of "llama", K; 0 is `heads`.
         rotary_base, rotary_scaling: of the rotary positions of "llama", see `attention.rotary_rates`.
         pooling: features of a text, see `pool`. The graph has all states; `networks.pooled_features` pools them.
+        separator: in `bert`, the token that ends the first text of a pair; what follows is segment 1. -1 disables it.
         name: name of the graph.
 
     Raises:
@@ -111,8 +113,10 @@ def transformer(
         )
     if architecture != "bert" and segments != SEGMENTS:
         raise ValueError(f"segments is for the architecture bert. Received: architecture {architecture}")
+    if separator >= 0 and segments < SEGMENTS:
+        raise ValueError(f"separator needs {SEGMENTS} segments. Received: {segments}")
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    x = Embeddings(vocabulary, context, width, architecture, epsilon, segments, name="embeddings")(tokens)
+    x = Embeddings(vocabulary, context, width, architecture, epsilon, segments, separator, name="embeddings")(tokens)
     hidden = hidden or mlp_width(architecture, width)
     for index in range(layers):
         if architecture == "llama":
@@ -189,7 +193,7 @@ class Pool(keras.layers.Layer):
 class Embeddings(keras.layers.Layer):
     """Embeds tokens, (B, T) -> (B, T, D), and adds learned positions if the architecture has them."""
 
-    def __init__(self, vocabulary, context, width, architecture, epsilon, segments=SEGMENTS, **kwargs):
+    def __init__(self, vocabulary, context, width, architecture, epsilon, segments=SEGMENTS, separator=-1, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.options = {
             "vocabulary": vocabulary,
@@ -198,7 +202,9 @@ class Embeddings(keras.layers.Layer):
             "architecture": architecture,
             "epsilon": epsilon,
             "segments": segments,
+            "separator": separator,
         }
+        self.separator = separator
         self.architecture, self.context, self.epsilon = architecture, context, epsilon
         modern = architecture == "modern"
         normal = keras.initializers.RandomNormal(stddev=1.0 if modern else 0.02)
@@ -220,12 +226,21 @@ class Embeddings(keras.layers.Layer):
         """Embeds tokens the first of which is at `position` and follows the token `before` (B, 1)."""
         if tokens.shape[1] is not None and tokens.shape[1] > self.context:
             raise ValueError(f"Expected at most {self.context} tokens. Received: {tokens.shape[1]}")
-        return self.in_context(self.vectors(tokens), position, None if before is None else self.vectors(before))
+        before = None if before is None else self.vectors(before)
+        return self.in_context(self.vectors(tokens), position, before, self.segments_of(tokens))
 
-    def in_context(self, x, position=0, before=None):
+    def segments_of(self, tokens):
+        """Returns the segment of each token, (B, T) int32: 1 after the first separator; None if all are 0."""
+        if self.separator < 0:
+            return None
+        ends = tf.cast(tokens == self.separator, tf.int32)
+        return tf.minimum(tf.cumsum(ends, axis=1, exclusive=True), 1)
+
+    def in_context(self, x, position=0, before=None, segments=None):
         """Turns the vectors of tokens, (B, T, D), into the first block's input: adds positions, or mixes neighbors.
 
-        `position` is that of the first token, and `before` (B, 1, D) the vector of the token before it.
+        `position` is that of the first token, `before` (B, 1, D) the vector of the token before it, and `segments`
+        (B, T) are those of a pair of texts.
         """
         if self.architecture == "modern":
             first = tf.zeros_like(x[:, :1]) if before is None else rms_norm(before, self.epsilon)
@@ -237,7 +252,8 @@ class Embeddings(keras.layers.Layer):
         x += tf.cast(places, x.dtype)
         if self.architecture == "bert":
             if self.segments is not None:
-                x += tf.cast(self.segments[0], x.dtype)
+                table = tf.convert_to_tensor(self.segments)
+                x += tf.cast(table[0] if segments is None else tf.gather(table, segments), x.dtype)
             return layer_norm(x, self.epsilon, self.scale, self.offset)
         return x
 

@@ -118,6 +118,10 @@ def prepare(settings, splits, init=None):
     _check_settings(settings, kind, card)
     if cards.license_of(card) == cards.UNKNOWN:
         log.warning("The card of %s names no licenses. Check what its weights and its data permit.", card["name"])
+    if "text2" in splits.train.arrays:
+        raise ValueError(
+            f"{splits.train.name} has pairs of texts. Expected single texts for distillation. Rename the column text2."
+        )
     if kind == "tokens" and "text" in splits.train.arrays:
         splits = cut_into_passages(splits, settings.passage)
     features = stored.compute(settings.teacher, splits)

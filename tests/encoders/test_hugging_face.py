@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
+from ssl_keras.data import text_pairs, tokens
 from ssl_keras.data import tokenizer as tokenizers
-from ssl_keras.data import tokens
 from ssl_keras.data.readers import text
-from ssl_keras.data.splits import hold_out
+from ssl_keras.data.splits import Splits, hold_out
+from ssl_keras.downstream import targeting
 from ssl_keras.encoders import checkpoint_files, hugging_face, hugging_face_text, layouts, text_configs, text_layouts
 from ssl_keras.engine.config import Training
 from ssl_keras.modalities import language
@@ -301,6 +302,32 @@ def test_transformers_agrees_both_ways(name, tmp_path):
     ours = network(ids.astype(np.int32))
     np.testing.assert_allclose(ours.numpy()[valid], hidden[valid], atol=1e-4)
     np.testing.assert_allclose(logits_of(network, head, ours)[valid], logits[valid], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pairs_of_texts_have_the_segments_of_transformers(tmp_path):
+    """`tests/downstream/test_supervised.py` checks segments without `transformers`."""
+    import peers
+    import torch
+    import transformers
+
+    peers.make("bert", tmp_path / "theirs")
+    network, _, tokenizer, _ = hugging_face_text.load(tmp_path / "theirs")
+    source = text.documents("pairs", ["the first one", "a", "words that are a little longer"])
+    source.arrays["text2"] = np.array(["another text", "of some length", "b"], object)
+    loaded = Splits(source, source, source)
+    splits = text_pairs.tokenize(loaded, tokenizer, network.description.max_tokens)
+    model = transformers.BertModel.from_pretrained(tmp_path / "theirs", add_pooling_layer=False).eval()
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "theirs" / "tokenizer.json"))
+    ours = targeting.with_segments(network, splits, loaded)
+    for row, one, two in zip(splits.train.column("tokens"), source.column("text"), source.column("text2")):
+        given = theirs(one, two, return_tensors="pt", return_token_type_ids=True)
+        assert row[row >= 0].tolist() == given["input_ids"][0].tolist()
+        assert 0 < given["token_type_ids"].sum() < len(given["input_ids"][0])
+        with torch.no_grad():
+            expected = model(**given).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(ours(row[None])[0][row >= 0], expected, atol=1e-4)
+        assert np.abs(network(row[None])[0][row >= 0] - expected).max() > 1e-2  # without segments
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,12 @@ import teachers
 import tensorflow as tf
 
 from ssl_keras import files, objectives
-from ssl_keras.data import audio
+from ssl_keras.data import audio, targets, text_pairs, tokenizer, tokens, word_pieces
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.readers import captions, pairs, text
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits, hold_out
+from ssl_keras.downstream import supervised
 from ssl_keras.networks import Network
 from ssl_keras.networks.dense import classifier_head
 from ssl_keras.objectives import (
@@ -252,6 +253,50 @@ def words():
     return hold_out(text.documents("words", [line + f" {index}" for line in lines for index in "abc"]))
 
 
+@functools.cache
+def prepared_target(kind):
+    """(`Target`, splits) of the words of `PAIRS`: tags or labels by letter, or the number of letters of a pair."""
+    source = text.documents("words", [" ".join(word.lower() for word, _ in PAIRS[i : i + 2]) for i in range(200)])
+    texts = source.arrays["text"]
+    if kind == "tags":
+        tagged = [" ".join("B-V" if word[0] in "aeiou" else "O" for word in each.split()) for each in texts]
+        source.arrays["tags"] = np.array(tagged, object)
+    elif kind == "labels":
+        source.arrays["labels"] = np.array([[letter in each for letter in "aeio"] for each in texts], np.float32)
+        source = dataclasses.replace(source, classes=tuple("aeio"))
+    else:
+        lengths = np.array([len(each) for each in texts])
+        source.arrays.update(text2=texts[::-1], label=lengths - lengths.min())
+        source = dataclasses.replace(source, classes=tuple(map(str, range(40))))
+    splits, target = targets.prepare(hold_out(source), kind)
+    reader, context = tokenizer.train("characters", list(texts), 0, tokens.checksum(texts)), 24
+    if kind == "number":
+        return target, text_pairs.tokenize(splits, reader, context)
+    made = tokens.tokenize_texts(splits, reader, context)
+    return target, word_pieces.add_tags(splits, made, target.names, context) if kind == "tags" else made
+
+
+def build_supervised(kind):
+    target, splits = prepared_target(kind)
+    reader = splits.train.tokenizer
+    encoder = Network(
+        "transformer",
+        vocabulary=reader.vocabulary,
+        context=24,
+        layers=1,
+        heads=2,
+        width=16,
+        architecture="bert",
+        causal=False,
+        separator=text_pairs.separator(reader) if kind == "number" else -1,
+    ).build()
+    return supervised.Supervised(encoder, classifier_head(16, target.outputs), target, dropout=0.05, name="finetune")
+
+
+def finetuned(kind, overfit):
+    return Case(supervised, lambda spec: build_supervised(kind), overfit, splits=lambda: prepared_target(kind)[1])
+
+
 def distilled(kind, overfit, accumulates=False, **options):
     return Case(
         distillation,
@@ -274,6 +319,9 @@ CASES = {
         floor=gray_entropy,
     ),
     "finetune": Case(classifier, build_finetune),
+    "finetune, tags": finetuned("tags", 0.5),
+    "finetune, labels": finetuned("labels", 0.5),
+    "finetune, pairs and numbers": finetuned("number", 0.5),
     # Without crops all backgrounds are the same black, and rounding tips many ReLUs over at once.
     "rotation": vision(rotation, 0.5, crop=0.6),
     # Each of the four turns of an image skips branches on its own.

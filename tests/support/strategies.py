@@ -38,6 +38,7 @@ from ssl_keras.training.strategy import strategy
 ALL_OBJECTS_DICT["relu"] = keras.activations.softplus
 
 THOROUGH = ("autoencoder",)  # without `more`
+VARIANTS = ("finetune, tags",)  # that are compared without `more`: each example has another number of targets
 # Whose held-out metrics are compared without `more`: for each kind of data one, whose views need that most.
 HELD_OUT = ("contrastive", "masked_lm", "wav2vec2", "seq2seq", "image_text")
 ACCUMULATED = ("masked_lm",)  # with micro-batches: tokens, whose number differs from one to the next
@@ -65,7 +66,7 @@ def replicas():
     """Returns {case: differences between two replicas and one device}."""
     two, one = strategy("mirrored", 2), tf.distribute.get_strategy()
     report = {"batches": batches_agree(two, one)}
-    for name in (name for name in CASES if "," not in name):
+    for name in (name for name in CASES if "," not in name or name in VARIANTS):
         options = {"accumulate": 3} if name in ACCUMULATED else {}
         here, there = path(name, one, **SGD, **EAGERLY, **options), path(name, two, **SGD, **options)
         report[name] = compared(here, there, name in HELD_OUT)

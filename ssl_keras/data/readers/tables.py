@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV and JSON lines in common dialects; `table:FILE` has texts with labels.
+"""Tables: CSV, TSV and JSON lines in common dialects; `table:FILE` has texts, or pairs of them, with labels.
 
 A table has a header, from which the separator is detected: a tab, comma, semicolon or bar. Empty rows are skipped.
 In files with tabs, quotation marks are text, unless cells are quoted as spreadsheets and other programs do.
@@ -10,6 +10,9 @@ import io
 import os
 import pathlib
 import re
+import typing
+
+import numpy as np
 
 from ssl_keras.data.readers.file_lists import listed
 from ssl_keras.data.readers.text import documents
@@ -19,65 +22,113 @@ from ssl_keras.data.splits import UNUSED, hold_out
 SEPARATORS = "\t,;|"
 SEP_LINE = re.compile(r'\s*"?sep=([^\w\s"\\]|\t)"?[^\S\n]*\r?\n', re.IGNORECASE)  # written by Excel
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+SEPARATOR = ";"  # between several labels of a text
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}  # what a column of 0 and 1 contains
 ABSENT = {"nan", "null", "none", "na", "n/a", "<na>"}  # written for missing values
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # CSV dialects to try: the standard one, one with spaces before quotation marks, and one that escapes them as \".
 STYLES = ({}, {"skipinitialspace": True}, {"escapechar": "\\", "doublequote": False})
 
 
+class Columns(typing.NamedTuple):
+    """Indices of a table's columns: of the text, of the second text and of the label or None, and of 0/1 labels."""
+
+    text: int
+    second: int | None
+    label: int | None
+    labels: tuple[int, ...] = ()
+
+
 def load(path):
     """Returns `Splits` of a CSV or TSV file with a header, or of JSON lines, with texts and optionally labels.
+
+    Pairs of texts have the columns text and text2. Without a column label, several columns that contain only 0 and 1
+    are read as the column "labels" (N, K) of the source, and `classes` has their names.
 
     Repeated texts are skipped, so that no copy is in two splits. A text with two labels keeps the first; a note counts
     them. Other notes name columns that are not read, and labels that may be one class or none.
 
     Raises:
-        ValueError: The file does not exist, the header lacks these columns, a text has an empty label, or a row has the
-            wrong length.
+        ValueError: The file does not exist, the header lacks these columns, a text has an empty label, a pair has an
+            empty text, or a row has the wrong length.
     """
     path = pathlib.Path(os.path.expanduser(path))
     name = f"table:{path}"
-    header, rows = with_header(name, path, {"text", "label"})
-    text_column, label_column = _columns(name, header)
+    header, rows = with_header(name, path, {"text", "text2", "label"})
+    columns = _columns(name, header, rows)
+    examples, silent = _examples(name, rows, columns)
+    notes = [f"{silent} rows have no text and are skipped"] if silent else []
+    copies = sum(len(labels) for labels in examples.values()) - len(examples)
+    if copies:
+        torn = sum(len(set(labels)) > 1 for labels in examples.values())
+        notes.append(f"{copies} rows repeat a text and are skipped ({torn} texts have several labels)")
+    texts, seconds = zip(*examples) if examples else ((), ())
+    first = [labels[0] for labels in examples.values()]
+    classes = sorted(set(first)) if columns.label is not None else []
+    number = {each: index for index, each in enumerate(classes)}
+    notes += [*_unused_notes(header, columns), *_spelling_notes(classes), *quotation_notes(texts)]
+    names = [header[index] for index in columns.labels]
+    source = documents(name, list(texts), [number[each] for each in first] if classes else None, classes or names)
+    if columns.second is not None:
+        source.arrays["text2"] = documents(f"{name}, text2", list(seconds)).arrays["text"]
+    if names:
+        source.arrays["labels"] = np.array(first, np.float32)  # (N, K)
+        notes.append(f"these columns of 0 and 1 are read as labels: {listed(names)}")
+    return hold_out(source.with_notes(*notes))
+
+
+def _examples(name, rows, columns):
+    """Returns ({(text, second text): [its label in each row]}, number of rows without text)."""
     texts, silent = {}, 0
+    several = columns.label is not None and any(SEPARATOR in row[columns.label] for _, row in rows)
     for place, row in rows:
-        label = row[label_column].strip() if label_column is not None else ""
-        if not row[text_column].strip():
+        text = row[columns.text].strip()
+        second = "" if columns.second is None else row[columns.second].strip()
+        label = "" if columns.label is None else row[columns.label].strip()
+        if columns.second is not None and not (text and second):
+            raise ValueError(
+                f"{name}, {place}: {'text2' if text else 'text'} is empty. Expected two texts. Fill it in, or remove "
+                "the row."
+            )
+        if not text:
             silent += 1
             continue
-        if label_column is not None and not label:
+        if columns.label is not None and not label and not several:  # with several labels, none is one of the cases
             raise ValueError(f"{name}, {place}: the label is empty. Expected a label. Fill it in, or remove the row.")
-        texts.setdefault(row[text_column].strip(), []).append(label)
-    notes = [f"{silent} rows have no text and are skipped"] if silent else []
-    copies = sum(len(labels) for labels in texts.values()) - len(texts)
-    if copies:
-        torn = sum(len(set(labels)) > 1 for labels in texts.values())
-        notes.append(f"{copies} rows repeat a text and are skipped ({torn} texts have several labels)")
-    classes = sorted({labels[0] for labels in texts.values()}) if label_column is not None else []
-    notes += [*_unused_notes(header, text_column, label_column), *_spelling_notes(classes), *quotation_notes(texts)]
-    label = [classes.index(labels[0]) for labels in texts.values()] if classes else None
-    return hold_out(documents(name, list(texts), label, classes).with_notes(*notes))
+        if columns.labels:
+            label = tuple(FLAGS[row[index].strip().lower()] for index in columns.labels)
+        texts.setdefault((text, second), []).append(label)
+    return texts, silent
 
 
-def _columns(name, header):
-    """Returns (index of the text column, index of the label column or None)."""
+def _columns(name, header, rows):
+    """Returns the `Columns` of a table. Raises ValueError if the header does not name the text."""
     label = header.index("label") if "label" in header else None
-    others = [index for index, column in enumerate(header) if index != label and column]
+    second = header.index("text2") if "text2" in header else None
+    others = [index for index, column in enumerate(header) if index not in (label, second) and column]
     if "text" in header:
-        return header.index("text"), label
-    if label is not None and len(others) == 1:
-        return others[0], label
+        text = header.index("text")
+        flags = [index for index in others if index != text and rows and _are_flags(rows, index)]
+        return Columns(text, second, label, tuple(flags) if label is None and len(flags) > 1 else ())
+    if label is not None and second is None and len(others) == 1:
+        return Columns(others[0], None, label)
     raise ValueError(
-        f"{name}: expected a header with the columns text and label. Received: {listed(header)}. Rename these columns."
+        f"{name}: expected a header with the columns text and label (and text2, for pairs). Received: "
+        f"{listed(header)}. Rename these columns."
     )
 
 
-def _unused_notes(header, *used):
+def _are_flags(rows, index):
+    return all(row[index].strip().lower() in FLAGS for _, row in rows)
+
+
+def _unused_notes(header, columns):
     """Returns a tuple with a note on columns that are not read; empty if there are none."""
+    used = {columns.text, columns.second, columns.label, *columns.labels}
     others = [column for index, column in enumerate(header) if index not in used and column]
     if not others:
         return ()
-    advice = "" if "label" in header else ". If one has the labels, rename it to label"
+    advice = "" if "label" in header or columns.labels else ". If one has the labels, rename it to label"
     return (f"{UNUSED}: {listed(others)}{advice}",)
 
 
