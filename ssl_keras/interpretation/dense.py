@@ -13,6 +13,7 @@ import numpy as np
 from ssl_keras.interpretation.grad_cam import map_layer
 from ssl_keras.interpretation.gradients import MAX_ROWS
 from ssl_keras.networks import gives_states
+from ssl_keras.networks.vit_block import blocks_of
 
 COMPONENTS, TAILS = 3, (1, 99)  # percentiles of a component that are shown as 0 and 1
 MAX_PLACES = 50_000  # evenly spaced places, from which the basis is computed
@@ -24,8 +25,8 @@ def place_features(encoder, inputs, layer=None):
     Args:
         encoder: functional graph of images, tokens or waveforms.
         inputs: (N, …) as the network takes them.
-        layer: name of the layer; by default the last map of a convolutional network, the states of tokens, or the
-            layer "norm" of an encoder of audio.
+        layer: name of the layer; by default the last map of a convolutional network, the states of tokens or patches,
+            or the layer "norm" of an encoder of audio.
 
     Raises:
         ValueError: the network has no places, such as a dense one.
@@ -35,18 +36,26 @@ def place_features(encoder, inputs, layer=None):
         output = encoder.get_layer(layer).output
     elif gives_states(encoder):
         output = encoder.output
-    elif "norm" in layers and "frames" in layers:
+    elif "norm" in layers and ("frames" in layers or blocks_of(encoder)):
         output = layers["norm"].output
     else:
         output = _last_map(encoder)
-    graph, inputs = keras.Model(encoder.input, output), np.asarray(inputs)
-    parts = [inputs[start : start + MAX_ROWS] for start in range(0, len(inputs), MAX_ROWS)]
-    maps = np.concatenate([np.float32(graph(part, training=False)) for part in parts])
+    inputs = np.asarray(inputs)
+    maps = _outputs(encoder, output, inputs)
+    if layer is None and blocks_of(encoder):
+        grid = keras.Model(encoder.input, layers["patches"].output)(inputs[:1]).shape[1:3]
+        maps = maps[:, -grid[0] * grid[1] :].reshape(len(maps), *grid, -1)  # without class and register tokens
     if inputs.dtype.kind == "i":
         return maps, inputs >= 0
     if "frames" in layers:
         return maps, layers["frames"](inputs).numpy() >= 0
     return maps, np.ones(maps.shape[:-1], bool)
+
+
+def _outputs(encoder, output, inputs):
+    graph = keras.Model(encoder.input, output)
+    parts = [inputs[start : start + MAX_ROWS] for start in range(0, len(inputs), MAX_ROWS)]
+    return np.concatenate([np.float32(graph(part, training=False)) for part in parts])
 
 
 def _last_map(encoder):

@@ -8,7 +8,9 @@ What a score reads from the last layer decides the rows: the mean over all place
 features, the place of a token for its logit. The result says how much flows from each token or frame, not in which
 direction it moves the score.
 
-Shapes: `B` batch, `T` tokens or frames, `H` heads, `K` scores.
+In a vision transformer, class and register tokens take part, and what flows from the patches is returned.
+
+Shapes: `B` batch, `T` tokens or frames, `H` heads, `K` scores, `h w` grid of patches.
 """
 
 import keras
@@ -17,6 +19,7 @@ import tensorflow as tf
 
 from ssl_keras.interpretation.gradients import MAX_ROWS
 from ssl_keras.networks.transformer import BLOCKS
+from ssl_keras.networks.vit_block import VisionBlock
 
 RESIDUAL = 0.5  # of the identity, which stands for the residual connection
 CHUNK = MAX_ROWS // 8  # examples at a time, since the attention of all layers is in memory
@@ -28,7 +31,7 @@ def attention_layers(network):
     Raises:
         ValueError: the network has no attention.
     """
-    blocks = [layer for layer in network.layers if isinstance(layer, BLOCKS)]
+    blocks = [layer for layer in network.layers if isinstance(layer, (*BLOCKS, VisionBlock))]
     if not blocks:
         raise ValueError(
             "Attention rollout needs a transformer. Received: a network without attention, with layers "
@@ -39,16 +42,16 @@ def attention_layers(network):
 
 
 def rollout(network, weighted=False):
-    """Compiles attention rollout of a graph from tokens or waveforms to scores (B, K).
+    """Compiles attention rollout of a graph from tokens, waveforms or images to scores (B, K).
 
     Args:
         network: functional graph, such as `Output.graph`, with transformer blocks in a chain.
         weighted: whether to weight attention by the score's gradient.
 
     Returns:
-        A function (inputs (B, …), index (B,)) -> float32 (B, T), at least 0, and 0 at padding.
+        A function (inputs (B, …), index (B,)) -> float32 (B, T), at least 0, and 0 at padding; (B, h, w) of images.
     """
-    walk = _walk(network)
+    walk, on_grid = _walk(network), _on_grid(network)
 
     @tf.function(
         input_signature=[tf.TensorSpec(network.input.shape, network.input.dtype), tf.TensorSpec((None,), tf.int32)],
@@ -66,7 +69,7 @@ def rollout(network, weighted=False):
                 total = tf.matmul(mixed / tf.reduce_sum(mixed, -1, keepdims=True), total)
         if weighted:  # what attention has added
             total -= tf.eye(tf.shape(valid)[1])
-        return tf.einsum("bt,bts->bs", read, total) * here
+        return on_grid(inputs, tf.einsum("bt,bts->bs", read, total) * here)
 
     def chunked(inputs, index):
         inputs, index = np.asarray(inputs), np.asarray(index, np.int32)
@@ -79,20 +82,20 @@ def rollout(network, weighted=False):
 def _walk(network):
     """Returns a function (inputs, index) -> attention of each block, its gradient, valid (B, T), rows read (B, T)."""
     blocks = attention_layers(network)
-    start, marks = blocks[0].input
-    before = keras.Model(network.input, [start, marks])
+    before = keras.Model(network.input, keras.tree.flatten(blocks[0].input))
     end = blocks[-1].output
     after = keras.Model([network.input, end], network.output)
 
     def walk(inputs, index):
-        x, tokens = before(inputs, training=False)
-        valid, length = tokens >= 0, tf.shape(tokens)[1]
+        x, *tokens = keras.tree.flatten(before(inputs, training=False))  # images have no tokens
+        valid = tokens[0] >= 0 if tokens else tf.fill(tf.shape(x)[:2], True)
+        length = tf.shape(valid)[1]
         changes = [tf.zeros((tf.shape(x)[0], block.heads, length, length)) for block in blocks]
         maps = []
         with tf.GradientTape() as tape:
             tape.watch(changes)
             for block, change in zip(blocks, changes):
-                x, weights = block.with_weights(x, tokens, change)
+                x, weights = block.with_weights(x, *tokens, change=change)
                 maps.append(weights)
             tape.watch(x)
             scores = tf.cast(after([inputs, x], training=False), tf.float32)
@@ -102,3 +105,16 @@ def _walk(network):
         return maps, slopes, valid, tf.math.divide_no_nan(used, tf.reduce_sum(used, 1, keepdims=True))
 
     return walk
+
+
+def _on_grid(network):
+    """Returns a function (inputs, flow (B, T)) -> flow, as (B, h, w) for the patches of images."""
+    if not any(isinstance(layer, VisionBlock) for layer in network.layers):
+        return lambda inputs, flow: flow
+    patches = keras.Model(network.input, network.get_layer("patches").output)
+
+    def on_grid(inputs, flow):
+        grid = tf.shape(patches(inputs, training=False))[1:3]
+        return tf.reshape(flow[:, -tf.reduce_prod(grid) :], (-1, grid[0], grid[1]))
+
+    return on_grid

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.ranges import Range
-from ssl_keras.networks.attention import attend, attention_weights, dense, layer_norm
+from ssl_keras.networks.attention import attend, attention_weights, average, dense, layer_norm
 
 HEAD = 64  # features of an attention head by default
 Rate = Annotated[float, Range(0, 1, open="high")]
@@ -123,7 +123,17 @@ class VisionBlock(keras.layers.Layer):
 
     def call(self, x, training=False):
         q, k, v = self._queries_keys_values(x)
-        x += self._branch("attention", dense(attend(q, k, v, None), *self.attention_out), 0, training)
+        return self._finish(x, attend(q, k, v, None), training)
+
+    def with_weights(self, x, change=0.0):
+        """Returns the output and the attention weights, see `transformer.Block.with_weights`."""
+        q, k, v = self._queries_keys_values(x)
+        weights = attention_weights(q, k, None) + change
+        return self._finish(x, average(weights, v), training=False), weights
+
+    def _finish(self, x, attended, training):
+        """Adds the output of attention, (B, T, D), and then the MLP's, to x."""
+        x += self._branch("attention", dense(attended, *self.attention_out), 0, training)
         h = GELU[self.gelu](dense(layer_norm(x, self.epsilon, *self.norms["mlp"]), *self.mlp_in))
         return x + self._branch("mlp", dense(h, *self.mlp_out), 1, training)
 

@@ -58,6 +58,13 @@ KINDS = {  # network, inputs, methods beside ALWAYS, shape of the maps, shape of
         (16, 16),
         (4, 4, 4),
     ),
+    "vit": (
+        lambda: Network("vit", image_shape=(16, 16, 1), width=8, layers=2, heads=2, registers=1).build(),
+        IMAGES,
+        ["attention rollout", "gradient rollout"],
+        (16, 16),
+        (4, 4, 8),
+    ),
     "samples": (
         lambda: Network("waveform", **SPEECH).build(),
         WAVES,
@@ -73,7 +80,7 @@ KINDS = {  # network, inputs, methods beside ALWAYS, shape of the maps, shape of
         (13, 8),
     ),
 }
-SLOW = ("resnet50", "dcgan_trunk", "cnn", "bands", "samples")  # what they have is tested with toys and `own`
+SLOW = ("vit", "resnet50", "dcgan_trunk", "cnn", "bands", "samples")  # what they have is tested with toys and `own`
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,20 @@ def test_rollout_of_uniform_attention_is_uniform():
     np.testing.assert_allclose(maps, np.where(tokens >= 0, 1 / (tokens >= 0).sum(1, keepdims=True), 0), atol=1e-6)
 
 
+@pytest.mark.parametrize("features", ["mean", "class"])
+def test_rollout_of_patches(features):
+    """With uniform attention among six patches, a class and a register token, each patch gets 1/8 of what is passed on;
+    if the class token alone is read, a quarter of the flow of two layers stays in it."""
+    network = Network("vit", image_shape=(8, 12, 1), width=8, layers=2, heads=2, registers=1, features=features).build()
+    for variable in network.variables:
+        variable.assign(tf.zeros_like(variable))
+    network.get_layer("norm").scale.assign(tf.ones(8))
+    maps = rollout(of_features(network).graph)(np.ones((2, 8, 12, 1), np.float32), [0, 0])
+    passed = 1 - 0.5**2  # what two layers of ½A + ½I take from other places
+    expected = passed / 8 if features == "class" else passed / 8 + 0.5**2 / 6
+    np.testing.assert_allclose(maps, np.full((2, 2, 3), expected), atol=1e-6)
+
+
 def test_grad_cam_points_to_the_patch():
     """One convolution passes the image on, and the score is its mean: the map is the image's."""
     image = keras.Input((8, 8, 1))
