@@ -26,10 +26,11 @@ ORDER = (
     "training",
     "downstream",
     "curation",
+    "choosing",
     "cli",
     "__main__",
 )
-MAX_UNITS = 19
+MAX_UNITS = 20
 BY_NAME = {"import_module", "__import__", "find_spec", "walk_packages", "iter_modules"}
 ROOT_TABLE = "__init__.py"  # the public names, which are imported when they are used
 TABLES = {ROOT_TABLE, "cli/__init__.py", "objectives/__init__.py"}  # import by name, from a table or a folder

@@ -29,6 +29,12 @@ GROUPS = {
             "Fine-tune a saved encoder, with a classification head, on labeled data",
             "finetune autoencoder-digits --data digits --labels-per-class 10",
         ),
+        "choose": Command(
+            "choose",
+            "",
+            "Find the objective whose features are best on your data, in a given time",
+            "choose --data digits --minutes 30 --labels-per-class 10",
+        ),
         "launch": Command(
             "runs",
             "COMMAND",

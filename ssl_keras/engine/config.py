@@ -92,7 +92,8 @@ class Training:
     runs: str = "runs"
     """Folder that contains all runs."""
     resume: bool = False
-    """Resume the run from its last checkpoint. A run without a checkpoint starts from step 0."""
+    """Resume the run from its last checkpoint. A run without a checkpoint starts from step 0. At a constant learning
+    rate it may get more --steps than before."""
 
     def __post_init__(self):
         check_fields(self)

@@ -52,7 +52,7 @@ def extract_features(network, source, batch_size=512, preprocess=None):
         batch_size: number of examples in a batch; long clips have smaller batches.
         preprocess: function (batch, random) to another batch, such as `add_noise`, or None.
     """
-    return next(_passes(network, source, batch_size, preprocess, 1))
+    return next(passes(network, source, batch_size, preprocess, 1))
 
 
 def augmented_copies(network, source, changes):
@@ -61,7 +61,7 @@ def augmented_copies(network, source, changes):
         return []
     longest = source.arrays["waveform"].longest
     return list(
-        _passes(
+        passes(
             network,
             source,
             512,
@@ -71,7 +71,7 @@ def augmented_copies(network, source, changes):
     )
 
 
-def _passes(network, source, batch_size, preprocess, count):
+def passes(network, source, batch_size, preprocess, count):
     """Yields the result of `extract_features` `count` times, with new random draws each time."""
     run = compile_network(network) if isinstance(network, keras.Model) else network
     source = truncate_clips(source, int(LONGEST * source.rate)) if source.rate else source

@@ -212,8 +212,17 @@ def _has_content_keys(name, asked):
     return all(asked.get(key) is not None for key in CONTENT_KEYS[name])
 
 
+def _extends(saved, asked):
+    """Returns whether a run only gets more steps, which change nothing before them if the learning rate is constant."""
+    constant = saved.get("schedule") == asked.get("schedule") == "constant"
+    return constant and 0 < saved.get("steps", 0) <= asked["steps"]
+
+
 def _check_settings(folder, asked, resume):
-    """Raises ValueError if the folder's run has started with other settings, or has started and `resume` is off."""
+    """Raises ValueError if the folder's run has started with other settings, or has started and `resume` is off.
+
+    More steps at a constant learning rate are not other settings: the run goes further than was asked before.
+    """
     path = folder / "settings.json"
     started = any((folder / "checkpoints").glob("*.safetensors"))  # settings alone may be from a run that was refused
     if path.exists() and started:
@@ -240,6 +249,8 @@ def _check_settings(folder, asked, resume):
                     asked.get(name),
                 )
                 keys.remove(name)
+        if _extends(saved, asked):
+            keys.discard("steps")
         keys = sorted(keys)
         if keys:
             difference = "".join(f"\n  {k}: was {saved.get(k)!r}, is now {asked.get(k)!r}" for k in keys)

@@ -150,3 +150,47 @@ def test_of_features_that_are_not_finite_none_is_best(bad, rng):
             probes.knn(train, y, other, y)
         with pytest.raises(ValueError, match="Expected finite embeddings"):
             retrieval.recall_at_k(train, other, y)
+
+
+def slow_lidar(views, ridge):
+    """LiDAR by loops and the definition: the square root of the inverse, then the eigenvalues."""
+    count, number, width = views.shape
+    means = np.array([sum(views[i]) / number for i in range(count)])
+    center = sum(means) / count
+    between, within = np.zeros((width, width)), ridge * np.eye(width)
+    for i in range(count):
+        between += np.outer(means[i] - center, means[i] - center) / count
+        for j in range(number):
+            within += np.outer(views[i, j] - means[i], views[i, j] - means[i]) / (count * number)
+    values, vectors = np.linalg.eigh(within)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    found = np.maximum(np.linalg.eigvalsh(root @ between @ root), 0)
+    p = found / found.sum()
+    return np.exp(-sum(each * np.log(each) for each in p if each > 1e-12))
+
+
+@pytest.mark.parametrize(("count", "number", "width"), [(12, 4, 5), (6, 3, 10)], ids=["many", "wide"])
+def test_lidar_equals_a_slow_loop(count, number, width, rng):
+    views = rng.normal(size=(count, 1, width)) + 0.5 * rng.normal(size=(count, number, width))
+    assert collapse.lidar(views, 0.01) == pytest.approx(slow_lidar(views, 0.01), rel=1e-4)
+
+
+def test_lidar_closed_forms(rng):
+    noise = np.concatenate([np.eye(6), -np.eye(6)])  # the same in every direction
+    spread = np.concatenate([np.eye(6)[:3], -np.eye(6)[:3]])  # means along three of six directions
+    assert collapse.lidar(spread[:, None] + noise) == pytest.approx(3, rel=1e-3)
+    assert collapse.lidar(np.eye(6)[[0, 0, 1, 1]][:, None] + noise) == pytest.approx(1, rel=1e-3)  # two places: a line
+    assert collapse.lidar(np.zeros((6, 1, 6)) + noise) == 0  # all examples alike
+    assert collapse.lidar(np.ones((6, 3, 4))) == 0  # collapsed
+    with pytest.raises(ValueError, match=r"Expected views \(N, V, D\).*Received: shape \(6, 4\)"):
+        collapse.lidar(np.ones((6, 4)))
+
+
+def test_lidar_does_not_change_under_linear_maps(rng):
+    """RankMe changes under such a map, which stretches one direction."""
+    views = rng.normal(size=(30, 1, 5)) + 0.3 * rng.normal(size=(30, 8, 5))
+    change = rng.normal(size=(5, 5)) + 2 * np.eye(5)
+    assert collapse.lidar(views @ change + 3, 1e-12) == pytest.approx(collapse.lidar(views, 1e-12), rel=1e-6)
+    rotation, _ = np.linalg.qr(change)
+    assert collapse.lidar(views @ rotation) == pytest.approx(collapse.lidar(views), rel=1e-6)
+    assert collapse.rankme(views.mean(1) @ change) != pytest.approx(collapse.rankme(views.mean(1)), rel=1e-2)

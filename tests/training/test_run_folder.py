@@ -142,3 +142,20 @@ def test_json_has_null_for_non_finite_numbers(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"),)}})
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": {"d": [None]}}
+
+
+def test_a_run_at_a_constant_rate_may_get_more_steps(rng):
+    data = splits(rng)
+    opened(data, steps=10, schedule="constant")
+    for steps in (10, 30):
+        assert opened(data, steps=steps, schedule="constant", resume=True) == "autoencoder-photos"
+    for refused in ({"steps": 20}, {"steps": 40, "seed": 1}, {"epochs": 3}):
+        with pytest.raises(ValueError, match="belongs to a run with other settings"):
+            opened(data, schedule="constant", resume=True, **refused)
+
+
+def test_a_run_whose_rate_decays_may_not_get_more_steps(rng):
+    data = splits(rng)
+    opened(data, steps=10, schedule="cosine")
+    with pytest.raises(ValueError, match="steps: was 10, is now 30"):
+        opened(data, steps=30, schedule="cosine", resume=True)
