@@ -10,7 +10,6 @@ import re
 import typing
 
 from ssl_keras import objectives
-from ssl_keras.engine.config import Training
 
 MAX_ARMS = 10
 SYMBOLS = {"flip": False, "color": 0.0, "gray": 0.0}  # a mirrored digit is another digit, or none

@@ -49,13 +49,23 @@ def measure_all(state, runs, names, budget):
     add(row, lambda: yardstick.of_baseline()[1], kind="features", **{"from": ""})
     for name in names:
         folder = encoders.find(name)
-        add(cards.read(folder)["name"], lambda folder=folder: yardstick.of_encoder(folder), kind="encoder", **{"from": name})
+        add(
+            cards.read(folder)["name"],
+            lambda folder=folder: yardstick.of_encoder(folder),
+            kind="encoder",
+            **{"from": name},
+        )
     groups = architectures(runs, [name for name in runs.arms if name in state["speeds"]])
     for first, arms in groups.items():
         suffix = "" if len(groups) == 1 else f", like {first}"
         folder = runs.encoder(first, pilot=True)
         about = {"from": str(runs.encoder(first)), "arms": arms}
-        add(f"random init{suffix}", lambda folder=folder: _random(yardstick, folder, runs.seed), kind="random", **about)
+        add(
+            f"random init{suffix}",
+            lambda folder=folder: untrained(yardstick, folder, runs.seed),
+            kind="random",
+            **about,
+        )
     if yardstick.per_class and groups:
         first = max(groups, key=lambda name: len(groups[name]))
         about = {"from": str(runs.encoder(first)), "arms": groups[first]}
@@ -82,7 +92,8 @@ def _fresh(folder, seed):
         return cards.network(cards.read(folder)).build()
 
 
-def _random(yardstick, folder, seed):
+def untrained(yardstick, folder, seed):
+    """Measures the network of a saved encoder with random weights, see `Yardstick`."""
     return yardstick.of_encoder(folder, _fresh(folder, seed))
 
 

@@ -1,9 +1,9 @@
 """The choice: looks at the data, races the objectives that take them, and ranks them next to baselines.
 
-    FOLDER/search.json   what was measured so far; the same command resumes a killed search
-    FOLDER/runs/         the runs of the arms, each with its encoder
-    FOLDER/choice.json   the result, written last
-    FOLDER/choice.html   a page with the table, the curves and the reasons
+FOLDER/search.json   what was measured so far; the same command resumes a killed search
+FOLDER/runs/         the runs of the arms, each with its encoder
+FOLDER/choice.json   the result, written last
+FOLDER/choice.html   a page with the table, the curves and the reasons
 """
 
 import dataclasses
@@ -103,8 +103,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
         pilot = min(PILOT_FRACTION * seconds / len(chosen), MAX_PILOT)
         runs = Runs(out, splits, question.data, question.image_size, chosen, yardstick, question.seed, pilot)
         found = _search(state, runs, question, seconds)
-        choice = _conclude(state, runs, found, question, reasons, kind, per_class)
-        return choice
+        return _conclude(state, runs, found, question, reasons, kind, per_class)
 
 
 def _search(state, runs, question, seconds):
@@ -202,8 +201,8 @@ def _check_minutes(minutes, count):
     least = (START_SECONDS + ARM_SECONDS * count + REPORT_SECONDS) / 60
     if minutes < least:
         raise ValueError(
-            f"The budget is too short. Expected at least --minutes {least:.1f}, to start {count} objectives and measure "
-            f"them. Received: {minutes:g}"
+            f"The budget is too short. Expected at least --minutes {least:.1f}, to start {count} arms and measure them. "
+            f"Received: {minutes:g}"
         )
 
 

@@ -22,7 +22,10 @@ def look(splits, kind):
     about = summary.summarize(splits)
     summary.check(about)
     notes = [f"{', '.join(parts)}: {note}" for note, parts in summary.notes(about).items()]
-    return {"table": summary.table(about, summary.NUM_SHOWN), "notes": [*notes, *_balance(about), *_copies(splits, kind)]}
+    return {
+        "table": summary.table(about, summary.NUM_SHOWN),
+        "notes": [*notes, *_balance(about), *_copies(splits, kind)],
+    }
 
 
 def _balance(about):

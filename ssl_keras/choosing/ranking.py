@@ -94,5 +94,7 @@ def recommendation(rows, question, per_class, command):
         )
     same = equals(rows) if per_class else []
     if same:
-        made.append(f"These labels cannot tell it from {', '.join(same)}: the 95% interval of the difference contains 0.")
+        made.append(
+            f"These labels cannot tell it from {', '.join(same)}: the 95% interval of the difference contains 0."
+        )
     return made

@@ -114,6 +114,7 @@ def write_page(path, choice):
 def _search(choice):
     layout = choice["layout"]
     return (
-        f"Successive halving: {', '.join(map(str, layout['sizes']))} arms in the rungs, and {layout['factor']} times the "
-        f"training time from one rung to the next. It took {choice['seconds'] / 60:.1f} of {choice['minutes']:g} minutes."
+        f"Successive halving: {', '.join(map(str, layout['sizes']))} arms in the rungs, and {layout['factor']} times "
+        f"the training time from one rung to the next. It took {choice['seconds'] / 60:.1f} of {choice['minutes']:g} "
+        "minutes."
     )

@@ -1,5 +1,6 @@
 """The state of a search: a small JSON of what was measured, which is written whole or not at all."""
 
+import copy
 import json
 import time
 
@@ -26,7 +27,7 @@ class State:
     def __init__(self, path, asked, empty, clock=time.monotonic, started=None):
         self.path, self.clock, self.started = path, clock, clock() if started is None else started
         asked = json.loads(json.dumps(asked))
-        self.values = {"format": FORMAT, "asked": asked, "spent": 0.0, **empty}
+        self.values = {"format": FORMAT, "asked": asked, "spent": 0.0, **copy.deepcopy(empty)}
         if path is not None and path.exists():
             self.values = _read(path, asked)
         self.before = self.values["spent"]

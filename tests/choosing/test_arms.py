@@ -59,7 +59,9 @@ def test_batches_leave_several_in_an_epoch():
     assert [arms.batch_size(training, count) for count in (2, 40, 64, 10_000)] == [2, 8, 16, 256]
 
 
-@pytest.mark.parametrize("arm", [*arms.ARMS["image"], *arms.ARMS["text"], *arms.ARMS["waveform"]], ids=lambda arm: arm.name)
+@pytest.mark.parametrize(
+    "arm", [*arms.ARMS["image"], *arms.ARMS["text"], *arms.ARMS["waveform"]], ids=lambda arm: arm.name
+)
 def test_the_command_of_a_run_parses_into_its_settings(arm):
     if arm.objective not in objectives.names():
         pytest.skip(f"this version has no objective {arm.objective}")

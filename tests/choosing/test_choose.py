@@ -86,7 +86,9 @@ def test_folders_of_something_else_are_refused(images, tmp_path, capsys):
     assert "is not empty, and is not a search" in refused(capsys, "--data", images, "--out", str(tmp_path / "full"))
     (tmp_path / "done").mkdir()
     files.write_json(tmp_path / "done" / choose.CHOICE, {})
-    assert "has a finished choice. Add --overwrite" in refused(capsys, "--data", images, "--out", str(tmp_path / "done"))
+    assert "has a finished choice. Add --overwrite" in refused(
+        capsys, "--data", images, "--out", str(tmp_path / "done")
+    )
 
 
 def choice_of(winner, kind, behind=None):
@@ -129,7 +131,9 @@ def test_the_table_leaves_out_what_no_row_has():
 
 
 @pytest.mark.slow
-def test_a_search_of_images_that_is_killed_resumes_and_its_command_repeats_the_run(images, tmp_path, monkeypatch, capsys):
+def test_a_search_of_images_that_is_killed_resumes_and_its_command_repeats_the_run(
+    images, tmp_path, monkeypatch, capsys
+):
     """Bad input and the loop itself are in `make test`: the tests above, and `test_halving.py`."""
     monkeypatch.setitem(arms.ARMS, "image", SMALL)
     monkeypatch.setattr(choose, "ARM_SECONDS", 1)
@@ -185,10 +189,16 @@ def test_texts_without_labels(tmp_path, monkeypatch, capsys):
         (arms.Arm("tiny", "masked_lm", {"layers": 1, "width": 16, "heads": 2, "vocabulary": 200, "context": 32}),),
     )
     monkeypatch.setattr(choose, "ARM_SECONDS", 1)
-    lines = [f"{who} {does} the {what} {n}" for n in range(30) for who in ("she", "he") for does in ("sees", "has") for what in ("dog", "cat")]
+    lines = [
+        f"{who} {does} the {what} {n}"
+        for n in range(30)
+        for who in ("she", "he")
+        for does in ("sees", "has")
+        for what in ("dog", "cat")
+    ]
     (tmp_path / "texts.csv").write_text("\n".join(["text", *lines]) + "\n")
     data = f"table:{tmp_path}/texts.csv"
-    assert main(["choose", "--data", data, "--minutes", "4", "--out", str(tmp_path / "out")]) == 0
+    assert main(["choose", "--data", data, "--minutes", "2", "--out", str(tmp_path / "out")]) == 0
     choice = json.loads((tmp_path / "out" / "choice.json").read_text())
     assert choice["winner"] == "tiny"
     assert choice["labels_per_class"] == 0

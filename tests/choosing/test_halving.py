@@ -49,7 +49,7 @@ class World:
 
 
 def search(world, path=None, minutes=10.0, names=tuple(STEP), asked=None):
-    state = State(path, asked or {}, json.loads(json.dumps(EMPTY)), clock=lambda: world.now)
+    state = State(path, asked or {}, EMPTY, clock=lambda: world.now)
     loop = Halving(state, world.train, lambda measured: measured["probe"][0], 60 * minutes)
     loop.pilots(names, world.pilot)
     return loop.run(names), state
@@ -57,7 +57,13 @@ def search(world, path=None, minutes=10.0, names=tuple(STEP), asked=None):
 
 @pytest.mark.parametrize(
     ("minutes", "slowdown", "names"),
-    [(10, 1.0, tuple(STEP)), (30, 1.0, tuple(STEP)), (30, 1.3, tuple(STEP)), (5, 1.0, ("best", "other")), (4, 1.0, ("best",))],
+    [
+        (10, 1.0, tuple(STEP)),
+        (30, 1.0, tuple(STEP)),
+        (30, 1.3, tuple(STEP)),
+        (5, 1.0, ("best", "other")),
+        (4, 1.0, ("best",)),
+    ],
 )
 def test_the_plan_adds_up_to_the_budget(minutes, slowdown, names):
     world = World(slowdown=slowdown)
@@ -134,7 +140,9 @@ def test_arms_that_are_too_slow_are_left_out():
 def test_a_budget_that_is_too_short_names_the_least_one():
     with pytest.raises(ValueError, match=r"Expected at least --minutes \d+\.\d, by the speeds measured here"):
         search(World(), minutes=0.5)
-    least = float(str(pytest.raises(ValueError, search, World(), minutes=0.5).value).split("--minutes ")[1].split(",")[0])
+    least = float(
+        str(pytest.raises(ValueError, search, World(), minutes=0.5).value).split("--minutes ")[1].split(",")[0]
+    )
     found, _ = search(World(), minutes=least)
     assert set(found) == set(STEP)
 

@@ -25,7 +25,11 @@ def test_rows_are_those_of_the_label_seeds(splits):
     for seed, learned, predicted in zip(SEEDS, found.learned, found.predicted):
         for source, used, rows in (
             (splits.train, found.splits.train.take(learned), few_label_indices(splits.train, PER_CLASS, seed)),
-            (splits.validation, found.splits.validation.take(predicted), validation_rows(splits.validation, PER_CLASS, seed)),
+            (
+                splits.validation,
+                found.splits.validation.take(predicted),
+                validation_rows(splits.validation, PER_CLASS, seed),
+            ),
         ):
             np.testing.assert_array_equal(used.column("image"), source.column("image")[rows])
             np.testing.assert_array_equal(used.column("label"), source.column("label")[rows])
@@ -74,7 +78,9 @@ def test_the_regularization_is_not_chosen_on_what_it_is_measured_on(splits, monk
     (first, second), (third, fourth) = calls
     assert (first, second) == (fourth, third)
     assert sorted(first + second) == (yardstick.predicted[0] + 1.0).tolist()
-    classes = [np.bincount(yardstick.splits.validation.column("label")[np.array(half, int) - 1]) for half in (first, second)]
+    classes = [
+        np.bincount(yardstick.splits.validation.column("label")[np.array(half, int) - 1]) for half in (first, second)
+    ]
     assert np.abs(classes[0] - classes[1]).max() <= 1
     assert measured["probe"] == [pytest.approx((0.25 * len(second) + 0.5 * len(first)) / (len(first) + len(second)))]
 

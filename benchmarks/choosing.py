@@ -1,0 +1,252 @@
+"""Which self-supervised task for which data: every objective for a few minutes on every dataset, frozen features only.
+
+    python benchmarks/choosing.py                     # 72 runs of 5 minutes, and what is around them
+    python benchmarks/choosing.py --kind text         # one kind of data
+    python benchmarks/choosing.py --smoke             # 8 steps on one dataset of each kind, in a file of its own
+
+The measures are those of `ssl-keras choose`, by the same functions: a linear probe and neighbors on 10 labels per class
+over label seeds 0 to 4, RankMe, LiDAR and the held-out loss. Beside each objective stands its untrained network, and
+beside each dataset the features without a network. Nothing is chosen by any of these numbers: all objectives have their
+default settings and a constant learning rate, and the test splits are not read.
+
+The steps of a run follow from the minutes and its speed, measured in its first seconds. Each run is added to
+choosing.json when it ends and is not repeated; a killed run resumes with the steps that were planned. The minutes are
+those of the steps alone; loading, tracing, held-out evaluations and measuring come on top. At the end the rank
+correlation (Spearman) of each measure with the probe is computed, over the objectives of each dataset.
+
+$TFDS_DATA_DIR has the datasets of TFDS; $SSL_KERAS_DATA has cifar10_jpg, emoji_pairs, sms_spam and voices. CIFAR-10 is
+its first 10,000 training images, re-encoded as JPEG (lossy).
+"""
+
+import argparse
+import ast
+import csv
+import io
+import json
+import logging
+import os
+import pathlib
+import platform
+import sys
+import zipfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+HERE = pathlib.Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parents[1]))
+
+import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
+
+# isort: split
+import numpy as np
+from PIL import Image
+from scipy import stats
+
+from ssl_keras import files, objectives
+from ssl_keras.choosing.arms import ARMS
+from ssl_keras.choosing.baselines import untrained
+from ssl_keras.choosing.runs import Runs
+from ssl_keras.choosing.yardstick import Yardstick
+from ssl_keras.data.sources import load
+from ssl_keras.data.splits import from_arrays
+
+PER_CLASS, LABEL_SEEDS, SEEDS = 10, range(5), (0, 1)
+PILOT_SECONDS, SMOKE_STEPS = 10.0, 8
+EVALUATIONS = 10  # held-out evaluations of a run
+SIDE, PITCH, BORDER, EMOJI_SIDE = 64, 66, 1, 32  # pixels of a tile of the sprite sheet
+SHORTEST, MIN_DOCSTRINGS, MODULES = 40, 100, 8  # characters; docstrings of a package; packages
+WORK = pathlib.Path("results/choosing")
+MEASURES = {"RankMe": 1, "LiDAR": 1, "kNN": 1, "loss": -1}  # sign: whether larger is better
+
+
+def data_folder(name):
+    return pathlib.Path(os.environ.get("SSL_KERAS_DATA", "data")) / name
+
+
+def unzipped(archive, name):
+    """Returns a folder with the content of a zip file below the data, unzipped once."""
+    folder = WORK / "data" / name
+    if not folder.exists():
+        with files.new_folder(folder) as partial, zipfile.ZipFile(data_folder(archive)) as packed:
+            packed.extractall(partial)
+    return folder
+
+
+def table(name, rows):
+    """Writes (text, label) rows as a table, once; returns its `Splits`."""
+    path, content = WORK / "data" / f"{name}.csv", io.StringIO()
+    csv.writer(content).writerows([("text", "label"), *rows])
+    files.make_folder(path.parent)
+    files.write(path, content.getvalue())
+    return load(f"table:{path}")
+
+
+def sms():
+    lines = (data_folder("sms_spam") / "SMSSpamCollection").read_text("utf-8").splitlines()[1:]
+    return table("sms", ((text, label) for label, _, text in (line.partition("\t") for line in lines)))
+
+
+def python_documentation():
+    """The docstrings of the standard library's largest packages; the label is the package."""
+    root, found = pathlib.Path(os.__file__).parent, {}
+    for path in sorted(root.glob("*/**/*.py")):
+        package, *inner = path.relative_to(root).parts
+        if package in ("site-packages", "test", "idlelib", "lib2to3") or {"test", "tests"} & set(inner):
+            continue
+        tree = ast.parse(path.read_text("utf-8", errors="replace"))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        texts = (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+        found.setdefault(package, []).extend(text for text in texts if len(text) >= SHORTEST)
+    largest = sorted((name for name in found if len(found[name]) >= MIN_DOCSTRINGS), key=lambda name: -len(found[name]))
+    return table("pydoc", ((text, name) for name in sorted(largest[:MODULES]) for text in found[name]))
+
+
+def emoji():
+    """Emoji drawings on white; the label is the category."""
+    folder = data_folder("emoji_pairs")
+    sheet = Image.open(folder / "google_sheet_256col_64px.png").convert("RGBA")
+    rows = [json.loads(line) for line in (folder / "emoji.jsonl").read_text("utf-8").splitlines()]
+    images = []
+    for row in rows:
+        x, y = (PITCH * row[f"sheet_{axis}"] + BORDER for axis in "xy")
+        tile = Image.new("RGBA", (SIDE, SIDE), "white")
+        tile.alpha_composite(sheet.crop((x, y, x + SIDE, y + SIDE)))
+        images.append(np.asarray(tile.convert("RGB").resize((EMOJI_SIDE, EMOJI_SIDE), Image.Resampling.BOX)))
+    classes = sorted({row["category"] for row in rows})
+    label = [classes.index(row["category"]) for row in rows]
+    return from_arrays(np.stack(images), label, classes=classes, name="emoji")
+
+
+DATA = {
+    "image": {
+        "digits": lambda: load("digits"),
+        "fashion_mnist": lambda: load("tfds:fashion_mnist"),
+        "cifar10": lambda: load(f"folder:{unzipped('cifar10_jpg/cifar10_jpg_10k.zip', 'cifar10')}"),
+        "bangla": lambda: load("tfds:cmaterdb/bangla"),
+        "emoji": emoji,
+    },
+    "text": {"sms": sms, "trec": lambda: load("tfds:trec"), "pydoc": python_documentation},
+    "waveform": {
+        "spoken_digit": lambda: load("tfds:spoken_digit[*_theo_*]"),
+        "speakers": lambda: load(f"audio:{unzipped('voices/voices.zip', 'voices')}"),
+    },
+}
+OBJECTIVES = {
+    "image": ("autoencoder", "rotation", "jigsaw", "contrastive", "masked_autoencoder"),
+    "text": ("causal_lm", "masked_lm", "sentence"),
+    "waveform": ("wav2vec2",),
+}
+
+
+class Results:
+    """The file of results: {"about", "plans", "runs", "untrained", "baselines", "correlations"}."""
+
+    def __init__(self, path):
+        self.path = path
+        self.values = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def add(self, part, key, measure):
+        """Measures an entry, unless it is known, and writes the file; returns the entry."""
+        entries = self.values.setdefault(part, {})
+        if key not in entries:
+            entries[key] = measure()
+            files.write_json(self.path, self.values)
+            print(part, key, entries[key], flush=True)
+        return entries[key]
+
+
+def measure_run(results, runs, name, key, asked):
+    """Measures an objective on a dataset with one seed, and its untrained network."""
+    if key in results.values.get("runs", {}):
+        return
+
+    def plan():
+        speed = runs.pilot(name)
+        steps = SMOKE_STEPS if asked.smoke else max(EVALUATIONS, int(60 * asked.minutes / speed.step))
+        every = max(1, steps // EVALUATIONS)
+        return {"steps": every * (steps // every), "every": every, "step": speed.step, "overhead": speed.overhead}
+
+    known = results.add("plans", key, plan)
+    if not runs.encoder(name, pilot=True).exists():
+        runs.pilot(name)
+    results.add("untrained", key, lambda: untrained(runs.yardstick, runs.encoder(name, pilot=True), runs.seed))
+
+    def train():
+        measured = runs.train(name, known["steps"], known["every"], known["step"])
+        return measured | {"steps": known["steps"], "command": runs.command(name, known["steps"], known["every"])}
+
+    results.add("runs", key, train)
+
+
+def measure_data(results, kind, data, asked):
+    """Measures the objectives of a kind on a dataset."""
+    listed = {arm.name: arm for arm in ARMS[kind]}
+    arms = [listed[name] for name in OBJECTIVES[kind] if name in objectives.names()]
+    for name in OBJECTIVES[kind]:
+        if name not in objectives.names():
+            print(f"{data}, {name}: this version has no such objective, so it is left out.", flush=True)
+    splits = DATA[kind][data]()
+    yardstick = Yardstick(splits, PER_CLASS, LABEL_SEEDS)
+    results.add("baselines", data, lambda: dict([yardstick.of_baseline()]))
+    for seed in SEEDS[:1] if asked.smoke else SEEDS:
+        for arm in arms[:1] if asked.smoke else arms:
+            folder = WORK / ("smoke" if asked.smoke else "runs") / f"{data}-{seed}"
+            seconds = 0.5 if asked.smoke else PILOT_SECONDS
+            runs = Runs(folder, splits, splits.train.base, None, [arm], yardstick, seed, seconds)
+            measure_run(results, runs, arm.name, f"{data}, {arm.name}, seed {seed}", asked)
+
+
+def correlations(runs):
+    """Returns {dataset: {measure: Spearman's correlation with the probe over objectives and seeds}}.
+
+    The held-out losses of different objectives are in different units; theirs shows what comparing them would give.
+    Datasets with fewer than three objectives have none.
+    """
+    found, grouped = {}, {}
+    for key, run in runs.items():
+        data, objective, _ = key.split(", ")
+        grouped.setdefault(data, []).append((objective, run))
+    for data, rows in grouped.items():
+        if len({objective for objective, _ in rows}) < 3:
+            continue
+        probe = [np.mean(run["probe"]) for _, run in rows]
+        found[data] = {
+            name: float(stats.spearmanr([sign * np.mean(run[name]) for _, run in rows], probe).statistic)
+            for name, sign in MEASURES.items()
+        }
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=list(DATA), help="one kind of data; by default all")
+    parser.add_argument("--data", help="one dataset, by its name in DATA; by default all")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time of each run (default: 5)")
+    parser.add_argument(
+        "--smoke", action="store_true", help="8 steps on one dataset of each kind, in a file of its own"
+    )
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    files.make_folder(WORK)
+    results = Results(WORK / "smoke.json" if asked.smoke else HERE.with_suffix(".json"))
+    about = {
+        "minutes": asked.minutes,
+        "per_class": PER_CLASS,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    results.add("about", "settings", lambda: about)
+    if results.values["about"]["settings"]["minutes"] != asked.minutes:
+        sys.exit(
+            f"{results.path} has runs of {results.values['about']['settings']['minutes']:g} minutes. Move it away."
+        )
+    for kind in [asked.kind] if asked.kind else DATA:
+        for data in list(DATA[kind])[:1] if asked.smoke else DATA[kind]:
+            if asked.data in (None, data):
+                measure_data(results, kind, data, asked)
+    results.values["correlations"] = correlations(results.values.get("runs", {}))
+    files.write_json(results.path, results.values)
+    print(json.dumps(results.values["correlations"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
