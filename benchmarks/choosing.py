@@ -185,7 +185,7 @@ def measure_data(results, kind, data, asked):
         if name not in objectives.names():
             print(f"{data}, {name}: this version has no such objective, so it is left out.", flush=True)
     splits = DATA[kind][data]()
-    yardstick = Yardstick(splits, PER_CLASS, LABEL_SEEDS)
+    yardstick = Yardstick(splits, PER_CLASS, LABEL_SEEDS, views=True)
     results.add("baselines", data, lambda: dict([yardstick.of_baseline()]))
     for seed in SEEDS[:1] if asked.smoke else SEEDS:
         for arm in arms[:1] if asked.smoke else arms:

@@ -65,7 +65,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
         question: `Question`.
         splits: `Splits`, those that `question.data` names.
         out: the folder of the result.
-        overwrite: whether a finished result there is replaced.
+        overwrite: whether a finished result there, or another search, is replaced.
         arms: the [`Arm`] to try; None takes those of the data's kind.
         started: `time.monotonic()` at the start of the command, from which the budget counts; None is now.
 
@@ -93,9 +93,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
     }
     files.make_folder(out)
     with locks.alone_in(out):
-        if overwrite and (out / CHOICE).exists():
-            _remove(out)
-        state = State(out / NAME, asked, EMPTY, started=started)
+        state = _state(out, asked, overwrite, started)
         if state["data"] is None:
             state["data"] = look(splits, kind)
             state.save()
@@ -104,6 +102,19 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
         runs = Runs(out, splits, question.data, question.image_size, chosen, yardstick, question.seed, pilot)
         found = _search(state, runs, question, seconds)
         return _conclude(state, runs, found, question, reasons, kind, per_class)
+
+
+def _state(out, asked, overwrite, started):
+    """Opens the state of the search in a folder; with `overwrite`, a finished search or another one is removed."""
+    if overwrite and (out / CHOICE).exists():
+        _remove(out)
+    try:
+        return State(out / NAME, asked, EMPTY, started=started)
+    except ValueError:
+        if not overwrite:
+            raise
+    _remove(out)
+    return State(out / NAME, asked, EMPTY, started=started)
 
 
 def _search(state, runs, question, seconds):
@@ -140,7 +151,7 @@ def _conclude(state, runs, found, question, reasons, kind, per_class):
         "command": command,
         "encoder": str(runs.encoder(best_arm)),
         "expectation": curve.expectation(
-            [point["train_seconds"] / points[0]["train_seconds"] for point in points],
+            [point["steps"] / points[0]["steps"] for point in points],
             [point["score"] for point in points],
             errors,
             1.0 if per_class else np.inf,
@@ -201,7 +212,7 @@ def _check_minutes(minutes, count):
     least = (START_SECONDS + ARM_SECONDS * count + REPORT_SECONDS) / 60
     if minutes < least:
         raise ValueError(
-            f"The budget is too short. Expected at least --minutes {least:.1f}, to start {count} arms and measure them. "
+            f"The budget is too short. Expected at least --minutes {least:.1f}, to start and measure {count} arms. "
             f"Received: {minutes:g}"
         )
 

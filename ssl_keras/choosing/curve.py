@@ -1,4 +1,4 @@
-"""The expected gain of more time: a power law a − b·t^(−c), fitted to the quality of a run over its training time.
+"""The expected gain of more time: a power law a − b·t^(−c), fitted to the quality of a run over its steps.
 
 Hestness et al. 2017, "Deep learning scaling is predictable, empirically", fit errors by power laws of the data.
 """
@@ -32,7 +32,7 @@ def fit(t, quality, errors=None, most=1.0):
     """Fits the power law by least squares.
 
     Args:
-        t: (N,) positive times, in any unit.
+        t: (N,) positive times or steps, in any unit.
         quality: (N,) numbers, larger is better.
         errors: (N,) their standard errors; None estimates them from the residuals.
         most: the largest possible a, such as 1 for accuracies.
@@ -69,7 +69,7 @@ def fit(t, quality, errors=None, most=1.0):
 
 
 def expectation(t, quality, errors=None, most=1.0, percent=True):
-    """Returns sentences on the quality to expect at 2 and 10 times the training time.
+    """Returns sentences on the quality to expect at 2 and 10 times the steps.
 
     Args:
         t, quality, errors, most: as in `fit`.

@@ -16,6 +16,7 @@ from ssl_keras.choosing.arms import first_sentence
 # budgets; the last one trains every arm once.
 LAYOUTS = ((2, 4), (3, 4), (3, 3), (4, 2), (8, 2), (0, 1))
 MAX_OVERHEAD = 0.4  # fraction of the budget that may go to starting and measuring runs before a later layout is taken
+MAX_PILOTS = 0.5  # fraction of the budget after which no further arm is started
 MIN_STEPS = 8  # of an arm in the first rung
 EVALUATIONS = 2  # held-out evaluations of a run in the first rung
 FAILURES = (ValueError, FloatingPointError, MemoryError)  # of one arm, which ends its part and not the search
@@ -69,8 +70,13 @@ def layout(speeds, left):
 
 
 def least_seconds(speeds):
-    """Returns the seconds in which every arm could be trained once, for as long as the slowest one needs."""
-    return sum(speed.overhead for speed in speeds) + len(speeds) * MIN_STEPS * max(speed.step for speed in speeds)
+    """Returns the seconds in which the cheapest arm could be trained once."""
+    return min(map(cost, speeds))
+
+
+def cost(speed):
+    """Returns the seconds of the shortest run."""
+    return speed.overhead + MIN_STEPS * speed.step
 
 
 class Halving:
@@ -79,7 +85,8 @@ class Halving:
     Args:
         state: `State`, which has the entries "speeds", "dropped", "layout" and "rungs".
         train: function (name, steps, steps between evaluations) that trains a run to `steps`, resuming it, and returns
-            its measurements, JSON-serializable, with "seconds" of the call and "train_seconds" of the run so far.
+            its measurements, JSON-serializable, with "seconds" of the call, "step_seconds" of a step (None if too few
+            were timed) and "train_seconds" of the run so far.
         score: function of measurements that returns what is compared, larger is better.
         seconds: the budget, from the start of the command to the end of the last rung.
     """
@@ -88,7 +95,9 @@ class Halving:
         self.state, self.train, self.score, self.seconds = state, train, score, seconds
 
     def pilots(self, names, pilot):
-        """Measures the speed of each arm with `pilot`, a function (name) that returns a `Speed`; drops those that fail.
+        """Measures the speed of each arm with `pilot`, a function (name) that returns a `Speed`.
+
+        Arms that fail are dropped, and so are the last ones if the others have taken half of the budget.
 
         Raises:
             ValueError: every arm fails.
@@ -96,6 +105,10 @@ class Halving:
         for name in names:
             if name in self.state["speeds"] or name in self.state["dropped"]:
                 continue
+            if self.state["speeds"] and self.state.spent() > MAX_PILOTS * self.seconds:
+                self._drop(name, "the arms before it left no time to try it")
+                continue
+            log.info("measuring the speed of %s", name)
             try:
                 self.state["speeds"][name] = list(pilot(name))
             except FAILURES as error:
@@ -155,15 +168,16 @@ class Halving:
         while names:
             speeds = {name: Speed(*self.state["speeds"][name]) for name in names}
             sizes, factor, seconds = layout(list(speeds.values()), self._left())
-            slowest = max(names, key=lambda name: speeds[name].step)
-            if seconds >= MIN_STEPS * speeds[slowest].step:
+            if seconds >= MIN_STEPS * max(speed.step for speed in speeds.values()):
                 every = {name: max(1, int(seconds / speeds[name].step) // EVALUATIONS) for name in names}
                 self.state["layout"], self.state["every"] = {"sizes": sizes, "factor": factor}, every
                 self.state.save()
                 return
-            if len(names) == 1 or seconds <= 0:
+            if len(names) == 1:
                 break
-            self._drop(slowest, f"{MIN_STEPS} steps take {MIN_STEPS * speeds[slowest].step:.1f} s, too long here")
+            slowest = max(names, key=lambda name: cost(speeds[name]))
+            seconds = cost(speeds[slowest])
+            self._drop(slowest, f"starting it, {MIN_STEPS} steps and measuring take {seconds:.0f} s, too long here")
             names.remove(slowest)
         least = self.state.spent() + least_seconds([Speed(*each) for each in self.state["speeds"].values()])
         raise ValueError(
@@ -205,14 +219,11 @@ class Halving:
                 log.info("%s: %.4g after %d steps; %.1f of %.1f minutes", name, self.score(measured), steps, *minutes)
 
     def _learn_speed(self, k, name):
-        """Updates the speed of an arm by its last run: evaluations count as steps, all else as overhead."""
-        now, before = self.state["rungs"][k]["measured"][name], {"steps": 0, "train_seconds": 0.0}
-        if k:
-            before = self.state["rungs"][k - 1]["measured"][name]
-        trained = now["train_seconds"] - before["train_seconds"]
-        if trained > 0:
-            step = trained / (now["steps"] - before["steps"])
-            self.state["speeds"][name] = [step, max(now["seconds"] - trained, 0.0)]
+        """Updates the speed of an arm by its last run; all that is not a step counts as overhead."""
+        now, before = (self.state["rungs"][each]["measured"].get(name) if each >= 0 else None for each in (k, k - 1))
+        step = now["step_seconds"] or self.state["speeds"][name][0]
+        added = now["steps"] - (before["steps"] if before else 0)
+        self.state["speeds"][name] = [step, max(now["seconds"] - step * added, 0.0)]
 
     def _best(self, k, size):
         measured = self.state["rungs"][k]["measured"]

@@ -18,7 +18,7 @@ from ssl_keras.training.pretrain import pretrain
 PILOT_STEPS = 100_000  # never reached: the stopwatch ends the run
 EXECUTION = 4  # steps per call of the graph in a pilot, so that slow arms are timed too
 EXECUTION_SECONDS, MAX_EXECUTION = 1.0, 32
-HELD_OUT, TESTED = 1_000, 100  # examples of the held-out splits of a run
+HELD_OUT, TESTED = 500, 50  # examples of the held-out splits of a run
 QUIET = ("tensorflow", "ssl_keras.training", "ssl_keras.data", "ssl_keras.encoders", "ssl_keras.downstream")
 
 
@@ -133,7 +133,8 @@ class Runs:
 
         Returns:
             What the `Yardstick` measures, with "loss" (held-out, of the saved weights), "seconds" of the call,
-            "train_seconds" of the run so far and "examples_per_second" (None if too few steps were timed).
+            "train_seconds" of the run so far, and "examples_per_second" and "step_seconds" (None if too few steps were
+            timed).
         """
         began = time.monotonic()
         settings, training = self.settled(name, steps, every)
@@ -143,11 +144,12 @@ class Runs:
         )
         with quiet():
             outcome = _trained(self.arms[name].objective, settings, training, self.splits)
-        measured = self.yardstick.of_encoder(self.encoder(name))
+        measured, rate = self.yardstick.of_encoder(self.encoder(name)), outcome.get("examples_per_second")
         return measured | {
             "loss": outcome["best_val_loss"],
             "train_seconds": outcome["seconds"],
-            "examples_per_second": outcome.get("examples_per_second"),
+            "examples_per_second": rate,
+            "step_seconds": rate and training.batch_size / rate,
             "seconds": time.monotonic() - began,
         }
 

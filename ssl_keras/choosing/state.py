@@ -53,10 +53,13 @@ def _read(path, asked):
         saved = json.loads(path.read_text("utf-8"))
         before = saved["asked"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged. Choose another --out, or remove the folder.") from error
+        raise ValueError(f"{path} is damaged. Add --overwrite to start again, or choose another --out.") from error
     if saved.get("format") != FORMAT:
-        raise ValueError(f"{path} is of another version. Choose another --out.")
+        raise ValueError(f"{path} is of another version. Add --overwrite to start again, or choose another --out.")
     other = sorted(name for name in before.keys() | asked.keys() if before.get(name) != asked.get(name))
     if other:
-        raise ValueError(f"{path.parent} has a search that differs in {', '.join(other)}. Choose another --out.")
+        raise ValueError(
+            f"{path.parent} has a search that differs in {', '.join(other)}. Add --overwrite to replace it, or choose "
+            "another --out."
+        )
     return saved

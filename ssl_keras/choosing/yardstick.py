@@ -17,6 +17,7 @@ from ssl_keras.data.passages import cut_into_passages
 from ssl_keras.data.splits import Splits, few_label_indices
 from ssl_keras.data.tokens import texts_of
 from ssl_keras.downstream.columns import validation_rows
+from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import (
     compile_network,
@@ -41,6 +42,8 @@ class Yardstick:
         splits: `Splits`, as they were loaded.
         per_class: labels per class; 0 measures without labels.
         seeds: the label seeds.
+        views: whether LiDAR is measured, for which ten views of an example pass the network; None does so without
+            labels only.
 
     Attributes:
         splits: the examples that are looked at, as `Splits`: training examples whose labels are learned, validation
@@ -50,8 +53,9 @@ class Yardstick:
         ValueError: a class has too few labels, or the validation split has fewer than two examples.
     """
 
-    def __init__(self, splits, per_class, seeds):
+    def __init__(self, splits, per_class, seeds, views=None):
         self.per_class, self.seeds = per_class, tuple(seeds)
+        self.views = not per_class if views is None else views
         train, validation = splits.train, splits.validation
         if len(validation) < 2:
             raise ValueError(f"{validation.name}: expected at least 2 examples. Received: {len(validation)}")
@@ -72,7 +76,7 @@ class Yardstick:
 
     def of_encoder(self, folder, network=None):
         """Measures a saved encoder, or another network of its kind in its place; see `of_features`."""
-        card = encoders.card.read(folder)
+        card = cards.read(folder)
         adapted = encoders.adapt(folder, card, self.splits)
         return self.of_network(encoders.load_encoder(folder) if network is None else network, adapted)
 
@@ -82,10 +86,11 @@ class Yardstick:
         embed = compile_network(network) if hasattr(network, "layers") else network
         parts = splits[:2] if self.per_class else ()
         features = [extract_features(embed, source) for source in parts]
-        viewed = splits.test.take(evenly_spaced(len(splits.test), VIEWED))
-        return self.of_features(*features, free=extract_features(embed, splits.test)) | {
-            "LiDAR": collapse.lidar(extract_views(embed, viewed))
-        }
+        found = self.of_features(*features, free=extract_features(embed, splits.test))
+        if self.views:
+            viewed = splits.test.take(evenly_spaced(len(splits.test), VIEWED))
+            found["LiDAR"] = collapse.lidar(extract_views(embed, viewed))
+        return found
 
     def of_features(self, train=None, validation=None, free=None):
         """Measures features.

@@ -91,6 +91,17 @@ def test_folders_of_something_else_are_refused(images, tmp_path, capsys):
     )
 
 
+def test_overwriting_replaces_another_search_but_resumes_the_same_one(tmp_path):
+    asked = {"data": "digits", "minutes": 3.0}
+    state = choose._state(tmp_path, asked, False, None)
+    state["speeds"]["small"] = [0.1, 2.0]
+    state.save()
+    assert choose._state(tmp_path, asked, True, None)["speeds"] == {"small": [0.1, 2.0]}
+    with pytest.raises(ValueError, match="Add --overwrite to replace it"):
+        choose._state(tmp_path, asked | {"minutes": 9.0}, False, None)
+    assert choose._state(tmp_path, asked | {"minutes": 9.0}, True, None)["speeds"] == {}
+
+
 def choice_of(winner, kind, behind=None):
     """A choice as it is written, with names from the data that must be escaped."""
     rows = [

@@ -90,6 +90,11 @@ def test_without_labels_no_label_is_read(splits):
     yardstick = Yardstick(bare, 0, SEEDS)
     measured = yardstick.of_network(lambda image: image[:, 0, :, 0])
     assert set(measured) == {"RankMe", "LiDAR"}
+    assert set(Yardstick(splits, PER_CLASS, SEEDS).of_network(lambda image: image[:, 0, :, 0])) == {
+        "probe",
+        "kNN",
+        "RankMe",
+    }
     assert 0 < measured["LiDAR"] <= 6
 
 
