@@ -43,10 +43,9 @@ def rank(arms, baselines, per_class):
 
 
 def _behind(first, row):
-    """Returns {"mean", "interval"} of the difference to the first row over label seeds; None if it has other seeds."""
-    if len(row["probe"]) != len(first["probe"]):
-        return None
-    found = paired_difference(first["probe"], row["probe"])
+    """Returns {"mean", "interval"} of the difference to the first row, over the label seeds that both have."""
+    count = min(len(first["probe"]), len(row["probe"]))
+    found = paired_difference(first["probe"][:count], row["probe"][:count])
     return {"mean": found.mean, "interval": found.interval}
 
 
@@ -76,8 +75,13 @@ def recommendation(rows, question, per_class, command):
         ],
         "random": [f"No pretraining was better than the untrained network ({first['row']}) in this time."],
         "scratch": [
-            "No pretraining was better than training on the labels alone in this time:",
-            shlex.join(["ssl-keras", "finetune", first.get("from", ""), *data, *few, "--scratch"]),
+            "No pretraining was better than training on the labels alone in this time"
+            + (":" if first.get("from") else ", from random weights."),
+            *(
+                [shlex.join(["ssl-keras", "finetune", first["from"], *data, *few, "--scratch"])]
+                if first.get("from")
+                else []
+            ),
         ],
         "encoder": [
             f"No pretraining was better than the saved encoder {first['row']} in this time:",
