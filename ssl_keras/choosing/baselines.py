@@ -30,8 +30,8 @@ def measure_all(state, runs, names, budget):
         budget: seconds of the whole search.
 
     Returns:
-        {row: its measurements, with "seconds", "kind" (features, random, scratch or encoder) and "from" (the encoder
-        that the row's command needs, or "")}.
+        {row: its measurements, with "seconds", "kind" (features, random, scratch or encoder), "from" (the encoder that
+        the row's command needs, or "") and, for a network without training, "arms" (those that have this network)}.
     """
     yardstick = runs.yardstick
 
@@ -59,7 +59,7 @@ def measure_all(state, runs, names, budget):
     for first, arms in groups.items():
         suffix = "" if len(groups) == 1 else f", like {first}"
         folder = runs.encoder(first, pilot=True)
-        about = {"from": str(runs.encoder(first)), "arms": arms}
+        about = {"from": "", "arms": arms}
         add(
             f"random init{suffix}",
             lambda folder=folder: untrained(yardstick, folder, runs.seed),
@@ -68,7 +68,7 @@ def measure_all(state, runs, names, budget):
         )
     if yardstick.per_class and groups:
         first = max(groups, key=lambda name: len(groups[name]))
-        about = {"from": str(runs.encoder(first)), "arms": groups[first]}
+        about = {"from": "", "arms": groups[first]}
         add(
             "scratch" if len(groups) == 1 else f"scratch, like {first}",
             lambda: scratch(yardstick, runs.encoder(first, pilot=True), runs.seed, SCRATCH_FRACTION * budget),

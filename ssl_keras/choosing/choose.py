@@ -132,6 +132,9 @@ def _search(state, runs, question, seconds):
 def _conclude(state, runs, found, question, reasons, kind, per_class):
     """Returns the choice, as `choose` does."""
     rows = ranking.rank(found, state["baselines"], per_class)
+    for row in rows:  # an untrained network is described by the encoder of any arm that has it
+        trained = [name for name in row.get("arms", ()) if name in found]
+        row["from"] = str(runs.encoder(trained[0])) if trained else row.get("from", "")
     winner, best_arm = rows[0]["row"], next(row["row"] for row in rows if row["kind"] == "arm")
     points = found[best_arm]["curve"]
     errors = None

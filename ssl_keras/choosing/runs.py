@@ -123,7 +123,7 @@ class Runs:
         training = dataclasses.replace(training, run=f"pilot-{name}")
         with quiet():
             _trained(self.arms[name].objective, settings, training, self.splits, [watch])
-        self.yardstick.of_encoder(self.encoder(name, pilot=True))
+            self.yardstick.of_encoder(self.encoder(name, pilot=True))
         counted = watch.train if watch.first else 0.0
         traced = counted - watch.counted - watch.first * watch.step  # of the first execution, beyond its steps
         return Speed(watch.step, time.monotonic() - began - counted + max(traced, 0.0))
@@ -144,7 +144,8 @@ class Runs:
         )
         with quiet():
             outcome = _trained(self.arms[name].objective, settings, training, self.splits)
-        measured, rate = self.yardstick.of_encoder(self.encoder(name)), outcome.get("examples_per_second")
+            measured = self.yardstick.of_encoder(self.encoder(name))
+        rate = outcome.get("examples_per_second")
         return measured | {
             "loss": outcome["best_val_loss"],
             "train_seconds": outcome["seconds"],
