@@ -1,4 +1,4 @@
-"""Which self-supervised task for which data: every objective for a few minutes on every dataset, frozen features only.
+"""The self-supervised task for a kind of data: every objective for a few minutes on every dataset, features frozen.
 
     python benchmarks/choosing.py                     # 72 runs of 5 minutes, and what is around them
     python benchmarks/choosing.py --kind text         # one kind of data

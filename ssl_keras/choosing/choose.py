@@ -1,6 +1,6 @@
 """The choice: looks at the data, races the objectives that take them, and ranks them next to baselines.
 
-FOLDER/search.json   what was measured so far; the same command resumes a killed search
+FOLDER/search.json   what has been measured; the same command resumes a killed search
 FOLDER/runs/         the runs of the arms, each with its encoder
 FOLDER/choice.json   the result, written last
 FOLDER/choice.html   a page with the table, the curves and the reasons

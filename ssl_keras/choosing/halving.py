@@ -86,7 +86,7 @@ class Halving:
         state: `State`, which has the entries "speeds", "dropped", "layout" and "rungs".
         train: function (name, steps, steps between evaluations) that trains a run to `steps`, resuming it, and returns
             its measurements, JSON-serializable, with "seconds" of the call, "step_seconds" of a step (None if too few
-            were timed) and "train_seconds" of the run so far.
+            were timed) and "train_seconds" of the whole run.
         score: function of measurements that returns what is compared, larger is better.
         seconds: the budget, from the start of the command to the end of the last rung.
     """
@@ -143,7 +143,7 @@ class Halving:
         return found
 
     def outcome(self):
-        """Returns what `run` does, of the rungs so far."""
+        """Returns what `run` does, of the rungs that have been run."""
         found = {}
         for k, rung in enumerate(self.state["rungs"]):
             for name, measured in rung["measured"].items():

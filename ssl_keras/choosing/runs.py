@@ -133,7 +133,7 @@ class Runs:
 
         Returns:
             What the `Yardstick` measures, with "loss" (held-out, of the saved weights), "seconds" of the call,
-            "train_seconds" of the run so far, and "examples_per_second" and "step_seconds" (None if too few steps were
+            "train_seconds" of the whole run, and "examples_per_second" and "step_seconds" (None if too few steps were
             timed).
         """
         began = time.monotonic()
