@@ -92,9 +92,8 @@ def applicable(splits, arms=None):
         ValueError: no arm takes the data.
     """
     kind, taken, reasons = kind_of(splits), [], {}
-    known = set(objectives.names())
     for arm in ARMS[kind] if arms is None else arms:
-        reason = _reason(arm, splits) if arm.objective in known else "this version has no such objective"
+        reason = _reason(arm, splits)
         if reason:
             reasons[arm.name] = reason
         else:
@@ -105,7 +104,7 @@ def applicable(splits, arms=None):
     if len(taken) > MAX_ARMS:
         raise ValueError(f"Expected at most {MAX_ARMS} arms. Received: {len(taken)}. Leave some out.")
     tried = {arm.objective for arm in (*taken, *(arms or ARMS[kind]))}
-    reasons |= {name: _why_not(name, kind, splits) for name in sorted(known - tried)}
+    reasons |= {name: _why_not(name, kind, splits) for name in objectives.names() if name not in tried}
     return taken, reasons
 
 

@@ -46,12 +46,13 @@ def test_arms_that_do_not_apply_say_why(rng):
     assert reasons["masked_autoencoder"].startswith("Expected images whose sides are multiples of the patch")
 
 
-def test_data_that_no_objective_takes_are_refused(images):
+def test_data_that_no_objective_takes_are_refused(rng):
     codes = Source("codes", {"features": np.zeros((9, 3), np.float32)})
     with pytest.raises(ValueError, match="codes: no objective takes these data. Expected images, text or audio"):
         arms.applicable(Splits(codes, codes, codes))
-    with pytest.raises(ValueError, match="no objective takes these data. odd: this version has no such objective."):
-        arms.applicable(images, [arms.Arm("odd", "simsiam")])
+    wide = from_arrays(rng.integers(0, 256, (80, 22, 30, 1), np.uint8))
+    with pytest.raises(ValueError, match="no objective takes these data. rotation: Expected square images"):
+        arms.applicable(wide, [arms.Arm("rotation", "rotation")])
 
 
 def test_batches_leave_several_in_an_epoch():
