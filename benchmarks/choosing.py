@@ -20,6 +20,7 @@ its first 10,000 training images, re-encoded as JPEG (lossy).
 
 import argparse
 import ast
+import collections
 import csv
 import io
 import json
@@ -53,6 +54,7 @@ PER_CLASS, LABEL_SEEDS, SEEDS = 10, range(5), (0, 1)
 PILOT_SECONDS, SMOKE_STEPS = 10.0, 8
 EVALUATIONS = 10  # held-out evaluations of a run
 SIDE, PITCH, BORDER, EMOJI_SIDE = 64, 66, 1, 32  # pixels of a tile of the sprite sheet
+MIN_CATEGORY = 50  # emoji of a category
 SHORTEST, MIN_DOCSTRINGS, MODULES = 40, 100, 8  # characters; docstrings of a package; packages
 WORK = pathlib.Path("results/choosing")
 MEASURES = {"RankMe": 1, "LiDAR": 1, "kNN": 1, "loss": -1}  # sign: whether larger is better
@@ -101,11 +103,12 @@ def python_documentation():
 
 
 def emoji():
-    """Emoji drawings on white; the label is the category."""
+    """Emoji drawings on white; the label is the category, of which the small ones are left out."""
     folder = data_folder("emoji_pairs")
     sheet = Image.open(folder / "google_sheet_256col_64px.png").convert("RGBA")
     rows = [json.loads(line) for line in (folder / "emoji.jsonl").read_text("utf-8").splitlines()]
-    images = []
+    sizes = collections.Counter(row["category"] for row in rows)
+    rows, images = [row for row in rows if sizes[row["category"]] >= MIN_CATEGORY], []
     for row in rows:
         x, y = (PITCH * row[f"sheet_{axis}"] + BORDER for axis in "xy")
         tile = Image.new("RGBA", (SIDE, SIDE), "white")
