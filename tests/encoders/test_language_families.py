@@ -195,6 +195,7 @@ def test_options_of_llama_are_refused_for_others(options, message):
         causal_lm.Settings(**options)
 
 
+@pytest.mark.slow
 def test_a_backbone_of_keras_hub_is_an_encoder(tmp_path, rng):
     """The example in docs/command_line.md, with random weights: padding changes nothing, saved and loaded."""
     pytest.importorskip("keras_hub")
