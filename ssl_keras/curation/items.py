@@ -156,7 +156,7 @@ def _image(entry, pixels):
             return Item(name, problem="pixels")
         image, header = image_files.decode(path)
     except image_files.Unreadable as error:
-        return Item(name, problem="pixels" if str(error) == image_files.TOO_LARGE else UNREADABLE)
+        return Item(name, problem="pixels" if str(error).startswith(image_files.TOO_LARGE) else UNREADABLE)
     with open(path, "rb") as file:
         encoded = file.read()
     plain = not header.conversions and encoded[:3] in (b"\xff\xd8\xff", b"\x89PN")

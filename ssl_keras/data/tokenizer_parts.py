@@ -168,13 +168,25 @@ def _check_frame(part, vocabulary):
     if part["type"] == "TemplateProcessing":
         pairs = {name: list(zip(each["tokens"], each["ids"])) for name, each in part["special_tokens"].items()}
         tokens = [pair for each in pairs.values() for pair in each]
-        for pieces in (part["single"], part["pair"]):
+        for name, texts in (("single", ["A"]), ("pair", ["A", "B"])):
+            pieces = part[name]
+            _check_texts(name, texts, pieces)
             used = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
             if sum(len(pairs[name]) for name in used) > MAX_FRAMED or len(pieces) > MAX_FRAMED:
                 raise ValueError(
                     f"The post_processor adds too many tokens. Expected at most {MAX_FRAMED} around a text."
                 )
     _check_ids("special", tokens, vocabulary)
+
+
+def _check_texts(name, texts, pieces):
+    """Raises ValueError if a template has not each text once: the library panics at a text that is not there."""
+    found = sorted(piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece)
+    if found != texts:
+        raise ValueError(
+            f"The post_processor's template {name!r} must have {' and '.join(texts)} once. Received: "
+            f"{', '.join(found[:20]) or 'no text'}"
+        )
 
 
 def _check_ids(kind, tokens, vocabulary):

@@ -230,6 +230,12 @@ def packed_tiff(values):
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + bytes(4)
 
 
+def wide_webp(image, width):
+    """Returns an animated WebP of a few bytes whose header states this width."""
+    moving = encoded(image, "WEBP", save_all=True, append_images=[image.rotate(90)])
+    return moving[:24] + (width - 1).to_bytes(3, "little") + moving[27:]
+
+
 def broken():
     """Returns {file name: (bytes, reason)} of files that cannot be read."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -255,6 +261,7 @@ def broken():
         "signed.tif": (encoded(Image.fromarray(signed.reshape(SIDES)), "TIFF"), "whose scale is unknown"),
         "bomb.png": (png(60_000, 60_000), "too large"),
         "gigabyte.png": (png(18_000, 18_000), "too large"),
+        "wide.webp": (wide_webp(noise, 1_500_000), "too large"),
     }
 
 

@@ -136,10 +136,17 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, monkeypatch):
                     function(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name}: expected an image. Received: .*{reason}"):
             search_command._picture(tmp_path / name, (8, 8, 3))
-    with pytest.raises(ValueError, match="16 of 16 images cannot be read") as error:
+    with pytest.raises(ValueError, match="17 of 17 images cannot be read") as error:
         load(f"folder:{tmp_path}")
     assert all(re.search(reason, str(error.value)) for _, reason in broken.values())
     assert not ran
+
+
+def test_webp_has_a_lower_limit(tmp_path):
+    """Its decoder takes 3.6 GB for what 0.5 GB are enough for in PNG."""
+    awkward.write(tmp_path, {"wide.webp": awkward.broken()["wide.webp"][0]})
+    with pytest.raises(image_files.Unreadable, match=r"too large \(more than 67,108,864 pixels\)"):
+        image_files.header(tmp_path / "wide.webp")
 
 
 def test_a_large_image_raises_no_decompression_bomb_warning(tmp_path, monkeypatch):

@@ -42,7 +42,8 @@ BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "
 def template(count=1, index=2, name="[CLS]"):
     frame = [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     tokens = {"x": {"id": "x", "ids": [index] * count, "tokens": [name] * count}}
-    return {"type": "TemplateProcessing", "single": frame, "pair": [frame[1]], "special_tokens": tokens}
+    pair = [frame[1], {"Sequence": {"id": "B", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": frame, "pair": pair, "special_tokens": tokens}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,10 @@ def template(count=1, index=2, name="[CLS]"):
         (wordpiece(post_processor=template(index=10**6)), "Expected: 2. Received: 1000000"),
         (wordpiece(post_processor={"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}), "Received: 9"),
         (wordpiece(post_processor=template(name="[NONE]")), "Expected: None"),
+        # The library panics at a second text that is not there.
+        (wordpiece(post_processor=template() | {"single": template()["pair"]}), "'single' must have A once.*: A, B"),
+        (wordpiece(post_processor=template() | {"single": []}), "'single' must have A once. Received: no text"),
+        (wordpiece(post_processor=template() | {"pair": template()["single"]}), "'pair' must have A and B once.*: A"),
         (wordpiece(unk_token="[NONE]"), "unknown token '.NONE.' is not in the vocabulary"),
         # The library allocates memory up to the largest id.
         (wordpiece(vocab={"[UNK]": 0, "a": 10**18}), "not contiguous. Expected 0 to 6. Received: up to 10{18}$"),

@@ -80,6 +80,7 @@ OTHERS = frozenset(
 )
 DECODING = 3  # increment when decoding changes: cached entries are then rebuilt
 MAX_PIXELS = 178_956_970  # Pillow's limit
+MAX_WEBP_PIXELS = 1 << 26  # of WebP, whose decoder needs some 20 bytes for a pixel, and a few bytes may promise many
 ALONE = 1 << 25  # pixels; larger images are decoded one at a time, to bound memory
 GRAY = {"1", "L", "LA", "La"}
 ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -95,7 +96,7 @@ CONVERSIONS = {
     "cmyk": "are in CMYK without a color profile and are converted to RGB",
     "frames": "have several frames or pages, of which only the first is used",
 }
-TOO_LARGE = f"too large (more than {MAX_PIXELS:,} pixels)"
+TOO_LARGE = "too large"  # a reason begins with this
 PLANAR = "uncompressed 16-bit TIFF with separate planes (save it with interleaved channels, or compress it)"
 FLOAT = "float pixels, whose scale is unknown (save them as 8 or 16 bits)"
 # First bytes of files that are often named like images, and what they are.
@@ -169,8 +170,9 @@ def _open(file):
         with _pillow().open(file, formats=FORMATS) as image:
             if image.mode == "F":
                 raise Unreadable(FLOAT)
-            if image.width * image.height > MAX_PIXELS:
-                raise Unreadable(TOO_LARGE)
+            most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS
+            if image.width * image.height > most:
+                raise Unreadable(f"{TOO_LARGE} (more than {most:,} pixels)")
             if _is_scrambled(image):
                 raise Unreadable(PLANAR)
             in_color = image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile)
@@ -196,7 +198,7 @@ def _reason(file, error):
     if isinstance(error, Unreadable):
         return message
     if isinstance(error, MemoryError | pil.DecompressionBombError | pil.DecompressionBombWarning):
-        return TOO_LARGE
+        return f"{TOO_LARGE} (more than {MAX_PIXELS:,} pixels)"
     if isinstance(error, pil.UnidentifiedImageError):
         return _unidentified(file)
     if isinstance(error, OSError) and error.strerror:
