@@ -86,7 +86,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
     _check_minutes(question.minutes, len(chosen))
     for name, reason in reasons.items():
         log.info("not tried: %s: %s", name, reason)
-    asked = dataclasses.asdict(question) | {
+    asked = {name: value for name, value in dataclasses.asdict(question).items() if name != "minutes"} | {
         "fingerprints": [part.fingerprint() for part in splits[:2]],
         "weights": weights,
         "arms": [list(arm) for arm in chosen],
@@ -106,14 +106,15 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
 
 def _state(out, asked, overwrite, started):
     """Opens the state of the search in a folder; with `overwrite`, a finished search or another one is removed."""
+    names = [name for name, *_ in asked["arms"]]
     if overwrite and (out / CHOICE).exists():
-        _remove(out)
+        _remove(out, names)
     try:
         return State(out / NAME, asked, EMPTY, started=started)
     except ValueError:
         if not overwrite:
             raise
-    _remove(out)
+    _remove(out, names)
     return State(out / NAME, asked, EMPTY, started=started)
 
 
@@ -233,7 +234,10 @@ def _check_out(out, overwrite):
         raise ValueError(f"{out} is not empty, and is not a search. Choose another --out.")
 
 
-def _remove(out):
+def _remove(out, names):
+    """Removes a search, and its runs of these arms and of those of the table; other runs in the folder stay."""
     for name in (CHOICE, PAGE, NAME):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "runs", ignore_errors=True)
+    for name in {*names, *(arm.name for arms in table.ARMS.values() for arm in arms)}:
+        for folder in (out / "runs" / name, out / "runs" / f"pilot-{name}"):
+            shutil.rmtree(folder, ignore_errors=True)

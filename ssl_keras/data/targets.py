@@ -17,6 +17,8 @@ from ssl_keras.data.splits import Splits, check_classes
 from ssl_keras.data.word_pieces import words
 
 KINDS = ("class", "number", "tags", "labels")
+LARGEST = 1e30  # a number, so that squares of standardized ones, and weights, are finite in float32
+COARSE = 1e-3  # the largest step of float32 at the numbers, in units of their standard deviation
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,11 @@ def prepare(splits, asked=None):
 
 def _classes(splits):
     check_classes(splits.train)
+    if "" in splits.train.classes:
+        raise ValueError(
+            f"{splits.train.base}: expected a class in each row. Received: an empty label. Fill it in, leave the row "
+            "out, or use the target labels, where it means no label."
+        )
     for source in splits:
         source.column_spec("label")
     return splits, Target("class", splits.train.classes)
@@ -97,9 +104,21 @@ def _numbers(splits):
             "Correct these rows, or use the target class."
         )
     parts = [np.array(values, np.float64)[source.column("label")] for source in splits]
+    largest = max(map(abs, values))
+    if largest > LARGEST:
+        raise ValueError(
+            f"{splits.train.base}: expected numbers of at most {LARGEST:.0e} as labels. Received: {largest:.3g}. Use a "
+            "larger unit."
+        )
     mean, scale = float(parts[0].mean()), float(parts[0].std())
     if not scale > 0:
         raise _one_value(splits.train, "number", parts[0][0])
+    if np.spacing(np.float32(largest)) > COARSE * scale:  # the saved head has float32 weights
+        raise ValueError(
+            f"{splits.train.base}: expected labels whose standard deviation is large next to their size. Received: a "
+            f"standard deviation of {scale:.3g} at {largest:.9g}, where float32 has steps of "
+            f"{np.spacing(np.float32(largest)):.3g}. Subtract an offset from the labels."
+        )
     made = [
         _with_column(source, "number", ((part - mean) / scale).astype(np.float32))
         for source, part in zip(splits, parts)

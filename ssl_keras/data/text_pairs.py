@@ -49,6 +49,38 @@ def separator(tokenizer):
     return encoding.ids[encoding.type_ids.index(1) - 1] if 1 in encoding.type_ids else -1
 
 
+def _frame(backend):
+    """Returns what a pair consists of, in order: ids of special tokens, and "first" and "second" for the texts."""
+    # Of a long pair, the library would make every combination of the pieces of both texts.
+    example, names, frame = backend.encode("a", "a"), {0: "first", 1: "second"}, []
+    for which, index in zip(example.sequence_ids, example.ids):
+        if which is None:
+            frame.append(index)
+        elif names[which] not in frame:
+            frame.append(names[which])
+    return frame
+
+
+def _framed(frame, first, second):
+    ids = []
+    for piece in frame:
+        ids += {"first": first, "second": second}.get(piece, [piece])
+    return ids
+
+
+def _shortened(pair, length):
+    """Returns both lists of ids, the longer one truncated first, to `length` together."""
+    if sum(map(len, pair)) <= length:
+        return pair
+    first, second = map(len, pair)
+    half = length // 2
+    if first <= second:  # the shorter text keeps at least half
+        kept = min(first, half)
+        return pair[0][:kept], pair[1][: length - kept]
+    kept = min(second, half)
+    return pair[0][: length - kept], pair[1][:kept]
+
+
 def tokenize(splits, tokenizer, context):
     """Converts `Splits` of pairs, "text" and "text2", to `Splits` of tokens (N, W), W at most `context`.
 
@@ -56,16 +88,19 @@ def tokenize(splits, tokenizer, context):
         ValueError: The context is too short, texts are in pieces, or more than half of the tokens are unknown.
     """
     backend = encoder(tokenizer)
-    special = backend.encode("a", "b").special_tokens_mask
-    if context < sum(special) + ENDS:
-        raise ValueError(f"The context is too short. Expected at least {sum(special) + ENDS}. Received: {context}")
-    backend.enable_truncation(context, strategy="longest_first")
+    frame = _frame(backend)
+    special = sum(isinstance(piece, int) for piece in frame)
+    if context < special + ENDS:
+        raise ValueError(f"The context is too short. Expected at least {special + ENDS}. Received: {context}")
     parts, cut = [], 0
     for source in splits:
         check_whole_texts(source)
-        encoded = backend.encode_batch_fast(list(zip(texts_of(source), source.column("text2"))))
-        cut += sum(bool(each.overflowing) for each in encoded)
-        parts.append([each.ids for each in encoded])
+        both = [
+            [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
+            for texts in (list(texts_of(source)), source.column("text2").tolist())
+        ]
+        cut += sum(len(first) + len(second) > context - special for first, second in zip(*both))
+        parts.append([_framed(frame, *_shortened(pair, context - special)) for pair in zip(*both)])
     if cut:
         log.warning("%s: %d pairs are longer than %d tokens. Truncating them.", splits.train.base, cut, context)
     width = max(len(ids) for part in parts for ids in part)

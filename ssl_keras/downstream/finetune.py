@@ -175,8 +175,7 @@ def finetune(
     # With few examples there may be less than a batch, so the batch shrinks.
     replicas = strategy.num_replicas_in_sync
     max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
-    if settings.labels_per_class or settings.unlabeled:
-        training = dataclasses.replace(training, batch_size=min(training.batch_size, max_batch_size))
+    training = dataclasses.replace(training, batch_size=min(training.batch_size, max_batch_size))
     weights = card["weights"]["sha256"][:16]
     asked = {"encoder": card["name"], "encoder_weights": weights, **dataclasses.asdict(settings), "target": target.kind}
     default_name = f"finetune-{card['name']}-{splits.train.short_name}"

@@ -122,12 +122,15 @@ def export(name, out):
     with naming(card["name"]):
         family_name = text_configs.family_for(keywords)
     family = FAMILIES[family_name]
-    if family.builder == "untied_head" and cards.is_classifier(card):
+    is_tuned = cards.target(card)["kind"] is not None
+    if family.builder == "untied_head" and is_tuned:
         raise ValueError(
             f"{card['name']} was fine-tuned, and the output of a llama model is not part of it. Expected the encoder "
             "that it was fine-tuned from, or export without --hugging-face."
         )
     head = head if head is not None and description(head).builder == family.builder else None
+    if is_tuned:
+        log.warning("%s: the fine-tuned head is not part of this layout, and is left out.", card["name"])
     tokenizer = load_tokenizer(name)
     padding = next((tokenizer.special[pad] for pad in tokenizers.PADS if pad in tokenizer.special), None)
     padding = text_configs.PADDING.get(family_name, 0) if padding is None else padding

@@ -73,12 +73,12 @@ def _rotary(config, features):
     """Returns the keywords of the rotary positions for a config of `llama`; its heads have `features` each."""
     if config.get("head_dim", features) not in (None, features):
         raise ValueError(f"Expected head_dim = {features}, hidden_size / heads. Received: {config['head_dim']!r}")
-    # Since release 5, `transformers` writes one dictionary.
-    option = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    # Since release 5, `transformers` writes rope_parameters; it still prefers rope_scaling where there is one.
+    option = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     asked = config.get(option) or {}
     if not isinstance(asked, dict):
         raise ValueError(f"Expected a dictionary for {option}. Received: {asked!r}")
-    kind = asked.get("rope_type", asked.get("type", "default"))
+    kind = asked.get("rope_type") or asked.get("type") or "default"
     if not isinstance(kind, str) or kind not in ROTARY_KINDS:
         raise ValueError(f"Expected {option} of the kind {', '.join(ROTARY_KINDS)}. Received: {kind!r}")
     if asked.get("partial_rotary_factor", config.get("partial_rotary_factor")) not in (None, 1):

@@ -92,14 +92,17 @@ def test_folders_of_something_else_are_refused(images, tmp_path, capsys):
 
 
 def test_overwriting_replaces_another_search_but_resumes_the_same_one(tmp_path):
-    asked = {"data": "digits", "minutes": 3.0}
+    asked = {"data": "digits", "seed": 3, "arms": [["small", "rotation", {}]]}
     state = choose._state(tmp_path, asked, False, None)
     state["speeds"]["small"] = [0.1, 2.0]
     state.save()
     assert choose._state(tmp_path, asked, True, None)["speeds"] == {"small": [0.1, 2.0]}
+    for name in ("small", "pilot-small", "mine"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="Add --overwrite to replace it"):
-        choose._state(tmp_path, asked | {"minutes": 9.0}, False, None)
-    assert choose._state(tmp_path, asked | {"minutes": 9.0}, True, None)["speeds"] == {}
+        choose._state(tmp_path, asked | {"seed": 9}, False, None)
+    assert choose._state(tmp_path, asked | {"seed": 9}, True, None)["speeds"] == {}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
 
 
 def choice_of(winner, kind, behind=None):

@@ -70,6 +70,15 @@ def test_roberta_keeps_its_template_and_has_no_segments():
     assert text_pairs.separator(tokenizer) == -1
 
 
+def test_very_long_pairs_take_linear_time():
+    """The library makes every combination of the pieces of both texts: here ten million."""
+    tokenizer = encoders.load_tokenizer("masked_lm-trec")
+    made = pairs()
+    for source in made:
+        source.arrays["text"] = source.arrays["text2"] = np.array(["what is it " * 10_000] * 3, object)
+    assert text_pairs.tokenize(made, tokenizer, 16).train.column("tokens").shape == (3, 16)
+
+
 def test_bad_pairs_are_refused():
     tokenizer = encoders.load_tokenizer("masked_lm-trec")
     with pytest.raises(ValueError, match="context is too short. Expected at least 5. Received: 4"):

@@ -64,6 +64,8 @@ def scaling(**changes):
     [
         ({"rope_parameters": scaling(rope_type="yarn")}, "of the kind default, linear, llama3. Received: 'yarn'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling of the kind .*'dynamic'"),
+        # transformers prefers rope_scaling where a config has both.
+        ({"rope_scaling": {"type": "yarn", "rope_type": None}}, "rope_scaling of the kind .*'yarn'"),
         ({"rope_parameters": scaling(factor=None)}, "Expected a positive number for factor of rope_parameters"),
         ({"rope_parameters": scaling(rope_theta=-1)}, "Expected a positive number for rope_theta"),
         ({"rope_parameters": scaling(partial_rotary_factor=0.5)}, "without partial_rotary_factor"),
