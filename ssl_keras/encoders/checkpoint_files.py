@@ -12,6 +12,7 @@ from ssl_keras.encoders.loading import BUILD_ERRORS
 from ssl_keras.files import excerpt
 
 CONFIG_BYTES, INDEX_BYTES = 1 << 20, 16 << 20
+MAX_NAME = 255  # bytes of the name of a shard, as file systems allow
 WEIGHTS = "model.safetensors"
 
 
@@ -97,7 +98,9 @@ def open_weights(folder, prefix):
 
 def _is_shard(name):
     """Returns whether this is the name of a safetensors file in the same folder."""
-    return isinstance(name, str) and name.endswith(".safetensors") and pathlib.PurePath(name).name == name
+    if not isinstance(name, str) or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
+        return False
+    return name.endswith(".safetensors") and pathlib.PurePath(name).name == name
 
 
 def _open(paths, prefix):

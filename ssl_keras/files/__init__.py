@@ -218,7 +218,7 @@ def bytes_to_tensors(content, expected, name):
         if tuple(tensor["shape"]) != tuple(shape) or tensor["dtype"] != safetensors_dtype(dtype):
             raise ValueError(
                 f"{name}: expected {key} of shape {tuple(shape)}, {safetensors_dtype(dtype)}. "
-                f"Received: shape {tuple(tensor['shape'])}, {tensor['dtype']}"
+                f"Received: shape {excerpt(tuple(tensor['shape']))}, {tensor['dtype']}"
             )
         tensors[key] = np.frombuffer(tensor["data"], dtype).reshape(shape)
         # Metrics may be infinite; weights may not.

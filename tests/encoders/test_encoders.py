@@ -514,6 +514,14 @@ def test_any_safetensors_file_is_read_or_refused_in_a_line(data):
     assert refusal(lambda: files.bytes_to_tensors(bytes(content), expected, "it")).isprintable()
 
 
+def test_a_shape_of_many_dimensions_is_cut_in_the_message():
+    header = json.dumps({"b": {"dtype": "I64", "shape": [1] * 5000, "data_offsets": [0, 8]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(8)
+    message = refusal(lambda: files.bytes_to_tensors(content, {"b": ((), np.int64)}, "it"))
+    assert message.startswith("it: expected b of shape (), I64. Received: shape (1, 1, 1")
+    assert len(message) < 1200
+
+
 def test_custom_architecture(tmp_path, digits):
     def mine():
         image = keras.Input((28, 28, 1), name="image")

@@ -177,6 +177,10 @@ def untie(tensors):
             lambda f: shard(f, lambda index: index["weight_map"].update(x="../x.safetensors")),
             "in the same folder",
         ),
+        (
+            lambda f: shard(f, lambda index: index["weight_map"].update(x="x" * 300 + ".safetensors")),
+            "is not a valid index of shards",
+        ),
         (lambda f: shard(f, lambda index: (f / "model-00002-of-00002.safetensors").unlink()), "Missing: model-00002"),
         (
             lambda f: shard(f, lambda index: index.update(weight_map={"x": "a-00001-of-00002.safetensors"})),
