@@ -29,7 +29,7 @@ class Predict(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     split: Literal[*Splits._fields, "all"] = "test"
     """Split whose examples are predicted, in the order of the data; all predicts the three splits together."""
     out: str = "predictions.csv"
-    """CSV file. Each row has the split and index of an example, its file, caption and class if known, and what is
+    """CSV file. Each row has the split and index of an example, its file, caption, class and text if known, and what is
     predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag."""
     probabilities: bool = False
     """Add a column with the probability of each class, tag or label."""
@@ -49,6 +49,8 @@ def predict_command(arguments):
     outputs = [extract_features(predict, getattr(adapted, part)) for part in parts]
     rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made))]
     order = in_order([getattr(splits, part) for part in parts], [len(made) for made in outputs])
+    for row, texts in zip(rows, _texts(splits, parts, kind, len(rows))):
+        row |= texts
     known = list(dict.fromkeys(name for row in rows for name in row))
     about = [[row.get(name, "") for name in known] for row in rows]
     if kind == "tags":
@@ -66,6 +68,19 @@ def predict_command(arguments):
     lines += [[*about[row], *cells[:columns]] for row in order for cells in each[row]]
     tables.write_csv(out, lines)
     print(f"{out}: {len(lines) - 1} predictions of {_described(kind, names)}")
+
+
+def _texts(splits, parts, kind, count):
+    """Returns [{column: text}] of the examples; nothing without texts, and for tags, which have a row for each word."""
+    columns = [name for name in ("text", "text2") if name in splits.train.arrays and kind != "tags"]
+    sources = [getattr(splits, part) for part in parts]
+    if sum(map(len, sources)) != count:  # text that was cut into windows
+        return [{}] * count
+    return [
+        {name: files.printable(text) for name, text in zip(columns, texts)}
+        for source in sources
+        for texts in zip(*(source.column(name) for name in columns))
+    ]
 
 
 def _described(kind, names):

@@ -308,7 +308,7 @@ def test_several_labels_from_a_table_to_predictions(bert):
     assert {"test_f1_macro", "test_f1_micro", "test_accuracy"} <= outcome.keys()
     assert main(["predict", "l", "--data", "table:l.csv", "--probabilities"]) == 0
     found = read("predictions.csv")
-    assert list(found[0]) == ["split", "row", "label", "predicted", "p(=a)", "p(b)"]
+    assert list(found[0]) == ["split", "row", "label", "text", "predicted", "p(=a)", "p(b)"]
     for row in found:
         chosen = [name for name in ("=a", "b") if float(row[f"p({name})"]) > 0.5]
         assert row["predicted"].lstrip("'") == ";".join(chosen)
