@@ -6,6 +6,8 @@ import logging
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from ssl_keras.data import tokenizer_parts
+
 NAMES = "vocab.txt (BERT), or vocab.json and merges.txt (GPT-2, RoBERTa)"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GPT2_SPECIAL = ("<|endoftext|>", "<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -63,6 +65,7 @@ def _gpt2(vocabulary, merges):
     words = json.loads(vocabulary)
     if not isinstance(words, dict) or not all(type(index) is int and index >= 0 for index in words.values()):
         raise ValueError("Expected a vocab.json that maps each token to its id.")
+    tokenizer_parts.check_sizes({"model": {"vocab": words}})
     pairs = [tuple(line.split(" ")) for line in merges.split("\n") if line.strip() and not line.startswith("#version")]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError("Expected a merges.txt with two tokens per line.")

@@ -222,6 +222,9 @@ def test_a_vocabulary_and_merges(tmp_path):
     (tmp_path / "merges.txt").write_text("one two three\n")
     with pytest.raises(ValueError, match="two tokens per line"):
         tokenizers.load(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"] | {"x": 2**31}))  # the library takes 9 GB for it
+    with pytest.raises(ValueError, match="ids are not contiguous.*up to 2147483648"):
+        tokenizers.load(tmp_path)
     (tmp_path / "vocab.json").write_text("[" * 10**5)
     with pytest.raises(ValueError, match="is not a supported tokenizer"):
         tokenizers.load(tmp_path)
