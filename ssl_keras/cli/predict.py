@@ -47,10 +47,9 @@ def predict_command(arguments):
     predict = compile_network(encoder, head, kind == "tags")
     parts = Splits._fields if asked.split == "all" else (asked.split,)
     outputs = [extract_features(predict, getattr(adapted, part)) for part in parts]
-    rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made))]
+    texts = () if kind == "tags" else ("text", "text2")  # tags have a row for each word
+    rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made), texts)]
     order = in_order([getattr(splits, part) for part in parts], [len(made) for made in outputs])
-    for row, texts in zip(rows, _texts(splits, parts, kind, len(rows))):
-        row |= texts
     known = list(dict.fromkeys(name for row in rows for name in row))
     about = [[row.get(name, "") for name in known] for row in rows]
     if kind == "tags":
@@ -68,19 +67,6 @@ def predict_command(arguments):
     lines += [[*about[row], *cells[:columns]] for row in order for cells in each[row]]
     tables.write_csv(out, lines)
     print(f"{out}: {len(lines) - 1} predictions of {_described(kind, names)}")
-
-
-def _texts(splits, parts, kind, count):
-    """Returns [{column: text}] of the examples; nothing without texts, and for tags, which have a row for each word."""
-    columns = [name for name in ("text", "text2") if name in splits.train.arrays and kind != "tags"]
-    sources = [getattr(splits, part) for part in parts]
-    if sum(map(len, sources)) != count:  # text that was cut into windows
-        return [{}] * count
-    return [
-        {name: files.printable(text) for name, text in zip(columns, texts)}
-        for source in sources
-        for texts in zip(*(source.column(name) for name in columns))
-    ]
 
 
 def _described(kind, names):

@@ -6,8 +6,11 @@ from ssl_keras import files
 from ssl_keras.data.readers.tables import SEPARATOR
 
 
-def rows_of(part, source, count):
-    """Returns [{column: text}] for `count` examples of a split: index and, where known, name, caption, class."""
+def rows_of(part, source, count, texts=()):
+    """Returns [{column: text}] for `count` examples of a split: index and, where known, name, caption, class.
+
+    `texts` are further columns of whole texts, where the data have them.
+    """
     rows = [{"split": part, "row": str(row)} for row in range(count)]
     if count != len(source):  # text that was cut into windows
         return rows
@@ -16,6 +19,9 @@ def rows_of(part, source, count):
             row[name] = files.printable(source.classes[value] if name == "label" else value.partition("\n")[0])
     for row, values in zip(rows, source.column("labels") if "labels" in source.arrays else ()):
         row["label"] = files.printable(SEPARATOR.join(name for name, has in zip(source.classes, values) if has))
+    for name in texts:
+        for row, value in zip(rows, source.column(name) if name in source.arrays else ()):
+            row[name] = files.printable(value)
     return rows
 
 

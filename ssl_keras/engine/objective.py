@@ -13,7 +13,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from ssl_keras.engine import descend
 from ssl_keras.engine.report import Report
 from ssl_keras.engine.steps import StepCount, make_step_function
-from ssl_keras.networks import depth_groups
+from ssl_keras.networks import split_by_depth
 
 
 class Objective(keras.Model):
@@ -130,9 +130,7 @@ class Objective(keras.Model):
         """
         if not self.encoder_optimizers:
             return [(self.optimizer, self.trainable_variables)]
-        levels = depth_groups(self.encoder)
-        own = {id(variable) for level in levels for variable in level}
-        others = [variable for variable in self.trainable_variables if id(variable) not in own]
+        levels, others = split_by_depth(self.encoder, self.trainable_variables)
         pairs = [*zip(self.encoder_optimizers, levels, strict=True)]
         return [(self.optimizer, others), *pairs] if others else pairs
 

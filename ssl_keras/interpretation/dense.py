@@ -14,6 +14,7 @@ from ssl_keras.interpretation.grad_cam import map_layer
 from ssl_keras.interpretation.gradients import MAX_ROWS
 from ssl_keras.networks import gives_states
 from ssl_keras.networks.vit_block import blocks_of
+from ssl_keras.networks.vit_ends import patch_grid
 
 COMPONENTS, TAILS = 3, (1, 99)  # percentiles of a component that are shown as 0 and 1
 MAX_PLACES = 50_000  # evenly spaced places, from which the basis is computed
@@ -43,8 +44,8 @@ def place_features(encoder, inputs, layer=None):
     inputs = np.asarray(inputs)
     maps = _outputs(encoder, output, inputs)
     if layer is None and blocks_of(encoder):
-        grid = keras.Model(encoder.input, layers["patches"].output)(inputs[:1]).shape[1:3]
-        maps = maps[:, -grid[0] * grid[1] :].reshape(len(maps), *grid, -1)  # without class and register tokens
+        height, width = patch_grid(inputs, layers["pixels"].patch, layers["pixels"].side)
+        maps = maps[:, -height * width :].reshape(len(maps), height, width, -1)  # without class and register tokens
     if inputs.dtype.kind == "i":
         return maps, inputs >= 0
     if "frames" in layers:

@@ -20,6 +20,7 @@ import tensorflow as tf
 from ssl_keras.interpretation.gradients import MAX_ROWS
 from ssl_keras.networks.transformer import BLOCKS
 from ssl_keras.networks.vit_block import VisionBlock
+from ssl_keras.networks.vit_ends import patch_grid
 
 RESIDUAL = 0.5  # of the identity, which stands for the residual connection
 CHUNK = MAX_ROWS // 8  # examples at a time, since the attention of all layers is in memory
@@ -111,10 +112,10 @@ def _on_grid(network):
     """Returns a function (inputs, flow (B, T)) -> flow, as (B, h, w) for the patches of images."""
     if not any(isinstance(layer, VisionBlock) for layer in network.layers):
         return lambda inputs, flow: flow
-    patches = keras.Model(network.input, network.get_layer("patches").output)
+    pixels = network.get_layer("pixels")
 
     def on_grid(inputs, flow):
-        grid = tf.shape(patches(inputs, training=False))[1:3]
-        return tf.reshape(flow[:, -tf.reduce_prod(grid) :], (-1, grid[0], grid[1]))
+        height, width = patch_grid(inputs, pixels.patch, pixels.side)
+        return tf.reshape(flow[:, -height * width :], (-1, height, width))
 
     return on_grid

@@ -208,6 +208,13 @@ def depth_groups(graph):
     return groups
 
 
+def split_by_depth(graph, variables):
+    """Returns (the `depth_groups` of a graph, the list of those `variables` that are in none of them)."""
+    levels = depth_groups(graph)
+    own = {id(variable) for level in levels for variable in level}
+    return levels, [variable for variable in variables if id(variable) not in own]
+
+
 def realize(encoder, *arguments):
     """Returns `encoder` as a functional graph.
 

@@ -38,6 +38,12 @@ class PixelNorm(keras.layers.Layer):
         return super().get_config() | self.options
 
 
+def patch_grid(image, patch, side=0):
+    """Returns the grid (h, w) of patches of images (B, H, W, C), which `PixelNorm` resizes to `side` unless it is 0."""
+    sides = [side or image.shape[axis] or tf.shape(image)[axis] for axis in (1, 2)]
+    return [-(-length // patch) for length in sides]
+
+
 def cut_patches(image, patch):
     """Cuts images (B, h·patch, w·patch, C) into patches (B, h, w, patch·patch·C), rows of pixels first."""
     height, width = ((image.shape[axis] or tf.shape(image)[axis]) // patch for axis in (1, 2))
@@ -126,8 +132,7 @@ class PoolTokens(keras.layers.Layer):
             return states[:, 0]
         if self.pool_grid == 1:
             return tf.reduce_mean(states[:, self.prefix :], 1)
-        sides = [self.side or image.shape[axis] or tf.shape(image)[axis] for axis in (1, 2)]
-        grid = [-(-side // self.patch) for side in sides]
+        grid = patch_grid(image, self.patch, self.side)
         return pool_places(tf.reshape(states[:, self.prefix :], (-1, *grid, states.shape[-1])), self.pool_grid)
 
     def compute_output_spec(self, states, image):

@@ -27,7 +27,7 @@ from ssl_keras.data.batches import Batches
 from ssl_keras.engine.config import total_steps
 from ssl_keras.engine.precision import dtype_policy
 from ssl_keras.engine.process import seeded
-from ssl_keras.networks import depth_groups
+from ssl_keras.networks import split_by_depth
 from ssl_keras.training import checkpoint
 from ssl_keras.training.callbacks import RunCallback
 from ssl_keras.training.optimizer import level_ratios
@@ -218,9 +218,7 @@ def _by_depth(objective, make):
     if decay == 1.0:
         return ()
     encoder = getattr(objective, "student", objective).encoder
-    levels = depth_groups(encoder)
-    own = {id(variable) for level in levels for variable in level}
-    others = [variable for variable in objective.trainable_variables if id(variable) not in own]
+    levels, others = split_by_depth(encoder, objective.trainable_variables)
     return make(others), *(make(level, ratio) for level, ratio in zip(levels, level_ratios(levels, decay)))
 
 
