@@ -24,10 +24,10 @@ from ssl_keras.files import tables
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
-    """Predictions of a fine-tuned encoder for the examples of a split; the data need no labels."""
+    """Predictions of a fine-tuned encoder for all examples of the data, which need no labels."""
 
-    split: Literal[*Splits._fields, "all"] = "test"
-    """Split whose examples are predicted, in the order of the data; all predicts the three splits together."""
+    split: Literal[*Splits._fields, "all"] = "all"
+    """Examples that are predicted: all, in the order of the data, or those of one split."""
     out: str = "predictions.csv"
     """CSV file. Each row has the split and index of an example, its file, caption, class and text if known, and what is
     predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag."""
@@ -42,10 +42,11 @@ def predict_command(arguments):
     folder = encoders.find(asked.encoder)
     encoder, head, card = encoders.load_classifier_parts(folder, network=asked.network_maker())
     kind, names = cards.target(card)["kind"], card["classes"] or ()
-    splits = load(asked.data, asked.image_size)
-    adapted = encoders.adapt(folder, card, splits)
+    splits = load(asked.data, asked.image_size, held_out=asked.split != "all")
+    adapted = encoders.adapt(folder, card, Splits(*(part or splits.train for part in splits)))
     predict = compile_network(encoder, head, kind == "tags")
-    parts = Splits._fields if asked.split == "all" else (asked.split,)
+    asked_for = Splits._fields if asked.split == "all" else (asked.split,)
+    parts = [part for part in asked_for if len(getattr(splits, part))]
     outputs = [extract_features(predict, getattr(adapted, part)) for part in parts]
     texts = () if kind == "tags" else ("text", "text2")  # tags have a row for each word
     rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made), texts)]

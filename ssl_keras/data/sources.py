@@ -14,7 +14,7 @@ from ssl_keras.data.readers import audio as audio_reader
 from ssl_keras.data.readers import captions, curated, espeak, image_files, pairs, tables, tags, text
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.data.readers import tfds as tfds_reader
-from ssl_keras.data.splits import Splits, hold_out, images
+from ssl_keras.data.splits import Splits, check_held_out, hold_out, images
 from ssl_keras.files import printable, utf8_advice
 
 MAX_SIDE = math.isqrt(image_files.MAX_PIXELS)  # of the largest square image that is read
@@ -65,7 +65,7 @@ def names():
     return ", ".join(f"{' or '.join(each)} ({content})" for content, each in kinds.items())
 
 
-def load(spec, image_size=None):
+def load(spec, image_size=None, held_out=True):
     """Opens a dataset by name.
 
     Args:
@@ -74,6 +74,7 @@ def load(spec, image_size=None):
             For audio, "…[PATTERN]" selects the clips whose file names match the pattern as the test split, such as
             "tfds:spoken_digit[*_theo_*]"; "connected:DATA" concatenates labeled clips of DATA, with transcripts.
         image_size: side in pixels that images are resized to. None keeps their size.
+        held_out: whether data are refused that have too few examples for three splits.
 
     Returns:
         `Splits`. A missing split is held out from the training split: a fifth (at most 10,000 examples) for test, then
@@ -97,7 +98,7 @@ def load(spec, image_size=None):
     there = os.path.exists(os.path.expanduser(argument or spec))  # a path may itself end in brackets
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not there:
-        return audio.hold_out_by_name(load(pattern[1], image_size), pattern[2])
+        return check_held_out(audio.hold_out_by_name(load(pattern[1], image_size), pattern[2]))
     fold = re.fullmatch(r"((?:captions|emoji):.+)\[(\d)\]", spec)
     if fold and not there:
         kind, _, argument = fold[1].partition(":")
@@ -106,7 +107,8 @@ def load(spec, image_size=None):
         hint = f" Did you mean text:{spec} or folder:{spec}?" if os.path.exists(os.path.expanduser(spec)) else ""
         raise ValueError(f"Unknown data {spec!r}. Expected {names()}.{hint}")
     arguments = ([argument] if argument else []) + ([image_size] if reader.takes_image_size else [])
-    return reader.read(*arguments, **({"fold": int(fold[2])} if fold and not there else {}))
+    splits = reader.read(*arguments, **({"fold": int(fold[2])} if fold and not there else {}))
+    return check_held_out(splits) if held_out else splits
 
 
 def as_splits(data, image_size=None):

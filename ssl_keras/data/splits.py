@@ -205,7 +205,7 @@ def from_arrays(
     train = images(name, image, label, classes)
     if test is not None:
         test = images(f"{name}[test]", *check_pair(name, test, label), train.classes)
-    return hold_out(train, test=test)
+    return check_held_out(hold_out(train, test=test))
 
 
 def check_pair(name, test, label):
@@ -323,10 +323,11 @@ def check_whole_texts(source, advice="Use table:FILE."):
 def hold_out(train, validation=None, test=None):
     """Returns `Splits`, with missing splits held out from `train`. No setting or seed changes which examples they get.
 
-    Documents in pieces are held out whole, as long as no document is larger than what is held out.
+    Documents in pieces are held out whole, as long as no document is larger than what is held out. Of one or two
+    examples nothing is held out, which `check_held_out` refuses.
 
     Raises:
-        ValueError: There are too few examples, or a given split has other columns than `train`.
+        ValueError: A given split has other columns than `train`.
     """
     for other in (validation, test):
         if other is not None and (_shapes(other), other.rate) != (_shapes(train), train.rate):
@@ -338,15 +339,12 @@ def hold_out(train, validation=None, test=None):
     rest = len(train) - cut_test
     cut_validation = 0 if validation is not None else min(MAX_VALIDATION, max(1, int(rest * VALIDATION_FRACTION)))
     if rest - cut_validation < 1:
-        raise ValueError(
-            f"{train.name} has too few examples to hold out a validation and a test split. "
-            f"Expected at least 3 examples. Received: {len(train)}"
-        )
+        cut_test = cut_validation = 0
     order, cuts, notes = _whole_documents(train, order, cut_test, cut_validation)
     parts = np.split(order, np.cumsum(cuts))
     train = train.with_notes(*notes)
-    test = test or train.take(np.sort(parts[0]))
-    validation = validation or train.take(np.sort(parts[1]))
+    test = train.take(np.sort(parts[0])) if test is None else test
+    validation = train.take(np.sort(parts[1])) if validation is None else validation
     train = train.take(np.sort(parts[2]))
     return Splits(
         *(
@@ -354,6 +352,16 @@ def hold_out(train, validation=None, test=None):
             for source, split in zip((train, validation, test), Splits._fields)
         )
     )
+
+
+def check_held_out(splits):
+    """Returns the splits. Raises ValueError if one has no examples."""
+    if not all(map(len, splits)):
+        raise ValueError(
+            f"{splits.train.base} has too few examples to hold out a validation and a test split. "
+            f"Expected at least 3 examples. Received: {sum(map(len, splits))}"
+        )
+    return splits
 
 
 def _whole_documents(source, order, *cuts):

@@ -1,6 +1,7 @@
 """The command `predict`: which class each example is predicted as."""
 
 import csv
+import pathlib
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_every_file_gets_its_class(classifier, tmp_path, rng, capsys):
     for number in range(12):
         images[f"+{number:02}.png"] = rng.integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(images[f"+{number:02}.png"]).save(folder / f"+{number:02}.png")
-    assert main(["predict", "c", "--data", "folder:photos", "--split", "all", "--probabilities"]) == 0
+    assert main(["predict", "c", "--data", "folder:photos", "--probabilities"]) == 0
     assert "predictions.csv: 12 predictions of 2 classes" in capsys.readouterr().out
     found = read("predictions.csv")
     assert list(found[0]) == ["split", "row", "name", "predicted", "probability", "p(=cat)", "p(dog)"]
@@ -50,11 +51,11 @@ def test_every_file_gets_its_class(classifier, tmp_path, rng, capsys):
         assert float(row["probability"]) == pytest.approx(expected.max(), abs=1e-5)
     assert main(["predict", "c", "--data", "folder:photos"]) == 1  # the file is there
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["predict", "c", "--data", "folder:photos", "--overwrite"]) == 0
+    assert main(["predict", "c", "--data", "folder:photos", "--overwrite", "--split", "test"]) == 0
     assert {row["split"] for row in read("predictions.csv")} == {"test"}
 
 
-def test_texts(tmp_path, monkeypatch):
+def test_texts(tmp_path, capsys):
     made = encoders.load_encoder("masked_lm-trec")
     head = Network("classifier_head", features=128, classes=2).build()
     spec = {"tokens": ((40,), tf.int32)}
@@ -64,10 +65,27 @@ def test_texts(tmp_path, monkeypatch):
     )
     splits = from_texts([f"Who wrote book {i} ?" for i in range(20)], [0, 1] * 10)
     (tmp_path / "t.csv").write_text("text\n" + "\n".join(splits.train.column("text")) + "\n")
-    assert main(["predict", "t", "--data", "table:t.csv", "--split", "all"]) == 0
+    assert main(["predict", "t", "--data", "table:t.csv"]) == 0
     found = read("predictions.csv")
     assert len(found) == len(splits.train)
     assert {row["predicted"] for row in found} <= {"a", "b"}
+    pathlib.Path("one.csv").write_text("text\nWho wrote book 3 ?\n")
+    assert main(["predict", "t", "--data", "table:one.csv", "--out", "one_predicted.csv"]) == 0
+    (one,) = read("one_predicted.csv")
+    (same,) = (row for row in found if row["text"] == one["text"])
+    assert (one["row"], one["predicted"]) == ("0", same["predicted"])
+    assert float(one["probability"]) == pytest.approx(float(same["probability"]), abs=1e-5)
+    assert main(["predict", "t", "--data", "table:one.csv", "--split", "test", "--overwrite"]) == 1
+    assert "Expected at least 3 examples. Received: 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_image(classifier, tmp_path, rng, count):
+    (tmp_path / "photos").mkdir()
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    assert main(["predict", "c", "--data", "folder:photos"]) == 0
+    assert [row["name"] for row in read("predictions.csv")] == [f"{number}.png" for number in range(count)]
 
 
 def test_an_encoder_without_a_head_is_refused(classifier, capsys):

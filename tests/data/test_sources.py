@@ -23,6 +23,7 @@ from ssl_keras.data.splits import (
     VALIDATION_FRACTION,
     Source,
     check_classes,
+    check_held_out,
     few_labels,
     from_arrays,
     hold_out,
@@ -168,7 +169,9 @@ def test_labels_out_of_range():
 
 def test_too_few_examples_to_hold_out():
     with pytest.raises(ValueError, match="too few examples to hold out.* Received: 2"):
-        hold_out(images("mine", np.zeros((2, 3, 3))))
+        check_held_out(hold_out(images("mine", np.zeros((2, 3, 3)))))
+    with pytest.raises(ValueError, match="too few examples to hold out.* Received: 1"):
+        from_arrays(np.zeros((1, 3, 3)))
 
 
 def test_splits_of_different_shapes_are_an_error():

@@ -248,7 +248,7 @@ def test_tags_from_a_file_to_predictions(bert):
     card = json.loads((bert / "runs/t/encoder/card.json").read_text())
     assert card["target"] == {"kind": "tags", "pairs": False}
     assert card["classes"] == ["B-N", "O"]
-    assert main(["predict", "t", "--data", "tags:tags.txt", "--probabilities"]) == 0
+    assert main(["predict", "t", "--data", "tags:tags.txt", "--split", "test", "--probabilities"]) == 0
     rows = read("predictions.csv")
     assert list(rows[0]) == ["split", "row", "word", "token", "tag", "predicted", "probability", "p(B-N)", "p(O)"]
     assert len(rows) == 4 * 6
@@ -268,7 +268,7 @@ def test_texts_without_tags_are_predicted_too(bert):
     save_with_head("t", classes=("B-N", "O"), target={"kind": "tags", "pairs": False})
     texts = [f"{words(i)} {'and more ' * (12 * (i == 0))}" for i in range(20)]
     (bert / "t.csv").write_text("\n".join(["text", *texts]))
-    assert main(["predict", "t", "--data", "table:t.csv", "--split", "all"]) == 0
+    assert main(["predict", "t", "--data", "table:t.csv"]) == 0
     rows = read("predictions.csv")
     assert list(rows[0]) == ["split", "row", "word", "token", "predicted", "probability"]
     assert [row["token"] for row in rows] == [word for text in texts for word in text.split()]
@@ -288,7 +288,7 @@ def test_pairs_and_numbers_from_a_table_to_predictions(bert):
     assert card["target"] == {"kind": "number", "pairs": True}
     separator = encoders.load_tokenizer("bert").backend.token_to_id("[SEP]")
     assert card["network"]["separator"] == separator
-    assert main(["predict", "n", "--data", "table:n.csv"]) == 0
+    assert main(["predict", "n", "--data", "table:n.csv", "--split", "test"]) == 0
     found = read("predictions.csv")
     true, predicted = (np.array([float(row[name]) for row in found]) for name in ("label", "predicted"))
     assert np.sqrt(np.mean((true - predicted) ** 2)) == pytest.approx(outcome["test_rmse"], rel=1e-3)

@@ -18,7 +18,7 @@ from ssl_keras.data.labels import check_labels, class_names
 from ssl_keras.data.readers import folders, text_files
 from ssl_keras.data.readers.split_names import PARTS, words_of
 from ssl_keras.data.readers.text_files import EXTENSIONS, JSON_LINES, SUPPORTED
-from ssl_keras.data.splits import Source, Splits, check_pair, hold_out
+from ssl_keras.data.splits import Source, Splits, check_held_out, check_pair, hold_out
 from ssl_keras.files import printable
 
 PIECE = 1 << 20  # bytes
@@ -85,7 +85,7 @@ def from_texts(
     train = documents(name, texts, label, classes)
     if test is not None:
         test = documents(f"{name}[test]", *check_pair(name, test, label), train.classes)
-    return hold_out(train, test=test)
+    return check_held_out(hold_out(train, test=test))
 
 
 def documents(name, texts, label=None, classes=()):
