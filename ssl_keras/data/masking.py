@@ -7,6 +7,7 @@ after the tokens of a row.
 import tensorflow as tf
 
 BASES = (0x9E3779B1, 0x85EBCA77)  # odd bases of the two polynomial hashes of a row
+MULTIPLE = 8  # of the length of trimmed texts, in tokens, since XLA compiles every length separately
 
 
 def lengths(tokens):
@@ -24,6 +25,14 @@ def trim(x, count=None, multiple=1):
     """
     longest = tf.maximum(tf.reduce_max(lengths(x) if count is None else count), 1)
     return x[:, : longest if multiple == 1 else -(-longest // multiple) * multiple]
+
+
+def trim_texts(batch):
+    """Trims the tokens of a batch, and the tags of the tokens, (B, T), to the longest text; other batches stay."""
+    if "tokens" not in batch:
+        return batch
+    tokens = trim(batch["tokens"], multiple=MULTIPLE)
+    return batch | {name: batch[name][:, : tf.shape(tokens)[1]] for name in ("tokens", "tags") if name in batch}
 
 
 def crop_windows(batch, random, length):

@@ -17,6 +17,7 @@ whose tag is right, or of texts all of whose labels are right, in [0, 1]; `gradi
 import keras
 import tensorflow as tf
 
+from ssl_keras.data import masking
 from ssl_keras.engine import moving_average
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.modalities.classification import Pair
@@ -64,7 +65,10 @@ class Supervised(Objective):
             trained.set_weights(loaded.get_weights())
 
     def preprocess(self, batch, random):
-        return batch | draw_keys(random, self.dropout)
+        return masking.trim_texts(batch) | draw_keys(random, self.dropout)
+
+    def preprocess_eval(self, batch, random):
+        return masking.trim_texts(batch)
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)

@@ -12,12 +12,14 @@ from ssl_keras.data.augment_images import Augmentation, apply_matrices, augment,
 from ssl_keras.data.batches import Batches
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input, signature
+from ssl_keras.data.masking import trim
 from ssl_keras.networks import description, gives_states, pooling_of, realize, waveform
 from ssl_keras.networks.dense import per_token
 from ssl_keras.networks.transformer import pool
 
 MAX_SAMPLES = 2_000_000  # of audio in a batch, since a network needs hundreds of bytes for each
 LONG = 8  # times the median length; longer clips have batches of their own, in each of which lengths differ at most 2×
+SHORT = 8  # tokens; texts of up to this many, twice as many, … have batches of their own
 COPIES = 10  # augmented copies of each clip that a probe trains on, since labels are few and voices differ
 NOISE, SHIFT, CROP = 0.1, 1 / 14, 0.5  # standard deviation; fraction of the side; smallest fraction of the area
 
@@ -27,16 +29,20 @@ def compile_network(network, head=None, each_token=False):
 
     Hidden states (B, T, D) are pooled without padding, as the network's description says (see `pooling_of`). Tokens
     beyond the network's context are dropped, since a causal window has one more token: its last target. With a `head`,
-    features -> logits (B, Y), the function returns logits; with `each_token`, those of each token, (B, T, Y).
+    features -> logits (B, Y), the function returns logits; with `each_token`, those of each token, (B, T, Y), which are
+    0 beyond the longest text of the batch.
     """
     network = realize(network)
     context, states = getattr(description(network), "max_tokens", None), gives_states(network)
+    takes_tokens = signature(network).dtype.is_integer
 
     def embed(x):
+        width = tf.shape(x)[1]
         x = x if context is None else x[:, :context]
+        x = trim(x) if takes_tokens else x
         y = network(x, training=False)
         if each_token:
-            return per_token(head, y)
+            return tf.pad(per_token(head, y), [[0, 0], [0, width - tf.shape(y)[1]], [0, 0]])
         y = pool(y, x, pooling_of(network)) if states else y
         return y if head is None else head(y, training=False)
 
@@ -91,11 +97,15 @@ def passes(network, source, batch_size, preprocess, count):
 
 
 def length_groups(source):
-    """Returns lists of the indices that may share a batch: all in one, except for clips far longer than the median."""
-    if not source.rate:
+    """Returns lists of the indices that may share a batch: texts whose lengths differ at most 2×, and all others
+    together, except for clips far longer than the median."""
+    if source.rate:
+        over = source.lengths / (LONG * np.median(source.lengths))
+    elif "tokens" in source.arrays:
+        over = np.count_nonzero(source.column("tokens") >= 0, axis=1) / SHORT
+    else:
         return [np.arange(len(source))]
-    over = np.maximum(source.lengths / (LONG * np.median(source.lengths)), 1)
-    octave = np.ceil(np.log2(over))
+    octave = np.ceil(np.log2(np.maximum(over, 1)))
     return [np.flatnonzero(octave == each) for each in np.unique(octave)]
 
 

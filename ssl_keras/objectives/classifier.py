@@ -31,7 +31,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import losses
-from ssl_keras.data import augment_audio
+from ssl_keras.data import augment_audio, masking
 from ssl_keras.data.augment_images import Augmentation, augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input
@@ -153,7 +153,7 @@ class Classifier(Objective):
 
     def preprocess(self, batch, random):
         """Augments the input; mixup adds `partner` (B,), the second label, and `share` (B,), the first one's weight."""
-        batch = batch | draw_keys(random, self.dropout)
+        batch = masking.trim_texts(batch) | draw_keys(random, self.dropout)
         if "waveform" in batch and isinstance(self.augmentation, augment_audio.AudioAugmentation):
             rate = self.encoder.get_layer("frames").hop * waveform.FRAMES_PER_SECOND
             return augment_waveforms(batch, random, self.augmentation, rate, self.noise_samples)
@@ -174,7 +174,7 @@ class Classifier(Objective):
         return batch | {"image": mixed, "partner": tf.gather(batch["label"], partner), "share": share}
 
     def preprocess_eval(self, batch, random):
-        return batch
+        return masking.trim_texts(batch)
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)

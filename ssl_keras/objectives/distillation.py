@@ -27,7 +27,7 @@ import tensorflow as tf
 import tyro
 
 from ssl_keras import encoders, losses
-from ssl_keras.data import audio, inputs
+from ssl_keras.data import audio, inputs, masking
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.passages import cut_into_passages
 from ssl_keras.data.ranges import Range
@@ -235,7 +235,7 @@ class Distillation(Objective):
         return batch | {"image": augment(batch["image"], random, self.settings)} | draw_depth(self.encoder, random)
 
     def preprocess_eval(self, batch, random):
-        return batch | {inputs.column(batch): inputs.network_input(batch)}
+        return masking.trim_texts(batch | {inputs.column(batch): inputs.network_input(batch)})
 
     def train_step(self, batch):
         self.descend(lambda batch: self.batch_loss(batch, training=True), batch)

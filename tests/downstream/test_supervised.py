@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
+from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.readers.text import documents, from_texts
 from ssl_keras.data.splits import hold_out
 from ssl_keras.data.targets import Target
@@ -56,6 +57,18 @@ def batch(rng, **columns):
     tokens[1, 4:], tokens[2, 2:] = -1, -1
     made = {"tokens": tokens, "weight": np.array([1.0, 0.5, 2.0, 0.0], np.float32)} | columns
     return {name: tf.constant(value) for name, value in made.items()}
+
+
+def test_texts_are_trimmed_to_the_longest_of_the_batch(rng):
+    """Padding changes neither the loss nor the metric; tags are trimmed with their tokens."""
+    tags = rng.integers(-1, 2, (4, 6)).astype(np.int32)
+    given = batch(rng, tags=np.where(np.arange(6) < 1, 0, tags))
+    padded = given | {name: tf.pad(given[name], [[0, 0], [0, 6]], constant_values=-1) for name in ("tokens", "tags")}
+    objective = supervised("tags", 2, names=("O", "B"))
+    trimmed = objective.preprocess(padded, BatchRandom(0, 0, 0, 4))
+    assert trimmed["tokens"].shape == trimmed["tags"].shape == (4, 8)
+    losses = [objective.batch_loss(one, training=False) for one in (given, trimmed, padded)]
+    np.testing.assert_allclose(losses[1:], losses[:1] * 2, rtol=1e-5)
 
 
 def loss(objective, given):

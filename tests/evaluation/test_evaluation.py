@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssl_keras.data.splits import images
+from ssl_keras.data.splits import Source, images
 from ssl_keras.evaluation import collapse, probes, retrieval
 from ssl_keras.evaluation.features import (
     NOISE,
@@ -12,9 +12,11 @@ from ssl_keras.evaluation.features import (
     crop_images,
     evenly_spaced,
     extract_features,
+    length_groups,
     pixels,
     shift_images,
 )
+from ssl_keras.networks import Network
 from ssl_keras.networks.dense import dense_encoder
 
 
@@ -79,6 +81,34 @@ def test_features_are_in_order_and_complete(rng):
     for network_or_function in (network, compile_network(network)):
         np.testing.assert_allclose(extract_features(network_or_function, source, 10), expected, atol=1e-6)
     np.testing.assert_allclose(pixels(source), source.column("image").reshape(23, 36) / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_features_of_texts_do_not_depend_on_their_batch(rng, causal):
+    """Texts of like length share a batch, without the padding; the result is that of each text alone."""
+    sizes = [40, 1, 8, 9, 16, 17, 3, 33, 8, 2]
+    tokens = np.full((len(sizes), 40), -1, np.int32)
+    for row, size in zip(tokens, sizes):
+        row[:size] = rng.integers(0, 30, size)
+    source = Source("mine", {"tokens": tokens}, rows=np.arange(len(sizes))[::-1])
+    groups = length_groups(source)
+    assert [sorted(sizes[::-1][index] for index in group) for group in groups] == [
+        [1, 2, 3, 8, 8],
+        [9, 16],
+        [17],
+        [33, 40],
+    ]
+    shape = {"vocabulary": 30, "context": 40, "layers": 1, "heads": 2, "width": 8}
+    network = Network("transformer", architecture="bert", causal=causal, **shape).build()
+    run = compile_network(network)
+    alone = [run(tokens[index : index + 1, : sizes[index]])[0] for index in source.rows]
+    np.testing.assert_allclose(extract_features(network, source, 4), alone, atol=1e-5)
+    head = Network("classifier_head", features=8, classes=3).build()
+    logits = extract_features(compile_network(network, head, each_token=True), source, 4)
+    assert logits.shape == (len(sizes), 40, 3)
+    for row, index in zip(logits, source.rows):
+        expected = head(network(tokens[index : index + 1])[0, : sizes[index]])
+        np.testing.assert_allclose(row[: sizes[index]], expected, atol=1e-5)
 
 
 def test_the_probe_on_random_labels_is_at_chance(rng):
