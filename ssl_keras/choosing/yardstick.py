@@ -24,6 +24,7 @@ from ssl_keras.evaluation.features import (
     evenly_spaced,
     extract_features,
     log_mel,
+    normalize,
     pixels,
     tf_idf,
 )
@@ -108,6 +109,8 @@ class Yardstick:
         found = {}
         if self.per_class:
             train_y, validation_y = (source.column("label") for source in self.splits[:2])
+            if "text" in self.splits.train.arrays:  # as in `downstream.table`
+                train, validation = normalize(train), normalize(validation)
             scores = [
                 self._scores(train[learned], train_y[learned], validation[predicted], validation_y[predicted])
                 for learned, predicted in zip(self.learned, self.predicted)

@@ -9,7 +9,7 @@ Rows:
 
 Columns: k nearest neighbors and a linear probe on all labels; a linear probe, or training, on few labels; noisy or
 shifted test images; measures that need no labels. As in training, audio probes also learn from augmented copies of
-the clips.
+the clips. Features of texts have norm 1 in probes, since the norm of a mean state depends on the length of the text.
 
 Hyperparameters are chosen on the validation split, and with few labels on no more validation labels than there are
 training labels (Oliver et al. 2018, "Realistic evaluation of deep semi-supervised learning algorithms", section 4.6).
@@ -46,6 +46,7 @@ from ssl_keras.evaluation.features import (
     crop_images,
     extract_features,
     log_mel,
+    normalize,
     pixels,
     tf_idf,
 )
@@ -178,6 +179,9 @@ class Prober:
             splits: labeled `Splits`.
             copies: features of augmented copies of the training split, from which only the probes learn.
         """
+        plain_test = arrays[2]
+        if "tokens" in splits.train.arrays:
+            arrays = [normalize(each) for each in arrays]
         train, validation, test, *more = arrays
         train_y, validation_y, test_y = (source.column("label") for source in splits)
 
@@ -202,7 +206,7 @@ class Prober:
         probabilities[:, probe.classes_] = probe.predict_proba(test)
         if issparse(test):
             return row, probabilities
-        row |= {"feature sd": [collapse.feature_sd(test)], "RankMe": [collapse.rankme(test)]}
+        row |= {"feature sd": [collapse.feature_sd(test)], "RankMe": [collapse.rankme(plain_test)]}
         row["uniformity"] = [collapse.uniformity(test)]
         if len(more) > len(DISTURBED):
             row["alignment"] = [collapse.alignment(test, more[-1])]

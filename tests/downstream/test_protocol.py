@@ -8,7 +8,7 @@ import pytest
 
 from ssl_keras import encoders
 from ssl_keras.data.sources import load
-from ssl_keras.data.splits import Splits
+from ssl_keras.data.splits import Source, Splits
 from ssl_keras.downstream import report
 from ssl_keras.downstream.columns import ALL, validation_rows
 from ssl_keras.downstream.grids import Grid
@@ -159,3 +159,18 @@ def test_a_killed_evaluation_resumes(digits, tmp_path, monkeypatch):
     )
     assert calls == [ALL, 2, ALL, ALL, 2]
     assert again == whole
+
+
+def test_the_norm_of_text_features_plays_no_part(rng):
+    """Only the direction of the features of texts is probed."""
+    label = np.tile([0, 1], 60)
+    x = rng.normal(size=(120, 4)) + label[:, None]
+    scaled = x * rng.uniform(0.1, 10, (120, 1))
+    rows = np.arange(40), np.arange(40, 80), np.arange(80, 120)
+    source = Source("texts", {"tokens": np.zeros((120, 1), np.int32), "label": label}, ("a", "b"))
+    splits = Splits(*(source.take(part) for part in rows))
+    prober = Prober((3,), (0, 1), None)
+    first, other = (prober.features([each[part] for part in rows], splits)[0] for each in (x, scaled))
+    for name in ("kNN", ALL, "3 per class", "feature sd"):
+        assert first[name] == pytest.approx(other[name])
+    assert first["RankMe"] != pytest.approx(other["RankMe"])
