@@ -213,7 +213,8 @@ Exit codes:
     1          bad input, or a failed run; one line on stderr names the cause
     2          invalid usage
     75         a worker did not connect
-    130, 143   stopped by Ctrl-C or SIGTERM; training saves a checkpoint first, and `--resume` continues
+    130, 143   stopped by Ctrl-C or SIGTERM; training saves a checkpoint first, and `--resume` continues;
+               the same `curate` command resumes
 """
 
 

@@ -1,7 +1,10 @@
 """The command `curate`."""
 
+import contextlib
 import dataclasses
+import logging
 import pathlib
+import signal
 import tempfile
 from typing import Annotated, Literal
 
@@ -11,6 +14,8 @@ from ssl_keras.curation import engines, report
 from ssl_keras.curation.curate import curate, describe_funnel
 from ssl_keras.curation.settings import Settings
 from ssl_keras.data.ranges import Range
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,30 @@ def curate_command(arguments):
         if asked.report:
             report.write(asked.report, work, result)
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with _ending_on_signals(asked.dry_run), tempfile.TemporaryDirectory() as temporary:
         out = pathlib.Path(asked.out).expanduser() if asked.out else pathlib.Path(temporary) / "dry"
         result = curate(asked.data, out, asked.settings(), engine, asked.against, asked.dry_run, look=look)
     print(describe_funnel(result))
     if not asked.dry_run:
         print(f"{asked.out}: " + ", ".join(f"{name} {count:,}" for name, count in result.splits.items()))
+
+
+@contextlib.contextmanager
+def _ending_on_signals(dry_run):
+    """Ends the command on SIGINT or SIGTERM with a line, and lets it remove its locks and temporary files."""
+    # `getsignal` returns None for a handler that was not set from Python, which Python cannot restore.
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number, _):
+        signal.signal(number, previous[number])  # a second signal stops the command at once
+        left = "Nothing was written." if dry_run else "The same command resumes."
+        log.warning("Received %s: stopping. %s", signal.Signals(number).name, left)
+        raise SystemExit(128 + number)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -75,10 +75,13 @@ def curate(inputs, out, settings, engine, against=(), dry_run=False, shard_bytes
     settings.check()
     wanted = json.loads(json.dumps({"inputs": list(inputs), "against": list(against)} | dataclasses.asdict(settings)))
     _check_out(out, wanted)
-    if (out / DONE).exists():
-        raise ValueError(f"{out} is complete. Choose another --out, or remove it.")
     files.make_folder(out)
-    with locks.alone_in(out):
+    with locks.alone_in(out, "another --out"):
+        if (out / DONE).exists():
+            _clear(out)  # a run was killed while it did that
+        _check_out(out, wanted)  # another process may have completed it meanwhile
+        for left in out.glob(".*.partial"):  # of a run that was killed
+            left.unlink()
         files.write_json(out / PARTIAL, wanted)
         work = out / "work"
         work.mkdir(exist_ok=True)
@@ -88,20 +91,25 @@ def curate(inputs, out, settings, engine, against=(), dry_run=False, shard_bytes
             look(work, result)
         if not dry_run:
             _write(work, out, settings, engine, result)
-        shutil.rmtree(work)
-        (out / PARTIAL).unlink()
+        _clear(out)
     return result
 
 
+def _clear(out):
+    """Removes what a run resumes from."""
+    shutil.rmtree(out / "work", ignore_errors=True)
+    (out / PARTIAL).unlink(missing_ok=True)
+
+
 def _check_out(out, wanted):
-    """Raises ValueError if a folder is not empty and not of a curation with these settings."""
+    """Raises ValueError if a folder is complete, or is neither empty nor of a curation with these settings."""
     if not out.exists():
         return
     if not out.is_dir():
         raise ValueError(f"{out} is a file. Choose another --out.")
     known = next((out / name for name in (DONE, PARTIAL) if (out / name).exists()), None)
     if known is None:
-        if any(out.iterdir()):
+        if any(path.name != locks.NAME and not path.match(".*.partial") for path in out.iterdir()):
             raise ValueError(f"{out} is not empty, and is not a curation. Choose another --out.")
         return
     try:
@@ -112,6 +120,8 @@ def _check_out(out, wanted):
     other = sorted(name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name))
     if other:
         raise ValueError(f"{out} is a curation with other settings: {', '.join(other)}. Choose another --out.")
+    if known.name == DONE and not (out / PARTIAL).exists():
+        raise ValueError(f"{out} is complete. Choose another --out, or remove it.")
 
 
 def _plan(work, inputs, against, shard_bytes):
@@ -146,10 +156,10 @@ def _decide(work, wanted, settings, engine):
         raise ValueError(f"{', '.join(wanted['inputs'])}: no examples. Expected at least one.")
     stages.collect(work, paths, counts)
     examples.order(settings.keep)
-    np.save(work / "rank.npy", examples.rank)
-    np.save(work / "by_rank.npy", examples.by_rank)
+    stages.save(work / "rank.npy", array=examples.rank)
+    stages.save(work / "by_rank.npy", array=examples.by_rank)
     first = np.cumsum(counts) - counts
-    np.save(work / "first.npy", first[len(reference.shards) if reference else 0 :])
+    stages.save(work / "first.npy", array=first[len(reference.shards) if reference else 0 :])
     shards = list(zip(paths, first.tolist()))
     detail = settings.near_detail
     if (work / "detail.npy").exists() and detail is None:

@@ -11,9 +11,14 @@ Records are structured NumPy arrays (`RECORD`): a key and an example.
 import concurrent.futures
 import functools
 import multiprocessing
+import os
 import shutil
+import signal
+import threading
 
 import numpy as np
+
+from ssl_keras import files
 
 RECORD = np.dtype([("key", np.uint64), ("member", np.uint64)])
 PARTITION = 1 << 21  # records that are sorted in memory, 32 MB
@@ -47,7 +52,7 @@ class Local:
                 function(item)
             return
         context = multiprocessing.get_context("spawn")  # forking would lose the threads of open files
-        with concurrent.futures.ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(self.workers, context, _begin_worker) as pool:
             list(pool.map(function, items))
 
     def grouped(self, mapping, items, reducing, count, folder):
@@ -59,10 +64,22 @@ class Local:
         folder.mkdir()
         for item in items:
             for number, records in split(mapping(item), count):
-                with open(folder / f"{number:05}", "ab") as file:
+                path = folder / f"{number:05}"
+                with files.naming(path), open(path, "ab") as file:
                     file.write(records.tobytes())
         self.each(functools.partial(_reduce_file, reducing, folder), range(count))
         shutil.rmtree(folder)
+
+
+def _begin_worker():
+    """Leaves Ctrl-C to the parent, and ends the worker if the parent is killed: nothing else would."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _reduce_file(reducing, folder, number):

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from ssl_keras.curation.rules import ImageRules, SoundRules, TextRules
-from ssl_keras.data.ranges import Range
+from ssl_keras.data.ranges import Range, check_fields
 
 PARTS = ("train", "validation", "test")
 
@@ -37,7 +37,9 @@ class Settings:
     sound: SoundRules = SoundRules()
 
     def check(self):
-        """Raises ValueError if the settings contradict each other."""
+        """Raises ValueError if a value is out of range, or the settings contradict each other."""
+        for each in (self, self.text, self.image, self.sound):
+            check_fields(each)
         if not 1 <= len(self.parts) <= len(PARTS) or min(self.parts) <= 0 or abs(sum(self.parts) - 1) > 1e-6:
             raise ValueError(
                 f"--parts must be 1 to 3 positive fractions that sum to 1, such as 0.8 0.1 0.1. Received: {self.parts}"

@@ -7,6 +7,7 @@ they are kept: of two copies, the one of lower rank stays.
 """
 
 import functools
+import io
 import json
 
 import numpy as np
@@ -53,43 +54,39 @@ _plan = functools.lru_cache(maxsize=2)(read_plan)
 
 def save(path, **arrays):
     """Writes arrays to an .npz file atomically, or one array called `array` to an .npy file."""
-    temporary = files.partial(path)
-    try:
-        with open(temporary, "wb") as file:
-            if path.suffix == ".npy":
-                np.save(file, arrays["array"])
-            else:
-                np.savez(file, **arrays)
-            file.flush()
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(content, arrays["array"])
+    else:
+        np.savez(content, **arrays)
+    files.write(path, content.getbuffer())
 
 
 def collect(work, paths, counts):
-    """Joins columns of all features into one file each, which are then read by example through memory maps."""
+    """Joins columns of all features into one file each, which are then read by example through memory maps.
+
+    They are not written through memory maps: on a full disk that would kill the process.
+    """
     with np.load(paths[0]) as first:
         names = [name for name in COLUMNS if name in first]
         shapes = {name: (first[name].shape[1:], first[name].dtype) for name in names}
         short = "short" in first
     for name, (shape, dtype) in shapes.items():
-        array = np.lib.format.open_memmap(work / f"{name}.npy", "w+", dtype, (int(sum(counts)), *shape))
-        for path, start in zip(paths, np.cumsum(counts) - counts):
-            with np.load(path) as features:
-                array[start : start + len(features[name])] = features[name]
-        array.flush()
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (int(sum(counts)), *shape)}
+        with files.naming(work / f"{name}.npy"), open(work / f"{name}.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for path in paths:
+                with np.load(path) as features:
+                    file.write(features[name].tobytes())
     if short:
         ends, place = [np.zeros(1, np.int64)], 0
-        with open(work / "short.bin", "wb") as file:
+        with files.naming(work / "short.bin"), open(work / "short.bin", "wb") as file:
             for path in paths:
                 with np.load(path) as features:
                     file.write(features["short"].tobytes())
                     ends.append(features["short_ends"] + place)
                     place += len(features["short"])
-        np.save(work / "short_ends.npy", np.concatenate(ends))
+        save(work / "short_ends.npy", array=np.concatenate(ends))
 
 
 def records_of(work, stage, shard):

@@ -7,6 +7,7 @@ Nothing here imports TensorFlow, except `describe`. Do not fork a process that h
 missing in the child.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -66,11 +67,16 @@ def write_shard(path, examples):
             os.fsync(file.fileno())
         reader = array_record_module.ArrayRecordReader(str(temporary))  # what a full disk has cut is not read
         if reader.num_records() != count:
-            raise OSError(None, f"Expected {count} examples after writing. Received: {reader.num_records()}", str(path))
+            reason = f"Expected {count} examples after writing. Received: {reader.num_records()}"
+            raise OSError(errno.EIO, reason, str(path))
         reader.close()
         os.replace(temporary, path)
-    except (RuntimeError, ValueError) as error:
-        raise OSError(None, f"{str(error).partition(chr(10))[0]}", str(path)) from error
+    except (RuntimeError, ValueError) as error:  # ArrayRecord's, which have the reason in their text
+        number = next(
+            (each for each in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(each) in str(error)), None
+        )
+        reason = os.strerror(number) if number else str(error).partition("\n")[0]
+        raise OSError(number or errno.EIO, reason, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return count

@@ -39,14 +39,12 @@ def write(path, content):
     temporary = partial(path)
     opened = open(temporary, "xb")  # noqa: SIM115  # x: fails if the file or a link exists
     try:
-        with opened as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # the error of a full disk has no file name
-        error.filename = error.filename or str(path)
-        raise
+        with naming(path):
+            with opened as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -54,6 +52,16 @@ def write(path, content):
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Names a file in the errors of what is done with it: the error of a full disk has no file name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def target(path):

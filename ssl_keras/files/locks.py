@@ -29,15 +29,18 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager
-def alone_in(folder):
+def alone_in(folder, other="another --run name (run=)"):
     """Locks the folder of a run; its `.lock` names the host and the process.
+
+    Args:
+        other: what to choose instead if the folder is in use, for the message.
 
     Raises:
         ValueError: Another process, or another thread of this one, holds the lock.
         PermissionError: `.lock` cannot be written.
     """
     path = folder / NAME
-    descriptor = _take(path)
+    descriptor = _take(path, other)
     try:
         yield
     finally:
@@ -91,7 +94,7 @@ def _release(descriptor):
     os.close(descriptor)
 
 
-def _take(path):
+def _take(path, other):
     """Returns a descriptor of the file at `path`, locked if the storage supports locks."""
     while True:
         try:
@@ -102,7 +105,7 @@ def _take(path):
             ) from error
         _held.add(descriptor)
         try:
-            locks = _lock(descriptor, path)
+            locks = _lock(descriptor, path, other)
             # The previous holder may have removed the file between `open` and `flock`.
             if not locks or _is(descriptor, path):
                 _sign(descriptor, path)
@@ -113,7 +116,7 @@ def _take(path):
         _release(descriptor)
 
 
-def _lock(descriptor, path):
+def _lock(descriptor, path, other):
     """Locks a file. Returns whether the storage supports locks. Raises ValueError if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,7 +129,7 @@ def _lock(descriptor, path):
             return False
         raise ValueError(
             f"{path.parent} is in use by another run: {_holder(descriptor) or 'a process that has just started'}. "
-            "Wait until it has ended, or choose another --run name (run=)."
+            f"Wait until it has ended, or choose {other}."
         ) from error
 
 

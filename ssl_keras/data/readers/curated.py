@@ -123,7 +123,7 @@ def _decoded(name, content, shape):
 
 def _clips(name, records, key, rate, classes):
     """Returns the source of clips."""
-    lengths = np.array([len(content) // 2 for content in _column(records, "waveform")])
+    lengths = np.array([len(example["waveform"]) // 2 for chunk in _chunks(records) for example in chunk])
 
     def chunks():
         for chunk in _chunks(records):
