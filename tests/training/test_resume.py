@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends bit for bit like an uninterrupted run."""
 
+import json
 import os
 import pathlib
 import signal
@@ -8,6 +9,10 @@ import sys
 
 import pytest
 import safetensors.numpy
+
+from ssl_keras.curation.curate import curate
+from ssl_keras.curation.engines import Local
+from ssl_keras.curation.settings import Settings
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "interrupted.py"
 pytestmark = [pytest.mark.fit, pytest.mark.budget(120)]  # `runs` is eight processes
@@ -54,6 +59,33 @@ GAME = [
     "mirrored",
     "--replicas",
     "2",
+]
+TEXTS = [
+    "pretrain",
+    "causal_lm",
+    "--data",
+    "curated:clean",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--width",
+    "16",
+    "--context",
+    "12",
+    "--tokenizer",
+    "characters",
+    "--steps",
+    "30",
+    "--batch-size",
+    "8",
+    "--eval-every",
+    "7",
+    "--steps-per-execution",
+    "1",
+    "--no-jit",
+    "--no-tensorboard",
+    "--deterministic",
 ]
 KILLED = -signal.SIGKILL
 INTERRUPTIONS = {"SIGKILL": KILLED, "due": KILLED, "write": KILLED, "SIGTERM": 143, "SIGINT": 130}
@@ -118,6 +150,23 @@ def test_resumed_game_on_two_replicas_equals_an_uninterrupted_one(tmp_path):
     output, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, output
     assert "at step 40 of 100" in output
+    assert_alike(tmp_path / "runs" / "not", tmp_path / "runs" / "SIGKILL")
+
+
+@pytest.mark.slow
+def test_resumed_run_on_curated_texts_equals_an_uninterrupted_one(tmp_path, rng):
+    """Texts that are read by index, killed at step 13 of 30 and resumed."""
+    words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgklmnrst"]
+    rows = [{"text": " ".join(rng.choice(words, 60))} for _ in range(60)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    curate([f"text:{tmp_path}/in.jsonl"], tmp_path / "clean", Settings(rules=("off",)), Local())
+    processes = [start(how, tmp_path, how, flags=TEXTS) for how in ("not", "SIGKILL")]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, -signal.SIGKILL], outputs
+    resumed = start("resume", tmp_path, runs="SIGKILL", flags=TEXTS)
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    assert "at step 7 of 30" in output
     assert_alike(tmp_path / "runs" / "not", tmp_path / "runs" / "SIGKILL")
 
 
