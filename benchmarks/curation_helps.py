@@ -320,7 +320,14 @@ def measure_images(measurement, archive):
     def run(arm, data, seed):
         name = f"{work.name}-{arm}-{seed}"
         shutil.rmtree(pathlib.Path("runs") / name, ignore_errors=True)
-        changed = {"epochs": 0, "steps": plan.steps, "eval_every": plan.steps, "seed": seed, "run": name}
+        changed = {
+            "epochs": 0,
+            "steps": plan.steps,
+            "eval_every": plan.steps,
+            "seed": seed,
+            "run": name,
+            "tensorboard": False,
+        }
         training = dataclasses.replace(contrastive.DEFAULTS, **changed, batch_size=min(256, plan.size // 4))
         splits = Splits(load(data, 32).train, clean.validation, clean.test)
         outcome = pretrain("contrastive", contrastive.Settings(**IMAGES), training, splits)

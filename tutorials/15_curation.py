@@ -34,9 +34,10 @@ import matplotlib.figure
 import numpy as np
 
 from ssl_keras.curation import report
-from ssl_keras.curation.curate import curate, describe_funnel
+from ssl_keras.curation.curate import curate
 from ssl_keras.curation.engines import Local
 from ssl_keras.curation.settings import Settings
+from ssl_keras.curation.writing import describe_funnel
 from ssl_keras.data import near_duplicates
 from ssl_keras.data.sources import load
 

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from ssl_keras import files
 from ssl_keras.cli.flags import Positional, one_or_more, parse
 from ssl_keras.curation import engines, report
-from ssl_keras.curation.curate import curate, describe_funnel
+from ssl_keras.curation.curate import curate
 from ssl_keras.curation.settings import Settings
+from ssl_keras.curation.writing import describe_funnel
 from ssl_keras.data.ranges import Range
 
 log = logging.getLogger(__name__)

@@ -12,16 +12,12 @@ Rules come before copies, so that no example is removed in favor of one that a r
 
 import dataclasses
 import functools
-import gzip
-import hashlib
-import io
 import json
 import logging
 import shutil
 
 import numpy as np
 
-import ssl_keras
 from ssl_keras import files
 from ssl_keras.curation import stages
 from ssl_keras.curation.decide import Examples
@@ -30,15 +26,14 @@ from ssl_keras.curation.items import NOT_TEXT, UNREADABLE
 from ssl_keras.curation.listing import SHARD, listing
 from ssl_keras.curation.measure import REASONS
 from ssl_keras.curation.settings import PARTS
-from ssl_keras.data import records
+from ssl_keras.curation.writing import DONE, write
 from ssl_keras.data.near_duplicates.images import fitted_detail
 from ssl_keras.files import locks
 
-DONE, PARTIAL, REMOVED = "curation.json", "curation.partial.json", "removed.jsonl.gz"
+PARTIAL = "curation.partial.json"
 PASSES = 3  # of `near`: in each, those that are still kept are compared
 SAMPLE = 50_000  # images by which the threshold of details is fitted
 MAX_UNREADABLE = 0.5  # a larger fraction of an input that is not text or cannot be read is an error
-FORMAT = 1
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +85,7 @@ def curate(inputs, out, settings, engine, against=(), dry_run=False, shard_bytes
         if look is not None:
             look(work, result)
         if not dry_run:
-            _write(work, out, settings, engine, result)
+            write(work, out, settings, engine, result)
         _clear(out)
     return result
 
@@ -195,7 +190,9 @@ def _check_readable(found, paths):
     for shard, path in zip(found.shards, paths):
         with np.load(path) as features:
             wrong = np.isin(features["reason"], codes)
-            bad.setdefault(shard["input"], []).extend(names_of(features)[row] for row in np.flatnonzero(wrong)[:3])
+            bad.setdefault(shard["input"], []).extend(
+                stages.names_of(features)[row] for row in np.flatnonzero(wrong)[:3]
+            )
             total[shard["input"]] = total.get(shard["input"], np.zeros(2, int)) + (wrong.sum(), len(wrong))
     for name, (wrong, count) in total.items():
         if wrong > MAX_UNREADABLE * count:
@@ -204,11 +201,6 @@ def _check_readable(found, paths):
                 f"{name}: {wrong} of {count} examples cannot be read or are not text: {shown}. Expected UTF-8 text, "
                 "images or audio. Leave out, repair or convert these files."
             )
-
-
-def names_of(features):
-    """Returns the names of the examples of features."""
-    return features["name"].tobytes().decode("utf-8", "surrogateescape").split("\n")
 
 
 def _gather(paths, references):
@@ -269,91 +261,3 @@ def _near(work, engine, settings, shards, examples):
         examples.reason[:] = before
         examples.remove(pairs, "near copy")
     return pairs, left
-
-
-def _write(work, out, settings, engine, result):
-    """Writes the shards, and then the files that make the folder a dataset."""
-    examples, (_, found) = result.examples, stages.read_plan(work)
-    if not all(result.splits.values()):
-        raise ValueError(
-            f"Nothing is left for {', '.join(name for name, count in result.splits.items() if not count)}: "
-            f"{describe_funnel(result)}. Use more data, other thresholds or fewer --parts."
-        )
-    first = np.load(work / "first.npy")
-    ends = np.append(first[1:], len(examples.ids))
-    parts = [examples.part[a:b] for a, b in zip(first, ends)]
-    shards = [
-        [number for number, part in enumerate(parts) if (part == place).any()] for place in range(len(result.splits))
-    ]
-    files.write(work / "shards.json", json.dumps(shards))
-    stages.save(work / "part.npy", array=examples.part)
-    stages.save(work / "copies.npy", array=examples.copies)
-    log.info("writing %d examples", sum(result.splits.values()))
-    engine.each(functools.partial(stages.write_shard, work, out, settings), range(len(found.shards)))
-    _write_removed(work, out, found, first, examples)
-    names = list(result.splits)
-    paths = [
-        [out / records.shard_name(name, number, len(kept)) for number in range(len(kept))]
-        for name, kept in zip(names, shards)
-    ]
-    lengths = {
-        name: [int((parts[number] == place).sum()) for number in kept]
-        for place, (name, kept) in enumerate(zip(names, shards))
-    }
-    sizes = {name: sum(path.stat().st_size for path in each) for name, each in zip(names, paths)}
-    records.describe(
-        out, stages.columns_of(found), lengths, sizes, found.classes, f"Curated by ssl_keras {_version()}."
-    )
-    about = {
-        "format": FORMAT,
-        "ssl_keras": _version(),
-        "settings": result.settings,
-        "kind": found.kind,
-        "rate": found.rate,
-        "classes": list(found.classes),
-        "splits": result.splits,
-        "removed": {name: count for name, count in result.funnel.items() if name},
-        "near_detail": result.near_detail,
-        "not_compared": result.not_compared,
-        "sha256": {path.name: digest(path) for each in paths for path in each} | {REMOVED: digest(out / REMOVED)},
-    }
-    files.write_json(out / DONE, about)
-
-
-def _version():
-    return ssl_keras.__version__
-
-
-def digest(path):
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_removed(work, out, found, first, examples):
-    """Writes what is removed, one JSON line each: id, input, name, reason, value, and the id of the copy that stays."""
-    content = io.BytesIO()
-    with gzip.GzipFile(fileobj=content, mode="wb", mtime=0, filename="") as packed:
-        for number, (shard, start) in enumerate(zip(found.shards, first)):
-            with np.load(stages.features_path(work, number)) as features:
-                names = names_of(features)
-            for row in np.flatnonzero(examples.reason[start : start + len(names)]):
-                at = start + row
-                line = {
-                    "id": f"{int(examples.ids[at]):016x}",
-                    "input": shard["input"],
-                    "name": files.printable(names[row]),
-                    "reason": REASONS[examples.reason[at]],
-                    "value": round(float(examples.value[at]), 6),
-                }
-                if examples.near[at] >= 0:
-                    line["near"] = f"{int(examples.ids[examples.near[at]]):016x}"
-                packed.write((json.dumps(line, ensure_ascii=True) + "\n").encode())
-    files.write(out / REMOVED, content.getvalue())
-
-
-def describe_funnel(result):
-    """Returns the funnel in one line: "100 examples, words 20, near copy 3, kept 77"."""
-    total = sum(result.funnel.values())
-    removed = [f"{name} {count:,}" for name, count in result.funnel.items() if name]
-    return ", ".join([f"{total:,} examples", *removed, f"kept {result.funnel.get('', 0):,}"])

@@ -5,7 +5,6 @@ import io
 import numpy as np
 
 from ssl_keras.curation import rules, stages
-from ssl_keras.curation.curate import names_of
 from ssl_keras.curation.measure import GRAM, NAMES, REASONS
 from ssl_keras.data.near_duplicates.images import DETAIL
 from ssl_keras.pictures import contact_sheet, page
@@ -175,7 +174,7 @@ def _content(work, wanted, result):
     for listing, reference in zip(plans, (True, False)):
         for number, shard in enumerate(listing.shards if listing else []):
             with np.load(stages.features_path(work, number, reference)) as features:
-                names = names_of(features)
+                names = stages.names_of(features)
             if any(first <= row < first + len(names) for row in wanted):
                 for row, item in enumerate(items.read(shard, listing.kind, listing.rate, 1 << 25, 60.0)):
                     if first + row in wanted:

@@ -38,6 +38,11 @@ def features_path(work, number, reference=False):
     return work / f"{'reference' if reference else 'features'}-{number:05}.npz"
 
 
+def names_of(features):
+    """Returns the names of the examples of features."""
+    return features["name"].tobytes().decode("utf-8", "surrogateescape").split("\n")
+
+
 def measure_shard(work, settings, reference, number):
     """Measures a shard of the inputs, or of the evaluation datasets."""
     path = features_path(work, number, reference)

@@ -12,7 +12,7 @@ from PIL import Image
 from ssl_keras.curation import curate as curation
 from ssl_keras.curation import engines
 from ssl_keras.curation.settings import Settings
-from ssl_keras.data import near_duplicates
+from ssl_keras.data import near_duplicates, records
 from ssl_keras.data.sources import load
 
 PLAIN = Settings(rules=("off",), parts=(0.6, 0.2, 0.2))
@@ -84,6 +84,15 @@ def test_tensorflow_datasets_opens_it(texts, tmp_path):
     splits = load(f"curated:{tmp_path}/out")
     assert len(source) == len(splits.train)
     assert [row["text"].decode() for row in source.__getitems__([1, 0])] == splits.train.column("text")[[1, 0]].tolist()
+
+
+def test_grain_reads_it(texts, tmp_path):
+    grain = pytest.importorskip("grain", reason="Grain: `make test-all` installs it")
+    run(texts, tmp_path / "out")
+    ours = records.Records(tmp_path / "out", "train")
+    files = sorted(map(str, (tmp_path / "out").glob("curated-train.array_record-*")))
+    found = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(files)).map(records.parse)
+    assert [found[row] for row in range(len(found))] == ours[range(len(ours))]
 
 
 @pytest.mark.parametrize("keep", ["longest", "first"])
