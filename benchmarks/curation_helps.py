@@ -71,7 +71,7 @@ OUT, RESULTS = pathlib.Path(__file__).with_suffix(".json"), pathlib.Path("result
 LETTERS, WORDS = 20_000, 100  # of a document: the first ones that are used, and the fewest
 SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pod", ".gz")
 VERBATIM, GENERATED, LENGTH = 50, 64, 100  # tokens of a sequence; texts that are generated, and tokens of each
-COPIES, BLANK = 3, 20  # of an image of the copied classes, if it is copied; one in so many images is blank
+COPIES, BLANK = 3, 20  # of an image of the copied classes, if it is copied; blank images are 1 / BLANK
 
 
 @dataclasses.dataclass(frozen=True)
