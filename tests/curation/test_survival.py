@@ -22,12 +22,12 @@ from ssl_keras.curation import engines, stages
 from ssl_keras.data.sources import load
 
 CODE = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 from ssl_keras.curation import curate, engines, settings
 if __name__ == "__main__":
     if sys.argv[3:]:
-        replace = pathlib.os.replace
-        pathlib.os.replace = lambda source, target: (time.sleep(0.05), replace(source, target))[1]
+        replace = os.replace
+        os.replace = lambda source, target: (time.sleep(0.05), replace(source, target))[1]
     found = settings.Settings(rules=("off",), parts=(0.6, 0.2, 0.2))
     curate.curate([sys.argv[1]], pathlib.Path(sys.argv[2]), found, engines.Local(), shard_bytes=9_000)
 """
