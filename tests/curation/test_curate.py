@@ -86,6 +86,7 @@ def test_tensorflow_datasets_opens_it(texts, tmp_path):
     assert [row["text"].decode() for row in source.__getitems__([1, 0])] == splits.train.column("text")[[1, 0]].tolist()
 
 
+@pytest.mark.slow
 def test_grain_reads_it(texts, tmp_path):
     grain = pytest.importorskip("grain", reason="Grain: `make test-all` installs it")
     run(texts, tmp_path / "out")
