@@ -1,10 +1,8 @@
 """The command `curate`."""
 
-import contextlib
 import dataclasses
 import logging
 import pathlib
-import signal
 import tempfile
 from typing import Annotated, Literal
 
@@ -15,6 +13,7 @@ from ssl_keras.curation.curate import curate
 from ssl_keras.curation.settings import Settings
 from ssl_keras.curation.writing import describe_funnel
 from ssl_keras.data.ranges import Range
+from ssl_keras.engine.process import handling_signals
 
 log = logging.getLogger(__name__)
 
@@ -70,22 +69,12 @@ def curate_command(arguments):
         print(f"{asked.out}: " + ", ".join(f"{name} {count:,}" for name, count in result.splits.items()))
 
 
-@contextlib.contextmanager
 def _ending_on_signals(dry_run):
     """Ends the command on SIGINT or SIGTERM with a line, and lets it remove its locks and temporary files."""
-    # `getsignal` returns None for a handler that was not set from Python, which Python cannot restore.
-    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def handle(number, _):
-        signal.signal(number, previous[number])  # a second signal stops the command at once
+    def handle(number):
         left = "Nothing was written." if dry_run else "The same command resumes."
-        log.warning("Received %s: stopping. %s", signal.Signals(number).name, left)
+        log.warning("Received %s: stopping. %s", number.name, left)
         raise SystemExit(128 + number)
 
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return handling_signals(handle)

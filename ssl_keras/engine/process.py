@@ -1,7 +1,9 @@
-"""Process-wide state of a run: the seeds of all random generators, and deterministic ops."""
+"""Process-wide state of a run: the seeds of all random generators, deterministic ops, and signals."""
 
 import contextlib
 import random
+import signal
+import threading
 
 import keras
 import numpy as np
@@ -36,3 +38,28 @@ def seeded(seed, deterministic=False):
         eager._seed, eager._rng = tensorflow_state
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+@contextlib.contextmanager
+def handling_signals(handle):
+    """Calls `handle` with the `signal.Signals` on the first SIGINT or SIGTERM; a second one has its usual effect.
+
+    Only the main thread can set signal handlers: in another one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # `getsignal` returns None for a handler that was not set from Python, which Python cannot restore.
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore_and_handle(number, _):
+        signal.signal(number, previous[number])
+        handle(signal.Signals(number))
+
+    for number in previous:
+        signal.signal(number, restore_and_handle)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -7,13 +7,13 @@ import logging
 import math
 import signal
 import sys
-import threading
 import time
 
 import keras
 from tqdm import tqdm
 
 from ssl_keras import files
+from ssl_keras.engine.process import handling_signals
 from ssl_keras.training import checkpoint, speed
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # exit code after SIGTERM, once the state is saved
@@ -59,27 +59,14 @@ class RunCallback(keras.callbacks.Callback):
             self.rows = [row for row in read_metrics(path) if int(row["step"]) <= step]
         return step
 
-    @contextlib.contextmanager
     def signals(self):
-        """Saves a checkpoint before SIGINT or SIGTERM ends the run. Only the main thread can set signal handlers."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        # `getsignal` returns None for a handler that was not set from Python, which Python cannot restore.
-        previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM)}
+        """Saves a checkpoint before SIGINT or SIGTERM ends the run."""
 
-        def handle(number, _):
+        def handle(number):
             self.signal = number
-            signal.signal(number, previous[number])  # a second signal stops the run at once
-            log.warning("Received %s: saving a checkpoint, then stopping.", signal.Signals(number).name)
+            log.warning("Received %s: saving a checkpoint, then stopping.", number.name)
 
-        for number in previous:
-            signal.signal(number, handle)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return handling_signals(handle)
 
     @contextlib.contextmanager
     def progress(self, step):

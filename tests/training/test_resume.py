@@ -143,14 +143,7 @@ def test_resumed_run_equals_an_uninterrupted_one(runs, how):
 @pytest.mark.slow
 def test_resumed_game_on_two_replicas_equals_an_uninterrupted_one(tmp_path):
     """Two players, two optimizers and the EMA, killed at step 53 of 100 and resumed."""
-    processes = [start(how, tmp_path, how, flags=GAME, step=53) for how in ("not", "SIGKILL")]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, -signal.SIGKILL], outputs
-    resumed = start("resume", tmp_path, runs="SIGKILL", flags=GAME)
-    output, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, output
-    assert "at step 40 of 100" in output
-    assert_alike(tmp_path / "runs" / "not", tmp_path / "runs" / "SIGKILL")
+    assert_killed_equals_alone(tmp_path, GAME, 53, "at step 40 of 100")
 
 
 @pytest.mark.slow
@@ -160,13 +153,18 @@ def test_resumed_run_on_curated_texts_equals_an_uninterrupted_one(tmp_path, rng)
     rows = [{"text": " ".join(rng.choice(words, 60))} for _ in range(60)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     curate([f"text:{tmp_path}/in.jsonl"], tmp_path / "clean", Settings(rules=("off",)), Local())
-    processes = [start(how, tmp_path, how, flags=TEXTS) for how in ("not", "SIGKILL")]
+    assert_killed_equals_alone(tmp_path, TEXTS, 13, "at step 7 of 30")
+
+
+def assert_killed_equals_alone(tmp_path, flags, step, resumed_at):
+    """Asserts that a run that is killed and resumed equals one that is not."""
+    processes = [start(how, tmp_path, how, flags=flags, step=step) for how in ("not", "SIGKILL")]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, -signal.SIGKILL], outputs
-    resumed = start("resume", tmp_path, runs="SIGKILL", flags=TEXTS)
+    resumed = start("resume", tmp_path, runs="SIGKILL", flags=flags)
     output, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, output
-    assert "at step 7 of 30" in output
+    assert resumed_at in output
     assert_alike(tmp_path / "runs" / "not", tmp_path / "runs" / "SIGKILL")
 
 
