@@ -53,6 +53,7 @@ class Supervised(Objective):
         if frozen:
             self.encoder.trainable = False
         is_number = target.kind == "number"
+        self.best_metric = "accuracy" if target.kind == "tags" else None
         self.quality = keras.metrics.RootMeanSquaredError("rmse") if is_number else keras.metrics.Mean("accuracy")
         self.averaged = Pair(encoder, head)
         self.student = self.averaged.copy() if ema_decay else self.averaged

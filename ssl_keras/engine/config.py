@@ -59,8 +59,8 @@ class Training:
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between additional checkpoints, written between evaluations. 0 disables them."""
     patience: Annotated[int, Range(0)] = 0
-    """Early stopping: number of consecutive evaluations without a lower validation loss, after which training stops.
-    0 disables it."""
+    """Early stopping: number of consecutive evaluations without a lower validation loss (for classes: without a higher
+    accuracy), after which training stops. 0 disables it."""
     report_every: Annotated[int, Range(0)] = 10
     """Number of evaluations between TensorBoard reports of samples, weights and feature quality (kNN, RankMe, …).
     0 writes one report, at the end of the run."""

@@ -40,6 +40,8 @@ class Objective(keras.Model):
     """Names of head weights that `init` does not copy, since they have another meaning in the saved encoder."""
     keep_last_checkpoint: bool = False
     """True if the last weights count as the best, as in a GAN, whose validation loss does not measure quality."""
+    best_metric: str | None = None
+    """Name of the validation metric whose highest value marks the best weights; None for the lowest loss."""
 
     # ----- set by `__init__` --------------------------------------------------
 

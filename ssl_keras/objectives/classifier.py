@@ -101,6 +101,9 @@ def build(settings, spec, encoder=encoder):
 class Classifier(Objective):
     """Holds `encoder` and `head`; trains on `batch["image"]`, `["tokens"]` or `["waveform"]`, and `["label"]`.
 
+    The best weights are those of the highest validation accuracy. The loss would choose others: on few labels it
+    rises with the network's confidence while the accuracy still improves (Guo et al. 2017, section 3).
+
     Args:
         encoder: functional graph, input -> features (B, D), or tokens (B, T) -> states (B, T, D).
         head: functional graph, features (B, D) -> logits (B, Y).
@@ -116,6 +119,8 @@ class Classifier(Objective):
     Attributes:
         noise_samples: number of samples in the longest clip of the data, if waveforms are augmented.
     """
+
+    best_metric = "accuracy"
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class RunCallback(keras.callbacks.Callback):
         self.workers = workers
         self.checkpoints = checkpoint.Checkpoints(folder / "checkpoints", workers)
         self.checkpoints.remove_leftovers()
-        self.notes = {"best": None, "best_step": 0, "waited": 0, "seconds": 0.0, "warnings": []}
+        self.notes = {"best": None, "best_step": 0, "score": None, "waited": 0, "seconds": 0.0, "warnings": []}
         self.rows, self.metrics_to_restore = [], None
         self.stop, self.signal = False, None
         self.bar, self.started, self.last_line = None, time.monotonic(), 0.0
@@ -50,6 +50,8 @@ class RunCallback(keras.callbacks.Callback):
             self.notes |= notes
             if not _is_finite(self.notes["best"]):  # version 0.1.0 took the first loss even if it was not finite
                 self.notes["best"] = None
+            if "score" not in notes and self.notes["best"] is not None:  # version 0.1.0 chose by loss alone
+                self.notes["score"] = -self.notes["best"]
             self.stop = self._patience_spent()
             if step % self.interval and step < self.total:  # `fit` resets the metrics, so restore them after that
                 self.metrics_to_restore = files.read_variables(checkpoint.metric_variables(objective))
@@ -108,15 +110,15 @@ class RunCallback(keras.callbacks.Callback):
             for warning in self.model.warnings(row):
                 log.warning("step %d: %s", row["step"], warning)
         self._check_metrics(row)
-        best_so_far = self.notes["best"]
-        # No number is less than NaN: a NaN loss at the first evaluation would stay the best.
-        best = _is_finite(row["val_loss"]) and (
-            best_so_far is None or self.model.keep_last_checkpoint or row["val_loss"] < best_so_far
-        )
+        metric = self.model.best_metric
+        score = row[f"val_{metric}"] if metric else -row["val_loss"]
+        # No number is more than NaN: a NaN loss at the first evaluation would stay the best.
+        finite, best_so_far = _is_finite(row["val_loss"]), self.notes["score"]
+        improved = finite and (best_so_far is None or self.model.keep_last_checkpoint or score > best_so_far)
+        best = improved or finite and metric is not None and score == best_so_far  # later weights have trained longer
         if best:
-            self.notes |= {"best": row["val_loss"], "best_step": row["step"], "waited": 0}
-        else:
-            self.notes["waited"] += 1
+            self.notes |= {"best": row["val_loss"], "best_step": row["step"], "score": score}
+        self.notes["waited"] = 0 if improved else self.notes["waited"] + 1
         self._save(best)
         if self._patience_spent():
             self.stop = self.model.stop_training = True

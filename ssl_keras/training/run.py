@@ -61,7 +61,7 @@ def train(objective, splits, training, folder, strategy, callbacks=()):
     """Trains a compiled objective on `splits.train`, and leaves it with its best weights.
 
     Each interval ends with an evaluation on the same batches of `splits.validation`, and a
-    checkpoint. The best weights are those with the lowest validation loss.
+    checkpoint. The best weights are those with the lowest validation loss, or as `objective.best_metric` says.
 
     Returns:
         A dict: the last row of metrics.csv with the best step and loss.

@@ -13,19 +13,21 @@ from ssl_keras.training.workers import Workers
 NAN, INF = math.nan, math.inf
 
 
-def intervals(folder, losses, keep_last_checkpoint=False, patience=0, **metrics):
+def intervals(folder, losses, keep_last_checkpoint=False, patience=0, accuracies=None, **metrics):
     """Passes one validation loss per interval to the callback; returns (callback, [whether each was the best])."""
     step = tf.Variable(0, dtype=tf.int64)
     model = types.SimpleNamespace(
         step=step, keep_last_checkpoint=keep_last_checkpoint, warnings=lambda row: [], stop_training=False
     )
+    model.best_metric = "accuracy" if accuracies else None
     keeper = callbacks.RunCallback(folder, Training(patience=patience), 100, 1, Workers(tf.distribute.get_strategy()))
     keeper.set_model(model)
     kept = []
     keeper._save = kept.append
-    for loss in losses:
+    for number, loss in enumerate(losses):
         step.assign_add(1)
-        keeper.on_epoch_end(0, {"loss": 1.0, "val_loss": loss} | metrics)
+        measured = {"val_accuracy": accuracies[number]} if accuracies else {}
+        keeper.on_epoch_end(0, {"loss": 1.0, "val_loss": loss} | measured | metrics)
         if model.stop_training:
             break
     return keeper, kept
@@ -53,6 +55,24 @@ def test_non_finite_loss_is_never_the_best_and_logs_a_warning(losses, kept, best
 
 def test_non_finite_loss_is_not_the_best_with_keep_last_checkpoint_either(tmp_path):
     assert intervals(tmp_path, [3.0, 4.0, NAN], keep_last_checkpoint=True)[1] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracies", "kept"),
+    [
+        ([1.0, 1.5, 2.0], [0.3, 0.5, 0.4], [True, True, False]),  # the loss rises while the accuracy improves
+        ([1.0, 1.5, 2.0], [0.5, 0.5, 0.5], [True, True, True]),  # the later of equals
+        ([1.0, NAN, 2.0], [0.3, 0.9, 0.2], [True, False, False]),
+    ],
+)
+def test_classes_choose_by_accuracy(losses, accuracies, kept, tmp_path):
+    assert intervals(tmp_path, losses, accuracies=accuracies)[1] == kept
+
+
+def test_patience_counts_equal_accuracies(tmp_path):
+    keeper, saved = intervals(tmp_path, [1.0] * 4, accuracies=[0.9] * 4, patience=2)
+    assert saved == [True, True, True]
+    assert keeper.stop
 
 
 def test_patience_counts_non_finite_losses(tmp_path):
