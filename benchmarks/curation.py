@@ -3,7 +3,7 @@
     python benchmarks/curation.py TREE [NAME …]     # such as /usr/share/doc; 20 CPU-minutes in all on one core
 
 Each measurement is written to curation.json, by the name of the tree, when it is done, and is not repeated. NAME
-selects some of `MEASUREMENTS`.
+selects some of `MEASUREMENTS`. A peak of memory is that of the process, so measure it alone.
 Times are process time of one core. Images are measured with CIFAR10_ZIP=cifar10_jpg_10k.zip and Fashion-MNIST.
 """
 
@@ -19,10 +19,11 @@ import time
 import zipfile
 
 import numpy as np
+import scipy.io.wavfile
 from scipy.sparse import csr_array
 
 from ssl_keras import files
-from ssl_keras.curation import quality, rules
+from ssl_keras.curation import engines, quality, rules
 from ssl_keras.curation.curate import curate
 from ssl_keras.curation.engines import Local
 from ssl_keras.curation.settings import Settings
@@ -270,7 +271,7 @@ def throughput(tree):
             start = time.process_time()
             curate([f"text:{root}/a.jsonl"], root / name.replace(" ", "-"), settings, Local())
             found[f"MB/s, {name}"] = size / 1e6 / (time.process_time() - start)
-    return found | {"peak of memory in MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return found | {"peak of memory in MiB": peak()}
 
 
 def memory(_, count=1_000_000):
@@ -287,13 +288,72 @@ def memory(_, count=1_000_000):
         settings = Settings(rules=("off",), parts=(1.0,))
         result = curate([f"text:{path}"], pathlib.Path(temporary) / "out", settings, Local())
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"documents": count, "kept": result.funnel[""], "CPU-seconds": seconds, "peak of memory in MiB": peak}
+    found = {"documents": count, "kept": result.funnel[""], "CPU-seconds": seconds}
+    return found | {"peak of memory in MiB": peak()}
+
+
+def grouped(_, count=10_000_000):
+    """The peak of memory in grouping ten million band records of a million examples, in keys of ten."""
+    random, shards = np.random.default_rng(0), 100
+    keys = random.integers(0, 2**63, count // 10, np.uint64)
+
+    def mapping(shard):
+        random = np.random.default_rng(shard)
+        records = np.empty(count // shards, engines.RECORD)
+        records["key"] = random.choice(keys, len(records))
+        records["member"] = random.integers(0, count // 10, len(records))
+        return records
+
+    pairs = []
+
+    def reducing(_, records):
+        def similar(i, j):
+            return (i + j) % 8 == 0
+
+        pairs.append(len(grouping.bucket_pairs(records["key"], records["member"], similar)[0]))
+
+    with tempfile.TemporaryDirectory() as temporary:
+        start = time.process_time()
+        partitions = engines.partition_count(count)
+        Local().grouped(mapping, range(shards), reducing, partitions, pathlib.Path(temporary) / "records")
+    found = {"records": count, "partitions": partitions, "pairs": sum(pairs)}
+    return found | {"CPU-seconds": time.process_time() - start, "peak of memory in MiB": peak()}
+
+
+def sound(_, clips=200, seconds=10, rate=16_000):
+    """Seconds of audio that pass all stages in a second of one core."""
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = pathlib.Path(temporary)
+        (root / "in").mkdir()
+        for number in range(clips):
+            samples = (3_000 * random.standard_normal(rate * seconds)).astype(np.int16)
+            scipy.io.wavfile.write(root / "in" / f"{number}.wav", rate, samples)
+        start = time.process_time()
+        result = curate([f"audio:{root}/in"], root / "out", Settings(), Local())
+        spent = time.process_time() - start
+    return {"clips": clips, "kept": result.funnel[""], "times real time": clips * seconds / spent}
+
+
+def peak():
+    """Returns the peak of this process's memory in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 MEASUREMENTS = {
     each.__name__: each
-    for each in (constructed, real, short, decontamination, false_alarms, pictures, throughput, memory)
+    for each in (
+        constructed,
+        real,
+        short,
+        decontamination,
+        false_alarms,
+        pictures,
+        throughput,
+        memory,
+        grouped,
+        sound,
+    )
 }
 
 

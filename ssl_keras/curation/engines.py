@@ -21,7 +21,7 @@ import numpy as np
 from ssl_keras import files
 
 RECORD = np.dtype([("key", np.uint64), ("member", np.uint64)])
-PARTITION = 1 << 21  # records that are sorted in memory, 32 MB
+PARTITION = 1 << 19  # records that are sorted in memory, 8 MB
 EXTRA = "pip install -r requirements-beam.txt"
 
 
