@@ -92,8 +92,8 @@ class Plan:
 
 PLANS = {
     "texts": Plan((0, 1, 2, 3, 4), steps=1_000, size=8_000_000, test=600_000),
-    "epochs": Plan((0, 1, 2), steps=2_000, size=500_000, test=300_000),  # some 20 epochs
-    "images": Plan((0, 1, 2), steps=1_000, size=8_000, test=2_000),
+    "epochs": Plan((0, 1, 2), steps=2_000, size=2_000_000, test=300_000),  # some 6 epochs
+    "images": Plan((0, 1, 2), steps=500, size=8_000, test=2_000),
 }
 SMOKE = {
     "texts": Plan((0,), steps=4, size=100_000, test=20_000, files=300),

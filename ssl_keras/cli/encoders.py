@@ -12,13 +12,16 @@ from ssl_keras.encoders import hugging_face
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(EncoderArgument, NetworkFlag):
-    """A SavedModel of features or logits, or a checkpoint in the Hugging Face layout."""
+    """A SavedModel of features or logits, a checkpoint in the Hugging Face layout, or an encoder of half the size."""
 
     out: str = ""
-    """Folder to write. By default ENCODER.savedmodel, or ENCODER.hugging-face with --hugging-face."""
+    """Folder to write. By default ENCODER.savedmodel, ENCODER.hugging-face with --hugging-face, or ENCODER.float16 with
+    --float16."""
     hugging_face: bool = False
     """Write the Hugging Face layout (config.json, model.safetensors and, for text, tokenizer.json) instead of a
     SavedModel. For language models and vision transformers."""
+    float16: bool = False
+    """Write a saved encoder whose weights are rounded to 16 bits, half the size, instead of a SavedModel."""
     classifier: bool = False
     """Export a fine-tuned encoder with its classification head. The SavedModel then returns logits."""
 
@@ -29,6 +32,11 @@ def export_command(arguments):
         print(hugging_face.export(asked.encoder, asked.out or None))
         return
     card = cards.read(encoders.find(asked.encoder))
+    if asked.float16:
+        out = asked.out or f"{card['name']}.float16"
+        encoders.copy_in_float16(asked.encoder, out)
+        print(out)
+        return
     out = pathlib.Path(asked.out or f"{card['name']}.savedmodel")
     files.check_new(out)
     load = encoders.load_classifier if asked.classifier else encoders.load_encoder

@@ -12,13 +12,14 @@ from ssl_keras.encoders.loading import (
     load_with_head,
     named_variables,
 )
-from ssl_keras.encoders.saving import record, save_encoder
+from ssl_keras.encoders.saving import copy_in_float16, record, save_encoder
 
 __all__ = [
     "adapt",
     "available",
     "build",
     "conversion",
+    "copy_in_float16",
     "find",
     "initialize",
     "load_classifier",

@@ -190,7 +190,7 @@ def _load(folder, network):
     encoder, head = build(card, network)
     variables = named_tensors(encoder, head, is_described)
     expected = {name: (tuple(v.shape), np.dtype(v.dtype)) for name, v in variables.items()}
-    files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path)))
+    files.assign_variables(variables, files.bytes_to_tensors(path.read_bytes(), expected, str(path), widen=True))
     return encoder, head, card
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import keras
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 
 import ssl_keras
@@ -121,6 +122,36 @@ def save_encoder(
         if alone:
             replacing.remove_leftovers(target)
     return card
+
+
+def copy_in_float16(name, out):
+    """Copies a saved encoder, with its weights rounded to 16 bits: half the size. `load_encoder` widens them.
+
+    The copy's card has no results, since they are those of other weights.
+
+    Args:
+        name: a saved encoder. out: a new folder.
+
+    Raises:
+        ValueError: the name is unknown; the folder exists; a weight is too large for float16.
+    """
+    folder, out = find(name), pathlib.Path(out)
+    card = cards.read(folder)
+    files.check_new(out)
+    tensors = safetensors.numpy.load_file(folder / card["weights"]["file"])
+    with np.errstate(over="ignore"):
+        narrow = {key: each.astype(np.float16) if each.dtype == np.float32 else each for key, each in tensors.items()}
+    broken = [key for key, value in narrow.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"{name}: weights beyond 65,504, which float16 does not have: {files.excerpt(broken)}.")
+    content = files.tensors_to_bytes(narrow)
+    card |= {"name": cards.safe_name(out.name), "results": {}}
+    card["weights"] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    with files.new_folder(out) as partial:
+        files.write(partial / card["weights"]["file"], content)
+        if card["tokenizer"] is not None:
+            shutil.copy(folder / card["tokenizer"]["file"], partial)
+        files.write_json(partial / "card.json", card)
 
 
 def _entry(graph):

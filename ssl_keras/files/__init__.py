@@ -200,13 +200,14 @@ def tensors_to_bytes(tensors, metadata=None):
     return safetensors.numpy.save(contiguous, metadata)
 
 
-def bytes_to_tensors(content, expected, name):
+def bytes_to_tensors(content, expected, name, widen=False):
     """Deserializes safetensors bytes that must contain exactly the tensors of `expected`.
 
     Args:
         content: the bytes of the file.
         expected: {tensor name: (shape, numpy dtype)}.
         name: the name of the file, for messages.
+        widen: whether float32 may be stored as float16.
 
     Raises:
         ValueError: The file is not valid; tensors are missing, unknown, or have another shape or dtype; or numbers are
@@ -223,12 +224,14 @@ def bytes_to_tensors(content, expected, name):
     tensors = {}
     for key, (shape, dtype) in expected.items():
         tensor = stored[key]
-        if tuple(tensor["shape"]) != tuple(shape) or tensor["dtype"] != safetensors_dtype(dtype):
+        narrow = widen and tensor["dtype"] == "F16" and dtype == np.float32
+        if tuple(tensor["shape"]) != tuple(shape) or not (narrow or tensor["dtype"] == safetensors_dtype(dtype)):
             raise ValueError(
                 f"{name}: expected {key} of shape {tuple(shape)}, {safetensors_dtype(dtype)}. "
                 f"Received: shape {excerpt(tuple(tensor['shape']))}, {tensor['dtype']}"
             )
-        tensors[key] = np.frombuffer(tensor["data"], dtype).reshape(shape)
+        stored_as = np.float16 if narrow else dtype
+        tensors[key] = np.frombuffer(tensor["data"], stored_as).reshape(shape).astype(dtype, copy=False)
         # Metrics may be infinite; weights may not.
         if tensors[key].dtype.kind == "f" and not key.startswith("metrics/") and not np.isfinite(tensors[key]).all():
             raise ValueError(f"{name}: {key} has numbers that are not finite. Train again, or use another file.")

