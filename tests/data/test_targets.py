@@ -138,6 +138,14 @@ def test_tagged_words(tmp_path):
     assert target == targets.Target("tags", ("B-PER", "I-PER", "O"))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_comments_and_line_ends_of_any_kind(end, tmp_path):
+    rows = [f"# sent_id = {i}\n# text = Ada {i}\nAda\tB-PER\n#\tO\n{i}\tO\n" for i in range(9)]
+    (tmp_path / "t.txt").write_bytes("\n".join(["# newdoc", *rows]).replace("\n", end).encode())
+    splits = load(f"tags:{tmp_path / 't.txt'}")
+    assert sorted(np.concatenate([part.column("text") for part in splits])) == [f"Ada # {i}" for i in range(9)]
+
+
 def test_an_i_that_continues_nothing_begins_a_span(tmp_path):
     row = [("a", "x", "I-A"), ("b", "x", "I-A"), ("c", "x", "I-B"), ("d", "x", "O"), ("e", "x", "I-B")]
     splits = load(f"tags:{conll(tmp_path / 't.txt', *[[*row, (str(i), 'x', 'O')] for i in range(10)])}")
@@ -164,6 +172,7 @@ def test_other_spaces_are_tokens_and_a_file_may_have_no_tags(tmp_path):
     [
         (("alone",), "line 6: expected 3 columns, as in the lines before; .* Received: 'alone'"),
         (("a", "b", "c", "O"), "line 6: expected 3 columns"),
+        (("Ada", "x", "b-PER"), "line 6: expected O, B-… or I-…. Received: b-PER. Use capitals"),
         (("Ada", "x", "E-PER"), "line 6: expected O, B-… or I-…, since line 1 has B-PER. Received: E-PER. Convert"),
     ],
 )

@@ -1,7 +1,8 @@
 """Tagged words: `tags:PATH`, in the layout of CoNLL 2003 (Tjong Kim Sang & De Meulder 2003).
 
 A line has a token and, in its last column, a tag. Columns are separated by tabs or spaces. An empty line ends a
-sentence. Lines that begin with -DOCSTART- are skipped. A file with tokens alone has no tags.
+sentence. Lines that begin with -DOCSTART- are skipped, and so are comments of CoNLL-U, such as `# sent_id = 1`. A file
+with tokens alone has no tags.
 
 A source has the column "text", the tokens of each sentence joined by spaces, and the column "tags", its tags joined
 likewise. Tags of spans are IOB2: B- begins a span, I- continues it, O is outside. An I- that does not continue a span
@@ -22,6 +23,8 @@ from ssl_keras.files import printable
 OUTSIDE = "O"
 SPAN = re.compile(r"[BI]-\S+")
 CELL = re.compile(r"[^ \t\r\n\f\v]+")  # other spaces, such as a no-break space, may be tokens
+LINE_END = re.compile(r"\r\n?|\n")
+COMMENT = re.compile(r"#\s*(newdoc\b|newpar\b|\S+ = )")
 DOCUMENT = "-DOCSTART-"
 EXPECTED = "lines of a token and its tag, and an empty line between sentences"
 
@@ -78,8 +81,10 @@ def _source(name, path):
 def _sentences(name, path):
     """Returns [(words, tags, number of I- read as B-)] of a file; without tags, the lists of tags are empty."""
     sentences, width, spans, plain = [[]], None, None, None
-    for number, line in enumerate(text_files.read(name, path).split("\n"), 1):
-        cells = [cell.strip(" \r") for cell in (line.split("\t") if "\t" in line else CELL.findall(line))]
+    for number, line in enumerate(LINE_END.split(text_files.read(name, path)), 1):
+        if COMMENT.match(line):
+            continue
+        cells = [cell.strip(" ") for cell in (line.split("\t") if "\t" in line else CELL.findall(line))]
         if not any(cells) or cells[0] == DOCUMENT:
             sentences.append([])
             continue
@@ -89,6 +94,8 @@ def _sentences(name, path):
                 f"{name}, line {number}: expected {width} columns, as in the lines before; the first is a token and "
                 f"the last its tag, without spaces. Received: {line[:80]!r}"
             )
+        if width > 1 and re.fullmatch(r"[bi]-\S+", cells[-1]):
+            raise ValueError(f"{name}, line {number}: expected O, B-… or I-…. Received: {cells[-1]}. Use capitals.")
         if width > 1 and SPAN.fullmatch(cells[-1]):
             spans = spans or (number, cells[-1])
         elif width > 1 and cells[-1] != OUTSIDE:
