@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -24,7 +25,7 @@ from ssl_keras.curation.decide import Examples
 from ssl_keras.curation.engines import partition_count
 from ssl_keras.curation.items import NOT_TEXT, UNREADABLE
 from ssl_keras.curation.listing import SHARD, listing
-from ssl_keras.curation.measure import REASONS
+from ssl_keras.curation.measure import NAMES, REASONS
 from ssl_keras.curation.settings import PARTS
 from ssl_keras.curation.writing import DONE, write
 from ssl_keras.data.near_duplicates.images import fitted_detail
@@ -140,7 +141,8 @@ def _decide(work, wanted, settings, engine):
     paths = []
     for is_reference, each in ((True, reference), (False, found)):
         numbers = range(len(each.shards)) if each else range(0)
-        log.info("measuring %d shards%s", len(numbers), " of evaluation datasets" if is_reference else "")
+        if each:
+            log.info("measuring %d shards%s", len(numbers), " of evaluation datasets" if is_reference else "")
         engine.each(functools.partial(stages.measure_shard, work, settings, is_reference), numbers)
         paths += [stages.features_path(work, number, is_reference) for number in numbers]
         if is_reference and each and each.kind == "text":
@@ -168,9 +170,25 @@ def _decide(work, wanted, settings, engine):
         near, left = _near(work, engine, settings, shards, examples)
         pairs.append(near)
     group = examples.split(np.concatenate(pairs), settings.parts)
+    _warn_of_strict_rules(found.kind, examples.funnel())
     names = PARTS[: len(settings.parts)]
     splits = {name: int((examples.part == number).sum()) for number, name in enumerate(names)}
     return Result(wanted, examples.funnel(), splits, examples, group, detail, left)
+
+
+def _warn_of_strict_rules(kind, funnel):
+    """Logs a warning for each rule that removes more than half of the examples: it may not fit the data."""
+    total = sum(funnel.values())
+    for rule, count in funnel.items():
+        if rule in NAMES[kind] and count > total / 2:
+            log.warning(
+                "%s removes %d of %d examples. If these are good%s, change --%s, or use --rules off.",
+                rule,
+                count,
+                total,
+                " (Gopher's rules are for documents, not for short texts)" if rule == "words" else "",
+                re.sub(r"_\d+$", "", rule).replace("_", "-"),
+            )
 
 
 def _join_grams(work, paths):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssl_keras.curation import curate as curation
 from ssl_keras.curation import engines
+from ssl_keras.curation.rules import TextRules
 from ssl_keras.curation.settings import Settings
 from ssl_keras.data import near_duplicates, records
 from ssl_keras.data.sources import load
@@ -52,6 +53,13 @@ def hashes(out):
 def removed(out):
     with gzip.open(out / "removed.jsonl.gz") as file:
         return {row["name"]: row for row in map(json.loads, file)}
+
+
+def test_a_rule_that_removes_most_is_named(tmp_path, rng, caplog):
+    texts_below(tmp_path / "in", rng, count=20)
+    run(f"text:{tmp_path}/in", tmp_path / "out", Settings(text=TextRules(words=(121, 10_000))), dry_run=True)
+    assert "words removes 20 of 20 examples. If these are good (Gopher's rules are for documents" in caplog.text
+    assert "change --words" in caplog.text
 
 
 @pytest.fixture
