@@ -8,6 +8,7 @@ them.
 import collections
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 
@@ -19,6 +20,7 @@ SHARD = 64 << 20  # bytes
 ROWS = 10_000  # examples of a shard of a dataset that is read into arrays
 KINDS = {"text": "text", "table": "text", "folder": "image", "captions": "image", "audio": "audio"}
 NUM_SHOWN = 1_000  # files whose sampling rates are counted
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,8 @@ def listing(inputs, shard_bytes=SHARD):
             f"Expected inputs of one kind, all with captions or all without. Received: {received}. Curate each kind "
             "into its own --out."
         )
+    if None in labels and len(labels) > 1:
+        log.warning("Some examples have no label, so the result has no labels.")
     classes = () if None in labels else tuple(sorted(labels))
     rate = max(rates, key=lambda each: (rates[each], each), default=0)
     return Listing(next(iter(kinds)), shards, classes, int(rate), captioned.pop())
@@ -154,7 +158,7 @@ def _tables(spec, path):
     header, found = table(path)
     if "text" not in header:
         raise ValueError(f"{spec}: expected a header with the column text, and optionally label. Received: {header}")
-    labels = {row[header.index("label")].strip() for _, row in found} if "label" in header else {None}
+    labels = {row[header.index("label")].strip() or None for _, row in found} if "label" in header else {None}
     return [_entry(path.name, path)], labels
 
 

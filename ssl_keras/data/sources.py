@@ -73,6 +73,7 @@ def load(spec, image_size=None, held_out=True):
             For captions and emoji, "…[K]" with K from 0 to 4 selects the fold of the concepts that is the test split.
             For audio, "…[PATTERN]" selects the clips whose file names match the pattern as the test split, such as
             "tfds:spoken_digit[*_theo_*]"; "connected:DATA" concatenates labeled clips of DATA, with transcripts.
+            "table:FILE[text]" has the texts of all rows, also of those without a label, and no labels.
         image_size: side in pixels that images are resized to. None keeps their size.
         held_out: whether data are refused that have too few examples for three splits.
 
@@ -99,6 +100,9 @@ def load(spec, image_size=None, held_out=True):
     pattern = re.fullmatch(r"((?:tfds|audio|transcripts):.+|espeak)\[(.+)\]", spec)
     if pattern and not there:
         return check_held_out(audio.hold_out_by_name(load(pattern[1], image_size), pattern[2]))
+    if spec.startswith("table:") and spec.endswith("[text]") and not there:
+        splits = tables.load(argument.removesuffix("[text]"), labeled=False)
+        return check_held_out(splits) if held_out else splits
     fold = re.fullmatch(r"((?:captions|emoji):.+)\[(\d)\]", spec)
     if fold and not there:
         kind, _, argument = fold[1].partition(":")

@@ -62,6 +62,14 @@ def test_a_rule_that_removes_most_is_named(tmp_path, rng, caplog):
     assert "change --words" in caplog.text
 
 
+def test_labels_are_left_out_if_some_are_missing(tmp_path, rng, caplog):
+    rows = [f"{prose(rng)},{'ab'[i % 2] if i else ''}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    run(f"table:{tmp_path}/t.csv", tmp_path / "out")
+    assert "Some examples have no label, so the result has no labels." in caplog.text
+    assert not load(f"curated:{tmp_path}/out").train.classes
+
+
 @pytest.fixture
 def texts(tmp_path, rng):
     texts_below(tmp_path / "in", rng)

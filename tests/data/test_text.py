@@ -291,10 +291,26 @@ def test_tables(tmp_path, caplog):
     assert "label" not in without.train.arrays
 
 
+def test_rows_without_a_label_are_for_pretraining(tmp_path, caplog):
+    rows = [f"words {i},{'ab'[i % 2] if i < 20 else ''}" for i in range(100)]
+    splits = table(tmp_path, "text,label\n" + "\n".join([*rows, ",", ",a"]) + "\n", "t.csv")
+    path = tmp_path / "t.csv"
+    assert f"80 rows have no label and are skipped. For all texts, to pretrain or to predict, use table:{path}[text]" in caplog.text
+    assert "1 rows have no text" in caplog.text  # a row of empty cells is none
+    assert sum(map(len, splits)) == 20
+    assert splits.train.classes == ("a", "b")
+    every = load(f"table:{path}[text]")
+    assert (every.train.base, every.train.short_name) == (f"table:{path}[text]", "t")
+    assert sum(map(len, every)) == 100
+    assert "label" not in every.train.arrays
+    assert any("are not read: label" in note for note in every.train.notes)
+    none = table(tmp_path, "text,label\n" + "".join(f"words {i},\n" for i in range(20)), "n.csv")
+    assert sum(map(len, none)) == 20
+    assert not none.train.classes
+
+
 def test_malformed_tables_are_an_error(tmp_path):
     good = "".join(f"a\ttext {i}\n" for i in range(9))
-    with pytest.raises(ValueError, match="row 11: the label is empty"):
-        table(tmp_path, "label\ttext\n" + good + " \tx\n")
     with pytest.raises(ValueError, match="row 11: expected 2 columns. Received: 1 columns"):
         table(tmp_path, "label\ttext\n" + good + "alone\n")
     with pytest.raises(ValueError, match="expected a header with the columns text and label"):

@@ -39,7 +39,7 @@ class Columns(typing.NamedTuple):
     labels: tuple[int, ...] = ()
 
 
-def load(path):
+def load(path, labeled=True):
     """Returns `Splits` of a CSV or TSV file with a header, or of JSON lines, with texts and optionally labels.
 
     Pairs of texts have the columns text and text2. Without a column label, several columns that contain only 0 and 1
@@ -48,16 +48,23 @@ def load(path):
     Repeated texts are skipped, so that no copy is in two splits. A text with two labels keeps the first; a note counts
     them. Other notes name columns that are not read, and labels that may be one class or none.
 
+    Args:
+        path: the file.
+        labeled: whether to read the labels, and then only the rows that have one, if any has.
+
     Raises:
-        ValueError: The file does not exist, the header lacks these columns, a text has an empty label, a pair has an
-            empty text, or a row has the wrong length.
+        ValueError: The file does not exist, the header lacks these columns, a pair has an empty text, or a row has the
+            wrong length.
     """
     path = pathlib.Path(os.path.expanduser(path))
-    name = f"table:{path}"
+    name = f"table:{path}" if labeled else f"table:{path}[text]"
     header, rows = with_header(name, path, {"text", "text2", "label"})
     columns = _columns(name, header, rows)
+    if not labeled or columns.label is not None and not any(row[columns.label].strip() for _, row in rows):
+        columns = Columns(columns.text, columns.second, None)
+    rows, notes = _with_labels(name, rows, columns)
     examples, silent = _examples(name, rows, columns)
-    notes = [f"{silent} rows have no text and are skipped"] if silent else []
+    notes += [f"{silent} rows have no text and are skipped"] if silent else []
     copies = sum(len(labels) for labels in examples.values()) - len(examples)
     if copies:
         torn = sum(len(set(labels)) > 1 for labels in examples.values())
@@ -77,10 +84,23 @@ def load(path):
     return hold_out(source.with_notes(*notes))
 
 
+def _with_labels(name, rows, columns):
+    """Returns (the rows without those that have a text and no label, a list with a note on these).
+
+    In a file with several labels in a cell, an empty one means that none applies.
+    """
+    if columns.label is None or any(SEPARATOR in row[columns.label] for _, row in rows):
+        return rows, []
+    kept = [(place, row) for place, row in rows if row[columns.label].strip() or not row[columns.text].strip()]
+    missing = len(rows) - len(kept)
+    if not missing:
+        return rows, []
+    return kept, [f"{missing} rows have no label and are skipped. For all texts, to pretrain or to predict, use {name}[text]"]
+
+
 def _examples(name, rows, columns):
     """Returns ({(text, second text): [its label in each row]}, number of rows without text)."""
     texts, silent = {}, 0
-    several = columns.label is not None and any(SEPARATOR in row[columns.label] for _, row in rows)
     for place, row in rows:
         text = row[columns.text].strip()
         second = "" if columns.second is None else row[columns.second].strip()
@@ -93,8 +113,6 @@ def _examples(name, rows, columns):
         if not text:
             silent += 1
             continue
-        if columns.label is not None and not label and not several:  # with several labels, none is one of the cases
-            raise ValueError(f"{name}, {place}: the label is empty. Expected a label. Fill it in, or remove the row.")
         if columns.labels:
             label = tuple(FLAGS[row[index].strip().lower()] for index in columns.labels)
         texts.setdefault((text, second), []).append(label)
