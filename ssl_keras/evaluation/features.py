@@ -61,6 +61,20 @@ def extract_features(network, source, batch_size=512, preprocess=None):
     return next(passes(network, source, batch_size, preprocess, 1))
 
 
+def embed_tokens(embed, ids, batch_size=256):
+    """Embeds texts of token ids, int32 (N, T) with −1 as padding, in batches of similar lengths: float32 (N, D).
+
+    `embed` is the result of `compile_network`.
+    """
+    lengths = (ids >= 0).sum(1)
+    order, made = np.argsort(lengths, kind="stable"), []
+    for start in range(0, len(ids), batch_size):
+        rows = order[start : start + batch_size]
+        made.append(embed(tf.constant(ids[rows, : max(lengths[rows].max(), 1)])).numpy())
+    features = np.concatenate(made)
+    return features[np.argsort(order)]
+
+
 def augmented_copies(network, source, changes):
     """Extracts the features of COPIES augmentations of the waveforms: a list of (N, D), empty without `changes`."""
     if changes is None:

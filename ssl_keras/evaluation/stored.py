@@ -10,9 +10,10 @@ import logging
 import numpy as np
 
 from ssl_keras import encoders
-from ssl_keras.data import cache
+from ssl_keras.data import cache, tokens
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.features import compile_network, extract_features
+from ssl_keras.encoders import inputs
+from ssl_keras.evaluation.features import compile_network, embed_tokens, extract_features
 
 FORMAT = 1  # increment when features change: they are then computed again
 CHUNK = 4096  # examples between two updates of the progress bar
@@ -77,6 +78,18 @@ def compute(name, splits):
             content.append(cards.keyword(card, "pooling"))
         made.append((_values(content, card, network, source), content))
     return made
+
+
+def of_tokens(name, tokenizer):
+    """Computes the features of a saved encoder of text on each token of a tokenizer alone, float32 (V, D).
+
+    A token that has no text of its own, such as a space, has the features of its name.
+    """
+    texts = [token.removeprefix("##").strip() or repr(token) for token in tokenizer.tokens()]
+    folder = encoders.find(name)
+    card, own = cards.read(folder), encoders.load_tokenizer(folder)
+    ids = tokens.add_special_tokens(own.encode(texts, special=False), own, inputs.context_of(card), card["name"])
+    return embed_tokens(compile_network(encoders.load_encoder(folder)), ids)
 
 
 def with_features(source, values, content):

@@ -17,8 +17,8 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.readers import image_files
 from ssl_keras.data.readers import images as image_reader
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.inputs import DEFAULT_CONTEXT
-from ssl_keras.evaluation.features import compile_network, normalize
+from ssl_keras.encoders.inputs import context_of
+from ssl_keras.evaluation.features import compile_network, embed_tokens, normalize
 
 BATCH_SIZE = 256
 COLUMNS = 8  # of the figure of results
@@ -104,7 +104,7 @@ class TextRetriever:
                 "of sentence or masked_lm, or one of image_text."
             )
         self.tokenizer = encoders.load_tokenizer(name)
-        self.context = self.card["input"]["tokens"].get("context") or DEFAULT_CONTEXT
+        self.context = context_of(self.card)
         self.embed = compile_network(encoder)
 
     def of_texts(self, texts):
@@ -112,13 +112,7 @@ class TextRetriever:
         encoded = self.tokenizer.encode(texts, special=False)
         log_unknown(self.card["name"], encoded, self.tokenizer)
         ids = tokens.add_special_tokens(encoded, self.tokenizer, self.context, self.card["name"])
-        lengths = (ids >= 0).sum(1)
-        order = np.argsort(lengths, kind="stable")  # texts of a batch have similar lengths
-        features = np.empty((len(ids), self.card["features"]), np.float32)
-        for start in range(0, len(ids), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
-            features[rows] = self.embed(tf.constant(ids[rows, : max(lengths[rows].max(), 1)])).numpy()
-        return normalize(features)
+        return normalize(embed_tokens(self.embed, ids, BATCH_SIZE))
 
     def of_query(self, text):
         """Embeds one text: float32 (D,).

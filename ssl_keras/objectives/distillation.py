@@ -1,9 +1,13 @@
 """Distillation: a small encoder learns the features of a frozen saved encoder, its teacher (SEED, Fang et al. 2021).
 
 The teacher's features t of every example are computed once, without augmentation (`evaluation/stored.py`). The student
-sees an augmented image, or the same text or clip; a projection, which is discarded, maps its features to p. Losses:
+sees an augmented image, or the same text or clip; a projection, which is discarded, maps its features s to p. Losses:
 
 - `cosine`: 1 − cos(p, t), a regression of the teacher's features.
+- `components`: 1 − cos(s, Vᵀt), where V has as many principal components of the teacher's features (uncentered, of unit
+  length) as the student has features. So cosines of s are those of t, as nearly as its dimension allows, and nothing is
+  discarded. The token embeddings of a text student start from the components of the teacher's features of each token
+  alone (Tulkens & van Dongen 2024, Model2Vec).
 - `similarity`: the cross-entropy between two distributions over candidates c, softmax of cos(t, c)/τ_T and of
   cos(p, c)/τ_S (SEED, section 3.2). The student learns how similar the teacher finds two examples.
 
@@ -12,10 +16,10 @@ earlier batches. So replicas equal one device, and the teacher's temperature is 
 distribution would otherwise be that of the example itself. The teacher sees no augmented image. For its encoder
 instead of its projection head, and for texts and audio, SEED has no recipe.
 
-Shapes: `B` batch (`b` a replica's part), `D` features of the teacher, `S` features of the student.
+Shapes: `B` batch (`b` a replica's part), `D` features of the teacher, `S` features of the student, `V` tokens.
 
-Metrics: `loss`, in [0, 2] for cosine, and nats per example for similarity (it depends on the batch size); `cosine`,
-the mean of cos(p, t), in [−1, 1]; `gradient_norm` (training only).
+Metrics: `loss`, in [0, 2] for cosine and components, and nats per example for similarity (it depends on the batch
+size); `cosine`, the mean of cos(p, t) or cos(s, Vᵀt), in [−1, 1]; `gradient_norm` (training only).
 """
 
 import dataclasses
@@ -23,6 +27,7 @@ import logging
 from typing import Annotated, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tyro
 
@@ -38,6 +43,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import stored
+from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.modalities import language, sound, vision
 from ssl_keras.networks import pooled_features, realize, transformer, waveform
 from ssl_keras.networks.projector import projector
@@ -53,7 +59,8 @@ DEFAULTS = Training(
     weight_decay=1e-4,
     clip_norm=1.0,
 )
-LOSSES = ("cosine", "similarity")
+LOSSES = ("cosine", "similarity", "components")
+SAMPLE = 1 << 14  # examples that the principal components are computed from
 log = logging.getLogger(__name__)
 
 
@@ -64,15 +71,15 @@ class Settings(vision.Settings):
     teacher: str = ""
     """Name or path of the saved encoder whose features the student learns. Its weights stay as they are."""
     loss: Literal[*LOSSES] = "cosine"
-    """Loss: regression of the teacher's features (cosine), or of its similarities between the examples of a batch
-    (similarity), as in SEED."""
+    """Loss: regression of the teacher's features (cosine), of their principal components without a projection
+    (components), or of its similarities between the examples of a batch (similarity), as in SEED."""
     temperature: Annotated[float, Range(0, open="low")] = 0.2
     """Temperature of the student's similarities (loss similarity)."""
     teacher_temperature: Annotated[float, Range(0, open="low")] = 0.04
     """Temperature of the teacher's similarities (loss similarity). A lower one sharpens their distribution."""
     projection: Annotated[int, Range(0, 1 << 14)] = 0
     """Number of hidden units in the projection from the student's features to the teacher's, which is discarded after
-    training. 0 makes it linear."""
+    training. 0 makes it linear. The loss components has no projection."""
     width: Annotated[int, Range(0, 1 << 12)] = 0
     """Size of the student: number of channels in the first stage of an image encoder, or hidden size of a text or audio
     encoder. 0 uses the default of the architecture."""
@@ -195,7 +202,14 @@ def build(settings, spec, encoder=encoder):
     hidden, ((size,), _) = [settings.projection] * bool(settings.projection), spec["features"]
     card = teacher_card(settings)
     teacher = {"name": card["name"], "weights": card["weights"]["sha256"], "license": cards.license_of(card)}
-    return Distillation(settings, network, projector(network.output_shape[-1], (*hidden, size)), teacher)
+    width = network.output_shape[-1]
+    if settings.loss == "components":
+        if hidden:
+            raise ValueError(
+                f"The loss components has no projection. Received: projection={settings.projection}. Leave it out."
+            )
+        return Distillation(settings, network, None, teacher, components=Components(size, width))
+    return Distillation(settings, network, projector(width, (*hidden, size)), teacher)
 
 
 def similarity(student, teacher, weight, temperature, teacher_temperature):
@@ -218,15 +232,52 @@ def similarity(student, teacher, weight, temperature, teacher_temperature):
     return tf.nn.softmax_cross_entropy_with_logits(target, scores(losses.l2_normalize(student), temperature))
 
 
-class Distillation(Objective):
-    """Holds `encoder` and `projector`; trains both on an image, tokens or a waveform, and the teacher's "features"."""
+class Components(keras.layers.Layer):
+    """Principal components of the teacher's features, (b, D) -> (b, S). `adapt` sets them; they are not trained."""
 
-    def __init__(self, settings, encoder, projector, teacher):
+    def __init__(self, size, count):
+        super().__init__(name="components", dtype="float32", trainable=False)
+        self.basis = self.add_weight((size, count), keras.initializers.Orthogonal(seed=0), name="basis")
+        self.built = True
+
+    def call(self, features):
+        return tf.matmul(tf.cast(features, tf.float32), tf.convert_to_tensor(self.basis))
+
+    def adapt(self, features):
+        """Sets the first S components of features (N, D), scaled to unit length; beyond D they are 0."""
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+        vectors = np.linalg.eigh(features.T.astype(np.float64) @ features)[1][:, ::-1]
+        vectors *= np.sign(vectors[np.abs(vectors).argmax(0), np.arange(len(vectors))])  # eigenvectors have no sign
+        basis = np.zeros(self.basis.shape, np.float32)
+        count = min(basis.shape)
+        basis[:, :count] = vectors[:, :count]
+        self.basis.assign(basis)
+
+
+class Distillation(Objective):
+    """Holds `encoder`, and `projector` or `components`; trains on an image, tokens or a waveform, and "features"."""
+
+    def __init__(self, settings, encoder, projector, teacher, components=None):
         super().__init__(name="distillation")
         self.settings, self.encoder, self.projector, self.teacher = settings, encoder, projector, teacher
+        self.components = components
         self.batch_coupled = settings.loss == "similarity"
         self.min_batch_size = 2 if self.batch_coupled else 1
         self.cosine = keras.metrics.Mean("cosine")
+
+    def adapt(self, source):
+        """Sets the principal components, and the token embeddings of a text student."""
+        if self.components is None:
+            return
+        rows = evenly_spaced(len(source), SAMPLE)
+        self.components.adapt(source.gather(rows)["features"])
+        embeddings = next((each for each in self.encoder.layers if isinstance(each, transformer.Embeddings)), None)
+        if embeddings is None or embeddings.tokens.shape[1] != self.encoder.output_shape[-1]:
+            return
+        features = stored.of_tokens(self.settings.teacher, source.tokenizer)  # (V, D)
+        vectors = self.components(features).numpy()
+        vectors /= np.maximum(np.sqrt(np.mean(vectors**2, axis=1, keepdims=True)), 1e-12)
+        embeddings.tokens.assign(vectors * np.std(embeddings.tokens.numpy()))
 
     def preprocess(self, batch, random):
         """Returns the batch with the student's input as floats or tokens; images are augmented."""
@@ -245,11 +296,11 @@ class Distillation(Objective):
 
     def batch_loss(self, batch, training):
         """Returns the summed loss and the number of examples; updates `cosine`."""
-        weight, teacher = example_weight(batch), batch["features"]  # (b,), (b, D)
+        weight, teacher = example_weight(batch), self.wanted(batch)  # (b,), (b, D)
         predicted = self.predict_features(batch, training)
         cosine = tf.reduce_sum(losses.l2_normalize(predicted) * losses.l2_normalize(teacher), -1)
         self.cosine.update_state(cosine, weight)
-        if self.settings.loss == "cosine":
+        if self.settings.loss != "similarity":
             loss = 1 - cosine
         else:
             temperatures = self.settings.temperature, self.settings.teacher_temperature
@@ -257,15 +308,19 @@ class Distillation(Objective):
         return tf.reduce_sum(weight * loss), tf.reduce_sum(weight)
 
     def predict_features(self, batch, training=False):
-        """Returns the projection of the student's features, (b, D)."""
+        """Returns the projection of the student's features, (b, D); for the loss components its features, (b, S)."""
         with stochastic_depth(batch):
             features = pooled_features(self.encoder, batch[inputs.column(batch)], training)  # (b, S)
-        return self.projector(features, training=training)
+        return features if self.components is not None else self.projector(features, training=training)
+
+    def wanted(self, batch):
+        """Returns the teacher's features, (b, D), or their principal components, (b, S)."""
+        return batch["features"] if self.components is None else self.components(batch["features"])
 
     def report(self, batch, examples, splits):
         """The images after augmentation, and a histogram of held-out examples' cosine similarity to the teacher."""
         held_out = examples()
-        predicted, teacher = (losses.l2_normalize(x) for x in (self.predict_features(held_out), held_out["features"]))
+        predicted, teacher = (losses.l2_normalize(x) for x in (self.predict_features(held_out), self.wanted(held_out)))
         return Report(
             images={"views": [batch["image"]]} if "image" in batch else {},
             histograms={"cosine": tf.reduce_sum(predicted * teacher, -1)},

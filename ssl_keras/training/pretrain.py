@@ -77,6 +77,7 @@ def pretrain(
     with run as (folder, asked), strategy.scope(), runs.conditions(training):
         # 2 Initialize at random or from a saved encoder. 3 Choose the loss, which the objective defines.
         objective = module.build(settings, spec, **({} if encoder is None else {"encoder": encoder}))
+        objective.adapt(splits.train)
         if training.init is not None:
             initialize(objective.encoder, training.init, objective.head, objective.skip_on_init)
             objective.on_weights_loaded()

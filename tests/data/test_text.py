@@ -295,7 +295,10 @@ def test_rows_without_a_label_are_for_pretraining(tmp_path, caplog):
     rows = [f"words {i},{'ab'[i % 2] if i < 20 else ''}" for i in range(100)]
     splits = table(tmp_path, "text,label\n" + "\n".join([*rows, ",", ",a"]) + "\n", "t.csv")
     path = tmp_path / "t.csv"
-    assert f"80 rows have no label and are skipped. For all texts, to pretrain or to predict, use table:{path}[text]" in caplog.text
+    assert (
+        f"80 rows have no label and are skipped. For all texts, to pretrain or to predict, use table:{path}[text]"
+        in caplog.text
+    )
     assert "1 rows have no text" in caplog.text  # a row of empty cells is none
     assert sum(map(len, splits)) == 20
     assert splits.train.classes == ("a", "b")

@@ -18,6 +18,7 @@ from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.splits import Splits, from_arrays
 from ssl_keras.encoders import hugging_face
 from ssl_keras.engine.config import Training
+from ssl_keras.evaluation import stored
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.networks import Network
 from ssl_keras.objectives import distillation
@@ -96,6 +97,63 @@ def test_the_losses_of_a_batch(rng):
     assert made == pytest.approx((expected, mean), rel=1e-5)
     assert loss_of(teacher, teacher, weight) == pytest.approx((0, 1), abs=1e-6)
     assert loss_of(-5 * teacher, teacher, weight) == pytest.approx((2, -1), abs=1e-6)
+
+
+def test_components_keep_the_cosines_that_their_number_allows(rng):
+    """Of features in a plane two components keep all cosines; further ones than there are dimensions are 0."""
+    plane = (rng.normal(size=(50, 2)) @ rng.normal(size=(2, 6))).astype(np.float32)
+    unit = plane / np.linalg.norm(plane, axis=1, keepdims=True)
+    for count in (2, 4, 9):
+        components = distillation.Components(6, count)
+        components.adapt(plane)
+        made = components(unit).numpy()
+        np.testing.assert_allclose(made @ made.T, unit @ unit.T, atol=1e-5)
+        np.testing.assert_allclose(made[:, 6:], 0)
+    spread = rng.normal(size=(200, 6)) * [5, 4, 3, 1, 1, 1]
+    spread /= np.linalg.norm(spread, axis=1, keepdims=True)
+    components = distillation.Components(6, 3)
+    components.adapt(7 * spread)
+    singular = np.linalg.svd(spread)[2][:3]
+    np.testing.assert_allclose(np.abs(components.basis.numpy()), np.abs(singular.T), atol=1e-5)
+
+
+def test_loss_of_components(rng):
+    student, teacher, weight = draw(rng)
+    inputs = tf.keras.Input((5,))
+    same = tf.keras.Model(inputs, tf.keras.layers.Identity()(inputs))
+    components = distillation.Components(5, 5)
+    components.basis.assign(np.eye(5)[::-1])
+    settings = distillation.Settings(loss="components")
+    objective = distillation.Distillation(settings, same, None, None, components)
+    batch = {"image": student, "features": teacher, "weight": weight}
+    cosines = (student * teacher[:, ::-1]).sum(1) / np.linalg.norm(student, axis=1) / np.linalg.norm(teacher, axis=1)
+    total, count = objective.batch_loss(batch, training=False)
+    assert float(total / count) == pytest.approx(1 - (weight * cosines).sum() / weight.sum(), abs=1e-6)
+
+
+@pytest.mark.parametrize("vocabulary", [0, 300])
+def test_a_student_of_text_starts_from_the_features_of_each_token(vocabulary):
+    own = {"tokenizer": "bpe", "vocabulary": vocabulary} if vocabulary else {}
+    settings, splits = prepared_students("tokens", **SMALL["tokens"] | own, loss="components")
+    objective = distillation.build(settings, splits.train.spec())
+    before = [each.copy() for each in objective.encoder.get_weights()]
+    objective.adapt(splits.train)
+    tokenizer, table = splits.train.tokenizer, objective.encoder.get_layer("embeddings").tokens.numpy()
+    assert table.shape == (tokenizer.vocabulary, 8)
+    features = stored.of_tokens(settings.teacher, tokenizer)
+    assert features.shape[0] == tokenizer.vocabulary
+    made = features @ objective.components.basis.numpy()
+    made /= np.sqrt((made**2).mean(1, keepdims=True))
+    np.testing.assert_allclose(table / np.sqrt((table**2).mean(1, keepdims=True)), made, atol=1e-4)
+    assert np.std(table) == pytest.approx(np.std(before[0]), rel=0.2)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, objective.encoder.get_weights())]
+    assert sum(changed) == 1
+
+
+def test_components_have_no_projection():
+    settings, splits = prepared_students("image", width=4, loss="components", projection=8)
+    with pytest.raises(ValueError, match="has no projection. Received: projection=8"):
+        distillation.build(settings, splits.train.spec())
 
 
 @pytest.mark.parametrize("kind", ["image", "tokens", pytest.param("waveform", marks=pytest.mark.slow)])

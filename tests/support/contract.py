@@ -356,6 +356,7 @@ CASES = {
     "dcgan, wasserstein": vision(dcgan, None, loss="wasserstein", critic_steps=2, penalty=1.0),
     "dcgan, spectral": vision(dcgan, None, normalization="spectral"),
     "distillation": distilled("tokens", 0.9, width=16, layers=1, heads=2, context=16, loss="similarity"),
+    "distillation, components": distilled("tokens", 0.5, True, width=16, layers=1, heads=2, loss="components"),
     "distillation, images": distilled("image", 0.5, width=4, crop=0.6, projection=8),
     "distillation, audio": distilled("waveform", 0.5, True, width=16, layers=1, heads=2, frontend="mel"),
     # Windows are cut, and tokens hidden, at other places every time.

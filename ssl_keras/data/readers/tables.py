@@ -95,7 +95,9 @@ def _with_labels(name, rows, columns):
     missing = len(rows) - len(kept)
     if not missing:
         return rows, []
-    return kept, [f"{missing} rows have no label and are skipped. For all texts, to pretrain or to predict, use {name}[text]"]
+    return kept, [
+        f"{missing} rows have no label and are skipped. For all texts, to pretrain or to predict, use {name}[text]"
+    ]
 
 
 def _examples(name, rows, columns):
