@@ -8,9 +8,9 @@ texts: TREE is a folder of documents; PROSE and MIXTURE are two folders of test 
 seen, which are decontaminated from TREE in every arm and never filtered. The measure is bits per byte. Every arm trains
 on the same number of characters, drawn by the seed, with one tokenizer.
 
-epochs: a small text with the tree's own copies and without, trained for many epochs. Documents are drawn with all their
-copies. The measures are the held-out loss and the fraction of generated sequences of 50 tokens that are verbatim in the
-training text.
+epochs: a small text with the tree's own copies and without, trained for several epochs. Documents are drawn with all
+their copies, and every tenth with its copies is held out. The measures are the held-out loss and the fraction of
+generated sequences of 50 tokens that are verbatim in the training text.
 
 images: CIFAR-10 files of which two classes are copied until they are 30% more, and 5% are blank; dirty, curated, and
 clean. The measures are kNN accuracy and a linear probe on test images that no version contains.
@@ -264,13 +264,8 @@ def measure_texts(measurement, tree, prose, mixture):
 def measure_epochs(measurement, tree):
     """Held-out loss, and how much of generated text is verbatim in the training text, after many epochs."""
     work, plan = measurement.work, measurement.plan
-    raw = read_tree(tree, plan.files)
-    names = sorted(raw)
-    held_out = {name: raw.pop(name) for name in names[::10]}
-    against = [write_texts(work / "held_out", held_out)]
-    held_out = drawn(list(held_out.values()), 0, plan.test)
-    write_texts(work / "raw", raw)
-    kept, gone = curated(work, "exact + near", ARMS["exact + near"], against)
+    write_texts(work / "raw", read_tree(tree, plan.files))
+    kept, gone = curated(work, "exact + near", ARMS["exact + near"], [])
     groups = {name: [text] for name, text in kept.items()}
     for name, text in raw_texts(work, gone).items():
         stays = name
@@ -278,6 +273,7 @@ def measure_epochs(measurement, tree):
             stays = gone[stays][1]  # a copy may stay in favor of one that is a copy itself
         if name in gone and stays in groups:
             groups[stays].append(text)
+    held_out = drawn([groups.pop(name)[0] for name in sorted(groups)[::10]], 0, plan.test)
     make_tokenizer(work, drawn([text for group in groups.values() for text in group], 0, 8 * plan.size))
 
     def run(arm, groups, seed):

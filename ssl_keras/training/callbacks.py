@@ -50,8 +50,6 @@ class RunCallback(keras.callbacks.Callback):
             self.notes |= notes
             if not _is_finite(self.notes["best"]):  # version 0.1.0 took the first loss even if it was not finite
                 self.notes["best"] = None
-            if "score" not in notes and self.notes["best"] is not None:  # version 0.1.0 chose by loss alone
-                self.notes["score"] = -self.notes["best"]
             self.stop = self._patience_spent()
             if step % self.interval and step < self.total:  # `fit` resets the metrics, so restore them after that
                 self.metrics_to_restore = files.read_variables(checkpoint.metric_variables(objective))
