@@ -18,14 +18,13 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data import masking
-from ssl_keras.engine import moving_average
-from ssl_keras.engine.objective import Objective, example_weight
-from ssl_keras.modalities.classification import Pair
+from ssl_keras.engine.objective import example_weight
+from ssl_keras.modalities.classification import PairObjective
 from ssl_keras.networks import gives_states
 from ssl_keras.networks.dropout import current_masks, draw_keys, drop, dropout
 
 
-class Supervised(Objective):
+class Supervised(PairObjective):
     """Holds `encoder` and `head`; trains on `batch["tokens"]` and the column of a target.
 
     Args:
@@ -42,42 +41,24 @@ class Supervised(Objective):
     """
 
     def __init__(self, encoder, head, target, *, ema_decay=0.0, dropout=0.0, frozen=False, name="supervised"):
-        super().__init__(name=name)
         if target.kind == "tags" and not gives_states(encoder):
             raise ValueError(
                 "Tags need an encoder that returns a state for each token, (B, T, D). Received: outputs of shape "
                 f"{encoder.output_shape}. Choose an encoder of a language model."
             )
-        self.encoder, self.head, self.target = encoder, head, target
-        self.ema_decay, self.dropout, self.frozen = ema_decay, dropout, frozen
         if frozen:
-            self.encoder.trainable = False
+            encoder.trainable = False
+        super().__init__(encoder, head, ema_decay, name)
+        self.target, self.dropout, self.frozen = target, dropout, frozen
         is_number = target.kind == "number"
         self.best_metric = "accuracy" if target.kind == "tags" else None
         self.quality = keras.metrics.RootMeanSquaredError("rmse") if is_number else keras.metrics.Mean("accuracy")
-        self.averaged = Pair(encoder, head)
-        self.student = self.averaged.copy() if ema_decay else self.averaged
-
-    def optimizer_groups(self):
-        return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)
-
-    def on_weights_loaded(self):
-        for trained, loaded in zip(self.student, self.averaged):
-            trained.set_weights(loaded.get_weights())
 
     def preprocess(self, batch, random):
         return masking.trim_texts(batch) | draw_keys(random, self.dropout)
 
     def preprocess_eval(self, batch, random):
         return masking.trim_texts(batch)
-
-    def train_step(self, batch):
-        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
-        if self.ema_decay:
-            moving_average.update(self.averaged, self.student, self.ema_decay, self)
-
-    def test_step(self, batch):
-        self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
         """Returns the summed loss and the sum of the weights of examples or tagged words; updates the metric."""

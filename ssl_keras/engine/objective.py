@@ -147,7 +147,8 @@ class Objective(keras.Model):
     def adapt(self, source):
         """Sets weights that depend on the training `Source`; by default none.
 
-        It is called before the weights of a saved encoder are copied. A resumed run calls it too, and then reads its checkpoint.
+        It is called before the weights of a saved encoder are copied. A resumed run calls it too, and then reads its
+        checkpoint.
         """
 
     def on_weights_loaded(self):

@@ -37,12 +37,11 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.inputs import augment_waveforms, network_input
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import check_classes
-from ssl_keras.engine import moving_average
 from ssl_keras.engine.config import Training
-from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.objective import example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.classification import Pair
+from ssl_keras.modalities.classification import PairObjective
 from ssl_keras.networks import Network, waveform
 from ssl_keras.networks.dropout import draw_keys, dropout
 from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
@@ -98,7 +97,7 @@ def build(settings, spec, encoder=encoder):
     return objective
 
 
-class Classifier(Objective):
+class Classifier(PairObjective):
     """Holds `encoder` and `head`; trains on `batch["image"]`, `["tokens"]` or `["waveform"]`, and `["label"]`.
 
     The best weights are those of the highest validation accuracy. The loss would choose others: on few labels it
@@ -136,25 +135,15 @@ class Classifier(Objective):
         frozen=False,
         name="classifier",
     ):
-        super().__init__(name=name)
-        self.encoder, self.head = encoder, head
-        self.ema_decay, self.class_weights, self.dropout = ema_decay, class_weights, dropout
         if frozen:  # otherwise left as it is, since a user's encoder may have frozen layers
-            self.encoder.trainable = False
+            encoder.trainable = False
+        super().__init__(encoder, head, ema_decay, name)
+        self.class_weights, self.dropout = class_weights, dropout
         self.augmentation, self.label_smoothing, self.frozen = augmentation, label_smoothing, frozen
         self.predicts_classes, self.noise_samples = True, None
         # The quantile function of Beta(α, α) at equally spaced probabilities.
         self.shares = scipy.stats.beta.ppf(np.linspace(0, 1, BETA_TABLE), mixup, mixup) if mixup else None
         self.accuracy = keras.metrics.SparseCategoricalAccuracy("accuracy")
-        self.averaged = Pair(encoder, head)
-        self.student = self.averaged.copy() if ema_decay else self.averaged
-
-    def optimizer_groups(self):
-        return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)
-
-    def on_weights_loaded(self):
-        for trained, loaded in zip(self.student, self.averaged):
-            trained.set_weights(loaded.get_weights())
 
     def preprocess(self, batch, random):
         """Augments the input; mixup adds `partner` (B,), the second label, and `share` (B,), the first one's weight."""
@@ -180,14 +169,6 @@ class Classifier(Objective):
 
     def preprocess_eval(self, batch, random):
         return masking.trim_texts(batch)
-
-    def train_step(self, batch):
-        self.descend(lambda batch: self.batch_loss(batch, training=True), batch)
-        if self.ema_decay:
-            moving_average.update(self.averaged, self.student, self.ema_decay, self)
-
-    def test_step(self, batch):
-        self.score(*self.batch_loss(batch, training=False))
 
     def batch_loss(self, batch, training):
         """Returns the summed loss and the sum of the examples' weights; updates `accuracy`."""

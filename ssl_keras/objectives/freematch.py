@@ -40,12 +40,11 @@ from ssl_keras.data.images import unit_range
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import check_classes, few_labels
-from ssl_keras.engine import moving_average
 from ssl_keras.engine.config import Training
-from ssl_keras.engine.objective import Objective, example_weight
+from ssl_keras.engine.objective import example_weight
 from ssl_keras.engine.report import Report
 from ssl_keras.modalities import vision
-from ssl_keras.modalities.classification import Pair
+from ssl_keras.modalities.classification import PairObjective
 from ssl_keras.networks import Network, conv
 
 DEFAULTS = Training(
@@ -179,7 +178,7 @@ class Confidence(keras.layers.Layer):
         return tf.reduce_max(tf.math.divide_no_nan(self.used, tf.reduce_sum(self.used)) - self.frequencies)
 
 
-class FreeMatch(Objective):
+class FreeMatch(PairObjective):
     """Trains on `batch["image"]`, `["label"]` and `["unlabeled"]` (B, R, H, W, C), see `data/unlabeled.py`.
 
     Args:
@@ -197,12 +196,9 @@ class FreeMatch(Objective):
     def __init__(
         self, encoder, head, frequencies, settings, *, ema_decay=EMA_DECAY, class_weights=None, name="freematch"
     ):
-        super().__init__(name=name)
-        self.encoder, self.head, self.settings = encoder, head, settings
-        self.averaged = Pair(encoder, head)
-        self.student = self.averaged.copy()
+        super().__init__(encoder, head, ema_decay, name)
+        self.settings, self.class_weights, self.predicts_classes = settings, class_weights, True
         self.confidence = Confidence(frequencies, name="confidence")
-        self.ema_decay, self.class_weights, self.predicts_classes = ema_decay, class_weights, True
         weak = {field.name: getattr(settings, field.name) for field in dataclasses.fields(Augmentation)}
         self.weak = WEAK if Augmentation(**weak) == Augmentation() else Augmentation(**weak)
         self.strong = Augmentation(
@@ -217,13 +213,6 @@ class FreeMatch(Objective):
             keras.metrics.Mean(metric) for metric in ("used_fraction", "pseudo_accuracy")
         )
         self.threshold, self.excess = keras.metrics.Mean("threshold"), keras.metrics.Mean("excess")
-
-    def optimizer_groups(self):
-        return self.student.optimizer_groups(self.optimizer, self.encoder_optimizers)
-
-    def on_weights_loaded(self):
-        for trained, loaded in zip(self.student, self.averaged):
-            trained.set_weights(loaded.get_weights())
 
     def preprocess(self, batch, random):
         """Augments `image`, and replaces `unlabeled` by its views `weak` and `strong`, (B, R, H, W, C) each."""
@@ -243,11 +232,7 @@ class FreeMatch(Objective):
     def preprocess_eval(self, batch, random):
         return batch
 
-    def train_step(self, batch):
-        self.descend(self.batch_loss, batch)
-        moving_average.update(self.averaged, self.student, self.ema_decay, self)
-
-    def batch_loss(self, batch):
+    def batch_loss(self, batch, training=True):
         """Returns the summed loss and the number of labeled images; updates the thresholds and the metrics."""
         weight, (ratio, *shape) = example_weight(batch), batch["weak"].shape[1:]
         weak, strong = (tf.reshape(batch[view], (-1, *shape)) for view in ("weak", "strong"))  # (N, H, W, C)
