@@ -1,8 +1,8 @@
 """Measures whether curation helps: the same network and steps on raw data, on each stage alone, and on all together.
 
-    python benchmarks/curation_helps.py texts TREE PROSE MIXTURE    # 35 minutes on 2 cores, estimated
-    python benchmarks/curation_helps.py epochs TREE                 # 35 minutes
-    python benchmarks/curation_helps.py images CIFAR10_ZIP          # 90 minutes as two copies, see below
+    python benchmarks/curation_helps.py texts TREE PROSE MIXTURE    # 75 minutes of one core
+    python benchmarks/curation_helps.py epochs TREE                 # 55 minutes
+    python benchmarks/curation_helps.py images CIFAR10_ZIP          # 20 minutes
 
 texts: TREE is a folder of documents; PROSE and MIXTURE are two folders of test documents, named before any loss is
 seen, which are decontaminated from TREE in every arm and never filtered. The measure is bits per byte. Every arm trains

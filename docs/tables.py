@@ -14,8 +14,10 @@ import re
 import sys
 from statistics import mean, stdev
 
+from scipy import stats
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = ("docs/results.md", "docs/benchmarks.md", "docs/interpretation.md", "README.md")
+PAGES = ("docs/results.md", "docs/benchmarks.md", "docs/interpretation.md", "docs/curation.md", "README.md")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 CARDS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("saved_models/*/card.json"))}
@@ -85,6 +87,13 @@ def spread(values):
     """[mean, standard deviation] of numbers; one number alone is itself."""
     values = list(values)
     return [mean(values), stdev(values)] if len(values) > 1 else values[0]
+
+
+def change(values, baseline):
+    """The mean change of numbers relative to those of a baseline, paired, in percent, with its 95% t-interval."""
+    differences = [100 * (a - b) / mean(baseline) for a, b in zip(values, baseline, strict=True)]
+    half = stats.t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
+    return f"{mean(differences):+.1f}% [{mean(differences) - half:+.1f}, {mean(differences) + half:+.1f}]"
 
 
 def by_hand(name, best=None, **more):
@@ -291,6 +300,27 @@ for name, found in BENCH["faithfulness"].items():
 columns = {"deletion": "deletion", "deletion gain": "below random", "insertion": "insertion"}
 columns |= {"insertion gain": "above random", "randomized": "randomized", "complete": "complete"}
 TABLES["faithfulness"] = grid(rows, columns, ".3f .3f .3f .3f .2f .2f", corner="encoder, method")
+
+
+# ----- docs/curation.md
+
+measures = {
+    "texts": {"val_bits_per_byte": "prose, bits per byte", "test_bits_per_byte": "HTML manuals, bits per byte"},
+    "epochs": {"test_bits_per_byte": "held out, bits per byte", "verbatim": "verbatim sequences of 50 tokens"},
+    "images": {"kNN": "kNN accuracy", "linear probe": "linear probe"},
+}
+forms = {"texts": ".3f s .3f s", "epochs": ".3f s .4f s", "images": "% s % s"}
+for what, names in measures.items():
+    runs, rows = BENCH["curation_helps"][what]["runs"], {}
+    first = next(iter(runs))
+    for arm, seeds in runs.items():
+        row = rows[arm] = {}
+        for key, title in names.items():
+            values, baseline = ([runs[each][seed][key] for seed in sorted(seeds)] for each in (arm, first))
+            row[title] = spread(values)
+            row[f"{title}, change"] = "–" if arm == first else change(values, baseline)
+    columns = {column: "change" if column.endswith("change") else column for column in rows[first]}
+    TABLES[f"curation-{what}"] = grid(rows, columns, forms[what])
 
 
 # ----- The pages
