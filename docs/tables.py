@@ -174,6 +174,9 @@ for key, budgets in BENCH.get("few_labels", {}).items():
                 cells[f"{per_class} per class, minus scratch"] = spread(gains)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     columns.sort(key=lambda column: (int(column.split()[0]), column))
+    order = ("scratch", "scratch, semi-supervised", "fine-tuned")  # and the switches, as they are in the file
+    arms = sorted(rows, key=lambda arm: order.index(arm) if arm in order else 3 + (arm == "semi-supervised"))
+    rows = {arm: rows[arm] for arm in arms}
     TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, dict(zip(columns, columns)), "%", max, "test accuracy, %")
 
 found = CARDS["dcgan-fashion_mnist"]["results"][f"fidelity, {FASHION}"]["table"]
