@@ -28,6 +28,11 @@ class Export(EncoderArgument, NetworkFlag):
 
 def export_command(arguments):
     asked = parse(Export, "export", arguments)
+    if asked.float16 and (asked.hugging_face or asked.classifier):
+        raise ValueError(
+            "Expected --float16 without --hugging-face and --classifier: it copies a saved encoder with its head. "
+            "Received: both. Leave one of them out."
+        )
     if asked.hugging_face:
         print(hugging_face.export(asked.encoder, asked.out or None))
         return

@@ -5,8 +5,8 @@
 
 import functools
 import gzip
-import hashlib
 import io
+import itertools
 import json
 import logging
 
@@ -53,12 +53,11 @@ def write(work, out, settings, engine, result):
         for place, (name, kept) in enumerate(zip(names, shards))
     }
     sizes = {name: sum(path.stat().st_size for path in each) for name, each in zip(names, paths)}
-    records.describe(
-        out, stages.columns_of(found), lengths, sizes, found.classes, f"Curated by ssl_keras {_version()}."
-    )
+    description = f"Curated by ssl_keras {ssl_keras.__version__}."
+    records.describe(out, stages.columns_of(found), lengths, sizes, found.classes, description)
     about = {
         "format": FORMAT,
-        "ssl_keras": _version(),
+        "ssl_keras": ssl_keras.__version__,
         "settings": result.settings,
         "kind": found.kind,
         "rate": found.rate,
@@ -67,19 +66,9 @@ def write(work, out, settings, engine, result):
         "removed": {name: count for name, count in result.funnel.items() if name},
         "near_detail": result.near_detail,
         "not_compared": result.not_compared,
-        "sha256": {path.name: digest(path) for each in paths for path in each} | {REMOVED: digest(out / REMOVED)},
+        "sha256": {path.name: files.sha256(path) for path in [*itertools.chain(*paths), out / REMOVED]},
     }
     files.write_json(out / DONE, about)
-
-
-def _version():
-    return ssl_keras.__version__
-
-
-def digest(path):
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_removed(work, out, found, first, examples):

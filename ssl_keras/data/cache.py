@@ -120,8 +120,7 @@ def _file_stat(path):
 
 def hash_file(path):
     """Returns a checksum of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return files.sha256(path)[:32]
 
 
 def materialize(key, columns, size, chunks, in_memory_bytes=IN_MEMORY_BYTES, progress="reading"):

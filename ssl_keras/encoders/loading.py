@@ -1,6 +1,5 @@
 """Loading of saved encoders: the network is built from the card, then the weights are read."""
 
-import hashlib
 import math
 import os
 import pathlib
@@ -201,9 +200,7 @@ def _check_file(path, card):
     if size != expected:
         what = "truncated" if size < expected else "too large"
         raise ValueError(f"{path} is {what}: expected {expected} bytes. Received: {size}. Get the file again.")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != card["weights"]["sha256"]:
+    if files.sha256(path) != card["weights"]["sha256"]:
         raise ValueError(f"{path} was altered: its sha256 differs from that in the card. Get the file again.")
 
 

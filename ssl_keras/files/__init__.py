@@ -194,6 +194,12 @@ def check_outputs(folder, names):
         )
 
 
+def sha256(path):
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def tensors_to_bytes(tensors, metadata=None):
     """Serializes {name: array} as safetensors bytes."""
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}

@@ -59,6 +59,12 @@ def batch(rng, **columns):
     return {name: tf.constant(value) for name, value in made.items()}
 
 
+def test_tags_choose_by_accuracy_and_the_others_by_loss():
+    names = {"tags": ("a", "b"), "labels": ("a", "b"), "number": ()}
+    chosen = {kind: supervised(kind, 2 if each else 1, names=each).best_metric for kind, each in names.items()}
+    assert chosen == {"tags": "accuracy", "labels": None, "number": None}
+
+
 def test_texts_are_trimmed_to_the_longest_of_the_batch(rng):
     """Padding changes neither the loss nor the metric; tags are trimmed with their tokens."""
     tags = rng.integers(-1, 2, (4, 6)).astype(np.int32)

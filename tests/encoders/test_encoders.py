@@ -97,6 +97,15 @@ def test_copy_in_16_bits_has_the_rounded_weights(saved, tmp_path):
         encoders.copy_in_float16(folder, tmp_path / "half")  # nothing is overwritten
 
 
+@pytest.mark.parametrize("other", ["--hugging-face", "--classifier"])
+def test_export_in_16_bits_is_of_a_saved_encoder(saved, other, capsys):
+    assert main(["export", str(saved[0]), "--float16", "--out", "half"]) == 0
+    assert load_encoder("half").count_params() == saved[1].count_params()
+    assert main(["export", str(saved[0]), "--float16", other, "--out", "other"]) == 1
+    assert "Expected --float16 without" in capsys.readouterr().err
+    assert not pathlib.Path("other").exists()
+
+
 def test_weights_beyond_16_bits_are_not_rounded(saved, tmp_path):
     network = saved[1]
     network.set_weights([np.full_like(each, 1e5) for each in network.get_weights()])

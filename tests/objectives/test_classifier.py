@@ -1,6 +1,7 @@
 """The classifier: labels, label smoothing, mixup, and the saved encoder."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from ssl_keras.engine.config import Training
 from ssl_keras.networks.dropout import current_masks, drop, dropout
 from ssl_keras.objectives import classifier
 from ssl_keras.objectives.classifier import Classifier, Settings
+from ssl_keras.training.callbacks import read_metrics
 from ssl_keras.training.optimizer import make
 from ssl_keras.training.pretrain import pretrain
 
@@ -123,6 +125,21 @@ def test_the_head_is_saved(quick):
     predicted = model.predict(splits.test.column("image") / np.float32(255), verbose=0).argmax(1)
     assert np.mean(predicted == splits.test.column("label")) == pytest.approx(outcome["test_accuracy"])
     assert outcome["test_accuracy"] > 0.5
+
+
+@pytest.mark.fit
+def test_the_weights_of_the_highest_accuracy_are_kept(quick):
+    """Of 20 labeled images the loss on others soon rises, while the accuracy still does."""
+    splits = load("digits", 16)
+    splits = splits._replace(train=few_labels(splits.train, 2, 0))
+    training = dataclasses.replace(quick, steps=80, eval_every=4, batch_size=20, learning_rate=1e-2)
+    outcome = pretrain("classifier", Settings(**SMALL), training, data=splits)
+    rows = read_metrics(pathlib.Path(outcome["folder"], "metrics.csv"))
+    accuracies, losses = ([float(row[f"val_{name}"]) for row in rows] for name in ("accuracy", "loss"))
+    steps = [int(row["step"]) for row in rows]
+    best = max(step for step, accuracy in zip(steps, accuracies) if accuracy == max(accuracies))
+    assert outcome["best_step"] == best
+    assert steps[int(np.argmin(losses))] != best  # the lowest loss would have kept others
 
 
 @pytest.mark.fit

@@ -1,7 +1,6 @@
 """Text files: UTF-8, optionally compressed with gzip (`.gz`), and JSON lines. Errors name other formats."""
 
 import gzip
-import hashlib
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ssl_keras.data.cache import materialize
-from ssl_keras.files import printable
+from ssl_keras.files import printable, sha256
 
 BOM = b"\xef\xbb\xbf"
 MAX_INVALID = 0.01  # a larger fraction of characters that are not UTF-8 is an error
@@ -114,9 +113,7 @@ def _unpacked(path):
                     f"{printable(path)} is not plausible text. Expected at most {most} decompressed bytes from "
                     f"{path.stat().st_size}. Received: more"
                 )
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return materialize(["unpacked", digest], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
+        return materialize(["unpacked", sha256(path)], {"bytes": ((), np.uint8)}, count, chunks)["bytes"]
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{printable(path)} cannot be decompressed: {error}. Download or copy it again.") from error
 
