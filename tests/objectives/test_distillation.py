@@ -150,6 +150,22 @@ def test_a_student_of_text_starts_from_the_features_of_each_token(vocabulary):
     assert sum(changed) == 1
 
 
+@pytest.mark.fit
+def test_a_run_sets_the_components_before_training(monkeypatch):
+    settings = distillation.Settings(teacher=teachers.saved("tokens"), loss="components", **SMALL["tokens"])
+    calls, adapt = [], distillation.Distillation.adapt
+
+    def spy(self, source):
+        adapt(self, source)
+        calls.append((int(self.step), self.components.basis.numpy()))
+
+    monkeypatch.setattr(distillation.Distillation, "adapt", spy)
+    pretrain("distillation", settings, QUICK, data=words())
+    ((step, basis),) = calls
+    assert step == 0
+    np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
+
+
 def test_components_have_no_projection():
     settings, splits = prepared_students("image", width=4, loss="components", projection=8)
     with pytest.raises(ValueError, match="has no projection. Received: projection=8"):
