@@ -38,6 +38,8 @@ def test_shipped_card_equals_the_converted_one(path):
     assert old.pop("licenses") == {}
     for card in (old, new):  # may have been measured since
         card.pop("results")
+        if path.stem == "seq2seq-cmudict":  # its weights have been stored in 16 bits since
+            card.pop("weights")
     for key in ("network", "head"):
         assert cards._network_of(old, key) == cards._network_of(new, key)
         old.pop(key), new.pop(key)
