@@ -254,6 +254,11 @@ def tokenize_texts(splits, tokenizer, context):
     return check_unknown(Splits(*parts), [count_unknown(part, tokenizer) for part in encoded])
 
 
+def with_lengths(source):
+    """Returns the source with the length of each text, so that training batches have texts of similar length."""
+    return dataclasses.replace(source, lengths=np.count_nonzero(source.column("tokens") >= 0, axis=1))
+
+
 def add_special_tokens(encoded, tokenizer, context, name):
     """Adds special tokens to lists of ids, and truncates and pads them: int32 (N, W). Warns of truncated texts."""
     frame = special_tokens(tokenizer)

@@ -37,7 +37,7 @@ from ssl_keras.data.augment_images import augment
 from ssl_keras.data.passages import cut_into_passages
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.splits import Splits
-from ssl_keras.data.tokens import tokenize_texts
+from ssl_keras.data.tokens import tokenize_texts, with_lengths
 from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
@@ -143,7 +143,7 @@ def prepare(settings, splits, init=None):
         )
         own, tokenizer = language.prepare(student(named, kind), splits)
         settings = dataclasses.replace(settings, vocabulary=own.vocabulary)
-        splits = tokenize_texts(splits, tokenizer, own.context)
+        splits = Splits(*map(with_lengths, tokenize_texts(splits, tokenizer, own.context)))
     settings = dataclasses.replace(settings, teacher_weights=card["weights"]["sha256"][:16])
     return settings, Splits(*(stored.with_features(part, *each) for part, each in zip(splits, features)))
 

@@ -14,6 +14,7 @@ from contract import prepared_students, small_digits, tones, words
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
+from ssl_keras.data.batches import Batches
 from ssl_keras.data.random import BatchRandom
 from ssl_keras.data.splits import Splits, from_arrays
 from ssl_keras.encoders import hugging_face
@@ -164,6 +165,15 @@ def test_a_run_sets_the_components_before_training(monkeypatch):
     ((step, basis),) = calls
     assert step == 0
     np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
+
+
+def test_batches_of_texts_are_of_similar_length():
+    _, splits = prepared_students("tokens", **SMALL["tokens"])
+    for part in splits:
+        np.testing.assert_array_equal(part.lengths, (part.column("tokens") >= 0).sum(1))
+    assert np.ptp(splits.train.lengths) > 0
+    order = Batches(splits.train, 8).indices(0)
+    assert np.ptp(splits.train.lengths[order]) < np.ptp(splits.train.lengths)
 
 
 def test_components_have_no_projection():
