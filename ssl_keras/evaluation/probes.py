@@ -14,6 +14,7 @@ from ssl_keras.evaluation.features import normalize
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularization C of the linear probe
 FEW_ROWS = 5_000
 HEAD_STRENGTH = 0.1  # C of the probe that a head starts from: with few labels there is nothing to choose it by
+ROUNDING = 1e-6  # standard deviations below this fraction of the largest one are those of rounding errors
 ABSENT = 10.0  # by which the logits of a class without examples start below the lowest bias
 
 
@@ -48,12 +49,11 @@ def fit_probe(train_x, train_y, validation_x, validation_y, strengths=PROBE_STRE
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     _check_finite(train_x, validation_x)
     best = (-1.0, None, None)
-    scaler = StandardScaler(with_mean=not issparse(train_x), with_std=not issparse(train_x))
-    train_x, validation_x = scaler.fit_transform(train_x), scaler.transform(validation_x)
+    scaler = standardizer(train_x)
+    train_x, validation_x = scaler.transform(train_x), scaler.transform(validation_x)
     # Each fit starts from the one before. This is two to three times as fast on few labels and more on many, and fits
     # with little regularization converge, which 300 iterations from scratch may not achieve.
     regression = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
@@ -89,12 +89,26 @@ def linear_layer(x, y, classes, strength=HEAD_STRENGTH):
         [kernel (D, Y), bias (Y,)], float32.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     _check_finite(x)
-    scaler = StandardScaler().fit(x)
+    scaler = standardizer(x)
     probe = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(scaler.transform(x), y)
     return layer_of(scaler, probe, classes)
+
+
+def standardizer(x):
+    """Fits a scikit-learn `StandardScaler` to features (N, D); sparse ones stay as they are.
+
+    Features that are constant but for rounding are centered and not scaled: a public encoder may have a feature of
+    1e-32, whose weight would be 1e30.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler(with_mean=not issparse(x), with_std=not issparse(x)).fit(x)
+    if scaler.scale_ is not None:
+        deviations = np.sqrt(scaler.var_)
+        scaler.scale_[deviations <= ROUNDING * deviations.max()] = 1.0
+    return scaler
 
 
 def layer_of(scaler, probe, classes):

@@ -18,7 +18,7 @@ from ssl_keras.downstream import finetune
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.moving_average import warmed_up
 from ssl_keras.evaluation.features import compile_network, extract_features
-from ssl_keras.evaluation.probes import HEAD_STRENGTH, linear_layer
+from ssl_keras.evaluation.probes import HEAD_STRENGTH, fit_probe, linear_layer
 from ssl_keras.modalities.classification import Pair
 from ssl_keras.networks import Network, copy_of, depth_groups, description
 from ssl_keras.networks.dense import classifier_head
@@ -40,6 +40,23 @@ def test_a_class_without_examples_is_the_least_likely(rng):
     x, y = rng.normal(size=(30, 5)), rng.integers(0, 2, 30)
     kernel, bias = linear_layer(x, 2 * y, 4)
     assert set((x @ kernel + bias).argsort(1)[:, :2].ravel()) == {1, 3}
+
+
+def test_a_feature_of_rounding_errors_gets_no_weight(rng):
+    """A public encoder has a feature of 1e-32: scaled to a deviation of 1, its weight would be 1e30."""
+    x, y = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 2, 60)
+    x[:, 0] += 3 * y
+    dead = x.copy()
+    dead[:, 4] *= 1e-32
+    kernel, bias = linear_layer(dead, y, 2)
+    assert np.abs(kernel[4]).max() < 1e-6
+    without, its_bias = linear_layer(x[:, :4], y, 2)
+    np.testing.assert_allclose(kernel[:4], without, atol=1e-4)
+    np.testing.assert_allclose(bias, its_bias, atol=1e-4)
+    near = dead.copy()
+    near[:, 4] = 1e-32
+    probe, _ = fit_probe(dead, y, near, y)
+    np.testing.assert_array_equal(probe.predict(dead), probe.predict(near))
 
 
 @pytest.mark.parametrize(
