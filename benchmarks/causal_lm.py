@@ -3,6 +3,7 @@
     python benchmarks/causal_lm.py steps         ours, KerasHub's GPT-2 under stock fit, transformers' in PyTorch
     python benchmarks/causal_lm.py llama         the same for Llama: ours, and transformers' in PyTorch
     python benchmarks/causal_lm.py quality       seconds to a tuned baseline's loss, tiny_shakespeare characters
+    python benchmarks/causal_lm.py llama-quality  seconds of modern and of llama to the same loss, by the same recipe
     python benchmarks/causal_lm.py minutes       the best loss of 15 minutes
     python benchmarks/causal_lm.py generation    with the cache and without
     python benchmarks/causal_lm.py gpt2          a step of the 124M network on two replicas, its memory
@@ -331,6 +332,26 @@ def quality():
     }
 
 
+def llama_quality():
+    """Seconds to the loss of the baseline of `quality`, which must have been measured, for two architectures."""
+    target = json.loads(HERE.with_suffix(".json").read_text())["quality"]["target loss"]
+    runs = {"modern": [], "llama": []}
+    for seed in SEEDS:
+        for architecture, made in runs.items():
+            settings = dataclasses.replace(OURS, architecture=architecture)
+            settings, splits = causal_lm.prepare(settings, load("tfds:tiny_shakespeare"))
+            training = dataclasses.replace(OURS_TRAINING, seed=seed)
+            made.append(train(settings, training, splits, target, every=50))
+            print(architecture, seed, made[-1], flush=True)
+    return {
+        "target loss": target,
+        "seconds to the target": {
+            name: [each["seconds"] if each["loss"] <= target else None for each in made] for name, made in runs.items()
+        },
+        "runs": runs,
+    }
+
+
 def minutes(limit=900.0):
     settings, splits = causal_lm.prepare(LONG_SETTINGS, load("tfds:tiny_shakespeare"))
     run = train(settings, LONG_TRAINING, splits, every=LONG_TRAINING.steps // 40, seconds=limit)
@@ -407,6 +428,7 @@ PARTS = {
     "steps": steps,
     "llama": lambda: steps(LLAMA),
     "quality": quality,
+    "llama-quality": llama_quality,
     "minutes": minutes,
     "generation": generation,
     "gpt2": gpt2,

@@ -189,6 +189,23 @@ TABLES["dcgan"] = accuracies(fashion["dcgan"], 60, 10, "noise", "shift")
 TABLES["causal_lm"] = by_hand("causal_lm", min)
 TABLES["trec"] = accuracies(trec, 50, 10)
 TABLES["sms"] = accuracies(sms, 50, 10)
+# {labels per class: {row: {label seed: {"accuracy"}}}}; 0 labels per class are all
+for data, budgets in BENCH.get("few_texts", {}).items():
+    rows = {}
+    for per_class, found in sorted(budgets.items(), key=lambda each: int(each[0]) or 1e9):
+        words = found["TF-IDF"]
+        column = f"{per_class} per class" if int(per_class) else "all labels"
+        for row, runs in found.items():
+            scores = {seed: run["accuracy"] for seed, run in runs.items()}
+            rows.setdefault(row, {})[column] = spread(scores.values())
+            gains = [score - words[seed]["accuracy"] for seed, score in scores.items() if seed in words]
+            if per_class == "10" and row != "TF-IDF":
+                rows[row][f"{column}, minus TF-IDF"] = spread(gains)
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns.sort(key=lambda column: (column == "all labels", not column.startswith("10 "), column))
+    TABLES[f"few-texts-{data}"] = grid(rows, dict(zip(columns, columns)), "%", max, "test accuracy, %")
+agreement = BENCH["english"]["agreement"]
+TABLES["english-agreement"] = grid(agreement, best=max, forms=".2f", corner="Spearman's correlation with the teacher")
 found = BENCH["tags"]
 rows = {"most common tag of each word": found["table"], "`masked_lm-trec`, fine-tuned": found["fine-tuned"]}
 columns = {"span_f1": "F1", "span_precision": "precision", "span_recall": "recall"}

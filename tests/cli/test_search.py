@@ -51,6 +51,20 @@ def test_texts_are_found_by_a_text(questions, capsys):
     assert found == sorted(found, reverse=True)
 
 
+def test_the_encoder_that_ships_finds_texts_by_meaning():
+    """No query shares a word with its text, beyond articles."""
+    found = {
+        "a doctor in a hospital": "The physician examined the sick child.",
+        "railway delays": "Our train was two hours late.",
+        "how to cook": "Bake the bread until it is brown.",
+        "government and politics": "The parliament passed a new law.",
+        "classical music": "She plays the violin in an orchestra.",
+    }
+    retriever, texts = search.TextRetriever("english"), list(found.values())
+    embedded = retriever.of_texts(texts)
+    assert [texts[search.nearest(retriever.of_query(query), embedded, 1)[0][0]] for query in found] == texts
+
+
 def test_a_text_has_the_features_of_evaluation(monkeypatch):
     """In any company, and whatever the length of the others."""
     retriever = search.TextRetriever("masked_lm-trec")
