@@ -53,6 +53,28 @@ from ssl_keras.inference.search import TextRetriever
 OUT = pathlib.Path(__file__).with_suffix(".json")
 PAIRS, PARAGRAPH = 5_000, 20  # pairs of texts, and the fewest characters of a paragraph
 LONGEST = 400  # characters of a paragraph that are used
+QUESTIONS, PHRASE = 30_000, 8  # questions that are made, and the most words of a phrase in one
+OPENINGS = (
+    *("who is", "who was", "who are", "who wrote", "who invented", "who made", "who says", "whose", "whom did"),
+    *("what is", "what are", "what was", "what does", "what did", "what kind of", "what is the name of", "what causes"),
+    *("what is the meaning of", "what is the difference between", "what happened to", "what do you call", "what year"),
+    *("where is", "where are", "where was", "where do", "where can I find", "where did", "in which country is"),
+    *(
+        "when is",
+        "when was",
+        "when did",
+        "when do",
+        "when will",
+        "since when",
+        "why is",
+        "why are",
+        "why do",
+        "why did",
+    ),
+    *("how is", "how are", "how do", "how does", "how did", "how can I", "how many", "how much", "how much is"),
+    *("how long", "how far is", "how old is", "how big is", "how often", "how fast", "which", "which is the best"),
+    *("is there", "are there", "can you", "do you have", "did you see", "will you", "is it", "does it"),
+)
 
 
 def write_corpus(wordnet):
@@ -61,9 +83,20 @@ def write_corpus(wordnet):
     for _, topic in sorted(topics.items()):
         paragraphs = (" ".join(each.split()) for each in re.split(r"\n\s*\n", topic))
         lines += [each[:LONGEST] for each in paragraphs if len(each) >= PARAGRAPH]
+    lines += made_questions([line for line in lines if len(line.split()) > 1])
     lines = list(dict.fromkeys(filter(None, lines)))
     files.write("english.jsonl", "".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines))
     print(f"english.jsonl: {len(lines):,} texts, {sum(map(len, lines)):,} characters")
+
+
+def made_questions(lines):
+    """Returns questions, which a dictionary has none of: an opening, and the first words of a line."""
+    random, made = np.random.default_rng(0), []
+    for row in random.permutation(len(lines))[:QUESTIONS]:
+        opening, count = OPENINGS[random.integers(len(OPENINGS))], random.integers(1, PHRASE + 1)
+        phrase = lines[row].split(": ")[-1].split()[:count]  # without the word that is defined
+        made.append(f"{opening} {' '.join(phrase).rstrip(',;.')}?".capitalize())
+    return made
 
 
 def draw_pairs(texts):
