@@ -269,6 +269,19 @@ rows["products of 2048 × 2048 matrices"] = {"ours, GFLOP/s": large}
 corner = "layers×heads×width, batch×length"
 TABLES["causal_lm-steps"] = grid(rows, forms=",.0f .0f .2f .2f .2f", corner=corner)
 
+sizes, rows = dict(BENCH["causal_lm"]["llama"]), {}
+large = sizes.pop("GFLOP/s of 2048³ products")
+for size, found in sizes.items():
+    rows[size] = {"ours, tokens/s": found["tokens/s"]["ours, llama"], "ours, GFLOP/s": found["GFLOP/s of ours"]}
+    rows[size] |= {f"{peer}: time over ours": times for peer, times in found["their time / ours"].items()}
+rows["products of 2048 × 2048 matrices"] = {"ours, GFLOP/s": large}
+TABLES["llama-steps"] = grid(rows, forms=",.0f .0f .2f", corner=corner)
+
+runs = BENCH["causal_lm"]["llama-quality"]["runs"]
+rows = {f"{name}, seed {seed}": run for name, found in runs.items() for seed, run in enumerate(found)}
+columns = {"steps": "steps", "parameters": "parameters", "loss": "validation loss", "seconds": "seconds"}
+TABLES["llama-quality"] = grid(rows, columns, ",d ,d .4f .1f")
+
 quality, longer = BENCH["causal_lm"]["quality"], BENCH["causal_lm"]["minutes"]
 rows = {f"baseline, learning rate {rate}": run for rate, run in quality["baselines"].items()}
 rows |= {f"ours, seed {seed}": run for seed, run in enumerate(quality["ours"])}

@@ -147,7 +147,7 @@ tuning = dataclasses.replace(
     finetune.DEFAULTS,
     steps=4 if SMOKE else 100,
     batch_size=16,
-    learning_rate=3e-4,
+    learning_rate=1e-4,
     schedule="cosine",
     final_rate=0.0,
     warmup=1 if SMOKE else 10,
