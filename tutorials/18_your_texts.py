@@ -133,7 +133,7 @@ for name, (objective, rate) in further.items():
     training = dataclasses.replace(
         objective.DEFAULTS, **short, epochs=0, learning_rate=rate, init=ENCODER, run=f"18-{name}", tensorboard=False
     )
-    outcome = pretrain(name, training=training, data=source)
+    outcome = pretrain(name, objective.Settings(length=16 if SMOKE else 64), training, data=source)
     accuracy[f"{name}, frozen"] = probe(features_of(outcome["folder"]))
     print(f"Step 4: {name} on these texts, frozen: {accuracy[f'{name}, frozen']:.1%}")
 
