@@ -7,7 +7,7 @@
     python benchmarks/causal_lm.py minutes       the best loss of 15 minutes
     python benchmarks/causal_lm.py generation    with the cache and without
     python benchmarks/causal_lm.py gpt2          a step of the 124M network on two replicas, its memory
-    python benchmarks/causal_lm.py               all of them, about 20 minutes on 2 cores
+    python benchmarks/causal_lm.py               all of them, about half an hour on 2 cores
 
 Each part writes its numbers into benchmarks/causal_lm.json. The baseline of `quality` is the
 GPT-2 network, 4 layers, 4 heads, 128 wide, no dropout, 2,000 steps of 12 × 64 tokens, AdamW with
@@ -335,14 +335,13 @@ def quality():
 def llama_quality():
     """Seconds to the loss of the baseline of `quality`, which must have been measured, for two architectures."""
     target = json.loads(HERE.with_suffix(".json").read_text())["quality"]["target loss"]
-    runs = {"modern": [], "llama": []}
+    runs, source = {"modern": [], "llama": []}, load("tfds:tiny_shakespeare")
+    prepared = {name: causal_lm.prepare(dataclasses.replace(OURS, architecture=name), source) for name in runs}
     for seed in SEEDS:
-        for architecture, made in runs.items():
-            settings = dataclasses.replace(OURS, architecture=architecture)
-            settings, splits = causal_lm.prepare(settings, load("tfds:tiny_shakespeare"))
-            training = dataclasses.replace(OURS_TRAINING, seed=seed)
-            made.append(train(settings, training, splits, target, every=50))
-            print(architecture, seed, made[-1], flush=True)
+        training = dataclasses.replace(OURS_TRAINING, seed=seed)
+        for architecture, (settings, splits) in prepared.items():
+            runs[architecture].append(train(settings, training, splits, target, every=50))
+            print(architecture, seed, runs[architecture][-1], flush=True)
     return {
         "target loss": target,
         "seconds to the target": {

@@ -51,17 +51,17 @@ SEMI_SUPERVISED = freematch.DEFAULTS
 RESULT = HERE.with_suffix(".json")
 
 
-def results():
+def results(path=RESULT):
     """Returns {data and encoder: {labels per class: {arm: {label seed: {"accuracy", "seconds", "steps"}}}}}."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def note(data, per_class, arm, seed, outcome):
-    """Adds a run to the file, where another of these scripts may have written in between."""
-    known = results()
+def note(data, per_class, arm, outcomes, path=RESULT):
+    """Adds {label seed: outcome} of an arm to the file, where another of these scripts may have written in between."""
+    known = results(path)
     arms = known.setdefault(data, {}).setdefault(str(per_class), {})
-    arms.setdefault(arm, {})[str(seed)] = outcome
-    files.write_json(RESULT, known)
+    arms.setdefault(arm, {}).update({str(seed): outcome for seed, outcome in outcomes.items()})
+    files.write_json(path, known)
 
 
 def measure(asked, splits, arm, seed):
@@ -122,7 +122,7 @@ def main():
             if asked.smoke:
                 print(arm, measure(asked, splits, arm, seed))
             elif str(seed) not in results().get(key, {}).get(str(asked.per_class), {}).get(arm, {}):
-                note(key, asked.per_class, arm, seed, measure(asked, splits, arm, seed))
+                note(key, asked.per_class, arm, {seed: measure(asked, splits, arm, seed)})
     if not asked.smoke:
         print(summary(results()[key][str(asked.per_class)]))
 

@@ -9,6 +9,7 @@ benchmarks/measured.json, which is kept by hand.
 """
 
 import json
+import math
 import pathlib
 import re
 import sys
@@ -89,6 +90,37 @@ def spread(values):
     return [mean(values), stdev(values)] if len(values) > 1 else values[0]
 
 
+def few_labels(budgets, baseline):
+    """The rows and columns of a table of few labels; differences to the baseline are paired by label seed.
+
+    Args:
+        budgets: {labels per class: {row: {label seed: {"accuracy"}}}}; 0 labels per class are all labels.
+        baseline: its row.
+    """
+    rows, columns = {}, {}
+    for per_class, found in sorted(budgets.items(), key=lambda each: int(each[0]) or math.inf):
+        column = f"{per_class} per class" if int(per_class) else "all labels"
+        gain, first = f"{column}, minus {baseline}", found.get(baseline, {})
+        columns |= {column: column, gain: gain}
+        for row, runs in found.items():
+            cells = rows.setdefault(row, {})
+            cells[column] = spread(run["accuracy"] for run in runs.values())
+            gains = [run["accuracy"] - first[seed]["accuracy"] for seed, run in runs.items() if seed in first]
+            if row != baseline and gains:
+                cells[gain] = spread(gains)
+    return rows, columns
+
+
+def step_times(part, ours):
+    """The rows of a table of training steps, from a part of benchmarks/causal_lm.json."""
+    sizes, rows = dict(part), {}
+    large = sizes.pop("GFLOP/s of 2048³ products")
+    for size, found in sizes.items():
+        rows[size] = {"ours, tokens/s": found["tokens/s"][ours], "ours, GFLOP/s": found["GFLOP/s of ours"]}
+        rows[size] |= {f"{peer}: time over ours": times for peer, times in found["their time / ours"].items()}
+    return rows | {"products of 2048 × 2048 matrices": {"ours, GFLOP/s": large}}
+
+
 def change(values, baseline):
     """The mean change of numbers relative to those of a baseline, paired, in percent, with its 95% t-interval."""
     differences = [100 * (a - b) / mean(baseline) for a, b in zip(values, baseline, strict=True)]
@@ -160,24 +192,12 @@ for row in [row for row in order if row.endswith("fine-tuned")]:
 rows = {row: {column: [mean(v), stdev(v)] for column, v in seeds[row].items()} for row in order}
 TABLES["cifar10"] = accuracies(rows, 90)
 
-# {labels per class: {arm: {label seed: {"accuracy"}}}}
-for key, budgets in BENCH.get("few_labels", {}).items():
-    rows = {}
-    for per_class, arms in sorted(budgets.items(), key=lambda each: int(each[0])):
-        scratch = arms.get("scratch", {})
-        for arm, runs in arms.items():
-            scores = {seed: run["accuracy"] for seed, run in runs.items()}
-            cells = rows.setdefault(arm, {})
-            cells[f"{per_class} per class"] = spread(scores.values())
-            gains = [score - scratch[seed]["accuracy"] for seed, score in scores.items() if seed in scratch]
-            if arm != "scratch" and gains:
-                cells[f"{per_class} per class, minus scratch"] = spread(gains)
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    columns.sort(key=lambda column: (int(column.split()[0]), column))
+for key, budgets in BENCH["few_labels"].items():
+    rows, columns = few_labels(budgets, "scratch")
     order = ("scratch", "scratch, semi-supervised", "fine-tuned")  # and the switches, as they are in the file
     arms = sorted(rows, key=lambda arm: order.index(arm) if arm in order else 3 + (arm == "semi-supervised"))
     rows = {arm: rows[arm] for arm in arms}
-    TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, dict(zip(columns, columns)), "%", max, "test accuracy, %")
+    TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, columns, "%", max, "test accuracy, %")
 
 found = CARDS["dcgan-fashion_mnist"]["results"][f"fidelity, {FASHION}"]["table"]
 columns = {column: column for column in ("FID", "KID", "precision", "recall", "classes covered")}
@@ -189,21 +209,13 @@ TABLES["dcgan"] = accuracies(fashion["dcgan"], 60, 10, "noise", "shift")
 TABLES["causal_lm"] = by_hand("causal_lm", min)
 TABLES["trec"] = accuracies(trec, 50, 10)
 TABLES["sms"] = accuracies(sms, 50, 10)
-# {labels per class: {row: {label seed: {"accuracy"}}}}; 0 labels per class are all
-for data, budgets in BENCH.get("few_texts", {}).items():
-    rows = {}
-    for per_class, found in sorted(budgets.items(), key=lambda each: int(each[0]) or 1e9):
-        words = found["TF-IDF"]
-        column = f"{per_class} per class" if int(per_class) else "all labels"
-        for row, runs in found.items():
-            scores = {seed: run["accuracy"] for seed, run in runs.items()}
-            rows.setdefault(row, {})[column] = spread(scores.values())
-            gains = [score - words[seed]["accuracy"] for seed, score in scores.items() if seed in words]
-            if per_class == "10" and row != "TF-IDF":
-                rows[row][f"{column}, minus TF-IDF"] = spread(gains)
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    columns.sort(key=lambda column: (column == "all labels", not column.startswith("10 "), column))
-    TABLES[f"few-texts-{data}"] = grid(rows, dict(zip(columns, columns)), "%", max, "test accuracy, %")
+for data, budgets in BENCH["few_texts"].items():
+    rows, columns = few_labels(budgets, "TF-IDF")
+    for row, runs in budgets["10"].items():
+        rows[row]["seeds"] = str(len(runs))
+    shown = {"10 per class": "10 per class", "seeds": "10 per class, label seeds"}
+    shown |= {name: name for name in columns if name.startswith("10 ") or "minus" not in name}
+    TABLES[f"few-texts-{data}"] = grid(rows, shown, "%", corner="test accuracy, %")  # rows differ in their seeds
 agreement = BENCH["english"]["agreement"]
 TABLES["english-agreement"] = grid(agreement, best=max, forms=".2f", corner="Spearman's correlation with the teacher")
 found = BENCH["tags"]
@@ -260,21 +272,10 @@ rows["the network's matrix products alone"] = {"GFLOP/s": found["GFLOP/s"]["netw
 TABLES["autoencoder-speed"] = grid(rows, forms=".2f .2f .0f .4f")
 TABLES["autoencoder-processes"] = grid(found["processes"], forms=".2f .4f ,.0f")
 
-sizes, rows = dict(BENCH["causal_lm"]["steps"]), {}
-large = sizes.pop("GFLOP/s of 2048³ products")
-for size, found in sizes.items():
-    rows[size] = {"ours, tokens/s": found["tokens/s"]["ours"], "ours, GFLOP/s": found["GFLOP/s of ours"]}
-    rows[size] |= {f"{peer}: time over ours": times for peer, times in found["their time / ours"].items()}
-rows["products of 2048 × 2048 matrices"] = {"ours, GFLOP/s": large}
 corner = "layers×heads×width, batch×length"
+rows = step_times(BENCH["causal_lm"]["steps"], "ours")
 TABLES["causal_lm-steps"] = grid(rows, forms=",.0f .0f .2f .2f .2f", corner=corner)
-
-sizes, rows = dict(BENCH["causal_lm"]["llama"]), {}
-large = sizes.pop("GFLOP/s of 2048³ products")
-for size, found in sizes.items():
-    rows[size] = {"ours, tokens/s": found["tokens/s"]["ours, llama"], "ours, GFLOP/s": found["GFLOP/s of ours"]}
-    rows[size] |= {f"{peer}: time over ours": times for peer, times in found["their time / ours"].items()}
-rows["products of 2048 × 2048 matrices"] = {"ours, GFLOP/s": large}
+rows = step_times(BENCH["causal_lm"]["llama"], "ours, llama")
 TABLES["llama-steps"] = grid(rows, forms=",.0f .0f .2f", corner=corner)
 
 runs = BENCH["causal_lm"]["llama-quality"]["runs"]
@@ -286,7 +287,6 @@ quality, longer = BENCH["causal_lm"]["quality"], BENCH["causal_lm"]["minutes"]
 rows = {f"baseline, learning rate {rate}": run for rate, run in quality["baselines"].items()}
 rows |= {f"ours, seed {seed}": run for seed, run in enumerate(quality["ours"])}
 rows["ours, for longer"] = longer | {"loss": longer["best loss"], "seconds": longer["at second"]}
-columns = {"steps": "steps", "parameters": "parameters", "loss": "validation loss", "seconds": "seconds"}
 TABLES["causal_lm-quality"] = grid(rows, columns, ",d ,d .4f .1f")
 
 generation, gpt2 = BENCH["causal_lm"]["generation"], BENCH["causal_lm"]["gpt2"]
