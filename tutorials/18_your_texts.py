@@ -6,10 +6,10 @@
 # one would try: counting words, the encoder as it is, pretraining it further on one's own texts (Gururangan et al.
 # 2020, "Don't Stop Pretraining"), and fine-tuning.
 #
-#     python tutorials/18_your_texts.py                          TREC's questions, about 5 minutes on 2 cores
-#     python tutorials/18_your_texts.py table:mine.csv           your own: a column of texts, and one of labels
-#     python tutorials/18_your_texts.py table:mine.csv minilm    another encoder, such as an imported one
-#     python tutorials/18_your_texts.py --smoke                  made-up questions, half a minute
+#     python tutorials/18_your_texts.py                                TREC's questions, about 5 minutes on 2 cores
+#     python tutorials/18_your_texts.py table:mine.csv                 your own: a column of texts, and one of labels
+#     python tutorials/18_your_texts.py table:mine.csv runs/minilm     another encoder, here that of `make minilm`
+#     python tutorials/18_your_texts.py --smoke                        made-up questions, half a minute
 #
 # What a full run on TREC must find, within 2% or 3 standard deviations (means and deviations over label seeds 0 to 9):
 
@@ -53,6 +53,7 @@ DATA = GIVEN[0] if GIVEN else "tfds:trec"
 ENCODER = GIVEN[1] if len(GIVEN) > 1 else "english"
 PER_CLASS, SEED = 10, 0
 OUT = pathlib.Path("results/18_your_texts")
+RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -72,6 +73,7 @@ if SMOKE:
     source = hold_out(text.documents("made up", asked, [i // 3 % 2 for i in range(len(asked))], ["place", "person"]))
 else:
     source = load(DATA)
+name_of_run = f"{cards.read(encoders.find(ENCODER))['name']}-{source.train.short_name}"
 few, validation = few_label_indices(source.train, PER_CLASS, SEED), validation_rows(source.validation, PER_CLASS, SEED)
 labels = [part.column("label") for part in source]
 print(f"Step 1: {len(source.train):,} texts in {len(source.train.classes)} classes, {len(few)} of them labeled")
@@ -123,15 +125,15 @@ print(f"Step 3: {ENCODER}, frozen: {accuracy['frozen']:.1%}")
 # All training texts, without labels. Masked words are what BERT learns from; `sentence` (SimCSE) keeps vectors of
 # sentences far apart. From the command line:
 #
-#     ssl-keras pretrain masked_lm --init english --data table:mine.csv --run mine-masked
-#     ssl-keras pretrain sentence --init english --data table:mine.csv --run mine-sentence
+#     ssl-keras pretrain masked_lm --init english --data table:mine.csv --length 64 --steps 300 --learning-rate 1e-4
+#     ssl-keras pretrain sentence --init english --data table:mine.csv --length 64 --steps 300 --learning-rate 3e-5
 
 # %%
 short = {"steps": 4, "batch_size": 16, "warmup": 1} if SMOKE else {"steps": 300, "batch_size": 32, "warmup": 30}
 further = {"masked_lm": (masked_lm, 1e-4), "sentence": (sentence, 3e-5)}
 for name, (objective, rate) in further.items():
     training = dataclasses.replace(
-        objective.DEFAULTS, **short, epochs=0, learning_rate=rate, init=ENCODER, run=f"18-{name}", tensorboard=False
+        objective.DEFAULTS, **short, **RUNS, epochs=0, learning_rate=rate, init=ENCODER, run=f"{name}-{name_of_run}"
     )
     outcome = pretrain(name, objective.Settings(length=16 if SMOKE else 64), training, data=source)
     accuracy[f"{name}, frozen"] = probe(features_of(outcome["folder"]))
@@ -152,8 +154,8 @@ tuning = dataclasses.replace(
     final_rate=0.0,
     warmup=1 if SMOKE else 10,
     eval_every=2 if SMOKE else 10,
-    run="18-tuned",
-    tensorboard=False,
+    run=f"tuned-{name_of_run}",
+    **RUNS,
 )
 settings = finetune.Settings(labels_per_class=PER_CLASS, label_seed=SEED, encoder_lr_ratio=1.0, probe_init=True)
 tuned = finetune.finetune(ENCODER, settings, tuning, data=source)
@@ -163,8 +165,9 @@ print(f"Step 5: {ENCODER}, fine-tuned: {accuracy['fine-tuned']:.1%}")
 # %% [markdown]
 # ## Step 6: use it
 #
-#     ssl-keras predict 18-tuned --data table:new.csv --out predictions.csv
-#     ssl-keras search english --data table:mine.csv --query "Where is the Eiffel tower?"
+#     ssl-keras finetune english --data table:mine.csv --probe-init --encoder-lr-ratio 1 --learning-rate 1e-4 --run tuned
+#     ssl-keras predict tuned --data table:new.csv --out predictions.csv
+#     ssl-keras search english "Where is the Eiffel tower?" --texts texts.txt
 
 # %%
 texts = list(texts_of(source.test))
