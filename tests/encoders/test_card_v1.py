@@ -38,8 +38,11 @@ def test_shipped_card_equals_the_converted_one(path):
     assert old.pop("licenses") == {}
     for card in (old, new):  # may have been measured since
         card.pop("results")
-        if path.stem == "seq2seq-cmudict":  # its weights have been stored in 16 bits since
-            card.pop("weights")
+    if path.stem == "seq2seq-cmudict":  # its weights have been stored in 16 bits since
+        old["weights"] |= {
+            "bytes": 6_006_496,
+            "sha256": "5a1f77460896d423498703922fe8f68cb55271c66c0212fce278501a783251d3",
+        }
     for key in ("network", "head"):
         assert cards._network_of(old, key) == cards._network_of(new, key)
         old.pop(key), new.pop(key)
