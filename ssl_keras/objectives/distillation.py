@@ -14,7 +14,8 @@ sees an augmented image, or the same text or clip; a projection, which is discar
 Departures from SEED: the candidates are the teacher's features of the batch, on all replicas, and not of a queue of
 earlier batches. So replicas equal one device, and the teacher's temperature is higher, since among few candidates its
 distribution would otherwise be that of the example itself. The teacher sees no augmented image. For its encoder
-instead of its projection head, and for texts and audio, SEED has no recipe.
+instead of its projection head, and for texts and audio, SEED has no recipe. Texts and clips of a batch have similar
+lengths.
 
 Shapes: `B` batch (`b` a replica's part), `D` features of the teacher, `S` features of the student, `V` tokens.
 
