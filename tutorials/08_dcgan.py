@@ -47,7 +47,7 @@ from ssl_keras.training.pretrain import pretrain
 from ssl_keras.training.run import compile_objective
 
 SMOKE = "--smoke" in sys.argv
-OUT = pathlib.Path("results/08_dcgan")
+OUT = pathlib.Path("results/08_dcgan-smoke" if SMOKE else "results/08_dcgan")
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 

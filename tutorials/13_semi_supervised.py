@@ -47,7 +47,8 @@ from ssl_keras.objectives import contrastive, freematch
 from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
-OUT = pathlib.Path("results/13_semi_supervised")
+OUT = pathlib.Path("results/13_semi_supervised-smoke" if SMOKE else "results/13_semi_supervised")
+RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 PER_CLASS, LABEL_SEED = 10, 0
@@ -67,7 +68,7 @@ print(f"{splits.train.name}: {len(few)} labels, {len(splits.train):,} images; {l
 if SMOKE:
     training = dataclasses.replace(contrastive.DEFAULTS, epochs=0, steps=20, batch_size=64, warmup=5, report_every=0)
     settings = contrastive.Settings(width=4, flip=False)
-    training = dataclasses.replace(training, run="tiny", tensorboard=False)
+    training = dataclasses.replace(training, run="tiny", **RUNS)
     name = pretrain("contrastive", settings, training, data=splits)["folder"]
 else:
     name = "contrastive-fashion_mnist"
@@ -100,12 +101,12 @@ for step, value in accuracy.items():
 views = {} if SMOKE else {"flip": True, "shift": 0.07}
 own = {"labels_per_class": PER_CLASS, "label_seed": LABEL_SEED, "probe_init": True, **views}
 short = {"steps": 4, "batch_size": 16, "warmup": 1} if SMOKE else {}
-common = {"tensorboard": False, "image_size": 16 if SMOKE else None}
+common = RUNS | {"image_size": 16 if SMOKE else None}
 tuned = finetune.finetune(
     name,
     finetune.Settings(**own, ema_decay=0.99, encoder_lr_ratio=1.0),
     dataclasses.replace(
-        finetune.DEFAULTS, **{"steps": 400, "schedule": "cosine", "final_rate": 0.0} | short, run="13-tuned", **common
+        finetune.DEFAULTS, **{"steps": 400, "schedule": "cosine", "final_rate": 0.0} | short, run="tuned", **common
     ),
     data=splits,
 )
@@ -126,7 +127,7 @@ print(f"fine-tuned: {tuned['test_accuracy']:.1%}")
 semi = finetune.finetune(
     name,
     finetune.Settings(**own, unlabeled="digits" if SMOKE else "tfds:fashion_mnist"),
-    dataclasses.replace(freematch.DEFAULTS, **short, run="13-semi", **common),
+    dataclasses.replace(freematch.DEFAULTS, **short, run="semi", **common),
     data=splits,
 )
 accuracy["semi-supervised"] = semi["test_accuracy"]

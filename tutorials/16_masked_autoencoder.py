@@ -39,7 +39,8 @@ from ssl_keras.objectives import masked_autoencoder
 from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
-OUT = pathlib.Path("results/16_masked_autoencoder")
+OUT = pathlib.Path("results/16_masked_autoencoder-smoke" if SMOKE else "results/16_masked_autoencoder")
+RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -84,9 +85,7 @@ assert abs(float(by_hand) - float(total / count)) < 1e-4
 
 # %%
 short = {"epochs": 0, "steps": 20, "batch_size": 64, "warmup": 5} if SMOKE else {"epochs": 20, "warmup": 200}
-training = dataclasses.replace(
-    masked_autoencoder.DEFAULTS, **short, run="16-mae", tensorboard=False, report_every=0
-)
+training = dataclasses.replace(masked_autoencoder.DEFAULTS, **short, **RUNS, run="mae", report_every=0)
 outcome = pretrain("masked_autoencoder", settings, training, data=splits)
 print(f"test loss {outcome['test_loss']:.3f}; the mean of each patch costs about 1")
 
@@ -118,7 +117,7 @@ for name, scratch in (("from scratch", True), ("pretrained", False)):
     tuned = finetune.finetune(
         outcome["folder"],
         asked,
-        dataclasses.replace(finetune.DEFAULTS, **steps, warmup=2, run=f"16-{name.replace(' ', '-')}", tensorboard=False),
+        dataclasses.replace(finetune.DEFAULTS, **steps, warmup=2, run=name.replace(" ", "-"), **RUNS),
         data=splits,
     )
     accuracy[name] = tuned["test_accuracy"]

@@ -25,6 +25,7 @@ from ssl_keras.startup import start_tensorflow
 
 start_tensorflow()
 
+import keras
 import numpy as np
 
 from ssl_keras import encoders, files, pictures
@@ -38,7 +39,8 @@ from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
 FOLDERS = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-OUT = pathlib.Path("results/17_public_weights")
+OUT = pathlib.Path("results/17_public_weights-smoke" if SMOKE else "results/17_public_weights")
+RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
 
@@ -49,6 +51,7 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 # is the network, so this one is written as a DINOv2.
 
 # %%
+keras.utils.set_random_seed(0)  # the same network at every start, so that a stopped run resumes
 if FOLDERS:
     checkpoint = pathlib.Path(FOLDERS[0])
 else:
@@ -111,8 +114,8 @@ outcome = pretrain(
         epochs=0,
         learning_rate=3e-4,
         init=str(public),
-        run="17-continued",
-        tensorboard=False,
+        run="continued",
+        **RUNS,
     ),
     data=splits,
 )
@@ -128,7 +131,7 @@ tuned = finetune.finetune(
     outcome["folder"],
     finetune.Settings(labels_per_class=10, layer_decay=0.75, encoder_lr_ratio=1.0),
     dataclasses.replace(
-        finetune.DEFAULTS, **(short | {"warmup": 1}), run="17-tuned", tensorboard=False, image_size=28
+        finetune.DEFAULTS, **(short | {"warmup": 1}), **RUNS, run="tuned", image_size=28
     ),
     data=splits,
 )
@@ -137,7 +140,7 @@ print(f"with 10 labels of each class: {tuned['test_accuracy']:.1%}")
 # %% [markdown]
 # ## Export
 #
-#     ssl-keras export 17-continued --hugging-face
+#     ssl-keras export results/17_public_weights/runs/continued --hugging-face
 #
 # The folder has the layout that `transformers` reads: `Dinov2Model.from_pretrained(folder)`.
 

@@ -52,7 +52,7 @@ GIVEN = [each for each in sys.argv[1:] if not each.startswith("--")]
 DATA = GIVEN[0] if GIVEN else "tfds:trec"
 ENCODER = GIVEN[1] if len(GIVEN) > 1 else "english"
 PER_CLASS, SEED = 10, 0
-OUT = pathlib.Path("results/18_your_texts")
+OUT = pathlib.Path("results/18_your_texts-smoke" if SMOKE else "results/18_your_texts")
 RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
