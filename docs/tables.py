@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from scipy import stats
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = ("docs/results.md", "docs/benchmarks.md", "docs/interpretation.md", "docs/curation.md", "README.md")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("results", "benchmarks", "cost", "interpretation", "curation")))
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 CARDS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("saved_models/*/card.json"))}
@@ -322,6 +322,50 @@ for run in found["runs"]:
     row |= {f"seed {run['seed']}: FID": run["FID"], f"seed {run['seed']}: steps": run["steps"]}
 rows["10,000 training images"] = {"mean FID": found["FID of 10,000 training images"]}
 TABLES["dcgan-quality"] = grid(rows, forms=".2f .1f d .1f d .1f d")
+
+
+# ----- docs/cost.md
+
+MEGABYTE = 1e6
+rows, estimates = {}, {}
+for objective, switches in BENCH["cost"]["switches"].items():
+    if not isinstance(switches, dict):
+        continue  # the machine and the versions
+    for switch, found in switches.items():
+        row = rows[f"{objective}, {switch.replace(' a call', ' per call')}"] = {"time": found.get("time", "1")}
+        if "refused" in found:
+            row["time"] = "refused"
+        else:
+            row |= {"memory, MB": found["memory"] / MEGABYTE, "loss": found["loss"]}
+    found = switches["plain"]
+    work = found["planned"]["operations"]
+    estimates[objective] = {
+        "batch": found["batch"],
+        "parameters": found["parameters"],
+        "MFLOP per example": work / 1e6,
+        "examples/s": found["examples/s"],
+        "MFU, %": work * found["examples/s"] / found["peak"],
+        "memory: estimate, MB": found["planned"]["memory"] / MEGABYTE,
+        "measured, MB": found["memory"] / MEGABYTE,
+        "CPU": found["processor"],
+    }
+columns = {"time": "time, relative to `plain`", "memory, MB": "memory, MB", "loss": "loss"}
+TABLES["cost-switches"] = grid(rows, columns, ".2f ,.0f .4f", corner="objective, switch")
+TABLES["cost-estimates"] = grid(estimates, None, "d ,d .1f ,.0f % .0f .0f s", corner="objective")
+
+rows = {}
+for objective, found in BENCH["cost"]["fit"].items():
+    if isinstance(found, dict):
+        row = rows[objective] = {"`fit`, examples/s": found["examples/s"]["plain"]}
+        row["loop, examples/s"] = found["examples/s"]["bare loop"]
+        row["time of `fit`, relative to the loop"] = found["time over the bare loop's"]
+TABLES["cost-fit"] = grid(rows, None, ",.0f ,.0f .2f", corner="objective")
+
+rows = {name: found for name, found in BENCH["cost"]["checkpoints"].items() if isinstance(found, dict)}
+columns = {"MB": "MB", "seconds": "s", "percent": "fraction of five minutes, %"}
+for name, found in rows.items():
+    rows[name] = found | {"MB": found["bytes"] / MEGABYTE, "percent": 100 * found["share of five minutes"]}
+TABLES["cost-checkpoints"] = grid(rows, columns, ".0f .2f .2f", corner="state")
 
 
 # ----- docs/interpretation.md

@@ -156,22 +156,11 @@ def finetune(
     targeting.check(settings, target)
     splits = targeting.adapt(folder_of_encoder, card, loaded, target)
     about = runs.summarize_data(loaded, splits)
-    augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
-    if augmented and inputs.column(splits.train.arrays) != "image":
-        raise ValueError(
-            f"Augmentation and mixup are for images, and {card['name']} is not an encoder of images. Leave these "
-            "settings out."
-        )
+    _check_augmentation(settings, splits, card)
+    splits = _with_few_labels(splits, settings)
     labeled = splits.train
-    if settings.labels_per_class:
-        labeled = few_labels(labeled, settings.labels_per_class, settings.label_seed)
-        # Weights are chosen on no more labels than they are trained on.
-        rows = validation_rows(splits.validation, settings.labels_per_class, settings.label_seed)
-        splits = splits._replace(validation=splits.validation.take(rows))
     if settings.unlabeled:
         splits = splits._replace(train=_with_unlabeled(labeled, settings, training, folder_of_encoder, card))
-    else:
-        splits = splits._replace(train=labeled)
     # With few examples there may be less than a batch, so the batch shrinks.
     replicas = strategy.num_replicas_in_sync
     max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
@@ -232,6 +221,25 @@ def finetune(
 
         # 4 Train. 5 Evaluate.
         return runs.train_and_save(objective, splits, training, folder, strategy, asked, about, callbacks, save)
+
+
+def _check_augmentation(settings, splits, card):
+    """Raises ValueError if images are to be augmented and there are none."""
+    augmented = settings.mixup or dataclasses.asdict(Augmentation()).items() - dataclasses.asdict(settings).items()
+    if augmented and inputs.column(splits.train.arrays) != "image":
+        raise ValueError(
+            f"Augmentation and mixup are for images, and {card['name']} is not an encoder of images. Leave these "
+            "settings out."
+        )
+
+
+def _with_few_labels(splits, settings):
+    """Returns the splits with `labels_per_class` training examples; weights are chosen on no more labels than these."""
+    count, seed = settings.labels_per_class, settings.label_seed
+    if not count:
+        return splits
+    rows = validation_rows(splits.validation, count, seed)
+    return splits._replace(train=few_labels(splits.train, count, seed), validation=splits.validation.take(rows))
 
 
 def _with_unlabeled(labeled, settings, training, folder, card):
