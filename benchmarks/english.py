@@ -33,6 +33,8 @@ import json
 import os
 import pathlib
 import re
+import tempfile
+from collections import Counter
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -48,12 +50,17 @@ from scipy import stats
 
 from ssl_keras import encoders, files
 from ssl_keras.data.sources import load
+from ssl_keras.data.tokenizer import load as load_tokenizer
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders import save_encoder
 from ssl_keras.evaluation.features import normalize, tf_idf
 from ssl_keras.inference.search import TextRetriever
+from ssl_keras.networks import Network
 
 OUT = pathlib.Path(__file__).with_suffix(".json")
 PAIRS, PARAGRAPH = 5_000, 20  # pairs of texts, and the fewest characters of a paragraph
 LONGEST = 400  # characters of a paragraph that are used
+CONTEXT = 128  # tokens that a student reads at most
 PHRASE = 8  # the most words of a phrase in a question that is made
 OPENINGS = (
     *("who is", "who was", "who are", "who wrote", "who invented", "who made", "who says", "whose", "whom did"),
@@ -98,6 +105,35 @@ def made_questions(lines, count):
         phrase = lines[row].split(": ")[-1].split()[:words]  # without the word that is defined
         made.append(f"{opening} {' '.join(phrase).rstrip(',;.')}?".capitalize())
     return made
+
+
+def write_student(teacher, out, kept, vocabulary):
+    """Saves a smaller copy of the teacher: some of its blocks, and its most frequent word pieces in english.jsonl.
+
+    Letters, digits and signs stay, so that words of other pieces can be spelled.
+    """
+    card, tokenizer = cards.read(encoders.find(teacher)), encoders.load_tokenizer(teacher)
+    lines = pathlib.Path("english.jsonl").read_text("utf-8").splitlines()
+    counts = Counter(id for ids in tokenizer.encode([json.loads(line)["text"] for line in lines]) for id in ids)
+    pieces = tokenizer.backend.get_vocab()
+    for piece, id in pieces.items():
+        if piece in tokenizer.special or len(piece.removeprefix("##")) == 1 and piece.isascii():
+            counts[id] = len(lines) * LONGEST
+    rows = sorted(id for id, _ in counts.most_common(vocabulary))
+    names = {id: piece for piece, id in pieces.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "vocab.txt").write_text("".join(f"{names[row]}\n" for row in rows), "utf-8")
+        smaller = load_tokenizer(folder)
+    keywords = cards.network(card).keywords | {"layers": len(kept), "vocabulary": len(rows), "context": CONTEXT}
+    student = Network("transformer", **keywords).build()
+    weights = {each.path: each.numpy() for each in encoders.load_encoder(teacher).weights}
+    for variable in student.weights:
+        block = re.match(r"block_(\d+)", variable.path)
+        value = weights[variable.path.replace(block[0], f"block_{kept[int(block[1])]}") if block else variable.path]
+        value = value[rows] if variable.path == "embeddings/tokens" else value
+        variable.assign(value[: variable.shape[0]])
+    save_encoder(out, student, spec={"tokens": ((None,), np.int32)}, tokenizer=smaller)
+    print(f"{out}: {student.count_params():,} weights, {len(rows):,} word pieces")
 
 
 def draw_pairs(texts):
@@ -150,6 +186,11 @@ def main():
     corpus = commands.add_parser("corpus")
     corpus.add_argument("wordnet")
     corpus.add_argument("--questions", type=int, default=0, help="number of questions to make and add")
+    student = commands.add_parser("student")
+    student.add_argument("out")
+    student.add_argument("--teacher", default="runs/minilm")
+    student.add_argument("--blocks", type=int, nargs="+", default=[0, 5], help="the teacher's blocks that are kept")
+    student.add_argument("--vocabulary", type=int, default=7500, help="number of word pieces that are kept")
     agreement = commands.add_parser("agreement")
     agreement.add_argument("sms")
     agreement.add_argument("encoders", nargs="*")
@@ -158,6 +199,8 @@ def main():
     keras.utils.set_random_seed(0)
     if asked.command == "corpus":
         write_corpus(asked.wordnet, asked.questions)
+    elif asked.command == "student":
+        write_student(asked.teacher, asked.out, asked.blocks, asked.vocabulary)
     else:
         measure_agreement(asked.sms, asked.encoders, asked.teacher)
 

@@ -245,14 +245,18 @@ class Components(keras.layers.Layer):
         return tf.matmul(tf.cast(features, tf.float32), tf.convert_to_tensor(self.basis))
 
     def adapt(self, features):
-        """Sets the first S components of features (N, D), scaled to unit length; beyond D they are 0."""
+        """Sets the first S components of features (N, D), scaled to unit length; beyond D they are 0.
+
+        All D of them only rotate the features. Then the basis is the identity, so that a student which is made of the
+        teacher's own layers starts near its target.
+        """
+        if min(self.basis.shape) == self.basis.shape[0]:
+            self.basis.assign(np.eye(*self.basis.shape, dtype=np.float32))
+            return
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         vectors = np.linalg.eigh(features.T.astype(np.float64) @ features)[1][:, ::-1]
         vectors *= np.sign(vectors[np.abs(vectors).argmax(0), np.arange(len(vectors))])  # eigenvectors have no sign
-        basis = np.zeros(self.basis.shape, np.float32)
-        count = min(basis.shape)
-        basis[:, :count] = vectors[:, :count]
-        self.basis.assign(basis)
+        self.basis.assign(vectors[:, : self.basis.shape[1]])
 
 
 class Distillation(Objective):

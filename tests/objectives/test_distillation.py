@@ -110,6 +110,8 @@ def test_components_keep_the_cosines_that_their_number_allows(rng):
         made = components(unit).numpy()
         np.testing.assert_allclose(made @ made.T, unit @ unit.T, atol=1e-5)
         np.testing.assert_allclose(made[:, 6:], 0)
+        # All of them are the features themselves: a student that has the teacher's layers need not unlearn them.
+        assert count < 6 or np.array_equal(made[:, :6], unit)
     spread = rng.normal(size=(200, 6)) * [5, 4, 3, 1, 1, 1]
     spread /= np.linalg.norm(spread, axis=1, keepdims=True)
     components = distillation.Components(6, 3)
