@@ -101,7 +101,11 @@ def head(settings, spec=None):
 
 def build(settings, spec, encoder=encoder):
     """Returns the objective; `encoder` may be a functional graph or a function (settings, spec) that makes one."""
-    return MaskedLM(settings, language.chosen_encoder(settings, spec, encoder), head(settings).build())
+    output = head(settings).build()
+    if settings.filled().architecture == "modern":
+        # Its token embeddings have elements of unit size: with a scale of 1 the logits would have a deviation of √D.
+        output.get_layer("output").scale.assign(np.full(settings.filled().width, settings.filled().width ** -0.5))
+    return MaskedLM(settings, language.chosen_encoder(settings, spec, encoder), output)
 
 
 class MaskedLM(Objective):

@@ -57,6 +57,17 @@ def test_uniform_logits_cost_log_v(splits):
     assert float(total / count) == pytest.approx(math.log(data.train.tokenizer.vocabulary), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("module", "architecture"),
+    [(module, each) for module in (causal_lm, masked_lm) for each in module.Settings.ARCHITECTURES],
+)
+def test_an_untrained_network_guesses_uniformly(splits, module, architecture):
+    """Logits of another size make a loss far above that of guessing, and large first gradients."""
+    model, data = made(module, splits, architecture=architecture)
+    total, count = model.batch_loss(batch_of(model, data.train))
+    assert float(total / count) == pytest.approx(math.log(data.train.tokenizer.vocabulary), rel=0.15)
+
+
 def test_the_loss_equals_a_loop(splits):
     model, data = made(causal_lm, splits)
     batch = dict(batch_of(model, data.validation.take(np.arange(8)), size=8))
