@@ -137,7 +137,7 @@ class Embed(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     """Split whose features are written, in the order of the data; all writes the three splits together."""
     out: str = "features.npy"
     """NumPy file (.npy) for the features, a float32 array (N, D). A table of the same name (.tsv) lists the split and
-    index of each row and, if known, its file, caption or class."""
+    index of each row and, if known, its file, caption, class or, of a table, text."""
 
 
 def embed_command(arguments):
@@ -155,7 +155,10 @@ def embed_command(arguments):
     embed = compile_network(encoder)
     parts = Splits._fields if asked.split == "all" else (asked.split,)
     features = [extract_features(embed, getattr(adapted, part)) for part in parts]
-    rows = [row for part, made in zip(parts, features) for row in rows_of(part, getattr(splits, part), len(made))]
+    texts = ("text", "text2") if asked.data.startswith("table:") else ()
+    rows = [
+        row for part, made in zip(parts, features) for row in rows_of(part, getattr(splits, part), len(made), texts)
+    ]
     order = in_order([getattr(splits, part) for part in parts], [len(made) for made in features])
     features, columns = np.concatenate(features)[order], list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, *([rows[row].get(name, "") for name in columns] for row in order)]

@@ -1,6 +1,7 @@
 """The command `predict`: what a fine-tuned encoder predicts, as a table."""
 
 import dataclasses
+import logging
 import pathlib
 from typing import Literal
 
@@ -11,7 +12,8 @@ from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, EncoderArgument, NetworkFlag, OverwriteFlag, parse
 from ssl_keras.cli.rows import in_order, rows_of
 from ssl_keras.data import word_pieces
-from ssl_keras.data.readers.tables import SEPARATOR
+from ssl_keras.data.readers import tables as read_tables
+from ssl_keras.data.readers.file_lists import listed
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream.targeting import tagged
@@ -20,6 +22,8 @@ from ssl_keras.encoders.inputs import context_of
 from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.evaluation.target_scores import THRESHOLD
 from ssl_keras.files import tables
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,8 @@ class Predict(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     """Examples that are predicted: all, in the order of the data, or those of one split."""
     out: str = "predictions.csv"
     """CSV file. Each row has the split and index of an example, its file, caption, class and text if known, and what is
-    predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag."""
+    predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag. For
+    a table, there is a row for each row of the file, and the index is that of the file, whose header is row 1."""
     probabilities: bool = False
     """Add a column with the probability of each class, tag or label."""
 
@@ -52,7 +57,6 @@ def predict_command(arguments):
     rows = [row for part, made in zip(parts, outputs) for row in rows_of(part, getattr(splits, part), len(made), texts)]
     order = in_order([getattr(splits, part) for part in parts], [len(made) for made in outputs])
     known = list(dict.fromkeys(name for row in rows for name in row))
-    about = [[row.get(name, "") for name in known] for row in rows]
     if kind == "tags":
         each = [
             words
@@ -63,11 +67,38 @@ def predict_command(arguments):
     else:
         header, each = {"class": _classes, "number": _numbers, "labels": _labels}[kind](np.concatenate(outputs), names)
         each = [[cells] for cells in each]
+    found = [(rows[row], each[row]) for row in order]
+    if asked.split == "all" and asked.data.startswith("table:"):
+        keys = [key for part in parts for key in _texts_of(getattr(splits, part))]
+        found = _in_file(asked.data, dict(zip((keys[row] for row in order), found)))
     columns = len(header) + (len(names) if asked.probabilities else 0)
     lines = [[*known, *header, *(f"p({name})" for name in names)][: len(known) + columns]]
-    lines += [[*about[row], *cells[:columns]] for row in order for cells in each[row]]
+    for about, predicted in found:
+        cells_of_rows = predicted or [[""] * columns]
+        lines += [[*(about.get(name, "") for name in known), *cells[:columns]] for cells in cells_of_rows]
     tables.write_csv(out, lines)
     print(f"{out}: {len(lines) - 1} predictions of {_described(kind, names)}")
+
+
+def _texts_of(source):
+    """Returns the (text, second text) of each example."""
+    seconds = source.column("text2") if "text2" in source.arrays else [""] * len(source)
+    return zip(source.column("text"), seconds)
+
+
+def _in_file(data, found):
+    """Returns [({column: text}, predictions)] of each row of a table's file, which may repeat a text.
+
+    `found` has these by the texts. A row without a text or, in a table with labels, without a label has no prediction.
+    """
+    rows, missing = [], []
+    for place, texts in read_tables.texts_of_rows(data.removeprefix("table:")):
+        about, predicted = found.get(texts, ({"text": files.printable(texts[0])}, []))
+        rows.append((about | {"row": place.split()[-1]}, predicted))
+        missing += [] if predicted else [place]
+    if missing:
+        log.warning("%s: no prediction for %d rows without a text or a label: %s", data, len(missing), listed(missing))
+    return rows
 
 
 def _described(kind, names):
@@ -92,7 +123,10 @@ def _numbers(outputs, names):
 def _labels(logits, names):
     """Returns (header, rows): the labels whose probability is above 1/2, and the probability of each label."""
     each = scipy.special.expit(logits.astype(np.float64)).round(6).tolist()
-    chosen = [SEPARATOR.join(name for name, is_chosen in zip(names, row) if is_chosen) for row in logits > THRESHOLD]
+    chosen = [
+        read_tables.SEPARATOR.join(name for name, is_chosen in zip(names, row) if is_chosen)
+        for row in logits > THRESHOLD
+    ]
     return ["predicted"], [[labels, *row] for labels, row in zip(chosen, each)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from ssl_keras import encoders, files
 from ssl_keras.cli.flags import EncoderArgument, HeldOut, OverwriteFlag, Positional, RecordFlag, parse
 from ssl_keras.data.ranges import Range
-from ssl_keras.data.readers import folders, image_files, text_files
+from ssl_keras.data.readers import folders, image_files, tables, text_files
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import retrieval
@@ -28,8 +28,8 @@ class Search(EncoderArgument, OverwriteFlag):
     images: str = ""
     """Folder of images to search. Expects an image_text encoder and a text query."""
     texts: str = ""
-    """File of texts to search, one per line. Expects an image as the query of an image_text encoder, and a text as that
-    of an encoder of text."""
+    """Texts to search: a file with one per line, or the texts of a table as table:FILE. Expects an image as the query
+    of an image_text encoder, and a text as that of an encoder of text."""
     count: Annotated[int, Range(1, 200)] = 8
     """Number of results to show."""
     out: str = "found.png"
@@ -59,11 +59,19 @@ def _search_texts(asked):
         retriever = search.TextRetriever(asked.encoder)
         query = retriever.of_query(asked.query)
     for row, similarity in search.nearest(query, retriever.of_texts(texts), asked.count):
-        print(f"{similarity:.3f}  {texts[row]}")
+        print(f"{similarity:.3f}  {files.printable(texts[row])}")
 
 
 def read_texts(path):
-    """Returns the lines of a file that are not empty. Raises ValueError if there are none, or it is not a text file."""
+    """Returns the lines of a file that are not empty, or the texts of `table:FILE` without repetitions.
+
+    Raises:
+        ValueError: There are none, it is not a text file, or it is a table without `table:`.
+    """
+    if path.startswith("table:"):
+        return list(dict.fromkeys(text for _, (text, _) in tables.texts_of_rows(path[6:]) if text))
+    if text_files.ending(pathlib.Path(path)) in (*text_files.JSON, ".csv", ".tsv"):
+        raise ValueError(f"{path} is a table. Expected a file with one text per line. Use --texts table:{path}")
     file = pathlib.Path(os.path.expanduser(path))
     if not file.is_file():
         raise ValueError(f"{path}: no such file. Expected a file with one text per line.")

@@ -47,6 +47,15 @@ def test_all_examples_in_their_order_with_names_and_classes(encoder, tmp_path, r
     assert [row.split("\t")[2] for row in rows] == [name.replace("\t", "\\t") for name in splits.test.column("name")]
 
 
+def test_a_table_of_texts(tmp_path):
+    texts = [f"Who wrote book {i} ?" for i in range(8)]
+    (tmp_path / "t.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    assert main(["embed", "masked_lm-trec", "--data", "table:t.csv", "--split", "all"]) == 0
+    header, *rows = [line.split("\t") for line in (tmp_path / "features.tsv").read_text().splitlines()]
+    assert header == ["split", "row", "text"]
+    assert [row[2] for row in rows] == texts
+
+
 def test_parts_that_are_apart_follow_each_other(rng):
     image = rng.integers(0, 256, (12, 4, 4, 1), np.uint8)
     train, validation, test = from_arrays(image[:9], test=(image[9:], None))

@@ -73,10 +73,36 @@ def test_texts(tmp_path, capsys):
     assert main(["predict", "t", "--data", "table:one.csv", "--out", "one_predicted.csv"]) == 0
     (one,) = read("one_predicted.csv")
     (same,) = (row for row in found if row["text"] == one["text"])
-    assert (one["row"], one["predicted"]) == ("0", same["predicted"])
+    assert (one["row"], one["predicted"]) == ("2", same["predicted"])
     assert float(one["probability"]) == pytest.approx(float(same["probability"]), abs=1e-5)
     assert main(["predict", "t", "--data", "table:one.csv", "--split", "test", "--overwrite"]) == 1
     assert "Expected at least 3 examples. Received: 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "first"),
+    [
+        ("t.csv", 'id,text\n1,Who ?\n2,What ?\n3," Who ?"\n4,\n5,"two\nlines"\n6,=A1\n7,What ?\n', 2),
+        ("t.jsonl", '{"text": "Who ?"}\n{"text": "What ?"}\n{"text": "Who ? "}\n{"text": "", "id": 4}\n', 1),
+    ],
+)
+def test_a_table_has_a_prediction_for_each_row(name, content, first, tmp_path, caplog):
+    """Also where rows repeat a text; a row without a text has none."""
+    made, head = encoders.load_encoder("masked_lm-trec"), Network("classifier_head", features=128, classes=2).build()
+    tokenizer = encoders.load_tokenizer("masked_lm-trec")
+    own = {"spec": {"tokens": ((40,), tf.int32)}, "classes": ("a", "b"), "tokenizer": tokenizer, "context": 40}
+    encoders.save_encoder(tmp_path / "t", made, head=head, **own)
+    pathlib.Path(name).write_text(content)
+    for data in (f"table:{name}", f"table:{name}[text]"):
+        assert main(["predict", "t", "--data", data, "--overwrite"]) == 0
+        found = read("predictions.csv")
+        last = content.replace("two\nlines", "two").count("\n")
+        assert [int(row["row"]) for row in found] == list(range(first, last + 1))
+        assert [row["predicted"] == "" for row in found] == [row["text"] == "" for row in found]
+        assert {key: found[2][key] for key in ("text", "predicted", "probability")} == {
+            key: found[0][key] for key in ("text", "predicted", "probability")
+        }
+        assert f"no prediction for 1 rows without a text or a label: {'row' if first == 2 else 'line'} " in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -32,6 +32,14 @@ def test_what_is_no_text_is_named(tmp_path, content, message):
         read_texts(str(tmp_path / "words.txt"))
 
 
+def test_the_texts_of_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.csv").write_text('label,text\n1,"a red, round ball"\n1,a dog\n2,a dog\n2,\n')
+    assert read_texts("table:words.csv") == ["a red, round ball", "a dog"]
+    with pytest.raises(ValueError, match="words.csv is a table. .* Use --texts table:words.csv"):
+        read_texts("words.csv")
+
+
 TEXTS = ["Who wrote Hamlet ?", "What is the capital of France ?", "How far is the moon ?", "What is H2O ?"]
 
 
@@ -49,6 +57,12 @@ def test_texts_are_found_by_a_text(questions, capsys):
     found = [float(line.split()[0]) for line in lines]
     assert len(found) == 3
     assert found == sorted(found, reverse=True)
+
+
+def test_texts_cannot_forge_a_terminal(tmp_path, capsys):
+    (tmp_path / "texts.txt").write_bytes(b"Who wrote \x1b]0;forged\x07 Hamlet ?\n")
+    assert main(["search", "masked_lm-trec", TEXTS[0], "--texts", str(tmp_path / "texts.txt")]) == 0
+    assert capsys.readouterr().out.endswith("Who wrote \\x1b]0;forged\\x07 Hamlet ?\n")
 
 
 def test_the_encoder_that_ships_finds_texts_by_meaning():

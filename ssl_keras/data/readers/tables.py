@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_keras.data.readers.file_lists import listed
 from ssl_keras.data.readers.text import documents
-from ssl_keras.data.readers.text_files import JSON, ending, json_form, json_rows, read
+from ssl_keras.data.readers.text_files import JSON, ending, json_form, json_rows, read, whole_characters
 from ssl_keras.data.splits import UNUSED, hold_out
 
 SEPARATORS = "\t,;|"
@@ -58,8 +58,7 @@ def load(path, labeled=True):
     """
     path = pathlib.Path(os.path.expanduser(path))
     name = f"table:{path}" if labeled else f"table:{path}[text]"
-    header, rows = with_header(name, path, {"text", "text2", "label"})
-    columns = _columns(name, header, rows)
+    header, rows, columns = _read(name, path)
     if not labeled or columns.label is not None and not any(row[columns.label].strip() for _, row in rows):
         columns = Columns(columns.text, columns.second, None)
     rows, notes = _with_labels(name, rows, columns)
@@ -84,6 +83,28 @@ def load(path, labeled=True):
     return hold_out(source.with_notes(*notes))
 
 
+def texts_of_rows(path):
+    """Returns [(place, (text, second text))] of all rows of a table that `load` reads, in the order of the file.
+
+    Repeated texts are there as often as in the file; a text that is missing is "". A place is "row 2" or "line 1".
+    """
+    path = pathlib.Path(os.path.expanduser(path))
+    if not path.exists():
+        path = path.with_name(path.name.removesuffix("[text]"))
+    _, rows, columns = _read(f"table:{path}", path)
+    return [(place, tuple(whole_characters(text)[0] for text in _texts(row, columns))) for place, row in rows]
+
+
+def _read(name, path):
+    """Returns (the header, the rows, the `Columns`) of a table."""
+    header, rows = with_header(name, path, {"text", "text2", "label"})
+    return header, rows, _columns(name, header, rows)
+
+
+def _texts(row, columns):
+    return row[columns.text].strip(), "" if columns.second is None else row[columns.second].strip()
+
+
 def _with_labels(name, rows, columns):
     """Returns (the rows without those that have a text and no label, a list with a note on these).
 
@@ -104,8 +125,7 @@ def _examples(name, rows, columns):
     """Returns ({(text, second text): [its label in each row]}, number of rows without text)."""
     texts, silent = {}, 0
     for place, row in rows:
-        text = row[columns.text].strip()
-        second = "" if columns.second is None else row[columns.second].strip()
+        text, second = _texts(row, columns)
         label = "" if columns.label is None else row[columns.label].strip()
         if columns.second is not None and not (text and second):
             raise ValueError(
@@ -241,10 +261,12 @@ def _width_error(name, rows, width, expected):
     width = width or (len(rows[0][1]) if rows else 0)
     for number, row in rows:
         if len(row) != width:
-            received = f"{len(row)} parts, {' | '.join(row)[:80]!r}" if expected else f"{len(row)} columns"
+            received = f"{len(row)} {'parts' if expected else 'columns'}, {' | '.join(row)[:80]!r}"
+            if expected:
+                return f"{name}, line {number}: expected {expected}. Received: {received}"
             return (
-                f"{name}, {'line' if expected else 'row'} {number}: expected {expected or f'{width} columns'}. "
-                f"Received: {received}"
+                f"{name}, row {number}: expected as many columns as the header has, {width}. Received: {received}. Put "
+                "quotation marks around a text that contains the separator."
             )
     return None
 
