@@ -88,7 +88,7 @@ def corpus(splits, tokenizer, context, target, tables=()):
         if len(stream) < context + target:
             raise ValueError(
                 f"{source.name} has {len(stream)} tokens, fewer than a window of {context + target}. "
-                "Use a shorter context (--context), or more text."
+                "Use a shorter window (--length, or --context of a new network), or more text."
             )
         unknown.append((_count(stream, tokenizer.unknown), len(stream)))
         if split == "train":

@@ -131,7 +131,8 @@ class RunCallback(keras.callbacks.Callback):
             self._warn("not finite", row["step"], text)
         if len(self.rows) == 1:
             found = [f"{name} is 0" for name in ("loss", "val_loss") if row[name] == 0]
-            found += [f"{name} is 100%" for name, value in row.items() if name.endswith(ACCURACIES) and value == 1]
+            accuracies = [name for name in row if name.startswith("val_") and name.endswith(ACCURACIES)]
+            found += [f"{name} is 100%" for name in accuracies if row[name] == 1]  # few examples are soon learned
             if found:
                 self._warn(
                     "easy",

@@ -144,7 +144,7 @@ def test_incomplete_rows(tmp_path, caplog):
         load(f"table:{tmp_path}/t.csv")
     assert "1 rows have no label and are skipped" in caplog.text
     (tmp_path / "t.csv").write_text("text,label\n" + "a,0\nb,1,c\n" * 9)
-    with pytest.raises(ValueError, match="row 3: expected 2 columns. Received: 3"):
+    with pytest.raises(ValueError, match="row 3: expected as many columns as the header has, 2. Received: 3"):
         load(f"table:{tmp_path}/t.csv")
 
 

@@ -155,7 +155,7 @@ def test_windows_cover_every_token_once():
 
 
 def test_a_corpus_shorter_than_the_window_is_an_error(corpus):
-    with pytest.raises(ValueError, match="fewer than a window of 5001.*shorter context"):
+    with pytest.raises(ValueError, match="fewer than a window of 5001.*shorter window"):
         tokens.corpus(corpus, BPE, 5000, target=1)
 
 
@@ -314,7 +314,7 @@ def test_rows_without_a_label_are_for_pretraining(tmp_path, caplog):
 
 def test_malformed_tables_are_an_error(tmp_path):
     good = "".join(f"a\ttext {i}\n" for i in range(9))
-    with pytest.raises(ValueError, match="row 11: expected 2 columns. Received: 1 columns"):
+    with pytest.raises(ValueError, match="row 11: expected as many columns as the header has, 2. Received: 1 columns"):
         table(tmp_path, "label\ttext\n" + good + "alone\n")
     with pytest.raises(ValueError, match="expected a header with the columns text and label"):
         table(tmp_path, "a,b,c\n1,2,3\n", "h.csv")

@@ -95,7 +95,8 @@ def test_last_weights_are_kept_if_no_loss_was_finite(tmp_path, caplog):
         ({"val_loss": 0.0}, "val_loss is 0 at the first evaluation"),
         ({"loss": 0.0}, "loss is 0 at the first"),
         ({"val_accuracy": 1.0}, "val_accuracy is 100% at"),
-        ({"val_loss": 0.0, "top1": 1.0}, "val_loss is 0 and top1 is 100% at"),
+        ({"val_loss": 0.0, "val_top1": 1.0}, "val_loss is 0 and val_top1 is 100% at"),
+        ({"accuracy": 1.0}, ""),
         ({"val_accuracy": 0.99, "val_codes": 1.0}, ""),
     ],
 )
