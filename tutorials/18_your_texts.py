@@ -60,8 +60,8 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 # %% [markdown]
 # ## Step 1: look at the data
 #
-# Texts and labels come from a table. Ten of each class are labeled; the other training texts are used without their
-# labels. As many validation labels choose everything that is chosen.
+# Texts and labels come from a table. Ten of each class are labeled; all other texts but the held-out ones are used
+# without labels, also rows that have none. As many validation labels choose everything that is chosen.
 
 # %%
 if SMOKE:
@@ -73,10 +73,15 @@ if SMOKE:
     source = hold_out(text.documents("made up", asked, [i // 3 % 2 for i in range(len(asked))], ["place", "person"]))
 else:
     source = load(DATA)
+unlabeled = source
+if DATA.startswith("table:") and not SMOKE:
+    held_out = {*texts_of(source.validation), *texts_of(source.test)}
+    texts = [each for part in load(f"{DATA}[text]") for each in texts_of(part) if each not in held_out]
+    unlabeled = source._replace(train=text.documents(f"{DATA}, all rows", texts))
 name_of_run = f"{cards.read(encoders.find(ENCODER))['name']}-{source.train.short_name}"
 few, validation = few_label_indices(source.train, PER_CLASS, SEED), validation_rows(source.validation, PER_CLASS, SEED)
 labels = [part.column("label") for part in source]
-print(f"Step 1: {len(source.train):,} texts in {len(source.train.classes)} classes, {len(few)} of them labeled")
+print(f"Step 1: {len(unlabeled.train):,} texts in {len(source.train.classes)} classes, {len(few)} of them labeled")
 for row, example in zip(few[:3], texts_of(source.train.take(few[:3]))):
     print(f"        {source.train.classes[labels[0][row]]}: {example}")
 
@@ -122,11 +127,16 @@ print(f"Step 3: {ENCODER}, frozen: {accuracy['frozen']:.1%}")
 # %% [markdown]
 # ## Step 4: pretrain further on your own texts
 #
-# All training texts, without labels. Masked words are what BERT learns from; `sentence` (SimCSE) keeps vectors of
+# All texts that are not held out, without labels. Masked words are what BERT learns from; `sentence` (SimCSE) keeps vectors of
 # sentences far apart. From the command line:
 #
-#     ssl-keras pretrain masked_lm --init english --data table:mine.csv --length 64 --steps 300 --learning-rate 1e-4
-#     ssl-keras pretrain sentence --init english --data table:mine.csv --length 64 --steps 300 --learning-rate 3e-5
+#     ssl-keras pretrain masked_lm --init english --data "table:mine.csv[text]" --length 32 --steps 300 \
+#         --learning-rate 1e-4
+#     ssl-keras pretrain sentence --init english --data "table:mine.csv[text]" --length 32 --steps 300 \
+#         --learning-rate 3e-5
+#
+# `[text]` stands for the texts of all rows. The commands hold out others than those of the labeled table; this script
+# does not learn from the latter.
 
 # %%
 short = {"steps": 4, "batch_size": 16, "warmup": 1} if SMOKE else {"steps": 300, "batch_size": 32, "warmup": 30}
@@ -135,7 +145,7 @@ for name, (objective, rate) in further.items():
     training = dataclasses.replace(
         objective.DEFAULTS, **short, **RUNS, epochs=0, learning_rate=rate, init=ENCODER, run=f"{name}-{name_of_run}"
     )
-    outcome = pretrain(name, objective.Settings(length=16 if SMOKE else 64), training, data=source)
+    outcome = pretrain(name, objective.Settings(length=16 if SMOKE else 32), training, data=unlabeled)
     accuracy[f"{name}, frozen"] = probe(features_of(outcome["folder"]))
     print(f"Step 4: {name} on these texts, frozen: {accuracy[f'{name}, frozen']:.1%}")
 
