@@ -158,15 +158,18 @@ class RunCallback(keras.callbacks.Callback):
         return request
 
     def finish(self, objective):
-        """Loads the best weights; returns the outcome."""
+        """Loads the best weights; returns the outcome: metrics of the last evaluation, and the best of what chose."""
         step = int(objective.step.numpy())
         last = {k: float(v) for k, v in self.rows[-1].items()} if self.rows else {}
         best_step, best = self.notes["best_step"], self.notes["best"]
+        metric, chosen = objective.best_metric, {}
         if best is None and last:
             log.warning("%s: no validation loss was finite. Keeping the last weights.", self.folder)
         if best is None or not self.checkpoints.restore_best(objective):
             loss = last.get("val_loss")
             best_step, best = step, loss if _is_finite(loss) else None
+        elif metric:
+            chosen = {f"best_val_{metric}": self.notes["score"]}
         warnings = [text for _, text in self.notes["warnings"]]
         return (
             last
@@ -175,6 +178,7 @@ class RunCallback(keras.callbacks.Callback):
             | {
                 "step": step,
                 "best_step": best_step,
+                **chosen,
                 "best_val_loss": best,
                 "seconds": round(self.notes["seconds"], 1),
                 "stopped_early": step < self.total,

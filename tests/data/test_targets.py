@@ -201,3 +201,11 @@ def test_files_of_a_folder_are_splits(tmp_path):
         load(f"tags:{tmp_path.parent}")
     with pytest.raises(ValueError, match="no such file or folder"):
         load(f"tags:{tmp_path}/nothing")
+
+
+def test_a_column_of_zeros_and_ones_with_empty_cells_is_named(tmp_path):
+    rows = [f"text {i},{i % 2}.0,{float(i % 3 == 0)},{'' if i == 6 else i % 2}" for i in range(20)]
+    (tmp_path / "t.csv").write_text("text,odd,third,other\n" + "\n".join(rows) + "\n")
+    source = load(f"table:{tmp_path}/t.csv").train
+    assert source.classes == ("odd", "third")
+    assert "other has only 0 and 1, but 1 empty cells. To read it as a label, fill these in" in source.notes

@@ -139,6 +139,7 @@ def test_the_weights_of_the_highest_accuracy_are_kept(quick):
     steps = [int(row["step"]) for row in rows]
     best = max(step for step, accuracy in zip(steps, accuracies) if accuracy == max(accuracies))
     assert outcome["best_step"] == best
+    assert outcome["best_val_accuracy"] == max(accuracies)
     assert steps[int(np.argmin(losses))] != best  # the lowest loss would have kept others
 
 

@@ -83,7 +83,7 @@ def test_patience_counts_non_finite_losses(tmp_path):
 
 def test_last_weights_are_kept_if_no_loss_was_finite(tmp_path, caplog):
     keeper, _ = intervals(tmp_path, [NAN, NAN])
-    outcome = keeper.finish(types.SimpleNamespace(step=tf.Variable(2)))
+    outcome = keeper.finish(types.SimpleNamespace(step=tf.Variable(2), best_metric=None))
     assert (outcome["best_step"], outcome["best_val_loss"]) == (2, None)
     assert "no validation loss was finite" in caplog.text
     assert len(outcome["warnings"]) == 1

@@ -23,7 +23,7 @@ SEPARATORS = "\t,;|"
 SEP_LINE = re.compile(r'\s*"?sep=([^\w\s"\\]|\t)"?[^\S\n]*\r?\n', re.IGNORECASE)  # written by Excel
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 SEPARATOR = ";"  # between several labels of a text
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}  # what a column of 0 and 1 contains
+FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # what a column of 0 and 1 contains
 ABSENT = {"nan", "null", "none", "na", "n/a", "<na>"}  # written for missing values
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # CSV dialects to try: the standard one, one with spaces before quotation marks, and one that escapes them as \".
@@ -72,7 +72,7 @@ def load(path, labeled=True):
     first = [labels[0] for labels in examples.values()]
     classes = sorted(set(first)) if columns.label is not None else []
     number = {each: index for index, each in enumerate(classes)}
-    notes += [*_unused_notes(header, columns), *_spelling_notes(classes), *quotation_notes(texts)]
+    notes += [*_unused_notes(header, columns, rows), *_spelling_notes(classes), *quotation_notes(texts)]
     names = [header[index] for index in columns.labels]
     source = documents(name, list(texts), [number[each] for each in first] if classes else None, classes or names)
     if columns.second is not None:
@@ -162,14 +162,20 @@ def _are_flags(rows, index):
     return all(row[index].strip().lower() in FLAGS for _, row in rows)
 
 
-def _unused_notes(header, columns):
-    """Returns a tuple with a note on columns that are not read; empty if there are none."""
+def _unused_notes(header, columns, rows):
+    """Returns notes on columns that are not read, and why some of 0 and 1 are not."""
     used = {columns.text, columns.second, columns.label, *columns.labels}
-    others = [column for index, column in enumerate(header) if index not in used and column]
+    others = {index: column for index, column in enumerate(header) if index not in used and column}
     if not others:
-        return ()
+        return []
     advice = "" if "label" in header or columns.labels else ". If one has the labels, rename it to label"
-    return (f"{UNUSED}: {listed(others)}{advice}",)
+    notes = [f"{UNUSED}: {listed(others.values())}{advice}"]
+    for index, column in others.items() if columns.label is None else ():
+        cells = [row[index].strip().lower() for _, row in rows]
+        empty = cells.count("")
+        if 0 < empty < len(cells) and all(cell in FLAGS for cell in cells if cell):
+            notes.append(f"{column} has only 0 and 1, but {empty} empty cells. To read it as a label, fill these in")
+    return notes
 
 
 def _spelling_notes(classes):
