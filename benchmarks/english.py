@@ -7,7 +7,7 @@
         --epochs 6 --learning-rate 5e-4 --warmup 200 --run english
     ssl-keras export runs/english --float16 --out saved_models/english
     ssl-keras pretrain masked_lm $SAME --tokenizer saved_models/english/tokenizer.json --length 64 --batch-size 64 \
-        --epochs 3 --run english-masked
+        --epochs 2 --run english-masked
     python benchmarks/english.py agreement SMSSpamCollection saved_models/english runs/english-masked
 
 with SAME="--data table:english.jsonl --architecture bert --layers 2 --heads 12 --width 384 --context 128 --batch-size
