@@ -4,14 +4,14 @@
     python benchmarks/english.py corpus wordnet.txt --questions 30000        # english.jsonl, 15 MB
     python benchmarks/english.py student runs/student                        # two of its blocks, 7,500 word pieces
     ssl-keras pretrain distillation $SAME --teacher runs/minilm --init runs/student --loss components \
-        --epochs 6 --learning-rate 5e-4 --warmup 200 --run english
+        --batch-size 256 --epochs 6 --learning-rate 5e-4 --warmup 200 --run english
     ssl-keras export runs/english --float16 --out saved_models/english
     ssl-keras pretrain masked_lm $SAME --tokenizer saved_models/english/tokenizer.json --length 64 --batch-size 64 \
         --epochs 2 --run english-masked
     python benchmarks/english.py agreement SMSSpamCollection saved_models/english runs/english-masked
 
-with SAME="--data table:english.jsonl --architecture bert --layers 2 --heads 12 --width 384 --context 128 --batch-size
-256 --precision mixed_bfloat16". On 2 cores the teacher's features take half an hour, and distillation an hour.
+with SAME="--data table:english.jsonl --architecture bert --layers 2 --heads 12 --width 384 --context 128 --precision
+mixed_bfloat16". On 2 cores the teacher's features take half an hour, and distillation an hour.
 
 corpus: the lines of WordNet (`wordnet.txt`: its definitions and example sentences, one per line) and the paragraphs of
 Python's help topics, without repetitions. `--questions` adds questions, each an opening and the first words of a line,

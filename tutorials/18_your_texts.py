@@ -127,8 +127,8 @@ print(f"Step 3: {ENCODER}, frozen: {accuracy['frozen']:.1%}")
 # %% [markdown]
 # ## Step 4: pretrain further on your own texts
 #
-# All texts that are not held out, without labels. Masked words are what BERT learns from; `sentence` (SimCSE) keeps vectors of
-# sentences far apart. From the command line:
+# All texts that are not held out, without labels. Masked words are what BERT learns from; `sentence` (SimCSE) keeps
+# vectors of sentences far apart. From the command line:
 #
 #     ssl-keras pretrain masked_lm --init english --data "table:mine.csv[text]" --length 32 --steps 300 \
 #         --learning-rate 1e-4

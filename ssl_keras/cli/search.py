@@ -69,7 +69,11 @@ def read_texts(path):
         ValueError: There are none, it is not a text file, or it is a table without `table:`.
     """
     if path.startswith("table:"):
-        return list(dict.fromkeys(text for _, (text, _) in tables.texts_of_rows(path[6:]) if text))
+        rows = tables.texts_of_rows(path.removeprefix("table:"))
+        texts = list(dict.fromkeys(text for _, (text, _) in rows if text))
+        if not texts:
+            raise ValueError(f"{path} contains no text. Expected a text in at least one row.")
+        return texts
     if text_files.ending(pathlib.Path(path)) in (*text_files.JSON, ".csv", ".tsv"):
         raise ValueError(f"{path} is a table. Expected a file with one text per line. Use --texts table:{path}")
     file = pathlib.Path(os.path.expanduser(path))

@@ -38,6 +38,9 @@ def test_the_texts_of_a_table(tmp_path, monkeypatch):
     assert read_texts("table:words.csv") == ["a red, round ball", "a dog"]
     with pytest.raises(ValueError, match="words.csv is a table. .* Use --texts table:words.csv"):
         read_texts("words.csv")
+    (tmp_path / "empty.csv").write_text("label,text\n1,\n")
+    with pytest.raises(ValueError, match="table:empty.csv contains no text"):
+        read_texts("table:empty.csv")
 
 
 TEXTS = ["Who wrote Hamlet ?", "What is the capital of France ?", "How far is the moon ?", "What is H2O ?"]
