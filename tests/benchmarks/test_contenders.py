@@ -1,20 +1,13 @@
 """What side-by-side measurements share."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
-
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "contenders.py"
+import scripts
 
 
 @pytest.fixture(scope="module")
 def contenders():
-    found = importlib.util.spec_from_file_location("contenders", PATH)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return scripts.benchmark("contenders")
 
 
 @pytest.mark.parametrize(("count", "left_out"), [(1, 0), (3, 0), (5, 0), (8, 0), (9, 1), (12, 2), (21, 5)])

@@ -1,27 +1,23 @@
 """The smaller copy of a teacher, from which the small English encoder starts."""
 
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
+import scripts
 
 from ssl_keras import encoders
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.inference.search import TextRetriever
 from ssl_keras.networks import Network
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "english.py"
 LINES = ["who saw the red house", "the house of a king", "a king was seen", "red and green", "who was the king of rome"]
 
 
 @pytest.fixture(scope="module")
 def english():
-    found = importlib.util.spec_from_file_location("english", PATH)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return scripts.benchmark("english")
 
 
 @pytest.fixture(scope="module")

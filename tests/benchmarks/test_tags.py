@@ -1,19 +1,12 @@
 """The constructed corpus of tags: what a table of words cannot know."""
 
-import importlib.util
-import pathlib
-
 import pytest
-
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "tags.py"
+import scripts
 
 
 @pytest.fixture(scope="module")
 def tags():
-    found = importlib.util.spec_from_file_location("tags", PATH)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return scripts.benchmark("tags")
 
 
 def test_tags_depend_on_neighbors_and_half_of_the_words_are_new(tags):
