@@ -39,6 +39,7 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
 import numpy as np
+from measuring import Records
 from PIL import Image
 from scipy import stats
 
@@ -140,26 +141,9 @@ OBJECTIVES = {
 }
 
 
-class Results:
-    """The file of results: {"about", "plans", "runs", "untrained", "baselines", "correlations"}."""
-
-    def __init__(self, path):
-        self.path = path
-        self.values = json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-    def add(self, part, key, measure):
-        """Measures an entry, unless it is known, and writes the file; returns the entry."""
-        entries = self.values.setdefault(part, {})
-        if key not in entries:
-            entries[key] = measure()
-            files.write_json(self.path, self.values)
-            print(part, key, entries[key], flush=True)
-        return entries[key]
-
-
 def measure_run(results, runs, name, key, asked):
     """Measures an objective on a dataset with one seed, and its untrained network."""
-    if key in results.values.get("runs", {}):
+    if results.get("runs", key):
         return
 
     def plan():
@@ -168,16 +152,16 @@ def measure_run(results, runs, name, key, asked):
         every = max(1, steps // EVALUATIONS)
         return {"steps": every * (steps // every), "every": every, "step": speed.step, "overhead": speed.overhead}
 
-    known = results.add("plans", key, plan)
+    known = results.once(plan, "plans", key)
     if not runs.encoder(name, pilot=True).exists():
         runs.pilot(name)
-    results.add("untrained", key, lambda: untrained(runs.yardstick, runs.encoder(name, pilot=True), runs.seed))
+    results.once(lambda: untrained(runs.yardstick, runs.encoder(name, pilot=True), runs.seed), "untrained", key)
 
     def train():
         measured = runs.train(name, known["steps"], known["every"], known["step"])
         return measured | {"steps": known["steps"], "command": runs.command(name, known["steps"], known["every"])}
 
-    results.add("runs", key, train)
+    results.once(train, "runs", key)
 
 
 def measure_data(results, kind, data, asked):
@@ -189,7 +173,7 @@ def measure_data(results, kind, data, asked):
             print(f"{data}, {name}: this version has no such objective, so it is left out.", flush=True)
     splits = DATA[kind][data]()
     yardstick = Yardstick(splits, PER_CLASS, LABEL_SEEDS, views=True)
-    results.add("baselines", data, lambda: dict([yardstick.of_baseline()]))
+    results.once(lambda: dict([yardstick.of_baseline()]), "baselines", data)
     for seed in SEEDS[:1] if asked.smoke else SEEDS:
         for arm in arms[:1] if asked.smoke else arms:
             folder = WORK / ("smoke" if asked.smoke else "runs") / f"{data}-{seed}"
@@ -230,25 +214,22 @@ def main():
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     files.make_folder(WORK)
-    results = Results(WORK / "smoke.json" if asked.smoke else HERE.with_suffix(".json"))
+    results = Records(WORK / "smoke.json" if asked.smoke else HERE.with_suffix(".json"))
     about = {
         "minutes": asked.minutes,
         "per_class": PER_CLASS,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    results.add("about", "settings", lambda: about)
-    if results.values["about"]["settings"]["minutes"] != asked.minutes:
-        sys.exit(
-            f"{results.path} has runs of {results.values['about']['settings']['minutes']:g} minutes. Move it away."
-        )
+    known = results.once(lambda: about, "about")
+    if known["minutes"] != asked.minutes:
+        sys.exit(f"{results.path} has runs of {known['minutes']:g} minutes. Move it away.")
     for kind in [asked.kind] if asked.kind else DATA:
         for data in list(DATA[kind])[:1] if asked.smoke else DATA[kind]:
             if asked.data in (None, data):
                 measure_data(results, kind, data, asked)
-    results.values["correlations"] = correlations(results.values.get("runs", {}))
-    files.write_json(results.path, results.values)
-    print(json.dumps(results.values["correlations"], indent=2))
+    results.add(correlations(results.get("runs") or {}), "correlations")
+    print(json.dumps(results.get("correlations"), indent=2))
 
 
 if __name__ == "__main__":

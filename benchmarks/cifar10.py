@@ -15,11 +15,9 @@ training with crops, flips and shifts, whose learning rate and length are chosen
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
@@ -30,15 +28,14 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 # isort: split
 import numpy as np
 import tensorflow as tf
+from measuring import Records, steps_within
 
-from ssl_keras import files, objectives
+from ssl_keras import objectives
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.downstream import grids, report
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective
 
 NETWORK = {"network": "cnn", "width": 16, "pool_grid": 2}  # small, so that ten minutes are many steps
 CHANGED = {"crop": 0.3, "flip": True, "color": 0.5, "gray": 0.2}
@@ -49,33 +46,7 @@ SETTINGS = {
 }
 SEEDS = (0, 1, 2)
 GRID = grids.Grid((1e-3, 3e-3), (150, 400), (6, 20), 64, 128, (Augmentation(crop=0.5, flip=True, shift=0.1),))
-MEASURED_STEPS = 30
-RESULT = HERE.with_suffix(".json")
-
-
-def steps_within(name, settings, training, splits, seconds):
-    """Returns the number of training steps that fit into the time, from a measured rate."""
-    module = objectives.module(name)
-    settings, splits = module.prepare(settings, splits)
-    objective = module.build(settings, splits.train.spec())
-    compile_objective(objective, dataclasses.replace(training, steps=1000), splits)
-    batches = Batches(splits.train, training.batch_size, preprocess=objective.preprocess)
-    objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0)
-    started = time.perf_counter()
-    objective.fit(batches.dataset(3), steps_per_epoch=MEASURED_STEPS, verbose=0)
-    return max(1, int(seconds * MEASURED_STEPS / (time.perf_counter() - started)))
-
-
-def results():
-    """Returns the content of the file."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {"steps": {}, "pretraining": {}, "tables": {}}
-
-
-def note(part, key, value):
-    """Adds to the file, where another of these scripts may have written in between."""
-    known = results()
-    known[part][key] = value
-    files.write_json(RESULT, known)
+RECORDS = Records(HERE.with_suffix(".json"))
 
 
 def asked_of(name):
@@ -87,13 +58,13 @@ def asked_of(name):
 def pretrained(name, seed, splits):
     """Pretrains an encoder for the recorded number of steps, or resumes it; returns its folder."""
     settings, training = asked_of(name)
-    steps = results()["steps"][name]
+    steps = RECORDS.get("steps", name)
     training = dataclasses.replace(
         training, steps=steps, eval_every=max(1, steps // 10), seed=seed, run=f"cifar10-{name}-{seed}", resume=True
     )
-    if f"{name}, seed {seed}" not in results()["pretraining"]:
+    if RECORDS.get("pretraining", f"{name}, seed {seed}") is None:
         outcome = pretrain(name, settings, training, data=splits)
-        note("pretraining", f"{name}, seed {seed}", {k: outcome[k] for k in ("seconds", "test_loss")})
+        RECORDS.add({k: outcome[k] for k in ("seconds", "test_loss")}, "pretraining", f"{name}, seed {seed}")
     return f"runs/{training.run}"
 
 
@@ -128,16 +99,17 @@ def main():
     splits = load(asked.data)
     per_class = len(splits.train) // (10 * len(splits.train.classes))  # 10% of the labels
     for name in asked.objectives:
-        if name not in results()["steps"]:
-            note("steps", name, steps_within(name, *asked_of(name), splits, 60 * asked.minutes))
+        settings, training = asked_of(name)
+        module = objectives.module(name)
+        RECORDS.once(lambda at=(module, settings, training): steps_within(asked.minutes, *at, splits), "steps", name)
     if asked.only_measure:
         return
     for seed in asked.seeds:
         encoders = [pretrained(name, seed, splits) for name in asked.objectives]
-        if str(seed) not in results()["tables"] and not asked.only_pretrain:
-            note("tables", str(seed), evaluate(encoders, splits, (per_class,), (seed,), grid=GRID))
-    if results()["tables"]:
-        print(report.markdown(summary(results()["tables"])))
+        if RECORDS.get("tables", str(seed)) is None and not asked.only_pretrain:
+            RECORDS.add(evaluate(encoders, splits, (per_class,), (seed,), grid=GRID), "tables", str(seed))
+    if RECORDS.get("tables"):
+        print(report.markdown(summary(RECORDS.get("tables"))))
 
 
 if __name__ == "__main__":

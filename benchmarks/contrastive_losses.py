@@ -12,11 +12,9 @@ the defaults of its loss; nothing is chosen. `--smoke` runs each arm for a few s
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
@@ -26,15 +24,14 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
 import numpy as np
+from measuring import Records, steps_within
 
-from ssl_keras import encoders, files
-from ssl_keras.data.batches import Batches
+from ssl_keras import encoders
 from ssl_keras.data.sources import load
 from ssl_keras.evaluation import collapse, probes
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.objectives import contrastive
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective
 
 NETWORK = {"network": "cnn", "width": 48}  # 0.8M parameters
 MULTI_CROP = {"local_views": 4}
@@ -44,52 +41,25 @@ LOSSES = {
     "lejepa": {"loss": "lejepa"},
 }
 ARMS = LOSSES | {f"{name}, multi-crop": options | MULTI_CROP for name, options in LOSSES.items()}
-MEASURED_STEPS = 30
-RESULT = HERE.with_suffix(".json")
-
-
-def results():
-    """Returns {data: {minutes: {arm: {"steps": …, seed: {"knn", "rankme", "seconds"}}}}}."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {}
-
-
-def arm_of(data, minutes, arm):
-    """Returns what is recorded of an arm."""
-    return results().get(data, {}).get(minutes, {}).get(arm, {})
-
-
-def note(data, minutes, arm, key, value):
-    """Adds to the file, where another of these scripts may have written in between."""
-    known = results()
-    known.setdefault(data, {}).setdefault(minutes, {}).setdefault(arm, {})[key] = value
-    files.write_json(RESULT, known)
-
-
-def steps_within(settings, splits, seconds):
-    """Returns the number of training steps that fit into the time, from a measured rate."""
-    objective = contrastive.build(settings, splits.train.spec())
-    compile_objective(objective, dataclasses.replace(contrastive.DEFAULTS, epochs=0, steps=1000), splits)
-    batches = Batches(splits.train, contrastive.DEFAULTS.batch_size, preprocess=objective.preprocess)
-    objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0)
-    started = time.perf_counter()
-    objective.fit(batches.dataset(3), steps_per_epoch=MEASURED_STEPS, verbose=0)
-    return max(1, int(seconds * MEASURED_STEPS / (time.perf_counter() - started)))
+RECORDS = Records(HERE.with_suffix(".json"))  # {data: {minutes: {arm: {"steps", seed: {"knn", "rankme", …}}}}}
 
 
 def measure(asked, splits, arm, seed):
     """Pretrains, or resumes it; returns {"knn", "rankme", "seconds", "steps"}."""
     settings, minutes = contrastive.Settings(**NETWORK, **ARMS[arm]), f"{asked.minutes:g}"
-    steps = 3 if asked.smoke else arm_of(asked.data, minutes, arm).get("steps")
-    if steps is None:
-        steps = steps_within(settings, splits, 60 * asked.minutes)
-        note(asked.data, minutes, arm, "steps", steps)
+    training = dataclasses.replace(contrastive.DEFAULTS, data=asked.data, epochs=0)
+    if asked.smoke:
+        steps = 3
+    else:
+        steps = RECORDS.once(
+            lambda: steps_within(asked.minutes, contrastive, settings, training, splits),
+            *(asked.data, minutes, arm, "steps"),
+        )
     smoke = "smoke-" * asked.smoke
     training = dataclasses.replace(
-        contrastive.DEFAULTS,
-        data=asked.data,
-        epochs=0,
+        training,
         steps=steps,
-        warmup=min(contrastive.DEFAULTS.warmup, max(1, steps // 10)),
+        warmup=min(training.warmup, max(1, steps // 10)),
         seed=seed,
         tensorboard=False,
         resume=True,
@@ -136,10 +106,11 @@ def main():
         for arm in asked.arms:
             if asked.smoke:
                 print(arm, measure(asked, splits, arm, seed), flush=True)
-            elif str(seed) not in arm_of(asked.data, minutes, arm):
-                note(asked.data, minutes, arm, str(seed), measure(asked, splits, arm, seed))
+            else:
+                place = asked.data, minutes, arm, str(seed)
+                RECORDS.once(lambda at=(arm, seed): measure(asked, splits, *at), *place)
     if not asked.smoke:
-        print(table(results()[asked.data][minutes]))
+        print(table(RECORDS.get(asked.data, minutes)))
 
 
 if __name__ == "__main__":

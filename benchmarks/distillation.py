@@ -20,7 +20,6 @@ it is there; recorded numbers are not measured again, and an interrupted run res
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -35,10 +34,10 @@ import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
 import keras
+from measuring import Records, seconds_per_step
 
-from ssl_keras import encoders, files, objectives
+from ssl_keras import encoders, objectives
 from ssl_keras.data.augment_images import Augmentation
-from ssl_keras.data.batches import Batches
 from ssl_keras.data.sources import load
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation import probes
@@ -46,13 +45,11 @@ from ssl_keras.evaluation.features import extract_features
 from ssl_keras.objectives import contrastive
 from ssl_keras.objectives.distillation import LOSSES
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective
 
 TEACHER = "contrastive-fashion_mnist"
 STUDENT = {"network": "cnn", "pool_grid": 2}
 WIDTH, NARROW = 23, 4  # channels of the student's first stage; those of --smoke
 LARGEST = 1 / 4  # parameters of the student, as a fraction of the teacher's
-MEASURED_STEPS = 60
 FEW = 3  # steps of each run of --smoke
 
 
@@ -87,20 +84,14 @@ def training_of(objective, **changes):
     return dataclasses.replace(defaults, epochs=0, report_every=0, tensorboard=False, **changes)
 
 
-def speed(run, splits, count):
-    """Returns the number of training steps per minute, from `count` steps, and the minutes of preparing the data."""
-    module, training = objectives.module(run.objective), training_of(run.objective, steps=1000)
+def speed(run, splits):
+    """Returns the number of training steps per minute, and the minutes of preparing the data."""
+    module, training = objectives.module(run.objective), training_of(run.objective)
     started = time.perf_counter()
     settings, splits = module.prepare(run.settings, splits)
-    preparation = time.perf_counter() - started
-    model = module.build(settings, splits.train.spec())
-    compile_objective(model, training, splits)
-    batches = Batches(splits.train, training.batch_size, preprocess=model.preprocess)
-    model.fit(batches.dataset(), steps_per_epoch=FEW, verbose=0)
-    started = time.perf_counter()
-    model.fit(batches.dataset(FEW), steps_per_epoch=count, verbose=0)
-    per_minute = 60 * count / (time.perf_counter() - started)
-    return {"steps per minute": per_minute, "preparation, minutes": preparation / 60}
+    preparation = (time.perf_counter() - started) / 60
+    per_minute = 60 / seconds_per_step(module, settings, training, splits)
+    return {"steps per minute": per_minute, "preparation, minutes": preparation}
 
 
 def knn(network, splits):
@@ -108,22 +99,6 @@ def knn(network, splits):
     train, test = splits.train, splits.test
     train_x, test_x = (extract_features(network, part) for part in (train, test))
     return probes.knn(train_x, train.column("label"), test_x, test.column("label"))
-
-
-class Results:
-    """The file of results, which is written after each of them."""
-
-    def __init__(self, path):
-        self.path = path
-        self.content = json.loads(path.read_text()) if path.exists() else {}
-
-    def once(self, key, measure):
-        """Returns the recorded value of a key, or measures and records it."""
-        if key not in self.content:
-            self.content[key] = measure()
-            files.write_json(self.path, self.content)
-            print(f"{key}: {self.content[key]}", flush=True)
-        return self.content[key]
 
 
 def train_and_measure(run, steps, splits, folder):
@@ -147,13 +122,14 @@ def main():
     parser.add_argument("--minutes", type=float, default=15.0, help="of training each student")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES[:1], help="of distillation")
+    parser.add_argument("--only", nargs="*", metavar="ROW", help='such as "contrastive, seed 1"; the others come later')
     parser.add_argument("--runs", default="runs/distillation", help="folder of the runs")
     parser.add_argument("--smoke", action="store_true", help="digits, a few steps, nothing is kept")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if asked.smoke:
             asked.runs, asked.seeds = scratch, asked.seeds[:1]
-        measure(asked, Results(pathlib.Path(scratch, "results.json") if asked.smoke else HERE.with_suffix(".json")))
+        measure(asked, Records(pathlib.Path(scratch, "results.json") if asked.smoke else HERE.with_suffix(".json")))
 
 
 def runs_of(asked, width, longer):
@@ -164,27 +140,28 @@ def runs_of(asked, width, longer):
             settings = settings_of("distillation", width, loss)
             made.append(Run(f"distillation, {loss}", "distillation", settings, asked.minutes, seed))
         made.append(Run("contrastive", "contrastive", small, asked.minutes, seed))
-    return [*made, Run("contrastive, longer", "contrastive", small, longer, 0)]
+    made.append(Run("contrastive, longer", "contrastive", small, longer, 0))
+    return [run for run in made if not asked.only or run.key in asked.only]
 
 
 def measure(asked, results):
     """Measures all that the file does not have yet."""
-    width, steps_timed = (NARROW, FEW) if asked.smoke else (WIDTH, MEASURED_STEPS)
+    width = NARROW if asked.smoke else WIDTH
     splits = load("digits" if asked.smoke else "tfds:fashion_mnist")
     card = cards.read(encoders.find(TEACHER))
     keras.utils.set_random_seed(0)
     network = contrastive.encoder(settings_of("contrastive", width), splits.train.spec()).build()
     parameters = network.count_params()
     assert parameters <= LARGEST * card["parameters"], (parameters, card["parameters"])
-    results.once("parameters", lambda: {"teacher": card["parameters"], "student": parameters})
-    results.once("teacher", lambda: {"kNN": knn(encoders.load_encoder(TEACHER), splits)})
-    results.once("random init", lambda: {"kNN": knn(network, splits)})
+    results.once(lambda: {"teacher": card["parameters"], "student": parameters}, "parameters")
+    results.once(lambda: {"kNN": knn(encoders.load_encoder(TEACHER), splits)}, "teacher")
+    results.once(lambda: {"kNN": knn(network, splits)}, "random init")
     longer = asked.minutes + card["trained_by"]["outcome"]["seconds"] / 60
     for run in runs_of(asked, width, longer):
-        known = results.once(f"{run.objective}, speed", lambda run=run: speed(run, splits, steps_timed))
+        known = results.once(lambda run=run: speed(run, splits), f"{run.objective}, speed")
         steps = int((run.minutes - known["preparation, minutes"]) * known["steps per minute"])
         steps = FEW if asked.smoke else max(1, steps)
-        results.once(run.key, lambda run=run, steps=steps: train_and_measure(run, steps, splits, asked.runs))
+        results.once(lambda at=(run, steps): train_and_measure(*at, splits, asked.runs), run.key)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ An arm takes, on 2 cores and Fashion-MNIST, about 40 s without and 6 minutes wit
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -25,13 +24,12 @@ sys.path.insert(0, str(HERE.parents[1]))
 import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
-import numpy as np
+from measuring import Records, summary
 
-from ssl_keras import encoders, files
+from ssl_keras import encoders
 from ssl_keras.data.sources import load
 from ssl_keras.downstream import finetune
 from ssl_keras.encoders import card as cards
-from ssl_keras.evaluation.paired import paired_difference
 from ssl_keras.objectives import freematch
 
 VIEWS = {"flip": True, "shift": 0.07}
@@ -48,20 +46,7 @@ ARMS = {
 }
 SUPERVISED = dataclasses.replace(finetune.DEFAULTS, steps=400, schedule="cosine", final_rate=0.0)
 SEMI_SUPERVISED = freematch.DEFAULTS
-RESULT = HERE.with_suffix(".json")
-
-
-def results(path=RESULT):
-    """Returns {data and encoder: {labels per class: {arm: {label seed: {"accuracy", "seconds", "steps"}}}}}."""
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-
-def note(data, per_class, arm, outcomes, path=RESULT):
-    """Adds {label seed: outcome} of an arm to the file, where another of these scripts may have written in between."""
-    known = results(path)
-    arms = known.setdefault(data, {}).setdefault(str(per_class), {})
-    arms.setdefault(arm, {}).update({str(seed): outcome for seed, outcome in outcomes.items()})
-    files.write_json(path, known)
+RECORDS = Records(HERE.with_suffix(".json"))  # {data and encoder: {labels per class: {arm: {label seed: …}}}}
 
 
 def measure(asked, splits, arm, seed):
@@ -88,23 +73,6 @@ def measure(asked, splits, arm, seed):
     return found | {key: outcome[key] for key in ("used_fraction", "val_pseudo_accuracy") if key in outcome}
 
 
-def summary(arms, baseline="scratch"):
-    """Returns Markdown: mean ± standard deviation over label seeds, and the paired difference to the baseline."""
-    lines = [f"| arm | test accuracy, % | difference to {baseline} | seeds |", "|---|---:|---:|---:|"]
-    for arm, seeds in arms.items():
-        scores = [100 * each["accuracy"] for each in seeds.values()]
-        sd = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
-        shared = [seed for seed in seeds if seed in arms.get(baseline, {})]
-        text = "–"
-        if shared and arm != baseline:
-            found = paired_difference(*([100 * arms[a][seed]["accuracy"] for seed in shared] for a in (arm, baseline)))
-            text = f"{found.mean:+.1f}" + (
-                "" if found.interval is None else " [{:+.1f}, {:+.1f}]".format(*found.interval)
-            )
-        lines.append(f"| {arm} | {np.mean(scores):.1f}{sd} | {text} | {len(scores)} |")
-    return "\n".join(lines)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="tfds:fashion_mnist", help="labeled images")
@@ -116,15 +84,15 @@ def main():
     asked = parser.parse_args()
     splits = load(asked.data)
     name = cards.read(encoders.find(asked.encoder))["name"]
-    key = f"{splits.train.short_name}, {name}"
+    key, per_class = f"{splits.train.short_name}, {name}", str(asked.per_class)
     for seed in asked.seeds:
         for arm in asked.arms:
             if asked.smoke:
                 print(arm, measure(asked, splits, arm, seed))
-            elif str(seed) not in results().get(key, {}).get(str(asked.per_class), {}).get(arm, {}):
-                note(key, asked.per_class, arm, {seed: measure(asked, splits, arm, seed)})
+            else:
+                RECORDS.once(lambda at=(arm, seed): measure(asked, splits, *at), key, per_class, arm, str(seed))
     if not asked.smoke:
-        print(summary(results()[key][str(asked.per_class)]))
+        print(summary(RECORDS.get(key, per_class), "scratch"))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from ssl_keras.startup import start_tensorflow
 start_tensorflow()
 
 import numpy as np
-from few_labels import note, results, summary
+from measuring import Records, summary
 
 from ssl_keras import encoders
 from ssl_keras.data.sources import load
@@ -40,7 +40,7 @@ from ssl_keras.downstream.table import Prober
 from ssl_keras.encoders import card as cards
 from ssl_keras.evaluation.features import tf_idf
 
-RESULT = HERE.with_suffix(".json")
+RECORDS = Records(HERE.with_suffix(".json"))
 RATE, SCRATCH_RATE = 1e-4, 3e-4
 STEPS = {10: 100, 50: 200, 0: 600}  # by the labels per class
 TUNING = dataclasses.replace(finetune.DEFAULTS, batch_size=16, schedule="cosine", final_rate=0.0, warmup=10)
@@ -95,6 +95,7 @@ def main():
     asked = parser.parse_args()
     splits = load(asked.data)
     data, per_class = splits.train.short_name, asked.per_class
+    place = data, str(per_class)
     folders = [encoders.find(name) for name in asked.encoders]
     if asked.choose_rate:
         for folder in folders:
@@ -107,13 +108,13 @@ def main():
         return
 
     def missing(row):
-        known = results(RESULT).get(data, {}).get(str(per_class), {}).get(row, {})
-        return [seed for seed in asked.seeds if str(seed) not in known]
+        return [seed for seed in asked.seeds if RECORDS.get(*place, row, str(seed)) is None]
 
     frozen = {"TF-IDF": None} | {f"{cards.read(each)['name']}, frozen": each for each in folders}
     for row, folder in frozen.items():
         if seeds := missing(row):
-            note(data, per_class, row, probe(splits, per_class, seeds, folder), RESULT)
+            for seed, found in probe(splits, per_class, seeds, folder).items():
+                RECORDS.add(found, *place, row, str(seed))
     rows = {} if asked.frozen_only else {f"{cards.read(each)['name']}, fine-tuned": (each, False) for each in folders}
     if asked.scratch:
         rows[f"scratch, like {cards.read(folders[-1])['name']}"] = (folders[-1], True)
@@ -121,9 +122,9 @@ def main():
         for seed in missing(row):
             outcome = train(splits, per_class, seed, folder, scratch)
             found = {"accuracy": outcome["test_accuracy"], "seconds": outcome["seconds"], "step": outcome["step"]}
-            note(data, per_class, row, {seed: found}, RESULT)
+            RECORDS.add(found, *place, row, str(seed))
             print(row, seed, f"{outcome['test_accuracy']:.3f}", f"{outcome['seconds']:.0f} s", flush=True)
-    print(summary(results(RESULT)[data][str(per_class)], "TF-IDF"))
+    print(summary(RECORDS.get(*place), "TF-IDF"))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ interrupted run resumes from its checkpoint. `--smoke` runs everything for a few
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve()
@@ -25,15 +23,12 @@ sys.path.insert(0, str(HERE.parents[1]))
 import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
-import numpy as np
+from measuring import Records, steps_within, summary
 
-from ssl_keras import files, objectives
-from ssl_keras.data.batches import Batches
+from ssl_keras import objectives
 from ssl_keras.data.sources import load
 from ssl_keras.downstream import finetune
-from ssl_keras.evaluation.paired import paired_difference
 from ssl_keras.training.pretrain import pretrain
-from ssl_keras.training.run import compile_objective
 
 NETWORK = {"network": "vit", "width": 128, "layers": 6, "patch": 4}  # 1.2M parameters
 PRETRAINING = {  # arm: (objective, settings)
@@ -43,42 +38,9 @@ PRETRAINING = {  # arm: (objective, settings)
 ARMS = {"MAE": ("MAE", False), "ViT from scratch": ("MAE", True), "CNN": ("CNN", False)}
 GRID = [(rate, steps) for rate in (3e-4, 1e-3) for steps in (300, 1000)]
 VIEWS = {"flip": True, "shift": 0.07}
-MEASURED_STEPS = 30
-RESULT = HERE.with_suffix(".json")
-
-
-def results():
-    """Returns {data: {"steps": …, "pretraining": …, labels per class: {arm: {label seed: …}}}}."""
-    return json.loads(RESULT.read_text()) if RESULT.exists() else {}
-
-
-def note(value, *keys):
-    """Adds a value to the file, where another of these scripts may have written in between."""
-    known = place = results()
-    for key in keys[:-1]:
-        place = place.setdefault(key, {})
-    place[keys[-1]] = value
-    files.write_json(RESULT, known)
-
-
-def recorded(*keys):
-    """Returns a value of the file, or None."""
-    place = results()
-    for key in keys:
-        place = place.get(key, {})
-    return place or None
-
-
-def steps_within(module, settings, training, splits, seconds):
-    """Returns the number of training steps that fit into the time, from a measured rate."""
-    settings, splits = module.prepare(settings, splits)
-    objective = module.build(settings, splits.train.spec())
-    compile_objective(objective, dataclasses.replace(training, steps=1000, epochs=0), splits)
-    batches = Batches(splits.train, training.batch_size, preprocess=objective.preprocess)
-    objective.fit(batches.dataset(), steps_per_epoch=3, verbose=0)
-    started = time.perf_counter()
-    objective.fit(batches.dataset(3), steps_per_epoch=MEASURED_STEPS, verbose=0)
-    return max(1, int(seconds * MEASURED_STEPS / (time.perf_counter() - started)))
+RECORDS = Records(
+    HERE.with_suffix(".json")
+)  # {data: {"steps", "pretraining", labels per class: {arm: {label seed: …}}}}
 
 
 def pretrained(asked, splits, arm):
@@ -86,22 +48,22 @@ def pretrained(asked, splits, arm):
     name, options = PRETRAINING[arm]
     module = objectives.module(name)
     settings = module.Settings(**options)
-    known = None if asked.smoke else recorded(asked.data, "pretraining", arm)
+    known = None if asked.smoke else RECORDS.get(asked.data, "pretraining", arm)
     if known and pathlib.Path(known["folder"]).exists():
         return known["folder"]
     training = dataclasses.replace(module.DEFAULTS, data=asked.data, tensorboard=False, epochs=0, resume=True)
-    steps = recorded(asked.data, "steps", arm)
+    steps = RECORDS.get(asked.data, "steps", arm)
     if asked.smoke:
         steps = 3
     elif steps is None:
-        steps = steps_within(module, settings, training, splits, 60 * asked.minutes)
-        note(steps, asked.data, "steps", arm)
+        steps = steps_within(asked.minutes, module, settings, training, splits)
+        RECORDS.add(steps, asked.data, "steps", arm)
     run = f"mae-{'smoke-' * asked.smoke}{splits.train.short_name}-{arm}"
     warmup = min(training.warmup, max(1, steps // 10))
     outcome = pretrain(name, settings, dataclasses.replace(training, steps=steps, warmup=warmup, run=run), data=splits)
     if not asked.smoke:
         kept = ("folder", "steps", "seconds", "test_loss")
-        note({key: outcome[key] for key in kept if key in outcome}, asked.data, "pretraining", arm)
+        RECORDS.add({key: outcome[key] for key in kept if key in outcome}, asked.data, "pretraining", arm)
     return outcome["folder"]
 
 
@@ -140,23 +102,6 @@ def measure(asked, splits, folder, scratch, seed):
     return {"accuracy": best["test"], "tried": tried}
 
 
-def table(arms, baseline="ViT from scratch"):
-    """Returns Markdown: mean ± standard deviation over label seeds, and the paired difference to the baseline."""
-    lines = [f"| arm | test accuracy, % | difference to {baseline} | seeds |", "|---|---:|---:|---:|"]
-    for arm, seeds in arms.items():
-        scores = [100 * each["accuracy"] for each in seeds.values()]
-        shared = [seed for seed in seeds if seed in arms.get(baseline, {})]
-        text = "–"
-        if shared and arm != baseline:
-            pair = ([100 * arms[name][seed]["accuracy"] for seed in shared] for name in (arm, baseline))
-            found = paired_difference(*pair)
-            text = f"{found.mean:+.1f}"
-            text += "" if found.interval is None else " [{:+.1f}, {:+.1f}]".format(*found.interval)
-        sd = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
-        lines.append(f"| {arm} | {np.mean(scores):.1f}{sd} | {text} | {len(scores)} |")
-    return "\n".join(lines)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="tfds:fashion_mnist", help="labeled images")
@@ -169,13 +114,13 @@ def main():
     for seed in asked.seeds[: 1 if asked.smoke else None]:
         for arm, (source, scratch) in ARMS.items():
             keys = (asked.data, str(asked.per_class), arm, str(seed))
-            if asked.smoke or recorded(*keys) is None:
+            if asked.smoke or RECORDS.get(*keys) is None:
                 found = measure(asked, splits, pretrained(asked, splits, source), scratch, seed)
                 print(arm, seed, found, flush=True)
                 if not asked.smoke:
-                    note(found, *keys)
+                    RECORDS.add(found, *keys)
     if not asked.smoke:
-        print(table(recorded(asked.data, str(asked.per_class))))
+        print(summary(RECORDS.get(asked.data, str(asked.per_class)), "ViT from scratch"))
 
 
 if __name__ == "__main__":
