@@ -9,10 +9,11 @@ over label seeds 0 to 4, RankMe, LiDAR and the held-out loss. Beside each object
 beside each dataset the features without a network. Nothing is chosen by any of these numbers: all objectives have their
 default settings and a constant learning rate, and the test splits are not read.
 
-The steps of a run follow from the minutes and its speed, measured in its first seconds. Each run is added to
-choosing.json when it ends and is not repeated; a killed run resumes with the steps that were planned. The minutes are
-those of the steps alone; loading, tracing, held-out evaluations and measuring come on top. At the end the rank
-correlation (Spearman) of each measure with the probe is computed, over the objectives of each dataset.
+The steps of a run follow from the minutes and its speed, which is measured once for each objective and dataset: on idle
+cores with `--only-measure`; then two of these scripts with different `--seeds` or `--data` can share the cores. Each
+run is added to choosing.json when it ends and is not repeated; a killed run resumes with the steps that were planned.
+The minutes are those of the steps alone; loading, tracing, held-out evaluations and measuring come on top. At the end
+the rank correlation (Spearman) of each measure with the probe is computed, over the objectives of each dataset.
 
 $TFDS_DATA_DIR has the datasets of TFDS; $SSL_KERAS_DATA has cifar10_jpg, emoji_pairs, sms_spam and voices. CIFAR-10 is
 its first 10,000 training images, re-encoded as JPEG (lossy).
@@ -141,8 +142,9 @@ OBJECTIVES = {
 }
 
 
-def measure_run(results, runs, name, key, asked):
+def measure_run(results, runs, name, data, asked):
     """Measures an objective on a dataset with one seed, and its untrained network."""
+    key = f"{data}, {name}, seed {runs.seed}"
     if results.get("runs", key):
         return
 
@@ -152,7 +154,9 @@ def measure_run(results, runs, name, key, asked):
         every = max(1, steps // EVALUATIONS)
         return {"steps": every * (steps // every), "every": every, "step": speed.step, "overhead": speed.overhead}
 
-    known = results.once(plan, "plans", key)
+    known = results.once(plan, "plans", f"{data}, {name}")
+    if asked.only_measure:
+        return
     if not runs.encoder(name, pilot=True).exists():
         runs.pilot(name)
     results.once(lambda: untrained(runs.yardstick, runs.encoder(name, pilot=True), runs.seed), "untrained", key)
@@ -174,12 +178,12 @@ def measure_data(results, kind, data, asked):
     splits = DATA[kind][data]()
     yardstick = Yardstick(splits, PER_CLASS, LABEL_SEEDS, views=True)
     results.once(lambda: dict([yardstick.of_baseline()]), "baselines", data)
-    for seed in SEEDS[:1] if asked.smoke else SEEDS:
+    for seed in asked.seeds[: 1 if asked.smoke or asked.only_measure else None]:
         for arm in arms[:1] if asked.smoke else arms:
             folder = WORK / ("smoke" if asked.smoke else "runs") / f"{data}-{seed}"
             seconds = 0.5 if asked.smoke else PILOT_SECONDS
             runs = Runs(folder, splits, splits.train.base, None, [arm], yardstick, seed, seconds)
-            measure_run(results, runs, arm.name, f"{data}, {arm.name}, seed {seed}", asked)
+            measure_run(results, runs, arm.name, data, asked)
 
 
 def correlations(runs):
@@ -206,7 +210,9 @@ def correlations(runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=list(DATA), help="one kind of data; by default all")
-    parser.add_argument("--data", help="one dataset, by its name in DATA; by default all")
+    parser.add_argument("--data", nargs="*", help="datasets, by their names in DATA; by default all")
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS, help="pretraining seeds")
+    parser.add_argument("--only-measure", action="store_true", help="only the speeds, and the rows without training")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of each run (default: 5)")
     parser.add_argument(
         "--smoke", action="store_true", help="8 steps on one dataset of each kind, in a file of its own"
@@ -226,7 +232,7 @@ def main():
         sys.exit(f"{results.path} has runs of {known['minutes']:g} minutes. Move it away.")
     for kind in [asked.kind] if asked.kind else DATA:
         for data in list(DATA[kind])[:1] if asked.smoke else DATA[kind]:
-            if asked.data in (None, data):
+            if not asked.data or data in asked.data:
                 measure_data(results, kind, data, asked)
     results.add(correlations(results.get("runs") or {}), "correlations")
     print(json.dumps(results.get("correlations"), indent=2))

@@ -6,8 +6,9 @@
 
 Neighbors are of the training split, queries of the validation split; the test split is not looked at. Each run adds its
 accuracy to benchmarks/contrastive_losses.json. Recorded runs are not repeated, and an interrupted run resumes from its
-checkpoint. The number of steps follows from the minutes and the rate, which is measured once for each arm. Each arm has
-the defaults of its loss; nothing is chosen. `--smoke` runs each arm for a few steps, and records nothing.
+checkpoint. The number of steps follows from the minutes and the rate, which is measured once for each arm: on idle
+cores with `--only-measure`; then two of these scripts with different `--seeds` or `--arms` can share the cores.
+Each arm has the defaults of its loss; nothing is chosen. `--smoke` runs each arm for a few steps, and records nothing.
 """
 
 import argparse
@@ -44,17 +45,20 @@ ARMS = LOSSES | {f"{name}, multi-crop": options | MULTI_CROP for name, options i
 RECORDS = Records(HERE.with_suffix(".json"))  # {data: {minutes: {arm: {"steps", seed: {"knn", "rankme", …}}}}}
 
 
-def measure(asked, splits, arm, seed):
-    """Pretrains, or resumes it; returns {"knn", "rankme", "seconds", "steps"}."""
-    settings, minutes = contrastive.Settings(**NETWORK, **ARMS[arm]), f"{asked.minutes:g}"
+def steps_of(asked, splits, arm):
+    """Returns (settings, training without steps, the number of steps that fit, measured if it is not recorded)."""
+    settings = contrastive.Settings(**NETWORK, **ARMS[arm])
     training = dataclasses.replace(contrastive.DEFAULTS, data=asked.data, epochs=0)
     if asked.smoke:
-        steps = 3
-    else:
-        steps = RECORDS.once(
-            lambda: steps_within(asked.minutes, contrastive, settings, training, splits),
-            *(asked.data, minutes, arm, "steps"),
-        )
+        return settings, training, 3
+    place = asked.data, f"{asked.minutes:g}", arm, "steps"
+    known = RECORDS.once(lambda: steps_within(asked.minutes, contrastive, settings, training, splits), *place)
+    return settings, training, known
+
+
+def measure(asked, splits, arm, seed):
+    """Pretrains, or resumes it; returns {"knn", "rankme", "seconds", "steps"}."""
+    settings, training, steps = steps_of(asked, splits, arm)
     smoke = "smoke-" * asked.smoke
     training = dataclasses.replace(
         training,
@@ -63,7 +67,7 @@ def measure(asked, splits, arm, seed):
         seed=seed,
         tensorboard=False,
         resume=True,
-        run=f"losses-{smoke}{splits.train.short_name}-{minutes}-{arm.replace(', ', '-')}-{seed}",
+        run=f"losses-{smoke}{splits.train.short_name}-{asked.minutes:g}-{arm.replace(', ', '-')}-{seed}",
     )
     outcome = pretrain("contrastive", settings, training, data=splits)
     network = encoders.load_encoder(outcome["folder"])
@@ -99,9 +103,14 @@ def main():
     parser.add_argument("--minutes", type=float, default=10.0, help="of pretraining")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1))
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(LOSSES))
+    parser.add_argument("--only-measure", action="store_true", help="only how many steps fit")
     parser.add_argument("--smoke", action="store_true", help="a few steps of each arm; records nothing")
     asked = parser.parse_args()
     splits, minutes = load(asked.data), f"{asked.minutes:g}"
+    if asked.only_measure:
+        for arm in asked.arms:
+            steps_of(asked, splits, arm)
+        return
     for seed in asked.seeds[: 1 if asked.smoke else None]:
         for arm in asked.arms:
             if asked.smoke:

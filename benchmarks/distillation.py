@@ -14,8 +14,9 @@ split:
 
 Augmentation and temperature are those of the teacher's card. The number of steps follows from the minutes, without
 those that the teacher's features take, and from the rate. Both are measured once per objective, so nothing else may run
-then, and the cache must not have the features yet. Each result is written into benchmarks/distillation.json as soon as
-it is there; recorded numbers are not measured again, and an interrupted run resumes from its checkpoint.
+then (`--only-measure`), and the cache must not have the features yet. Afterwards two of these scripts with different
+`--only` can share the cores. Each result is written into benchmarks/distillation.json as soon as it is there; recorded
+numbers are not measured again, and an interrupted run resumes from its checkpoint.
 """
 
 import argparse
@@ -123,6 +124,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES[:1], help="of distillation")
     parser.add_argument("--only", nargs="*", metavar="ROW", help='such as "contrastive, seed 1"; the others come later')
+    parser.add_argument("--only-measure", action="store_true", help="only the speeds")
     parser.add_argument("--runs", default="runs/distillation", help="folder of the runs")
     parser.add_argument("--smoke", action="store_true", help="digits, a few steps, nothing is kept")
     asked = parser.parse_args()
@@ -159,6 +161,8 @@ def measure(asked, results):
     longer = asked.minutes + card["trained_by"]["outcome"]["seconds"] / 60
     for run in runs_of(asked, width, longer):
         known = results.once(lambda run=run: speed(run, splits), f"{run.objective}, speed")
+        if asked.only_measure:
+            continue
         steps = int((run.minutes - known["preparation, minutes"]) * known["steps per minute"])
         steps = FEW if asked.smoke else max(1, steps)
         results.once(lambda at=(run, steps): train_and_measure(*at, splits, asked.runs), run.key)

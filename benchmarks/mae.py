@@ -5,8 +5,12 @@
 
 A network of 1.2M parameters is pretrained for `--minutes`, and a CNN for the same time with NT-Xent. Then all arms are
 fine-tuned with the same four settings for each label seed; one is chosen on a part of the validation split that is at
-most as large as the labels. Each run adds its numbers to benchmarks/mae.json. Recorded runs are not repeated, and an
-interrupted run resumes from its checkpoint. `--smoke` runs everything for a few steps, and records nothing.
+most as large as the labels. With all labels (`--per-class 0 --seeds 0`) there is one setting. Each run adds its numbers
+to benchmarks/mae.json. Recorded runs are not repeated, and an interrupted run resumes from its checkpoint. `--smoke`
+runs everything for a few steps, and records nothing.
+
+The steps that fit are measured on idle cores, once: `--only-measure`. Afterwards two of these scripts with different
+`--arms` can share the cores.
 """
 
 import argparse
@@ -37,10 +41,23 @@ PRETRAINING = {  # arm: (objective, settings)
 }
 ARMS = {"MAE": ("MAE", False), "ViT from scratch": ("MAE", True), "CNN": ("CNN", False)}
 GRID = [(rate, steps) for rate in (3e-4, 1e-3) for steps in (300, 1000)]
+WITH_ALL = [(1e-3, 3000)]  # the only setting with all labels
 VIEWS = {"flip": True, "shift": 0.07}
 RECORDS = Records(
     HERE.with_suffix(".json")
 )  # {data: {"steps", "pretraining", labels per class: {arm: {label seed: …}}}}
+
+
+def training_of(asked, module):
+    return dataclasses.replace(module.DEFAULTS, data=asked.data, tensorboard=False, epochs=0, resume=True)
+
+
+def steps_of(asked, splits, arm):
+    """Returns the number of steps of an arm's pretraining, which is measured if it is not recorded."""
+    name, options = PRETRAINING[arm]
+    module = objectives.module(name)
+    asked_of = module, module.Settings(**options), training_of(asked, module), splits
+    return RECORDS.once(lambda: steps_within(asked.minutes, *asked_of), asked.data, "steps", arm)
 
 
 def pretrained(asked, splits, arm):
@@ -51,13 +68,8 @@ def pretrained(asked, splits, arm):
     known = None if asked.smoke else RECORDS.get(asked.data, "pretraining", arm)
     if known and pathlib.Path(known["folder"]).exists():
         return known["folder"]
-    training = dataclasses.replace(module.DEFAULTS, data=asked.data, tensorboard=False, epochs=0, resume=True)
-    steps = RECORDS.get(asked.data, "steps", arm)
-    if asked.smoke:
-        steps = 3
-    elif steps is None:
-        steps = steps_within(asked.minutes, module, settings, training, splits)
-        RECORDS.add(steps, asked.data, "steps", arm)
+    training = training_of(asked, module)
+    steps = 3 if asked.smoke else steps_of(asked, splits, arm)
     run = f"mae-{'smoke-' * asked.smoke}{splits.train.short_name}-{arm}"
     warmup = min(training.warmup, max(1, steps // 10))
     outcome = pretrain(name, settings, dataclasses.replace(training, steps=steps, warmup=warmup, run=run), data=splits)
@@ -70,7 +82,8 @@ def pretrained(asked, splits, arm):
 def measure(asked, splits, folder, scratch, seed):
     """Fine-tunes with each of the four settings; returns the test accuracy of the one that validation chooses."""
     tried = []
-    for rate, steps in GRID[: 1 if asked.smoke else None]:
+    grid = GRID if asked.per_class else WITH_ALL
+    for rate, steps in grid[: 1 if asked.smoke else None]:
         settings = finetune.Settings(
             **VIEWS,
             labels_per_class=asked.per_class,
@@ -96,7 +109,7 @@ def measure(asked, splits, folder, scratch, seed):
         outcome = finetune.finetune(folder, settings, training, data=splits)
         shutil.rmtree(pathlib.Path(outcome["folder"]) / "checkpoints", ignore_errors=True)
         tried.append(
-            {"validation": outcome["val_accuracy"], "test": outcome["test_accuracy"], "rate": rate, "steps": steps}
+            {"validation": outcome["best_val_accuracy"], "test": outcome["test_accuracy"], "rate": rate, "steps": steps}
         )
     best = max(tried, key=lambda each: each["validation"])
     return {"accuracy": best["test"], "tried": tried}
@@ -108,11 +121,18 @@ def main():
     parser.add_argument("--per-class", type=int, default=60, help="labels per class; 0 uses all")
     parser.add_argument("--minutes", type=float, default=45.0, help="of pretraining of each network")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2, 3, 4), help="label seeds")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--only-measure", action="store_true", help="only how many steps of pretraining fit")
     parser.add_argument("--smoke", action="store_true", help="a few steps of each arm; records nothing")
     asked = parser.parse_args()
     splits = load(asked.data)
+    if asked.only_measure:
+        for source in PRETRAINING:
+            steps_of(asked, splits, source)
+        return
     for seed in asked.seeds[: 1 if asked.smoke else None]:
-        for arm, (source, scratch) in ARMS.items():
+        for arm in asked.arms:
+            source, scratch = ARMS[arm]
             keys = (asked.data, str(asked.per_class), arm, str(seed))
             if asked.smoke or RECORDS.get(*keys) is None:
                 found = measure(asked, splits, pretrained(asked, splits, source), scratch, seed)
