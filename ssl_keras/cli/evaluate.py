@@ -28,10 +28,10 @@ from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream import classes, report
-from ssl_keras.downstream.columns import ALL
 from ssl_keras.downstream.measured import NAME, Measured
 from ssl_keras.downstream.table import evaluate
 from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.inputs import native_size
 from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.training.strategy import strategy
 from ssl_keras.training.workers import Workers
@@ -68,7 +68,7 @@ def evaluate_command(arguments):
     if not names:
         raise ValueError("Expected at least one encoder. Received: none. Use: ssl-keras evaluate NAME --data DATA")
     name = names[0] if len(names) == 1 else f"{len(names)} encoders"
-    splits = load(asked.data, asked.image_size)
+    splits = load(asked.data, asked.image_size or native_size(about[0]))
     weights = [card["weights"]["sha256"] for card in about]
     parts = [part.fingerprint() for part in splits]
     same = json.dumps([weights, asked.budgets, asked.seeds, asked.trained, asked.whole_validation, parts])
@@ -98,12 +98,13 @@ def evaluate_command(arguments):
         for card in about:
             converted = "image" in card["input"] and encoders.conversion(card, splits.train)
             title += f"\nimages for {card['name']}: {converted}" if converted else ""
-        report.save(table, folder, title, digest, differences)
-        best = max(measured.predictions, key=lambda row: table[row][ALL][0] if row.startswith(tuple(names)) else -1.0)
-        found = classes.save(folder, splits.test.classes, splits.test.column("label"), measured.predictions[best])
+        row = f"{names[0]}, {'fine-tuned' if asked.trained else 'frozen'}"
+        labels = splits.test.column("label")
+        found = classes.save(folder, splits.test.classes, labels, measured.predictions[row], f"{row}, all labels")
+        errors = f"{row}, all labels: " + ", ".join(f"{name.replace('_', ' ')} {x:.3f}" for name, x in found.items())
+        report.save(table, folder, title, digest, "\n".join(filter(None, (differences, errors + "\n"))))
         shutil.rmtree(folder / NAME)
-        error = found["expected_calibration_error"]
-        print(f"{best}, all labels: expected calibration error {error:.3f}")
+        print(errors)
         print(f"Saved in {folder}: {', '.join((*report.FILES, *classes.FILES))}")
         for encoder in asked.encoders if asked.record else ():
             encoders.record(encoder, asked.data, table)  # the whole table, since its rows were measured together
@@ -150,8 +151,9 @@ def embed_command(arguments):
         files.check_output(path, asked.overwrite)
     folder = encoders.find(asked.encoder)
     encoder = encoders.load_encoder(folder, network=asked.network_maker())
-    splits = load(asked.data, asked.image_size)
-    adapted = encoders.adapt(folder, cards.read(folder), splits)
+    card = cards.read(folder)
+    splits = load(asked.data, asked.image_size or native_size(card))
+    adapted = encoders.adapt(folder, card, splits)
     embed = compile_network(encoder)
     parts = Splits._fields if asked.split == "all" else (asked.split,)
     features = [extract_features(embed, getattr(adapted, part)) for part in parts]

@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 import tensorflow as tf
 
-from ssl_keras import files
+from ssl_keras import encoders, files
 from ssl_keras.cli.flags import DataFlags, EncoderArgument, NetworkFlag, OverwriteFlag, parse
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
+from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.inputs import native_size
 from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.interpretation import questions, report, sections
 from ssl_keras.pictures import page, picture_grid
@@ -51,7 +53,8 @@ def explain_command(arguments):
         raise ValueError(f"Expected --out to end in .html, since TensorBoard's folder has no ending. Received: {out}")
     if len(asked.examples) > MAX_EXAMPLES:
         raise ValueError(f"Expected at most {MAX_EXAMPLES} --examples. Received: {len(asked.examples)}")
-    splits = load(asked.data, asked.image_size)
+    card = cards.read(encoders.find(asked.encoder))
+    splits = load(asked.data, asked.image_size or native_size(card))
     names = [asked.encoder, *([asked.compare] if asked.compare else [])]
     maker = asked.network_maker()
     opened = [questions.open_encoder(name, splits, maker() if maker else None) for name in names]

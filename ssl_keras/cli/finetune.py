@@ -24,3 +24,5 @@ def finetune_command(arguments):
     asked = parse(flags, "finetune", arguments)
     outcome = tuning.finetune(asked.encoder, asked.settings, asked.training, network=asked.network_maker())
     print(json.dumps(files.replace_nonfinite(outcome), indent=2))
+    folder = files.printable(outcome["folder"])
+    print(f"Encoder: {folder}/encoder\nTensorBoard: tensorboard --logdir {asked.training.runs}")

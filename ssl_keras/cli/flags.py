@@ -180,7 +180,8 @@ class DataFlags:
     Audio: audio:PATH, espeak. Audio with transcripts: transcripts:FILE, connected:DATA.
     What ssl-keras curate wrote: curated:FOLDER. TensorFlow Datasets: tfds:NAME."""
     image_size: int | None = None
-    """Side length, in pixels, of the square to which images are resized. None keeps their size."""
+    """Side length, in pixels, of the square to which images are resized. None is that of the saved encoder, or else
+    keeps their size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

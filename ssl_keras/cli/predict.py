@@ -18,7 +18,7 @@ from ssl_keras.data.sources import load
 from ssl_keras.data.splits import Splits
 from ssl_keras.downstream.targeting import tagged
 from ssl_keras.encoders import card as cards
-from ssl_keras.encoders.inputs import context_of
+from ssl_keras.encoders.inputs import context_of, native_size
 from ssl_keras.evaluation.features import compile_network, extract_features
 from ssl_keras.evaluation.target_scores import THRESHOLD
 from ssl_keras.files import tables
@@ -33,7 +33,7 @@ class Predict(EncoderArgument, DataFlags, OverwriteFlag, NetworkFlag):
     split: Literal[*Splits._fields, "all"] = "all"
     """Examples that are predicted: all, in the order of the data, or those of one split."""
     out: str = "predictions.csv"
-    """CSV file. Each row has the split and index of an example, its file, caption, class and text if known, and what is
+    """CSV file. Each row has the split and index of an example, its file, caption, label and text if known, and what is
     predicted: the class and its probability, the number, or the labels. For tags, each row is a word with its tag. For
     a table, there is a row for each row of the file, and the index is that of the file, whose header is row 1."""
     probabilities: bool = False
@@ -47,7 +47,8 @@ def predict_command(arguments):
     folder = encoders.find(asked.encoder)
     encoder, head, card = encoders.load_classifier_parts(folder, network=asked.network_maker())
     kind, names = cards.target(card)["kind"], card["classes"] or ()
-    splits = load(asked.data, asked.image_size, held_out=asked.split != "all")
+    size = asked.image_size or native_size(card)
+    splits = load(asked.data, size, held_out=asked.split != "all")
     adapted = encoders.adapt(folder, card, Splits(*(part or splits.train for part in splits)))
     predict = compile_network(encoder, head, kind == "tags")
     asked_for = Splits._fields if asked.split == "all" else (asked.split,)

@@ -25,7 +25,7 @@ import math
 import numpy as np
 
 from ssl_keras.data.splits import CHUNK, PIECE, Splits
-from ssl_keras.files import printable
+from ssl_keras.files import excerpt, printable
 
 MAX_EXAMPLES, MAX_BYTES = 100_000, 1 << 28  # read from each split
 BLOCK, BLOCKS = 1 << 20, 64  # tokens in a block; number of blocks counted in a longer stream
@@ -103,6 +103,12 @@ def _chunks(source, name, indices):
     step = max(1, CHUNK // max(size, 1))
     for start in range(0, len(rows), step):
         yield np.asarray(array[rows[start : start + step]])
+
+
+def image_hashes(source):
+    """Returns a hash of each image of a source, (N,) uint64. Equal images have equal hashes."""
+    hashes = [_hash(image) for chunk in _chunks(source, "image", np.arange(len(source))) for image in chunk]
+    return np.array(hashes, np.uint64)
 
 
 def _hash(content):
@@ -228,6 +234,7 @@ def lines(summary):
         among = train["classes"].values()
         few = f", {sum(not count for count in among)} without examples" if not all(among) else ""
         made.append(f"{len(among)} classes with {min(among):,} to {max(among):,} training examples{few}")
+        made += _missing_classes(parts)
     if "repeated" in train:
         twice = [f"{part['repeated']:,} within {name}" for name, part in parts.items() if part["repeated"]]
         both = [
@@ -237,6 +244,17 @@ def lines(summary):
             if count
         ]
         made.append(f"exact duplicates: {'; '.join([*twice, *both]) or 'none'}")
+    return made
+
+
+def _missing_classes(parts):
+    """Returns a line for each held-out split that has no example of a class which the training split has."""
+    made = []
+    for name, part in parts.items():
+        missing = [one for one, count in parts["train"]["classes"].items() if count and not part["classes"].get(one)]
+        if missing:
+            listed = excerpt(", ".join(missing))
+            made.append(f"no {name} example of {len(missing)} classes, which no {name} score counts: {listed}")
     return made
 
 

@@ -13,7 +13,7 @@ FILES = ("confusion.png", "reliability.png", "classes.csv")
 COLUMNS = ("label", "class", "examples", "accuracy", "precision", "confused_with", "confused_fraction")
 
 
-def save(folder, classes, labels, probabilities):
+def save(folder, classes, labels, probabilities, title=""):
     """Writes `FILES` about a classifier's predictions into a folder, which is created.
 
     A row of `classes.csv` has a class, the number of its examples, the fraction of them that is recognized (accuracy
@@ -26,6 +26,7 @@ def save(folder, classes, labels, probabilities):
         classes: Y names.
         labels: (N,) integers in 0..Y − 1.
         probabilities: (N, Y) floats, whose rows sum to 1.
+        title: the classifier's name, above the pictures.
 
     Returns:
         {"accuracy", "balanced_accuracy", "expected_calibration_error", "nll"}, floats. Balanced accuracy is the mean
@@ -51,8 +52,8 @@ def save(folder, classes, labels, probabilities):
     rows = zip(numbers, classes, examples, recall, precision, *_confusions(matrix, classes))
     reliability = calibration.reliability(probabilities, labels)
     files.make_folder(folder)
-    files.write(folder / "confusion.png", figure_png(confusion_figure(matrix, classes)))
-    files.write(folder / "reliability.png", figure_png(reliability_figure(reliability)))
+    files.write(folder / "confusion.png", figure_png(confusion_figure(matrix, classes, title)))
+    files.write(folder / "reliability.png", figure_png(reliability_figure(reliability, title)))
     tables.write_csv(folder / "classes.csv", [COLUMNS, *rows])
     return {
         "accuracy": reliability.mean_accuracy,

@@ -24,6 +24,7 @@ from ssl_keras.downstream import targeting
 from ssl_keras.downstream.columns import validation_rows
 from ssl_keras.downstream.supervised import Supervised
 from ssl_keras.encoders import card as cards
+from ssl_keras.encoders.inputs import native_size
 from ssl_keras.engine.config import Training, total_steps
 from ssl_keras.evaluation.features import extract_features
 from ssl_keras.evaluation.probes import linear_layer
@@ -77,8 +78,9 @@ class Settings(freematch.Matching, Augmentation):
     scratch: bool = False
     """Initialize the encoder at random, as a baseline (training from scratch)."""
     unlabeled: str = ""
-    """Dataset, by name, whose training images are also learned from without their labels (semi-supervised
-    fine-tuning). It may be that of --data. Empty disables it."""
+    """Dataset, by name, whose images are also learned from without their labels (semi-supervised fine-tuning). All are
+    used, except for a test or validation split that came with the data, and exact copies of the held-out images of
+    --data, which it may be. Empty disables it."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -151,16 +153,19 @@ def finetune(
     card = cards.read(folder_of_encoder)
     strategy = choose_strategy(training.strategy, training.replicas)
     check_makes(network)
-    loaded = as_splits(training.data if data is None else data, training.image_size)
+    size = training.image_size or native_size(card)
+    loaded = as_splits(training.data if data is None else data, size)
     loaded, target = targets.prepare(loaded, settings.target)
     targeting.check(settings, target)
     splits = targeting.adapt(folder_of_encoder, card, loaded, target)
     about = runs.summarize_data(loaded, splits)
     _check_augmentation(settings, splits, card)
+    held_out = splits[1:]
     splits = _with_few_labels(splits, settings)
     labeled = splits.train
     if settings.unlabeled:
-        splits = splits._replace(train=_with_unlabeled(labeled, settings, training, folder_of_encoder, card))
+        joined, others = _with_unlabeled(labeled, held_out, settings, size, folder_of_encoder, card)
+        splits, about = splits._replace(train=joined), about | {"unlabeled": others}
     # With few examples there may be less than a batch, so the batch shrinks.
     replicas = strategy.num_replicas_in_sync
     max_batch_size = max(len(splits.train) // replicas * replicas, replicas)
@@ -242,16 +247,25 @@ def _with_few_labels(splits, settings):
     return splits._replace(train=few_labels(splits.train, count, seed), validation=splits.validation.take(rows))
 
 
-def _with_unlabeled(labeled, settings, training, folder, card):
-    """Returns the labeled images joined with unlabeled ones, as the encoder takes them."""
+def _with_unlabeled(labeled, held_out, settings, size, folder, card):
+    """Returns the labeled images joined with unlabeled ones, as the encoder takes them, and {"data", "examples", …}."""
     if inputs.column(labeled.arrays) != "image":
         raise ValueError(
             f"unlabeled is for images, and {card['name']} is not an encoder of images. Leave this setting out."
         )
     freematch.frequencies(labeled)  # raises if a class has no labels
-    others = encoders.adapt(folder, card, as_splits(settings.unlabeled, training.image_size)).train
-    log.info("Learning from %d labeled and %d unlabeled images", len(labeled), len(others))
-    return unlabeled.with_unlabeled(labeled, others, settings.unlabeled_ratio, settings.label_seed)
+    pool = unlabeled.undivided(as_splits(settings.unlabeled, size))
+    pool = encoders.adapt(folder, card, pool).train
+    others = unlabeled.without_copies(pool, held_out)
+    joined = unlabeled.with_unlabeled(labeled, others, settings.unlabeled_ratio, settings.label_seed)
+    copies = len(pool) - len(others)
+    log.info(
+        "Learning from %d labeled and %d unlabeled images; left out: %d copies of validation and test images",
+        len(labeled),
+        len(others),
+        copies,
+    )
+    return joined, {"data": settings.unlabeled, "examples": len(others), "copies_of_held_out": copies}
 
 
 def _objective(encoder, head, labeled, settings, target):

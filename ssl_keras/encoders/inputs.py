@@ -70,6 +70,16 @@ def context_of(card):
 def adapt_images(card, splits):
     """Converts the images of the splits to the encoder's shape, if they have another one."""
     change = conversion(card, splits.train)
+    size, trained = splits.train.spec()["image"][0][:2], native_size(card)
+    if trained and set(size) != {trained}:
+        log.warning(
+            "%s has images of %s, and %s was trained on %d×%d. It takes any size, but was not trained on this one.",
+            splits.train.base,
+            _format(size),
+            card["name"],
+            trained,
+            trained,
+        )
     if not change:
         return splits
     old, new = splits.train.spec()["image"][0], image_shape(card, splits.train)
@@ -113,6 +123,19 @@ def image_shape(card, source):
     if card["network"] is not None and cards.network(card).any_size:
         height, width, _ = source.spec()["image"][0]
     return height, width, channels
+
+
+def native_size(card):
+    """Returns the side, in pixels, to which images are resized for an encoder unless another one is asked for.
+
+    It is that of the square images that the encoder was trained on, if its network takes any size. None for other
+    encoders, which convert images anyway.
+    """
+    shape = card["input"].get("image", {}).get("shape")
+    if not shape or shape[0] != shape[1] or card["network"] is None:
+        return None
+    network = cards.network(card)
+    return shape[0] if network.any_size and not network.keywords.get("resize") else None
 
 
 def _format(shape):

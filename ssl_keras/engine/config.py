@@ -19,7 +19,8 @@ class Training:
     Audio: audio:PATH, espeak. Audio with transcripts: transcripts:FILE, connected:DATA.
     TensorFlow Datasets: tfds:NAME."""
     image_size: int | None = None
-    """Side length, in pixels, of the square to which images are resized. None keeps their size (28 for digits).
+    """Side length, in pixels, of the square to which images are resized. None is that of the saved encoder
+    that is fine-tuned, or else keeps their size (28 for digits).
     Images of different sizes are then resized to the size of at least half of them, or else to the median size."""
     epochs: Annotated[int, Range(0)] = 0
     """Number of passes over the training data. If --epochs and --steps are both 0, the run has 100 epochs."""

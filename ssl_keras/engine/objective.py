@@ -215,6 +215,10 @@ class Objective(keras.Model):
         # Keras adds a "loss" metric that is never updated here. `loss_metric` comes later in the list and replaces it.
         return list({metric.name: metric for metric in super().metrics}.values())
 
+    def is_measured(self, metric, training):
+        """Returns whether a metric is measured in training or, if `training` is False, on held-out data."""
+        return training or not metric.name.endswith("gradient_norm")
+
     def reset_metrics(self):
         self.step_count.done = 0  # fit and evaluate reset the metrics when an epoch begins
         super().reset_metrics()

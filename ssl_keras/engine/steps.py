@@ -38,7 +38,7 @@ def make_step_function(objective, step_function, training):
         step number if a loss or gradient is not finite.
     """
     strategy = objective.distribute_strategy
-    metrics = [m for m in objective.metrics if training or not m.name.endswith("gradient_norm")]
+    metrics = [metric for metric in objective.metrics if objective.is_measured(metric, training)]
 
     @tf.autograph.experimental.do_not_convert
     def one_step(batch):

@@ -214,6 +214,11 @@ class FreeMatch(PairObjective):
         )
         self.threshold, self.excess = keras.metrics.Mean("threshold"), keras.metrics.Mean("excess")
 
+    def is_measured(self, metric, training):
+        return super().is_measured(metric, training) and metric is not (
+            self.pseudo_accuracy if training else self.threshold
+        )
+
     def preprocess(self, batch, random):
         """Augments `image`, and replaces `unlabeled` by its views `weak` and `strong`, (B, R, H, W, C) each."""
         many = batch.get("unlabeled", batch["image"][:, None])  # held-out images have no others

@@ -19,7 +19,7 @@ LARGEST, MARGIN = 16, 0.8  # inches: the side with more classes; what is to the 
 DARK = 40  # percent from which the color of a cell is dark
 
 
-def confusion_figure(matrix, classes):
+def confusion_figure(matrix, classes, title=""):
     """Draws a confusion matrix, in percent of each true class. Rows of classes without examples are gray.
 
     The color scale is that of the square root, so that rare confusions can be seen.
@@ -27,6 +27,7 @@ def confusion_figure(matrix, classes):
     Args:
         matrix: number of examples of class i that were predicted as class j, int (Y, Y).
         classes: Y names. One that the fonts of Matplotlib's setting `font.family` cannot draw is replaced by its label.
+        title: a line above the title, such as the classifier's name.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -52,7 +53,7 @@ def confusion_figure(matrix, classes):
         figure.colorbar(image, cax=figure.add_axes(place), ticks=[0, 1, 5, 20, 50, 100])
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title("Confusion matrix, % of each true class")
+    axes.set_title("\n".join(filter(None, (title, "Confusion matrix, % of each true class"))))
     return figure
 
 

@@ -4,13 +4,14 @@ import matplotlib.figure
 import numpy as np
 
 
-def reliability_figure(reliability):
+def reliability_figure(reliability, title=""):
     """Draws a reliability diagram, whose title has the expected calibration error.
 
     Bars that end below the diagonal belong to overconfident predictions.
 
     Args:
         reliability: an `evaluation.calibration.Reliability`.
+        title: a line above the title, such as the classifier's name.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -28,7 +29,8 @@ def reliability_figure(reliability):
     above.plot([0, 100], [0, 100], "--", color="gray", label="perfect calibration")
     above.set_ylim(0, 100)
     above.set_ylabel("accuracy, %")
-    above.set_title(f"Expected calibration error {100 * reliability.expected_calibration_error:.1f}%")
+    error = f"Expected calibration error {100 * reliability.expected_calibration_error:.1f}%"
+    above.set_title("\n".join(filter(None, (title, error))))
     above.legend(loc="upper left", fontsize="small")
     below.bar(100 * centers, 100 * reliability.counts[used] / reliability.counts.sum(), color="lightgray", **bar)
     below.axvline(100 * reliability.mean_accuracy, color="tab:blue", label="accuracy")
@@ -36,5 +38,5 @@ def reliability_figure(reliability):
     below.set_xlim(0, 100)
     below.set_xlabel("confidence, %")
     below.set_ylabel("examples, %")
-    below.legend(loc="upper left", fontsize="small")
+    below.legend(loc="best", fontsize="small")
     return figure

@@ -10,10 +10,10 @@ import logging
 import numpy as np
 
 from ssl_keras.evaluation import collapse, probes
-from ssl_keras.evaluation.features import evenly_spaced, extract_features
+from ssl_keras.evaluation.features import compile_network, evenly_spaced, extract_features
 
 TRAIN_EXAMPLES, VALIDATION_EXAMPLES = 5_000, 2_000
-LOWER_RANK = 0.5  # fraction of the first RankMe below which features without labels count as worse
+LOWER_RANK = 0.5  # fraction of the first RankMe below which features count as worse, unless kNN has become better
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +28,7 @@ class Guard:
 
     def __init__(self, encoder, splits, keep_start=False):
         self.encoder, self.splits, self.keep_start = encoder, splits, keep_start
+        self.embed = compile_network(encoder)
         self.start = self._measure()
         self.weights = encoder.get_weights() if keep_start else None
         log.info("Features at the start: %s", _shown(self.start))
@@ -35,11 +36,12 @@ class Guard:
     def finish(self):
         """Compares; returns {"start_rankme", "end_rankme", …, "worse_than_start"}, and puts back the weights if asked.
 
-        Features are worse if their kNN accuracy is lower or, without labels, if their RankMe fell by more than half.
+        Features are worse if their kNN accuracy is lower. If it is the same, as with few labels, or if there are no
+        labels, they are worse if their RankMe fell by more than half.
         """
         end = self._measure()
-        measure, factor = ("knn", 1.0) if "knn" in self.start else ("rankme", LOWER_RANK)
-        worse = not end[measure] >= factor * self.start[measure]
+        gain = end.get("knn", 0.0) - self.start.get("knn", 0.0)
+        worse = gain < 0 or (gain == 0 and not end["rankme"] >= LOWER_RANK * self.start["rankme"])
         log.info("Features at the end: %s", _shown(end))
         if worse:
             log.warning(
@@ -58,14 +60,14 @@ class Guard:
     def _measure(self):
         """Returns {"rankme": …, "knn": …}; kNN only with labels. Features that are not finite count as 0."""
         validation = _some(self.splits.validation, VALIDATION_EXAMPLES)
-        features = extract_features(self.encoder, validation)
+        features = extract_features(self.embed, validation)
         has_labels = "label" in validation.arrays
         if not np.isfinite(features).all():
             return {"rankme": 0.0} | ({"knn": 0.0} if has_labels else {})
         found = {"rankme": collapse.rankme(features)}
         if has_labels:
             train = _some(self.splits.train, TRAIN_EXAMPLES)
-            neighbors = extract_features(self.encoder, train)
+            neighbors = extract_features(self.embed, train)
             found["knn"] = probes.knn(neighbors, train.column("label"), features, validation.column("label"))
         return found
 

@@ -147,7 +147,7 @@ def _folder_name(training, default_name, fingerprint):
     saved = _read_settings(runs / name)
     if training.resume or saved.get("format") != FORMAT or saved.get("fingerprint") == fingerprint:
         return name  # `_check_settings` decides whether that run may be resumed
-    log.warning("%s belongs to a run on other data. This run uses %s.", runs / name, runs / hashed)
+    log.warning("%s belongs to a run on other data or labels. This run uses %s.", runs / name, runs / hashed)
     return hashed
 
 

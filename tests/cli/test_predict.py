@@ -55,6 +55,25 @@ def test_every_file_gets_its_class(classifier, tmp_path, rng, capsys):
     assert {row["split"] for row in read("predictions.csv")} == {"test"}
 
 
+@pytest.mark.parametrize("asked", [[], ["--image-size", "16"]])
+def test_images_get_the_size_that_the_encoder_was_trained_on(asked, tmp_path, rng, caplog):
+    encoder = Network("cnn", image_shape=(8, 8, 3), width=4).build()
+    head = Network("classifier_head", features=encoder.output_shape[-1], classes=2).build()
+    encoders.save_encoder(
+        tmp_path / "c", encoder, spec={"image": ((8, 8, 3), tf.uint8)}, head=head, classes=("cat", "dog")
+    )
+    (tmp_path / "photos").mkdir()
+    colors = rng.integers(0, 256, (12, 3), np.uint8)
+    for number, color in enumerate(colors):  # images of one color are the same at any size
+        Image.new("RGB", (16, 16), tuple(map(int, color))).save(tmp_path / "photos" / f"{number:02}.png")
+    assert main(["predict", "c", "--data", "folder:photos", "--probabilities", *asked]) == 0
+    side = 16 if asked else 8
+    image = np.tile(colors[:, None, None] / np.float32(255), (1, side, side, 1))
+    expected = scipy.special.softmax(head(encoder(image)).numpy(), 1)[:, 0]
+    np.testing.assert_allclose([float(row["p(cat)"]) for row in read("predictions.csv")], expected, atol=1e-5)
+    assert ("was trained on 8×8" in caplog.text) == bool(asked)
+
+
 def test_texts(tmp_path, capsys):
     made = encoders.load_encoder("masked_lm-trec")
     head = Network("classifier_head", features=128, classes=2).build()

@@ -74,6 +74,28 @@ def test_an_encoder_of_any_size_keeps_that_of_the_data(tmp_path, colored):
     assert made.train.converted == "12×10×3 → 12×10×1"
 
 
+@pytest.mark.parametrize(
+    ("builder", "shape", "options", "size"),
+    [
+        ("cnn", (8, 8, 1), {"width": 4}, 8),
+        ("cnn", (8, 9, 1), {"width": 4}, None),
+        ("dense", (8, 8, 1), {"widths": (4,)}, None),  # images are converted to its size anyway
+        ("vit", (8, 8, 1), {"width": 8, "layers": 1}, 8),
+        ("vit", (8, 8, 1), {"width": 8, "layers": 1, "resize": 16}, None),  # it resizes images itself
+    ],
+)
+def test_an_encoder_of_any_size_gets_that_of_its_training(tmp_path, builder, shape, options, size):
+    assert inputs.native_size(saved(tmp_path / "e", builder, shape, **options)) == size
+
+
+def test_a_size_that_an_encoder_was_not_trained_on_is_said(tmp_path, rng, caplog):
+    card = saved(tmp_path / "e", "cnn", (8, 8, 1), width=4)
+    for side, warned in ((8, False), (12, True)):
+        caplog.clear()
+        encoders.adapt(tmp_path / "e", card, from_arrays(rng.integers(0, 256, (10, side, side, 1), np.uint8)))
+        assert ("has images of 12×12, and e was trained on 8×8" in caplog.text) == warned
+
+
 def test_enlarging_more_than_twice_logs_a_warning(tmp_path, rng, caplog):
     card = saved(tmp_path / "e", widths=(4,), shape=(20, 20, 1))
     for side, warned in ((10, False), (9, True)):

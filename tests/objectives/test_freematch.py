@@ -147,7 +147,7 @@ def test_finetuning_refuses_labels_and_images_that_do_not_fit(tmp_path, rng):
         finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="digits"), data=three)
     two = from_arrays(image, label)
     with pytest.raises(ValueError, match=r"Expected unlabeled images \(16, 16, 1\) uint8. Received: \(28, 28, 1\)"):
-        finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="digits"), data=two)
+        finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="digits"), Training(image_size=28), data=two)
     with pytest.raises(ValueError, match="takes images"):
         finetune.finetune(tmp_path / "small", finetune.Settings(unlabeled="pydoc"), data=two)
 
@@ -164,6 +164,12 @@ def test_finetuning_with_unlabeled_images(tmp_path, scratch):
     training = Training(steps=4, batch_size=16, eval_every=2, tensorboard=False, image_size=16, run=f"semi-{scratch}")
     outcome = finetune.finetune(tmp_path / "small", settings, training, data=digits)
     assert {"test_accuracy", "test_pseudo_accuracy", "used_fraction", "threshold"} <= outcome.keys()
+    assert not {"pseudo_accuracy", "val_threshold", "test_threshold"} & outcome.keys()  # not measured there
+    about = json.loads((tmp_path / f"runs/semi-{scratch}/data.json").read_text())["unlabeled"]
+    held_out = sum(map(len, digits[1:]))
+    assert about["data"] == "digits"
+    assert about["examples"] == sum(map(len, digits)) - about["copies_of_held_out"] <= len(digits.train)
+    assert about["copies_of_held_out"] >= held_out
     assert outcome["step"] == outcome["best_step"] == 4  # few labels cannot choose among weights
     summary = json.loads((tmp_path / f"runs/semi-{scratch}/summary.json").read_text())
     model = encoders.load_classifier(outcome["folder"])

@@ -60,6 +60,23 @@ def test_without_labels_the_rank_counts():
     assert guard.finish()["worse_than_start"]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "worse"),
+    [
+        ({"rankme": 6.0, "knn": 0.7}, {"rankme": 2.0, "knn": 0.7}, True),  # few queries do not see the collapse
+        ({"rankme": 6.0, "knn": 0.7}, {"rankme": 4.0, "knn": 0.7}, False),
+        ({"rankme": 6.0, "knn": 0.7}, {"rankme": 2.0, "knn": 0.8}, False),
+        ({"rankme": 6.0, "knn": 0.7}, {"rankme": 9.0, "knn": 0.6}, True),
+        ({"rankme": 6.0}, {"rankme": 2.0}, True),
+        ({"rankme": 6.0}, {"rankme": 4.0}, False),
+    ],
+)
+def test_neighbors_count_and_where_they_do_not_tell_the_rank(start, end, worse, monkeypatch):
+    measured = iter((start, end))
+    monkeypatch.setattr(Guard, "_measure", lambda self: next(measured))
+    assert Guard(encoder(), small_digits()).finish()["worse_than_start"] == worse
+
+
 def test_features_that_are_not_finite_are_worse():
     network = encoder()
     guard = Guard(network, small_digits())
