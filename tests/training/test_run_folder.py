@@ -36,7 +36,7 @@ def test_different_data_of_the_same_name_get_different_folders(rng, caplog):
     own = f"autoencoder-photos-{second.train.fingerprint()[:8]}"
     assert opened(first) == "autoencoder-photos"
     assert opened(second) == own
-    assert f"runs/autoencoder-photos belongs to a run on other data. This run uses runs/{own}." in caplog.text
+    assert f"runs/autoencoder-photos belongs to a run on other data or labels. This run uses runs/{own}." in caplog.text
     for data, name in ((first, "autoencoder-photos"), (second, own)):
         with pytest.raises(ValueError, match=f"runs/{name} contains a run that has started. Add --resume"):
             opened(data)
