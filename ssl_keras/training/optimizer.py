@@ -1,13 +1,11 @@
 """Optimizers: Adam with a fused kernel, and Muon; with warmup, cosine schedule and weight decay."""
 
-import logging
 import math
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-log = logging.getLogger(__name__)
 ADAM_RATIO = 2.0  # under Muon: the learning rate of Adam's variables (embeddings, norms) relative to that of matrices
 
 
@@ -103,12 +101,6 @@ def make(training, total, variables, share=1.0, after=0):
         share: the learning rate as a fraction of `training.learning_rate`.
         after: number of steps at the beginning during which the learning rate is 0.
     """
-    if training.warmup >= total:
-        log.warning(
-            "warmup is %d steps, but the run has only %d: the learning rate never reaches its peak. Lower --warmup.",
-            training.warmup,
-            total,
-        )
     peak = rate = training.learning_rate * share
     if training.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(

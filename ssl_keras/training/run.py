@@ -191,11 +191,17 @@ def compile_objective(objective, training, splits, *optimizers):
             f"Received: {training.patience}"
         )
 
-    objective.total_steps = total_steps(training, splits)
+    objective.total_steps = total = total_steps(training, splits)
+    if training.warmup >= total:
+        log.warning(
+            "warmup is %d steps, but the run has only %d: the learning rate never reaches its peak. Lower --warmup.",
+            training.warmup,
+            total,
+        )
 
     def make(variables, share=1.0, updates=1):
         scaled = dataclasses.replace(training, warmup=training.warmup * updates)
-        return make_optimizer(scaled, objective.total_steps * updates, variables, share)
+        return make_optimizer(scaled, total * updates, variables, share)
 
     objective.compile(
         *(optimizers or _by_depth(objective, make) or objective.optimizers(make)),

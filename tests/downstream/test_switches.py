@@ -154,15 +154,16 @@ def test_class_weights_multiply_the_loss(rng):
 
 
 @pytest.mark.fit
-def test_finetuning_with_every_switch(tmp_path):
+def test_finetuning_with_every_switch(tmp_path, caplog):
     digits = load("digits", 8)
     encoder = Network("dense", image_shape=(8, 8, 1), widths=(32, 16)).build()  # has no batch statistics
     encoders.save_encoder(tmp_path / "small", encoder, spec=digits.train.spec())
     settings = finetune.Settings(
         labels_per_class=3, probe_init=True, layer_decay=0.5, ema_decay=0.9, class_weights=True, encoder_lr_ratio=1e-9
     )
-    training = Training(steps=2, batch_size=16, learning_rate=1e-9, tensorboard=False, run="all")
+    training = Training(steps=2, batch_size=16, learning_rate=1e-9, warmup=2, tensorboard=False, run="all")
     outcome = finetune.finetune(tmp_path / "small", settings, training, data=digits)
+    assert caplog.text.count("warmup is 2 steps, but the run has only 2") == 1  # for all optimizers together
     # Nothing has moved yet: the head is the probe, on no more validation labels than there are training labels.
     few = few_labels(digits.train, 3, 0)
     layer = linear_layer(extract_features(encoder, few), few.column("label"), 10)
