@@ -23,9 +23,11 @@ from typing import Annotated, Literal
 
 import tensorflow as tf
 
+from ssl_keras import encoders
 from ssl_keras.data.augment_images import augment
 from ssl_keras.data.images import unit_range
 from ssl_keras.data.ranges import Range
+from ssl_keras.encoders import card as cards
 from ssl_keras.engine.config import Training
 from ssl_keras.engine.objective import Objective, example_weight
 from ssl_keras.engine.report import Report
@@ -74,8 +76,14 @@ def prepare(settings, splits, init=None):
     """Returns the splits, and the settings as from `vision.prepare`.
 
     Raises:
-        ValueError: no images; sides that are not multiples of the patch; a mask that hides no patch, or all of them.
+        ValueError: no images; sides that are not multiples of the patch; a mask that hides no patch, or all of them;
+            `init` is not a vision transformer.
     """
+    if init is not None and not cards.is_a(cards.read(encoders.find(init)), "vit"):
+        raise ValueError(
+            f"masked_autoencoder continues from a vision transformer. Received: init={str(init)!r}, which is none. "
+            "Choose another --init, or another objective for it, such as contrastive."
+        )
     settings, splits = vision.prepare(settings, splits, init)
     _shape(settings, vision.encoder(settings, splits.train.spec()), splits.train.spec())
     return settings, splits

@@ -121,6 +121,8 @@ def test_other_encoders_are_refused():
         mae.Settings(network="cnn")
     with pytest.raises(ValueError, match=r"must be a graph of networks.vit.vit"):
         mae.build(mae.Settings(), SPEC, encoder=Network("cnn", image_shape=(16, 16, 3), width=2))
+    with pytest.raises(ValueError, match="continues from a vision transformer. Received: init='contrastive-fashion"):
+        mae.prepare(mae.Settings(), small_digits(), init="contrastive-fashion_mnist")
     for ratio in (0, 1):
         with pytest.raises(ValueError, match=r"mask_ratio must be in \(0, 1\)"):
             mae.Settings(mask_ratio=ratio)
