@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 
 # Global Keras settings under which networks are built, whatever keras.json or the calling program sets.
 SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
@@ -32,11 +33,16 @@ def _set(config, settings):
         getattr(config, f"set_{name}")(value)
 
 
+begun = None  # `time.monotonic()` at the last call of `start_tensorflow`, with which a command begins
+
+
 def start_tensorflow():
     """Imports TensorFlow and discards its startup messages, which no setting turns off.
 
     If the import fails, they are written to stderr.
     """
+    global begun
+    begun = time.monotonic()
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

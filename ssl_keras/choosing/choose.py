@@ -31,7 +31,8 @@ LABELS = 10  # labels per class, where the data have as many and nothing was ask
 START_SECONDS, ARM_SECONDS = 10, 12  # the least that a search, and each of its arms, takes before any speed is measured
 REPORT_SECONDS = 4  # for the table and the page
 PILOT_FRACTION, MAX_PILOT = 0.03, 10.0  # of the budget, over all arms; seconds of an arm
-EMPTY = {"data": None, "speeds": {}, "dropped": {}, "baselines": {}, "layout": {}, "every": {}, "rungs": []}
+PLAN = {"dropped": {}, "layout": {}, "every": {}}  # entries of a search that follow from its minutes
+EMPTY = {"minutes": None, "data": None, "speeds": {}, "baselines": {}, "rungs": []} | PLAN
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +94,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
     }
     files.make_folder(out)
     with locks.alone_in(out):
-        state = _state(out, asked, overwrite, started)
+        state = _state(out, asked, question.minutes, overwrite, started)
         if state["data"] is None:
             state["data"] = look(splits, kind)
             state.save()
@@ -104,18 +105,35 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
         return _conclude(state, runs, found, question, reasons, kind, per_class)
 
 
-def _state(out, asked, overwrite, started):
+def _state(out, asked, minutes, overwrite, started):
     """Opens the state of the search in a folder; with `overwrite`, a finished search or another one is removed."""
     names = [name for name, *_ in asked["arms"]]
     if overwrite and (out / CHOICE).exists():
         _remove(out, names)
     try:
-        return State(out / NAME, asked, EMPTY, started=started)
+        return _with_minutes(State(out / NAME, asked, EMPTY, started=started), minutes, out)
     except ValueError:
         if not overwrite:
             raise
     _remove(out, names)
-    return State(out / NAME, asked, EMPTY, started=started)
+    return _with_minutes(State(out / NAME, asked, EMPTY, started=started), minutes, out)
+
+
+def _with_minutes(state, minutes, out):
+    """Returns the state of a search with this budget; one that has only measured speeds gets a new plan.
+
+    Raises:
+        ValueError: arms have been trained for another budget.
+    """
+    if state["minutes"] not in (None, minutes):
+        if state["rungs"]:
+            raise ValueError(
+                f"{out} has a search with --minutes {state['minutes']:g} that has begun to train. Received: "
+                f"{minutes:g}. Resume it with its --minutes, add --overwrite to replace it, or choose another --out."
+            )
+        state.restart(PLAN)
+    state["minutes"] = minutes
+    return state
 
 
 def _search(state, runs, question, seconds):
@@ -150,7 +168,7 @@ def _conclude(state, runs, found, question, reasons, kind, per_class):
         "minutes": question.minutes,
         "rows": rows,
         "winner": winner,
-        "recommendation": ranking.recommendation(rows, question, per_class, command),
+        "recommendation": ranking.recommendation(rows, question, per_class, command, state["dropped"]),
         "best_arm": best_arm,
         "command": command,
         "encoder": str(runs.encoder(best_arm)),
@@ -190,7 +208,10 @@ def labels_per_class(splits, asked):
     """
     has = "label" in splits.train.arrays
     if asked and not has:
-        splits.train.column_spec("label")  # raises, and tells why there are none
+        try:
+            splits.train.column_spec("label")  # raises, and tells why there are none
+        except ValueError as error:
+            raise ValueError(f"{error} To measure without labels, leave out --labels-per-class.") from None
     if asked == 0 or not has:
         return 0
     try:

@@ -102,13 +102,13 @@ class Halving:
         Raises:
             ValueError: every arm fails.
         """
-        for name in names:
+        for place, name in enumerate(names, 1):
             if name in self.state["speeds"] or name in self.state["dropped"]:
                 continue
             if self.state["speeds"] and self.state.spent() > MAX_PILOTS * self.seconds:
                 self._drop(name, "the arms before it left no time to try it")
                 continue
-            log.info("measuring the speed of %s", name)
+            log.info("measuring the speed of %s, %d of %d", name, place, len(names))
             try:
                 self.state["speeds"][name] = list(pilot(name))
             except FAILURES as error:

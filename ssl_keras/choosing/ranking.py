@@ -17,7 +17,8 @@ def score(measured):
 def rank(arms, baselines, per_class):
     """Returns the rows of the table, best first, [{"row", "kind", "score", …}].
 
-    With labels all rows are ranked together, by the mean accuracy of the probe, then of the neighbors. Without labels
+    With labels all rows are ranked together, by the mean accuracy of the probe; among equals baselines come first, and
+    then what has the more accurate neighbors. Without labels
     only arms are: effective ranks of networks that differ, or of features without a network, are not comparable.
 
     Args:
@@ -33,7 +34,8 @@ def rank(arms, baselines, per_class):
         row["score"] = score(row) if row["ranked"] else None
 
     def order(row):
-        return not row["ranked"], -(row["score"] or 0.0), -float(np.mean(row.get("kNN", 0.0)))
+        is_arm = row["kind"] == "arm"  # what needs no pretraining comes first among equals
+        return not row["ranked"], -(row["score"] or 0.0), is_arm, -float(np.mean(row.get("kNN", 0.0)))
 
     rows.sort(key=order)
     first = rows[0]
@@ -50,12 +52,15 @@ def _behind(first, row):
 
 
 def equals(rows):
-    """Returns the names of the rows that the label seeds cannot tell from the first one."""
-    behind = [(row["row"], row["behind"]) for row in rows[1:] if row["behind"] and row["behind"]["interval"]]
-    return [name for name, each in behind if each["interval"][0] <= 0]
+    """Returns the names of the rows that the label seeds cannot tell from the first one.
+
+    A row with one label seed has no interval. It is among them if it is not behind at all.
+    """
+    behind = [(row["row"], row["behind"]) for row in rows[1:] if row["behind"]]
+    return [name for name, each in behind if (each["interval"] or [each["mean"]])[0] <= 0]
 
 
-def recommendation(rows, question, per_class, command):
+def recommendation(rows, question, per_class, command, dropped=()):
     """Returns sentences: what to do, the command for it, and which rows are as good as far as was measured.
 
     Args:
@@ -63,6 +68,7 @@ def recommendation(rows, question, per_class, command):
         question: `Question`.
         per_class: labels per class.
         command: words of the command that repeats the best arm.
+        dropped: names of the arms that were left out.
     """
     first, data = rows[0], ["--data", question.data]
     if question.image_size:
@@ -99,6 +105,14 @@ def recommendation(rows, question, per_class, command):
     same = equals(rows) if per_class else []
     if same:
         made.append(
-            f"These labels cannot tell it from {', '.join(same)}: the 95% interval of the difference contains 0."
+            f"These labels cannot tell {first['row']} from: {'; '.join(same)}. "
+            "The 95% interval of the difference contains 0."
+        )
+    trained = [row["row"] for row in rows if row["kind"] == "arm"]
+    untried = [name for name in dropped if name not in trained]
+    if untried:
+        made.append(
+            f"Only {len(trained)} of {len(trained) + len(untried)} arms were trained. Left out: "
+            f"{', '.join(untried)}. With more --minutes those that were too slow take part."
         )
     return made

@@ -32,8 +32,9 @@ def table(choice):
 def _cells(row):
     behind = row["behind"]
     shown = "–"
-    if behind and behind["interval"]:
-        shown = f"{100 * behind['mean']:.1f} [{', '.join(f'{100 * end:.1f}' for end in behind['interval'])}]"
+    if behind:
+        interval = behind["interval"] and ", ".join(f"{100 * end:.1f}" for end in behind["interval"])
+        shown = f"{100 * behind['mean']:.1f} [{interval or 'one draw'}]"
     return [
         row["row"],
         _percent(row.get("probe")),
@@ -70,7 +71,8 @@ def plot(choice):
     for place, row in enumerate(others[:MAX_LINES]):
         axes.axhline(percent * row["score"], color="gray", linestyle=("--", ":", "-.")[place % 3], linewidth=1)
         axes.annotate(row["row"], (1, percent * row["score"]), xycoords=("axes fraction", "data"), fontsize="x-small")
-    axes.set_xscale("log")
+    if max(map(len, choice["curves"].values()), default=1) > 1:
+        axes.set_xscale("log")
     axes.set_xlabel("training, s")
     axes.set_ylabel("probe, %" if choice["labels_per_class"] else "LiDAR")
     axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.15, 1))
@@ -113,8 +115,11 @@ def write_page(path, choice):
 
 def _search(choice):
     layout = choice["layout"]
-    return (
-        f"Successive halving: {', '.join(map(str, layout['sizes']))} arms in the rungs, and {layout['factor']} times "
-        f"the training time from one rung to the next. It took {choice['seconds'] / 60:.1f} of {choice['minutes']:g} "
-        "minutes."
+    sizes = ", ".join(map(str, layout["sizes"]))
+    how = (
+        f"Successive halving: {sizes} arms in the rungs, and {layout['factor']} times the training time from one rung "
+        "to the next."
+        if len(layout["sizes"]) > 1
+        else f"One rung: each of {sizes} arms was trained once."
     )
+    return f"{how} It took {choice['seconds'] / 60:.1f} of {choice['minutes']:g} minutes."

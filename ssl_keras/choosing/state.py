@@ -42,6 +42,11 @@ class State:
         """Returns the seconds of this session and, up to what they saved, of those before."""
         return self.before + self.clock() - self.started
 
+    def restart(self, entries):
+        """Sets these entries, and counts the seconds from the start of this session."""
+        self.values |= copy.deepcopy(entries)
+        self.before = 0.0
+
     def save(self):
         self.values["spent"] = self.spent()
         if self.path is not None:

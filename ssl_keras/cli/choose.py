@@ -1,17 +1,19 @@
 """The command `choose`."""
 
 import dataclasses
+import logging
 import pathlib
-import time
 from typing import Annotated
 
-from ssl_keras import files
+from ssl_keras import files, startup
 from ssl_keras.choosing import report
 from ssl_keras.choosing.choose import PAGE, Question, choose, finish
 from ssl_keras.cli.flags import DataFlags, OverwriteFlag, parse
 from ssl_keras.cli.inspect import aligned
 from ssl_keras.data.ranges import Range
 from ssl_keras.data.sources import load
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,6 @@ class Choose(DataFlags, OverwriteFlag):
 
 
 def choose_command(arguments):
-    started = time.monotonic()
     asked = parse(Choose, "choose", arguments)
     question = Question(
         asked.data,
@@ -48,7 +49,11 @@ def choose_command(arguments):
     )
     splits = load(asked.data, asked.image_size)
     out = pathlib.Path(asked.out or f"choices/{files.shorten(splits.train.short_name)}").expanduser()
-    choice = choose(question, splits, out, asked.overwrite, started=started)
+    try:
+        choice = choose(question, splits, out, asked.overwrite, started=startup.begun)
+    except KeyboardInterrupt:
+        log.warning("Stopped. The same command continues the search in %s.", files.printable(str(out)))
+        raise
     print(aligned(report.table(choice)))
     print(*choice["recommendation"], sep="\n")
     print(f"More time: {choice['expectation']}")

@@ -93,16 +93,34 @@ def test_folders_of_something_else_are_refused(images, tmp_path, capsys):
 
 def test_overwriting_replaces_another_search_but_resumes_the_same_one(tmp_path):
     asked = {"data": "digits", "seed": 3, "arms": [["small", "rotation", {}]]}
-    state = choose._state(tmp_path, asked, False, None)
+    state = choose._state(tmp_path, asked, 3.0, False, None)
     state["speeds"]["small"] = [0.1, 2.0]
     state.save()
-    assert choose._state(tmp_path, asked, True, None)["speeds"] == {"small": [0.1, 2.0]}
+    assert choose._state(tmp_path, asked, 3.0, True, None)["speeds"] == {"small": [0.1, 2.0]}
     for name in ("small", "pilot-small", "mine"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     with pytest.raises(ValueError, match="Add --overwrite to replace it"):
-        choose._state(tmp_path, asked | {"seed": 9}, False, None)
-    assert choose._state(tmp_path, asked | {"seed": 9}, True, None)["speeds"] == {}
+        choose._state(tmp_path, asked | {"seed": 9}, 3.0, False, None)
+    assert choose._state(tmp_path, asked | {"seed": 9}, 3.0, True, None)["speeds"] == {}
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+
+
+def test_more_minutes_bring_back_what_there_was_no_time_for(tmp_path):
+    asked = {"data": "digits", "seed": 3, "arms": [["small", "rotation", {}]]}
+    state = choose._state(tmp_path, asked, 2.0, False, None)
+    state["speeds"]["small"], state["dropped"]["slow"], state["layout"] = [0.1, 2.0], "no time", {"sizes": [1]}
+    state.before = 100.0
+    state.save()
+    again = choose._state(tmp_path, asked, 2.0, False, None)
+    assert (again["dropped"], again["layout"], again.spent() > 100) == ({"slow": "no time"}, {"sizes": [1]}, True)
+    longer = choose._state(tmp_path, asked, 9.0, False, None)
+    assert (longer["dropped"], longer["layout"], longer.spent() < 100) == ({}, {}, True)
+    assert longer["speeds"] == {"small": [0.1, 2.0]}  # they are known
+    longer["rungs"].append({"steps": {}, "measured": {}})
+    longer.save()
+    with pytest.raises(ValueError, match=r"with --minutes 9 that has begun to train. Received: 5. Resume it"):
+        choose._state(tmp_path, asked, 5.0, False, None)
+    assert choose._state(tmp_path, asked, 5.0, True, None)["rungs"] == []
 
 
 def choice_of(winner, kind, behind=None):

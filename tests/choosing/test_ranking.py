@@ -42,7 +42,22 @@ def test_rows_that_cannot_be_told_apart_are_named():
     arms = {"a": arm(0.9, 0.7, 0.8), "b": arm(0.7, 0.9, 0.7), "c": arm(0.3, 0.1, 0.2)}
     rows = ranking.rank(arms, {}, 5)
     assert ranking.equals(rows) == ["b"]
-    assert "cannot tell it from b:" in " ".join(ranking.recommendation(rows, QUESTION, 5, COMMAND))
+    assert "cannot tell a from: b. The" in " ".join(ranking.recommendation(rows, QUESTION, 5, COMMAND))
+
+
+def test_what_needs_no_pretraining_comes_first_among_equals():
+    arms, scratch = {"a": arm(1.0, 1.0), "b": arm(1.0, 0.9)}, {"scratch": baseline("scratch", 1.0)}
+    rows = ranking.rank(arms, scratch, 5)
+    assert [row["row"] for row in rows] == ["scratch", "a", "b"]
+    assert ranking.equals(rows) == ["a", "b"]  # on the one draw that they share
+    assert ranking.equals(ranking.rank(arms, {"scratch": baseline("scratch", 0.9)}, 5)) == ["b"]
+
+
+def test_arms_that_were_left_out_are_named():
+    rows = ranking.rank({"a": arm(0.9, 0.7)}, {}, 5)
+    said = ranking.recommendation(rows, QUESTION, 5, COMMAND, {"b": "too slow", "a": "failed later", "c": "too slow"})
+    assert "Only 1 of 3 arms were trained" in said[-1]
+    assert "Left out: b, c." in said[-1]
 
 
 @pytest.mark.parametrize(
