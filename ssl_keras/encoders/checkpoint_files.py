@@ -47,8 +47,8 @@ def read_config(folder):
         )
     if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
         raise ValueError(
-            f"{folder} does not contain a checkpoint. Expected config.json, model.safetensors and tokenizer.json (text "
-            "only)."
+            f"{folder} does not contain a checkpoint. Expected config.json, model.safetensors and, for text, "
+            "tokenizer.json or, for images, preprocessor_config.json."
         )
     config = read_object(path, "model config")
     if not isinstance(config.get("model_type"), str):

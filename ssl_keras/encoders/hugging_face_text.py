@@ -77,6 +77,7 @@ def load(folder):
             unused -= layouts.assign(stored, made, named_variables(graph))
         unused -= _check_copies(family, stored, unused)
     unused = sorted(name for name in unused if not name.endswith(CONSTANTS))
+    layouts.check_depth(folder, unused, family.block, network.keywords["layers"])
     if unused:
         log.warning(
             "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))

@@ -25,7 +25,9 @@ from ssl_keras.networks.vit_block import num_heads
 # The first name of a form is the one that is written.
 GELU = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "quick_gelu": "quick"}
 PREPROCESSOR = "preprocessor_config.json"
+MAX_PATCHES = 1 << 14  # of an image: tables of positions are as long
 CONSTANTS = ("position_ids",)  # ends of the names of tensors that need no import
+WHITE = 255  # of 8 bits: images are divided by it
 FLOAT16_ERROR = 1e-2  # of sine positions that were stored in 16 bits, at most
 WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}  # models of images and text: their image tower
 MODEL_TYPES = (*FAMILIES, *WHOLE)
@@ -80,9 +82,13 @@ def load(folder, config, keep_size=False):
             layouts.check_shapes(stored, made, named_variables(graph))
     encoder, head = make()
     unused = set(stored)
-    for graph, made in rules_of(encoder, head):
-        unused -= layouts.assign(stored, made, named_variables(graph))
+    with naming(folder):
+        for graph, made in rules_of(encoder, head):
+            unused -= layouts.assign(stored, made, named_variables(graph))
     unused = sorted(each for each in unused if not each.endswith(CONSTANTS))
+    layouts.check_depth(folder, unused, family.block, keywords["layers"])
+    if pattern:
+        layouts.check_depth(folder, unused, pattern, description(head).keywords["layers"])
     if unused:
         log.warning(
             "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))
@@ -127,6 +133,9 @@ def _keywords(folder, name, config, keep_size):
     patch, other = _sides(config.get("patch_size"), "patch_size")
     if patch != other:
         raise ValueError(f"Expected square patches. Received: patch_size {config['patch_size']}")
+    patches = -(-height // patch) * -(-wide // patch)
+    if patches > MAX_PATCHES:
+        raise ValueError(f"Expected image_size and patch_size of at most {MAX_PATCHES} patches. Received: {patches}")
     channels = _number(config, "num_channels", 3)
     mean, deviation, size = _preprocessing(folder, family, channels)
     epsilon = config.get("layer_norm_eps", family.epsilon)
@@ -148,7 +157,7 @@ def _keywords(folder, name, config, keep_size):
         "epsilon": float(epsilon),
         "mean": mean,
         "deviation": deviation,
-        "resize": 0 if keep_size else size or max(height, wide),
+        "resize": 0 if keep_size else max(height, wide) if size is None else size,
     }
 
 
@@ -180,11 +189,14 @@ def _sides(value, name):
 
 
 def _preprocessing(folder, family, channels):
-    """Returns the (mean, deviation, size or 0) that a checkpoint's images are prepared with."""
+    """Returns the mean, the deviation and the size that a checkpoint's images are prepared with.
+
+    The size is 0 if they keep their own, and None if nothing is said.
+    """
     path = pathlib.Path(folder) / PREPROCESSOR
     mean, deviation = (color if len(color) in (1, channels) else (0.5,) for color in family.colors)
     if not path.is_file():
-        return mean, deviation, 0
+        return mean, deviation, None
     if path.stat().st_size > CONFIG_BYTES:
         raise ValueError(f"{path}: expected at most {CONFIG_BYTES} bytes. Received: {path.stat().st_size}")
     asked = read_object(path, "preprocessor config")
@@ -195,10 +207,29 @@ def _preprocessing(folder, family, channels):
         )
     else:
         mean, deviation = (0.0,), (1.0,)
-    size = asked.get("crop_size") if asked.get("do_center_crop") else asked.get("size")
+    factor = asked.get("rescale_factor", 1 / WHITE)
+    if not asked.get("do_rescale", True) or type(factor) not in (int, float) or abs(factor * WHITE - 1) > 1e-3:
+        raise ValueError(
+            f"Expected do_rescale with the factor 1/{WHITE} in {PREPROCESSOR}. Received: "
+            f"{asked.get('do_rescale', True)}, {factor!r}"
+        )
+    return mean, deviation, _asked_size(asked)
+
+
+def _asked_size(asked):
+    """Returns the side to which a preprocessor resizes images, 0 if it does not, and None if nothing is said."""
+    crops = asked.get("do_center_crop", False)
+    if not crops and not asked.get("do_resize", True):
+        return 0
+    size = asked.get("crop_size" if crops else "size")
     if isinstance(size, dict):
-        size = size.get("height", size.get("shortest_edge"))
-    return mean, deviation, 0 if size is None else _number({"size": size}, "size")
+        sides = {size.get("height"), size.get("width")} if "height" in size else {size.get("shortest_edge")}
+        if len(sides) > 1:
+            raise ValueError(f"Expected a square size in {PREPROCESSOR}. Received: {size}")
+        size = sides.pop()
+        if size is None:
+            raise ValueError(f"Expected height and width, or shortest_edge, in {PREPROCESSOR}. Received: {asked}")
+    return None if size is None else _number({"size": size}, "size")
 
 
 def _color(value, name, channels):

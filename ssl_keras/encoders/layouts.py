@@ -8,6 +8,7 @@ import typing
 import numpy as np
 
 from ssl_keras.encoders.checkpoint_files import check_floats, tensor_of
+from ssl_keras.files import excerpt
 
 
 class Rule(typing.NamedTuple):
@@ -66,6 +67,17 @@ def check_shapes(stored, rules, variables):
             received = tuple(check_floats(stored, name, ", ".join(rule.ours)).get_shape())
             if received != shape:
                 raise ValueError(f"{name}: expected the shape {shape}. Received: {received}")
+
+
+def check_depth(folder, unused, block, layers):
+    """Raises ValueError if tensors that are not used belong to further blocks, whose names begin like `block`."""
+    beginning = block.format(layers)
+    further = [name for name in unused if name.startswith(beginning)]
+    if further:
+        raise ValueError(
+            f"{folder}: expected {layers} blocks, as config.json says. Received the weights of more: "
+            f"{excerpt(', '.join(further))}. Get the config.json of these weights."
+        )
 
 
 def assign(stored, rules, variables):

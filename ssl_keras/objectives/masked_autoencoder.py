@@ -81,7 +81,7 @@ def prepare(settings, splits, init=None):
     """
     if init is not None and not cards.is_a(cards.read(encoders.find(init)), "vit"):
         raise ValueError(
-            f"masked_autoencoder continues from a vision transformer. Received: init={str(init)!r}, which is none. "
+            f"masked_autoencoder continues from a vision transformer. Received: init={str(init)!r}, another network. "
             "Choose another --init, or another objective for it, such as contrastive."
         )
     settings, splits = vision.prepare(settings, splits, init)

@@ -147,12 +147,13 @@ def untie(tensors):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "Expected config.json, model.safetensors and tokenizer.json"),
+        (lambda f: (f / "config.json").unlink(), "Expected config.json, model.safetensors and, for text, tokenizer.json"),
         (lambda f: (f / "config.json").write_text("{"), "is not a valid model config"),
         (lambda f: edit(f, model_type="mamba"), "Expected the model_type gpt2, bert, .*llama. Received: 'mamba'"),
         (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),
         (lambda f: edit(f, n_layer="two"), "config.json: Expected integers of 1 to 16777216 for n_layer"),
         (lambda f: edit(f, n_layer=3), "has no tensor 'h.2.ln_1.weight'"),
+        (lambda f: edit(f, n_layer=1), "expected 1 blocks, as config.json says. Received the weights of more: h.1."),
         (
             lambda f: edit(f, n_positions=30),
             r"wpe.weight: expected the shape \(30, 16\). Rec.* \(24, 16\)",

@@ -19,7 +19,7 @@ import tensorflow as tf
 from ssl_keras import encoders
 from ssl_keras.cli import main
 from ssl_keras.encoders import hugging_face, hugging_face_vision, vision_layouts
-from ssl_keras.networks import Network, vit
+from ssl_keras.networks import Network, description, vit
 from ssl_keras.objectives import masked_autoencoder
 from tests.encoders.test_hugging_face import edit, rewrite, shard
 
@@ -118,6 +118,22 @@ def test_images_of_any_size_are_resized_to_the_models(folder, family, rng):
     assert encoder(rng.random((2, 33, 47, 3), np.float32)).shape == (2, 16)
 
 
+@pytest.mark.parametrize("family", ["dinov2"])
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"do_resize": False, "size": 20}, 0),
+        ({"size": 24}, 24),
+        ({"size": {"shortest_edge": 28}}, 28),
+        ({"size": {"shortest_edge": 28}, "do_center_crop": True, "crop_size": {"height": 24, "width": 24}}, 24),
+        ({"size": None, "rescale_factor": 0.00392156862745098}, 20),
+    ],
+)
+def test_images_get_the_size_that_the_preprocessor_gives_them(folder, family, changes, size):
+    prepare(folder, **changes)
+    assert description(load(folder)[0]).keywords["resize"] == size
+
+
 @pytest.mark.parametrize("family", ["vit_mae"])
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_weights_of_16_bits_and_shards(folder, family, dtype):
@@ -178,6 +194,12 @@ def shorten(tensors):
     tensors["embeddings.position_embeddings"] = tensors["embeddings.position_embeddings"][:, :-1].copy()
 
 
+def prepare(folder, **changes):
+    """Changes the preprocessor's config."""
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def pickle_alone(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -194,6 +216,11 @@ def pickle_alone(folder):
         (lambda f: edit(f, patch_size=[4, 2]), "Expected square patches"),
         (lambda f: edit(f, num_hidden_layers=3), "has no tensor 'encoder.layer.2."),
         (lambda f: edit(f, num_hidden_layers=10_000), "layers must be 1 to 128"),
+        (
+            lambda f: edit(f, num_hidden_layers=1),
+            "expected 1 blocks, .* Received the weights of more: encoder.layer.1.",
+        ),
+        (lambda f: edit(f, image_size=1 << 16), "at most 16384 patches. Received: 268435456"),
         (lambda f: edit(f, image_size=24), r"position_embeddings: expected the shape \(1, 37, 16\). Received: \(1, 26"),
         (lambda f: rewrite(f, shorten), r"position_embeddings: expected the shape \(1, 26, 16\). Received: \(1, 25"),
         (lambda f: rewrite(f, poison), "layernorm.weight: expected finite numbers"),
@@ -204,6 +231,10 @@ def pickle_alone(folder):
             "Expected 3 numbers for image_mean",
         ),
         (lambda f: (f / "preprocessor_config.json").write_text("["), "is not a valid preprocessor config"),
+        (lambda f: prepare(f, size={"height": 20, "width": 40}), "Expected a square size in preprocessor_config.json"),
+        (lambda f: prepare(f, size={"longest_edge": 20}), "Expected height and width, or shortest_edge"),
+        (lambda f: prepare(f, do_rescale=False), "Expected do_rescale with the factor 1/255"),
+        (lambda f: prepare(f, rescale_factor=0.5), "Received: True, 0.5"),
     ],
 )
 def test_broken_checkpoints_are_refused(folder, family, damage, message):
