@@ -51,6 +51,7 @@ TEACHER = "contrastive-fashion_mnist"
 STUDENT = {"network": "cnn", "pool_grid": 2}
 WIDTH, NARROW = 23, 4  # channels of the student's first stage; those of --smoke
 LARGEST = 1 / 4  # parameters of the student, as a fraction of the teacher's
+MINUTES = 15.0
 FEW = 3  # steps of each run of --smoke
 
 
@@ -109,7 +110,7 @@ def train_and_measure(run, steps, splits, folder):
         steps=steps,
         eval_every=max(1, steps // 10),
         seed=run.seed,
-        run=f"{run.name}-{run.seed}".replace(", ", "-"),
+        run=f"{run.name}-{run.seed}".replace(", ", "-").replace(" ", "-"),
         runs=str(folder),
         resume=True,
     )
@@ -120,7 +121,7 @@ def train_and_measure(run, steps, splits, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=15.0, help="of training each student")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training each student")
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES[:1], help="of distillation")
     parser.add_argument("--only", nargs="*", metavar="ROW", help='such as "contrastive, seed 1"; the others come later')
@@ -137,12 +138,13 @@ def main():
 def runs_of(asked, width, longer):
     """Returns the runs, in the order in which they are made."""
     made, small = [], settings_of("contrastive", width)
+    length = "" if asked.minutes == MINUTES else f", {asked.minutes:g} minutes"
     for seed in asked.seeds:
         for loss in asked.losses:
             settings = settings_of("distillation", width, loss)
-            made.append(Run(f"distillation, {loss}", "distillation", settings, asked.minutes, seed))
-        made.append(Run("contrastive", "contrastive", small, asked.minutes, seed))
-    made.append(Run("contrastive, longer", "contrastive", small, longer, 0))
+            made.append(Run(f"distillation, {loss}{length}", "distillation", settings, asked.minutes, seed))
+        made.append(Run(f"contrastive{length}", "contrastive", small, asked.minutes, seed))
+    made.append(Run(f"contrastive, longer{length}", "contrastive", small, longer, 0))
     return [run for run in made if not asked.only or run.key in asked.only]
 
 

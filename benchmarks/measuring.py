@@ -1,4 +1,4 @@
-"""What the grids of trainings share: a file of numbers, the steps that fit into some minutes, and a summary."""
+"""Shared by grids of trainings: a file of numbers, the steps that fit into some minutes, and a summary."""
 
 import dataclasses
 import json
