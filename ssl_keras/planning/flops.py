@@ -80,9 +80,12 @@ def _einsum(op):
     inputs = op.get_attr("equation").decode().partition("->")[0]
     sides = {}
     for labels, tensor in zip(inputs.split(","), op.inputs):
-        if "..." in labels or tensor.shape.rank is None:
+        if tensor.shape.rank is None:
             return None
-        sides |= {label: side for label, side in zip(labels, tensor.shape) if sides.get(label) is None}
+        before, dots, after = labels.partition("...")
+        more = tensor.shape.rank - len(before) - len(after) if dots else 0  # axes of the ellipsis, aligned at their end
+        names = [*before, *range(-more, 0), *after]
+        sides |= {name: side for name, side in zip(names, tensor.shape) if sides.get(name) in (None, 1)}
     return _product(*sides.values())
 
 

@@ -147,7 +147,10 @@ def untie(tensors):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "Expected config.json, model.safetensors and, for text, tokenizer.json"),
+        (
+            lambda f: (f / "config.json").unlink(),
+            "Expected config.json, model.safetensors and, for text, tokenizer.json",
+        ),
         (lambda f: (f / "config.json").write_text("{"), "is not a valid model config"),
         (lambda f: edit(f, model_type="mamba"), "Expected the model_type gpt2, bert, .*llama. Received: 'mamba'"),
         (lambda f: edit(f, activation_function="relu"), "activation_function = 'gelu_new'. Received: 'relu'"),

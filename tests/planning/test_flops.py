@@ -36,6 +36,8 @@ def graph_of(function, *shapes):
         (lambda a, b: tf.matmul(a, b, adjoint_a=True), ((7, 4, 3), (7, 4, 5)), 7 * 2 * 3 * 4 * 5),
         (lambda a, b: tf.einsum("bthd,bshd->bhts", a, b), ((2, 5, 3, 4), (2, 6, 3, 4)), 2 * 2 * 3 * 5 * 6 * 4),
         (lambda a: tf.einsum("ij->ji", a), ((2, 5),), 0),
+        (lambda a, b: tf.einsum("...ij,...jk->...ik", a, b), ((7, 2, 3, 4), (2, 4, 5)), 2 * 7 * 2 * 3 * 4 * 5),
+        (lambda a, b: tf.einsum("...ij,jk->...ik", a, b), ((1, 3, 4), (4, 5)), 2 * 3 * 4 * 5),
         (lambda a, b: tf.nn.conv2d(a, b, 2, "SAME"), ((2, 8, 8, 3), (3, 3, 3, 5)), 2 * 2 * 4 * 4 * 3 * 3 * 3 * 5),
         (lambda a: a + 1, ((9, 9),), 0),
         (
