@@ -262,7 +262,8 @@ def export(name, out):
     head = head if cards.is_a(card, "mae_decoder") else None
     family_name = family_for(keywords, head is not None)
     if head and (family_name != "vit_mae" or description(head).keywords["image_shape"] != keywords["image_shape"]):
-        log.warning("%s is written without its decoder, which a %s of this size does not have.", name, family_name)
+        reason = f"a {family_name} has none" if family_name != "vit_mae" else "it is for images of another size"
+        log.warning("%s is written without its decoder: %s", name, reason)
         head = None
     family = FAMILIES[family_name]
     pairs = [(encoder, rules(family, keywords), family.prefix if head else "")]
