@@ -199,6 +199,20 @@ for key, budgets in BENCH["few_labels"].items():
     rows = {arm: rows[arm] for arm in arms}
     TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, columns, "%", max, "test accuracy, %")
 
+found = BENCH["distillation"]
+rows = {"teacher": found["teacher"], "student at random init": found["random init"]}
+for key, run in found.items():
+    name, seeded, _ = key.rpartition(", seed ")
+    if seeded:
+        row = rows.setdefault(name, {"kNN": [], "steps": run["steps"]})
+        row["kNN"].append(run["kNN"])
+for name, row in rows.items():
+    row["parameters"] = found["parameters"]["teacher" if name == "teacher" else "student"]
+    if "steps" in row:
+        row |= {"seeds": str(len(row["kNN"])), "kNN": spread(row["kNN"])}
+columns = {"parameters": "parameters", "steps": "steps", "kNN": "kNN", "seeds": "seeds"}
+TABLES["distillation"] = grid(rows, columns, ",d ,d % s", corner="test accuracy, %")
+
 found = CARDS["dcgan-fashion_mnist"]["results"][f"fidelity, {FASHION}"]["table"]
 columns = {column: column for column in ("FID", "KID", "precision", "recall", "classes covered")}
 columns["distance to the nearest learned"] = "median distance to the nearest training image"
@@ -207,7 +221,7 @@ TABLES["dcgan-fidelity"] = grid(rows, columns, ".2f .4f .2f .2f d .2f", corner="
 TABLES["dcgan"] = accuracies(fashion["dcgan"], 60, 10, "noise", "shift")
 
 TABLES["causal_lm"] = by_hand("causal_lm", min)
-TABLES["trec"] = accuracies(trec, 50, 10)
+TABLES["trec"] = accuracies(trec, 50, 10, "10 per class, whole validation")
 TABLES["sms"] = accuracies(sms, 50, 10)
 for data, budgets in BENCH["few_texts"].items():
     rows, columns = few_labels(budgets, "TF-IDF")
