@@ -46,7 +46,7 @@ from ssl_keras.engine.report import Report
 from ssl_keras.evaluation import stored
 from ssl_keras.evaluation.features import evenly_spaced
 from ssl_keras.modalities import language, sound, vision
-from ssl_keras.networks import pooled_features, realize, transformer, waveform
+from ssl_keras.networks import description, pooled_features, realize, transformer, waveform
 from ssl_keras.networks.projector import projector
 from ssl_keras.networks.vit_block import draw_depth, stochastic_depth
 
@@ -61,6 +61,7 @@ DEFAULTS = Training(
     clip_norm=1.0,
 )
 LOSSES = ("cosine", "similarity", "components")
+ONE_SIGN = ("convolution", "dense")  # kinds of networks whose features come from a ReLU
 SAMPLE = 1 << 14  # examples that the principal components are computed from
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Settings(vision.Settings):
     """Name or path of the saved encoder whose features the student learns. Its weights stay as they are."""
     loss: Literal[*LOSSES] = "cosine"
     """Loss: regression of the teacher's features (cosine), of their principal components without a projection
-    (components), or of its similarities between the examples of a batch (similarity), as in SEED."""
+    (components; for text, audio and vit), or of its similarities between the examples of a batch, as in SEED
+    (similarity)."""
     temperature: Annotated[float, Range(0, open="low")] = 0.2
     """Temperature of the student's similarities (loss similarity)."""
     teacher_temperature: Annotated[float, Range(0, open="low")] = 0.04
@@ -194,7 +196,8 @@ def build(settings, spec, encoder=encoder):
     """Returns the objective; `encoder` may be any function or functional graph from the data to features or states.
 
     Raises:
-        ValueError: there is no column of features; the encoder's input or output does not fit.
+        ValueError: there is no column of features; the encoder's input or output does not fit; the loss components with
+            a projection, or with a network whose features have one sign.
     """
     if "features" not in spec:
         raise ValueError("The teacher's features are not in the data. Call prepare(settings, splits) first.")
@@ -208,6 +211,12 @@ def build(settings, spec, encoder=encoder):
         if hidden:
             raise ValueError(
                 f"The loss components has no projection. Received: projection={settings.projection}. Leave it out."
+            )
+        described = description(network)
+        if described is not None and described.kind in ONE_SIGN:
+            raise ValueError(
+                f"The loss components needs features of either sign, and those of {described.builder} are not "
+                "negative. Use the loss cosine or similarity, or another network, such as vit."
             )
         return Distillation(settings, network, None, teacher, components=Components(size, width))
     return Distillation(settings, network, projector(width, (*hidden, size)), teacher)

@@ -184,6 +184,15 @@ def test_components_have_no_projection():
         distillation.build(settings, splits.train.spec())
 
 
+def test_components_need_features_of_either_sign():
+    """Those of the teacher's components have one; a student that ends in a ReLU learned next to nothing from them."""
+    settings, splits = prepared_students("image", width=4, loss="components")
+    with pytest.raises(ValueError, match="needs features of either sign, and those of cnn are not negative"):
+        distillation.build(settings, splits.train.spec())
+    vit = dataclasses.replace(settings, network="vit", width=16, layers=1)
+    assert distillation.build(vit, splits.train.spec()).components is not None
+
+
 @pytest.mark.parametrize("kind", ["image", "tokens", pytest.param("waveform", marks=pytest.mark.slow)])
 def test_each_example_has_its_features(kind):
     """Those that evaluation extracts, whatever rows a split has. Audio, which takes longer, is in the slow tests."""
