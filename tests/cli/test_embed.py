@@ -98,7 +98,8 @@ def test_evaluate_replaces_only_its_own_table(tmp_path, monkeypatch, capsys):
     def fake(names, splits, *_, measured, **__):
         probabilities = np.eye(10)[splits.test.column("label")]
         score = next(tables) / 100
-        measured.add("pixels", "probes", lambda: ({"all": [score]}, probabilities))
+        measured.add("pixels", "probes", lambda: ({"all": [score]}, None))
+        measured.add(f"{names[0]}, fine-tuned", "all", lambda: ({"all": [0.5]}, probabilities))
         return measured.table()
 
     monkeypatch.setattr(evaluate, "evaluate", fake)
@@ -116,4 +117,6 @@ def test_evaluate_replaces_only_its_own_table(tmp_path, monkeypatch, capsys):
     assert "contains the table of another evaluation" in capsys.readouterr().err
     assert main([*command, "5", "--out", str(first)]) == 0
     assert main([*command, "2", "--out", str(first), "--overwrite"]) == 0
-    assert "| pixels | 5.0 |" in (first / "table.md").read_text()
+    text = (first / "table.md").read_text()
+    assert "| pixels | 5.0 |" in text
+    assert "autoencoder-fashion_mnist, fine-tuned, all labels: accuracy 1.000, balanced accuracy 1.000" in text
