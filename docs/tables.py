@@ -222,7 +222,7 @@ TABLES["dcgan"] = accuracies(fashion["dcgan"], 60, 10, "noise", "shift")
 
 TABLES["causal_lm"] = by_hand("causal_lm", min)
 TABLES["trec"] = accuracies(trec, 50, 10, "10 per class, whole validation")
-TABLES["sms"] = accuracies(sms, 50, 10)
+TABLES["sms"] = accuracies(sms, 50, 10, "10 per class, whole validation")
 for data, budgets in BENCH["few_texts"].items():
     rows, columns = few_labels(budgets, "TF-IDF")
     for row, runs in budgets["10"].items():
