@@ -107,8 +107,12 @@ def _chunks(source, name, indices):
 
 def image_hashes(source):
     """Returns a hash of each image of a source, (N,) uint64. Equal images have equal hashes."""
-    hashes = [_hash(image) for chunk in _chunks(source, "image", np.arange(len(source))) for image in chunk]
-    return np.array(hashes, np.uint64)
+    chunks = _chunks(source, "image", np.arange(len(source)))
+    return np.array([one for chunk in chunks for one in _hashes(chunk)], np.uint64)
+
+
+def _hashes(images):
+    return [_hash(image) for image in np.ascontiguousarray(images)]
 
 
 def _hash(content):
@@ -121,7 +125,7 @@ def _images(source, name, rows):
         least, most = min(least, chunk.min().item()), max(most, chunk.max().item())
         maybe = chunk[(chunk[:, 0] == chunk[:, 0, :1]).all((1, 2))]  # a cheap test first: is the top row one color?
         flat += int((maybe == maybe[:, :1, :1]).all((1, 2, 3)).sum())
-        hashes += [_hash(image) for image in np.ascontiguousarray(chunk)]
+        hashes += _hashes(chunk)
     about = dict(zip(("height", "width", "channels"), map(int, shape))) | {"dtype": str(source.arrays[name].dtype)}
     return about | {"least": least, "most": most, "flat": flat}, np.array(hashes, np.uint64)
 

@@ -76,3 +76,12 @@ def test_splits_that_came_with_the_data_stay_apart(rng):
 def test_unlabeled_images_that_do_not_fit_are_refused(digits, image, message):
     with pytest.raises(ValueError, match=message):
         with_unlabeled(few_labels(digits.train, 2, 0), from_arrays(image).train, 7, seed=0)
+
+
+def test_copies_are_found_whatever_the_memory_layout(rng):
+    image = rng.integers(0, 256, (20, 6, 4, 3), np.uint8)
+    plain, channels_first = (
+        from_arrays(image).train,
+        from_arrays(np.moveaxis(image.transpose(0, 3, 1, 2).copy(), 1, -1)),
+    )
+    assert not len(without_copies(plain, [channels_first.train]))
