@@ -144,7 +144,8 @@ def runs_of(asked, width, longer):
             settings = settings_of("distillation", width, loss)
             made.append(Run(f"distillation, {loss}{length}", "distillation", settings, asked.minutes, seed))
         made.append(Run(f"contrastive{length}", "contrastive", small, asked.minutes, seed))
-    made.append(Run(f"contrastive, longer{length}", "contrastive", small, longer, 0))
+    if not length:
+        made.append(Run("contrastive, longer", "contrastive", small, longer, 0))
     return [run for run in made if not asked.only or run.key in asked.only]
 
 

@@ -59,10 +59,8 @@ def seconds_per_step(module, settings, training, splits):
     objective = module.build(settings, splits.train.spec())
     objective.adapt(splits.train)
     compile_objective(objective, dataclasses.replace(training, steps=MAX_TIMED_STEPS, epochs=0), splits)
-    batches, watch = (
-        Batches(splits.train, training.batch_size, preprocess=objective.preprocess),
-        Stopwatch(TIMED_SECONDS),
-    )
+    batches = Batches(splits.train, training.batch_size, preprocess=objective.preprocess)
+    watch = Stopwatch(TIMED_SECONDS)
     objective.fit(batches.dataset(), steps_per_epoch=MAX_TIMED_STEPS, callbacks=[watch], verbose=0)
     return watch.step
 

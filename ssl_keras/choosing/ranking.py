@@ -18,8 +18,8 @@ def rank(arms, baselines, per_class):
     """Returns the rows of the table, best first, [{"row", "kind", "score", …}].
 
     With labels all rows are ranked together, by the mean accuracy of the probe; among equals baselines come first, and
-    then what has the more accurate neighbors. Without labels
-    only arms are: effective ranks of networks that differ, or of features without a network, are not comparable.
+    then what has the more accurate neighbors. Without labels only arms are: effective ranks of networks that differ, or
+    of features without a network, are not comparable.
 
     Args:
         arms: {name: measurements} of the trained arms.
