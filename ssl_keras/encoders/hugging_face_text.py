@@ -60,29 +60,17 @@ def load(folder):
     head = _head(family, config, network.keywords, stored)
 
     def make():
-        return network.build(), head and head.build()
+        return [network.build(), head and head.build()]
 
     def rules_of(encoder, head):
         made = rules(family, description(encoder).keywords, padding)
         return [(encoder, made)] + ([(head, head_rules(family))] if head else [])
 
-    # A config may ask for any size, so check it first where nothing is allocated.
-    with tf.Graph().as_default(), naming(folder):
-        for graph, made in rules_of(*make()):
-            layouts.check_shapes(stored, made, named_variables(graph))
-    encoder, head = make()
-    unused = set(stored)
+    (encoder, head), unused = layouts.build_and_assign(folder, stored, make, rules_of)
     with naming(folder):
-        for graph, made in rules_of(encoder, head):
-            unused -= layouts.assign(stored, made, named_variables(graph))
         unused -= _check_copies(family, stored, unused)
-    unused = sorted(name for name in unused if not name.endswith(CONSTANTS))
     layouts.check_depth(folder, unused, family.block, network.keywords["layers"])
-    if unused:
-        log.warning(
-            "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))
-        )
-    return encoder, head, tokenizer, unused
+    return encoder, head, tokenizer, layouts.leftovers(folder, unused, CONSTANTS)
 
 
 def _head(family, config, keywords, stored):
@@ -117,7 +105,7 @@ def export(name, out):
     encoder, head, card = load_with_head(name)
     if not cards.is_a(card, "transformer"):
         raise ValueError(
-            f"{card['name']} is not a language model or a vision transformer. Export it without --hugging-face."
+            f"{card['name']} is not a language model, vision transformer or ResNet. Export it without --hugging-face."
         )
     keywords = description(encoder).keywords
     with naming(card["name"]):

@@ -6,17 +6,23 @@ Images are resized to that size as a whole; the models' own pipelines resize the
 """
 
 import logging
-import math
 import pathlib
 
 import numpy as np
-import tensorflow as tf
 
 from ssl_keras import files
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import layouts
-from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, naming, open_weights, read_object, tensor_of
+from ssl_keras.encoders.checkpoint_files import naming, open_weights, tensor_of
 from ssl_keras.encoders.loading import load_with_head, named_variables
+from ssl_keras.encoders.vision_configs import (
+    PREPROCESSOR,
+    check_not_quantized,
+    number,
+    preprocessing,
+    preprocessor_of,
+    sides,
+)
 from ssl_keras.encoders.vision_layouts import DECODER_BLOCKS, DECODER_POSITIONS, FAMILIES, decoder_rules, rules
 from ssl_keras.networks import Network, description
 from ssl_keras.networks.positions import sine_positions
@@ -24,20 +30,13 @@ from ssl_keras.networks.vit_block import num_heads
 
 # The first name of a form is the one that is written.
 GELU = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "quick_gelu": "quick"}
-PREPROCESSOR = "preprocessor_config.json"
 MAX_PATCHES = 1 << 14  # of an image: tables of positions are as long
 CONSTANTS = ("position_ids",)  # ends of the names of tensors that need no import
-WHITE = 255  # of 8 bits: images are divided by it
 FLOAT16_ERROR = 1e-2  # of sine positions that were stored in 16 bits, at most
 WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}  # models of images and text: their image tower
 MODEL_TYPES = (*FAMILIES, *WHOLE)
 ACTIVATION = {"clip_vision_model": "quick_gelu", "siglip_vision_model": "gelu_pytorch_tanh"}  # where not "gelu"
 log = logging.getLogger(__name__)
-
-
-def is_vision(config):
-    """Returns whether a config is that of a family of image models."""
-    return config["model_type"] in MODEL_TYPES
 
 
 def load(folder, config, keep_size=False):
@@ -68,7 +67,7 @@ def load(folder, config, keep_size=False):
     def make():
         encoder = Network("vit", **keywords)
         head = Network("mae_decoder", **_decoder_keywords(config, keywords)) if pattern else None
-        return encoder.build(), head and head.build()
+        return [encoder.build(), head and head.build()]
 
     def rules_of(encoder, head):
         pairs = [(encoder, rules(family, description(encoder).keywords))]
@@ -76,38 +75,16 @@ def load(folder, config, keep_size=False):
 
     if pattern and not _is_sine(stored, DECODER_POSITIONS, _decoder_keywords(config, keywords)):
         raise ValueError(f"{DECODER_POSITIONS}: expected fixed sine positions. Received: others, which were trained.")
-    # A config may ask for any size, so check it first where nothing is allocated.
-    with tf.Graph().as_default(), naming(folder):
-        for graph, made in rules_of(*make()):
-            layouts.check_shapes(stored, made, named_variables(graph))
-    encoder, head = make()
-    unused = set(stored)
-    with naming(folder):
-        for graph, made in rules_of(encoder, head):
-            unused -= layouts.assign(stored, made, named_variables(graph))
-    unused = sorted(each for each in unused if not each.endswith(CONSTANTS))
+    (encoder, head), unused = layouts.build_and_assign(folder, stored, make, rules_of)
     layouts.check_depth(folder, unused, family.block, keywords["layers"])
     if pattern:
         layouts.check_depth(folder, unused, pattern, description(head).keywords["layers"])
-    if unused:
-        log.warning(
-            "%s: tensors that the network does not use were not imported: %s", folder, files.excerpt(", ".join(unused))
-        )
-    return encoder, head, unused
-
-
-def spec_of(encoder):
-    """Returns the spec of the images that an imported encoder takes."""
-    keywords = description(encoder).keywords
-    height, width, channels = keywords["image_shape"]
-    side = keywords["resize"]
-    return {"image": ((side or height, side or width, channels), tf.uint8)}
+    return encoder, head, layouts.leftovers(folder, unused, CONSTANTS)
 
 
 def _family_of(config):
     """Returns the family of a config, and the config of its image model."""
-    if "quantization_config" in config:
-        raise ValueError("Expected a model of 16- or 32-bit floats. Received: a quantized model. Get the original one.")
+    check_not_quantized(config)
     kind = config["model_type"]
     if kind not in WHOLE:
         return kind, config
@@ -125,34 +102,34 @@ def _keywords(folder, name, config, keep_size):
     act = config.get("hidden_act", ACTIVATION.get(name, "gelu"))
     if not isinstance(act, str) or act not in GELU:
         raise ValueError(f"Expected hidden_act in config.json to be one of {', '.join(GELU)}. Received: {act!r}")
-    width = _number(config, "hidden_size")
+    width = number(config, "hidden_size")
     ratio = config.get("mlp_ratio", 4)
     if type(ratio) not in (int, float) or not 0 < ratio < 100:
         raise ValueError(f"Expected a positive mlp_ratio in config.json. Received: {ratio!r}")
-    height, wide = _sides(config.get("image_size"), "image_size")
-    patch, other = _sides(config.get("patch_size"), "patch_size")
+    height, wide = sides(config.get("image_size"), "image_size")
+    patch, other = sides(config.get("patch_size"), "patch_size")
     if patch != other:
         raise ValueError(f"Expected square patches. Received: patch_size {config['patch_size']}")
     patches = -(-height // patch) * -(-wide // patch)
     if patches > MAX_PATCHES:
         raise ValueError(f"Expected image_size and patch_size of at most {MAX_PATCHES} patches. Received: {patches}")
-    channels = _number(config, "num_channels", 3)
-    mean, deviation, size = _preprocessing(folder, family, channels)
+    channels = number(config, "num_channels", 3)
+    mean, deviation, size = preprocessing(folder, family.colors, channels)
     epsilon = config.get("layer_norm_eps", family.epsilon)
     if type(epsilon) not in (int, float):
         raise ValueError(f"Expected a number for layer_norm_eps in config.json. Received: {epsilon!r}")
     own = dict(family.keywords)
     if name == "dinov2_with_registers":
-        own["registers"] = _number(config, "num_register_tokens", 4)
+        own["registers"] = number(config, "num_register_tokens", 4)
     if name == "siglip_vision_model" and not config.get("vision_use_head", True):
         own["features"] = "mean"
     return own | {
         "image_shape": (height, wide, channels),
         "width": width,
         "patch": patch,
-        "layers": _number(config, "num_hidden_layers"),
-        "heads": _number(config, "num_attention_heads"),
-        "hidden": _number(config, "intermediate_size", int(width * ratio)),
+        "layers": number(config, "num_hidden_layers"),
+        "heads": number(config, "num_attention_heads"),
+        "hidden": number(config, "intermediate_size", int(width * ratio)),
         "gelu": GELU[act],
         "epsilon": float(epsilon),
         "mean": mean,
@@ -167,77 +144,12 @@ def _decoder_keywords(config, encoder):
         "features": encoder["width"],
         "image_shape": encoder["image_shape"],
         "patch": encoder["patch"],
-        "width": _number(config, "decoder_hidden_size", 512),
-        "layers": _number(config, "decoder_num_hidden_layers", 8),
-        "heads": _number(config, "decoder_num_attention_heads", 16),
-        "hidden": _number(config, "decoder_intermediate_size", 2048),
+        "width": number(config, "decoder_hidden_size", 512),
+        "layers": number(config, "decoder_num_hidden_layers", 8),
+        "heads": number(config, "decoder_num_attention_heads", 16),
+        "hidden": number(config, "decoder_intermediate_size", 2048),
         "epsilon": encoder["epsilon"],
     }
-
-
-def _number(config, name, default=None):
-    value = config.get(name, default)
-    if type(value) is not int or not 1 <= value <= 1 << 16:
-        raise ValueError(f"Expected an integer of 1 to {1 << 16} in config.json for {name}. Received: {value!r}")
-    return value
-
-
-def _sides(value, name):
-    """Returns (height, width) of a size that is one number or a pair."""
-    pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
-    return tuple(_number({name: side}, name) for side in pair)
-
-
-def _preprocessing(folder, family, channels):
-    """Returns the mean, the deviation and the size that a checkpoint's images are prepared with.
-
-    The size is 0 if they keep their own, and None if nothing is said.
-    """
-    path = pathlib.Path(folder) / PREPROCESSOR
-    mean, deviation = (color if len(color) in (1, channels) else (0.5,) for color in family.colors)
-    if not path.is_file():
-        return mean, deviation, None
-    if path.stat().st_size > CONFIG_BYTES:
-        raise ValueError(f"{path}: expected at most {CONFIG_BYTES} bytes. Received: {path.stat().st_size}")
-    asked = read_object(path, "preprocessor config")
-    if asked.get("do_normalize", True):
-        mean, deviation = (
-            _color(asked.get(name, default), name, channels)
-            for name, default in (("image_mean", mean), ("image_std", deviation))
-        )
-    else:
-        mean, deviation = (0.0,), (1.0,)
-    factor = asked.get("rescale_factor", 1 / WHITE)
-    if not asked.get("do_rescale", True) or type(factor) not in (int, float) or abs(factor * WHITE - 1) > 1e-3:
-        raise ValueError(
-            f"Expected do_rescale with the factor 1/{WHITE} in {PREPROCESSOR}. Received: "
-            f"{asked.get('do_rescale', True)}, {factor!r}"
-        )
-    return mean, deviation, _asked_size(asked)
-
-
-def _asked_size(asked):
-    """Returns the side to which a preprocessor resizes images, 0 if it does not, and None if nothing is said."""
-    crops = asked.get("do_center_crop", False)
-    if not crops and not asked.get("do_resize", True):
-        return 0
-    size = asked.get("crop_size" if crops else "size")
-    if isinstance(size, dict):
-        sides = {size.get("height"), size.get("width")} if "height" in size else {size.get("shortest_edge")}
-        if len(sides) > 1:
-            raise ValueError(f"Expected a square size in {PREPROCESSOR}. Received: {size}")
-        size = sides.pop()
-        if size is None:
-            raise ValueError(f"Expected height and width, or shortest_edge, in {PREPROCESSOR}. Received: {asked}")
-    return None if size is None else _number({"size": size}, "size")
-
-
-def _color(value, name, channels):
-    entries = [value] if type(value) in (int, float) else value
-    fits = isinstance(entries, list | tuple) and len(entries) in (1, channels)
-    if not fits or any(type(each) not in (int, float) or not math.isfinite(each) for each in entries):
-        raise ValueError(f"Expected {channels} numbers for {name} in {PREPROCESSOR}. Received: {value!r}")
-    return tuple(float(each) for each in entries)
 
 
 def _is_sine(stored, name, keywords):
@@ -278,7 +190,7 @@ def export(name, out):
         files.make_folder(partial)
         files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
         files.write_json(partial / "config.json", _config_of(family_name, keywords, head))
-        files.write_json(partial / PREPROCESSOR, _preprocessor_of(keywords))
+        files.write_json(partial / PREPROCESSOR, preprocessor_of(keywords))
 
 
 def family_for(keywords, with_decoder):
@@ -346,20 +258,3 @@ def _config_of(family_name, keywords, head):
             "decoder_intermediate_size": own["hidden"] or 4 * own["width"],
         }
     return config
-
-
-def _preprocessor_of(keywords):
-    """Returns the preprocessor_config.json of a network with these keywords."""
-    height, width, channels = keywords["image_shape"]
-    side = keywords["resize"]
-    mean, deviation = (
-        list(keywords[name]) * (channels if len(keywords[name]) == 1 else 1) for name in ("mean", "deviation")
-    )
-    return {
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "image_mean": mean,
-        "image_std": deviation,
-        "size": {"height": side or height, "width": side or width},
-    }

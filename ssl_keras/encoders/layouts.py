@@ -3,12 +3,17 @@
 PyTorch stores matrices transposed, and most models query, key and value separately.
 """
 
+import logging
 import typing
 
 import numpy as np
+import tensorflow as tf
 
-from ssl_keras.encoders.checkpoint_files import check_floats, tensor_of
+from ssl_keras.encoders.checkpoint_files import check_floats, naming, tensor_of
+from ssl_keras.encoders.loading import named_variables
 from ssl_keras.files import excerpt
+
+log = logging.getLogger(__name__)
 
 
 class Rule(typing.NamedTuple):
@@ -45,6 +50,43 @@ def transposed(ours, *theirs):
     )
 
 
+def build_and_assign(folder, stored, make, rules_of):
+    """Builds networks and assigns the tensors of a checkpoint to them.
+
+    A config may ask for any size, so shapes are checked first where nothing is allocated.
+
+    Args:
+        folder: the checkpoint.
+        stored: tensors of `checkpoint_files.open_weights`.
+        make: function that builds the networks, a list, some of which may be None.
+        rules_of: function from these to [(network, its `Rule`s)].
+
+    Returns:
+        (the networks, the set of names of tensors that were not used).
+
+    Raises:
+        ValueError: as `check_shapes` and `assign`.
+    """
+    with tf.Graph().as_default(), naming(folder):
+        for graph, rules in rules_of(*make()):
+            check_shapes(stored, rules, named_variables(graph))
+    networks, unused = make(), set(stored)
+    with naming(folder):
+        for graph, rules in rules_of(*networks):
+            unused -= assign(stored, rules, named_variables(graph))
+    return networks, unused
+
+
+def leftovers(folder, unused, constants):
+    """Returns the sorted names of unused tensors, without those that end in one of `constants`, and logs them."""
+    unused = sorted(name for name in unused if not name.endswith(constants))
+    if unused:
+        log.warning(
+            "%s: tensors that the network does not use were not imported: %s", folder, excerpt(", ".join(unused))
+        )
+    return unused
+
+
 def check_shapes(stored, rules, variables):
     """Compares the headers of the files with the shapes that the network needs, before any tensor is read.
 
@@ -72,7 +114,7 @@ def check_shapes(stored, rules, variables):
 def check_depth(folder, unused, block, layers):
     """Raises ValueError if tensors that are not used belong to further blocks, whose names begin like `block`."""
     beginning = block.format(layers)
-    further = [name for name in unused if name.startswith(beginning)]
+    further = sorted(name for name in unused if name.startswith(beginning))
     if further:
         raise ValueError(
             f"{folder}: expected {layers} blocks, as config.json says. Received the weights of more: "

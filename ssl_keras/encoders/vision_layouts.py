@@ -21,11 +21,8 @@ import typing
 import numpy as np
 
 from ssl_keras.encoders.layouts import Rule, joined, transposed
+from ssl_keras.encoders.vision_configs import CLIP_COLORS, HALF, IMAGENET
 from ssl_keras.networks.positions import sine_positions
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP_COLORS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-HALF = ((0.5,), (0.5,))
 
 
 class Family(typing.NamedTuple):

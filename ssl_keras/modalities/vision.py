@@ -64,8 +64,8 @@ def prepare(settings, splits, init=None):
         kept, card = start_from(init, settings, IMAGE_ENCODERS, VIT if is_vit else NETWORK)
         if card is not None and settings.pool_grid == Settings.pool_grid:  # another value was asked for
             kept["pool_grid"] = card["network"]["pool_grid"]
-        if is_vit:
-            # The whole network is taken, with the grid of its positions, so the images get its channels.
+        if card is not None and not _settings_describe(card["network"]):
+            # The whole network is taken, and the images get its channels.
             kept["saved_network"] = json.dumps(card["network"])
             splits = inputs.adapt_images(card, splits)
         settings = dataclasses.replace(settings, **kept)
@@ -73,6 +73,17 @@ def prepare(settings, splits, init=None):
     if settings.pool_grid > 1:
         _check_pool_grid(settings, splits.train.spec())
     return settings, splits
+
+
+def _settings_describe(saved):
+    """Returns whether `Settings` can describe a saved network.
+
+    They cannot describe a vision transformer, since the grid of its positions is that of its own images; nor options of
+    imported networks, such as the colors of their images.
+    """
+    network = Network.from_json(saved)
+    plain = {name: network.keywords[name] for name in ("image_shape", "width", "pool_grid")}
+    return network.builder != "vit" and network == Network(network.builder, **plain)
 
 
 def _check_network(settings):
@@ -102,9 +113,11 @@ def encoder(settings, spec):
     """Returns the encoder, image (B, H, W, C) -> features (B, D), as a `Network`."""
     if settings.saved_network:
         keywords = json.loads(settings.saved_network) | {"pool_grid": settings.pool_grid}
-        if settings.pool_grid > 1:
-            keywords["features"] = "mean"
-        return Network.from_json(keywords | {"drop_path": settings.drop_path})
+        if settings.network == "vit":
+            keywords["drop_path"] = settings.drop_path
+            if settings.pool_grid > 1:
+                keywords["features"] = "mean"
+        return Network.from_json(keywords)
     names = ("width", "patch", "layers", "drop_path")
     asked = {name: getattr(settings, name) for name in names if getattr(settings, name)}
     return Network(settings.network, image_shape=spec["image"][0], pool_grid=settings.pool_grid, **asked)

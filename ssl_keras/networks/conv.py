@@ -5,8 +5,8 @@
   convolution (He et al. 2016, "Deep residual learning for image recognition", table 1).
 
 Every convolution is followed by batch normalization; the last scale of each residual branch starts at 0
-(Goyal et al. 2017, section 5.1). The stem for images of up to 64 pixels is a 3×3 convolution; larger images
-take the paper's 7×7 convolution with stride 2 and pooling.
+(Goyal et al. 2017, section 5.1). The small stem is a 3×3 convolution, the large one the paper's 7×7 convolution with
+stride 2 and pooling.
 
 The outputs of the stages are the layers `stage_0`, `stage_1`, …. Features are the last stage's mean over
 the pool grid, so a graph takes images of other sizes than the size that it was trained on.
@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from ssl_keras.data.ranges import ImageShape, Range
+from ssl_keras.networks.pixels import Color, PixelNorm, check_colors
 
 BLOCKS = {  # network: (kind of block, blocks in each stage, default width)
     "cnn": ("plain", (1, 1, 1), 32),
@@ -31,62 +32,66 @@ BLOCKS = {  # network: (kind of block, blocks in each stage, default width)
     "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
     "resnet101": ("bottleneck", (3, 4, 23, 3), 64),
 }
-SMALL_IMAGE = 64  # largest side in pixels for which the stem keeps the size
+SMALL_IMAGE = 64  # largest side in pixels for which the stem is small by default
 EXPANSION = 4  # output channels of a bottleneck over its width
 STAGE = re.compile(r"stage_\d+")
 MAX_POOL_GRID = 16  # cells along each side
 MOMENTUM = 0.9  # of batch statistics: even a run of a few hundred steps must forget those of its first steps
 
 
-def conv_encoder(
-    image_shape: ImageShape,
-    network: Literal[*BLOCKS] = "cnn",
-    width: Annotated[int, Range(0, 1 << 12)] = 0,
-    pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1,
-    name="encoder",
-):
-    """Returns a convolutional encoder, image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
-
-    D is pool_grid² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
-
-    Args:
-        image_shape: (H, W, C) of the training images; the longer side selects the stem, C is fixed.
-        network: one of BLOCKS.
-        width: channels of the first stage, doubled at each further stage; 0 is the network's default.
-        pool_grid: cells along each side of the pool grid; 1 averages over the whole map. More cells keep spatial
-            detail, which helps if all images are framed alike.
-        name: name of the graph.
-    """
-    if network not in BLOCKS:
-        raise ValueError(f"network must be one of {', '.join(BLOCKS)}. Received: {network!r}")
-    kind, stages, default_width = BLOCKS[network]
-    width = width or default_width
-    image = keras.Input((None, None, image_shape[2]), name="image")
-    x = keras.layers.Rescaling(2.0, -1.0, name="center")(image)  # to [-1, 1]
-    if max(image_shape[:2]) > SMALL_IMAGE:
-        x = conv_norm(x, width, 7, 2, name="stem")
-        x = keras.layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
-    else:
-        x = conv_norm(x, width, 3, 1, name="stem")
-    for stage, blocks in enumerate(stages):
-        for block in range(blocks):
-            last = block == blocks - 1
-            stride = 2 if block == 0 and (stage > 0 or kind == "plain") else 1
-            x = BLOCK[kind](x, width * 2**stage, stride, f"stage_{stage}_{block}", f"stage_{stage}" if last else None)
-    x = PlacePool(pool_grid, dtype="float32", name="features")(x)  # (B, D)
-    return keras.Model(image, x, name=name)
-
-
 def builder_of(network):
-    """Returns `conv_encoder` for one network of BLOCKS, with that network's default width."""
+    """Returns the function that builds one network of BLOCKS."""
+    kind, stages, default_width = BLOCKS[network]
 
     def build(
         image_shape: ImageShape,
-        width: Annotated[int, Range(1, 1 << 12)] = BLOCKS[network][2],
+        width: Annotated[int, Range(1, 1 << 12)] = default_width,
         pool_grid: Annotated[int, Range(1, MAX_POOL_GRID)] = 1,
+        *,
+        stem: Literal["by_size", "small", "large"] = "by_size",
+        padding: Literal["same", "symmetric"] = "same",
+        mean: Color = (0.5,),
+        deviation: Color = (0.5,),
+        resize: Annotated[int, Range(0, 1 << 12)] = 0,
         name="encoder",
     ):
-        return conv_encoder(image_shape, network, width, pool_grid, name)
+        """Returns a convolutional encoder, image (B, H, W, C) float in [0, 1] -> features (B, D) float32.
+
+        D is pool_grid² times 4·width for `cnn`, 8·width for basic blocks, 32·width for bottlenecks.
+
+        Args:
+            image_shape: (H, W, C) of the training images; C is fixed.
+            width: channels of the first stage, doubled at each further stage.
+            pool_grid: cells along each side of the pool grid; 1 averages over the whole map. More cells keep spatial
+                detail, which helps if all images are framed alike.
+            stem: "small" or "large"; "by_size" is small if no side of image_shape exceeds SMALL_IMAGE.
+            padding: where a convolution or a pooling with stride 2 pads an even side: on its far end alone ("same", as
+                in TensorFlow) or on both ("symmetric", as in PyTorch).
+            mean, deviation: color that is subtracted from, and divides, the pixels; one number, or one for each
+                channel.
+            resize: side of the square to which images are resized first, in pixels; 0 keeps their size.
+            name: name of the graph.
+
+        Raises:
+            ValueError: numbers of colors that do not fit the channels; a deviation that is not positive.
+        """
+        check_colors(mean, deviation, image_shape[2])
+        image = keras.Input((None, None, image_shape[2]), name="image")
+        x = PixelNorm(1, mean, deviation, resize, dtype="float32", name="center")(image)
+        if stem == "large" or (stem == "by_size" and max(image_shape[:2]) > SMALL_IMAGE):
+            x = conv_norm(x, width, 7, 2, padding, name="stem")
+            if symmetric := padding == "symmetric":
+                x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)  # after a ReLU: zeros change no maximum
+            x = keras.layers.MaxPooling2D(3, 2, "valid" if symmetric else "same", name="stem_pool")(x)
+        else:
+            x = conv_norm(x, width, 3, 1, padding, name="stem")
+        for stage, blocks in enumerate(stages):
+            for block in range(blocks):
+                output = f"stage_{stage}" if block == blocks - 1 else None
+                stride = 2 if block == 0 and (stage > 0 or kind == "plain") else 1
+                x = BLOCK[kind](x, width * 2**stage, stride, padding, f"stage_{stage}_{block}", output)
+        x = PlacePool(pool_grid, dtype="float32", name="features")(x)  # (B, D)
+        return keras.Model(image, x, name=name)
 
     return build
 
@@ -104,32 +109,40 @@ def stage_maps(encoder):
     return [stages[index] for index in sorted(stages)]
 
 
-def conv_norm(x, filters, size, stride=1, activation="relu", scale="ones", name=None, output=None):
+def conv_norm(x, filters, size, stride=1, padding="same", activation="relu", scale="ones", name=None, output=None):
     """Applies a convolution without bias, batch normalization and an activation."""
+    if symmetric := padding == "symmetric" and stride > 1 and size > 1:
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(
-        filters, size, stride, "same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        filters,
+        size,
+        stride,
+        "valid" if symmetric else "same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
     )(x)
     x = BatchNorm(gamma_initializer=scale, name=f"{name}_norm")(x)
     return keras.layers.Activation(activation, name=output or f"{name}_out")(x) if activation else x
 
 
-def plain_block(x, width, stride, name, output):
+def plain_block(x, width, stride, padding, name, output):
     """Applies two 3×3 convolutions, the first one strided."""
-    x = conv_norm(x, width, 3, stride, name=f"{name}_0")
+    x = conv_norm(x, width, 3, stride, padding, name=f"{name}_0")
     return conv_norm(x, width, 3, name=f"{name}_1", output=output)
 
 
-def basic_block(x, width, stride, name, output):
+def basic_block(x, width, stride, padding, name, output):
     """Applies a residual block of two 3×3 convolutions."""
-    branch = conv_norm(x, width, 3, stride, name=f"{name}_0")
+    branch = conv_norm(x, width, 3, stride, padding, name=f"{name}_0")
     branch = conv_norm(branch, width, 3, activation=None, scale="zeros", name=f"{name}_1")
     return add_shortcut(x, branch, width, stride, name, output)
 
 
-def bottleneck_block(x, width, stride, name, output):
+def bottleneck_block(x, width, stride, padding, name, output):
     """Applies a residual block of a 1×1, a 3×3 and a 1×1 convolution."""
     branch = conv_norm(x, width, 1, name=f"{name}_0")
-    branch = conv_norm(branch, width, 3, stride, name=f"{name}_1")
+    branch = conv_norm(branch, width, 3, stride, padding, name=f"{name}_1")
     branch = conv_norm(branch, width * EXPANSION, 1, activation=None, scale="zeros", name=f"{name}_2")
     return add_shortcut(x, branch, width * EXPANSION, stride, name, output)
 

@@ -24,12 +24,11 @@ import tensorflow as tf
 from ssl_keras.data.ranges import ImageShape, Range
 from ssl_keras.networks import positions as grids
 from ssl_keras.networks.conv import MAX_POOL_GRID
+from ssl_keras.networks.pixels import Color, PixelNorm, check_colors
 from ssl_keras.networks.transformer import MAX_LAYERS
 from ssl_keras.networks.vit_block import GELU, Rate, VisionBlock, blocks_of, num_heads
-from ssl_keras.networks.vit_ends import Norm, Patches, PixelNorm, PoolTokens
+from ssl_keras.networks.vit_ends import Norm, Patches, PoolTokens
 from ssl_keras.networks.vit_probe import ProbePool
-
-Color = tuple[Annotated[float, Range(-1e3, 1e3)], ...]  # for each channel, or one for all
 
 
 def vit(
@@ -119,13 +118,7 @@ def _check(image_shape, width, heads, class_token, features, pool_grid, mean, de
             f'pool_grid must be 1 with features "{features}". Received: {pool_grid}. Use features="mean" for a pool '
             "grid."
         )
-    for name, color in (("mean", mean), ("deviation", deviation)):
-        if len(color) not in (1, image_shape[2]):
-            raise ValueError(
-                f"{name} must have 1 or {image_shape[2]} numbers, as images have channels. Received: {color}"
-            )
-    if min(deviation) <= 0:
-        raise ValueError(f"deviation must be positive. Received: {deviation}")
+    check_colors(mean, deviation, image_shape[2])
 
 
 class Parts(typing.NamedTuple):

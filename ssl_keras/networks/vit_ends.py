@@ -1,4 +1,4 @@
-"""First and last layers of a vision transformer (`networks/vit.py`): pixels, patches, norm, pooling.
+"""First and last layers of a vision transformer (`networks/vit.py`): patches, norm, pooling.
 
 Shapes: as in `networks/vit.py`.
 """
@@ -8,34 +8,6 @@ import tensorflow as tf
 
 from ssl_keras.networks.attention import dense, layer_norm
 from ssl_keras.networks.conv import pool_places
-
-
-@keras.saving.register_keras_serializable("ssl_keras")
-class PixelNorm(keras.layers.Layer):
-    """Resizes images, normalizes their colors and pads their sides to whole patches: (B, H, W, C) float32."""
-
-    def __init__(self, patch, mean, deviation, side=0, **kwargs):
-        super().__init__(**kwargs)
-        self.options = {"patch": patch, "mean": tuple(mean), "deviation": tuple(deviation), "side": side}
-        self.patch, self.mean, self.deviation, self.side = patch, mean, deviation, side
-
-    def call(self, image):
-        if self.side and tuple(image.shape[1:3]) != (self.side, self.side):
-            image = tf.image.resize(image, (self.side, self.side), "bicubic", antialias=True)
-            image = tf.clip_by_value(image, 0.0, 1.0)  # bicubic interpolation overshoots at edges
-        x = (image - tf.constant(self.mean, image.dtype)) / tf.constant(self.deviation, image.dtype)
-        missing = [-(x.shape[axis] or tf.shape(x)[axis]) % self.patch for axis in (1, 2)]
-        if any(tf.is_tensor(pixels) or pixels for pixels in missing):
-            x = tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
-        return x
-
-    def compute_output_spec(self, image):
-        sides = [self.side or side for side in image.shape[1:3]]
-        sides = [side and side + -side % self.patch for side in sides]
-        return keras.KerasTensor((image.shape[0], *sides, image.shape[3]), self.compute_dtype)
-
-    def get_config(self):
-        return super().get_config() | self.options
 
 
 def patch_grid(image, patch, side=0):

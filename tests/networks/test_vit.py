@@ -230,7 +230,7 @@ def test_stochastic_depth_depends_on_the_position_alone():
     half = vit_block.draw_depth(network, BatchRandom(0, 3, 4, 4), 2)["depth"]
     np.testing.assert_array_equal(whole[4:], half)
     assert vit_block.draw_depth(build(), BatchRandom(0, 3, 0, 8)) == {}
-    assert vit_block.draw_depth(conv.conv_encoder((8, 8, 1), width=2), BatchRandom(0, 3, 0, 8)) == {}
+    assert vit_block.draw_depth(conv.builder_of("cnn")((8, 8, 1), width=2), BatchRandom(0, 3, 0, 8)) == {}
 
 
 @pytest.mark.parametrize("copies_first", [True, False])

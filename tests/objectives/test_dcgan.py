@@ -348,9 +348,9 @@ def test_an_encoder_of_your_own_is_judged_by_its_features():
     objective.fit(batches.dataset(), steps_per_epoch=2, verbose=0)
     for old, new in zip(before, mine.trainable_variables):
         assert np.abs(new.numpy() - old).max() > 0
-    dcgan.build(dcgan.Settings(**SMALL), SPEC, conv.conv_encoder((16, 16, 1), width=4))
+    dcgan.build(dcgan.Settings(**SMALL), SPEC, conv.builder_of("cnn")((16, 16, 1), width=4))
     with pytest.raises(ValueError, match="none at all with the loss wasserstein"):
-        dcgan.build(dcgan.Settings(**SMALL, loss="wasserstein"), SPEC, conv.conv_encoder((16, 16, 1), width=4))
+        dcgan.build(dcgan.Settings(**SMALL, loss="wasserstein"), SPEC, conv.builder_of("cnn")((16, 16, 1), width=4))
     stock = keras.Model(image, keras.layers.BatchNormalization()(features))
     with pytest.raises(ValueError, match="networks.conv.BatchNorm"):
         dcgan.build(dcgan.Settings(**SMALL), SPEC, stock)
