@@ -19,8 +19,10 @@ from ssl_keras.encoders.checkpoint_files import read_config
 from ssl_keras.encoders.saving import save_encoder
 from ssl_keras.networks import description
 
-IMAGE_MODULES = dict.fromkeys(hugging_face_vision.MODEL_TYPES, hugging_face_vision)
-IMAGE_MODULES[hugging_face_resnet.MODEL_TYPE] = hugging_face_resnet
+READERS = dict.fromkeys(hugging_face_vision.MODEL_TYPES, hugging_face_vision)  # of image models, by model_type
+READERS[hugging_face_resnet.MODEL_TYPE] = hugging_face_resnet
+WRITERS = dict.fromkeys(hugging_face_resnet.NETWORKS.values(), hugging_face_resnet)  # likewise, by builder
+WRITERS["vit"] = hugging_face_vision
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +41,11 @@ def import_encoder(folder, out=None, keep_size=False):
     files.check_new(out)
     config = read_config(folder)
     family = config["model_type"]
-    if family in IMAGE_MODULES:
-        encoder, head, unused = IMAGE_MODULES[family].load(folder, config, keep_size)
+    if family in READERS:
+        encoder, head, unused = READERS[family].load(folder, config, keep_size)
         spec, tokenizer = _image_spec(encoder), None
     elif family not in text_layouts.FAMILIES:
-        known = ", ".join((*text_layouts.FAMILIES, *IMAGE_MODULES))
+        known = ", ".join((*text_layouts.FAMILIES, *READERS))
         raise ValueError(f"Expected a model_type in config.json of {known}. Received: {family!r}")
     else:
         if keep_size:
@@ -72,8 +74,6 @@ def export(name, out=None):
     card = cards.read(find(name))
     out = pathlib.Path(out or f"{card['name']}.hugging-face")
     files.check_new(out)
-    is_resnet = any(cards.is_a(card, name) for name in hugging_face_resnet.NETWORKS.values())
-    is_vit = cards.is_a(card, "vit")
-    module = hugging_face_resnet if is_resnet else hugging_face_vision if is_vit else hugging_face_text
-    module.export(name, out)
+    builder = (card["network"] or {}).get("builder")
+    WRITERS.get(builder, hugging_face_text).export(name, out)
     return out

@@ -16,8 +16,11 @@ import safetensors.numpy
 
 from ssl_keras import encoders
 from ssl_keras.cli import main
+from ssl_keras.data.sources import load as load_data
 from ssl_keras.encoders import hugging_face, hugging_face_resnet, vision_configs
+from ssl_keras.encoders.initialize import initialize
 from ssl_keras.networks import Network, conv, description
+from ssl_keras.objectives import rotation
 from tests.encoders.test_hugging_face import edit, rewrite
 
 CHECKPOINTS = pathlib.Path(__file__).parents[1] / "support" / "checkpoints"
@@ -134,19 +137,20 @@ def test_weights_of_more_blocks_are_refused(folder, network):
         load(folder)
 
 
-@pytest.mark.fit
 @pytest.mark.parametrize("network", ["resnet18"])
-def test_pretraining_goes_on_from_an_imported_network(folder, network, capsys):
-    """With its stem, padding, colors and size; then it is exported again."""
+def test_pretraining_goes_on_from_an_imported_network(folder, network):
+    """With its stem, padding, colors and size; gray images get its channels."""
     hugging_face.import_encoder(folder, "saved_models/mine")
-    flags = "--data digits --init mine --layer-decay 0.5 --steps 1 --warmup 1 --batch-size 8 --no-tensorboard"
-    assert main(["pretrain", "rotation", *flags.split(), "--run", "on"]) == 0
-    card = encoders.card.read(pathlib.Path("runs/on/encoder"))
-    before = encoders.card.read(encoders.find("mine"))
-    assert card["network"] == before["network"]
-    hugging_face.export("runs/on/encoder", "back")
-    assert main(["pretrain", "rotation", *flags.split(), "--width", "4"]) == 1
-    assert "The network is taken from mine. Leave out width" in capsys.readouterr().err
+    settings, splits = rotation.prepare(rotation.Settings(), load_data("digits"), "mine")
+    assert splits.train.spec()["image"][0] == (28, 28, 3)
+    objective = rotation.build(settings, splits.train.spec())
+    initialize(objective.encoder, "mine")
+    saved = encoders.load_encoder("mine")
+    assert description(objective.encoder) == description(saved)
+    for ours, theirs in zip(objective.encoder.get_weights(), saved.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="The network is taken from mine. Leave out width"):
+        rotation.prepare(rotation.Settings(width=4), splits, "mine")
 
 
 @pytest.mark.parametrize(("options", "received"), [({}, "'padding': 'same'"), ({"pool_grid": 2}, "'pool_grid': 2")])
