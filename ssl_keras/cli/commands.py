@@ -132,7 +132,7 @@ GROUPS = {
         "import": Command(
             "encoders",
             "FOLDER",
-            "Import a checkpoint of a language model or a vision transformer (Hugging Face layout)",
+            "Import a checkpoint of a language model, vision transformer or ResNet (Hugging Face layout)",
             "import bert-base-uncased",
         ),
     },

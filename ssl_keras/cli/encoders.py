@@ -19,7 +19,7 @@ class Export(EncoderArgument, NetworkFlag):
     --float16."""
     hugging_face: bool = False
     """Write the Hugging Face layout (config.json, model.safetensors and, for text, tokenizer.json) instead of a
-    SavedModel. For language models and vision transformers."""
+    SavedModel. For language models, vision transformers, and ResNets that were imported."""
     float16: bool = False
     """Write a saved encoder whose weights are rounded to 16 bits, half the size, instead of a SavedModel."""
     classifier: bool = False
@@ -32,6 +32,11 @@ def export_command(arguments):
         raise ValueError(
             "Expected --float16 without --hugging-face and --classifier: it copies a saved encoder with its head. "
             "Received: both. Leave one of them out."
+        )
+    if asked.hugging_face and asked.classifier:
+        raise ValueError(
+            "Expected --hugging-face without --classifier: it writes the encoder alone. Received: both. Leave one of "
+            "them out."
         )
     if asked.hugging_face:
         print(hugging_face.export(asked.encoder, asked.out or None))
@@ -54,15 +59,15 @@ def export_command(arguments):
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """A checkpoint of a language model or a vision transformer that becomes a saved encoder."""
+    """A checkpoint of a language model, vision transformer or ResNet that becomes a saved encoder."""
 
     folder: Positional[str]
     """Folder that contains config.json, model.safetensors and, for text, tokenizer.json."""
     out: str = ""
     """Folder to write. By default saved_models/FOLDER."""
     keep_size: bool = False
-    """Take images in their own size, and interpolate the positions. Otherwise the encoder resizes all images to the
-    size that the checkpoint names (vision transformers)."""
+    """Take images in their own size; a vision transformer then interpolates its positions. Otherwise the encoder
+    resizes all images to the size that the checkpoint names (vision transformers and ResNets)."""
 
 
 def import_command(arguments):

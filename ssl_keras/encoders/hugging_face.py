@@ -21,7 +21,7 @@ from ssl_keras.networks import description
 
 READERS = dict.fromkeys(hugging_face_vision.MODEL_TYPES, hugging_face_vision)  # of image models, by model_type
 READERS[hugging_face_resnet.MODEL_TYPE] = hugging_face_resnet
-WRITERS = dict.fromkeys(hugging_face_resnet.NETWORKS.values(), hugging_face_resnet)  # likewise, by builder
+WRITERS = dict.fromkeys(hugging_face_resnet.NETWORKS, hugging_face_resnet)  # likewise, by builder
 WRITERS["vit"] = hugging_face_vision
 log = logging.getLogger(__name__)
 

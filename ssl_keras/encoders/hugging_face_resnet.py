@@ -27,9 +27,9 @@ MODEL_TYPE, PREFIX = "resnet", "resnet."
 SIDE = 224  # of images, in pixels, if the checkpoint does not say it
 COUNTS = ".num_batches_tracked"  # ends the names of PyTorch's counters, which no output depends on
 BLOCK = "encoder.stages.{}.layers.{}."
-NETWORKS = {
-    (kind, blocks): name for name, (kind, blocks, _) in conv.BLOCKS.items() if kind in ("basic", "bottleneck")
-}  # (layer_type, depths): the builder
+NETWORKS = {  # builder: (layer_type, depths)
+    name: (kind, list(blocks)) for name, (kind, blocks, _) in conv.BLOCKS.items() if kind in ("basic", "bottleneck")
+}
 REQUIRED = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
 
 
@@ -45,8 +45,10 @@ def load(folder, config, keep_size=False):
         return [(encoder, rules(network.builder))]
 
     (encoder,), unused = layouts.build_and_assign(folder, stored, lambda: [network.build()], rules_of)
-    for stage, blocks in enumerate(conv.BLOCKS[network.builder][1]):
+    stages = conv.BLOCKS[network.builder][1]
+    for stage, blocks in enumerate(stages):
         layouts.check_depth(folder, unused, BLOCK.format(stage, "{}"), blocks)
+    layouts.check_depth(folder, unused, "encoder.stages.{}.", len(stages), "stages")
     return encoder, None, layouts.leftovers(folder, unused, (COUNTS,))
 
 
@@ -56,12 +58,13 @@ def _network(folder, config, keep_size):
     for option, value in REQUIRED.items():
         if config.get(option, value) != value:
             raise ValueError(f"Expected a resnet model with {option} = {value!r}. Received: {config[option]!r}")
-    kind, depths = config.get("layer_type", "bottleneck"), config.get("depths", [3, 4, 6, 3])
-    builder = NETWORKS.get((str(kind), tuple(depths) if isinstance(depths, list) else depths))
+    asked = config.get("layer_type", "bottleneck"), config.get("depths", [3, 4, 6, 3])
+    builder = next((name for name, layout in NETWORKS.items() if layout == asked), None)
     if builder is None:
-        known = "; ".join(f"{kind} {list(blocks)}" for kind, blocks in NETWORKS)
+        known = "; ".join(f"{kind} {depths}" for kind, depths in NETWORKS.values())
         raise ValueError(
-            f"Expected a layer_type and depths in config.json of {known}. Received: {kind!r} {files.excerpt(depths)}"
+            f"Expected a layer_type and depths in config.json of {known}. Received: {files.excerpt(asked[0])} "
+            f"{files.excerpt(asked[1])}"
         )
     width = number(config, "embedding_size", 64)
     expected = _stage_widths(builder, width)
@@ -108,7 +111,16 @@ def rules(builder):
 
 def _convolution(ours, theirs):
     """Returns the rules of a convolution and its batch normalization."""
-    parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
+
+    def read(variance):
+        if np.any(variance < 0):
+            raise ValueError(
+                f"{theirs}.normalization.running_var: expected variances of at least 0. Get the file again."
+            )
+        return [variance]
+
+    variance = layouts.joined(f"{ours}_norm/moving_variance", f"{theirs}.normalization.running_var")._replace(read=read)
     kernel = layouts.Rule(
         (f"{ours}_conv/kernel",),
         (f"{theirs}.convolution.weight",),
@@ -116,7 +128,7 @@ def _convolution(ours, theirs):
         lambda x: [np.asarray(x).transpose(3, 2, 0, 1)],
     )
     norms = [layouts.joined(f"{ours}_norm/{a}", f"{theirs}.normalization.{b}") for a, b in parts.items()]
-    return [kernel, *norms]
+    return [kernel, *norms, variance]
 
 
 def export(name, out):
@@ -133,8 +145,8 @@ def export(name, out):
         other["stem"] = "small"
     if other:
         raise ValueError(
-            f"{card['name']}: expected a residual network with {asked} and a large stem, as transformers has it. "
-            f"Received: {other}. Export it as a SavedModel, without --hugging-face."
+            f"{card['name']}: expected an imported ResNet, or a run that started from one, since transformers has no "
+            f"other: {asked} and a large stem. Received: {other}. Export it as a SavedModel, without --hugging-face."
         )
     kind, blocks, _ = conv.BLOCKS[network.builder]
     width, channels = network.keywords["width"], network.keywords["image_shape"][2]

@@ -105,7 +105,8 @@ def export(name, out):
     encoder, head, card = load_with_head(name)
     if not cards.is_a(card, "transformer"):
         raise ValueError(
-            f"{card['name']} is not a language model, vision transformer or ResNet. Export it without --hugging-face."
+            f"{card['name']} is not a language model, a vision transformer or an imported ResNet. Export it without "
+            "--hugging-face."
         )
     keywords = description(encoder).keywords
     with naming(card["name"]):

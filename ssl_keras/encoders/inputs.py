@@ -129,10 +129,10 @@ def native_size(card):
     """Returns the side, in pixels, to which images are resized for an encoder unless another one is asked for.
 
     It is that of the square images that the encoder was trained on, if its network takes any size. None for other
-    encoders, which convert images anyway.
+    encoders, which convert images anyway, and for imported ones, which were asked to keep the size (`--keep-size`).
     """
     shape = card["input"].get("image", {}).get("shape")
-    if not shape or shape[0] != shape[1] or card["network"] is None:
+    if not shape or shape[0] != shape[1] or card["network"] is None or card["trained_by"].get("imported"):
         return None
     network = cards.network(card)
     return shape[0] if network.any_size and not network.keywords.get("resize") else None

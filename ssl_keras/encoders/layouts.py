@@ -111,13 +111,21 @@ def check_shapes(stored, rules, variables):
                 raise ValueError(f"{name}: expected the shape {shape}. Received: {received}")
 
 
-def check_depth(folder, unused, block, layers):
-    """Raises ValueError if tensors that are not used belong to further blocks, whose names begin like `block`."""
+def check_depth(folder, unused, block, layers, parts="blocks"):
+    """Raises ValueError if tensors that are not used belong to further blocks, whose names begin like `block`.
+
+    Args:
+        folder: the checkpoint.
+        unused: names of tensors.
+        block: pattern of the beginning of a block's names.
+        layers: number of blocks of the network.
+        parts: what the blocks are called in the message.
+    """
     beginning = block.format(layers)
     further = sorted(name for name in unused if name.startswith(beginning))
     if further:
         raise ValueError(
-            f"{folder}: expected {layers} blocks, as config.json says. Received the weights of more: "
+            f"{folder}: expected {layers} {parts}, as config.json says. Received the weights of more: "
             f"{excerpt(', '.join(further))}. Get the config.json of these weights."
         )
 

@@ -7,6 +7,7 @@ from ssl_keras.encoders.checkpoint_files import CONFIG_BYTES, read_object
 
 PREPROCESSOR = "preprocessor_config.json"
 WHITE = 255  # of 8 bits: images are divided by it
+BICUBIC = 3  # Pillow's number of this interpolation
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of colors
 CLIP_COLORS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5,), (0.5,))
@@ -18,11 +19,11 @@ def check_not_quantized(config):
         raise ValueError("Expected a model of 16- or 32-bit floats. Received: a quantized model. Get the original one.")
 
 
-def number(config, name, default=None):
+def number(config, name, default=None, file="config.json"):
     """Returns a positive integer of a config. Raises ValueError if the entry is another value."""
     value = config.get(name, default)
     if type(value) is not int or not 1 <= value <= 1 << 16:
-        raise ValueError(f"Expected an integer of 1 to {1 << 16} in config.json for {name}. Received: {value!r}")
+        raise ValueError(f"Expected an integer of 1 to {1 << 16} in {file} for {name}. Received: {value!r}")
     return value
 
 
@@ -81,7 +82,7 @@ def _asked_size(asked):
         size = sides.pop()
         if size is None:
             raise ValueError(f"Expected height and width, or shortest_edge, in {PREPROCESSOR}. Received: {asked}")
-    return None if size is None else number({"size": size}, "size")
+    return None if size is None else number({"size": size}, "size", file=PREPROCESSOR)
 
 
 def _color(value, name, channels):
@@ -93,16 +94,21 @@ def _color(value, name, channels):
 
 
 def preprocessor_of(keywords):
-    """Returns the preprocessor_config.json of a network with these keywords."""
+    """Returns the preprocessor_config.json of a network with these keywords.
+
+    Its processor resizes images as a whole, as the network does; those of other families would crop them.
+    """
     height, width, channels = keywords["image_shape"]
     side = keywords["resize"]
     mean, deviation = (
         list(keywords[name]) * (channels if len(keywords[name]) == 1 else 1) for name in ("mean", "deviation")
     )
     return {
+        "image_processor_type": "ViTImageProcessor",
         "do_rescale": True,
         "do_normalize": True,
-        "do_resize": True,
+        "do_resize": bool(side),
+        "resample": BICUBIC,
         "image_mean": mean,
         "image_std": deviation,
         "size": {"height": side or height, "width": side or width},

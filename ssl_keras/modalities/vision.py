@@ -103,8 +103,10 @@ def _check_pool_grid(settings, spec):
         last = keras.Model(graph.input, IMAGE_ENCODERS[settings.network].maps(graph)[-1])
         side = min(last.compute_output_shape((1, *shape))[1:3])
     if settings.pool_grid > side:
+        resize = graph.description.keywords.get("resize")
+        size = f"{resize}×{resize}, to which it resizes images" if resize else "×".join(map(str, shape[:2]))
         raise ValueError(
-            f"pool_grid must be at most {side}, the side of {settings.network}'s last stage for images {tuple(shape)}. "
+            f"pool_grid must be at most {side}, the side of {settings.network}'s last stage for {size}. "
             f"Received: {settings.pool_grid}"
         )
 

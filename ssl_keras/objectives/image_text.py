@@ -141,7 +141,7 @@ def prepare(settings, splits, init=None):
         raise ValueError("Expected either --init or --init-image and --init-text. Received: both")
     if settings.freeze_image and not (init or settings.init_image):
         raise ValueError("freeze_image needs a pretrained image encoder. Expected --init-image or --init.")
-    settings, _ = vision.prepare(settings, splits, init or settings.init_image or None)
+    settings, splits = vision.prepare(settings, splits, init or settings.init_image or None)
     source = init or settings.init_text
     if init is not None:
         refusal = "was not saved by image_text. Use --init-image to load an image encoder only."

@@ -19,9 +19,11 @@ from ssl_keras.cli import main
 from ssl_keras.data.sources import load as load_data
 from ssl_keras.encoders import hugging_face, hugging_face_resnet, vision_configs
 from ssl_keras.encoders.initialize import initialize
+from ssl_keras.encoders.inputs import native_size
 from ssl_keras.networks import Network, conv, description
 from ssl_keras.objectives import rotation
 from tests.encoders.test_hugging_face import edit, rewrite
+from tests.encoders.test_hugging_face_vision import check_processor
 
 CHECKPOINTS = pathlib.Path(__file__).parents[1] / "support" / "checkpoints"
 every_network = pytest.mark.parametrize("network", ["resnet18", "resnet50"])
@@ -70,8 +72,25 @@ def test_import_and_export_give_the_same_files(folder, network, tmp_path):
     theirs, ours = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "back"))
     assert ours == {name: theirs[name] for name in ours}
     preprocessor = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
+    assert preprocessor["do_resize"] is True
     assert preprocessor["size"] == {"height": 48, "width": 48}
     assert preprocessor["image_mean"] == list(vision_configs.IMAGENET[0])
+
+
+@pytest.mark.parametrize("network", ["resnet18"])
+def test_images_keep_their_size_if_asked(folder, network, tmp_path):
+    """In the commands on the encoder too, and after export."""
+    card = encoders.card.read(hugging_face.import_encoder(folder, "saved_models/mine", keep_size=True))
+    assert native_size(card) is None
+    back = hugging_face.export("mine", tmp_path / "back")
+    assert description(load(back)[0]).keywords["resize"] == 0
+
+
+@pytest.mark.parametrize("network", ["resnet18"])
+def test_a_classifier_is_not_exported_in_silence(folder, network, capsys):
+    hugging_face.import_encoder(folder, "saved_models/mine")
+    assert main(["export", "mine", "--hugging-face", "--classifier"]) == 1
+    assert "Expected --hugging-face without --classifier" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("network", ["resnet18"])
@@ -101,12 +120,17 @@ def poison(tensors):
     tensors["embedder.embedder.normalization.running_var"][0] = np.inf
 
 
+def turn(tensors):
+    tensors["encoder.stages.2.layers.1.layer.0.normalization.running_var"] *= -1
+
+
 @pytest.mark.parametrize("network", ["resnet18"])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: edit(f, depths=[2, 2, 2]), r"of basic \[2, 2, 2, 2\]; .*Received: 'basic' \[2, 2, 2\]"),
-        (lambda f: edit(f, depths=7), "Received: 'basic' 7"),
+        (lambda f: edit(f, depths=[2, 2, 2]), r"of basic \[2, 2, 2, 2\]; .*Received: basic \[2, 2, 2\]"),
+        (lambda f: edit(f, depths=7), "Received: basic 7"),
+        (lambda f: edit(f, depths=[[2], 2, 2, 2]), r"Received: basic \[\[2\], 2, 2, 2\]"),
         (lambda f: edit(f, layer_type=["basic"]), "Expected a layer_type and depths"),
         (lambda f: edit(f, hidden_sizes=[2, 4, 8, 8]), r"hidden_sizes \[2, 4, 8, 16\] .* Received: \[2, 4, 8, 8\]"),
         (lambda f: edit(f, embedding_size=0), "Expected an integer of 1 to 65536 .* for embedding_size"),
@@ -117,6 +141,14 @@ def poison(tensors):
         (lambda f: edit(f, num_channels=1), "Expected 1 numbers for image_mean"),
         (lambda f: edit(f, embedding_size=4, hidden_sizes=[4, 8, 16, 32]), r"shape \(4, 3, 7, 7\). .* \(2, 3, 7, 7\)"),
         (lambda f: rewrite(f, poison), "running_var: expected finite numbers"),
+        (
+            lambda f: rewrite(f, turn),
+            "stages.2.layers.1.layer.0.normalization.running_var: expected variances of at least 0",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({"encoder.stages.4.layers.0.shortcut.weight": np.ones(1, "f4")})),
+            "expected 4 stages, .* Received the weights of more: encoder.stages.4",
+        ),
         (lambda f: rewrite(f, lambda t: t.pop("embedder.embedder.normalization.running_mean")), "has no tensor"),
     ],
 )
@@ -157,7 +189,7 @@ def test_pretraining_goes_on_from_an_imported_network(folder, network):
 def test_other_networks_are_not_exported(options, received, tmp_path):
     network = Network("resnet18", image_shape=(16, 16, 3), width=2, **options).build()
     encoders.save_encoder("saved_models/own", network, spec={"image": ((16, 16, 3), np.uint8)})
-    with pytest.raises(ValueError, match=f"expected a residual network .*{received}"):
+    with pytest.raises(ValueError, match=f"expected an imported ResNet, .*{received}"):
         hugging_face.export("own", tmp_path / "back")
 
 
@@ -170,6 +202,7 @@ def test_transformers_loads_what_is_exported(network, tmp_path):
 
     hugging_face.import_encoder(CHECKPOINTS / network, "saved_models/mine")
     back = hugging_face.export("mine", tmp_path / "back")
+    check_processor(back, "center")
     made, loading = transformers.ResNetModel.from_pretrained(back, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]

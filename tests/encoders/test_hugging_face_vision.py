@@ -275,6 +275,21 @@ def test_a_network_has_the_family_that_computes_the_same(options, family):
             hugging_face_vision.family_for(keywords, False)
 
 
+def check_processor(folder, layer):
+    """Compares the processor that transformers finds in a folder with the first layer of the encoder `mine`.
+
+    Pillow rounds to 8 bits after each axis, so the image is smooth: nothing overshoots.
+    """
+    transformers = pytest.importorskip("transformers")
+    rows, columns, colors = np.mgrid[:33, :57, :3]
+    image = np.uint8(127 + 80 * np.sin(rows / 6 + colors) * np.cos(columns / 9))
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)(image, return_tensors="np")["pixel_values"]
+    encoder = encoders.load_encoder("mine")
+    first = keras.Model(encoder.input, encoder.get_layer(layer).output)
+    ours = first(image[None] / np.float32(255)).numpy().transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours, theirs, atol=0.03)
+
+
 @pytest.mark.slow  # test_import_and_export_give_the_same_weights reads what was written
 @every_family
 def test_transformers_loads_what_is_exported(family, tmp_path):
@@ -285,6 +300,7 @@ def test_transformers_loads_what_is_exported(family, tmp_path):
 
     hugging_face.import_encoder(CHECKPOINTS / family, "saved_models/mine")
     back = hugging_face.export("mine", tmp_path / "back")
+    check_processor(back, "pixels")
     network = getattr(transformers, peers_vision.OF[family][1])
     made, loading = network.from_pretrained(back, output_loading_info=True)
     assert {name for name in loading["missing_keys"] if "pooler" not in name} == set()

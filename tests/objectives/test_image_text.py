@@ -21,7 +21,7 @@ from ssl_keras.data.splits import hold_out
 from ssl_keras.encoders.initialize import initialize
 from ssl_keras.evaluation import retrieval
 from ssl_keras.inference import search
-from ssl_keras.networks import towers
+from ssl_keras.networks import Network, towers
 from ssl_keras.objectives import image_text, masked_lm, rotation
 from ssl_keras.training.pretrain import pretrain
 
@@ -65,6 +65,18 @@ def shapes(count=240):
             for name, rows in zip(("train", "validation", "test"), parts)
         )
     )
+
+
+def test_images_get_the_channels_of_the_encoder_to_start_from():
+    """Colored images become gray, since a vision transformer is taken with its patches."""
+    network = Network("vit", image_shape=(16, 16, 1), width=8, layers=1).build()
+    encoders.save_encoder("gray", network, spec={"image": ((16, 16, 1), tf.uint8)})
+    settings = image_text.Settings(init_image="gray", text_layers=1, text_width=16, projection=8)
+    settings, splits = image_text.prepare(settings, shapes(24))
+    spec = splits.train.spec()
+    assert spec["image"][0][2] == 1
+    assert "captions" in spec
+    image_text.build(settings, spec)
 
 
 def pair(rng, rows=6, width=4):
