@@ -1,6 +1,6 @@
 """Distillation of a shipped encoder into a quarter of its size, next to contrastive learning of the small network.
 
-    python benchmarks/distillation.py                 about 4 hours on 2 cores
+    python benchmarks/distillation.py                 about 3 hours on 2 cores
     python benchmarks/distillation.py --smoke         half a minute: digits, a few steps; the numbers mean nothing
 
 The teacher is `contrastive-fashion_mnist`, the student the same kind of network with at most a quarter of its
