@@ -1,11 +1,10 @@
 """The command `finetune`."""
 
 import dataclasses
-import json
 from typing import Annotated
 
-from ssl_keras import files
 from ssl_keras.cli.flags import EncoderArgument, NetworkFlag, defaults, group, parse
+from ssl_keras.cli.runs import print_outcome
 from ssl_keras.downstream import finetune as tuning
 from ssl_keras.engine.config import Training
 
@@ -23,6 +22,4 @@ def finetune_command(arguments):
     )
     asked = parse(flags, "finetune", arguments)
     outcome = tuning.finetune(asked.encoder, asked.settings, asked.training, network=asked.network_maker())
-    print(json.dumps(files.replace_nonfinite(outcome), indent=2))
-    folder = files.printable(outcome["folder"])
-    print(f"Encoder: {folder}/encoder\nTensorBoard: tensorboard --logdir {asked.training.runs}")
+    print_outcome(outcome, asked.training)

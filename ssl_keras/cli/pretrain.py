@@ -1,12 +1,12 @@
 """Commands that take an objective: `pretrain`, `plan`."""
 
 import dataclasses
-import json
 from typing import Annotated
 
-from ssl_keras import files, objectives
+from ssl_keras import objectives
 from ssl_keras.cli import commands
 from ssl_keras.cli.flags import defaults, group, parse
+from ssl_keras.cli.runs import print_outcome
 from ssl_keras.planning import cost
 from ssl_keras.training.pretrain import pretrain
 
@@ -37,10 +37,7 @@ def pretrain_command(arguments):
     )
     example = f"pretrain {name} {commands.EXAMPLES[name].pretrain}"
     asked = parse(flags, f"pretrain {name}", rest, _summary(module), example)
-    outcome = pretrain(name, asked.settings, asked.training)
-    print(json.dumps(files.replace_nonfinite(outcome), indent=2))
-    folder = outcome["folder"]
-    print(f"Encoder: {folder}/encoder\nTensorBoard: tensorboard --logdir {asked.training.runs}")
+    print_outcome(pretrain(name, asked.settings, asked.training), asked.training)
 
 
 def plan_command(arguments):
