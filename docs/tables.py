@@ -174,7 +174,9 @@ TABLES["encoders"] = grid(rows, forms=",d ,d s .1f s", corner="encoder")
 
 TABLES["autoencoder"] = accuracies(fashion["autoencoder"], 60, 10, "10 per class, whole validation")
 TABLES["autoencoder-seeds"] = by_hand("autoencoder, seeds")
-TABLES["contrastive"] = accuracies(fashion["contrastive"], 60, 10, 1, "10 per class, whole validation", "noise", "shift")
+TABLES["contrastive"] = accuracies(
+    fashion["contrastive"], 60, 10, 1, "10 per class, whole validation", "noise", "shift"
+)
 TABLES["rotation-jigsaw"] = accuracies(fashion["rotation"], 60, 10, 1, "noise", "shift")
 TABLES["jigsaw-gaps"] = by_hand("jigsaw, gaps", max)
 
