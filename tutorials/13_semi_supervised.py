@@ -9,7 +9,7 @@
 # 3. fine-tuning of this encoder, from the probe's solution,
 # 4. the unlabeled images a second time: the network's confident predictions as labels (FreeMatch).
 #
-#     python tutorials/13_semi_supervised.py            Fashion-MNIST, 15 minutes on 2 cores
+#     python tutorials/13_semi_supervised.py            Fashion-MNIST, 5 minutes on 2 idle cores
 #     python tutorials/13_semi_supervised.py --smoke    digits and a tiny encoder, half a minute
 #
 # What a full run must find at least:
@@ -155,6 +155,7 @@ figure = matplotlib.figure.Figure(figsize=(6, 3.5))
 axes = figure.subplots()
 bars = axes.bar(list(accuracy), [100 * value for value in accuracy.values()])
 axes.bar_label(bars, fmt="%.1f")
+axes.margins(y=0.1)
 axes.set_ylabel("test accuracy, %")
 axes.set_title(f"{splits.train.base}, {PER_CLASS} labels per class, label seed {LABEL_SEED}")
 content = io.BytesIO()
