@@ -321,6 +321,10 @@ for name in ("contrastive", "dcgan", "seq2seq", "speech", "image_text"):
         peer = part.get("theirs") or key.removeprefix("ours / ")
         row = rows[f"`{name}`, {peer}"] = {"unit": unit.removesuffix(", median")}
         row |= {"ours": rates["ours"], "theirs": rates[peer], "ours over theirs": part[key]}
+part = BENCH["mae_speed"]["speed"]
+ours, theirs = part["fastest"]
+row = rows[f"`masked_autoencoder`, {theirs}"] = {"unit": "images/s", "ours over theirs": part["ours / theirs"]}
+row |= {"ours": part["images/s, median"][ours], "theirs": part["images/s, median"][theirs]}
 TABLES["peers"] = grid(rows, forms="s ,.0f ,.0f .2f", corner="benchmark, peer")
 
 found = BENCH["contrastive"]["quality"]
