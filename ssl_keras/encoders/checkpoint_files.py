@@ -8,6 +8,7 @@ import re
 import numpy as np
 import safetensors
 
+from ssl_keras import files
 from ssl_keras.encoders.loading import BUILD_ERRORS
 from ssl_keras.files import excerpt
 
@@ -122,6 +123,22 @@ def _open(paths, prefix):
                 )
             stored[plain] = file, name
     return stored
+
+
+def write_checkpoint(out, tensors, contents):
+    """Writes a checkpoint into the new folder `out`, as a whole or not at all.
+
+    Args:
+        out: the folder.
+        tensors: {name: array}.
+        contents: {name of another file: its JSON object, or its text}.
+    """
+    with files.new_folder(out) as partial:
+        files.make_folder(partial)
+        files.write(partial / WEIGHTS, files.tensors_to_bytes(tensors, {"format": "pt"}))
+        for name, content in contents.items():
+            write = files.write_json if isinstance(content, dict) else files.write
+            write(partial / name, content)
 
 
 def check_floats(stored, name, needed_for):

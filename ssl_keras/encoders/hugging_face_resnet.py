@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_keras import files
 from ssl_keras.encoders import layouts
-from ssl_keras.encoders.checkpoint_files import naming, open_weights
+from ssl_keras.encoders.checkpoint_files import naming, open_weights, write_checkpoint
 from ssl_keras.encoders.loading import load_with_head, named_variables
 from ssl_keras.encoders.vision_configs import (
     IMAGENET,
@@ -163,8 +163,4 @@ def export(name, out):
     tensors = layouts.written(rules(network.builder), named_variables(encoder))
     means = [each for each in tensors if each.endswith(".running_mean")]
     tensors |= {each.removesuffix(".running_mean") + COUNTS: np.zeros((), np.int64) for each in means}
-    with files.new_folder(out) as partial:
-        files.make_folder(partial)
-        files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
-        files.write_json(partial / "config.json", config)
-        files.write_json(partial / PREPROCESSOR, preprocessor_of(network.keywords))
+    write_checkpoint(out, tensors, {"config.json": config, PREPROCESSOR: preprocessor_of(network.keywords)})

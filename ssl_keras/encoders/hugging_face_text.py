@@ -14,11 +14,10 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from ssl_keras import files
 from ssl_keras.data import tokenizer as tokenizers
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import layouts, text_configs
-from ssl_keras.encoders.checkpoint_files import naming, open_weights, read_config, tensor_of
+from ssl_keras.encoders.checkpoint_files import naming, open_weights, read_config, tensor_of, write_checkpoint
 from ssl_keras.encoders.loading import load_tokenizer, load_with_head, named_variables
 from ssl_keras.encoders.text_layouts import FAMILIES, head_rules, rules
 from ssl_keras.networks import Network, description
@@ -130,12 +129,9 @@ def export(name, out):
     if head is not None:
         tensors |= layouts.written(head_rules(family), named_variables(head))
     config = text_configs.config_of(family_name, keywords, tokenizer, head, padding)
-    with files.new_folder(out) as partial:
-        files.make_folder(partial)
-        files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
-        files.write(partial / "tokenizer.json", tokenizer.json)
-        files.write_json(partial / "config.json", config)
-        files.write_json(partial / "tokenizer_config.json", _tokenizer_config(tokenizer, keywords["context"]))
+    described = _tokenizer_config(tokenizer, keywords["context"])
+    contents = {"config.json": config, "tokenizer.json": tokenizer.json, "tokenizer_config.json": described}
+    write_checkpoint(out, tensors, contents)
 
 
 def _tokenizer_config(tokenizer, context):

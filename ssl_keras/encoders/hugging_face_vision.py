@@ -10,10 +10,9 @@ import pathlib
 
 import numpy as np
 
-from ssl_keras import files
 from ssl_keras.encoders import card as cards
 from ssl_keras.encoders import layouts
-from ssl_keras.encoders.checkpoint_files import naming, open_weights, tensor_of
+from ssl_keras.encoders.checkpoint_files import naming, open_weights, tensor_of, write_checkpoint
 from ssl_keras.encoders.loading import load_with_head, named_variables
 from ssl_keras.encoders.vision_configs import (
     PREPROCESSOR,
@@ -186,11 +185,8 @@ def export(name, out):
         tensors |= {prefix + name: value for name, value in layouts.written(made, named_variables(graph)).items()}
     if family_name.startswith("dinov2"):  # of their own masked training; no feature depends on it
         tensors["embeddings.mask_token"] = np.zeros((1, keywords["width"]), np.float32)
-    with files.new_folder(out) as partial:
-        files.make_folder(partial)
-        files.write(partial / "model.safetensors", files.tensors_to_bytes(tensors, {"format": "pt"}))
-        files.write_json(partial / "config.json", _config_of(family_name, keywords, head))
-        files.write_json(partial / PREPROCESSOR, preprocessor_of(keywords))
+    config = _config_of(family_name, keywords, head)
+    write_checkpoint(out, tensors, {"config.json": config, PREPROCESSOR: preprocessor_of(keywords)})
 
 
 def family_for(keywords, with_decoder):

@@ -76,10 +76,10 @@ def _asked_size(asked):
         return 0
     size = asked.get("crop_size" if crops else "size")
     if isinstance(size, dict):
-        sides = {size.get("height"), size.get("width")} if "height" in size else {size.get("shortest_edge")}
-        if len(sides) > 1:
+        lengths = {size.get("height"), size.get("width")} if "height" in size else {size.get("shortest_edge")}
+        if len(lengths) > 1:
             raise ValueError(f"Expected a square size in {PREPROCESSOR}. Received: {size}")
-        size = sides.pop()
+        size = lengths.pop()
         if size is None:
             raise ValueError(f"Expected height and width, or shortest_edge, in {PREPROCESSOR}. Received: {asked}")
     return None if size is None else number({"size": size}, "size", file=PREPROCESSOR)

@@ -47,6 +47,16 @@ def test_every_network_makes_features_of_any_size(network, places, rng):
     assert len(stages) == len(conv.BLOCKS[network][1])
 
 
+@pytest.mark.parametrize(
+    ("stem", "side", "large"), [("by_size", 64, False), ("by_size", 65, True), ("small", 65, False), ("large", 8, True)]
+)
+def test_the_stem_follows_the_size_unless_it_is_named(stem, side, large):
+    with tf.Graph().as_default():
+        encoder = conv.builder_of("resnet18")((side, side, 3), 2, stem=stem)
+    assert ("stem_pool" in {layer.name for layer in encoder.layers}) == large
+    assert encoder.get_layer("stem_conv").kernel_size == ((7, 7) if large else (3, 3))
+
+
 @pytest.mark.parametrize("side", [2, 5, 8])
 def test_places_are_means_over_cells(side, rng):
     x = rng.random((2, side, side, 3), np.float32)
