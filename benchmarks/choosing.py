@@ -57,6 +57,7 @@ PILOT_SECONDS, SMOKE_STEPS = 10.0, 8
 EVALUATIONS = 10  # held-out evaluations of a run
 SIDE, PITCH, BORDER, EMOJI_SIDE = 64, 66, 1, 32  # pixels of a tile of the sprite sheet
 MIN_CATEGORY = 50  # emoji of a category
+MIN_RECORDINGS = 20  # of a speaker
 SHORTEST, MIN_DOCSTRINGS, MODULES = 40, 100, 8  # characters; docstrings of a package; packages
 WORK = pathlib.Path("results/choosing")
 MEASURES = {"RankMe": 1, "LiDAR": 1, "kNN": 1, "loss": -1}  # sign: whether larger is better
@@ -66,12 +67,14 @@ def data_folder(name):
     return pathlib.Path(os.environ.get("SSL_KERAS_DATA", "data")) / name
 
 
-def unzipped(archive, name):
-    """Returns a folder with the content of a zip file below the data, unzipped once."""
+def unzipped(archive, name, at_least=1):
+    """Returns a folder with the classes of a zip file that have `at_least` files, unzipped once below the data."""
     folder = WORK / "data" / name
     if not folder.exists():
         with files.new_folder(folder) as partial, zipfile.ZipFile(data_folder(archive)) as packed:
-            packed.extractall(partial)
+            members = [member for member in packed.namelist() if not member.endswith("/")]
+            sizes = collections.Counter(os.path.dirname(member) for member in members)
+            packed.extractall(partial, [member for member in members if sizes[os.path.dirname(member)] >= at_least])
     return folder
 
 
@@ -132,7 +135,7 @@ DATA = {
     "text": {"sms": sms, "trec": lambda: load("tfds:trec"), "pydoc": python_documentation},
     "waveform": {
         "spoken_digit": lambda: load("tfds:spoken_digit[*_theo_*]"),
-        "speakers": lambda: load(f"audio:{unzipped('voices/voices.zip', 'voices')}"),
+        "speakers": lambda: load(f"audio:{unzipped('voices/voices.zip', 'voices', MIN_RECORDINGS)}"),
     },
 }
 OBJECTIVES = {
