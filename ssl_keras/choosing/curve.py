@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 
 MIN_POINTS = 4  # three parameters and one more
-MAX_DOUBT = 0.5  # half width of a prediction's interval, as a fraction of the range of the quality
+MAX_DOUBT = 0.2  # half width of a prediction's interval, as a fraction of the range of the quality
 Z = 1.96  # of a 95% interval
 
 

@@ -52,5 +52,6 @@ def test_expectations_are_sentences():
     shown = curve.expectation(TIMES, law(TIMES), np.full(len(TIMES), 1e-3))
     assert f"{100 * law(16.0):.1f}% now" in shown
     assert "at 10 times the steps" in shown
-    assert "too wide" in curve.expectation(TIMES, law(TIMES), np.full(len(TIMES), 0.5))
+    # An error of 10 points at each time makes 25 at twice the last one, by the delta method.
+    assert "too wide" in curve.expectation(TIMES, law(TIMES), np.full(len(TIMES), 0.1))
     assert "%" not in curve.expectation(TIMES, 10 * law(TIMES), most=np.inf, percent=False)[:12]
