@@ -98,7 +98,7 @@ def choose(question, splits, out, overwrite=False, arms=None, started=None):
         if state["data"] is None:
             state["data"] = look(splits, kind)
             state.save()
-        seconds = 60 * question.minutes - REPORT_SECONDS
+        seconds = 60 * question.minutes
         pilot = min(PILOT_FRACTION * seconds / len(chosen), MAX_PILOT)
         runs = Runs(out, splits, question.data, question.image_size, chosen, yardstick, question.seed, pilot)
         found = _search(state, runs, question, seconds)
@@ -142,7 +142,7 @@ def _search(state, runs, question, seconds):
     def train(name, steps, every):
         return runs.train(name, steps, every, state["speeds"][name][0])
 
-    search = Halving(state, train, ranking.score, seconds)
+    search = Halving(state, train, ranking.score, seconds, REPORT_SECONDS)
     search.pilots(list(runs.arms), runs.pilot)
     baselines.measure_all(state, runs, question.encoders, seconds)
     return search.run(list(runs.arms))

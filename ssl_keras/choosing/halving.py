@@ -19,6 +19,7 @@ MAX_OVERHEAD = 0.4  # fraction of the budget that may go to starting and measuri
 MAX_PILOTS = 0.5  # fraction of the budget after which no further arm is started
 MIN_STEPS = 8  # of an arm in the first rung
 EVALUATIONS = 2  # held-out evaluations of a run in the first rung
+POINT = ("steps", "train_seconds", "score", "RankMe", "LiDAR", "loss")  # of a curve
 FAILURES = (ValueError, FloatingPointError, MemoryError)  # of one arm, which ends its part and not the search
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,13 @@ class Halving:
             its measurements, JSON-serializable, with "seconds" of the call, "step_seconds" of a step (None if too few
             were timed) and "train_seconds" of the whole run.
         score: function of measurements that returns what is compared, larger is better.
-        seconds: the budget, from the start of the command to the end of the last rung.
+        budget: seconds from the start of the command to its end.
+        kept: seconds of the budget for what follows the last rung.
     """
 
-    def __init__(self, state, train, score, seconds):
-        self.state, self.train, self.score, self.seconds = state, train, score, seconds
+    def __init__(self, state, train, score, budget, kept=0.0):
+        self.state, self.train, self.score = state, train, score
+        self.budget, self.seconds = budget, budget - kept
 
     def pilots(self, names, pilot):
         """Measures the speed of each arm with `pilot`, a function (name) that returns a `Speed`.
@@ -148,7 +151,7 @@ class Halving:
         for k, rung in enumerate(self.state["rungs"]):
             for name, measured in rung["measured"].items():
                 curve = found.get(name, {}).get("curve", [])
-                point = {key: measured[key] for key in ("steps", "train_seconds", "score")}
+                point = {key: measured[key] for key in POINT if key in measured}
                 found[name] = measured | {"rung": k + 1, "curve": [*curve, point]}
         return found
 
@@ -177,12 +180,16 @@ class Halving:
                 break
             slowest = max(names, key=lambda name: cost(speeds[name]))
             seconds = cost(speeds[slowest])
-            self._drop(slowest, f"starting it, {MIN_STEPS} steps and measuring take {seconds:.0f} s, too long here")
+            self._drop(
+                slowest,
+                f"starting it, {MIN_STEPS} steps and measuring take {seconds:.0f} s, more than the budget allows",
+            )
             names.remove(slowest)
         least = self.state.spent() + least_seconds([Speed(*each) for each in self.state["speeds"].values()])
+        least += self.budget - self.seconds
         raise ValueError(
             f"The budget is too short to compare anything. Expected at least --minutes {least / 60 + 0.1:.1f}, by the "
-            f"speeds measured here. Received: {self.seconds / 60:.1f} without the report."
+            f"speeds measured here. Received: {self.budget / 60:g}"
         )
 
     def _steps(self, k, sizes, factor, names):
@@ -215,7 +222,7 @@ class Halving:
                 self._learn_speed(k, name)
             self.state.save()
             if name in rung["measured"]:
-                minutes = self.state.spent() / 60, self.seconds / 60
+                minutes = self.state.spent() / 60, self.budget / 60
                 log.info("%s: %.4g after %d steps; %.1f of %.1f minutes", name, self.score(measured), steps, *minutes)
 
     def _learn_speed(self, k, name):

@@ -106,7 +106,7 @@ def recommendation(rows, question, per_class, command, dropped=()):
     if same:
         made.append(
             f"These labels cannot tell {first['row']} from: {'; '.join(same)}. "
-            "The 95% interval of the difference contains 0."
+            "The 95% interval of the difference contains 0, or one draw of the labels does not tell them apart."
         )
     trained = [row["row"] for row in rows if row["kind"] == "arm"]
     untried = [name for name in dropped if name not in trained]

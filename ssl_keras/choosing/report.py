@@ -60,23 +60,34 @@ def _number(value, how):
 
 
 def plot(choice):
-    """Draws the quality of each arm over its training time, with the baselines as lines."""
+    """Draws the quality, RankMe and held-out loss of each arm over its training time, with the baselines as lines."""
+    figure = matplotlib.figure.Figure(figsize=(14, 4), layout="constrained")
+    panels = figure.subplots(1, 3)
     percent = 100 if choice["labels_per_class"] else 1
-    figure = matplotlib.figure.Figure(figsize=(8, 4.5))
-    axes = figure.subplots()
-    for name, points in choice["curves"].items():
-        x, y = [point["train_seconds"] for point in points], [percent * point["score"] for point in points]
-        axes.plot(x, y, marker="o", markersize=4, label=name)
+    quality = "probe, %" if choice["labels_per_class"] else "LiDAR"
+    titles = {"score": quality, "RankMe": "RankMe", "loss": "held-out loss, relative to the first"}
+    for axes, (key, title) in zip(panels, titles.items()):
+        for name, points in choice["curves"].items():
+            known = [point for point in points if key in point]
+            scale = {"score": percent, "loss": 1 / (known[0]["loss"] or 1.0) if known else 1.0}.get(key, 1.0)
+            x, y = [point["train_seconds"] for point in known], [scale * point[key] for point in known]
+            axes.plot(x, y, marker="o", markersize=4, label=name)
+        if max(map(len, choice["curves"].values()), default=1) > 1:
+            axes.set_xscale("log")
+        axes.set_xlabel("training, s")
+        axes.set_title(title)
     others = [row for row in choice["rows"] if row["kind"] != "arm" and row["ranked"]]
-    for place, row in enumerate(others[:MAX_LINES]):
-        axes.axhline(percent * row["score"], color="gray", linestyle=("--", ":", "-.")[place % 3], linewidth=1)
-        axes.annotate(row["row"], (1, percent * row["score"]), xycoords=("axes fraction", "data"), fontsize="x-small")
-    if max(map(len, choice["curves"].values()), default=1) > 1:
-        axes.set_xscale("log")
-    axes.set_xlabel("training, s")
-    axes.set_ylabel("probe, %" if choice["labels_per_class"] else "LiDAR")
-    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.15, 1))
+    _lines(panels[0], {row["row"]: percent * row["score"] for row in others[:MAX_LINES]})
+    _lines(panels[1], {row["row"]: row["RankMe"] for row in choice["rows"] if row["kind"] == "random"})
+    panels[2].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _lines(axes, values):
+    """Draws a horizontal line for each of {row: value}."""
+    for place, (name, value) in enumerate(values.items()):
+        axes.axhline(value, color="gray", linestyle=("--", ":", "-.")[place % 3], linewidth=1)
+        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), fontsize="x-small")
 
 
 def write_page(path, choice):
@@ -98,7 +109,10 @@ def write_page(path, choice):
         page.heading("What was measured"),
         page.paragraph(measured),
         page.table(table(choice)),
-        page.picture(figure_png(plot(choice)), "Quality over training time; lines without points are baselines"),
+        page.picture(
+            figure_png(plot(choice)),
+            "Quality, RankMe and held-out loss over training time; lines without points are baselines",
+        ),
         page.heading("What to expect from more time"),
         page.paragraph(choice["expectation"]),
         page.heading("Repeat the best pretraining"),

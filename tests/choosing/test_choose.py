@@ -139,7 +139,7 @@ def choice_of(winner, kind, behind=None):
         "recommendation": [EVIL],
         "command": ["ssl-keras", "pretrain", EVIL],
         "expectation": EVIL,
-        "curves": {EVIL: [{"train_seconds": 1.0, "score": 0.5, "steps": 7}]},
+        "curves": {EVIL: [{"train_seconds": 1.0, "score": 0.5, "steps": 7, "RankMe": 3.0, "loss": 0.0}]},
         "not_tried": {EVIL: EVIL},
         "failed": {},
         "layout": {"sizes": [1], "factor": 2},

@@ -49,9 +49,9 @@ class World:
         return {"probe": [quality], "seconds": seconds, "train_seconds": train_seconds, "step_seconds": step}
 
 
-def search(world, path=None, minutes=10.0, names=tuple(STEP), asked=None):
+def search(world, path=None, minutes=10.0, names=tuple(STEP), asked=None, kept=0.0):
     state = State(path, asked or {}, EMPTY, clock=lambda: world.now)
-    loop = Halving(state, world.train, lambda measured: measured["probe"][0], 60 * minutes)
+    loop = Halving(state, world.train, lambda measured: measured["probe"][0], 60 * minutes, kept)
     loop.pilots(names, world.pilot)
     return loop.run(names), state
 
@@ -145,12 +145,14 @@ def test_the_last_arms_are_not_tried_if_the_first_ones_take_half_of_the_time():
     assert found
 
 
-def test_a_budget_that_is_too_short_names_the_least_one():
-    with pytest.raises(ValueError, match=r"Expected at least --minutes \d+\.\d, by the speeds measured") as caught:
-        search(World(), minutes=0.1)
+@pytest.mark.parametrize("kept", [0.0, 60.0])
+def test_a_budget_that_is_too_short_names_the_least_one(kept):
+    words = r"Expected at least --minutes \d+\.\d, by the speeds measured here\. Received: 0\.1$"
+    with pytest.raises(ValueError, match=words) as caught:
+        search(World(), minutes=0.1, kept=kept)
     least = float(str(caught.value).split("--minutes ")[1].split(",")[0])
-    assert least > 0.1
-    found, _ = search(World(), minutes=least)
+    assert least > 0.1 + kept / 60
+    found, _ = search(World(), minutes=least, kept=kept)
     assert found
 
 
