@@ -71,6 +71,11 @@ class Settings(vision.Settings):
     decoder_layers: Annotated[int, Range(1, MAX_LAYERS)] = 2
     """Number of transformer blocks in the decoder."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decoder_width % 4:
+            raise ValueError(f"decoder_width must be a multiple of 4. Received: {self.decoder_width}")
+
 
 def prepare(settings, splits, init=None):
     """Returns the splits, and the settings as from `vision.prepare`.
@@ -96,14 +101,18 @@ def _shape(settings, network, spec):
     """Returns the shape (H, W, C) of the pixels that are reconstructed, and the number of visible patches."""
     keywords = network.keywords
     height, width, channels = spec["image"][0]
-    if keywords["resize"]:
-        height = width = keywords["resize"]
-    patch = keywords["patch"]
+    patch, own = keywords["patch"], keywords["resize"]
+    if own:
+        height = width = own
     if height % patch or width % patch:
+        size = f"--image-size {max(height // patch, 1) * patch}"
+        why, remedy = "", f"Use {size}, or another --patch."
+        if own:
+            why = ", the size that the encoder gives to all images"
+            remedy = f"Import the encoder again with --keep-size, and use {size}."
         raise ValueError(
             f"Expected images whose sides are multiples of the patch of {patch} pixels, since patches are "
-            f"reconstructed as a whole. Received: {height}×{width}. Use --image-size "
-            f"{max(height // patch, 1) * patch}, or another --patch."
+            f"reconstructed as a whole. Received: {height}×{width}{why}. {remedy}"
         )
     patches = (height // patch) * (width // patch)
     visible = int(patches * (1 - settings.mask_ratio))

@@ -116,6 +116,13 @@ def test_masks_that_do_not_fit_are_refused(options, message):
         mae.prepare(mae.Settings(**SMALL | options), small_digits())
 
 
+def test_an_encoder_that_resizes_images_to_a_size_that_does_not_fit_names_the_remedy():
+    encoder = Network("vit", image_shape=(20, 20, 3), width=16, layers=1, patch=5, resize=16)
+    words = "16×16, the size that the encoder gives.*--keep-size, and use --image-size 15"
+    with pytest.raises(ValueError, match=words):
+        mae.build(mae.Settings(), {"image": ((20, 20, 3), tf.uint8)}, encoder=encoder)
+
+
 def test_other_encoders_are_refused():
     with pytest.raises(ValueError, match="network must be vit. Received: 'cnn'"):
         mae.Settings(network="cnn")
@@ -123,6 +130,8 @@ def test_other_encoders_are_refused():
         mae.build(mae.Settings(), SPEC, encoder=Network("cnn", image_shape=(16, 16, 3), width=2))
     with pytest.raises(ValueError, match="continues from a vision transformer. Received: init='contrastive-fashion"):
         mae.prepare(mae.Settings(), small_digits(), init="contrastive-fashion_mnist")
+    with pytest.raises(ValueError, match="decoder_width must be a multiple of 4. Received: 6"):
+        mae.Settings(decoder_width=6)
     for ratio in (0, 1):
         with pytest.raises(ValueError, match=r"mask_ratio must be in \(0, 1\)"):
             mae.Settings(mask_ratio=ratio)
