@@ -81,7 +81,7 @@ assert abs(float(by_hand) - float(total / count)) < 1e-4
 # %% [markdown]
 # ## 4 and 5: train, and evaluate on held-out images
 #
-#     ssl-keras pretrain masked_autoencoder --data tfds:fashion_mnist --width 128 --crop 0.5
+#     ssl-keras pretrain masked_autoencoder --data tfds:fashion_mnist --width 128 --crop 0.5 --epochs 20 --warmup 200
 
 # %%
 short = {"epochs": 0, "steps": 20, "batch_size": 64, "warmup": 5} if SMOKE else {"epochs": 20, "warmup": 200}

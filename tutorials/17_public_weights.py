@@ -8,7 +8,8 @@
 # The walk makes a small DINOv2 with random weights itself, so that it runs without a download. To use real
 # weights, download a folder (`config.json`, `model.safetensors`, `preprocessor_config.json`) and pass it:
 #
-#     python tutorials/17_public_weights.py FOLDER         digits, about 5 minutes with a small model on 2 cores
+#     python tutorials/17_public_weights.py                digits, about 5 minutes on 2 cores
+#     python tutorials/17_public_weights.py FOLDER         real weights; larger models take much longer
 #     python tutorials/17_public_weights.py --smoke        half a minute
 #
 # What real weights are worth on other images was not measured for this tutorial.
@@ -39,7 +40,8 @@ from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
 FOLDERS = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-OUT = pathlib.Path("results/17_public_weights-smoke" if SMOKE else "results/17_public_weights")
+NAME = f"17_public_weights{''.join(f'-{pathlib.Path(folder).name}' for folder in FOLDERS)}{'-smoke' * SMOKE}"
+OUT = pathlib.Path("results") / NAME
 RUNS = {"runs": str(OUT / "runs"), "resume": True, "tensorboard": False}
 OUT.mkdir(parents=True, exist_ok=True)
 logging.getLogger("absl").setLevel(logging.WARNING)
@@ -47,8 +49,8 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 # %% [markdown]
 # ## A checkpoint
 #
-# DINOv2 has LayerScale and learned positions, and its features are the class token's. What identifies a family
-# is the network, so this one is written as a DINOv2.
+# DINOv2 has LayerScale and learned positions, and its features are the class token's. The export finds the
+# family by these options of the network, so this one is written as a DINOv2.
 
 # %%
 keras.utils.set_random_seed(0)  # the same network at every start, so that a stopped run resumes
@@ -78,7 +80,7 @@ print(json.loads((checkpoint / "config.json").read_text())["model_type"])
 # %% [markdown]
 # ## Import
 #
-#     ssl-keras import checkpoint --out saved_models/public
+#     ssl-keras import results/17_public_weights/checkpoint --out saved_models/public
 #
 # Names, shapes and finiteness of all weights are checked, and tensors that are not used are listed. The card
 # has the colors and the size that the model wants. The network applies them itself: it takes images in [0, 1]
@@ -95,7 +97,9 @@ print("not imported:", card["trained_by"]["left over"])
 # %% [markdown]
 # ## Continue pretraining
 #
-#     ssl-keras pretrain masked_autoencoder --init public --data digits --layer-decay 0.75 --warmup 50
+#     ssl-keras pretrain masked_autoencoder --init public --data digits --image-size 28 --layer-decay 0.75 \
+#         --learning-rate 3e-4 --warmup 50 --steps 300 --batch-size 64 --crop 0.6 --no-flip \
+#         --decoder-width 64 --decoder-layers 1
 #
 # A gray image becomes a color image, since the whole network is taken over. Lower layers get lower rates, the rate
 # warms up, and a guard compares the features at the start with those at the end: RankMe, and the kNN
@@ -140,7 +144,7 @@ print(f"with 10 labels of each class: {tuned['test_accuracy']:.1%}")
 # %% [markdown]
 # ## Export
 #
-#     ssl-keras export results/17_public_weights/runs/continued --hugging-face
+#     ssl-keras export results/17_public_weights/runs/tuned --hugging-face
 #
 # The folder has the layout that `transformers` reads: `Dinov2Model.from_pretrained(folder)`.
 
