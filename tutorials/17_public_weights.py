@@ -8,7 +8,7 @@
 # The walk makes a small DINOv2 with random weights itself, so that it runs without a download. To use real
 # weights, download a folder (`config.json`, `model.safetensors`, `preprocessor_config.json`) and pass it:
 #
-#     python tutorials/17_public_weights.py                digits, about 5 minutes on 2 cores
+#     python tutorials/17_public_weights.py                digits, about 2 minutes on 2 cores
 #     python tutorials/17_public_weights.py FOLDER         real weights; larger models take much longer
 #     python tutorials/17_public_weights.py --smoke        half a minute
 #
@@ -98,7 +98,7 @@ print("not imported:", card["trained_by"]["left over"])
 # ## Continue pretraining
 #
 #     ssl-keras pretrain masked_autoencoder --init public --data digits --image-size 28 --layer-decay 0.75 \
-#         --learning-rate 3e-4 --warmup 50 --steps 300 --batch-size 64 --crop 0.6 --no-flip \
+#         --learning-rate 3e-4 --warmup 100 --steps 3000 --batch-size 64 --crop 0.6 --no-flip \
 #         --decoder-width 64 --decoder-layers 1
 #
 # A gray image becomes a color image, since the whole network is taken over. Lower layers get lower rates, the rate
@@ -107,7 +107,7 @@ print("not imported:", card["trained_by"]["left over"])
 
 # %%
 splits = load("digits", 28)
-short = {"steps": 4, "batch_size": 16, "warmup": 1} if SMOKE else {"steps": 300, "batch_size": 64, "warmup": 50}
+short = {"steps": 4, "batch_size": 16, "warmup": 1} if SMOKE else {"steps": 3000, "batch_size": 64, "warmup": 100}
 decoder = {"decoder_width": 8 if SMOKE else 64, "decoder_layers": 1}
 outcome = pretrain(
     "masked_autoencoder",
@@ -135,7 +135,7 @@ tuned = finetune.finetune(
     outcome["folder"],
     finetune.Settings(labels_per_class=10, layer_decay=0.75, encoder_lr_ratio=1.0),
     dataclasses.replace(
-        finetune.DEFAULTS, **(short | {"warmup": 1}), **RUNS, run="tuned", image_size=28
+        finetune.DEFAULTS, steps=4 if SMOKE else 300, batch_size=64, warmup=1, **RUNS, run="tuned", image_size=28
     ),
     data=splits,
 )
