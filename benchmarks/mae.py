@@ -43,6 +43,7 @@ ARMS = {"MAE": ("MAE", False), "ViT from scratch": ("MAE", True), "CNN": ("CNN",
 GRID = [(rate, steps) for rate in (3e-4, 1e-3) for steps in (300, 1000)]
 WITH_ALL = [(1e-3, 3000)]  # the only setting with all labels
 VIEWS = {"flip": True, "shift": 0.07}
+EVALUATIONS = 20  # of a fine-tuning run; the best weights are kept
 RECORDS = Records(
     HERE.with_suffix(".json")
 )  # {data: {"steps", "pretraining", labels per class: {arm: {label seed: …}}}}
@@ -96,6 +97,7 @@ def measure(asked, splits, folder, scratch, seed):
             finetune.DEFAULTS,
             data=asked.data,
             steps=2 if asked.smoke else steps,
+            eval_every=1 if asked.smoke else steps // EVALUATIONS,
             learning_rate=rate,
             schedule="cosine",
             final_rate=0.0,
