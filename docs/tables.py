@@ -201,6 +201,12 @@ for key, budgets in BENCH["few_labels"].items():
     rows = {arm: rows[arm] for arm in arms}
     TABLES[f"few-labels-{key.split(',')[0]}"] = grid(rows, columns, "%", max, "test accuracy, %")
 
+budgets = {each: arms for each, arms in BENCH["mae"][FASHION].items() if each.isdigit()}
+rows, columns = few_labels(budgets, "ViT from scratch")
+for row, runs in budgets["60"].items():
+    rows[row]["seeds"] = str(len(runs))
+TABLES["mae"] = grid(rows, columns | {"seeds": "label seeds"}, "%", max, "test accuracy, %")
+
 found = BENCH["distillation"]
 rows = {"teacher": found["teacher"], "student at random init": found["random init"]}
 for key, run in found.items():
