@@ -19,7 +19,7 @@ MAX_OVERHEAD = 0.4  # fraction of the budget that may go to starting and measuri
 MAX_PILOTS = 0.5  # fraction of the budget after which no further arm is started
 MIN_STEPS = 8  # of an arm in the first rung
 EVALUATIONS = 2  # held-out evaluations of a run in the first rung
-POINT = ("steps", "train_seconds", "score", "RankMe", "LiDAR", "loss")  # of a curve
+POINT = ("steps", "train_seconds", "score", "RankMe", "loss")  # of a curve
 FAILURES = (ValueError, FloatingPointError, MemoryError)  # of one arm, which ends its part and not the search
 log = logging.getLogger(__name__)
 

@@ -155,6 +155,19 @@ def test_the_page_escapes_what_comes_from_the_data(tmp_path):
     assert "data:image/png;base64" in text
 
 
+def test_the_picture_has_the_probe_the_rank_and_the_relative_loss():
+    choice = choice_of("pixels", "features")
+    choice["rows"].append({"row": "random init", "kind": "random", "ranked": False, "RankMe": 12.0})
+    points = [{"train_seconds": 1.0, "score": 0.5, "steps": 7, "RankMe": 3.0, "loss": 0.8}]
+    points.append({"train_seconds": 2.0, "score": 0.75, "steps": 14, "RankMe": 6.0, "loss": 0.2})
+    choice["curves"] = {"arm": points}
+    panels = report.plot(choice).axes
+    assert [panel.get_title() for panel in panels] == ["probe, %", "RankMe", "held-out loss, relative to the first"]
+    drawn = [[list(line.get_ydata()) for line in panel.lines] for panel in panels]
+    assert drawn == [[[50.0, 75.0], [90.0, 90.0]], [[3.0, 6.0], [12.0, 12.0]], [[1.0, 0.25]]]
+    assert list(panels[0].lines[0].get_xdata()) == [1.0, 2.0]
+
+
 def test_the_table_leaves_out_what_no_row_has():
     header, *rows = report.table(choice_of("pixels", "features", {"mean": 0.4, "interval": (0.1, 0.7)}))
     assert header == ["", "probe, %", "behind, points", "steps"]

@@ -46,7 +46,8 @@ class World:
         quality = LIMIT[name] - 0.5 / (1 + STEP[name] * steps)
         train_seconds = self.slowdown * STEP[name] * steps
         step = self.slowdown * STEP[name]
-        return {"probe": [quality], "seconds": seconds, "train_seconds": train_seconds, "step_seconds": step}
+        times = {"seconds": seconds, "train_seconds": train_seconds, "step_seconds": step}
+        return {"probe": [quality], "RankMe": 10 * quality, "loss": 1 - quality, **times}
 
 
 def search(world, path=None, minutes=10.0, names=tuple(STEP), asked=None, kept=0.0):
@@ -82,6 +83,8 @@ def test_the_best_arm_survives_and_gets_most_of_the_time():
     assert seconds["best"] > 0.3 * sum(seconds.values())
     curve = found["best"]["curve"]
     assert [point["steps"] for point in curve] == sorted({point["steps"] for point in curve})
+    for point in curve:
+        assert (point["RankMe"], point["loss"]) == pytest.approx((10 * point["score"], 1 - point["score"]))
 
 
 def test_arms_of_a_rung_train_for_equal_time():
