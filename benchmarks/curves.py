@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 import ssl_keras  # noqa: F401  # before TensorFlow, whose kernels it chooses
 
 # isort: split
-import matplotlib
+import matplotlib.figure
 import numpy as np
 from measuring import Records
 
@@ -32,6 +32,7 @@ from ssl_keras.choosing.baselines import untrained
 from ssl_keras.choosing.runs import Runs
 from ssl_keras.choosing.yardstick import Yardstick
 from ssl_keras.data.sources import load
+from ssl_keras.pictures import figure_png
 
 PER_CLASS, LABEL_SEEDS, SEED = 10, range(5), 0
 EVERY = 25  # steps between held-out evaluations
@@ -59,10 +60,8 @@ def measure(records, runs, name, steps):
 
 def draw(records, path):
     """Writes a picture with a panel for each measure, and a curve for each run."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(14, 3.4), layout="constrained")
+    panels = figure.subplots(1, 4)
     titles = {
         "probe": "linear probe, accuracy in %",
         "RankMe": "RankMe",
@@ -78,7 +77,7 @@ def draw(records, path):
         panel.set(title=title, xlabel="steps", ylim=(0, None))
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=110)
+    files.write(path, figure_png(figure))
 
 
 def main():

@@ -93,6 +93,8 @@ def spread(values):
 def few_labels(budgets, baseline):
     """The rows and columns of a table of few labels; differences to the baseline are paired by label seed.
 
+    The rows also have "…, label seeds", for tables whose rows differ in their seeds.
+
     Args:
         budgets: {labels per class: {row: {label seed: {"accuracy"}}}}; 0 labels per class are all labels.
         baseline: its row.
@@ -105,6 +107,7 @@ def few_labels(budgets, baseline):
         for row, runs in found.items():
             cells = rows.setdefault(row, {})
             cells[column] = spread(run["accuracy"] for run in runs.values())
+            cells[f"{column}, label seeds"] = str(len(runs))
             gains = [run["accuracy"] - first[seed]["accuracy"] for seed, run in runs.items() if seed in first]
             if row != baseline and gains:
                 cells[gain] = spread(gains)
@@ -203,9 +206,7 @@ for key, budgets in BENCH["few_labels"].items():
 
 budgets = {each: arms for each, arms in BENCH["mae"][FASHION].items() if each.isdigit()}
 rows, columns = few_labels(budgets, "ViT from scratch")
-for row, runs in budgets["60"].items():
-    rows[row]["seeds"] = str(len(runs))
-TABLES["mae"] = grid(rows, columns | {"seeds": "label seeds"}, "%", max, "test accuracy, %")
+TABLES["mae"] = grid(rows, columns | {"60 per class, label seeds": "label seeds"}, "%", max, "test accuracy, %")
 
 found = BENCH["distillation"]
 rows = {"teacher": found["teacher"], "student at random init": found["random init"]}
@@ -233,9 +234,7 @@ TABLES["trec"] = accuracies(trec, 50, 10, "10 per class, whole validation")
 TABLES["sms"] = accuracies(sms, 50, 10, "10 per class, whole validation")
 for data, budgets in BENCH["few_texts"].items():
     rows, columns = few_labels(budgets, "TF-IDF")
-    for row, runs in budgets["10"].items():
-        rows[row]["seeds"] = str(len(runs))
-    shown = {"10 per class": "10 per class", "seeds": "10 per class, label seeds"}
+    shown = {name: name for name in ("10 per class", "10 per class, label seeds")}
     shown |= {name: name for name in columns if name.startswith("10 ") or "minus" not in name}
     TABLES[f"few-texts-{data}"] = grid(rows, shown, "%", corner="test accuracy, %")  # rows differ in their seeds
 agreement = BENCH["english"]["agreement"]

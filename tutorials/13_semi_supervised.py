@@ -23,7 +23,6 @@ AT_LEAST = {
 
 # %%
 import dataclasses
-import io
 import logging
 import math
 import pathlib
@@ -44,6 +43,7 @@ from ssl_keras.downstream.columns import validation_rows
 from ssl_keras.evaluation.features import compile_network, extract_features, pixels
 from ssl_keras.evaluation.probes import linear_probe
 from ssl_keras.objectives import contrastive, freematch
+from ssl_keras.pictures import figure_png
 from ssl_keras.training.pretrain import pretrain
 
 SMOKE = "--smoke" in sys.argv
@@ -158,9 +158,7 @@ axes.bar_label(bars, fmt="%.1f")
 axes.margins(y=0.1)
 axes.set_ylabel("test accuracy, %")
 axes.set_title(f"{splits.train.base}, {PER_CLASS} labels per class, label seed {LABEL_SEED}")
-content = io.BytesIO()
-figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
-files.write(OUT / "steps.png", content.getvalue())
+files.write(OUT / "steps.png", figure_png(figure))
 files.write_json(OUT / "steps.json", accuracy | about)
 print(f"Pictures: {OUT}/steps.png, {OUT}/confusion.png, {OUT}/reliability.png; by class: {OUT}/classes.csv")
 

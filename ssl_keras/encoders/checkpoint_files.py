@@ -10,7 +10,6 @@ import safetensors
 
 from ssl_keras import files
 from ssl_keras.encoders.loading import BUILD_ERRORS
-from ssl_keras.files import excerpt
 
 CONFIG_BYTES, INDEX_BYTES = 1 << 20, 16 << 20
 MAX_NAME = 255  # bytes of the name of a shard, as file systems allow
@@ -24,7 +23,7 @@ def read_object(path, what):
         if not isinstance(value, dict):
             raise TypeError("expected a JSON object")
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a valid {what}: {type(error).__name__} {excerpt(error)}") from error
+        raise ValueError(f"{path} is not a valid {what}: {type(error).__name__} {files.excerpt(error)}") from error
     return value
 
 
@@ -34,7 +33,7 @@ def naming(path):
     try:
         yield
     except (ValueError, *BUILD_ERRORS) as error:
-        raise ValueError(f"{path}: {excerpt(error)}") from error
+        raise ValueError(f"{path}: {files.excerpt(error)}") from error
 
 
 def read_config(folder):
@@ -92,7 +91,7 @@ def open_weights(folder, prefix):
         raise ValueError(
             f"{folder}: expected {max(total, len(shards))} shards. "
             + ("Missing: " if missing else f"{index.name} lists ")
-            + excerpt(", ".join((missing or shards)[:10]))
+            + files.excerpt(", ".join((missing or shards)[:10]))
         )
     return _open([folder / shard for shard in shards], prefix)
 
@@ -111,15 +110,15 @@ def _open(paths, prefix):
             file = safetensors.safe_open(path, "numpy")
             names = list(file.keys())
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {excerpt(error)}") from error
+            raise ValueError(f"{path} is not a complete safetensors file: {files.excerpt(error)}") from error
         for name in names:
             # torch.compile and PyTorch's data-parallel wrappers add prefixes of their own.
             plain = name.replace("_orig_mod.", "").removeprefix("module.").removeprefix(prefix)
             plain = plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
             if plain in stored:
                 raise ValueError(
-                    f"{path}: {excerpt(name)} and {excerpt(stored[plain][1])} are two names of one tensor. Expected "
-                    "each tensor once."
+                    f"{path}: {files.excerpt(name)} and {files.excerpt(stored[plain][1])} are two names of one "
+                    "tensor. Expected each tensor once."
                 )
             stored[plain] = file, name
     return stored
@@ -164,6 +163,6 @@ def tensor_of(stored, name):
     try:
         value = file.get_tensor(theirs)
     except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be read: {excerpt(error)}. Download the file again.") from error
+        raise ValueError(f"{name} cannot be read: {files.excerpt(error)}. Download the file again.") from error
     with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, which is an error later
         return value.astype(np.float32)
